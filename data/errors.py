@@ -1,0 +1,27 @@
+"""What can be wrong with raw data: a file that is not in its format, too much missing, an item that cannot be used."""
+
+
+class DataError(Exception):
+    """Raw data cannot be built from; the text says what was found where, what was expected and what to do."""
+
+
+class FormatError(DataError):
+    """A raw file is not what its format says."""
+
+    def __init__(self, where: str, found: object, expected: str, do: str):
+        """Words the error.
+
+        Args:
+            where: `file:line` or `file`.
+            found: what stands there; long text is cut.
+            expected: what the format asks for.
+            do: what the user can do about it.
+        """
+        found = str(found)
+        if len(found) > 160:
+            found = f"{found[:160]}… ({len(found)} characters)"
+        super().__init__(f"{where}: found {found}, expected {expected}; {do}")
+
+
+class Unusable(Exception):
+    """A picture, box or example cannot be used; its text is the reason, in few words. It is skipped and reported."""
