@@ -1,0 +1,72 @@
+"""Every setting with its default: RICE on CLIP ViT-B/32 as the reference trains it. Other files say only what differs.
+
+What each setting means stands beside its name in `rice_jax/config.py`. Not a run by itself: it names no data set.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.data_dir = "data/built"
+    config.data.train = ""
+    config.data.query = ""
+    config.data.gallery = ""
+    config.data.batch_size = 96
+    config.data.num_frames = 10
+    config.data.resize = 256
+    config.data.crop = "frame"
+    config.data.image_crop_min_area = 1.0
+    config.data.frame_crop_min_area = 1.0
+    config.data.frame_crop_max_area = 1.0
+    config.data.color_jitter = 0.0
+    config.data.pair_hue = 0.0
+    config.data.cut_tail = True
+    config.data.crop_around_box = False
+    config.data.boxed_frames = False
+    config.data.random_frames = False
+    config.data.num_workers = 8
+    config.data.num_threads = 8
+
+    config.model = ConfigDict()
+    config.model.image_size = 224
+    config.model.patch_size = 32
+    config.model.width = 768
+    config.model.layers = 12
+    config.model.heads = 12
+    config.model.embed_dim = 512
+    config.model.logit_scale = 4.0
+    config.model.dtype = "bfloat16"
+    config.model.remat = False
+    config.model.init_from = ""
+
+    config.loss = ConfigDict()
+    config.loss.mask_same_image = True
+
+    config.optimizer = ConfigDict()
+    config.optimizer.encoder_learning_rate = 1e-6
+    config.optimizer.new_learning_rate = 1e-4
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+    config.optimizer.epsilon = 1e-6
+    config.optimizer.weight_decay = 0.2
+    config.optimizer.clip_norm = 0.0
+    config.optimizer.warmup_steps = 500
+
+    config.train = ConfigDict()
+    config.train.total_steps = 5_000
+    config.train.log_interval_steps = 50
+    config.train.checkpoint_interval_steps = 500
+    config.train.eval_interval_steps = 0
+    config.train.keep_checkpoints = 2
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 128
+    config.eval.pixels = False
+
+    config.mesh = ConfigDict()
+    config.mesh.fsdp = 1
+    return config

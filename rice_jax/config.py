@@ -1,0 +1,219 @@
+"""Settings: the user's ConfigDict becomes frozen dataclasses, derived once and checked once.
+
+What a user turns is documented here, beside its name and type; the values are in `configs/`. Fields marked "derived" do
+not exist in `configs/`: they follow from others after all overrides, so no override can leave a stale number.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    data_dir: str  # directory that `data/build.py --data_dir` wrote
+    train: str  # data set below data_dir, e.g. "lpr4m/train"
+    query: str
+    gallery: str
+    batch_size: int  # global number of (video, image) pairs
+    num_frames: int  # frames of a video; more are sampled evenly, fewer are padded
+    resize: int  # side to which a picture is squashed before the crop, pixels
+    crop: str  # "frame": every frame has its own crop and flip, as the reference; "video": one draw per video
+    # While training: 1 = a crop of image_size out of resize, as the reference. Below 1 a window of the picture whose
+    # share of its area is random: of a shop image between image_crop_min_area and 1, of a frame between the other two.
+    image_crop_min_area: float
+    frame_crop_min_area: float
+    frame_crop_max_area: float
+    color_jitter: float  # strength of random brightness, contrast and channel gains; 0 = off
+    pair_hue: (
+        float  # while training, turn the hues of a video and its image together by up to this share of half a circle
+    )
+    cut_tail: bool  # while training, with probability 1/2 keep only the first 1..num_frames frames
+    crop_around_box: bool  # while training, a frame's window holds the product's box; needs frame_crop_min_area < 1
+    boxed_frames: bool  # while training, choose only among frames with a box of the product, if there are any
+    random_frames: bool  # while training, choose num_frames of the stored frames at random instead of evenly
+    num_workers: int  # Grain worker processes; 0 = threads only
+    num_threads: int  # threads that read and decode, per process
+    image_size: int = 0  # derived: model.image_size
+    seed: int = 0  # derived: seed
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    width: int
+    layers: int
+    heads: int
+    embed_dim: int
+    logit_scale: float  # initial value; similarities are multiplied by its square
+    dtype: str  # compute dtype, "float32" or "bfloat16"; parameters, losses and similarities are float32
+    remat: bool  # recompute activations in the backward pass: less memory, about a third more compute
+    init_from: str  # directory of a converted CLIP, or of a training run, whose weights to start from; "" = fresh
+
+    @property
+    def num_tokens(self) -> int:
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    mask_same_image: bool  # pairs of the batch that share a shop image are not each other's negatives
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    encoder_learning_rate: float
+    new_learning_rate: float  # of modules that CLIP does not have
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    clip_norm: float  # largest global gradient norm; 0 = off
+    warmup_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    total_steps: int
+    log_interval_steps: int
+    checkpoint_interval_steps: int
+    eval_interval_steps: int  # 0 = only before the first step and after the last
+    keep_checkpoints: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    batch_size: int  # global number of videos, or of images, per embedding step
+    pixels: bool  # also rank by nearest raw pixels, once per run
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    fsdp: int  # devices over which parameters are split; all others split only the batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int
+    data: DataConfig
+    model: ModelConfig
+    loss: LossConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    eval: EvalConfig
+    mesh: MeshConfig
+
+    def to_dict(self) -> dict:
+        """Nested plain values, as written beside a checkpoint."""
+        return dataclasses.asdict(self)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be; the message says which, what was found and what was expected."""
+
+
+def resolve(values: Mapping) -> Config:
+    """Checks a configuration and fills in what follows from it.
+
+    Args:
+        values: nested mapping of plain values, e.g. the ConfigDict of `configs/*.py` after the user's overrides.
+
+    Returns:
+        The frozen configuration.
+
+    Raises:
+        ConfigError: unknown, missing or mistyped keys, or values that exclude each other.
+    """
+    config = _build(Config, values, "config")
+    data = dataclasses.replace(config.data, image_size=config.model.image_size, seed=config.seed)
+    config = dataclasses.replace(config, data=data)
+    _check(config)
+    return config
+
+
+DERIVED = {"data": ("image_size", "seed")}
+
+
+def _build(cls: type, values: Mapping, path: str):
+    hints = typing.get_type_hints(cls)
+    derived = DERIVED.get(path.rpartition(".")[2], ())
+    expected = [name for name in hints if name not in derived]
+    if unknown := sorted(set(values) - set(expected)):
+        raise ConfigError(f"{path}: unknown keys {unknown}, expected some of {expected}")
+    if missing := [name for name in expected if name not in values]:
+        raise ConfigError(f"{path}: missing keys {missing}; start from configs/base.py")
+    return cls(**{name: _value(hints[name], values[name], f"{path}.{name}") for name in expected})
+
+
+def _value(hint: type, value, path: str):
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: found {value!r}, expected a group of settings")
+        return _build(hint, value, path)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{path}: found {value!r} ({type(value).__name__}), expected {hint.__name__}")
+    return value
+
+
+def _check(config: Config) -> None:
+    data, model, train = config.data, config.model, config.train
+    checks = [
+        (
+            data.batch_size > 1,
+            f"config.data.batch_size: found {data.batch_size}, expected 2 or more: pairs are contrasted",
+        ),
+        (data.num_frames > 0, f"config.data.num_frames: found {data.num_frames}, expected 1 or more"),
+        (data.crop in ("frame", "video"), f"config.data.crop: found {data.crop!r}, expected 'frame' or 'video'"),
+        (
+            0 < data.image_crop_min_area <= 1,
+            f"config.data.image_crop_min_area: found {data.image_crop_min_area}, expected 0 to 1",
+        ),
+        (
+            0 < data.frame_crop_min_area <= data.frame_crop_max_area <= 1,
+            f"config.data.frame_crop_min_area and frame_crop_max_area: found {data.frame_crop_min_area} and "
+            f"{data.frame_crop_max_area}, expected 0 < minimum <= maximum <= 1",
+        ),
+        (
+            not data.crop_around_box or (data.crop == "frame" and data.frame_crop_min_area < 1),
+            "config.data.crop_around_box: expected with crop='frame' and frame_crop_min_area below 1, "
+            f"found {data.crop!r} and {data.frame_crop_min_area}",
+        ),
+        (
+            0 <= data.pair_hue <= 1 and data.color_jitter >= 0,
+            f"config.data.pair_hue and color_jitter: found {data.pair_hue} and {data.color_jitter}, "
+            "expected 0 to 1, and 0 or more",
+        ),
+        (
+            data.resize >= model.image_size,
+            f"config.data.resize: found {data.resize}, expected model.image_size ({model.image_size}) or more",
+        ),
+        (
+            model.image_size % model.patch_size == 0,
+            f"config.model.image_size: found {model.image_size}, expected a multiple of patch_size {model.patch_size}",
+        ),
+        (
+            model.width % model.heads == 0,
+            f"config.model.width: found {model.width}, expected a multiple of heads ({model.heads})",
+        ),
+        (
+            model.dtype in ("float32", "bfloat16"),
+            f"config.model.dtype: found {model.dtype!r}, expected 'float32' or 'bfloat16'",
+        ),
+        (
+            train.total_steps > config.optimizer.warmup_steps,
+            f"config.train.total_steps: found {train.total_steps}, expected more than optimizer.warmup_steps "
+            f"({config.optimizer.warmup_steps})",
+        ),
+        (
+            min(train.log_interval_steps, train.checkpoint_interval_steps, train.keep_checkpoints) > 0,
+            "config.train: log_interval_steps, checkpoint_interval_steps and keep_checkpoints must be 1 or more",
+        ),
+        (config.eval.batch_size > 0, f"config.eval.batch_size: found {config.eval.batch_size}, expected 1 or more"),
+        (config.mesh.fsdp > 0, f"config.mesh.fsdp: found {config.mesh.fsdp}, expected 1 or more"),
+    ]
+    for holds, message in checks:
+        if not holds:
+            raise ConfigError(message)

@@ -1,0 +1,42 @@
+"""ICL, instance-level contrastive learning."""
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+# Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
+MASKED_LOGIT = -1e9
+
+
+def contrastive_loss(
+    image: Float[Array, "B E"],
+    video: Float[Array, "B E"],
+    logit_scale: Float[Array, ""],
+    negative_mask: Bool[Array, "B B"] | None = None,
+) -> Float[Array, ""]:
+    """Mean of the image-to-video and the video-to-image cross entropy over the global batch.
+
+    Args:
+        image: unit-length embeddings, float32; row i belongs to row i of `video`.
+        video: unit-length embeddings, float32.
+        logit_scale: each side is multiplied by it, so logits are logit_scale² · cos.
+        negative_mask: True where image i and video j may be contrasted; the diagonal always is. None = everywhere.
+
+    Returns:
+        Scalar loss, float32.
+
+    Source: RICE.md §2; Radford et al. 2021, figure 3.
+    Differs: `negative_mask`.
+    """
+    logits = (logit_scale * image) @ (logit_scale * video).T
+    positives = jnp.arange(logits.shape[0])
+    if negative_mask is not None:
+        keep = negative_mask | jnp.eye(logits.shape[0], dtype=bool)
+        logits = jnp.where(keep, logits, MASKED_LOGIT)
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    return (cross_entropy(logits, positives).mean() + cross_entropy(logits.T, positives).mean()) / 2
+
+
+def different_images(image_key: Int[Array, " B"]) -> Bool[Array, "B B"]:
+    """Negative mask that leaves out pairs showing the same shop image, which are positives in truth."""
+    return image_key[:, None] != image_key[None, :]

@@ -1,0 +1,88 @@
+"""Devices: the mesh, which parameter is split how, and global arrays from each process's part."""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rice_jax.config import MeshConfig
+
+BATCH = PartitionSpec(("data", "fsdp"))
+
+# Parameter path → how `fsdp` splits it; blocks carry a leading axis of layers, which stays whole. Every parameter of
+# the model matches exactly one rule (tests/test_mesh.py).
+PARAMETER_RULES = (
+    (r"logit_scale", PartitionSpec()),
+    (r"encoder/(class_embedding|position_embedding)", PartitionSpec()),
+    (r"encoder/(ln_pre|ln_post)/(scale|bias)", PartitionSpec()),
+    (r"encoder/blocks/(ln_1|ln_2)/(scale|bias)", PartitionSpec()),
+    (r"encoder/(patch_embedding|projection)/kernel", PartitionSpec("fsdp")),
+    (r"encoder/blocks/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
+    (r"encoder/blocks/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
+    (r"encoder/blocks/(qkv|up|out|down)/bias", PartitionSpec()),
+)
+
+
+def create_mesh(config: MeshConfig) -> Mesh:
+    """All devices as `data` × `fsdp`.
+
+    Raises:
+        ValueError: the number of devices is no multiple of `config.fsdp`.
+    """
+    devices = jax.device_count()
+    if devices % config.fsdp:
+        raise ValueError(f"config.mesh.fsdp: found {config.fsdp}, expected a divisor of the {devices} devices")
+    return jax.make_mesh((devices // config.fsdp, config.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def constrain_batch(mesh: Mesh):
+    """A function that pins the leading axis of activations to all devices; see `Vit`."""
+    sharding = NamedSharding(mesh, BATCH)
+    return lambda x: jax.lax.with_sharding_constraint(x, sharding)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def parameter_shardings(mesh: Mesh, tree):
+    """The sharding of every leaf of a tree whose paths end in a parameter's path.
+
+    Optimiser states hold trees of the parameters' own shapes, so the same rules place them; anything else (a counter)
+    is small and replicated. An axis that does not divide by `fsdp` stays whole.
+    """
+
+    def place(path, leaf):
+        name = path_name(path)
+        for pattern, spec in PARAMETER_RULES:
+            if re.search(f"(^|/){pattern}$", name):
+                return NamedSharding(mesh, _fit(spec, leaf.shape, mesh.shape["fsdp"]))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def path_name(path) -> str:
+    """`encoder/blocks/qkv/kernel` from a JAX key path."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Joins every process's rows to arrays over all devices.
+
+    Raises:
+        ValueError: the global batch does not divide over the devices.
+    """
+    sharding = NamedSharding(mesh, BATCH)
+    rows = len(next(iter(local.values()))) * jax.process_count()
+    if rows % mesh.size:
+        raise ValueError(f"a batch of {rows} does not divide over {mesh.size} devices: change the batch size")
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in local.items()}
+
+
+def _fit(spec: PartitionSpec, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
+    return PartitionSpec(
+        *(axis if axis is None or shape[i] % fsdp == 0 else None for i, axis in enumerate(spec) if i < len(shape))
+    )

@@ -1,0 +1,59 @@
+"""RICE: one encoder for shop images and livestream videos, and the scale of their similarity."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, UInt8
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.vit import Constrain, Vit
+from rice_jax.types import Embeddings
+
+# CLIP's statistics of RGB values in 0..1.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Rice(nnx.Module):
+    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
+        """Builds the model with fresh weights; arguments as of `Vit`."""
+        self.encoder = Vit(config, constrain=constrain, rngs=rngs)
+        self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
+
+    def __call__(
+        self,
+        image: UInt8[Array, "B S S 3"],
+        video: UInt8[Array, "B T S S 3"],
+        frame_mask: Bool[Array, "B T"],
+    ) -> Embeddings:
+        """Embeds pairs in a single pass of the encoder over images and frames together."""
+        batch = image.shape[0]
+        pictures = jnp.concatenate([image[:, None], video], axis=1)  # [B, 1 + T, S, S, 3]
+        _, features = self.encoder(normalize(pictures.reshape(-1, *pictures.shape[2:])))
+        features = features.reshape(batch, -1, features.shape[-1])
+        return Embeddings(embed(features[:, 0]), embed_frames(features[:, 1:], frame_mask))
+
+    def embed_image(self, image: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
+        """Embeds shop images; unit length, float32."""
+        return embed(self.encoder(normalize(image))[1])
+
+    def embed_video(self, video: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
+        """Embeds videos by the mean of their real frames' features; unit length, float32."""
+        _, features = self.encoder(normalize(video.reshape(-1, *video.shape[2:])))
+        return embed_frames(features.reshape(*frame_mask.shape, -1), frame_mask)
+
+
+def normalize(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3"]:
+    """Bytes to CLIP's input: scaled to 0..1, then by CLIP's mean and standard deviation; float32."""
+    return (pictures.astype(jnp.float32) / 255 - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+
+
+def embed(feature: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
+    """L2-normalises in float32."""
+    feature = feature.astype(jnp.float32)
+    return feature / jnp.linalg.norm(feature, axis=-1, keepdims=True)
+
+
+def embed_frames(features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
+    """L2-normalises the mean of the real frames' un-normalised features. Source: RICE.md §2."""
+    weights = frame_mask.astype(jnp.float32)[..., None]
+    return embed((features.astype(jnp.float32) * weights).sum(axis=1) / weights.sum(axis=1))

@@ -1,0 +1,146 @@
+"""CLIP's vision transformer: pictures in, tokens and features out.
+
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"; its published
+code's `VisionTransformer`.
+Differs: the blocks are stacked and scanned, which compiles once for any depth and trains faster on CPU than a loop.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rice_jax.config import ModelConfig
+
+Constrain = Callable[[jax.Array], jax.Array]
+LAYERNORM_EPSILON = 1e-5
+
+
+class Vit(nnx.Module):
+    """Encoder shared by shop images and video frames."""
+
+    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
+        """Builds the encoder with fresh weights.
+
+        Args:
+            config: sizes, compute dtype and rematerialisation.
+            constrain: applied to the activations of every block, `[pictures, L, D]`; whoever knows the device mesh pins
+                their sharding here. Without it the partitioner may split the width inside the scan.
+            rngs: key stream `params`.
+        """
+        self.config = config
+        self.constrain = constrain
+        width = config.width
+        self.patch_embedding = nnx.Linear(
+            3 * config.patch_size**2, width, use_bias=False, dtype=config.dtype, rngs=rngs
+        )
+        # 0.02 lets what a picture shows weigh more than where it is; CLIP's own width**-0.5 is for a long training.
+        normal = nnx.initializers.normal(0.02)
+        self.class_embedding = nnx.Param(normal(rngs.params(), (width,)))
+        self.position_embedding = nnx.Param(normal(rngs.params(), (config.num_tokens, width)))
+        self.ln_pre = layer_norm(config, rngs)
+        self.blocks = stack_blocks(config, rngs)
+        self.ln_post = layer_norm(config, rngs)
+        self.projection = nnx.Linear(
+            width,
+            config.embed_dim,
+            use_bias=False,
+            dtype=config.dtype,
+            kernel_init=nnx.initializers.normal(width**-0.5),
+            rngs=rngs,
+        )
+
+    def __call__(self, pictures: Float[Array, "B S S 3"]) -> tuple[Float[Array, "B L D"], Float[Array, "B E"]]:
+        """Encodes pictures.
+
+        Args:
+            pictures: normalised by CLIP's mean and standard deviation, square, side `config.image_size`.
+
+        Returns:
+            tokens: the last block's output without `ln_post` and projection, CLS first, in the compute dtype.
+            feature: `ln_post(CLS) @ projection`, not normalised, in the compute dtype.
+
+        Source: RICE.md §1.
+        """
+        patches = patchify(pictures.astype(self.config.dtype), self.config.patch_size)
+        x = self.patch_embedding(patches)  # [B, N, D]
+        cls = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
+        x = jnp.concatenate([cls, x], axis=1) + self.position_embedding[...].astype(x.dtype)
+        tokens = self.apply_blocks(self.ln_pre(x))
+        return tokens, self.projection(self.ln_post(tokens[:, 0]))
+
+    def apply_blocks(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        constrain = self.constrain
+
+        def apply(block, x):
+            return constrain(block(constrain(x)))
+
+        if self.config.remat:
+            apply = nnx.remat(apply)
+        return nnx.scan(apply, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x)
+
+
+class Block(nnx.Module):
+    """Pre-norm self attention and a QuickGELU MLP, both residual."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        width = config.width
+        self.heads = config.heads
+        residual = nnx.initializers.normal(width**-0.5 * (2 * config.layers) ** -0.5)
+        self.ln_1 = layer_norm(config, rngs)
+        self.qkv = linear(config, width, 3 * width, nnx.initializers.normal(width**-0.5), rngs)
+        self.out = linear(config, width, width, residual, rngs)
+        self.ln_2 = layer_norm(config, rngs)
+        self.up = linear(config, width, 4 * width, nnx.initializers.normal((2 * width) ** -0.5), rngs)
+        self.down = linear(config, 4 * width, width, residual, rngs)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        batch, length, width = x.shape
+        q, k, v = jnp.split(
+            self.qkv(self.ln_1(x)).reshape(batch, length, 3 * self.heads, width // self.heads), 3, axis=2
+        )  # each [B, L, H, D / H]
+        x = x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(batch, length, width))
+        return x + self.down(quick_gelu(self.up(self.ln_2(x))))
+
+
+def patchify(pictures: Float[Array, "B S S 3"], patch_size: int) -> Float[Array, "B N P"]:
+    """Cuts pictures into patches in reading order; P = patch_size² · 3, (row, column, channel) within a patch."""
+    batch, size, _, _ = pictures.shape
+    grid = size // patch_size
+    patches = pictures.reshape(batch, grid, patch_size, grid, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
+    return patches.reshape(batch, grid * grid, patch_size * patch_size * 3)
+
+
+def quick_gelu(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def resize_positions(positions: Float[Array, "L D"], num_tokens: int) -> Float[Array, "M D"]:
+    """Interpolates learned positions (CLS kept) bicubically to another square grid, for another image size."""
+    old_grid, new_grid = (round((n - 1) ** 0.5) for n in (positions.shape[0], num_tokens))
+    if old_grid == new_grid:
+        return positions
+    cls, patches = positions[:1], positions[1:].reshape(old_grid, old_grid, -1)
+    patches = jax.image.resize(patches, (new_grid, new_grid, patches.shape[-1]), "bicubic")
+    return jnp.concatenate([cls, patches.reshape(new_grid * new_grid, -1)])
+
+
+def layer_norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    return nnx.LayerNorm(config.width, epsilon=LAYERNORM_EPSILON, dtype=config.dtype, rngs=rngs)
+
+
+def linear(config: ModelConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
+
+
+def stack_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Block:
+    """One Block whose every parameter carries a leading axis of `config.layers`."""
+
+    @nnx.split_rngs(splits=config.layers)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def create(rngs: nnx.Rngs) -> Block:
+        return Block(config, rngs)
+
+    return create(rngs)

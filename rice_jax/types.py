@@ -1,0 +1,30 @@
+"""Batches and outputs, and the glossary of letters and shapes.
+
+Words: an *image* is a shop's product picture; a *video* is a livestream clip as a list of frames; a *gallery* is the
+images that a query may match; *tokens* include the CLS token, *patches* do not; a *feature* becomes an *embedding* by
+L2 normalisation; in a `*_mask` True means keep.
+
+Letters: B global batch, T frames, S side of a picture in pixels, L tokens, N patches, D width, E embedding, H heads,
+G gallery images, Q queries.
+"""
+
+from typing import NamedTuple, TypedDict
+
+from jaxtyping import Array, Bool, Float, Int32, UInt8
+
+
+class Batch(TypedDict):
+    """Pairs of a video and its product's image; pictures are RGB, 0 to 255."""
+
+    image: UInt8[Array, "B S S 3"]
+    video: UInt8[Array, "B T S S 3"]  # padding frames are zeros
+    frame_mask: Bool[Array, "B T"]  # True = a real frame; every video has at least one
+    image_key: Int32[Array, " B"]  # equal for equal shop images
+    index: Int32[Array, " B"]  # row of the data set
+
+
+class Embeddings(NamedTuple):
+    """L2-normalised, float32."""
+
+    image: Float[Array, "B E"]
+    video: Float[Array, "B E"]

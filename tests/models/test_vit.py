@@ -1,0 +1,74 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rice_jax.models.vit import Vit, resize_positions
+from tests.settings import small_config
+
+CONFIG = small_config().model
+
+
+def pictures(count=3, size=16):
+    return jnp.asarray(np.random.default_rng(0).standard_normal((count, size, size, 3)), jnp.float32)
+
+
+def test_scan_equals_an_unrolled_loop():
+    vit = Vit(CONFIG, rngs=nnx.Rngs(0))
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 5, 32)), jnp.float32)
+
+    def unrolled(vit, x):
+        graphdef, state = nnx.split(vit.blocks)
+        for layer in range(CONFIG.layers):
+            x = nnx.merge(graphdef, jax.tree.map(lambda leaf, layer=layer: leaf[layer], state))(x)
+        return x
+
+    def value_and_gradient(apply):
+        return nnx.jit(nnx.value_and_grad(lambda vit, x: (apply(vit, x) ** 2).sum()))(vit, x)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        value_and_gradient(Vit.apply_blocks),
+        value_and_gradient(unrolled),
+    )
+
+
+def test_rematerialisation_changes_no_number():
+    outputs = []
+    for remat in (False, True):
+        vit = Vit(dataclasses.replace(CONFIG, remat=remat), rngs=nnx.Rngs(0))
+        loss = lambda vit: (vit(pictures())[1] ** 2).sum()  # noqa: E731
+        outputs.append(nnx.jit(nnx.value_and_grad(loss))(vit))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *outputs)
+
+
+def test_pictures_of_a_batch_do_not_see_each_other():
+    vit = Vit(CONFIG, rngs=nnx.Rngs(0))
+    apply = nnx.jit(Vit.__call__)
+    both = apply(vit, pictures(2))
+    alone = apply(vit, pictures(2)[1:])
+    np.testing.assert_allclose(both[0][1], alone[0][0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(both[1][1], alone[1][0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compute_dtype_leaves_parameters_in_float32(dtype):
+    vit = Vit(dataclasses.replace(CONFIG, dtype=dtype), rngs=nnx.Rngs(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(vit, nnx.Param))} == {jnp.dtype("float32")}
+    assert all(output.dtype == dtype for output in nnx.jit(Vit.__call__)(vit, pictures()))
+
+
+def test_positions_of_the_same_grid_stay_and_a_smooth_field_survives_interpolation():
+    rng = np.random.default_rng(0)
+    positions = jnp.asarray(rng.standard_normal((17, 4)), jnp.float32)
+    assert resize_positions(positions, 17) is positions
+    ramp = np.arange(8)[:, None] * np.ones(8)  # a value that grows by 1 a row
+    grid = np.concatenate([[-5.0], ramp.ravel()])[:, None].astype(np.float32)
+    small = resize_positions(jnp.asarray(grid), 17)
+    assert small[0, 0] == -5.0, "CLS has no place and stays"
+    rows = np.asarray(small[1:, 0]).reshape(4, 4)
+    np.testing.assert_allclose(rows, rows[:, :1] * np.ones(4), atol=1e-5)
+    np.testing.assert_allclose(np.diff(rows[:, 0])[1], 2.0, rtol=0.05)

@@ -1,0 +1,23 @@
+"""Small settings for tests."""
+
+from configs import base
+from rice_jax.config import Config, resolve
+
+
+def small_config(**overrides) -> Config:
+    """`configs/base.py` with a tiny model; `group__key=value` overrides one setting."""
+    values = base.get_config().to_dict()
+    values["data"] |= dict(
+        train="lpr4m/train", query="lpr4m/query", gallery="lpr4m/gallery", batch_size=8, num_frames=3, resize=20,
+        num_workers=0, num_threads=1,
+    )  # fmt: skip
+    values["model"] |= dict(
+        image_size=16, patch_size=8, width=32, layers=2, heads=2, embed_dim=16, dtype="float32"
+    )  # fmt: skip
+    values["optimizer"] |= dict(warmup_steps=2, encoder_learning_rate=1e-3)
+    values["train"] |= dict(total_steps=6, log_interval_steps=2, checkpoint_interval_steps=2)
+    values["eval"] |= dict(batch_size=8)
+    for name, value in overrides.items():
+        group, _, key = name.partition("__")
+        values[group][key] = value
+    return resolve(values)
