@@ -1,0 +1,235 @@
+"""Batches of pixels, for training and for evaluation.
+
+The order of the training examples and every random draw are a function of the seed and of the example's position in
+the endless stream of shuffled epochs, and are made before the stream is shared out. So a global batch is the same
+whatever the number of processes, workers and threads, and the position of a run is one integer.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from rice_jax.config import DataConfig
+from rice_jax.input import transforms
+from rice_jax.input.source import Source, build_command
+
+
+def train_batches(
+    config: DataConfig, start: int = 0, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """Endless training batches, each epoch in a new order.
+
+    Args:
+        config: what to read and how.
+        start: number of examples that all processes together have taken before; whatever number of processes, workers
+            and threads took them, the stream continues exactly there.
+        process_index: which share of each global batch to yield, 0..process_count - 1.
+        process_count: processes that share a global batch; their shares, joined in this order, are the batch of one.
+
+    Returns:
+        Iterator over dicts of numpy arrays, b = batch_size / process_count, T = num_frames, S = image_size:
+        `image` uint8 [b, S, S, 3] and `video` uint8 [b, T, S, S, 3], RGB 0..255, not normalised;
+        `frame_mask` bool [b, T], True = a frame, False = padding (zeros), at least one True;
+        `image_key` int32 [b], equal for equal image ids; `index` int32 [b], row of the data set.
+        Its `close()` ends the threads and workers.
+
+    Raises:
+        FileNotFoundError: the data set is not there.
+        ValueError: the batch cannot be shared evenly, or is larger than the data set; later, a clip without frames or a
+            picture that cannot be decoded.
+    """
+    local_size = _share(config.batch_size, process_index, process_count, "config.data.batch_size")
+    source = Source(config.data_dir, config.train, ("clip_id", "image_id", "frames", "boxes", "image"))
+    if len(source) < config.batch_size:
+        raise ValueError(
+            f"{source.directory}: found {len(source)} examples, expected at least one batch of {config.batch_size}; "
+            f"lower config.data.batch_size or build more data"
+        )
+    rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
+    examples = rows.random_map(_TrainExample(config, source))[start:]
+    return _read(examples.batch(local_size, drop_remainder=True)[process_index::process_count], config)
+
+
+def eval_batches(
+    config: DataConfig, role: str, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator:
+    """All queries or all gallery images once, in their order, without anything random.
+
+    Args:
+        config: what to read and how.
+        role: "query" yields videos, "gallery" images.
+        batch_size: global number of rows; the last batch is filled up with zeros.
+        process_index: which share of each global batch to yield, 0..process_count - 1.
+        process_count: processes that share a global batch; all get the same number of batches.
+
+    Returns:
+        Iterator over dicts of numpy arrays as in `train_batches`: `video` and `frame_mask`, or `image`; `index` int32
+        [b], row of the data set; `mask` bool [b], True = a row, False = filling (zeros, index behind the last row).
+
+    Raises:
+        FileNotFoundError: the data set is not there.
+        ValueError: the batch cannot be shared evenly; later, a clip without frames or a picture that
+            cannot be decoded.
+    """
+    local_size = _share(batch_size, process_index, process_count, "the evaluation's batch size")
+    example = {"query": _Query, "gallery": _GalleryImage}[role](config)
+    num_batches = -(-len(example.source) // batch_size)
+    examples = grain.MapDataset.range(num_batches * batch_size).map(example)
+    return _read(examples.batch(local_size)[process_index::process_count], config)
+
+
+def image_key(image_id: bytes) -> np.int32:
+    """A number that is equal for equal image ids; different ids share one by chance in 1 of 4 billion pairs."""
+    return np.frombuffer(hashlib.blake2b(image_id, digest_size=4).digest(), "<i4")[0]
+
+
+class _TrainExample(grain.transforms.RandomMap):
+    def __init__(self, config: DataConfig, source: Source):
+        self._config, self._source = config, source
+
+    def random_map(self, index: int, rng: np.random.Generator) -> dict:
+        row = self._source[index]
+        hue = transforms.random_hue(rng, self._config.pair_hue)
+        image = _render(
+            self._source, row, "image", row["image"], self._image_crop(rng), self._config, self._colour(rng, hue)
+        )
+        count = _count_frames(self._source, row)
+        boxes = np.stack(row["boxes"])  # [count, 4], one per frame
+        frames = self._frames(rng, count, boxes)
+        colour = self._colour(rng, hue)  # one for all frames: a stream's colours are those of its camera and light
+        if self._config.crop == "frame":
+            crops = [self._frame_crop(rng, boxes[frame]) for frame in frames]
+        else:
+            crops = [self._frame_crop(rng)] * len(frames)
+        video, frame_mask = _render_frames(self._source, row, frames, crops, self._config, colour)
+        return {
+            "image": image,
+            "video": video,
+            "frame_mask": frame_mask,
+            "image_key": image_key(row["image_id"]),
+            "index": np.int32(index),
+        }
+
+    def _image_crop(self, rng: np.random.Generator) -> transforms.Crop:
+        config = self._config
+        return transforms.random_crop(rng, config.resize, config.image_size, (config.image_crop_min_area, 1.0))
+
+    def _frame_crop(self, rng: np.random.Generator, box: Float[np.ndarray, "4"] | None = None) -> transforms.Crop:
+        config = self._config
+        held = None
+        if config.crop_around_box and box is not None and box.any():
+            top, left, bottom, right = box.tolist()  # the order in which TFDS stores boxes
+            held = (left, top, right, bottom)
+        area = (config.frame_crop_min_area, config.frame_crop_max_area)
+        return transforms.random_crop(rng, config.resize, config.image_size, area, held)
+
+    def _colour(self, rng: np.random.Generator, hue: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 4"] | None:
+        if not self._config.color_jitter and not self._config.pair_hue:
+            return None
+        colour = transforms.random_colour(rng, self._config.color_jitter)
+        return np.hstack([colour[:, :3] @ hue, colour[:, 3:]])
+
+    def _frames(self, rng: np.random.Generator, count: int, boxes: Float[np.ndarray, "F 4"]) -> Int[np.ndarray, " K"]:
+        config, candidates = self._config, np.arange(count)
+        if config.boxed_frames and boxes.any():
+            candidates = np.flatnonzero(boxes.any(axis=1))
+        if config.random_frames:
+            frames = candidates[transforms.random_frames(rng, len(candidates), config.num_frames)]
+        else:
+            frames = candidates[transforms.sample_frames(len(candidates), config.num_frames)]
+        return transforms.cut_tail(rng, frames, config.num_frames) if config.cut_tail else frames
+
+
+class _Query(grain.transforms.Map):
+    def __init__(self, config: DataConfig):
+        self._config = config
+        self.source = Source(config.data_dir, config.query, ("clip_id", "frames"))
+
+    def map(self, index: int) -> dict:
+        config, is_row = self._config, index < len(self.source)
+        row = self.source[index] if is_row else {}
+        frames = transforms.sample_frames(_count_frames(self.source, row) if is_row else 0, config.num_frames)
+        crops = [transforms.centre_crop(config.resize, config.image_size)] * len(frames)
+        video, frame_mask = _render_frames(self.source, row, frames, crops, config)
+        return {"video": video, "frame_mask": frame_mask, "index": np.int32(index), "mask": np.bool_(is_row)}
+
+
+class _GalleryImage(grain.transforms.Map):
+    def __init__(self, config: DataConfig):
+        self._config = config
+        self.source = Source(config.data_dir, config.gallery, ("image_id", "image"))
+
+    def map(self, index: int) -> dict:
+        config, is_row = self._config, index < len(self.source)
+        if is_row:
+            row = self.source[index]
+            crop = transforms.centre_crop(config.resize, config.image_size)
+            image = _render(self.source, row, "image", row["image"], crop, config)
+        else:
+            image = np.zeros((config.image_size, config.image_size, 3), np.uint8)
+        return {"image": image, "index": np.int32(index), "mask": np.bool_(is_row)}
+
+
+def _count_frames(source: Source, row: dict) -> int:
+    if not len(row["frames"]):
+        raise ValueError(
+            f"{source.directory}: row {row['index']} (clip_id {row['clip_id'].decode()}) has no frames. "
+            f"The builder leaves such clips out; build the data set again: {build_command(source.name)}"
+        )
+    return len(row["frames"])
+
+
+def _render_frames(
+    source: Source,
+    row: dict,
+    frames: Int[np.ndarray, " K"],
+    crops: Sequence[transforms.Crop],
+    config: DataConfig,
+    colour: Float[np.ndarray, "3 4"] | None = None,
+) -> tuple[UInt8[np.ndarray, "T S S 3"], Bool[np.ndarray, " T"]]:
+    """Decodes the chosen frames of a row, and no others, into a padded video and its mask."""
+    video = np.zeros((config.num_frames, config.image_size, config.image_size, 3), np.uint8)
+    for position, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
+        video[position] = _render(source, row, f"frame {frame}", row["frames"][frame], crop, config, colour)
+    return video, np.arange(config.num_frames) < len(frames)
+
+
+def _render(
+    source: Source,
+    row: dict,
+    picture: str,
+    encoded: bytes,
+    crop: transforms.Crop,
+    config: DataConfig,
+    colour: Float[np.ndarray, "3 4"] | None = None,
+) -> UInt8[np.ndarray, "S S 3"]:
+    try:
+        return transforms.render(encoded, crop, config.image_size, colour)
+    except OSError as error:
+        ids = ", ".join(f"{name} {row[name].decode()}" for name in ("clip_id", "image_id") if name in row)
+        raise ValueError(
+            f"{source.directory}: {picture} of row {row['index']} ({ids}) cannot be decoded: {error}. "
+            f"The builder leaves such pictures out; build the data set again: {build_command(source.name)}"
+        ) from error
+
+
+def _read(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterator:
+    # An element is a whole batch here, so the buffer is as small as keeps every thread busy.
+    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=max(1, config.num_threads))
+    dataset = batches.to_iter_dataset(options)
+    if config.num_workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.num_workers))
+    return iter(dataset)
+
+
+def _share(batch_size: int, process_index: int, process_count: int, name: str) -> int:
+    if batch_size % process_count:
+        raise ValueError(
+            f"{name}: found {batch_size}, expected a multiple of the number of processes ({process_count})"
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index: found {process_index}, expected 0 to {process_count - 1}")
+    return batch_size // process_count

@@ -1,0 +1,93 @@
+"""Random access to a data set on disk, its pictures still encoded."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+
+class Source:
+    """The rows of one data set, each a dict of its features plus `index`, the number of the row.
+
+    Pictures stay the bytes that are on disk. A Source can be sent to another process.
+    """
+
+    def __init__(self, data_dir: str, name: str, features: Sequence[str] | None = None):
+        """Opens a data set.
+
+        Args:
+            data_dir: directory that `data/build.py --data_dir` wrote.
+            name: data set below it, e.g. "lpr4m/train"; the newest version in there is read.
+            features: names of the features to read; None = all.
+
+        Raises:
+            FileNotFoundError: there is no such data set.
+            ValueError: it has more than one split, or lacks a feature.
+        """
+        self.name = name
+        self.directory = version_directory(data_dir, name)
+        builder = tfds.builder_from_directory(self.directory)
+        if len(builder.info.splits) != 1:
+            raise ValueError(f"{self.directory}: found the splits {list(builder.info.splits)}, expected exactly one")
+        (split,) = builder.info.splits
+        stored = builder.info.features
+        if missing := sorted(set(features or ()) - set(stored)):
+            raise ValueError(
+                f"{self.directory}: found no feature {missing} among {sorted(stored)}; build the data set again: "
+                f"{build_command(name)}"
+            )
+        chosen = stored if features is None else features
+        self._features = tfds.features.FeaturesDict({feature: _encoded(stored[feature]) for feature in chosen})
+        self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        if index >= len(self):
+            raise IndexError(index)  # ends an iteration; the records themselves would raise a ValueError
+        return self._features.deserialize_example_np(self._records[index]) | {"index": int(index)}
+
+    def __iter__(self) -> Iterator[dict]:
+        return map(self.__getitem__, range(len(self)))
+
+
+def version_directory(data_dir: str, name: str) -> epath.Path:
+    """Finds the newest version of a data set.
+
+    Args:
+        data_dir: directory that `data/build.py --data_dir` wrote.
+        name: data set below it, e.g. "lpr4m/train".
+
+    Returns:
+        The version's directory, e.g. `data_dir/lpr4m/train/1.0.0`.
+
+    Raises:
+        FileNotFoundError: no version is there; the message holds the command that builds one.
+    """
+    directory = epath.Path(data_dir).expanduser() / name
+    versions = []
+    if directory.is_dir():
+        versions = [entry for entry in directory.iterdir() if re.fullmatch(r"\d+\.\d+\.\d+", entry.name)]
+    if not versions:
+        raise FileNotFoundError(
+            f"{directory}: found no data set, expected a version directory such as {directory / '1.0.0'}; "
+            f"build it: {build_command(name, data_dir)}"
+        )
+    return max(versions, key=lambda entry: tuple(map(int, entry.name.split("."))))
+
+
+def build_command(name: str, data_dir: str = "DATA") -> str:
+    """The command line that builds the data set `name`, e.g. "lpr4m/train"."""
+    return f"python data/build.py {name.split('/')[0]} --raw_dir RAW --data_dir {data_dir}"
+
+
+def _encoded(feature: tfds.features.FeatureConnector) -> tfds.features.FeatureConnector:
+    """The feature that reads what `feature` stored, but leaves a picture encoded."""
+    if isinstance(feature, tfds.features.Image):
+        return tfds.features.Scalar(np.bytes_)
+    if isinstance(feature, tfds.features.Sequence) and isinstance(feature.feature, tfds.features.Image):
+        return tfds.features.Sequence(tfds.features.Scalar(np.bytes_))
+    return feature

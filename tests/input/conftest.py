@@ -1,0 +1,45 @@
+"""The data sets of `tiny_shop`, built once, and a configuration that reads them."""
+
+import pytest
+from absl import flags
+
+from rice_jax.config import DataConfig
+from tests.input import tiny_shop
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> str:
+    root = tmp_path_factory.mktemp("data")
+    tiny_shop.build(root / "shop" / "train", "train", tiny_shop.TRAIN, {"num_rows": 11})
+    skipped = {"query-9": "no frame could be read"}
+    tiny_shop.build(root / "shop" / "query", "test", tiny_shop.QUERIES, {"num_queries": 6, "skipped": skipped})
+    tiny_shop.build(root / "shop" / "gallery", "test", tiny_shop.GALLERY, {"num_images": 6})
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def config(data_dir) -> DataConfig:
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which app.run parses outside tests
+    return DataConfig(
+        data_dir=data_dir,
+        train="shop/train",
+        query="shop/query",
+        gallery="shop/gallery",
+        batch_size=4,
+        num_frames=10,
+        resize=32,
+        crop="frame",
+        image_crop_min_area=1.0,
+        frame_crop_min_area=1.0,
+        frame_crop_max_area=1.0,
+        color_jitter=0.0,
+        pair_hue=0.0,
+        cut_tail=True,
+        crop_around_box=False,
+        boxed_frames=False,
+        random_frames=False,
+        num_workers=0,
+        num_threads=1,
+        image_size=28,
+        seed=7,
+    )

@@ -1,0 +1,285 @@
+import dataclasses
+import io
+import itertools
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rice_jax.input import transforms
+from rice_jax.input.pipeline import eval_batches, image_key, train_batches
+from tests.input import tiny_shop
+
+NUM_TRAIN = len(tiny_shop.TRAIN)
+
+
+def take(batches, count: int) -> list[dict]:
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def joined(batches: list[dict]) -> dict:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def squashed(encoded: bytes, size: int) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(encoded)).resize((size, size), Image.Resampling.BICUBIC), int)
+
+
+def shows(pixels: np.ndarray, encoded: bytes) -> bool:
+    """Whether pixels are the whole picture, squashed, mirrored or not."""
+    expected = squashed(encoded, len(pixels))
+    return any(
+        np.abs(pixels - other).max() <= 12 and np.abs(pixels - other).mean() < 1
+        for other in (expected, expected[:, ::-1])
+    )
+
+
+def test_shapes_masks_and_padding(config):
+    batch = take(train_batches(config), 1)[0]
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "image": ((4, 28, 28, 3), "uint8"),
+        "video": ((4, 10, 28, 28, 3), "uint8"),
+        "frame_mask": ((4, 10), "bool"),
+        "image_key": ((4,), "int32"),
+        "index": ((4,), "int32"),
+    }
+    many = joined(take(train_batches(config), 20))
+    kept = many["frame_mask"].sum(1)
+    assert not many["video"][~many["frame_mask"]].any(), "padding is zero"
+    assert many["video"][many["frame_mask"]].any((1, 2, 3)).all()
+    assert (many["frame_mask"] == (np.arange(10) < kept[:, None])).all(), "frames first, then padding"
+    counts = np.array(tiny_shop.FRAME_COUNTS)[many["index"]]
+    assert (kept[counts < 10] == counts[counts < 10]).all(), "short clips are never cut"
+    assert kept.min() >= 1 and set(kept[counts == 10]) > {10, 1}
+
+
+def test_the_pixels_are_those_of_the_row(config):
+    whole = dataclasses.replace(config, resize=28, cut_tail=False)
+    many = joined(take(train_batches(whole), 6))
+    for position, row in enumerate(many["index"]):
+        stored = tiny_shop.TRAIN[row]
+        assert shows(many["image"][position], stored["image"])
+        assert many["frame_mask"][position].sum() == len(stored["frames"])
+        assert all(map(shows, many["video"][position], stored["frames"]))
+        assert many["image_key"][position] == image_key(stored["image_id"].encode())
+
+
+def test_seed_decides_everything(config):
+    first = joined(take(train_batches(config), 6))
+    assert_same(joined(take(train_batches(config), 6)), first)
+    other = joined(take(train_batches(dataclasses.replace(config, seed=8)), 6))
+    assert (other["index"] != first["index"]).any()
+
+
+def test_every_epoch_holds_every_row_once_in_its_own_order(config):
+    rows = joined(take(train_batches(config), NUM_TRAIN))["index"]  # 4 epochs, their borders inside batches
+    epochs = rows.reshape(4, NUM_TRAIN)
+    assert (np.sort(epochs) == np.arange(NUM_TRAIN)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_row_is_augmented_differently_each_time(config):
+    many = joined(
+        take(train_batches(dataclasses.replace(config, frame_crop_min_area=0.5, image_crop_min_area=0.5)), NUM_TRAIN)
+    )
+    images = many["image"][many["index"] == 3]
+    assert len(images) == 4 and len(np.unique(images, axis=0)) == 4
+
+
+@pytest.mark.parametrize("start", [4, 5, 11, 40, 44_000_000_003])
+def test_starting_anywhere_continues_the_stream(config, start):
+    stream = joined(take(train_batches(config, start - start % 4), 4))
+    found = joined(take(train_batches(config, start), 3))
+    skip = start % 4
+    assert_same(found, {name: array[skip : skip + 12] for name, array in stream.items()})
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_share_the_same_global_batches(config, process_count):
+    expected = take(train_batches(config, start=8), 4)
+    shares = [take(train_batches(config, 8, index, process_count), 4) for index in range(process_count)]
+    for step, batch in enumerate(expected):
+        assert_same(joined([share[step] for share in shares]), batch)
+
+
+@pytest.mark.parametrize("num_threads", [0, 3])
+def test_threads_change_nothing(config, num_threads):
+    found = take(train_batches(dataclasses.replace(config, num_threads=num_threads)), 5)
+    assert_same(joined(found), joined(take(train_batches(config), 5)))
+
+
+def test_workers_change_nothing(config):
+    found = take(train_batches(dataclasses.replace(config, num_workers=2), start=6), 5)
+    assert_same(joined(found), joined(take(train_batches(config, start=6), 5)))
+
+
+@pytest.mark.parametrize("crop_min_area", [1.0, 0.5])
+def test_crop_per_frame_or_per_video(config, crop_min_area):
+    base = dataclasses.replace(
+        config, cut_tail=False, frame_crop_min_area=crop_min_area, image_crop_min_area=crop_min_area, color_jitter=0.4
+    )
+    for crop, distinct in (("video", {1}), ("frame", set(range(2, 11)))):
+        many = joined(take(train_batches(dataclasses.replace(base, crop=crop)), 6))
+        videos = many["video"][many["index"] == tiny_shop.SAME_FRAMES]
+        assert {len(np.unique(video, axis=0)) for video in videos} <= distinct
+        assert len(videos) == 2 and (videos[0] != videos[1]).any()
+
+
+def test_colour_is_one_draw_per_video_and_another_per_image(config):
+    base = dataclasses.replace(config, resize=28, cut_tail=False, crop="video")
+    plain = joined(take(train_batches(base), 3))
+    changed = joined(take(train_batches(dataclasses.replace(base, color_jitter=0.4)), 3))
+    np.testing.assert_array_equal(changed["index"], plain["index"])
+    gain = changed["video"].mean((2, 3), dtype=float) / np.maximum(plain["video"].mean((2, 3), dtype=float), 1)
+    same = changed["index"] == tiny_shop.SAME_FRAMES
+    assert np.ptp(gain[same], axis=1).max() < 1e-9, "all frames alike"
+    image_gain = changed["image"].mean((1, 2), dtype=float) / plain["image"].mean((1, 2), dtype=float)
+    assert np.abs(image_gain - gain[:, 0]).max() > 0.05
+
+
+def test_a_pair_turns_its_hues_together(config, monkeypatch):
+    colours = []
+    render = transforms.render
+
+    def spy(encoded, crop, size, colour):
+        colours.append((encoded, colour))
+        return render(encoded, crop, size, colour)
+
+    monkeypatch.setattr(transforms, "render", spy)
+    turned = dataclasses.replace(config, pair_hue=1.0, cut_tail=False, num_threads=0)
+    batch = take(train_batches(turned), 1)[0]
+    different = set()
+    for row in batch["index"]:
+        stored = tiny_shop.TRAIN[row]
+        pair = [colours.pop(0) for _ in range(1 + len(stored["frames"]))]
+        assert [encoded for encoded, _ in pair] == [stored["image"], *stored["frames"]]
+        assert all((colour == pair[0][1]).all() for _, colour in pair)
+        different.add(pair[0][1].tobytes())
+    assert len(different) == 4
+
+
+def test_one_random_frame(config, monkeypatch):
+    rendered, render = [], transforms.render
+
+    def counted(*args):
+        rendered.append(threading.current_thread())
+        return render(*args)
+
+    monkeypatch.setattr(transforms, "render", counted)
+    one = dataclasses.replace(config, num_frames=1, random_frames=True, resize=28, num_threads=0)
+    many = joined(take(train_batches(one), 44))
+    assert many["frame_mask"].all() and many["video"].shape == (176, 1, 28, 28, 3)
+    assert rendered.count(threading.main_thread()) == 2 * 176, "nothing is decoded but the image and the frame"
+    frames = tiny_shop.TRAIN[5]["frames"]
+    chosen = [
+        [frame for frame in range(10) if shows(video[0], frames[frame])] for video in many["video"][many["index"] == 5]
+    ]
+    assert all(len(frame) == 1 for frame in chosen) and len({frame[0] for frame in chosen}) >= 6
+
+
+def test_frames_with_a_box_only(config):
+    whole = dataclasses.replace(config, resize=28, cut_tail=False, boxed_frames=True)
+    many = joined(take(train_batches(whole), 11))
+    for position, row in enumerate(many["index"]):
+        stored = tiny_shop.TRAIN[row]
+        boxed = [frame for frame, box in zip(stored["frames"], stored["boxes"], strict=True) if box == tiny_shop.BOX]
+        expected = boxed or stored["frames"]
+        assert many["frame_mask"][position].sum() == len(expected)
+        assert all(map(shows, many["video"][position], expected))
+
+
+def test_windows_around_the_box(config, monkeypatch):
+    held = []
+    draw = transforms.random_crop
+
+    def spy(rng, resize, size, area, box=None):
+        held.append(box)
+        return draw(rng, resize, size, area, box)
+
+    monkeypatch.setattr(transforms, "random_crop", spy)
+    around = dataclasses.replace(config, frame_crop_min_area=0.1, crop_around_box=True, cut_tail=False, num_threads=0)
+    batch = take(train_batches(around), 1)[0]
+    expected = []
+    for row in batch["index"]:
+        expected.append(None)  # the shop image
+        for box in tiny_shop.TRAIN[row]["boxes"]:
+            expected.append((box.xmin, box.ymin, box.xmax, box.ymax) if box == tiny_shop.BOX else None)
+    # Threads prepare more than the first batch; the order of its draws is that of its rows.
+    for found, wanted in zip(held[: len(expected)], expected, strict=True):
+        assert (found is None) == (wanted is None)
+        assert wanted is None or found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_image_key_is_stable():
+    assert image_key(b"fff8b484-2eeb-11ee-b7bb-77cb20e634dc") == 1906432925
+    assert len({int(image_key(str(number).encode())) for number in range(10_000)}) == 10_000
+
+
+@pytest.mark.parametrize("role, rows", [("query", tiny_shop.QUERIES), ("gallery", tiny_shop.GALLERY)])
+@pytest.mark.parametrize("process_count", [1, 2, 4])
+def test_evaluation_yields_every_row_once_in_order(config, role, rows, process_count):
+    shares = [list(eval_batches(config, role, 4, index, process_count)) for index in range(process_count)]
+    assert {len(share) for share in shares} == {2}
+    whole = joined([joined([share[step] for share in shares]) for step in range(2)])
+    np.testing.assert_array_equal(whole["index"], np.arange(8))
+    np.testing.assert_array_equal(whole["mask"], np.arange(8) < len(rows))
+    pixels = whole["image" if role == "gallery" else "video"]
+    assert not pixels[len(rows) :].any()
+    for row, stored in enumerate(rows):
+        if role == "gallery":
+            expected = [stored["image"]]
+            found = pixels[row][None]
+        else:
+            expected = [stored["frames"][frame] for frame in transforms.sample_frames(len(stored["frames"]), 10)]
+            found = pixels[row][whole["frame_mask"][row]]
+        assert len(found) == len(expected)
+        for picture, encoded in zip(found, expected, strict=True):
+            assert np.abs(picture - squashed(encoded, 32)[2:30, 2:30]).mean() < 1
+
+
+def test_nothing_is_random_in_evaluation(config):
+    wild = dataclasses.replace(
+        config, seed=99, cut_tail=True, random_frames=True, frame_crop_min_area=0.3, color_jitter=0.5
+    )
+    for role in ("query", "gallery"):
+        assert_same(joined(list(eval_batches(wild, role, 2))), joined(list(eval_batches(config, role, 6))))
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error(config):
+    with pytest.raises(ValueError, match=r"config.data.batch_size: found 4, expected a multiple .*\(3\)"):
+        train_batches(config, process_count=3)
+    with pytest.raises(ValueError, match="evaluation"):
+        eval_batches(config, "query", 5, process_count=2)
+    with pytest.raises(ValueError, match="process_index: found 2"):
+        train_batches(config, process_index=2, process_count=2)
+
+
+def test_a_batch_larger_than_the_data_is_an_error(config):
+    with pytest.raises(ValueError, match=r"found 11 examples, .* batch of 12"):
+        train_batches(dataclasses.replace(config, batch_size=12))
+
+
+def test_a_damaged_picture_is_an_error_that_names_it(config, tmp_path):
+    damaged = [dict(row) for row in tiny_shop.TRAIN[:4]]
+    damaged[2]["frames"] = [*damaged[2]["frames"][:3], b"\xff\xd8\xff damaged"]
+    tiny_shop.build(tmp_path / "shop" / "train", "train", damaged, {})
+    broken = dataclasses.replace(config, data_dir=str(tmp_path), cut_tail=False)
+    with pytest.raises(ValueError, match=r"shop/train/1.0.0: frame 3 of row 2 \(clip_id clip-2.*data/build.py shop"):
+        take(train_batches(broken), 1)
+
+
+def test_a_clip_without_frames_is_an_error_that_names_it(config, tmp_path):
+    rows = [*tiny_shop.QUERIES[:1], tiny_shop.QUERIES[1] | {"frames": []}]
+    tiny_shop.build(tmp_path / "shop" / "query", "test", rows, {})
+    broken = dataclasses.replace(config, data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"shop/query/1.0.0: row 1 \(clip_id query-1\) has no frames"):
+        list(eval_batches(broken, "query", 2))

@@ -1,0 +1,78 @@
+import dataclasses
+import pickle
+
+import pytest
+
+from rice_jax.input.index import Query, read_gallery_index, read_metadata, read_query_index
+from rice_jax.input.pipeline import eval_batches, train_batches
+from rice_jax.input.source import Source
+from tests.input import tiny_shop
+
+
+def test_rows_are_as_stored_and_pictures_stay_encoded(data_dir):
+    source = Source(data_dir, "shop/train")
+    assert len(source) == len(tiny_shop.TRAIN)
+    for index, stored in enumerate(tiny_shop.TRAIN):
+        row = source[index]
+        assert row["index"] == index
+        assert row["clip_id"].decode() == stored["clip_id"]
+        assert row["image"] == stored["image"]
+        assert list(row["frames"]) == stored["frames"]
+
+
+def test_only_the_wanted_features_are_read(data_dir):
+    assert Source(data_dir, "shop/gallery", ["image_id"])[5] == {"image_id": b"shop-5", "index": 5}
+
+
+def test_a_source_can_be_sent_to_another_process(data_dir):
+    source = Source(data_dir, "shop/query")
+    assert list(pickle.loads(pickle.dumps(source))[1]["frames"]) == tiny_shop.QUERIES[1]["frames"]
+
+
+def test_the_newest_version_is_read(tmp_path):
+    for version, rows in (("1.9.0", 1), ("1.10.0", 2)):
+        tiny_shop.build(tmp_path / "shop" / "gallery", "test", tiny_shop.GALLERY[:rows], {}, version)
+    (tmp_path / "shop" / "gallery" / "2.0.0.incompleteXYZ").mkdir()
+    assert len(Source(str(tmp_path), "shop/gallery")) == 2
+
+
+def test_missing_data_names_the_command_that_builds_it(config, tmp_path):
+    missing = dataclasses.replace(config, data_dir=str(tmp_path), train="lpr4m/train", query="lpr4m/query")
+    message = rf"{tmp_path}/lpr4m/train: found no .* python data/build.py lpr4m --raw_dir RAW --data_dir {tmp_path}$"
+    with pytest.raises(FileNotFoundError, match=message):
+        train_batches(missing)
+    with pytest.raises(FileNotFoundError, match="lpr4m/query"):
+        eval_batches(missing, "query", 4)
+    with pytest.raises(FileNotFoundError, match="lpr4m/query"):
+        read_query_index(missing)
+
+
+def test_a_missing_feature_is_an_error(data_dir):
+    with pytest.raises(ValueError, match=r"no feature \['asr'\] among .*'clip_id'.*data/build.py shop"):
+        Source(data_dir, "shop/train", ["clip_id", "asr"])
+
+
+def test_query_index(config):
+    queries = read_query_index(config)
+    assert len(queries) == 5
+    assert queries[3] == Query(
+        clip_id="query-3",
+        gallery_id="live-1",
+        image_ids=("shop-3", "shop-5"),
+        title="简约西装外套",
+        category="女装",
+        scale="small",
+        duration="",
+        number="few",
+    )
+
+
+def test_gallery_index(config):
+    gallery_ids, image_ids = read_gallery_index(config)
+    assert gallery_ids == ["live-0", "live-1"] * 3
+    assert image_ids == [f"shop-{row}" for row in range(6)]
+
+
+def test_metadata(config):
+    assert read_metadata(config, "query") == {"num_queries": 6, "skipped": {"query-9": "no frame could be read"}}
+    assert read_metadata(config, "train") == {"num_rows": 11}
