@@ -1,0 +1,154 @@
+"""Checkpoints on disk: weights, optimiser state, data position and configuration, saved together by Orbax.
+
+A checkpoint is a directory with the items `weights`, `optimizer`, `position` and `config`; a converted encoder has only
+`weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no half checkpoint.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+CHECKPOINTS = "checkpoints"
+# Settings that may differ between the run that wrote a checkpoint and the one that continues it: they change where and
+# how fast it runs and what it reports, not what it computes.
+FREE = ("eval", "mesh", "train.log_interval_steps", "train.checkpoint_interval_steps", "train.eval_interval_steps",
+        "train.keep_checkpoints", "data.data_dir", "data.query", "data.gallery", "data.num_workers", "data.num_threads",
+        "model.remat", "model.init_from")  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not fit; the message says what was found, what was expected and what to do."""
+
+
+def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
+    """The checkpoints of a run, of which the newest `keep` are kept; saving does not wait for the disk."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    return ocp.CheckpointManager(Path(workdir).absolute() / CHECKPOINTS, options=options)
+
+
+def save(
+    checkpoints: ocp.CheckpointManager, step: int, params: PyTree, optimizer: PyTree, position: int, config: dict
+) -> None:
+    """Saves a run after `step` updates; `position` is the number of training examples consumed."""
+    items = ocp.args.Composite(
+        weights=ocp.args.StandardSave(params),
+        optimizer=ocp.args.StandardSave(optimizer),
+        position=ocp.args.JsonSave({"examples": position}),
+        config=ocp.args.JsonSave(config),
+    )
+    checkpoints.save(step, args=items)
+
+
+def restore(
+    checkpoints: ocp.CheckpointManager, step: int, params: PyTree, optimizer: PyTree, config: dict
+) -> tuple[PyTree, PyTree, int]:
+    """Restores what `save` wrote.
+
+    Args:
+        checkpoints: of the run.
+        step: one of `checkpoints.all_steps()`.
+        params, optimizer: abstract trees with shardings, on any mesh.
+        config: of the run that continues.
+
+    Returns:
+        params, optimizer state, number of examples consumed.
+
+    Raises:
+        CheckpointError: the run was started with another configuration.
+    """
+    directory = Path(checkpoints.directory) / str(step)
+    _require_same_config(_read_config(directory), config, directory)
+    items = ocp.args.Composite(
+        weights=ocp.args.StandardRestore(params),
+        optimizer=ocp.args.StandardRestore(optimizer),
+        position=ocp.args.JsonRestore(),
+    )
+    restored = checkpoints.restore(step, args=items)
+    return restored.weights, restored.optimizer, restored.position["examples"]
+
+
+def save_weights(directory: str | os.PathLike, params: PyTree, config: dict) -> None:
+    """Saves parameters (e.g. only `{"encoder": …}`) with `{"model": …}` sizes, to start runs from.
+
+    Raises:
+        CheckpointError: the directory exists and is not empty.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and any(directory.iterdir()):
+        raise CheckpointError(f"{directory}: exists and is not empty; choose another directory or delete it")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        items = ocp.args.Composite(weights=ocp.args.StandardSave(params), config=ocp.args.JsonSave(config))
+        checkpointer.save(directory, args=items, force=True)
+
+
+def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
+    """Reads the parameters of a converted encoder or of a run's newest checkpoint.
+
+    Args:
+        directory: what `save_weights` wrote, or a run's workdir.
+
+    Returns:
+        Nested dict of numpy arrays, and the configuration saved with it.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    directory = find_weights(directory)
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata(directory / "weights").item_metadata.tree
+        on_host = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), on_host)
+        params = checkpointer.restore(directory / "weights", args=ocp.args.StandardRestore(target))
+    return jax.device_get(params), _read_config(directory)
+
+
+def find_weights(directory: str | os.PathLike) -> Path:
+    """The directory itself if it is a checkpoint, else its newest step."""
+    directory = Path(directory).absolute()
+    if (directory / "weights").is_dir():
+        return directory
+    parent = directory / CHECKPOINTS
+    steps = [int(path.name) for path in parent.iterdir() if path.name.isdigit()] if parent.is_dir() else []
+    if not steps:
+        raise CheckpointError(
+            f"{directory}: found no checkpoint, expected a run's workdir or the output of "
+            "`python -m rice_jax.convert.clip SOURCE OUT`"
+        )
+    return parent / str(max(steps))
+
+
+def _read_config(directory: Path) -> dict:
+    path = directory / "config" / "metadata"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot read the checkpoint's configuration: {error}") from error
+
+
+def _require_same_config(saved: dict, current: dict, directory: Path) -> None:
+    different = [
+        f"  config.{key}: checkpoint has {_flat(saved).get(key)!r}, this run has {_flat(current).get(key)!r}"
+        for key in sorted(_flat(saved).keys() | _flat(current).keys())
+        if _flat(saved).get(key) != _flat(current).get(key) and not _is_free(key)
+    ]
+    if different:
+        raise CheckpointError(
+            "\n".join([f"{directory}: was written by another configuration:", *different])
+            + "\nUse the settings of that run, or another --workdir."
+        )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def _flat(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
