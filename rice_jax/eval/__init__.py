@@ -1,0 +1,1 @@
+"""From embeddings to rank-k: ranking inside galleries, metrics, tables and files."""

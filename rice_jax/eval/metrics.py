@@ -1,0 +1,177 @@
+"""Rank-k over a set of queries and its subsets, beside what a random order would score."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from rice_jax.eval.ranking import Ranking
+
+CUTOFFS = (1, 3, 5, 10)
+# The levels of RICE.md section 8 in the order in which people expect them; other values follow in alphabetical order.
+_LEVELS = ("small", "short", "few", "medium", "large", "long", "abundant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Rank-k of some queries.
+
+    Attributes:
+        num_queries: how many queries the shares are of.
+        rank: {"rank-1": share in 0..1 of the queries with a ground truth among the first 1, ...}.
+        chance: the same shares as expected of a random order of the same galleries.
+    """
+
+    num_queries: int
+    rank: dict[str, float]
+    chance: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Galleries:
+    """Number of galleries that were queried, and of images in them."""
+
+    num: int
+    min_size: int
+    mean_size: float
+    max_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """All that is said about one evaluation, as plain numbers and names.
+
+    Attributes:
+        score: over all queries of the ground-truth file.
+        num_missing: how many of these are misses because they could not be ranked: left out when the data set was
+            built, or no ground truth left in the gallery.
+        galleries: the galleries' sizes.
+        subsets: {label, as "scale": {value, as "small": its score}}.
+        num_unknown: {label: number of ranked queries whose value is unknown and which are in none of its subsets}.
+    """
+
+    score: Score
+    num_missing: int
+    galleries: Galleries
+    subsets: dict[str, dict[str, Score]]
+    num_unknown: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as dicts, numbers and strings, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Result":
+        """The inverse of `to_dict`."""
+        return cls(
+            score=Score(**values["score"]),
+            num_missing=values["num_missing"],
+            galleries=Galleries(**values["galleries"]),
+            subsets={
+                label: {value: Score(**score) for value, score in scores.items()}
+                for label, scores in values["subsets"].items()
+            },
+            num_unknown=dict(values["num_unknown"]),
+        )
+
+
+def evaluate(
+    ranking: Ranking,
+    *,
+    num_queries: int | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+    cutoffs: Sequence[int] = CUTOFFS,
+) -> Result:
+    """Turns a ranking into rank-k, overall and by subset.
+
+    Args:
+        ranking: at least one query.
+        num_queries: number of queries in the ground-truth file, the denominator: those that were not ranked are
+            misses. None = all were ranked.
+        labels: {label: each ranked query's value}, as {"scale": ["small", ...]}; "" = unknown, left out of the
+            label's subsets and counted. Values that differ in case only are one subset, spelt as met first. A query
+            that was not ranked has no values and is in no subset.
+        cutoffs: the k of rank-k.
+
+    Returns:
+        The result. A query that could not be ranked counts as a miss for chance too, so both shares have the
+        same denominator.
+
+    Raises:
+        ValueError: for no queries, fewer `num_queries` than were ranked, and labels of another number of queries.
+
+    Source: RICE.md section 8; `hit@k`, denominators and subsets.
+    """
+    ranked = len(ranking.query_ids)
+    num_queries = ranked if num_queries is None else num_queries
+    if not ranked:
+        raise ValueError("No query was ranked: rank-k is a share of at least one. Is the query data set empty?")
+    if num_queries < ranked:
+        raise ValueError(
+            f"{ranked} queries were ranked, but the ground truth has only {num_queries}: expected a ground truth for "
+            "every query. Is the data set that of this ground-truth file?"
+        )
+    subsets, num_unknown = {}, {}
+    for label, values in (labels or {}).items():
+        if len(values) != ranked:
+            raise ValueError(f"{len(values)} values of {label!r} for {ranked} ranked queries: expected one a query.")
+        groups = _group_by_value(values)
+        num_unknown[label] = len(groups.pop("", []))
+        subsets[label] = {value: _score(ranking, rows, len(rows), cutoffs) for value, rows in groups.items()}
+
+    return Result(
+        score=_score(ranking, range(ranked), num_queries, cutoffs),
+        num_missing=num_queries - int((ranking.rank > 0).sum()),
+        galleries=_galleries(ranking),
+        subsets=subsets,
+        num_unknown=num_unknown,
+    )
+
+
+def chance(gallery_size: Int64[np.ndarray, " Q"], num_truths: Int64[np.ndarray, " Q"], k: int) -> np.ndarray:
+    """Probability that a random order of each query's gallery has a ground truth among the first k.
+
+    Args:
+        gallery_size: images in each query's gallery, G >= 1.
+        num_truths: of which m are ground truths, 0 <= m <= G.
+        k: at least 1; may be more than G.
+
+    Returns:
+        1 - C(G - m, k) / C(G, k), float64 [Q].
+    """
+    no_hit = np.ones(len(gallery_size))
+    for drawn in range(k):
+        # The next image drawn is no truth, given that none before it was.
+        no_hit *= np.maximum(gallery_size - num_truths - drawn, 0) / np.maximum(gallery_size - drawn, 1)
+    return np.where(num_truths > 0, 1 - no_hit, 0.0)
+
+
+def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Sequence[int]) -> Score:
+    rows = np.asarray(rows, np.int64)
+    rank, size, truths = ranking.rank[rows], ranking.gallery_size[rows], ranking.num_truths[rows]
+    return Score(
+        num_queries=num_queries,
+        rank={f"rank-{k}": int(((rank > 0) & (rank <= k)).sum()) / num_queries for k in cutoffs},
+        chance={f"rank-{k}": float(chance(size, truths, k).sum()) / num_queries for k in cutoffs},
+    )
+
+
+def _galleries(ranking: Ranking) -> Galleries:
+    sizes = list(dict(zip(ranking.gallery_ids, ranking.gallery_size.tolist(), strict=True)).values())
+    return Galleries(len(sizes), min(sizes), sum(sizes) / len(sizes), max(sizes))
+
+
+def _group_by_value(values: Sequence[str]) -> dict[str, list[int]]:
+    spelling: dict[str, str] = {}
+    groups: dict[str, list[int]] = {}
+    for row, value in enumerate(values):
+        value = value.strip()
+        groups.setdefault(spelling.setdefault(value.casefold(), value), []).append(row)
+
+    def order(value: str):
+        folded = value.casefold()
+        return (_LEVELS.index(folded) if folded in _LEVELS else len(_LEVELS), folded)
+
+    return {value: groups[value] for value in sorted(groups, key=order)}

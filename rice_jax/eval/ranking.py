@@ -1,0 +1,231 @@
+"""Ranks every query's ground truth among the images of the query's own gallery."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """How each query fared in its own gallery; every field has one entry a query, in the order of the queries.
+
+    Attributes:
+        query_ids: the queries' names.
+        gallery_ids: the gallery in which each query was ranked.
+        rank: 1-based position of the query's best ground truth; 0 = none of its truths is in the gallery: a miss.
+        gallery_size: number of images in the query's gallery.
+        num_truths: how many of them are ground truths of the query.
+        truths: the ground-truth image ids.
+        top: the best (image id, score) pairs, best first.
+    """
+
+    query_ids: tuple[str, ...]
+    gallery_ids: tuple[str, ...]
+    rank: Int64[np.ndarray, " Q"]
+    gallery_size: Int64[np.ndarray, " Q"]
+    num_truths: Int64[np.ndarray, " Q"]
+    truths: tuple[tuple[str, ...], ...]
+    top: tuple[tuple[tuple[str, float], ...], ...]
+
+
+def rank(
+    query_embeddings: Float32[np.ndarray, "Q E"],
+    query_ids: Sequence[str],
+    query_gallery_ids: Sequence[str],
+    truths: Sequence[Sequence[str]],
+    gallery_embeddings: Float32[np.ndarray, "G E"],
+    gallery_ids: Sequence[str],
+    image_ids: Sequence[str],
+    *,
+    skipped_images: Collection[str] = (),
+    num_top: int = 10,
+    max_scores: int = 2**22,
+) -> Ranking:
+    """Ranks each query inside its own gallery by the inner product of embeddings.
+
+    The order is: higher score first; among equal scores images that are no truth of the query before those that are,
+    so that a tie never helps; then gallery order. At most `max_scores` scores (or one query's, if its gallery alone is
+    larger) exist at a time.
+
+    Args:
+        query_embeddings: l2-normalised, finite.
+        query_ids: the queries' names, each once.
+        query_gallery_ids: the gallery of each query.
+        truths: ground-truth image ids of each query, at least one; any of them is a hit.
+        gallery_embeddings: l2-normalised, finite, in gallery order.
+        gallery_ids: the gallery of each image; an image may be in several galleries, in each of them once.
+        image_ids: the images' names.
+        skipped_images: "gallery id/image id" of images known to be left out of a gallery (unreadable pictures, say): a
+            truth among them is no error; a query that has no other truth is a miss.
+        num_top: how many of the best images to keep by name.
+        max_scores: bounds the memory; the result does not depend on it.
+
+    Returns:
+        The ranking, queries in the order given.
+
+    Raises:
+        ValueError: naming the query or image, for embeddings that are not finite, a query whose gallery has no images,
+            a ground truth that is not in the query's gallery, a ground truth that is not a list or is empty, and an
+            id that comes twice.
+
+    Source: RICE.md section 8. Differs: the reference leaves ties to a sort of scores and accepts missing truths.
+    """
+    _check_queries(query_embeddings, query_ids, query_gallery_ids, truths)
+    galleries = _group_images(gallery_embeddings, gallery_ids, image_ids)
+    _check_truths(query_ids, query_gallery_ids, truths, galleries, skipped_images)
+
+    num_queries = len(query_ids)
+    best_rank = np.zeros(num_queries, np.int64)
+    gallery_size = np.zeros(num_queries, np.int64)
+    num_truths = np.zeros(num_queries, np.int64)
+    top: list[tuple[tuple[str, float], ...]] = [()] * num_queries
+
+    for gallery_id, queries in _group(query_gallery_ids).items():
+        rows = galleries[gallery_id]  # image id -> row of gallery_embeddings, in gallery order
+        names = list(rows)
+        position = {name: i for i, name in enumerate(names)}
+        images = np.fromiter(rows.values(), np.int64)
+        for chunk, scores in _score_blocks(query_embeddings, queries, gallery_embeddings, images, max_scores):
+            for query, row, threshold in zip(chunk, scores, _thresholds(scores, num_top), strict=True):
+                found = [position[t] for t in dict.fromkeys(truths[query]) if t in position]
+                gallery_size[query] = len(names)
+                num_truths[query] = len(found)
+                best_rank[query] = _best_rank(row, found)
+                top[query] = tuple((names[i], float(row[i])) for i in _best(row, threshold, found, num_top))
+
+    return Ranking(
+        query_ids=tuple(query_ids),
+        gallery_ids=tuple(query_gallery_ids),
+        rank=best_rank,
+        gallery_size=gallery_size,
+        num_truths=num_truths,
+        truths=tuple(tuple(t) for t in truths),
+        top=tuple(top),
+    )
+
+
+def _best_rank(scores: Float32[np.ndarray, " G"], truths: Sequence[int]) -> int:
+    if not truths:
+        return 0
+    best = scores[truths].max()
+    # Everything that is no truth and not worse than the best truth stands before it.
+    return 1 + int((scores >= best).sum() - (scores[truths] >= best).sum())
+
+
+def _thresholds(scores: Float32[np.ndarray, "q G"], num_top: int) -> list[float]:
+    """For each row the score that the last of its `num_top` best images has."""
+    place = max(0, scores.shape[1] - num_top)
+    return np.partition(scores, place, axis=1)[:, place].tolist()
+
+
+def _best(scores: Float32[np.ndarray, " G"], threshold: float, truths: Sequence[int], num_top: int) -> list[int]:
+    """Positions of the best images in the order of `rank`; the threshold spares sorting the whole gallery."""
+    candidates = np.flatnonzero(scores >= threshold).tolist()
+    return sorted(candidates, key=lambda i: (-scores[i], i in truths, i))[:num_top]
+
+
+def _score_blocks(
+    query_embeddings: Float32[np.ndarray, "Q E"],
+    queries: Sequence[int],
+    gallery_embeddings: Float32[np.ndarray, "G E"],
+    images: Int64[np.ndarray, " g"],
+    max_scores: int,
+) -> Iterator[tuple[Sequence[int], Float32[np.ndarray, "q g"]]]:
+    """Yields the scores of some queries at a time against all images of their gallery.
+
+    A float32 matrix product gives the same pair different last bits in different blocks; then two copies of one
+    picture would not tie, and the chunking would show in the ranks. Sums in float64, rounded once, do not.
+    """
+    num_rows = max(1, max_scores // len(images))
+    num_columns = max(1, max_scores // gallery_embeddings.shape[1])
+    for start in range(0, len(queries), num_rows):
+        chunk = queries[start : start + num_rows]
+        left = query_embeddings[chunk].astype(np.float64)
+        scores = np.empty((len(chunk), len(images)), np.float32)
+        for column in range(0, len(images), num_columns):
+            columns = slice(column, column + num_columns)
+            scores[:, columns] = left @ gallery_embeddings[images[columns]].astype(np.float64).T
+        yield chunk, scores
+
+
+def _group(keys: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        groups.setdefault(key, []).append(i)
+    return groups
+
+
+def _group_images(
+    embeddings: np.ndarray, gallery_ids: Sequence[str], image_ids: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """{gallery id: {image id: row of the embeddings}}, in gallery order."""
+    if not len(embeddings) == len(gallery_ids) == len(image_ids):
+        raise ValueError(
+            f"{len(embeddings)} gallery embeddings, {len(gallery_ids)} gallery ids and {len(image_ids)} image ids: "
+            "expected one of each for every image."
+        )
+    _check_finite(embeddings, lambda i: f"image {image_ids[i]!r} of gallery {gallery_ids[i]!r}")
+    galleries: dict[str, dict[str, int]] = {}
+    for row, (gallery_id, image_id) in enumerate(zip(gallery_ids, image_ids, strict=True)):
+        images = galleries.setdefault(gallery_id, {})
+        if image_id in images:
+            raise ValueError(
+                f"Image {image_id!r} is in gallery {gallery_id!r} twice (rows {images[image_id]} and {row}): "
+                "expected every image of a gallery once, since a second copy would push others down."
+            )
+        images[image_id] = row
+    return galleries
+
+
+def _check_queries(
+    embeddings: np.ndarray, query_ids: Sequence[str], gallery_ids: Sequence[str], truths: Sequence[Sequence[str]]
+) -> None:
+    if not len(embeddings) == len(query_ids) == len(gallery_ids) == len(truths):
+        raise ValueError(
+            f"{len(embeddings)} query embeddings, {len(query_ids)} query ids, {len(gallery_ids)} gallery ids and "
+            f"{len(truths)} ground truths: expected one of each for every query."
+        )
+    if len(set(query_ids)) < len(query_ids):
+        twice = next(name for name, rows in _group(query_ids).items() if len(rows) > 1)
+        raise ValueError(f"Query {twice!r} is there twice: expected every query once, or it would count twice.")
+    _check_finite(embeddings, lambda i: f"query {query_ids[i]!r}")
+
+
+def _check_finite(embeddings: np.ndarray, name_of: Callable[[int], str]) -> None:
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not): no order can "
+            "be made of it. Has the training diverged, or does a clip come without one valid frame?"
+        )
+
+
+def _check_truths(
+    query_ids: Sequence[str],
+    gallery_ids: Sequence[str],
+    truths: Sequence[Sequence[str]],
+    galleries: dict[str, dict[str, int]],
+    skipped_images: Collection[str],
+) -> None:
+    for query_id, gallery_id, wanted in zip(query_ids, gallery_ids, truths, strict=True):
+        if isinstance(wanted, str | bytes):
+            raise ValueError(
+                f"The ground truth of query {query_id!r} is the string {wanted!r}: expected a list of image ids (`in` "
+                "on a string would match parts of other ids)."
+            )
+        if not len(wanted):
+            raise ValueError(f"Query {query_id!r} has no ground truth: expected at least one image id.")
+        if gallery_id not in galleries:
+            raise ValueError(
+                f"Query {query_id!r} belongs to gallery {gallery_id!r}, which has no images; there are "
+                f"{len(galleries)} galleries. Is the gallery data set that of these queries?"
+            )
+        for image_id in wanted:
+            if image_id not in galleries[gallery_id] and f"{gallery_id}/{image_id}" not in skipped_images:
+                raise ValueError(
+                    f"Ground truth {image_id!r} of query {query_id!r} is not among the {len(galleries[gallery_id])} "
+                    f"images of gallery {gallery_id!r}: the query could never be a hit. Build the gallery again, or "
+                    "list the image among the skipped ones."
+                )

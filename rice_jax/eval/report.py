@@ -1,0 +1,167 @@
+"""Results for people (tables in plain text) and for programs (JSON)."""
+
+import json
+import os
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rice_jax.eval.metrics import Result, Score
+from rice_jax.eval.ranking import Ranking
+
+_MAX_NAME = 36  # columns of a terminal; the widest table then has 94
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """A table of several evaluations of the same queries, chance first.
+
+    Args:
+        results: {row name: its result}, at least one, in the order of the rows.
+
+    Returns:
+        Lines of at most 100 columns, without a newline at the end.
+
+    Raises:
+        ValueError: naming the row, if one was measured on other queries or galleries than the first.
+    """
+    first_name, first = next(iter(results.items()))
+    for name, result in results.items():
+        if (result.score.num_queries, result.galleries) != (first.score.num_queries, first.galleries):
+            raise ValueError(
+                f"Row {name!r} is of {_about(result)}, row {first_name!r} of {_about(first)}: expected rows of the "
+                "same queries and galleries, since others cannot be compared."
+            )
+    cutoffs = list(first.score.rank)
+    rows = [["chance", *_percents(first.score.chance), ""]]
+    rows += [
+        [name, *_percents(result.score.rank), _times(result.score, cutoffs[0])] for name, result in results.items()
+    ]
+    return "\n".join([_about(first), "", *_align(["", *cutoffs, f"{cutoffs[0]} / chance"], rows)])
+
+
+def subset_table(result: Result) -> str:
+    """A table of the subsets of one evaluation, a block a label.
+
+    Args:
+        result: its `subsets` in the order of the blocks and rows.
+
+    Returns:
+        Lines of at most 100 columns, without a newline at the end; "" if there are no subsets.
+    """
+    cutoffs = list(result.score.rank)
+    rows: list[list[str] | None] = []
+    for label, scores in result.subsets.items():
+        rows.append([label])
+        rows += [
+            [f"  {value}", str(score.num_queries), *_percents(score.rank), _times(score, cutoffs[0])]
+            for value, score in scores.items()
+        ]
+        if result.num_unknown[label]:
+            rows.append(["  (unknown, in none)", str(result.num_unknown[label])])
+    return "\n".join(_align(["", "queries", *cutoffs, f"{cutoffs[0]} / chance"], rows)) if rows else ""
+
+
+def write_results(
+    path: str | os.PathLike, results: Mapping[str, Result], about: Mapping[str, Any] | None = None
+) -> None:
+    """Writes evaluations as JSON, whole or not at all.
+
+    Args:
+        path: a file, usually `results.json`; replaced if it exists, its directory is made if it does not.
+        results: {row name: its result}.
+        about: what else a reader should know (checkpoint, step, data set), ready for JSON.
+    """
+    document = {"about": dict(about or {}), "results": {name: result.to_dict() for name, result in results.items()}}
+    _replace(path, [json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)])
+
+
+def read_results(path: str | os.PathLike) -> dict[str, Result]:
+    """{row name: its result} of a file by `write_results`."""
+    document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return {name: Result.from_dict(values) for name, values in document["results"].items()}
+
+
+def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
+    """Writes one JSON line a query: its rank, its ground truth, and the images that came first with their scores.
+
+    Args:
+        path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is made if it does not.
+        ranking: of the queries.
+    """
+    _replace(
+        path,
+        (
+            json.dumps(
+                {
+                    "query": ranking.query_ids[i],
+                    "gallery": ranking.gallery_ids[i],
+                    "gallery_size": int(ranking.gallery_size[i]),
+                    "rank": int(ranking.rank[i]),
+                    "truths": ranking.truths[i],
+                    "top": ranking.top[i],
+                },
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+            for i in range(len(ranking.query_ids))
+        ),
+    )
+
+
+def _about(result: Result) -> str:
+    galleries = result.galleries
+    sizes = (
+        f"{galleries.min_size} images"
+        if galleries.min_size == galleries.max_size
+        else f"{galleries.min_size}-{galleries.max_size} images (mean {galleries.mean_size:.1f})"
+    )
+    missing = f", {result.num_missing:,} not ranked: misses" if result.num_missing else ""
+    return (
+        f"{result.score.num_queries:,} {'query' if result.score.num_queries == 1 else 'queries'}{missing}; "
+        f"{galleries.num:,} {'gallery' if galleries.num == 1 else 'galleries'} of {sizes}"
+    )
+
+
+def _percents(shares: Mapping[str, float]) -> list[str]:
+    return [f"{100 * share:.1f} %" for share in shares.values()]
+
+
+def _times(score: Score, cutoff: str) -> str:
+    return f"{score.rank[cutoff] / score.chance[cutoff]:.1f} x" if score.chance[cutoff] else ""
+
+
+def _align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: names to the left, numbers to the right, a rule under the header."""
+    rows = [[_shorten(row[0]), *row[1:], *[""] * (len(header) - len(row))] for row in rows]
+    widths = [max(_width(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell + " " * (width - _width(cell)) if i == 0 else " " * (width - _width(cell)) + cell
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]
+    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
+
+
+def _shorten(name: str) -> str:
+    if _width(name) <= _MAX_NAME:
+        return name
+    while _width(name) >= _MAX_NAME:
+        name = name[:-1]
+    return name + "…"
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: Chinese characters, as in LPR4M's categories, take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _replace(path: str | os.PathLike, lines: Iterable[str]) -> None:
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+    os.replace(partial, path)
