@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
 
     config.eval = ConfigDict()
     config.eval.batch_size = 128
+    config.eval.num_frames = 10
     config.eval.pixels = False
 
     config.mesh = ConfigDict()

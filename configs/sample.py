@@ -20,10 +20,10 @@ def get_config():
     config.data.num_threads = 2
 
     config.model.image_size = 64
-    config.model.patch_size = 8
+    config.model.patch_size = 16
     config.model.width = 192
     config.model.layers = 6
-    config.model.heads = 6
+    config.model.heads = 3
     config.model.embed_dim = 128
     config.model.dtype = "float32"
     config.eval.batch_size = 32

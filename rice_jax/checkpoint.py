@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
@@ -97,29 +98,31 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    directory = find_weights(directory)
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    directory = _find_weights(Path(directory).absolute())
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         saved = checkpointer.metadata(directory / "weights").item_metadata.tree
-        on_host = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), on_host)
-        params = checkpointer.restore(directory / "weights", args=ocp.args.StandardRestore(target))
-    return jax.device_get(params), _read_config(directory)
+        # On the host, whatever devices wrote them.
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        params = checkpointer.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return params, _read_config(directory)
 
 
-def find_weights(directory: str | os.PathLike) -> Path:
-    """The directory itself if it is a checkpoint, else its newest step."""
-    directory = Path(directory).absolute()
+def newest_step(workdir: str | os.PathLike) -> int | None:
+    """The step of a run's newest checkpoint; None if it has none."""
+    directory = Path(workdir) / CHECKPOINTS
+    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
+    return max(steps, default=None)
+
+
+def _find_weights(directory: Path) -> Path:
     if (directory / "weights").is_dir():
         return directory
-    parent = directory / CHECKPOINTS
-    steps = [int(path.name) for path in parent.iterdir() if path.name.isdigit()] if parent.is_dir() else []
-    if not steps:
+    if (step := newest_step(directory)) is None:
         raise CheckpointError(
             f"{directory}: found no checkpoint, expected a run's workdir or the output of "
             "`python -m rice_jax.convert.clip SOURCE OUT`"
         )
-    return parent / str(max(steps))
+    return directory / CHECKPOINTS / str(step)
 
 
 def _read_config(directory: Path) -> dict:

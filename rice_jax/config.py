@@ -16,7 +16,7 @@ class DataConfig:
     query: str
     gallery: str
     batch_size: int  # global number of (video, image) pairs
-    num_frames: int  # frames of a video; more are sampled evenly, fewer are padded
+    num_frames: int  # frames of a video while training; more are sampled evenly, fewer are padded
     resize: int  # side to which a picture is squashed before the crop, pixels
     crop: str  # "frame": every frame has its own crop and flip, as the reference; "video": one draw per video
     # While training: 1 = a crop of image_size out of resize, as the reference. Below 1 a window of the picture whose
@@ -85,6 +85,7 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     batch_size: int  # global number of videos, or of images, per embedding step
+    num_frames: int  # frames of a query, sampled evenly or padded
     pixels: bool  # also rank by nearest raw pixels, once per run
 
 
@@ -211,7 +212,11 @@ def _check(config: Config) -> None:
             min(train.log_interval_steps, train.checkpoint_interval_steps, train.keep_checkpoints) > 0,
             "config.train: log_interval_steps, checkpoint_interval_steps and keep_checkpoints must be 1 or more",
         ),
-        (config.eval.batch_size > 0, f"config.eval.batch_size: found {config.eval.batch_size}, expected 1 or more"),
+        (
+            min(config.eval.batch_size, config.eval.num_frames) > 0,
+            f"config.eval.batch_size and num_frames: found {config.eval.batch_size} and {config.eval.num_frames}, "
+            "expected 1 or more",
+        ),
         (config.mesh.fsdp > 0, f"config.mesh.fsdp: found {config.mesh.fsdp}, expected 1 or more"),
     ]
     for holds, message in checks:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rice_jax.config import MeshConfig
+from rice_jax.config import ConfigError, MeshConfig
 
 BATCH = PartitionSpec(("data", "fsdp"))
 
@@ -29,11 +29,11 @@ def create_mesh(config: MeshConfig) -> Mesh:
     """All devices as `data` × `fsdp`.
 
     Raises:
-        ValueError: the number of devices is no multiple of `config.fsdp`.
+        ConfigError: the number of devices is no multiple of `config.fsdp`.
     """
     devices = jax.device_count()
     if devices % config.fsdp:
-        raise ValueError(f"config.mesh.fsdp: found {config.fsdp}, expected a divisor of the {devices} devices")
+        raise ConfigError(f"config.mesh.fsdp: found {config.fsdp}, expected a divisor of the {devices} devices")
     return jax.make_mesh((devices // config.fsdp, config.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
@@ -73,12 +73,12 @@ def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.A
     """Joins every process's rows to arrays over all devices.
 
     Raises:
-        ValueError: the global batch does not divide over the devices.
+        ConfigError: the global batch does not divide over the devices.
     """
     sharding = NamedSharding(mesh, BATCH)
     rows = len(next(iter(local.values()))) * jax.process_count()
     if rows % mesh.size:
-        raise ValueError(f"a batch of {rows} does not divide over {mesh.size} devices: change the batch size")
+        raise ConfigError(f"a batch of {rows} does not divide over {mesh.size} devices: change the batch size")
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in local.items()}
 
 

@@ -13,6 +13,10 @@ from typing import NamedTuple, TypedDict
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 
+class DataError(ValueError):
+    """Data that cannot be used as they are; the message says what was found, where, and what to do."""
+
+
 class Batch(TypedDict):
     """Pairs of a video and its product's image; pictures are RGB, 0 to 255."""
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rice_jax.eval.ranking import Ranking
+from rice_jax.types import DataError
 
 CUTOFFS = (1, 3, 5, 10)
 # The levels of RICE.md section 8 in the order in which people expect them; other values follow in alphabetical order.
@@ -100,23 +101,23 @@ def evaluate(
         same denominator.
 
     Raises:
-        ValueError: for no queries, fewer `num_queries` than were ranked, and labels of another number of queries.
+        DataError: for no queries, fewer `num_queries` than were ranked, and labels of another number of queries.
 
     Source: RICE.md section 8; `hit@k`, denominators and subsets.
     """
     ranked = len(ranking.query_ids)
     num_queries = ranked if num_queries is None else num_queries
     if not ranked:
-        raise ValueError("No query was ranked: rank-k is a share of at least one. Is the query data set empty?")
+        raise DataError("No query was ranked: rank-k is a share of at least one. Is the query data set empty?")
     if num_queries < ranked:
-        raise ValueError(
+        raise DataError(
             f"{ranked} queries were ranked, but the ground truth has only {num_queries}: expected a ground truth for "
             "every query. Is the data set that of this ground-truth file?"
         )
     subsets, num_unknown = {}, {}
     for label, values in (labels or {}).items():
         if len(values) != ranked:
-            raise ValueError(f"{len(values)} values of {label!r} for {ranked} ranked queries: expected one a query.")
+            raise DataError(f"{len(values)} values of {label!r} for {ranked} ranked queries: expected one a query.")
         groups = _group_by_value(values)
         num_unknown[label] = len(groups.pop("", []))
         subsets[label] = {value: _score(ranking, rows, len(rows), cutoffs) for value, rows in groups.items()}

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from rice_jax.types import DataError
+
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
@@ -66,7 +68,7 @@ def rank(
         The ranking, queries in the order given.
 
     Raises:
-        ValueError: naming the query or image, for embeddings that are not finite, a query whose gallery has no images,
+        DataError: naming the query or image, for embeddings that are not finite, a query whose gallery has no images,
             a ground truth that is not in the query's gallery, a ground truth that is not a list or is empty, and an
             id that comes twice.
 
@@ -162,7 +164,7 @@ def _group_images(
 ) -> dict[str, dict[str, int]]:
     """{gallery id: {image id: row of the embeddings}}, in gallery order."""
     if not len(embeddings) == len(gallery_ids) == len(image_ids):
-        raise ValueError(
+        raise DataError(
             f"{len(embeddings)} gallery embeddings, {len(gallery_ids)} gallery ids and {len(image_ids)} image ids: "
             "expected one of each for every image."
         )
@@ -171,7 +173,7 @@ def _group_images(
     for row, (gallery_id, image_id) in enumerate(zip(gallery_ids, image_ids, strict=True)):
         images = galleries.setdefault(gallery_id, {})
         if image_id in images:
-            raise ValueError(
+            raise DataError(
                 f"Image {image_id!r} is in gallery {gallery_id!r} twice (rows {images[image_id]} and {row}): "
                 "expected every image of a gallery once, since a second copy would push others down."
             )
@@ -183,20 +185,20 @@ def _check_queries(
     embeddings: np.ndarray, query_ids: Sequence[str], gallery_ids: Sequence[str], truths: Sequence[Sequence[str]]
 ) -> None:
     if not len(embeddings) == len(query_ids) == len(gallery_ids) == len(truths):
-        raise ValueError(
+        raise DataError(
             f"{len(embeddings)} query embeddings, {len(query_ids)} query ids, {len(gallery_ids)} gallery ids and "
             f"{len(truths)} ground truths: expected one of each for every query."
         )
     if len(set(query_ids)) < len(query_ids):
         twice = next(name for name, rows in _group(query_ids).items() if len(rows) > 1)
-        raise ValueError(f"Query {twice!r} is there twice: expected every query once, or it would count twice.")
+        raise DataError(f"Query {twice!r} is there twice: expected every query once, or it would count twice.")
     _check_finite(embeddings, lambda i: f"query {query_ids[i]!r}")
 
 
 def _check_finite(embeddings: np.ndarray, name_of: Callable[[int], str]) -> None:
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
-        raise ValueError(
+        raise DataError(
             f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not): no order can "
             "be made of it. Has the training diverged, or does a clip come without one valid frame?"
         )
@@ -211,20 +213,20 @@ def _check_truths(
 ) -> None:
     for query_id, gallery_id, wanted in zip(query_ids, gallery_ids, truths, strict=True):
         if isinstance(wanted, str | bytes):
-            raise ValueError(
+            raise DataError(
                 f"The ground truth of query {query_id!r} is the string {wanted!r}: expected a list of image ids (`in` "
                 "on a string would match parts of other ids)."
             )
         if not len(wanted):
-            raise ValueError(f"Query {query_id!r} has no ground truth: expected at least one image id.")
+            raise DataError(f"Query {query_id!r} has no ground truth: expected at least one image id.")
         if gallery_id not in galleries:
-            raise ValueError(
+            raise DataError(
                 f"Query {query_id!r} belongs to gallery {gallery_id!r}, which has no images; there are "
                 f"{len(galleries)} galleries. Is the gallery data set that of these queries?"
             )
         for image_id in wanted:
             if image_id not in galleries[gallery_id] and f"{gallery_id}/{image_id}" not in skipped_images:
-                raise ValueError(
+                raise DataError(
                     f"Ground truth {image_id!r} of query {query_id!r} is not among the {len(galleries[gallery_id])} "
                     f"images of gallery {gallery_id!r}: the query could never be a hit. Build the gallery again, or "
                     "list the image among the skipped ones."

@@ -1,5 +1,6 @@
 """The retrieval evaluator: embeds queries and galleries, ranks, and keeps the run's results."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,16 +43,17 @@ def retrieval_evaluator(
         FileNotFoundError: a data set is missing.
         ValueError: later, for a ground truth that is in no gallery, or a query without gallery.
     """
-    queries = read_query_index(config.data)
-    gallery_ids, image_ids = read_gallery_index(config.data)
-    num_queries = read_metadata(config.data, "query")["num_queries"]
-    skipped_images = read_metadata(config.data, "gallery")["skipped"]
+    data = dataclasses.replace(config.data, num_frames=config.eval.num_frames)
+    queries = read_query_index(data)
+    gallery_ids, image_ids = read_gallery_index(data)
+    num_queries = read_metadata(data, "query")["num_queries"]
+    skipped_images = read_metadata(data, "gallery")["skipped"]
     embedder = compile_embedder(model_embedder(graphdef), params, mesh)
     path = workdir / "results.json"
 
     def embed_data_set(function: Callable, params: PyTree, role: str):
         share = (config.eval.batch_size, jax.process_index(), jax.process_count())
-        return embed_all(function, params, eval_batches(config.data, role, *share), mesh)
+        return embed_all(function, params, eval_batches(data, role, *share), mesh)
 
     def rank(embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, metrics.Result]:
         ranked = ranking.rank(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from rice_jax.config import DataConfig
 from rice_jax.input import transforms
 from rice_jax.input.source import Source, build_command
+from rice_jax.types import DataError
 
 
 def train_batches(
@@ -38,13 +39,13 @@ def train_batches(
 
     Raises:
         FileNotFoundError: the data set is not there.
-        ValueError: the batch cannot be shared evenly, or is larger than the data set; later, a clip without frames or a
+        DataError: the batch cannot be shared evenly, or is larger than the data set; later, a clip without frames or a
             picture that cannot be decoded.
     """
     local_size = _share(config.batch_size, process_index, process_count, "config.data.batch_size")
     source = Source(config.data_dir, config.train, ("clip_id", "image_id", "frames", "boxes", "image"))
     if len(source) < config.batch_size:
-        raise ValueError(
+        raise DataError(
             f"{source.directory}: found {len(source)} examples, expected at least one batch of {config.batch_size}; "
             f"lower config.data.batch_size or build more data"
         )
@@ -71,7 +72,7 @@ def eval_batches(
 
     Raises:
         FileNotFoundError: the data set is not there.
-        ValueError: the batch cannot be shared evenly; later, a clip without frames or a picture that
+        DataError: the batch cannot be shared evenly; later, a clip without frames or a picture that
             cannot be decoded.
     """
     local_size = _share(batch_size, process_index, process_count, "the evaluation's batch size")
@@ -175,7 +176,7 @@ class _GalleryImage(grain.transforms.Map):
 
 def _count_frames(source: Source, row: dict) -> int:
     if not len(row["frames"]):
-        raise ValueError(
+        raise DataError(
             f"{source.directory}: row {row['index']} (clip_id {row['clip_id'].decode()}) has no frames. "
             f"The builder leaves such clips out; build the data set again: {build_command(source.name)}"
         )
@@ -210,7 +211,7 @@ def _render(
         return transforms.render(encoded, crop, config.image_size, colour)
     except OSError as error:
         ids = ", ".join(f"{name} {row[name].decode()}" for name in ("clip_id", "image_id") if name in row)
-        raise ValueError(
+        raise DataError(
             f"{source.directory}: {picture} of row {row['index']} ({ids}) cannot be decoded: {error}. "
             f"The builder leaves such pictures out; build the data set again: {build_command(source.name)}"
         ) from error
@@ -227,9 +228,7 @@ def _read(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterato
 
 def _share(batch_size: int, process_index: int, process_count: int, name: str) -> int:
     if batch_size % process_count:
-        raise ValueError(
-            f"{name}: found {batch_size}, expected a multiple of the number of processes ({process_count})"
-        )
+        raise DataError(f"{name}: found {batch_size}, expected a multiple of the number of processes ({process_count})")
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index: found {process_index}, expected 0 to {process_count - 1}")
+        raise DataError(f"process_index: found {process_index}, expected 0 to {process_count - 1}")
     return batch_size // process_count

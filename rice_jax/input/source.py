@@ -7,6 +7,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from rice_jax.types import DataError
+
 
 class Source:
     """The rows of one data set, each a dict of its features plus `index`, the number of the row.
@@ -24,17 +26,17 @@ class Source:
 
         Raises:
             FileNotFoundError: there is no such data set.
-            ValueError: it has more than one split, or lacks a feature.
+            DataError: it has more than one split, or lacks a feature.
         """
         self.name = name
         self.directory = version_directory(data_dir, name)
         builder = tfds.builder_from_directory(self.directory)
         if len(builder.info.splits) != 1:
-            raise ValueError(f"{self.directory}: found the splits {list(builder.info.splits)}, expected exactly one")
+            raise DataError(f"{self.directory}: found the splits {list(builder.info.splits)}, expected exactly one")
         (split,) = builder.info.splits
         stored = builder.info.features
         if missing := sorted(set(features or ()) - set(stored)):
-            raise ValueError(
+            raise DataError(
                 f"{self.directory}: found no feature {missing} among {sorted(stored)}; build the data set again: "
                 f"{build_command(name)}"
             )

@@ -1,0 +1,115 @@
+"""The front door: flags and wiring."""
+
+import logging
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from absl import logging as absl_logging
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import config_flags
+
+from rice_jax import checkpoint
+from rice_jax.checkpoint import CheckpointError
+from rice_jax.config import Config, ConfigError, resolve
+from rice_jax.eval import report
+from rice_jax.eval.retrieval import retrieval_evaluator, row_name
+from rice_jax.mesh import create_mesh
+from rice_jax.train.loop import Evaluator, train
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.state import create_model, create_params, create_state, resume, start_from
+from rice_jax.train.steps import retrieval_step
+from rice_jax.types import DataError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Settings, e.g. configs/sample.py; --config.a.b=c overrides one."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "train (and evaluate), or only evaluate the newest checkpoint."
+)
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes; pods and Slurm need no further flag.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of the first process,")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are,")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "and which one this is, from 0.")
+
+logger = logging.getLogger("rice_jax")
+
+
+def main(_) -> None:
+    speak()
+    try:
+        if DISTRIBUTED.value:
+            jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        run(resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute(), MODE.value)
+    except (ConfigError, CheckpointError, DataError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def run(config: Config, workdir: Path, mode: str) -> None:
+    """Trains or evaluates; see the flags."""
+    mesh = create_mesh(config.mesh)
+    logger.info("%d %s devices as %s", mesh.size, jax.default_backend(), dict(mesh.shape))
+    graphdef = create_model(config.model, mesh)
+    params = create_params(config.model, mesh, config.seed)
+    evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir)
+    if mode == "train":
+        done = run_training(config, workdir, mesh, graphdef, params, evaluate)
+    else:
+        source, done = newest_weights(config, workdir)
+        evaluate(done, start_from(source, params, config.model))
+    if jax.process_index() == 0:
+        print_results(workdir, done)
+
+
+def run_training(
+    config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, params: PyTree, evaluate: Evaluator
+) -> int:
+    """Resumes, else starts from given weights, else from fresh ones, and trains; returns the steps done."""
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps)
+    with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
+        newest = checkpoints.latest_step()
+        if newest is None and config.model.init_from:
+            params = start_from(config.model.init_from, params, config.model)
+        state, position = create_state(params, optimizer, mesh), 0
+        if newest is not None:
+            logger.info("resuming %s from step %d", workdir, newest)
+            state, position = resume(checkpoints, newest, state, config)
+        step = retrieval_step(graphdef, optimizer, config.loss)
+        state = train(config, workdir, mesh, step, state, position, checkpoints, {"retrieval": evaluate})
+    return int(state.step)
+
+
+def newest_weights(config: Config, workdir: Path) -> tuple[Path, int]:
+    """The checkpoint to evaluate and its step: the run's newest, or what it would start from."""
+    if step := checkpoint.newest_step(workdir):
+        return workdir, step
+    if config.model.init_from:
+        return Path(config.model.init_from), 0
+    raise CheckpointError(f"{workdir}: found no checkpoint to evaluate; train first, or set config.model.init_from")
+
+
+def print_results(workdir: Path, step: int) -> None:
+    results = report.read_results(workdir / "results.json")
+    if newest := results.get(row_name(step)):
+        print(f"\n{report.table(results)}\n\nSubsets {row_name(step)}:\n{report.subset_table(newest)}")
+    print(f"\n{workdir / 'results.json'}")
+
+
+def speak() -> None:
+    """Our own lines go to stderr; the libraries' running commentary only with --verbosity=0."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if not flags.FLAGS["verbosity"].present:
+        absl_logging.set_verbosity(absl_logging.WARNING)
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

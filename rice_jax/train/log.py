@@ -1,0 +1,133 @@
+"""What a run says: a progress bar or log lines, JSON lines of every step, TensorBoard."""
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Metrics of a run; only process 0 writes."""
+
+    def __init__(self, workdir: Path, first_step: int, total_steps: int, batch_size: int, interval_steps: int):
+        """Continues a run's files after `first_step` steps: what a killed run wrote beyond that is dropped.
+
+        Args:
+            workdir: gets `metrics.jsonl` and `tensorboard/`.
+            first_step: steps done before.
+            total_steps: at which the run ends.
+            batch_size: examples per step.
+            interval_steps: a line on the terminal, or a mark in TensorBoard, every so many steps.
+        """
+        self._writes = jax.process_index() == 0
+        self._batch_size, self._interval, self._total = batch_size, interval_steps, total_steps
+        self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
+        self._time, self._last = time.perf_counter(), first_step
+        if self._writes:
+            workdir.mkdir(parents=True, exist_ok=True)
+            path = workdir / "metrics.jsonl"
+            kept = _lines_until(path, first_step) if path.exists() else []
+            path.write_text("".join(kept))
+            self._file = path.open("a")
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+            self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.flush()
+        if self._writes:
+            self._file.close()
+            self._board.close()
+            self._bar.close()
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes a step's metrics, without waiting for the device until an interval is full.
+
+        Raises:
+            FloatingPointError: the loss is no finite number.
+        """
+        self._pending.append((step, metrics))
+        if step % self._interval == 0 or step == self._total:
+            self.flush()
+
+    def add_evaluation(self, step: int, name: str, scores: Mapping[str, float]) -> None:
+        """Records an evaluation's scores."""
+        self.flush()
+        self._time = time.perf_counter()  # an evaluation is no part of the training speed
+        self._write(step, {f"{name}/{key}": value for key, value in scores.items()})
+        self._say(step, f"{name}: " + ", ".join(f"{key} {value:.1%}" for key, value in scores.items()))
+
+    def flush(self) -> None:
+        """Waits for the pending steps and writes them to disk."""
+        if not self._pending:
+            return
+        steps = [(step, {key: float(value) for key, value in metrics.items()}) for step, metrics in self._pending]
+        self._pending = []
+        for step, metrics in steps:
+            if not math.isfinite(metrics["loss"]):
+                raise FloatingPointError(
+                    f"step {step}: the loss is {metrics['loss']}; lower the learning rate or set optimizer.clip_norm"
+                )
+        self._report(steps)
+
+    def _report(self, steps: list[tuple[int, dict[str, float]]]) -> None:
+        now, last = time.perf_counter(), steps[-1][0]
+        speed = (last - self._last) / (now - self._time)
+        self._time, self._last = now, last
+        if not self._writes:
+            return
+        for step, metrics in steps:
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        means = {key: sum(metrics[key] for _, metrics in steps) / len(steps) for key in steps[0][1]}
+        for key, value in (means | {"examples_per_second": speed * self._batch_size}).items():
+            self._board.add_scalar(f"train/{key}", value, last)
+        self._bar.set_postfix(loss=f"{means['loss']:.3f}", examples_s=f"{speed * self._batch_size:.0f}", refresh=False)
+        self._bar.update(last - self._bar.n)
+        if self._bar.disable:
+            left = (self._total - last) / speed
+            self._say(
+                last,
+                f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.1%}  "
+                f"{speed * self._batch_size:.0f} examples/s  {tqdm.format_interval(left)} left",
+            )
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        if self._writes:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+
+    def _say(self, step: int, text: str) -> None:
+        if not self._writes:
+            return
+        line = f"step {step}/{self._total}  {text}"
+        if self._bar.disable:
+            logger.info("%s", line)
+        else:
+            self._bar.write(line)
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Whole lines of what was done up to `step`; its evaluation comes again, a killed run's last line may be cut."""
+    lines = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            break
+        if values["step"] < step or (values["step"] == step and "loss" in values):
+            lines.append(line)
+    return lines

@@ -1,0 +1,113 @@
+"""The one training loop: takes a step and evaluators, and can be stopped at any moment."""
+
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from rice_jax import checkpoint
+from rice_jax.config import Config
+from rice_jax.input.pipeline import train_batches
+from rice_jax.mesh import global_batch
+from rice_jax.train.log import RunLog
+from rice_jax.train.state import TrainState
+from rice_jax.train.steps import Step, compile_step
+
+logger = logging.getLogger(__name__)
+
+Evaluator = Callable[[int, PyTree], Mapping[str, float]]
+
+
+def train(
+    config: Config,
+    workdir: Path,
+    mesh: Mesh,
+    step: Step,
+    state: TrainState,
+    position: int,
+    checkpoints: ocp.CheckpointManager,
+    evaluators: Mapping[str, Evaluator],
+) -> TrainState:
+    """Trains until `config.train.total_steps`, or until SIGTERM.
+
+    Args:
+        config: of the run; saved with every checkpoint.
+        workdir: gets metrics.
+        mesh: all devices.
+        step: function of (state, batch); its metrics must hold `loss` and `accuracy`.
+        state: fresh or restored; donated.
+        position: training examples consumed before.
+        checkpoints: where to save.
+        evaluators: {name: function of (step, params)}, run before the first step, at the configured interval and after
+            the last.
+
+    Returns:
+        The last state, which is also saved.
+
+    Raises:
+        FloatingPointError: the loss is no finite number.
+    """
+    plan, first, batch_size = config.train, int(state.step), config.data.batch_size
+    batches = train_batches(config.data, position, jax.process_index(), jax.process_count())
+    compiled = compile_step(step, state, mesh)
+
+    def due(number: int, interval_steps: int) -> bool:
+        return number == plan.total_steps or (interval_steps > 0 and number % interval_steps == 0)
+
+    with (
+        RunLog(workdir, first, plan.total_steps, batch_size, plan.log_interval_steps) as log,
+        Interruption() as interruption,
+    ):
+
+        def evaluate(number: int) -> None:
+            for name, evaluator in evaluators.items():
+                log.add_evaluation(number, name, evaluator(number, state.params))
+
+        if first == 0 or due(first, plan.eval_interval_steps):
+            evaluate(first)  # the latter if the run was killed between the checkpoint and its evaluation
+        for number in range(first + 1, plan.total_steps + 1):
+            state, metrics = compiled(state, global_batch(mesh, next(batches)))
+            log.add(number, metrics)
+            stop = interruption.reached(number)
+            if stop or due(number, plan.checkpoint_interval_steps):
+                log.flush()  # a metric of a saved step must not be lost with the process
+                examples = position + (number - first) * batch_size
+                checkpoint.save(checkpoints, number, state.params, state.optimizer, examples, config.to_dict())
+            if stop:
+                logger.info("SIGTERM: saved step %d; the same command continues there", number)
+                break
+            if due(number, plan.eval_interval_steps):
+                evaluate(number)
+        checkpoints.wait_until_finished()
+    batches.close()
+    return state
+
+
+class Interruption:
+    """Notices SIGTERM, so that the loop can save and leave."""
+
+    def __enter__(self) -> "Interruption":
+        self._noticed = False
+        # Over several processes JAX's own service takes the signal and lets all agree on a step.
+        if jax.process_count() == 1:
+            self._previous = signal.signal(signal.SIGTERM, self._notice)
+        return self
+
+    def __exit__(self, *_) -> None:
+        if jax.process_count() == 1:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def reached(self, step: int) -> bool:
+        """Whether to stop after this step; all processes get the same answer."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._noticed
+
+    def _notice(self, *_) -> None:
+        self._noticed = True

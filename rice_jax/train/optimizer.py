@@ -1,0 +1,72 @@
+"""AdamW as the reference runs it, with two learning rates chosen by parameter path."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rice_jax.config import OptimizerConfig
+from rice_jax.mesh import path_name
+
+
+def create_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """Clipping, Adam, then per group its learning rate and weight decay.
+
+    Args:
+        config: learning rates, moments, decay and warm-up.
+        total_steps: length of the schedule in updates.
+
+    Returns:
+        A transformation over the model's parameters as a nested dict.
+
+    Source: RICE.md §5; transformers' former `AdamW`, whose epsilon is not bias-corrected and whose decay follows the
+    step.
+    """
+
+    def group(learning_rate: float) -> optax.GradientTransformation:
+        rate = schedule(learning_rate, config.warmup_steps, total_steps)
+        return optax.chain(optax.scale_by_learning_rate(rate), decay_after_step(rate, config.weight_decay))
+
+    groups = {"encoder": group(config.encoder_learning_rate), "new": group(config.new_learning_rate)}
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, adam(config), optax.partition(groups, learning_rate_groups))
+
+
+def schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, cosine to 0 at `total_steps`, 0 afterwards; the first update uses schedule(0)."""
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, total_steps)
+
+
+def adam(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Adam whose epsilon is added before the second moment's bias is corrected.
+
+    optax corrects first, so its epsilon has to grow by the same factor: epsilon / sqrt(1 - beta2^t) at update t.
+    """
+    return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b1", "b2"))(
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=lambda count: config.epsilon / jnp.sqrt(1 - config.beta2 ** (count + 1.0)),
+    )
+
+
+def decay_after_step(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """Shrinks the already updated parameter by rate · weight_decay; biases are left alone, layer norms' scales not."""
+
+    def update(updates, state, params):
+        shrink = rate(state.count) * weight_decay
+
+        def decay(path, step, value):
+            return step if path_name(path).endswith("bias") else step - shrink * (value + step)
+
+        updates = jax.tree_util.tree_map_with_path(decay, updates, params)
+        return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+
+
+def learning_rate_groups(params):
+    """'encoder' for what CLIP has and for `logit_scale`, which the reference trains at the same rate; else 'new'."""
+
+    def group(path, _):
+        return "encoder" if path_name(path).startswith(("encoder/", "logit_scale")) else "new"
+
+    return jax.tree_util.tree_map_with_path(group, params)

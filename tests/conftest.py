@@ -1,0 +1,17 @@
+import jax
+import pytest
+from absl import flags
+
+from tests.fixtures import build_shop
+
+# Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+# Grain's worker processes read absl's flags.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """Data directory of a tiny LPR4M, built from raw files."""
+    return build_shop(tmp_path_factory.mktemp("shop"))

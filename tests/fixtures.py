@@ -1,0 +1,77 @@
+"""A tiny shop on disk, built as a user builds one, and runs of the program on it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from data.build import main as build
+from tests.data.raw_lpr4m import write_raw
+
+ROOT = Path(__file__).parents[1]
+# Overrides of configs/sample.py that make a run of seconds.
+TINY = {
+    "data.batch_size": 8,
+    "data.num_frames": 3,
+    "data.resize": 20,
+    "data.num_threads": 1,
+    "model.image_size": 16,
+    "model.patch_size": 8,
+    "model.width": 32,
+    "model.layers": 2,
+    "model.heads": 2,
+    "model.embed_dim": 16,
+    "model.init_from": "",
+    "optimizer.encoder_learning_rate": 1e-3,
+    "optimizer.warmup_steps": 2,
+    "train.total_steps": 6,
+    "train.log_interval_steps": 2,
+    "train.checkpoint_interval_steps": 2,
+    "eval.batch_size": 8,
+}
+
+
+def build_shop(directory: Path) -> Path:
+    """Writes raw LPR4M files and builds their data sets; returns the directory that holds them."""
+    write_raw(directory / "raw", num_train=24)
+    build(["lpr4m", "--raw_dir", str(directory / "raw"), "--data_dir", str(directory / "built")])
+    return directory / "built"
+
+
+def command(data_dir: Path, workdir: Path, *flags: str, **overrides) -> list[str]:
+    """The front door's command line on a tiny shop; `data__batch_size=4` overrides one setting."""
+    settings = TINY | {"data.data_dir": data_dir} | {key.replace("__", "."): value for key, value in overrides.items()}
+    config = [f"--config.{key}={value}" for key, value in settings.items()]
+    return [
+        sys.executable,
+        "-m",
+        "rice_jax.main",
+        "--config=configs/sample.py",
+        f"--workdir={workdir}",
+        *config,
+        *flags,
+    ]
+
+
+def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:
+    """Starts the program with its output in pipes."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), **environment}
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.CompletedProcess:
+    """Runs the program to its end."""
+    process = start(arguments, devices, **environment)
+    output, errors = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """{step: loss} of a run's metrics."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert len(steps) == len(set(steps)), "a step was logged twice"
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}

@@ -1,0 +1,76 @@
+import copy
+import importlib
+from pathlib import Path
+
+import pytest
+
+from configs import base
+from rice_jax.config import ConfigError, resolve
+from tests.settings import small_config
+
+FILES = ["lpr4m", "lpr750k", "sample", "sample_pretrain"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_resolves_and_derives_nothing(name):
+    values = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    config = resolve(values)
+    assert "image_size" not in values["data"] and "seed" not in values["data"]
+    assert config.data.image_size == config.model.image_size
+    assert config.data.train and config.data.query and config.data.gallery
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_config_repeats_a_default(name):
+    """Every line of a file of differences changes something."""
+    text = Path(importlib.import_module(f"configs.{name}").__file__).read_text()
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("config.")]
+    parent = "sample" if name == "sample_pretrain" else "base"
+    default = importlib.import_module(f"configs.{parent}").get_config()
+    for line in lines:
+        changed = copy.deepcopy(default)
+        exec(line, {"config": changed})
+        assert changed.to_dict() != default.to_dict(), line
+
+
+def test_derived_values_follow_overrides():
+    config = small_config(model__image_size=8)
+    assert config.data.image_size == 8 and config.model.num_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["model"].update(widht=3), r"config.model: unknown keys \['widht'\], expected some of"),
+        (lambda v: v.pop("eval"), r"config: missing keys \['eval'\]; start from configs/base.py"),
+        (lambda v: v["data"].update(image_size=3), r"config.data: unknown keys \['image_size'\]"),
+        (lambda v: v["data"].update(batch_size="8"), r"config.data.batch_size: found '8' \(str\), expected int"),
+        (lambda v: v["data"].update(cut_tail=1), r"config.data.cut_tail: found 1 \(int\), expected bool"),
+        (lambda v: v["data"].update(batch_size=True), r"config.data.batch_size: found True \(bool\), expected int"),
+        (lambda v: v.update(model=3), r"config.model: found 3, expected a group of settings"),
+        (lambda v: v["data"].update(crop="clip"), r"config.data.crop: found 'clip', expected 'frame' or 'video'"),
+        (lambda v: v["data"].update(image_crop_min_area=0.0), "config.data.image_crop_min_area: found 0.0, expected"),
+        (lambda v: v["data"].update(frame_crop_max_area=0.5), "found 1.0 and 0.5, expected 0 < minimum <= maximum"),
+        (lambda v: v["data"].update(crop_around_box=True), "config.data.crop_around_box: expected with"),
+        (lambda v: v["data"].update(resize=8), r"config.data.resize: found 8, expected model.image_size \(16\)"),
+        (lambda v: v["data"].update(batch_size=1), r"config.data.batch_size: found 1, expected 2 or more"),
+        (lambda v: v["model"].update(patch_size=5), r"config.model.image_size: found 16, expected a multiple"),
+        (lambda v: v["model"].update(heads=3), r"config.model.width: found 32, expected a multiple of heads \(3\)"),
+        (lambda v: v["model"].update(dtype="float16"), r"config.model.dtype: found 'float16'"),
+        (lambda v: v["train"].update(total_steps=2), r"config.train.total_steps: found 2, expected more than"),
+        (lambda v: v["train"].update(log_interval_steps=0), r"config.train: log_interval_steps"),
+    ],
+)
+def test_bad_settings(change, message):
+    values = small_config().to_dict()
+    values["data"].pop("image_size"), values["data"].pop("seed")
+    change(values)
+    with pytest.raises(ConfigError, match=message):
+        resolve(values)
+
+
+def test_whole_numbers_are_fine_for_shares():
+    values = base.get_config().to_dict()
+    values["data"]["image_crop_min_area"] = 1
+    values["optimizer"]["clip_norm"] = 2
+    assert resolve(values).optimizer.clip_norm == 2.0

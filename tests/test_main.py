@@ -1,0 +1,149 @@
+"""The program as a user runs it, from the command line, on data built from raw files."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import pytest
+
+from tests.fixtures import command, losses, run, start
+
+
+@pytest.fixture(scope="module")
+def reference(shop, tmp_path_factory):
+    """A run of one device that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("reference")
+    result = run(command(shop, workdir))
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_trains_evaluates_and_reports(reference):
+    workdir, result = reference
+    assert sorted(losses(workdir)) == [1, 2, 3, 4, 5, 6]
+    document = json.loads((workdir / "results.json").read_text())
+    assert list(document["results"]) == ["nearest raw pixels", "before training", "after 6 steps"]
+    for row in document["results"]:
+        assert row in result.stdout
+    assert "chance" in result.stdout
+    assert "step 6/6" in result.stderr and "examples/s" in result.stderr
+    assert list((workdir / "tensorboard").iterdir())
+    rankings = (workdir / "rankings.jsonl").read_text().splitlines()
+    assert len(rankings) == document["results"]["after 6 steps"]["score"]["num_queries"]
+
+
+def test_a_finished_run_can_be_run_again_and_evaluated(reference, shop):
+    workdir, first = reference
+    before = losses(workdir)
+    again = run(command(shop, workdir))
+    assert again.returncode == 0, again.stderr
+    assert losses(workdir) == before
+    evaluated = run(command(shop, workdir, "--mode=eval"))
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluated.stdout == again.stdout == first.stdout
+
+
+def test_eight_devices_give_the_losses_of_one(reference, shop, tmp_path):
+    workdir, _ = reference
+    result = run(command(shop, tmp_path, mesh__fsdp=2), devices=8)
+    assert result.returncode == 0, result.stderr
+    assert "8 cpu devices as {'data': 4, 'fsdp': 2}" in result.stderr
+    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
+    one, eight = (json.loads((path / "results.json").read_text())["results"] for path in (workdir, tmp_path))
+    assert eight == one
+
+
+def test_two_processes_give_the_losses_of_one(reference, shop, tmp_path):
+    workdir, _ = reference
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        together = ["--distributed", f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2"]
+    processes = [
+        start(command(shop, tmp_path, *together, f"--process_id={process}"), devices=2) for process in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
+    assert "rank-1" in outputs[0][0] and "rank-1" not in outputs[1][0], "only the first process reports"
+
+
+def test_continues_after_sigkill(reference, shop, tmp_path):
+    workdir, _ = reference
+    arguments = command(shop, tmp_path, train__checkpoint_interval_steps=1)
+    process = start(arguments)
+    deadline = time.monotonic() + 200
+    checkpoints = tmp_path / "checkpoints"
+    while not any(path.name.isdigit() for path in (checkpoints.iterdir() if checkpoints.exists() else [])):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    result = run(arguments)
+    assert result.returncode == 0, result.stderr
+    assert "resuming" in result.stderr
+    assert losses(tmp_path) == losses(workdir), "the very same numbers, from the same examples"
+
+
+def test_sigterm_saves_and_leaves_cleanly(reference, shop, tmp_path):
+    workdir, _ = reference
+    arguments = command(shop, tmp_path, train__checkpoint_interval_steps=1000)
+    process = start(arguments, PYTHONUNBUFFERED="1")
+    for line in process.stderr:
+        if "step 2/6" in line:
+            os.kill(process.pid, signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "SIGTERM: saved step" in errors
+    result = run(arguments)
+    assert result.returncode == 0, result.stderr
+    assert "resuming" in result.stderr
+    assert losses(tmp_path) == losses(workdir)
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "expected"),
+    [
+        ((), {"model__widht": 3}, "widht"),
+        ((), {"data__data_dir": "/nowhere"}, "python data/build.py lpr4m --raw_dir RAW --data_dir /nowhere"),
+        ((), {"model__heads": 5}, "config.model.width: found 32, expected a multiple of heads (5)"),
+        ((), {"data__batch_size": 4000}, "lower config.data.batch_size"),
+        ((), {"model__init_from": "/nowhere"}, "/nowhere: found no checkpoint"),
+        (("--mode=eval",), {}, "found no checkpoint to evaluate"),
+        (("--mode=test",), {}, "should be one of"),
+    ],
+)
+def test_bad_settings_get_one_clear_error(shop, tmp_path, flags, overrides, expected):
+    result = run(command(shop, tmp_path, *flags, **overrides))
+    assert result.returncode != 0
+    assert expected in result.stderr
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_workdir_of_another_config(reference, shop):
+    workdir, _ = reference
+    result = run(command(shop, workdir, optimizer__weight_decay=0.1))
+    assert result.returncode != 0
+    assert "config.optimizer.weight_decay: checkpoint has 0.2, this run has 0.1" in result.stderr
+    assert "another --workdir" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_weights_of_another_size(reference, shop, tmp_path):
+    workdir, _ = reference
+    result = run(command(shop, tmp_path, model__init_from=workdir, model__embed_dim=8))
+    assert result.returncode != 0
+    assert "encoder/projection/kernel: found (32, 16), expected (32, 8)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_starts_from_a_run_at_another_picture_size(reference, shop, tmp_path):
+    workdir, _ = reference
+    overrides = dict(model__init_from=workdir, model__image_size=24, data__resize=26, train__total_steps=3)
+    result = run(command(shop, tmp_path, **overrides))
+    assert result.returncode == 0, result.stderr
+    assert len(losses(tmp_path)) == 3

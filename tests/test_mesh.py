@@ -1,0 +1,64 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from rice_jax.config import MeshConfig
+from rice_jax.mesh import PARAMETER_RULES, create_mesh, global_batch, parameter_shardings, path_name
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.state import create_params, create_state
+from tests.settings import small_config
+
+
+@pytest.fixture(scope="module")
+def state():
+    config = small_config()
+    mesh = create_mesh(MeshConfig(fsdp=4))
+    params = create_params(config.model, mesh, seed=0)
+    return mesh, create_state(params, create_optimizer(config.optimizer, 10), mesh)
+
+
+def test_every_parameter_matches_exactly_one_rule(state):
+    _, state = state
+    matches = {}
+    for path, _ in jax.tree_util.tree_leaves_with_path(state.params):
+        name = path_name(path)
+        matches[name] = [pattern for pattern, _ in PARAMETER_RULES if re.fullmatch(pattern, name)]
+    assert all(len(patterns) == 1 for patterns in matches.values()), matches
+    used = {pattern for patterns in matches.values() for pattern in patterns}
+    assert used == {pattern for pattern, _ in PARAMETER_RULES}, "a rule that nothing matches is dead"
+
+
+def test_kernels_and_their_moments_are_split_over_fsdp(state):
+    mesh, state = state
+    kernel = state.params["encoder"]["blocks"]["qkv"]["kernel"]
+    assert kernel.shape == (2, 32, 96)
+    assert kernel.addressable_shards[0].data.shape == (2, 8, 96)
+    moments = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer)
+        if path_name(path).endswith("blocks/qkv/kernel")
+    ]
+    assert len(moments) == 2 and all(leaf.sharding == kernel.sharding for leaf in moments)
+    assert state.params["logit_scale"].sharding.spec == PartitionSpec()
+
+
+def test_an_axis_that_does_not_divide_stays_whole():
+    mesh = create_mesh(MeshConfig(fsdp=8))
+    tree = {"encoder": {"projection": {"kernel": np.zeros((12, 4))}}}
+    assert parameter_shardings(mesh, tree)["encoder"]["projection"]["kernel"].spec == PartitionSpec(None)
+
+
+def test_fresh_weights_are_the_same_on_every_mesh():
+    config = small_config().model
+    one, other = (create_params(config, create_mesh(MeshConfig(fsdp=fsdp)), seed=3) for fsdp in (1, 8))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, other)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match=r"config.mesh.fsdp: found 3, expected a divisor of the 8 devices"):
+        create_mesh(MeshConfig(fsdp=3))
+    with pytest.raises(ValueError, match="a batch of 12 does not divide over 8 devices"):
+        global_batch(create_mesh(MeshConfig(fsdp=1)), {"index": np.arange(12)})

@@ -1,0 +1,48 @@
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from rice_jax.train.log import RunLog
+
+
+def metrics(loss: float) -> dict:
+    return {"loss": jnp.float32(loss), "accuracy": jnp.float32(0.5)}
+
+
+def lines(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_step_is_written_once_and_what_a_killed_run_did_beyond_its_checkpoint_is_dropped(tmp_path):
+    with RunLog(tmp_path, 0, 4, batch_size=8, interval_steps=2) as log:
+        log.add_evaluation(0, "retrieval", {"rank-1": 0.1})
+        for step in (1, 2, 3):
+            log.add(step, metrics(10.0 - step))
+        log.add_evaluation(2, "retrieval", {"rank-1": 0.2})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # the process died while writing
+    with RunLog(tmp_path, 2, 4, batch_size=8, interval_steps=2) as log:
+        log.add(3, metrics(1.0))
+        log.add(4, metrics(2.0))
+    found = lines(tmp_path)
+    assert [(line["step"], line.get("loss")) for line in found] == [(0, None), (1, 9.0), (2, 8.0), (3, 1.0), (4, 2.0)]
+    assert found[0] == {"step": 0, "retrieval/rank-1": 0.1}
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    with (
+        pytest.raises(FloatingPointError, match="step 2: the loss is nan; lower the learning rate"),
+        RunLog(tmp_path, 0, 4, batch_size=8, interval_steps=2) as log,
+    ):
+        log.add(1, metrics(1.0))
+        log.add(2, metrics(float("nan")))
+
+
+def test_log_lines_tell_speed_and_time_left(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="rice_jax"), RunLog(tmp_path, 0, 4, batch_size=8, interval_steps=2) as log:
+        for step in (1, 2):
+            log.add(step, metrics(3.0))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("step 2/4  loss 3.0000  accuracy 50.0%  ")
+    assert "examples/s" in message and message.endswith("left")
