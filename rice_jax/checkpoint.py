@@ -4,7 +4,6 @@ A checkpoint is a directory with the items `weights`, `optimizer`, `position` an
 `weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no half checkpoint.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -99,11 +98,11 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
         CheckpointError: there is no checkpoint.
     """
     directory = _find_weights(Path(directory).absolute())
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        saved = checkpointer.metadata(directory / "weights").item_metadata.tree
-        # On the host, whatever devices wrote them.
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-        params = checkpointer.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    handler = ocp.PyTreeCheckpointHandler()
+    saved = handler.metadata(directory / "weights").tree
+    # On the host, whatever devices wrote them.
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+    params = handler.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return params, _read_config(directory)
 
 
@@ -126,11 +125,10 @@ def _find_weights(directory: Path) -> Path:
 
 
 def _read_config(directory: Path) -> dict:
-    path = directory / "config" / "metadata"
     try:
-        return json.loads(path.read_text())
+        return ocp.JsonCheckpointHandler().restore(directory / "config", args=ocp.args.JsonRestore())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot read the checkpoint's configuration: {error}") from error
+        raise CheckpointError(f"{directory}: cannot read the checkpoint's configuration: {error}") from error
 
 
 def _require_same_config(saved: dict, current: dict, directory: Path) -> None:
