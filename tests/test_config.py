@@ -33,6 +33,14 @@ def test_no_config_repeats_a_default(name):
         assert changed.to_dict() != default.to_dict(), line
 
 
+def test_every_stage_of_the_sample_encoder_resolves():
+    module = importlib.import_module("configs.sample_pretrain")
+    stages = [resolve(module.get_config(stage).to_dict()) for stage in ("close", "near", "far")]
+    assert [stage.model.image_size for stage in stages] == [64, 64, 96]
+    with pytest.raises(ValueError, match="stage 'wide': expected close, near or far"):
+        module.get_config("wide")
+
+
 def test_derived_values_follow_overrides():
     config = small_config(model__image_size=8)
     assert config.data.image_size == 8 and config.model.num_tokens == 2
