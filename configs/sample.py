@@ -2,7 +2,7 @@
 
     scripts/demo.sh
 
-Hardware: 2 CPU cores, about 3 minutes of training. Expected scores: README.md.
+Hardware: 2 CPU cores, about 2 minutes of training. Expected scores: README.md.
 """
 
 from configs import base
@@ -35,15 +35,15 @@ def get_config():
     config.model.dtype = "float32"
     config.model.init_from = "weights/sample_encoder"
 
-    config.optimizer.encoder_learning_rate = 1e-4
+    config.optimizer.encoder_learning_rate = 1e-5
     config.optimizer.beta2 = 0.98
     config.optimizer.weight_decay = 0.1
     config.optimizer.clip_norm = 1.0
     config.optimizer.warmup_steps = 20
 
-    config.train.total_steps = 100
+    config.train.total_steps = 60
     config.train.log_interval_steps = 10
-    config.train.checkpoint_interval_steps = 50
+    config.train.checkpoint_interval_steps = 20
 
     config.eval.batch_size = 32
     config.eval.pixels = True
