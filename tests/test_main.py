@@ -127,9 +127,9 @@ def test_bad_settings_get_one_clear_error(shop, tmp_path, flags, overrides, expe
 
 def test_workdir_of_another_config(reference, shop):
     workdir, _ = reference
-    result = run(command(shop, workdir, optimizer__weight_decay=0.1))
+    result = run(command(shop, workdir, optimizer__weight_decay=0.3))
     assert result.returncode != 0
-    assert "config.optimizer.weight_decay: checkpoint has 0.2, this run has 0.1" in result.stderr
+    assert "config.optimizer.weight_decay: checkpoint has 0.1, this run has 0.3" in result.stderr
     assert "another --workdir" in result.stderr
     assert "Traceback" not in result.stderr
 
