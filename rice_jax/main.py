@@ -99,6 +99,14 @@ def print_results(workdir: Path, step: int) -> None:
     print(f"\n{workdir / 'results.json'}")
 
 
+def parse_flags(arguments: list[str]) -> list[str]:
+    """absl's own parsing, but a setting that does not exist gets one line instead of a traceback."""
+    try:
+        return app.parse_flags_with_usage(arguments)
+    except AttributeError as error:
+        sys.exit(f"ConfigError: unknown setting: {error}\nAll settings are in configs/base.py.")
+
+
 def speak() -> None:
     """Our own lines go to stderr; the libraries' running commentary only with --verbosity=0."""
     handler = logging.StreamHandler()
@@ -112,4 +120,4 @@ def speak() -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -109,7 +109,7 @@ def test_sigterm_saves_and_the_run_continues_on_other_devices(reference, shop, t
 @pytest.mark.parametrize(
     ("flags", "overrides", "expected"),
     [
-        ((), {"model__widht": 3}, "widht"),
+        ((), {"model__widht": 3}, 'Did you mean "width" instead of "widht"?'),
         ((), {"data__data_dir": "/nowhere"}, "python data/build.py lpr4m --raw_dir RAW --data_dir /nowhere"),
         ((), {"model__heads": 5}, "config.model.width: found 32, expected a multiple of heads (5)"),
         ((), {"data__batch_size": 4000}, "lower config.data.batch_size"),
@@ -122,6 +122,7 @@ def test_bad_settings_get_one_clear_error(shop, tmp_path, flags, overrides, expe
     result = run(command(shop, tmp_path, *flags, **overrides))
     assert result.returncode != 0
     assert expected in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
