@@ -42,9 +42,21 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"
     config.model.remat = False
     config.model.init_from = ""
+    config.model.pmd = ConfigDict()
+    config.model.pmd.num_pairs = 1
+    config.model.pmd.num_heads = 12
+    config.model.pmd.attention_dropout = 0.1
+    config.model.pfr = ConfigDict()
+    config.model.pfr.mask_padding = True
+    config.model.pfr.init = "random"
 
     config.loss = ConfigDict()
     config.loss.mask_same_image = True
+    config.loss.pmd_weight = 1.0
+    config.loss.pfr_weight = 1.0
+    config.loss.num_negatives = 3
+    config.loss.negatives = "batch"
+    config.loss.match_scale = 10.0
 
     config.optimizer = ConfigDict()
     config.optimizer.encoder_learning_rate = 1e-6

@@ -34,6 +34,7 @@ def get_config():
     config.model.embed_dim = 128
     config.model.dtype = "float32"
     config.model.init_from = "weights/sample_encoder"
+    config.model.pmd.num_heads = 3
 
     config.optimizer.encoder_learning_rate = 1e-5
     config.optimizer.beta2 = 0.98

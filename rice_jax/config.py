@@ -5,6 +5,7 @@ not exist in `configs/`: they follow from others after all overrides, so no over
 """
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 
@@ -39,6 +40,21 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PmdConfig:
+    num_pairs: (
+        int  # pairs of a self- and a cross-attention block; they start from the encoder's last 2 · num_pairs blocks
+    )
+    num_heads: int  # the encoder's keeps its heads whole; the reference's checkpoints have 8
+    attention_dropout: float  # while training, share of the cross attention that is dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class PfrConfig:
+    mask_padding: bool  # padding frames get no weight; the reference lets them have some
+    init: str  # "random": around the reference's all ones, so that hidden maps can become different; "ones": all ones
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     image_size: int  # pixels
     patch_size: int  # pixels
@@ -49,7 +65,9 @@ class ModelConfig:
     logit_scale: float  # initial value; similarities are multiplied by its square
     dtype: str  # compute dtype, "float32" or "bfloat16"; parameters, losses and similarities are float32
     remat: bool  # recompute activations in the backward pass: less memory, about a third more compute
-    init_from: str  # directory of a converted CLIP, or of a training run, whose weights to start from; "" = fresh
+    init_from: str  # directory of a converted model, or of a training run, whose weights to start from; "" = fresh
+    pmd: PmdConfig | None = None  # derived None, whatever is set, if loss.pmd_weight is 0: then there is no decoder
+    pfr: PfrConfig | None = None  # derived None if there is no decoder or loss.pfr_weight is 0
 
     @property
     def num_tokens(self) -> int:
@@ -59,6 +77,11 @@ class ModelConfig:
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
     mask_same_image: bool  # pairs of the batch that share a shop image are not each other's negatives
+    pmd_weight: float  # of PMD beside ICL, whose weight is 1; 0 = no decoder, and with it no PFR
+    pfr_weight: float  # of PFR; 0 = none
+    num_negatives: int  # hardest other videos that each image is matched with
+    negatives: str  # "batch": from the global batch; "device": from what one device holds, for very large batches
+    match_scale: float  # inverse temperature of PMD's softmax over cosines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +151,12 @@ def resolve(values: Mapping) -> Config:
     """
     config = _build(Config, values, "config")
     data = dataclasses.replace(config.data, image_size=config.model.image_size, seed=config.seed)
-    config = dataclasses.replace(config, data=data)
+    model, loss = config.model, config.loss
+    if not loss.pmd_weight:
+        model = dataclasses.replace(model, pmd=None)
+    if not (loss.pmd_weight and loss.pfr_weight):
+        model = dataclasses.replace(model, pfr=None)
+    config = dataclasses.replace(config, data=data, model=model)
     _check(config)
     return config
 
@@ -147,7 +175,9 @@ def _build(cls: type, values: Mapping, path: str):
     return cls(**{name: _value(hints[name], values[name], f"{path}.{name}") for name in expected})
 
 
-def _value(hint: type, value, path: str):
+def _value(hint, value, path: str):
+    if isinstance(hint, types.UnionType):
+        hint = typing.get_args(hint)[0]  # what may be derived to be None is set like anything else
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: found {value!r}, expected a group of settings")
@@ -160,11 +190,46 @@ def _value(hint: type, value, path: str):
 
 
 def _check(config: Config) -> None:
-    data, model, train = config.data, config.model, config.train
+    data, model, loss, train = config.data, config.model, config.loss, config.train
+    pmd, pfr = model.pmd, model.pfr
     checks = [
         (
             data.batch_size > 1,
             f"config.data.batch_size: found {data.batch_size}, expected 2 or more: pairs are contrasted",
+        ),
+        (
+            min(loss.pmd_weight, loss.pfr_weight) >= 0 and loss.num_negatives > 0 and loss.match_scale > 0,
+            "config.loss: expected pmd_weight and pfr_weight of 0 or more, num_negatives and match_scale above 0",
+        ),
+        (
+            loss.negatives in ("batch", "device"),
+            f"config.loss.negatives: found {loss.negatives!r}, expected 'batch' or 'device'",
+        ),
+        (
+            not pmd or data.batch_size > loss.num_negatives,
+            f"config.data.batch_size: found {data.batch_size}, expected {loss.num_negatives + 1} or more: every image "
+            f"is matched with its own and {loss.num_negatives} other videos (config.loss.num_negatives)",
+        ),
+        (
+            not pmd or (pmd.num_heads > 0 and model.width % pmd.num_heads == 0),
+            f"config.model.pmd.num_heads: found {pmd and pmd.num_heads}, expected a divisor of width {model.width}",
+        ),
+        (
+            not pmd or 0 < 2 * pmd.num_pairs <= model.layers,
+            f"config.model.pmd.num_pairs: found {pmd and pmd.num_pairs}, expected 1 to {model.layers // 2}: each "
+            f"starts from two of the encoder's {model.layers} blocks",
+        ),
+        (
+            not pmd or 0 <= pmd.attention_dropout < 1,
+            f"config.model.pmd.attention_dropout: found {pmd and pmd.attention_dropout}, expected 0 to below 1",
+        ),
+        (
+            not pfr or pfr.init in ("random", "ones"),
+            f"config.model.pfr.init: found {pfr and pfr.init!r}, expected 'random' or 'ones'",
+        ),
+        (
+            not pfr or pmd.num_pairs * pmd.num_heads > 1,
+            "config.model.pmd.num_heads: found 1, expected 2 or more: PFR halves the number of attention maps",
         ),
         (data.num_frames > 0, f"config.data.num_frames: found {data.num_frames}, expected 1 or more"),
         (data.crop in ("frame", "video"), f"config.data.crop: found {data.crop!r}, expected 'frame' or 'video'"),

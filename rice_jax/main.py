@@ -78,7 +78,7 @@ def run_training(
         if newest is not None:
             logger.info("resuming %s from step %d", workdir, newest)
             state, position = resume(checkpoints, newest, state, config)
-        step = retrieval_step(graphdef, optimizer, config.loss)
+        step = retrieval_step(graphdef, optimizer, config, mesh)
         state = train(config, workdir, mesh, step, state, position, checkpoints, {"retrieval": evaluate})
     return int(state.step)
 

@@ -22,6 +22,14 @@ PARAMETER_RULES = (
     (r"encoder/blocks/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
     (r"encoder/blocks/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
     (r"encoder/blocks/(qkv|up|out|down)/bias", PartitionSpec()),
+    (r"pmd/(self_blocks|cross_blocks)/(ln_1|ln_2)/(scale|bias)", PartitionSpec()),
+    (r"pmd/(self_blocks|cross_blocks)/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
+    (r"pmd/(self_blocks|cross_blocks)/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
+    (r"pmd/(self_blocks|cross_blocks)/(qkv|up|out|down)/bias", PartitionSpec()),
+    (r"pmd/ln_pool/(scale|bias)", PartitionSpec()),
+    (r"pmd/pool/kernel", PartitionSpec("fsdp")),
+    (r"pmd/match_vector", PartitionSpec()),
+    (r"pfr/(conv_1|conv_2)/(kernel|bias)", PartitionSpec()),
 )
 
 

@@ -4,8 +4,8 @@ Words: an *image* is a shop's product picture; a *video* is a livestream clip as
 images that a query may match; *tokens* include the CLS token, *patches* do not; a *feature* becomes an *embedding* by
 L2 normalisation; in a `*_mask` True means keep.
 
-Letters: B global batch, T frames, S side of a picture in pixels, L tokens, N patches, D width, E embedding, H heads,
-G gallery images, Q queries.
+Letters: B global batch, T frames, S side of a picture in pixels, L tokens, M = T · L tokens of a video, N patches,
+D width, E embedding, H heads, K candidates, G gallery images, Q queries.
 """
 
 from typing import NamedTuple, TypedDict
@@ -32,3 +32,17 @@ class Embeddings(NamedTuple):
 
     image: Float[Array, "B E"]
     video: Float[Array, "B E"]
+
+
+class Tokens(NamedTuple):
+    """The encoder's tokens, CLS first, in the compute dtype."""
+
+    image: Float[Array, "B L D"]
+    video: Float[Array, "B T L D"]
+
+
+class Matches(NamedTuple):
+    """What the decoder says of an image and each of K videos, its own first; float32."""
+
+    cosine: Float[Array, "B K"]
+    attention: Float[Array, "B C L M"] | None  # to its own video: probabilities of C = pairs · heads maps

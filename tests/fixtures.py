@@ -22,6 +22,7 @@ TINY = {
     "model.layers": 2,
     "model.heads": 2,
     "model.embed_dim": 16,
+    "model.pmd.num_heads": 2,
     "model.init_from": "",
     "optimizer.encoder_learning_rate": 1e-3,
     "optimizer.warmup_steps": 2,

@@ -1,5 +1,7 @@
 """Small settings for tests."""
 
+import functools
+
 from configs import base
 from rice_jax.config import Config, resolve
 
@@ -14,10 +16,11 @@ def small_config(**overrides) -> Config:
     values["model"] |= dict(
         image_size=16, patch_size=8, width=32, layers=2, heads=2, embed_dim=16, dtype="float32"
     )  # fmt: skip
+    values["model"]["pmd"]["num_heads"] = 2
     values["optimizer"] |= dict(warmup_steps=2, encoder_learning_rate=1e-3)
     values["train"] |= dict(total_steps=6, log_interval_steps=2, checkpoint_interval_steps=2)
     values["eval"] |= dict(batch_size=8)
     for name, value in overrides.items():
-        group, _, key = name.partition("__")
-        values[group][key] = value
+        *groups, key = name.split("__")
+        functools.reduce(dict.__getitem__, groups, values)[key] = value
     return resolve(values)

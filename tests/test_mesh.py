@@ -39,7 +39,7 @@ def test_kernels_and_their_moments_are_split_over_fsdp(state):
     moments = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.optimizer)
-        if path_name(path).endswith("blocks/qkv/kernel")
+        if path_name(path).endswith("encoder/blocks/qkv/kernel")
     ]
     assert len(moments) == 2 and all(leaf.sharding == kernel.sharding for leaf in moments)
     assert state.params["logit_scale"].sharding.spec == PartitionSpec()

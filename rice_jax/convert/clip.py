@@ -35,7 +35,8 @@ from rice_jax.convert.names import (
     OPENAI,
     OPENAI_IGNORED,
 )
-from rice_jax.models.vit import LAYERNORM_EPSILON, Vit
+from rice_jax.models.layers import LAYERNORM_EPSILON
+from rice_jax.models.vit import Vit
 
 _MAX_LISTED = 20  # names per kind in an error
 

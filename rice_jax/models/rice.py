@@ -1,12 +1,14 @@
-"""RICE: one encoder for shop images and livestream videos, and the scale of their similarity."""
+"""RICE: one encoder for shop images and livestream videos, and the decoder and head that train it further."""
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import ModelConfig
+from rice_jax.models.pfr import Pfr
+from rice_jax.models.pmd import Pmd
 from rice_jax.models.vit import Constrain, Vit
-from rice_jax.types import Embeddings
+from rice_jax.types import Embeddings, Matches, Tokens
 
 # CLIP's statistics of RGB values in 0..1.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -15,22 +17,48 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 class Rice(nnx.Module):
     def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
-        """Builds the model with fresh weights; arguments as of `Vit`."""
+        """Builds the model with fresh weights; arguments as of `Vit`. What `config` has no settings of is left out."""
         self.encoder = Vit(config, constrain=constrain, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
+        if config.pmd:
+            self.pmd = Pmd(config, constrain=constrain, rngs=rngs)
+        if config.pfr:
+            self.pfr = Pfr(config, rngs=rngs)
 
     def __call__(
         self,
         image: UInt8[Array, "B S S 3"],
         video: UInt8[Array, "B T S S 3"],
         frame_mask: Bool[Array, "B T"],
-    ) -> Embeddings:
-        """Embeds pairs in a single pass of the encoder over images and frames together."""
+    ) -> tuple[Embeddings, Tokens]:
+        """Encodes pairs in a single pass of the encoder over images and frames together."""
         batch = image.shape[0]
         pictures = jnp.concatenate([image[:, None], video], axis=1)  # [B, 1 + T, S, S, 3]
-        _, features = self.encoder(normalize(pictures.reshape(-1, *pictures.shape[2:])))
+        tokens, features = self.encoder(normalize(pictures.reshape(-1, *pictures.shape[2:])))
+        tokens = tokens.reshape(batch, -1, *tokens.shape[1:])
         features = features.reshape(batch, -1, features.shape[-1])
-        return Embeddings(embed(features[:, 0]), embed_frames(features[:, 1:], frame_mask))
+        embeddings = Embeddings(embed(features[:, 0]), embed_frames(features[:, 1:], frame_mask))
+        return embeddings, Tokens(tokens[:, 0], tokens[:, 1:])
+
+    def match(
+        self,
+        tokens: Tokens,
+        frame_mask: Bool[Array, "B T"],
+        negatives: Int[Array, "B N"],
+        *,
+        num_shards: int = 1,
+        dropout_key: Array | None = None,
+    ) -> Matches:
+        """Matches images with their own and other videos; see `Pmd`."""
+        return self.pmd(
+            tokens.image,
+            tokens.video,
+            frame_mask,
+            negatives,
+            with_attention=hasattr(self, "pfr"),
+            num_shards=num_shards,
+            dropout_key=dropout_key,
+        )
 
     def embed_image(self, image: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
         """Embeds shop images; unit length, float32."""

@@ -13,9 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rice_jax.config import ModelConfig
+from rice_jax.models.layers import Block, layer_norm, stack
 
 Constrain = Callable[[jax.Array], jax.Array]
-LAYERNORM_EPSILON = 1e-5
 
 
 class Vit(nnx.Module):
@@ -41,7 +41,7 @@ class Vit(nnx.Module):
         self.class_embedding = nnx.Param(normal(rngs.params(), (width,)))
         self.position_embedding = nnx.Param(normal(rngs.params(), (config.num_tokens, width)))
         self.ln_pre = layer_norm(config, rngs)
-        self.blocks = stack_blocks(config, rngs)
+        self.blocks = stack(lambda rngs: Block(config, rngs), config.layers, rngs)
         self.ln_post = layer_norm(config, rngs)
         self.projection = nnx.Linear(
             width,
@@ -82,39 +82,12 @@ class Vit(nnx.Module):
         return nnx.scan(apply, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x)
 
 
-class Block(nnx.Module):
-    """Pre-norm self attention and a QuickGELU MLP, both residual."""
-
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
-        width = config.width
-        self.heads = config.heads
-        residual = nnx.initializers.normal(width**-0.5 * (2 * config.layers) ** -0.5)
-        self.ln_1 = layer_norm(config, rngs)
-        self.qkv = linear(config, width, 3 * width, nnx.initializers.normal(width**-0.5), rngs)
-        self.out = linear(config, width, width, residual, rngs)
-        self.ln_2 = layer_norm(config, rngs)
-        self.up = linear(config, width, 4 * width, nnx.initializers.normal((2 * width) ** -0.5), rngs)
-        self.down = linear(config, 4 * width, width, residual, rngs)
-
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        batch, length, width = x.shape
-        q, k, v = jnp.split(
-            self.qkv(self.ln_1(x)).reshape(batch, length, 3 * self.heads, width // self.heads), 3, axis=2
-        )  # each [B, L, H, D / H]
-        x = x + self.out(jax.nn.dot_product_attention(q, k, v).reshape(batch, length, width))
-        return x + self.down(quick_gelu(self.up(self.ln_2(x))))
-
-
 def patchify(pictures: Float[Array, "B S S 3"], patch_size: int) -> Float[Array, "B N P"]:
     """Cuts pictures into patches in reading order; P = patch_size² · 3, (row, column, channel) within a patch."""
     batch, size, _, _ = pictures.shape
     grid = size // patch_size
     patches = pictures.reshape(batch, grid, patch_size, grid, patch_size, 3).transpose(0, 1, 3, 2, 4, 5)
     return patches.reshape(batch, grid * grid, patch_size * patch_size * 3)
-
-
-def quick_gelu(x: Array) -> Array:
-    return x * jax.nn.sigmoid(1.702 * x)
 
 
 def resize_positions(positions: Float[Array, "L D"], num_tokens: int) -> Float[Array, "M D"]:
@@ -125,22 +98,3 @@ def resize_positions(positions: Float[Array, "L D"], num_tokens: int) -> Float[A
     cls, patches = positions[:1], positions[1:].reshape(old_grid, old_grid, -1)
     patches = jax.image.resize(patches, (new_grid, new_grid, patches.shape[-1]), "bicubic")
     return jnp.concatenate([cls, patches.reshape(new_grid * new_grid, -1)])
-
-
-def layer_norm(config: ModelConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    return nnx.LayerNorm(config.width, epsilon=LAYERNORM_EPSILON, dtype=config.dtype, rngs=rngs)
-
-
-def linear(config: ModelConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(inputs, outputs, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
-
-
-def stack_blocks(config: ModelConfig, rngs: nnx.Rngs) -> Block:
-    """One Block whose every parameter carries a leading axis of `config.layers`."""
-
-    @nnx.split_rngs(splits=config.layers)
-    @nnx.vmap(in_axes=0, out_axes=0)
-    def create(rngs: nnx.Rngs) -> Block:
-        return Block(config, rngs)
-
-    return create(rngs)

@@ -1,5 +1,6 @@
 """What a training step changes: step, parameters, optimiser state; created in its place on the mesh."""
 
+import logging
 import os
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from rice_jax.mesh import constrain_batch, parameter_shardings
 from rice_jax.models.rice import Rice
 from rice_jax.models.vit import resize_positions
 
+logger = logging.getLogger(__name__)
+
 
 class TrainState(NamedTuple):
     step: Int32[Array, ""]  # updates done
@@ -32,8 +35,8 @@ def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
 
 
 def create_params(config: ModelConfig, mesh: Mesh, seed: int) -> PyTree:
-    """Fresh parameters, each created where it will live."""
-    create = lambda: nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1])  # noqa: E731
+    """Fresh parameters, each created where it will live; a decoder starts from the encoder's last blocks."""
+    create = lambda: _start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]))  # noqa: E731
     return jax.jit(create, out_shardings=parameter_shardings(mesh, jax.eval_shape(create)))()
 
 
@@ -63,20 +66,25 @@ def resume(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, con
 
 
 def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig) -> PyTree:
-    """Puts the weights of a converted CLIP or of another run in the place of fresh ones.
+    """Puts the weights of a converted model or of another run in the place of fresh ones.
 
     Args:
         directory: what `rice_jax.convert` wrote, or a workdir.
-        params: fresh parameters; those that the checkpoint does not have stay.
-        config: of the model; positions are interpolated to its image size.
+        params: fresh parameters; those that the checkpoint does not have stay, but a decoder starts from the last
+            blocks of the checkpoint's encoder.
+        config: of the model; positions are interpolated to its image size. A decoder or head that it does not have is
+            left out.
 
     Raises:
         CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
     """
     saved, saved_config = checkpoint.load_weights(directory)
-    saved_heads = saved_config["model"]["heads"]
-    if saved_heads != config.heads:
-        raise checkpoint.CheckpointError(f"{directory}: has {saved_heads} heads, config.model.heads is {config.heads}")
+    _require_same_heads(saved_config["model"], config, directory)
+    for part in (saved.keys() & {"pmd", "pfr"}) - params.keys():
+        logger.info("%s: its %s is left out, config.loss asks for none", directory, part)
+        del saved[part]
+    if "pmd" in params and "pmd" not in saved:
+        saved = _start_decoder(saved | {"pmd": params["pmd"]})
     positions = saved["encoder"]["position_embedding"]
     saved["encoder"]["position_embedding"] = np.asarray(resize_positions(positions, config.num_tokens))
 
@@ -95,6 +103,32 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
         )
     placed = {name: jax.device_put(value, fresh[name].sharding) for name, value in found.items()}
     return unflatten_dict(fresh | placed, sep="/")
+
+
+def _start_decoder(params: PyTree) -> PyTree:
+    """Lets the decoder's pairs start from the encoder's last blocks, in order; without a decoder nothing changes.
+
+    Source: RICE.md §3; `golden/init_map.json`.
+    """
+    if "pmd" not in params:
+        return params
+    num_pairs = params["pmd"]["self_blocks"]["qkv"]["kernel"].shape[0]
+    last = jax.tree.map(lambda x: x[-2 * num_pairs :], params["encoder"]["blocks"])
+    blocks = {
+        "self_blocks": jax.tree.map(lambda x: x[0::2], last),
+        "cross_blocks": jax.tree.map(lambda x: x[1::2], last),
+    }
+    return params | {"pmd": params["pmd"] | blocks}
+
+
+def _require_same_heads(saved: dict, config: ModelConfig, directory: str | os.PathLike) -> None:
+    """The number of heads shows in no shape, so it has to be compared by itself."""
+    pairs = {"heads": (saved["heads"], config.heads)}
+    if saved.get("pmd") and config.pmd:
+        pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise checkpoint.CheckpointError(f"{directory}: has {found} heads, config.model.{name} is {expected}")
 
 
 def _model(config: ModelConfig, mesh: Mesh, seed: int) -> Rice:

@@ -9,8 +9,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, PyTree
 
-from rice_jax.config import LossConfig
+from rice_jax.config import Config, ConfigError, LossConfig
 from rice_jax.losses.contrastive import contrastive_loss, different_images
+from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
+from rice_jax.losses.reconstruction import reconstruction_loss
 from rice_jax.mesh import BATCH, parameter_shardings, replicated
 from rice_jax.train.state import TrainState
 from rice_jax.types import Batch
@@ -19,17 +21,28 @@ Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, config: LossConfig) -> Step:
+def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> Step:
     """The step that trains RICE on pairs of a video and its product's image.
 
     Returns:
-        A pure function; metrics are scalars: loss, accuracy (share of videos nearest to their own image in the batch),
-        logit_scale, gradient_norm.
+        A pure function; metrics are scalars: loss, its parts icl, pmd and pfr before their weights, accuracy (share of
+        videos nearest to their own image in the batch), match_accuracy (share of images that the decoder matches best
+        with their own video), logit_scale, gradient_norm.
+
+    Raises:
+        ConfigError: a device holds too few pairs to find negatives among them.
     """
+    num_shards = mesh.size if config.loss.negatives == "device" else 1
+    if config.model.pmd and config.data.batch_size // num_shards <= config.loss.num_negatives:
+        raise ConfigError(
+            f"config.loss.negatives='device': found {config.data.batch_size} pairs on {mesh.size} devices, expected "
+            f"more than config.loss.num_negatives ({config.loss.num_negatives}) on each; use a larger batch or 'batch'"
+        )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        compute = jax.value_and_grad(lambda params: retrieval_loss(graphdef, params, batch, config), has_aux=True)
-        (_, metrics), gradients = compute(state.params)
+        dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        loss = lambda params: retrieval_loss(graphdef, params, batch, config.loss, num_shards, dropout_key)  # noqa: E731
+        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.global_norm(gradients)
@@ -39,17 +52,50 @@ def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformati
 
 
 def retrieval_loss(
-    graphdef: nnx.GraphDef, params: PyTree, batch: Batch, config: LossConfig
+    graphdef: nnx.GraphDef,
+    params: PyTree,
+    batch: Batch,
+    config: LossConfig,
+    num_shards: int = 1,
+    dropout_key: Array | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Total loss over the global batch, and what is reported of it."""
+    """Total loss over the global batch, and what is reported of it.
+
+    Args:
+        graphdef: of a model whose decoder and head are there if their losses are asked for.
+        params: of the model.
+        batch: global.
+        config: weights of the losses and choice of negatives.
+        num_shards: equal parts of the batch; negatives come from an image's own part.
+        dropout_key: for the decoder's attention; None = no dropout.
+    """
     model = nnx.merge(graphdef, params)
-    image, video = model(batch["image"], batch["video"], batch["frame_mask"])
+    frame_mask = batch["frame_mask"]
+    (image, video), tokens = model(batch["image"], batch["video"], frame_mask)
     negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
     logit_scale = model.logit_scale[...]
-    loss = contrastive_loss(image, video, logit_scale, negative_mask)
+    loss = icl = contrastive_loss(image, video, logit_scale, negative_mask)
     nearest = jnp.argmax(video @ image.T, axis=1)
-    accuracy = jnp.mean(batch["image_key"][nearest] == batch["image_key"])
-    return loss, {"loss": loss, "accuracy": accuracy, "logit_scale": logit_scale}
+    metrics = {
+        "icl": icl,
+        "accuracy": jnp.mean(batch["image_key"][nearest] == batch["image_key"]),
+        "logit_scale": logit_scale,
+    }
+    if config.pmd_weight:
+        if num_shards > 1:
+            shard_mask = same_shard(image.shape[0], num_shards)
+            negative_mask = shard_mask if negative_mask is None else negative_mask & shard_mask
+        negatives, kept = hardest_negatives(image @ video.T, config.num_negatives, negative_mask)
+        matches = model.match(tokens, frame_mask, negatives, num_shards=num_shards, dropout_key=dropout_key)
+        pmd = matching_loss(matches.cosine, config.match_scale, kept)
+        loss += config.pmd_weight * pmd
+        hardest = jnp.where(kept, matches.cosine[:, 1:], -jnp.inf).max(axis=1)
+        metrics |= {"pmd": pmd, "match_accuracy": jnp.mean(matches.cosine[:, 0] > hardest)}
+        if config.pfr_weight:
+            pfr = reconstruction_loss(model.pfr(matches.attention, tokens.video, frame_mask), tokens.image)
+            loss += config.pfr_weight * pfr
+            metrics["pfr"] = pfr
+    return loss, {"loss": loss, **metrics}
 
 
 def compile_step(step: Step, state: TrainState, mesh: Mesh) -> Step:

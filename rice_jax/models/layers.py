@@ -1,0 +1,74 @@
+"""Layers that the encoder and the decoder share: CLIP's transformer block and its parts."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from rice_jax.config import ModelConfig
+
+LAYERNORM_EPSILON = 1e-5
+
+
+class Block(nnx.Module):
+    """Pre-norm self attention and a QuickGELU MLP, both residual."""
+
+    def __init__(
+        self, config: ModelConfig, rngs: nnx.Rngs, *, heads: int | None = None, epsilon: float = LAYERNORM_EPSILON
+    ):
+        """Fresh weights; `heads` in the place of the encoder's, `epsilon` of both layer norms."""
+        width = config.width
+        self.heads = heads or config.heads
+        residual = nnx.initializers.normal(width**-0.5 * (2 * config.layers) ** -0.5)
+        self.ln_1 = layer_norm(config, rngs, epsilon)
+        self.qkv = linear(config, width, 3 * width, nnx.initializers.normal(width**-0.5), rngs)
+        self.out = linear(config, width, width, residual, rngs)
+        self.ln_2 = layer_norm(config, rngs, epsilon)
+        self.up = linear(config, width, 4 * width, nnx.initializers.normal((2 * width) ** -0.5), rngs)
+        self.down = linear(config, 4 * width, width, residual, rngs)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        q, k, v = (self.split_heads(part) for part in split3(self.qkv(self.ln_1(x))))
+        return self.residuals(x, jax.nn.dot_product_attention(q, k, v))
+
+    def residuals(self, x: Float[Array, "B L D"], attended: Float[Array, "B L H C"]) -> Float[Array, "B L D"]:
+        """What follows attention: its output projection and the MLP, each added to its input."""
+        x = x + self.out(attended.reshape(x.shape))
+        return x + self.down(quick_gelu(self.up(self.ln_2(x))))
+
+    def split_heads(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
+        return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+
+
+def split3(x: Float[Array, "*B D3"]) -> list[Array]:
+    """Queries, keys and values of a fused projection."""
+    return [x[..., i * x.shape[-1] // 3 : (i + 1) * x.shape[-1] // 3] for i in range(3)]
+
+
+def quick_gelu(x: Array) -> Array:
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def layer_norm(config: ModelConfig, rngs: nnx.Rngs, epsilon: float = LAYERNORM_EPSILON) -> nnx.LayerNorm:
+    # The fast variance, E[x²] - E[x]², loses what the decoder's tiny epsilon leaves of nearly constant tokens.
+    return nnx.LayerNorm(config.width, epsilon=epsilon, dtype=config.dtype, use_fast_variance=False, rngs=rngs)
+
+
+def linear(config: ModelConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
+
+
+def stack(create_one, num: int, rngs: nnx.Rngs):
+    """One module whose every parameter carries a leading axis of `num`, as `nnx.scan` walks it.
+
+    Args:
+        create_one: function of `rngs` that creates one of them.
+        num: how many.
+        rngs: each is created from a split of it.
+    """
+    return nnx.split_rngs(splits=num)(nnx.vmap(create_one, in_axes=0, out_axes=0))(rngs)
+
+
+def unstack(stacked, index: int):
+    """One module out of those that `stack` made."""
+    graphdef, state = nnx.split(stacked)
+    return nnx.merge(graphdef, jax.tree.map(lambda parameter: parameter[index], state))

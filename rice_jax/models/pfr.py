@@ -1,0 +1,64 @@
+"""PFR, patch feature reconstruction: rebuilds an image's tokens from a video's by where the decoder looked.
+
+Source: RICE.md §4.
+Differs: padding frames get no weight and the start is not all ones, unless the configuration mirrors the reference.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.pmd import MASKED_SCORE
+
+# Relative spread of the start around the reference's ones, so that the hidden maps can become different.
+SPREAD = 0.3
+
+
+class Pfr(nnx.Module):
+    """Two 1×1 convolutions that turn a pair's attention maps into one map of weights."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        """Builds the head; `config.pmd` gives the number of maps, `config.pfr` how it starts and masks."""
+        self.config = config
+        maps = config.pmd.num_pairs * config.pmd.num_heads
+        start = nnx.initializers.ones if config.pfr.init == "ones" else _around_one
+        self.conv_1 = nnx.Linear(maps, maps // 2, kernel_init=start, rngs=rngs)
+        self.conv_2 = nnx.Linear(maps // 2, 1, kernel_init=start, rngs=rngs)
+
+    def __call__(
+        self,
+        attention: Float[Array, "B C L M"],
+        video_tokens: Float[Array, "B T L D"],
+        frame_mask: Bool[Array, "B T"],
+    ) -> Float[Array, "B L D"]:
+        """Rebuilds the image's tokens, float32.
+
+        Args:
+            attention: maps of every pair and head from image i to video i, probabilities.
+            video_tokens: of the encoder; no gradient flows into them.
+            frame_mask: True = a real frame; the tokens of others count as zeros.
+        """
+        token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)  # [B, M]
+        tokens = jax.lax.stop_gradient(video_tokens).reshape(*token_mask.shape, -1)
+        tokens = jnp.where(token_mask[..., None], tokens, 0)
+        weights = self.weights(self.scores(attention), token_mask)
+        return jnp.einsum("blm,bmd->bld", weights.astype(tokens.dtype), tokens, preferred_element_type=jnp.float32)
+
+    def scores(self, attention: Float[Array, "B C L M"]) -> Float[Array, "B L M"]:
+        """One number for every token of the image and token of the video, 0 or more."""
+        head_dim = self.config.width // self.config.pmd.num_heads
+        hidden = jnp.einsum("bclm,ch->bhlm", attention * head_dim**0.5, self.conv_1.kernel[...])
+        hidden = jax.nn.relu(hidden + self.conv_1.bias[...][:, None, None])
+        return jax.nn.relu(jnp.einsum("bhlm,h->blm", hidden, self.conv_2.kernel[...][:, 0]) + self.conv_2.bias[...])
+
+    def weights(self, scores: Float[Array, "B L M"], token_mask: Bool[Array, "B M"]) -> Float[Array, "B L M"]:
+        """Their softmax over the video's tokens, of real frames only unless the reference is mirrored."""
+        if self.config.pfr.mask_padding:
+            scores = jnp.where(token_mask[:, None], scores, MASKED_SCORE)
+        return jax.nn.softmax(scores)
+
+
+def _around_one(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    return 1 + SPREAD * jax.random.normal(key, shape, dtype)

@@ -1,0 +1,222 @@
+"""PMD, the pairwise matching decoder: looks at an image and a video together and says how well they match.
+
+Source: RICE.md §3.
+Differs: a video's keys and values are projected once, whatever number of images looks at them; the last pair of blocks
+works only for what is asked of it, the CLS token, and for the attention maps of all tokens if PFR wants them.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.layers import Block, layer_norm, split3, stack, unstack
+from rice_jax.models.vit import Constrain
+from rice_jax.types import Matches
+
+SELF_EPSILON = 1e-12
+# Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
+MASKED_SCORE = -1e9
+# Keys and values of a video for every pair of blocks, each [B, M, H, C]; M = T · L tokens, C = D / H.
+KeysValues = list[tuple[Array, Array]]
+
+
+class Pmd(nnx.Module):
+    """Pairs of a self-attention block on the image's tokens and a cross-attention block to the video's tokens."""
+
+    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
+        """Builds the decoder with fresh weights.
+
+        Args:
+            config: `width`, `dtype`, `remat`, and `pmd`, which must be there.
+            constrain: pins the leading axis of candidates' keys and values to the devices; see `Vit`.
+            rngs: key stream `params`.
+        """
+        pmd, width = config.pmd, config.width
+        self.config = config
+        self.constrain = constrain
+        self.self_blocks = stack(
+            lambda rngs: SelfBlock(config, rngs, heads=pmd.num_heads, epsilon=SELF_EPSILON), pmd.num_pairs, rngs
+        )
+        self.cross_blocks = stack(lambda rngs: CrossBlock(config, rngs, heads=pmd.num_heads), pmd.num_pairs, rngs)
+        self.ln_pool = layer_norm(config, rngs)
+        normal = nnx.initializers.normal
+        self.pool = nnx.Linear(width, width, use_bias=False, dtype=config.dtype, kernel_init=normal(0.02), rngs=rngs)
+        self.match_vector = nnx.Param(normal(width**-0.5)(rngs.params(), (width,)))
+
+    def __call__(
+        self,
+        image_tokens: Float[Array, "B L D"],
+        video_tokens: Float[Array, "B T L D"],
+        frame_mask: Bool[Array, "B T"],
+        negatives: Int[Array, "B K"],
+        *,
+        with_attention: bool = False,
+        num_shards: int = 1,
+        dropout_key: Array | None = None,
+    ) -> Matches:
+        """Matches every image with its own video and with K others of the batch.
+
+        With `num_shards=1` the others may be anywhere: on a mesh every device gets the keys and values of the whole
+        batch, 2 · pairs · B · T · L · D numbers. Otherwise the batch is as many equal parts, `negatives` of an image
+        lie in its own part, and nothing is moved if a part is what one device holds.
+
+        Args:
+            image_tokens, video_tokens: of the encoder; row i of one belongs to row i of the other.
+            frame_mask: True = a real frame; every video has at least one.
+            negatives: rows of other videos.
+            with_attention: also return the attention maps of an image to its own video.
+            num_shards: parts of the batch within which the negatives lie.
+            dropout_key: while training, drops `config.pmd.attention_dropout` of the cross attention; None = none.
+
+        Returns:
+            Cosines with the match vector, the own video's first, and the attention maps or None.
+        """
+        token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)  # [B, M]
+        video = self.keys_values(video_tokens.reshape(video_tokens.shape[0], -1, video_tokens.shape[-1]))
+        queries = self.image_queries(image_tokens, with_attention=with_attention)
+        keys = [
+            None if dropout_key is None else jax.random.fold_in(dropout_key, k) for k in range(1 + negatives.shape[1])
+        ]
+        own, attention = self.decode(queries, video, token_mask, with_attention=with_attention, dropout_key=keys[0])
+
+        def decode_other(self, queries, video, token_mask, other, key):
+            video, token_mask = jax.tree.map(lambda x: self.constrain(take(x, other, num_shards)), (video, token_mask))
+            return self.decode(queries, video, token_mask, dropout_key=key)[0]
+
+        if self.config.remat:  # else the keys and values of all candidates wait for the backward pass
+            decode_other = nnx.remat(decode_other)
+        if self.config.pmd.num_pairs == 1:
+            queries = queries[:, :1]
+        others = [
+            decode_other(self, queries, video, token_mask, negatives[:, k], keys[1 + k])
+            for k in range(negatives.shape[1])
+        ]
+        return Matches(self.cosine(jnp.stack([own, *others], axis=1)), attention)
+
+    def image_queries(
+        self, image_tokens: Float[Array, "B L D"], *, with_attention: bool = False
+    ) -> Float[Array, "B R D"]:
+        """The image's side of a match before it meets a video: the first self-attention block.
+
+        Returns:
+            All tokens; with one pair of blocks and without attention maps the CLS token is all that is needed.
+        """
+        only_cls = self.config.pmd.num_pairs == 1 and not with_attention
+        return unstack(self.self_blocks, 0)(image_tokens, num_updated=1 if only_cls else None)
+
+    def keys_values(self, video_tokens: Float[Array, "B M D"]) -> KeysValues:
+        """The video's side of a match before it meets an image."""
+        pairs = range(self.config.pmd.num_pairs)
+        return [unstack(self.cross_blocks, pair).keys_values(video_tokens) for pair in pairs]
+
+    def decode(
+        self,
+        queries: Float[Array, "B R D"],
+        video: KeysValues,
+        token_mask: Bool[Array, "B M"],
+        *,
+        with_attention: bool = False,
+        dropout_key: Array | None = None,
+    ) -> tuple[Float[Array, "B D"], Float[Array, "B C R M"] | None]:
+        """Lets image i look at video i.
+
+        Args:
+            queries: what `image_queries` gave.
+            video: what `keys_values` gave.
+            token_mask: True = a token of a real frame.
+            with_attention: keep the maps of every pair and head; C = pairs · heads.
+            dropout_key: see `__call__`.
+
+        Returns:
+            The CLS token's last hidden state, and the attention probabilities before dropout, float32, or None.
+        """
+        x, maps = queries, []
+        for pair, (keys, values) in enumerate(video):
+            last = pair == len(video) - 1
+            if pair:
+                self_block = unstack(self.self_blocks, pair)
+                x = self_block(x, num_updated=1 if last and not with_attention else None)
+            x, attention = unstack(self.cross_blocks, pair)(
+                x,
+                keys,
+                values,
+                token_mask,
+                num_updated=1 if last else None,
+                dropout=self.config.pmd.attention_dropout,
+                dropout_key=None if dropout_key is None else jax.random.fold_in(dropout_key, pair),
+            )
+            maps.append(attention)
+        return x[:, 0], jnp.concatenate(maps, axis=1) if with_attention else None
+
+    def pooled(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """What is compared with the match vector; float32."""
+        return jax.nn.relu(self.pool(self.ln_pool(hidden))).astype(jnp.float32)
+
+    def cosine(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B"]:
+        """How well image and video match, -1 to 1, from the CLS token's last hidden state; float32."""
+        pooled, direction = self.pooled(hidden), self.match_vector[...]
+        length = jnp.sqrt(jnp.maximum((pooled**2).sum(axis=-1), 1e-24))  # ReLU may leave nothing
+        return pooled @ direction / (length * jnp.linalg.norm(direction))
+
+
+class SelfBlock(Block):
+    """The encoder's block, which can spare tokens that nobody looks at afterwards."""
+
+    def __call__(self, x: Float[Array, "B L D"], num_updated: int | None = None) -> Float[Array, "B U D"]:
+        """Updates and returns the first `num_updated` tokens, which look at all; None = all."""
+        normed = self.ln_1(x)
+        queries = self.split_heads(project(self.qkv, normed[:, :num_updated], 0))
+        keys, values = (self.split_heads(project(self.qkv, normed, part)) for part in (1, 2))
+        return self.residuals(x[:, :num_updated], jax.nn.dot_product_attention(queries, keys, values))
+
+
+class CrossBlock(Block):
+    """The same parameters, but keys and values come from other tokens, which are not normalised."""
+
+    def keys_values(self, tokens: Float[Array, "B M D"]) -> tuple[Float[Array, "B M H C"], Float[Array, "B M H C"]]:
+        keys, values = (self.split_heads(project(self.qkv, tokens, part)) for part in (1, 2))
+        return keys, values
+
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        keys: Float[Array, "B M H C"],
+        values: Float[Array, "B M H C"],
+        token_mask: Bool[Array, "B M"],
+        *,
+        num_updated: int | None = None,
+        dropout: float = 0.0,
+        dropout_key: Array | None = None,
+    ) -> tuple[Float[Array, "B U D"], Float[Array, "B H L M"]]:
+        """Lets tokens look at others.
+
+        Returns:
+            The first `num_updated` tokens (None = all) after the block, and the attention probabilities of all tokens,
+            before dropout, float32.
+        """
+        queries = self.split_heads(project(self.qkv, self.ln_1(x), 0))
+        scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys, preferred_element_type=jnp.float32)
+        scores = jnp.where(token_mask[:, None, None], scores * keys.shape[-1] ** -0.5, MASKED_SCORE)
+        attention = jax.nn.softmax(scores)
+        weights = attention[:, :, :num_updated]
+        if dropout and dropout_key is not None:
+            weights = nnx.Dropout(dropout, deterministic=False)(weights, rngs=dropout_key)
+        attended = jnp.einsum("bhlm,bmhc->blhc", weights.astype(values.dtype), values)
+        return self.residuals(x[:, :num_updated], attended), attention
+
+
+def project(qkv: nnx.Linear, x: Float[Array, "B L D"], part: int) -> Float[Array, "B L D"]:
+    """One third of a fused projection: 0 queries, 1 keys, 2 values."""
+    kernel, bias = (split3(parameter[...])[part].astype(qkv.dtype) for parameter in (qkv.kernel, qkv.bias))
+    return x.astype(qkv.dtype) @ kernel + bias
+
+
+def take(x: Array, index: Int[Array, " B"], num_shards: int) -> Array:
+    """Rows of x by their number in the whole batch, each of them in the same one of `num_shards` parts as its place."""
+    size = x.shape[0] // num_shards
+    parts = jax.vmap(lambda part, local: part[local])(
+        x.reshape(num_shards, size, *x.shape[1:]), (index % size).reshape(num_shards, size)
+    )
+    return parts.reshape(x.shape)
