@@ -1,0 +1,166 @@
+"""Makes further products out of a shop's training products: other colours, other proportions, sets of two.
+
+    python data/sample/variants.py --products data/sample --out /tmp/variants
+
+The result is a directory of products like the one it came from (README.md), for `simulate.py --products`. An encoder
+that is trained on few products learns them by heart; it has to look closer where there are more. The test products of
+the split are left out, so what is made here may be trained on.
+"""
+
+import argparse
+import csv
+import pathlib
+import shutil
+
+import numpy as np
+import shop
+from PIL import Image, ImageChops
+from scene import load_views
+
+SIDE = 160  # pixels of a picture and of a view, as in the products that come with this directory
+QUALITY = 92
+SETS = 0.3  # share of the variants that show two products side by side
+
+
+def main(argv=None):
+    """Writes the training products and their variants."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
+    add("--out", required=True, help="directory to write; must be new or empty")
+    add("--variants", type=int, default=5, help="variants of a product (default 5)")
+    add("--test_products", type=int, default=60, help="as in simulate.py: these are left out (default 60)")
+    add("--split_seed", type=int, default=0, help="as in simulate.py (default 0)")
+    add("--seed", type=int, default=0, help="equal seeds give equal pictures (default 0)")
+    flags = parser.parse_args(argv)
+    try:
+        make_variants(flags)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def make_variants(flags):
+    """Writes a directory of products.
+
+    Args:
+      flags: the parsed flags.
+
+    Raises:
+      ValueError: the product directory is wrong, or --out holds files already.
+    """
+    source, out = pathlib.Path(flags.products), pathlib.Path(flags.out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out={out} is not empty: remove it or choose another directory")
+    lives, _ = shop.arrange(
+        shop.read_products(source),
+        train_products=None,
+        test_products=flags.test_products,
+        lives=None,
+        split_seed=flags.split_seed,
+        seed=flags.seed,
+    )
+    products = sorted((p for live in lives for p in live.products), key=lambda p: p.product_id)
+    for folder in ("images", "views", "backgrounds"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for path in shop.read_backgrounds(source):
+        shutil.copyfile(path, out / "backgrounds" / path.name)
+    with (out / "products.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*products[0].row, "made_from"], lineterminator="\n")
+        writer.writeheader()
+        for number, product in enumerate(products):
+            for path in (shop.image_path, shop.views_path):
+                shutil.copyfile(path(source, product.product_id), path(out, product.product_id))
+            writer.writerow({**product.row, "made_from": ""})
+            for variant in range(flags.variants):
+                rng = np.random.default_rng([flags.seed, number, variant])
+                parts = [product]
+                if rng.random() < SETS:
+                    parts.append(products[int(rng.integers(len(products)))])
+                name = f"{product.product_id}-{variant}"
+                image, views = draw_variant(source, [p.product_id for p in parts], rng)
+                image.save(shop.image_path(out, name), quality=QUALITY)
+                views.save(shop.views_path(out, name), quality=QUALITY)
+                made_from = " ".join(p.product_id for p in parts)
+                writer.writerow({**product.row, "product_id": name, "made_from": made_from})
+
+
+def draw_variant(directory, product_ids, rng):
+    """Draws a product that looks like the given ones, in other colours and proportions.
+
+    Args:
+      directory: the directory of products.
+      product_ids: one product, or two that are shown side by side.
+      rng: numpy Generator, the only source of chance.
+
+    Returns:
+      (the shop's picture, RGB, SIDE x SIDE; its views, RGBA, side by side).
+    """
+    images, strips = [], []
+    for product_id in product_ids:
+        colours, stretch = _colours(rng), float(np.exp(rng.uniform(-0.3, 0.3)))
+        picture = Image.open(shop.image_path(directory, product_id)).convert("RGB")
+        images.append(_stretched(colours(_trimmed(picture)), stretch))
+        strips.append([_stretched(colours(view), stretch) for view in load_views(str(directory), product_id)])
+    share = rng.uniform(0.35, 0.65)  # of the first product
+    image = Image.new("RGB", (SIDE, SIDE), "white")
+    _place(image, images, share)
+    count = min(len(strip) for strip in strips)
+    views = Image.new("RGBA", (SIDE * count, SIDE))
+    for i in range(count):
+        view = Image.new("RGBA", (SIDE, SIDE))
+        _place(view, [strip[i] for strip in strips], share)
+        views.paste(view, (SIDE * i, 0))
+    return image, views
+
+
+def _colours(rng):
+    """A change of colours that keeps white white: hues turned, saturation, brightness and channels changed."""
+    turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.6 else rng.uniform(-0.3, 0.3)
+    saturation, gamma = rng.uniform(0.6, 1.4), np.exp(rng.uniform(-0.5, 0.5, 3) * 0.4 + rng.uniform(-0.4, 0.4))
+    grey = np.full((3, 3), 1 / 3)
+    axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
+    matrix = grey + saturation * (np.cos(turn) * (np.eye(3) - grey) + np.sin(turn) * axis)
+
+    def change(picture):
+        rgb = np.asarray(picture.convert("RGB"), np.float32) / 255
+        rgb = np.clip(rgb @ matrix.T.astype(np.float32), 0, 1) ** gamma.astype(np.float32)
+        changed = Image.fromarray(np.rint(rgb * 255).astype(np.uint8))
+        if picture.mode == "RGBA":
+            changed.putalpha(picture.getchannel("A"))
+        return changed
+
+    return change
+
+
+def _trimmed(picture):
+    """Without its white border."""
+    box = (
+        ImageChops.difference(picture, Image.new("RGB", picture.size, "white"))
+        .convert("L")
+        .point(lambda difference: 255 * (difference > 8))
+        .getbbox()
+    )
+    return picture.crop(box) if box else picture
+
+
+def _stretched(picture, stretch):
+    return picture.resize((max(1, round(picture.width * stretch)), picture.height), Image.Resampling.BICUBIC)
+
+
+def _place(canvas, pictures, share):
+    """Puts one picture into the middle of a square canvas, or two beside each other on one ground."""
+    widths = [SIDE] if len(pictures) == 1 else [share * SIDE, (1 - share) * SIDE]
+    fitted = []
+    for picture, width in zip(pictures, widths, strict=True):
+        scale = min(width / picture.width, SIDE / picture.height)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        fitted.append(picture.resize(size, Image.Resampling.BICUBIC))
+    height = max(picture.height for picture in fitted)
+    x = (SIDE - sum(picture.width for picture in fitted)) // 2
+    for picture in fitted:
+        canvas.paste(picture, (x, (SIDE + height) // 2 - picture.height))
+        x += picture.width
+
+
+if __name__ == "__main__":
+    main()
