@@ -18,6 +18,7 @@ class Query(NamedTuple):
     scale: str
     duration: str
     number: str
+    source: str = ""  # MovingFashion's regular or hard
 
 
 def read_query_index(config: DataConfig) -> list[Query]:
@@ -27,8 +28,10 @@ def read_query_index(config: DataConfig) -> list[Query]:
         FileNotFoundError: the data set is not there.
         ValueError: it lacks a feature.
     """
-    rows = Source(config.data_dir, config.query, Query._fields)
-    return [Query(**{name: _text(row[name]) for name in Query._fields}) for row in rows]
+    defaults = Query._field_defaults
+    required = [name for name in Query._fields if name not in defaults]
+    rows = Source(config.data_dir, config.query, required, optional=defaults)
+    return [Query(**{name: _text(row[name]) for name in Query._fields if name in row}) for row in rows]
 
 
 def read_gallery_index(config: DataConfig) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
 """Random access to a data set on disk, its pictures still encoded."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,13 +16,14 @@ class Source:
     Pictures stay the bytes that are on disk. A Source can be sent to another process.
     """
 
-    def __init__(self, data_dir: str, name: str, features: Sequence[str] | None = None):
+    def __init__(self, data_dir: str, name: str, features: Sequence[str] | None = None, optional: Collection[str] = ()):
         """Opens a data set.
 
         Args:
             data_dir: directory that `data/build.py --data_dir` wrote.
             name: data set below it, e.g. "lpr4m/train"; the newest version in there is read.
             features: names of the features to read; None = all.
+            optional: further features, to read where the data set has them.
 
         Raises:
             FileNotFoundError: there is no such data set.
@@ -40,7 +41,7 @@ class Source:
                 f"{self.directory}: found no feature {missing} among {sorted(stored)}; build the data set again: "
                 f"{build_command(name)}"
             )
-        chosen = stored if features is None else features
+        chosen = stored if features is None else [*features, *(name for name in optional if name in stored)]
         self._features = tfds.features.FeaturesDict({feature: _encoded(stored[feature]) for feature in chosen})
         self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
 

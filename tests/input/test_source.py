@@ -24,6 +24,11 @@ def test_only_the_wanted_features_are_read(data_dir):
     assert Source(data_dir, "shop/gallery", ["image_id"])[5] == {"image_id": b"shop-5", "index": 5}
 
 
+def test_an_optional_feature_is_read_where_it_is(data_dir):
+    source = Source(data_dir, "shop/gallery", ["image_id"], optional=("gallery_id", "source"))
+    assert source[5] == {"image_id": b"shop-5", "gallery_id": b"live-1", "index": 5}
+
+
 def test_a_source_can_be_sent_to_another_process(data_dir):
     source = Source(data_dir, "shop/query")
     assert list(pickle.loads(pickle.dumps(source))[1]["frames"]) == tiny_shop.QUERIES[1]["frames"]
@@ -64,6 +69,7 @@ def test_query_index(config):
         scale="small",
         duration="",
         number="few",
+        source="",  # which this data set does not have
     )
 
 
