@@ -12,18 +12,14 @@ by transformers' `CLIPVisionModelWithProjection.from_pretrained(OUT)`.
 import argparse
 import dataclasses
 import json
-import pickle
 import re
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
-from flax import nnx, traverse_util
+from flax import nnx
 from jaxtyping import PyTree
 
 from rice_jax.checkpoint import CheckpointError, load_weights, save_weights
@@ -35,14 +31,21 @@ from rice_jax.convert.names import (
     OPENAI,
     OPENAI_IGNORED,
 )
+from rice_jax.convert.tensors import (
+    ConvertError,
+    bullets,
+    check_names,
+    find_places,
+    num_layers,
+    parameter_shapes,
+    read_safetensors,
+    read_torch,
+    to_ours,
+    to_theirs,
+    write_safetensors,
+)
 from rice_jax.models.layers import LAYERNORM_EPSILON
 from rice_jax.models.vit import Vit
-
-_MAX_LISTED = 20  # names per kind in an error
-
-
-class ConvertError(ValueError):
-    """Weights that do not fit; the message says what was found and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,30 +72,45 @@ def from_openai(state: Mapping[str, np.ndarray]) -> tuple[PyTree, Sizes]:
     Raises:
         ConvertError: listing every unknown name, missing name and wrong shape.
     """
-    _check_names(state, OPENAI, OPENAI_IGNORED, _num_layers(state, r"visual\.transformer\.resblocks\.(\d+)\."))
-    patches, positions = state["visual.conv1.weight"], state["visual.positional_embedding"]
-    projection = state["visual.proj"]
+    num_blocks = num_layers(state, r"visual\.transformer\.resblocks\.(\d+)\.")
+    where = find_places(OPENAI, {"blocks/": num_blocks})
+    check_names(state, where, OPENAI_IGNORED, _what(num_blocks))
+    sizes = encoder_sizes(state, "visual.")
+    return to_ours(state, where, _shapes(sizes), str(sizes)), sizes
+
+
+def encoder_sizes(state: Mapping[str, np.ndarray], prefix: str, heads: int | None = None) -> Sizes:
+    """The sizes of an encoder of OpenAI's names.
+
+    Args:
+        state: tensors, of which none is missing.
+        prefix: what the names of the encoder start with, e.g. "visual.".
+        heads: None = one every 64 channels, as OpenAI's models have them.
+
+    Raises:
+        ConvertError: the tensors have too few or too many axes, or the width does not tell the number of heads.
+    """
+    patches, positions, projection = (state[prefix + name] for name in ("conv1.weight", "positional_embedding", "proj"))
     if (patches.ndim, positions.ndim, projection.ndim) != (4, 2, 2):
         raise ConvertError(
-            f"found visual.conv1.weight {patches.shape}, visual.positional_embedding {positions.shape} and visual.proj "
-            f"{projection.shape}: expected 4, 2 and 2 axes"
+            f"found {prefix}conv1.weight {patches.shape}, {prefix}positional_embedding {positions.shape} and "
+            f"{prefix}proj {projection.shape}: expected 4, 2 and 2 axes"
         )
     width, patch_size = patches.shape[0], patches.shape[-1]
-    grid = round((positions.shape[0] - 1) ** 0.5)
-    if width % 64 or not width:
+    if not width or (heads is None and width % 64):
         raise ConvertError(
-            f"found a width of {width} (visual.conv1.weight {patches.shape}): expected a multiple of 64, since "
+            f"found a width of {width} ({prefix}conv1.weight {patches.shape}): expected a multiple of 64, since "
             "OpenAI's models have a head every 64 channels and their files do not tell the number of heads"
         )
-    sizes = Sizes(
+    grid = round((positions.shape[0] - 1) ** 0.5)
+    return Sizes(
         image_size=grid * patch_size,
         patch_size=patch_size,
         width=width,
-        layers=_num_layers(state, r"visual\.transformer\.resblocks\.(\d+)\."),
-        heads=width // 64,
+        layers=num_layers(state, rf"{re.escape(prefix)}transformer\.resblocks\.(\d+)\."),
+        heads=width // 64 if heads is None else heads,
         embed_dim=projection.shape[1],
     )
-    return _to_ours(state, OPENAI, sizes), sizes
 
 
 def from_hugging_face(state: Mapping[str, np.ndarray], config: Mapping) -> tuple[PyTree, Sizes]:
@@ -110,8 +128,9 @@ def from_hugging_face(state: Mapping[str, np.ndarray], config: Mapping) -> tuple
             missing name and wrong shape.
     """
     sizes = _hugging_face_sizes(config)
-    _check_names(state, HUGGING_FACE, HUGGING_FACE_IGNORED, sizes.layers)
-    return _to_ours(state, HUGGING_FACE, sizes), sizes
+    where = find_places(HUGGING_FACE, {"blocks/": sizes.layers})
+    check_names(state, where, HUGGING_FACE_IGNORED, _what(sizes.layers))
+    return to_ours(state, where, _shapes(sizes), str(sizes)), sizes
 
 
 def to_hugging_face(params: PyTree, sizes: Sizes) -> tuple[dict[str, np.ndarray], dict]:
@@ -127,22 +146,7 @@ def to_hugging_face(params: PyTree, sizes: Sizes) -> tuple[dict[str, np.ndarray]
     Raises:
         ConvertError: the parameters are not those of a `Vit` of these sizes.
     """
-    flat, shapes = traverse_util.flatten_dict(params, sep="/"), _expected_shapes(sizes)
-    if flat.keys() != shapes.keys():
-        different = [
-            f"{path}: {'missing' if path in shapes else 'unknown'}" for path in sorted(flat.keys() ^ shapes.keys())
-        ]
-        raise ConvertError("not the parameters of a Vit:" + _bullets(different))
-    state = {}
-    for path, expected in shapes.items():
-        value = np.asarray(flat[path])
-        if value.shape != expected:
-            raise ConvertError(f"parameter {path}: found shape {value.shape}, expected {expected}")
-        layout, names = HUGGING_FACE[path]
-        for block in range(sizes.layers) if path.startswith("blocks/") else [None]:
-            theirs = layout.to_theirs(value if block is None else value[block])
-            for name, part in zip(names, np.split(theirs, len(names)), strict=True):
-                state[name.format(block)] = np.ascontiguousarray(part)
+    state = to_theirs(params, find_places(HUGGING_FACE, {"blocks/": sizes.layers}), _shapes(sizes), "a Vit")
     config = {
         "architectures": ["CLIPVisionModelWithProjection"],
         "model_type": "clip_vision_model",
@@ -158,32 +162,6 @@ def to_hugging_face(params: PyTree, sizes: Sizes) -> tuple[dict[str, np.ndarray]
         "layer_norm_eps": LAYERNORM_EPSILON,
     }
     return state, config
-
-
-def read_openai(path: Path) -> dict[str, np.ndarray]:
-    """Reads the state dict of a `.pt` file: a TorchScript archive, or a plain state dict. Runs no pickled code.
-
-    Raises:
-        ConvertError: PyTorch is missing, or the file holds something else.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise ConvertError(
-            f"{path}: reading it needs PyTorch: pip install 'rice-jax[torch]' (a Hugging Face model needs none)"
-        ) from error
-    try:
-        if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConvertError(
-            f"{path}: PyTorch cannot read it as a TorchScript archive or as a state dict of tensors: {error}"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConvertError(f"{path}: found a {type(state).__name__}, expected a state dict of tensors")
-    return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in state.items()}
 
 
 def read_hugging_face(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -203,10 +181,7 @@ def read_hugging_face(path: Path) -> tuple[dict[str, np.ndarray], dict]:
         raise ConvertError(f"{config}: not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConvertError(f"{config}: found a {type(values).__name__}, expected an object")
-    try:
-        return safetensors.numpy.load_file(weights), values
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ConvertError(f"{weights}: not a safetensors file: {error}") from error
+    return read_safetensors(weights), values
 
 
 def convert(source: Path, out: Path) -> str:
@@ -217,14 +192,14 @@ def convert(source: Path, out: Path) -> str:
         state, config = read_hugging_face(source)
         params, sizes = from_hugging_face(state, config)
     elif source.suffix in (".pt", ".pth"):
-        state = read_openai(source)
+        state = read_torch(source)
         params, sizes = from_openai(state)
     else:
         raise ConvertError(
             f"{source}: expected a directory with model.safetensors and config.json, a .safetensors file, or a .pt file"
         )
     save_weights(out, {"encoder": params}, {"model": dataclasses.asdict(sizes)})
-    return f"{out}: {_about(params, sizes)}; {_num_ignored(state)} other tensors of {source} (text tower) left out"
+    return f"{out}: {about(params, sizes)}; {_num_ignored(state)} other tensors of {source} (text tower) left out"
 
 
 def export(checkpoint: Path, out: Path) -> str:
@@ -244,9 +219,9 @@ def export(checkpoint: Path, out: Path) -> str:
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):
         raise ConvertError(f"{out}: exists and is not empty; choose another directory or delete it")
-    (out / "model.safetensors").write_bytes(safetensors.numpy.save(halves, metadata={"format": "pt"}))
+    write_safetensors(out / "model.safetensors", halves)
     (out / "config.json").write_text(json.dumps(values | {"dtype": "float16"}, indent=2) + "\n", encoding="utf-8")
-    return f"{out}: {_about(params['encoder'], sizes)}, as float16"
+    return f"{out}: {about(params['encoder'], sizes)}, as float16"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -262,11 +237,6 @@ def main(arguments: list[str] | None = None) -> None:
         print((export if values.export else convert)(values.source, values.out))
     except (ConvertError, CheckpointError) as error:
         sys.exit(f"error: {error}")
-
-
-def _num_layers(state: Mapping, pattern: str) -> int:
-    """One more than the highest block number, so that a gap shows up as missing names; at least one."""
-    return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=0)
 
 
 def _hugging_face_sizes(config: Mapping) -> Sizes:
@@ -300,7 +270,7 @@ def _hugging_face_sizes(config: Mapping) -> Sizes:
             if values[whole] % values[part]
         ]
     if problems:
-        raise ConvertError("config.json is not of a CLIP vision transformer of our kind:" + _bullets(problems))
+        raise ConvertError("config.json is not of a CLIP vision transformer of our kind:" + bullets(problems))
     return Sizes(
         image_size=values["image_size"],
         patch_size=values["patch_size"],
@@ -311,77 +281,25 @@ def _hugging_face_sizes(config: Mapping) -> Sizes:
     )
 
 
-def _their_names(names: list[str], path: str, layers: int) -> list[list[str]]:
-    """The names that make one tensor of ours: a list a block, or a single one if it is not of the blocks."""
-    blocks = range(layers) if path.startswith("blocks/") else [None]
-    return [[name.format(block) for name in names] for block in blocks]
+def _what(num_blocks: int) -> str:
+    return f"a CLIP vision transformer of {num_blocks} blocks"
 
 
-def _check_names(state: Mapping, table: Mapping, ignored: re.Pattern, layers: int) -> None:
-    wanted = {
-        name for path, (_, names) in table.items() for block in _their_names(names, path, layers) for name in block
-    }
-    missing = sorted(wanted - state.keys())
-    unknown = sorted(name for name in state.keys() - wanted if not ignored.fullmatch(name))
-    if missing or unknown:
-        message = f"not a CLIP vision transformer of {layers} blocks:"
-        if missing:
-            message += f"\n{len(missing)} tensors are missing:" + _bullets(missing)
-        if unknown:
-            message += f"\n{len(unknown)} tensors have an unknown name:" + _bullets(unknown)
-        raise ConvertError(message)
-
-
-def _to_ours(state: Mapping[str, np.ndarray], table: Mapping, sizes: Sizes) -> PyTree:
-    flat, problems = {}, []
-    for path, expected in _expected_shapes(sizes).items():
-        layout, names = table[path]
-        blocks = _their_names(names, path, sizes.layers)
-        shape = expected[1:] if path.startswith("blocks/") else expected
-        theirs = layout.to_theirs(np.empty(shape, np.float32)).shape
-        theirs = (theirs[0] // len(names), *theirs[1:])
-        tensors = {name: np.asarray(state[name]) for block in blocks for name in block}
-        wrong = [
-            f"{name}: found shape {x.shape}, expected {theirs}" for name, x in tensors.items() if x.shape != theirs
-        ]
-        wrong = wrong or [
-            f"{name}: found values that are not finite" for name, x in tensors.items() if not np.isfinite(x).all()
-        ]
-        if wrong:
-            problems += wrong
-            continue
-        values = [
-            layout.to_ours(np.concatenate([tensors[name].astype(np.float32) for name in block])) for block in blocks
-        ]
-        flat[path] = np.stack(values) if path.startswith("blocks/") else np.ascontiguousarray(values[0])
-    if problems:
-        raise ConvertError(f"tensors that do not fit {sizes}:" + _bullets(problems))
-    return traverse_util.unflatten_dict(flat, sep="/")
-
-
-def _expected_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of every parameter of a `Vit`, asked of the model itself so that no list can fall behind it."""
+def _shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     config = ModelConfig(**dataclasses.asdict(sizes), logit_scale=1.0, dtype="float32", remat=False, init_from="")
-    model = nnx.eval_shape(lambda: Vit(config, rngs=nnx.Rngs(0)))
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    return {path: value.shape for path, value in traverse_util.flatten_dict(params, sep="/").items()}
+    return parameter_shapes(lambda: Vit(config, rngs=nnx.Rngs(0)))
 
 
 def _num_ignored(state: Mapping) -> int:
     return sum(bool(OPENAI_IGNORED.fullmatch(name) or HUGGING_FACE_IGNORED.fullmatch(name)) for name in state)
 
 
-def _about(params: PyTree, sizes: Sizes) -> str:
+def about(params: PyTree, sizes: Sizes) -> str:
     count = sum(x.size for x in jax.tree.leaves(params))
     return (
         f"ViT of {count / 1e6:.1f} million parameters, {sizes.image_size} px, patches of {sizes.patch_size}, width "
         f"{sizes.width}, {sizes.layers} blocks of {sizes.heads} heads, embedding {sizes.embed_dim}"
     )
-
-
-def _bullets(lines: list[str]) -> str:
-    rest = len(lines) - _MAX_LISTED
-    return "".join(f"\n  {line}" for line in lines[:_MAX_LISTED]) + (f"\n  and {rest} more" if rest > 0 else "")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which tensor of OpenAI's and Hugging Face's CLIP is which parameter of `Vit`, and how each lies in memory."""
+"""Which tensor of OpenAI's and Hugging Face's CLIP, and of the reference's RICE, is which parameter of ours."""
 
 import dataclasses
 import re
@@ -24,32 +24,45 @@ _SAME = Layout(lambda x: x, lambda x: x)
 _TRANSPOSED = Layout(lambda x: x.T, lambda x: x.T)  # [out, in] <-> [in, out]
 # [D, 3, rows, columns] <-> [rows * columns * 3, D]
 _CONV = Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patches_to_conv)
+_CONV_1X1 = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # [out, in, 1, 1] <-> [in, out]
+_ROW = Layout(lambda x: x[0], lambda x: x[None])  # [1, D] <-> [D]
+
+Table = dict[str, tuple[Layout, list[str]]]
+
+
+def _prefixed(table: Table, ours: str, theirs: str) -> Table:
+    return {ours + path: (layout, [theirs + name for name in names]) for path, (layout, names) in table.items()}
+
 
 # Our path: (layout, their names). Several names are parts of one tensor of ours, in order, along its output axis.
-# {} is the number of the block, which is the first axis of our tensor.
-OPENAI = {
+# A path through blocks/ is of a tensor whose first axis is the block, of number i; in their names, {} is i, {even} is
+# 2 * i, {odd} is 2 * i + 1.
+_BLOCK = {
+    "ln_1/scale": (_SAME, ["ln_1.weight"]),
+    "ln_1/bias": (_SAME, ["ln_1.bias"]),
+    "qkv/kernel": (_TRANSPOSED, ["attn.in_proj_weight"]),
+    "qkv/bias": (_SAME, ["attn.in_proj_bias"]),
+    "out/kernel": (_TRANSPOSED, ["attn.out_proj.weight"]),
+    "out/bias": (_SAME, ["attn.out_proj.bias"]),
+    "ln_2/scale": (_SAME, ["ln_2.weight"]),
+    "ln_2/bias": (_SAME, ["ln_2.bias"]),
+    "up/kernel": (_TRANSPOSED, ["mlp.c_fc.weight"]),
+    "up/bias": (_SAME, ["mlp.c_fc.bias"]),
+    "down/kernel": (_TRANSPOSED, ["mlp.c_proj.weight"]),
+    "down/bias": (_SAME, ["mlp.c_proj.bias"]),
+}
+_VISION_TRANSFORMER = {
     "patch_embedding/kernel": (_CONV, ["conv1.weight"]),
     "class_embedding": (_SAME, ["class_embedding"]),
     "position_embedding": (_SAME, ["positional_embedding"]),
     "ln_pre/scale": (_SAME, ["ln_pre.weight"]),
     "ln_pre/bias": (_SAME, ["ln_pre.bias"]),
-    "blocks/ln_1/scale": (_SAME, ["transformer.resblocks.{}.ln_1.weight"]),
-    "blocks/ln_1/bias": (_SAME, ["transformer.resblocks.{}.ln_1.bias"]),
-    "blocks/qkv/kernel": (_TRANSPOSED, ["transformer.resblocks.{}.attn.in_proj_weight"]),
-    "blocks/qkv/bias": (_SAME, ["transformer.resblocks.{}.attn.in_proj_bias"]),
-    "blocks/out/kernel": (_TRANSPOSED, ["transformer.resblocks.{}.attn.out_proj.weight"]),
-    "blocks/out/bias": (_SAME, ["transformer.resblocks.{}.attn.out_proj.bias"]),
-    "blocks/ln_2/scale": (_SAME, ["transformer.resblocks.{}.ln_2.weight"]),
-    "blocks/ln_2/bias": (_SAME, ["transformer.resblocks.{}.ln_2.bias"]),
-    "blocks/up/kernel": (_TRANSPOSED, ["transformer.resblocks.{}.mlp.c_fc.weight"]),
-    "blocks/up/bias": (_SAME, ["transformer.resblocks.{}.mlp.c_fc.bias"]),
-    "blocks/down/kernel": (_TRANSPOSED, ["transformer.resblocks.{}.mlp.c_proj.weight"]),
-    "blocks/down/bias": (_SAME, ["transformer.resblocks.{}.mlp.c_proj.bias"]),
+    **_prefixed(_BLOCK, "blocks/", "transformer.resblocks.{}."),
     "ln_post/scale": (_SAME, ["ln_post.weight"]),
     "ln_post/bias": (_SAME, ["ln_post.bias"]),
     "projection/kernel": (_SAME, ["proj"]),
 }
-OPENAI = {path: (layout, [f"visual.{name}" for name in names]) for path, (layout, names) in OPENAI.items()}
+OPENAI = _prefixed(_VISION_TRANSFORMER, "", "visual.")
 OPENAI_IGNORED = re.compile(
     r"positional_embedding|text_projection|logit_scale|token_embedding\.weight|ln_final\.(weight|bias)"
     r"|transformer\.resblocks\.\d+\..*|input_resolution|context_length|vocab_size"
@@ -94,3 +107,19 @@ HUGGING_FACE_DEFAULTS = {
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
 }
+
+REFERENCE = {
+    **_prefixed(_VISION_TRANSFORMER, "encoder/", "image_encoder.model."),
+    "logit_scale": (_SAME, ["transformer.logit_scale"]),
+    **_prefixed(_BLOCK, "pmd/self_blocks/", "transformer.transformer.transformer.layers.{even}."),
+    **_prefixed(_BLOCK, "pmd/cross_blocks/", "transformer.transformer.transformer.layers.{odd}."),
+    "pmd/ln_pool/scale": (_SAME, ["transformer.transformer.pooler.layer_norm.weight"]),
+    "pmd/ln_pool/bias": (_SAME, ["transformer.transformer.pooler.layer_norm.bias"]),
+    "pmd/pool/kernel": (_TRANSPOSED, ["transformer.transformer.pooler.dense.weight"]),
+    "pmd/match_vector": (_ROW, ["transformer.heads.vim.weight"]),
+    "pfr/conv_1/kernel": (_CONV_1X1, ["transformer.heads.rec.0.weight"]),
+    "pfr/conv_1/bias": (_SAME, ["transformer.heads.rec.0.bias"]),
+    "pfr/conv_2/kernel": (_CONV_1X1, ["transformer.heads.rec.2.weight"]),
+    "pfr/conv_2/bias": (_SAME, ["transformer.heads.rec.2.bias"]),
+}
+REFERENCE_IGNORED = re.compile(r"transformer\.transformer\.embeddings\..*")  # declared, but used by no forward pass

@@ -1,0 +1,200 @@
+"""Moves tensors between foreign files, foreign names and our parameters; `names` says which is which."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx, traverse_util
+from jaxtyping import PyTree
+
+from rice_jax.convert.names import Layout, Table
+
+_MAX_LISTED = 20  # names per kind in an error
+
+# Our path: (layout, their names of every block); a tensor that is not of the blocks counts as one.
+Places = dict[str, tuple[Layout, list[list[str]]]]
+
+
+class ConvertError(ValueError):
+    """Weights that do not fit; the message says what was found and what was expected."""
+
+
+def find_places(table: Table, num_blocks: Mapping[str, int]) -> Places:
+    """Writes out the names of all blocks; `num_blocks` has their number by the start of our path."""
+    written = {}
+    for path, (layout, names) in table.items():
+        blocks = range(next((num for start, num in num_blocks.items() if path.startswith(start)), 1))
+        written[path] = layout, [[name.format(i, even=2 * i, odd=2 * i + 1) for name in names] for i in blocks]
+    return written
+
+
+def check_names(state: Iterable[str], places: Places, ignored: re.Pattern, expected: str) -> None:
+    """Raises a ConvertError, "not <expected>", that lists the names that are missing or unknown, if there are any."""
+    wanted = {name for _, blocks in places.values() for names in blocks for name in names}
+    missing = sorted(wanted - set(state))
+    unknown = sorted(name for name in set(state) - wanted if not ignored.fullmatch(name))
+    if missing or unknown:
+        message = f"not {expected}:"
+        if missing:
+            message += f"\n{len(missing)} tensors are missing:" + bullets(missing)
+        if unknown:
+            message += f"\n{len(unknown)} tensors have an unknown name:" + bullets(unknown)
+        raise ConvertError(message)
+
+
+def to_ours(
+    state: Mapping[str, np.ndarray], places: Places, shapes: Mapping[str, tuple[int, ...]], expected: str
+) -> PyTree:
+    """Gathers our parameters.
+
+    Args:
+        state: tensors by their names, any float type; the names have been checked.
+        places: where each parameter lies.
+        shapes: of each parameter.
+
+    Returns:
+        Nested dict of float32 arrays.
+
+    Raises:
+        ConvertError: "tensors that do not fit <expected>", each with its wrong shape or as not finite.
+    """
+    flat, problems = {}, []
+    for path, shape in shapes.items():
+        layout, blocks = places[path]
+        one = layout.to_theirs(np.empty(shape[1:] if _is_stacked(path) else shape, np.float32))
+        theirs = _split(one, len(blocks[0]))[0].shape
+        tensors = {name: np.asarray(state[name]) for names in blocks for name in names}
+        wrong = [
+            f"{name}: found shape {x.shape}, expected {theirs}" for name, x in tensors.items() if x.shape != theirs
+        ]
+        wrong = wrong or [
+            f"{name}: found values that are not finite" for name, x in tensors.items() if not np.isfinite(x).all()
+        ]
+        if wrong:
+            problems += wrong
+            continue
+        values = [layout.to_ours(_join([tensors[name].astype(np.float32) for name in names])) for names in blocks]
+        flat[path] = np.stack(values) if _is_stacked(path) else np.asarray(values[0], order="C")
+    if problems:
+        raise ConvertError(f"tensors that do not fit {expected}:" + bullets(problems))
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def to_theirs(
+    params: PyTree, places: Places, shapes: Mapping[str, tuple[int, ...]], expected: str
+) -> dict[str, np.ndarray]:
+    """The inverse of `to_ours`, in the parameters' type.
+
+    Raises:
+        ConvertError: the parameters have other names, "not the parameters of <expected>", or other shapes.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    if different := sorted(flat.keys() ^ shapes.keys()):
+        lines = [f"{path}: {'missing' if path in shapes else 'unknown'}" for path in different]
+        raise ConvertError(f"not the parameters of {expected}:" + bullets(lines))
+    state = {}
+    for path, shape in shapes.items():
+        value = np.asarray(flat[path])
+        if value.shape != shape:
+            raise ConvertError(f"parameter {path}: found shape {value.shape}, expected {shape}")
+        layout, blocks = places[path]
+        for names, block in zip(blocks, value if _is_stacked(path) else [value], strict=True):
+            parts = _split(layout.to_theirs(block), len(names))
+            state |= {name: np.asarray(part, order="C") for name, part in zip(names, parts, strict=True)}
+    return state
+
+
+def parameter_shapes(create: Callable[[], nnx.Module]) -> dict[str, tuple[int, ...]]:
+    """{path: shape} of every parameter, asked of the model itself so that no list can fall behind it."""
+    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(create), nnx.Param))
+    return {path: value.shape for path, value in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def num_layers(state: Iterable[str], pattern: str) -> int:
+    """One more than the highest block number, so that a gap shows up as missing names; at least one."""
+    return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=0)
+
+
+def read_torch(path: Path) -> dict[str, np.ndarray]:
+    """Reads the state dict of a `.pt` or `.pth` file and runs no pickled code.
+
+    The file is a TorchScript archive, a plain state dict, or a dict with one at `model` or `state_dict`. Floats become
+    float32.
+
+    Raises:
+        ConvertError: PyTorch is missing, or the file holds something else.
+    """
+    torch = _import_torch(path)
+    try:
+        if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # PyTorch's own message advises to run the code
+        raise ConvertError(
+            f"{path}: PyTorch cannot read it: it is broken, or holds more than tensors and plain values, which takes "
+            "running its code; save its state dict alone"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise ConvertError(
+            f"{path}: PyTorch cannot read it as a TorchScript archive or as a state dict of tensors: {error}"
+        ) from error
+    for key in ("model", "state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ConvertError(f"{path}: found a {type(state).__name__}, expected a state dict of tensors")
+    return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in state.items()}
+
+
+def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict as PyTorch reads it; a ConvertError if PyTorch is missing."""
+    torch = _import_torch(path)
+    torch.save({name: torch.tensor(x) for name, x in state.items()}, path)
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """Reads all tensors of a `.safetensors` file; a ConvertError if it is none."""
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ConvertError(f"{path}: not a safetensors file: {error}") from error
+
+
+def write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors as a `.safetensors` file that names PyTorch as its origin, which some readers insist on."""
+    path.write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
+
+
+def bullets(lines: list[str]) -> str:
+    """The first lines of a list, and how many more there are."""
+    rest = len(lines) - _MAX_LISTED
+    return "".join(f"\n  {line}" for line in lines[:_MAX_LISTED]) + (f"\n  and {rest} more" if rest > 0 else "")
+
+
+def _import_torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise ConvertError(
+            f"{path}: needs PyTorch: pip install 'rice-jax[torch]' (a .safetensors file needs none)"
+        ) from error
+    return torch
+
+
+def _is_stacked(path: str) -> bool:
+    return "blocks/" in path
+
+
+def _join(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]  # a scalar cannot be concatenated
+
+
+def _split(x: np.ndarray, num: int) -> list[np.ndarray]:
+    return np.split(x, num) if num > 1 else [x]
