@@ -86,7 +86,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
     if "pmd" in params and "pmd" not in saved:
         saved = _start_decoder(saved | {"pmd": params["pmd"]})
     positions = saved["encoder"]["position_embedding"]
-    saved["encoder"]["position_embedding"] = np.asarray(resize_positions(positions, config.num_tokens))
+    saved["encoder"]["position_embedding"] = np.asarray(resize_positions(jnp.asarray(positions), config.num_tokens))
 
     fresh = flatten_dict(params, sep="/")
     found = flatten_dict(saved, sep="/")

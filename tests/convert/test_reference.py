@@ -4,7 +4,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -205,7 +204,7 @@ def test_export_of_other_parameters():
         to_reference(params, model)
 
 
-def test_imported_model_computes_the_same(tmp_path, capsys, monkeypatch):
+def test_imported_model_computes_the_same(tmp_path, capsys):
     """What the reference recorded, from its file through the command and `config.model.init_from`."""
     file, out = tmp_path / "rice.safetensors", tmp_path / "ours"
     safetensors.numpy.save_file(_micro(), file)
@@ -216,9 +215,7 @@ def test_imported_model_computes_the_same(tmp_path, capsys, monkeypatch):
         assert f"--config.model.{flag}" in said
 
     params, _ = _rice()
-    with monkeypatch.context() as patch:  # it gives a numpy array to a function of jax arrays
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        params = start_from(out, jax.device_put(params), _config())
+    params = start_from(out, jax.device_put(params), _config())
     for name, value in _compute(params).items():
         assert_close(value, _case().out(name))
 
