@@ -17,6 +17,7 @@ sys.path.insert(0, str(HERE.parent))  # for the package `data`, which is not ins
 
 import tensorflow_datasets as tfds  # noqa: E402
 
+from data.builder import ShardedBuilder  # noqa: E402
 from data.errors import DataError  # noqa: E402
 
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"data/build.py: {error}")
 
 
-def build(builder: tfds.core.DatasetBuilder, raw_dir: Path, overwrite: bool = False) -> None:
+def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False) -> None:
     """Builds one data set unless it stands.
 
     TFDS writes into `incomplete.*` and renames when all is done, so a directory with the version's name is whole.
@@ -42,9 +43,11 @@ def build(builder: tfds.core.DatasetBuilder, raw_dir: Path, overwrite: bool = Fa
     Args:
         builder: of one config; once it has built, its `summary` tells in words what was skipped.
         raw_dir: the raw files.
-        overwrite: build again if it stands.
+        overwrite: build again if it stands, and take no shard of a build that was stopped.
     """
     target = Path(builder.data_dir)
+    if overwrite:
+        shutil.rmtree(builder.unfinished_dir, ignore_errors=True)
     if target.exists() and not overwrite:
         print(f"{target}: stands already; --overwrite builds it again")
         return
@@ -60,7 +63,7 @@ def build(builder: tfds.core.DatasetBuilder, raw_dir: Path, overwrite: bool = Fa
     print(f"{target}: {builder.info.splits.total_num_examples} examples; {builder.summary}")
 
 
-def _builders(args: argparse.Namespace) -> list[tfds.core.DatasetBuilder]:
+def _builders(args: argparse.Namespace) -> list[ShardedBuilder]:
     builder_cls = importlib.import_module(f"data.{args.name}.{args.name}_dataset_builder").Builder
     if not args.raw_dir.is_dir():
         instructions = inspect.cleandoc(builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS)
@@ -69,8 +72,8 @@ def _builders(args: argparse.Namespace) -> list[tfds.core.DatasetBuilder]:
     _check_known("--configs", configs, builder_cls.builder_configs)
     options = dict(option.partition("=")[::2] for option in args.option)
     _check_known("--option", options, inspect.getfullargspec(builder_cls).kwonlyargs)
-    options["max_skipped_percent"] = args.max_skipped_percent
-    return [builder_cls(config=config, data_dir=args.data_dir, **options) for config in configs]
+    shared = {"max_skipped_percent": args.max_skipped_percent, "workers": args.workers}
+    return [builder_cls(config=config, data_dir=args.data_dir, **shared, **options) for config in configs]
 
 
 def _check_known(flag: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -87,6 +90,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="directory of the built data sets")
     parser.add_argument("--configs", help="which sets, with commas between; default: all that fit the raw files")
     parser.add_argument("--max_skipped_percent", type=float, default=1.0, help="fail above it (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read and write (default: 1)")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the builder")
     parser.add_argument("--overwrite", action="store_true", help="build again what stands")
     return parser.parse_args(arguments)

@@ -1,103 +1,78 @@
-"""Where the raw pictures lie, which frames of a clip are kept, and reading them with a check."""
+"""Where LPR4M's pictures lie, in the full layout and in the subset's, and reading a clip's frames."""
 
-import dataclasses
-import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
-from PIL import Image
+import tensorflow_datasets as tfds
 
+from data.boxes import Box, relative_box
 from data.errors import FormatError, Unusable
-from data.lpr4m.values import IMAGE_EXTENSIONS
-
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """The bytes of a picture file as they are, and its size in pixels."""
-
-    encoded: bytes
-    width: int
-    height: int
+from data.pictures import IMAGE_EXTENSIONS, Picture, RawPictures, choose_frames
+from data.skip_report import SkipReport
 
 
-class RawPictures:
-    """Finds picture files under a raw directory; the only place that knows how they are laid out."""
-
-    def __init__(self, raw_dir: Path):
-        self._raw_dir = raw_dir
-
-    def frame(self, clip_id: str, frame: str) -> Path:
-        """Returns the file of a frame, given by id (full layout) or by relative path (subset)."""
-        if frame.lower().endswith(IMAGE_EXTENSIONS):
-            return self._inside(frame)
-        return self._inside(f"frames/{clip_id}/{frame}.jpg")
-
-    def image(self, image_id: str, path: str = "") -> Path:
-        """Returns the file of a shop's image, given by id (full layout) or by relative path (subset)."""
-        return self._inside(path or f"images/{image_id}.jpg")
-
-    def frames_of(self, clip_id: str) -> list[str]:
-        """Returns the ids of all frames of a clip on disk, by number; none if there is no such clip."""
-        folder = self._inside(f"frames/{clip_id}")
-        if not folder.is_dir():
-            return []
-        return sorted((path.stem for path in folder.glob("*.jpg")), key=lambda stem: frame_number(stem, str(folder)))
-
-    def _inside(self, relative: str) -> Path:
-        if relative.startswith("/") or ".." in relative.split("/"):
-            raise FormatError(str(self._raw_dir), repr(relative), "a path inside the raw directory", "mend the file")
-        return self._raw_dir / relative
-
-
-def frame_number(frame_id: str, where: str) -> int:
-    """Returns NNNN of a frame id `clip_id-NNNN`."""
-    number = frame_id.rpartition("-")[2]
-    if not number.isdecimal():
-        raise FormatError(where, repr(frame_id), "a frame id clip_id-NNNN", "rename or remove the frame")
-    return int(number)
-
-
-def choose_frames(frames: Sequence[T], max_frames: int) -> list[tuple[int, T]]:
-    """Chooses at most `max_frames` frames, evenly spread from the first to the last.
+def read_frames(
+    pictures: RawPictures, clip_id: str, frames: Sequence[str], max_frames: int, report: SkipReport
+) -> list[tuple[int, str, Picture]]:
+    """Reads at most `max_frames` of a clip's frames; those that cannot be read are left out and reported.
 
     Args:
-        frames: all frames of a clip, in order.
-        max_frames: at least 1.
+        pictures: of the raw directory.
+        clip_id: the clip.
+        frames: all its frames: ids (full layout) or paths relative to the raw directory (subset).
+        max_frames: the most to read.
+        report: is told what was left out.
 
     Returns:
-        (index, frame) of the frames kept, in order.
-
-    Source: RICE.md section 5: `linspace(0, n - 1, max_frames)` truncated to int if there are more.
-    """
-    if len(frames) <= max_frames:
-        return list(enumerate(frames))
-    return [(int(index), frames[int(index)]) for index in np.linspace(0, len(frames) - 1, max_frames)]
-
-
-def read_picture(path: Path) -> Picture:
-    """Reads a picture file and makes sure that it decodes to its end.
-
-    Args:
-        path: a JPEG, or anything else that Pillow knows.
+        (index among all frames, frame id, picture), in order.
 
     Raises:
-        Unusable: "missing", "zero bytes" or "undecodable".
+        Unusable: there are no frames to read from.
+    """
+    if not frames:
+        raise Unusable("no frames")
+    read = []
+    for index, frame in choose_frames(frames, max_frames):
+        is_path = frame.lower().endswith(IMAGE_EXTENSIONS)
+        path = frame if is_path else f"frames/{clip_id}/{frame}.jpg"
+        try:
+            picture = pictures.read(path, report)
+        except Unusable:
+            continue
+        read.append((index, path.rpartition("/")[2].rpartition(".")[0], picture))
+    return read
+
+
+def frames_of(pictures: RawPictures, clip_id: str) -> list[str]:
+    """Returns the ids of all frames of a clip in the full layout, by number; none if there is no such clip."""
+    return sorted(pictures.stems(f"frames/{clip_id}"), key=lambda frame_id: _frame_number(frame_id, clip_id))
+
+
+def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipReport) -> Picture:
+    """Reads a shop's image, given by id (full layout) or by path (subset).
+
+    Raises:
+        Unusable: "image missing" and the like.
     """
     try:
-        encoded = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Unusable("missing") from None
-    if not encoded:
-        raise Unusable("zero bytes")
+        return pictures.read(path or f"images/{image_id}.jpg", report)
+    except Unusable as reason:
+        raise Unusable(f"image {reason}") from None
+
+
+def frame_box(
+    box: Box, units: str, frame: Picture, frame_id: str, where: str, report: SkipReport
+) -> tfds.features.BBox | None:
+    """Returns a box relative to its frame, or None, and a line in the report, if it cannot be used."""
+    report.tried("boxes")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            width, height = image.size
-            image.draft("L", (width // 8, height // 8))  # reads all of a JPEG, but skips most of the arithmetic
-            image.load()
-    except Exception:  # Pillow has no common class for what a broken file may raise
-        raise Unusable("undecodable") from None
-    return Picture(encoded, width, height)
+        return relative_box(box, units, (frame.width, frame.height), where)
+    except Unusable as reason:
+        report.skipped("boxes", frame_id, where, str(reason))
+        return None
+
+
+def _frame_number(frame_id: str, clip_id: str) -> int:
+    number = frame_id.rpartition("-")[2]
+    if not number.isdecimal():
+        raise FormatError(f"frames of {clip_id}", repr(frame_id), "a frame id clip_id-NNNN", "rename or remove it")
+    return int(number)

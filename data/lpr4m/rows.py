@@ -2,13 +2,17 @@
 
 import array
 import dataclasses
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data.boxes import Box, parse_box
 from data.errors import FormatError
-from data.lpr4m.values import CLIP_ID, IMAGE_EXTENSIONS, Box, decode_line, parse_box, parse_image_id, parse_list
+from data.lpr4m.ids import CLIP_ID, parse_image_id
+from data.pictures import IMAGE_EXTENSIONS
+from data.text import decode_line, parse_list
 
 COLUMNS = {
     11: "clip_id frames boxes image_id title category_id category asr scale duration number",
@@ -50,6 +54,7 @@ class RowBlock:
     first_line: int  # counted from 1
     num_rows: int
     num_columns: int
+    checksum: int  # of its bytes: a block of a file that changed is another block
 
 
 def read_rows(block: RowBlock) -> Iterator[TrainingRow]:
@@ -85,21 +90,25 @@ def index_rows(parts: Sequence[Path], rows_per_block: int) -> list[RowBlock]:
     blocks = []
     clip_hashes = array.array("q")
     for path in parts:
-        block_offsets, offset, num_rows, num_columns = [], 0, 0, 0
+        block_offsets, checksums, offset, num_rows, num_columns = [], [], 0, 0, 0
         with path.open("rb") as file:
             for line in file:
                 if num_rows == 0:
                     num_columns = _layout(line, f"{path}:1")
                 if num_rows % rows_per_block == 0:
                     block_offsets.append(offset)
+                    checksums.append(0)
+                checksums[-1] = zlib.crc32(line, checksums[-1])
                 clip_hashes.append(hash(_clip_id(line)))
                 offset += len(line)
                 num_rows += 1
         if num_rows == 0:
             raise FormatError(str(path), "an empty file", "training rows", "download the file again or take it away")
-        for first_row, block_offset in zip(range(0, num_rows, rows_per_block), block_offsets, strict=True):
+        for first_row, start, checksum in zip(
+            range(0, num_rows, rows_per_block), block_offsets, checksums, strict=True
+        ):
             size = min(rows_per_block, num_rows - first_row)
-            blocks.append(RowBlock(path, block_offset, first_row + 1, size, num_columns))
+            blocks.append(RowBlock(path, start, first_row + 1, size, num_columns, checksum))
     _check_clips_differ(parts, np.frombuffer(clip_hashes, np.int64))
     return blocks
 

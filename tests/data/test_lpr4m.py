@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from data.boxes import detect_units, relative_box
 from data.build import main
 from data.errors import FormatError, Unusable
-from data.lpr4m.boxes import clip_types, detect_units, relative_box
-from data.lpr4m.pictures import choose_frames, read_picture
+from data.lpr4m.clip_types import clip_types
+from data.lpr4m.ids import live_id_of, parse_image_id
 from data.lpr4m.rows import RowBlock, index_rows, parse_row, read_rows
-from data.lpr4m.values import live_id_of, parse_image_id, parse_list
+from data.pictures import choose_frames, read_picture
+from data.text import parse_list
 from tests.data.raw_lpr4m import clip_id_of, image_id_of, jpeg, write_raw
 from tests.data.raw_lpr4m import live_id_of as live_id_of_number
 
@@ -481,30 +483,50 @@ def test_tensorflow_is_never_imported(tmp_path):
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_build_leaves_nothing_that_looks_whole(tmp_path, capsys, how):
+def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(tmp_path, capsys, how):
     raw = write_raw(tmp_path / "raw")
-    frame = raw / "frames" / clip_id_of(2) / f"{clip_id_of(2)}-0000.jpg"
+    frame = raw / "frames" / clip_id_of(1) / f"{clip_id_of(1)}-0000.jpg"  # of the second part: the first is a shard
     content = frame.read_bytes()
     frame.unlink()
-    os.mkfifo(frame)  # the build waits here, its first shard begun
+    os.mkfifo(frame)  # the build waits here
     command = [sys.executable, "data/build.py", "lpr4m", "--raw_dir", raw, "--data_dir", tmp_path / "data"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.time() + 30
-    while not list((tmp_path / "data").rglob("incomplete.*/*array_record*")):
-        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
-        time.sleep(0.02)
-    process.send_signal(how)
-    process.communicate()
+    unfinished = tmp_path / "data/lpr4m/train/unfinished_1.0.0"
+    try:
+        while len(list(unfinished.glob("*"))) < 3:  # a shard, its report, and a shard begun
+            assert process.poll() is None and time.time() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(how)
+        process.communicate()
     assert not list((tmp_path / "data").rglob("1.0.0"))
     leftovers = list((tmp_path / "data").rglob("incomplete.*"))
     assert bool(leftovers) == (how == signal.SIGKILL)
 
+    (raw / "frames" / clip_id_of(0) / f"{clip_id_of(0)}-0000.jpg").unlink()  # would be missed if it were read again
     frame.unlink()
     frame.write_bytes(content)
     build(raw, tmp_path / "data", "--configs", "train")
-    told = capsys.readouterr().out
-    assert all(f"{path}: left by a build that was killed" in told for path in leftovers)
+    told = capsys.readouterr()
+    assert all(f"{path}: left by a build that was killed" in told.out for path in leftovers)
+    assert "1 of 2 shards stand already" in told.err
     assert len(open_set(tmp_path / "data", "train")[0]) == 6
+    assert not report_of(tmp_path / "data", "train") and not unfinished.exists()
+
+
+def test_workers_write_what_one_process_writes(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    (raw / "images" / f"{image_id_of(1)}.jpg").unlink()
+    for name, workers in (("one", "1"), ("two", "2")):
+        arguments = ["--configs", "train", "--max_skipped_percent", "50", "--workers", workers]
+        build(raw, tmp_path / name, *arguments)
+    one, two = (sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("one", "two"))
+    assert [path.relative_to(tmp_path / "one") for path in one] == [path.relative_to(tmp_path / "two") for path in two]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    edit_row(raw, 1, column=5, text="1012\t")
+    with pytest.raises(SystemExit, match=r"part_00\.txt:2: found 12 columns"):
+        build(raw, tmp_path / "three", "--configs", "train", "--workers", "2")
 
 
 def test_a_query_frame_with_a_box_outside_counts_for_nothing(tmp_path):

@@ -1,16 +1,41 @@
-"""Boxes: which unit a file is in, relative coordinates, and the three types of a query that follow from them."""
+"""Boxes: four numbers in a file's own unit, made relative to their frame."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from data.errors import FormatError, Unusable
-from data.lpr4m.values import Box
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2, in the file's own unit
 
 PIXELS, NORMALISED = "pixels", "normalised"
 LARGEST_NORMALISED = 1.5  # no box of a real product ends within two pixels of the frame's corner
 OUTSIDE_TOLERANCE = 0.05  # of the frame's side: rounding and loose boxes are cut, more is a flaw of the data
+
+
+def parse_box(value: object, where: str) -> Box:
+    """Checks that a value is a box: four finite numbers x1, y1, x2, y2 with x2 ≥ x1 and y2 ≥ y1.
+
+    Args:
+        value: what the file holds.
+        where: place in the file, for errors.
+
+    Raises:
+        FormatError: it is not.
+    """
+    numbers = isinstance(value, list | tuple) and len(value) == 4
+    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in value):
+        raise FormatError(where, repr(value), "four numbers x1, y1, x2, y2", "mend the row")
+    x1, y1, x2, y2 = (float(x) for x in value)
+    if x2 < x1 or y2 < y1:
+        raise FormatError(
+            where,
+            f"box {value}",
+            "x1, y1, x2, y2 with x2 ≥ x1 and y2 ≥ y1",
+            "mend the row; if all rows are so, the boxes are in another order (x, y, width, height?)",
+        )
+    return x1, y1, x2, y2
 
 
 def detect_units(boxes: Iterable[Box]) -> str:
@@ -48,30 +73,3 @@ def relative_box(box: Box, units: str, size: tuple[int, int], where: str) -> tfd
         raise Unusable("outside the frame")
     x1, y1, x2, y2 = (min(max(x, 0.0), 1.0) for x in (x1, y1, x2, y2))
     return tfds.features.BBox(ymin=y1, xmin=x1, ymax=y2, xmax=x2)
-
-
-def clip_types(frames: Sequence[Sequence[tfds.features.BBox]]) -> dict[str, str]:
-    """Returns a clip's scale, duration and number type.
-
-    Args:
-        frames: boxes of each annotated frame, the intended product's first; none when it is out of view.
-
-    Returns:
-        `scale` by the mean area share of the intended product's box, `duration` by the share of frames with a box,
-        `number` by the mean number of boxes in such frames; '' where there is nothing to measure.
-
-    Source: RICE.md section 8.
-    """
-    visible = [boxes for boxes in frames if boxes]
-    types = {"scale": "", "duration": "", "number": ""}
-    if frames:
-        types["duration"] = _level(len(visible) / len(frames), 0.4, 0.7, ("short", "medium", "long"))
-    if visible:
-        areas = [(boxes[0].ymax - boxes[0].ymin) * (boxes[0].xmax - boxes[0].xmin) for boxes in visible]
-        types["scale"] = _level(np.mean(areas), 0.2, 0.4, ("small", "medium", "large"))
-        types["number"] = _level(np.mean([len(boxes) for boxes in visible]), 3, 7, ("few", "medium", "abundant"))
-    return types
-
-
-def _level(value: float, low: float, high: float, names: tuple[str, str, str]) -> str:
-    return names[0] if value <= low else names[1] if value <= high else names[2]

@@ -1,0 +1,33 @@
+"""The scale, duration and number type of a test clip, from its boxes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+def clip_types(frames: Sequence[Sequence[tfds.features.BBox]]) -> dict[str, str]:
+    """Returns a clip's scale, duration and number type.
+
+    Args:
+        frames: boxes of each annotated frame, the intended product's first; none when it is out of view.
+
+    Returns:
+        `scale` by the mean area share of the intended product's box, `duration` by the share of frames with a box,
+        `number` by the mean number of boxes in such frames; '' where there is nothing to measure.
+
+    Source: RICE.md section 8.
+    """
+    visible = [boxes for boxes in frames if boxes]
+    types = {"scale": "", "duration": "", "number": ""}
+    if frames:
+        types["duration"] = _level(len(visible) / len(frames), 0.4, 0.7, ("short", "medium", "long"))
+    if visible:
+        areas = [(boxes[0].ymax - boxes[0].ymin) * (boxes[0].xmax - boxes[0].xmin) for boxes in visible]
+        types["scale"] = _level(np.mean(areas), 0.2, 0.4, ("small", "medium", "large"))
+        types["number"] = _level(np.mean([len(boxes) for boxes in visible]), 3, 7, ("few", "medium", "abundant"))
+    return types
+
+
+def _level(value: float, low: float, high: float, names: tuple[str, str, str]) -> str:
+    return names[0] if value <= low else names[1] if value <= high else names[2]

@@ -1,0 +1,103 @@
+"""Raw pictures: reading them with a check, and which frames of a clip are kept."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from data.errors import FormatError, Unusable
+from data.skip_report import SkipReport
+
+T = TypeVar("T")
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """The bytes of a picture file as they are, and its size in pixels."""
+
+    encoded: bytes
+    width: int
+    height: int
+
+
+class RawPictures:
+    """Reads the picture files of a raw directory; can be sent to another process."""
+
+    def __init__(self, raw_dir: Path):
+        self._raw_dir = raw_dir
+
+    def read(self, relative: str, report: SkipReport) -> Picture:
+        """Reads a picture and makes sure that it decodes to its end; one that does not is reported.
+
+        Args:
+            relative: the file, from the raw directory.
+            report: counts it among the "pictures".
+
+        Raises:
+            Unusable: "missing", "zero bytes" or "undecodable".
+            FormatError: the path leaves the raw directory.
+        """
+        file = self._inside(relative)
+        report.tried("pictures")
+        try:
+            return read_picture(file)
+        except Unusable as reason:
+            report.skipped("pictures", file.stem, file, str(reason))
+            raise
+
+    def stems(self, relative: str) -> list[str]:
+        """Returns the names, without extension, of the JPEG files in a directory; none if there is no such one."""
+        return [path.stem for path in self._inside(relative).glob("*.jpg")]
+
+    def _inside(self, relative: str) -> Path:
+        if relative.startswith("/") or ".." in relative.split("/"):
+            raise FormatError(str(self._raw_dir), repr(relative), "a path inside the raw directory", "mend the file")
+        return self._raw_dir / relative
+
+
+def choose_frames(frames: Sequence[T], max_frames: int) -> list[tuple[int, T]]:
+    """Chooses at most `max_frames` frames, evenly spread from the first to the last.
+
+    Args:
+        frames: all frames of a clip, in order.
+        max_frames: at least 1.
+
+    Returns:
+        (index, frame) of the frames kept, in order.
+
+    Source: RICE.md section 5: `linspace(0, n - 1, max_frames)` truncated to int if there are more.
+    """
+    if len(frames) <= max_frames:
+        return list(enumerate(frames))
+    return [(int(index), frames[int(index)]) for index in np.linspace(0, len(frames) - 1, max_frames)]
+
+
+def read_picture(path: Path) -> Picture:
+    """Reads a picture file and makes sure that it decodes to its end.
+
+    Args:
+        path: a JPEG, or anything else that Pillow knows.
+
+    Raises:
+        Unusable: "missing", "zero bytes" or "undecodable".
+    """
+    try:
+        encoded = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unusable("missing") from None
+    if not encoded:
+        raise Unusable("zero bytes")
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            width, height = image.size
+            image.draft("L", (width // 8, height // 8))  # reads all of a JPEG, but skips most of the arithmetic
+            image.load()
+    except Exception:  # Pillow has no common class for what a broken file may raise
+        raise Unusable("undecodable") from None
+    return Picture(encoded, width, height)
