@@ -10,7 +10,7 @@ from data.build import main as build
 from tests.data.raw_lpr4m import write_raw
 
 ROOT = Path(__file__).parents[1]
-# Overrides of configs/sample.py that make a run of seconds.
+# Overrides that make a run of seconds.
 TINY = {
     "data.batch_size": 8,
     "data.num_frames": 3,
@@ -40,19 +40,11 @@ def build_shop(directory: Path) -> Path:
     return directory / "built"
 
 
-def command(data_dir: Path, workdir: Path, *flags: str, **overrides) -> list[str]:
+def command(data_dir: Path, workdir: Path, *flags: str, config: str = "configs/sample.py", **overrides) -> list[str]:
     """The front door's command line on a tiny shop; `data__batch_size=4` overrides one setting."""
     settings = TINY | {"data.data_dir": data_dir} | {key.replace("__", "."): value for key, value in overrides.items()}
-    config = [f"--config.{key}={value}" for key, value in settings.items()]
-    return [
-        sys.executable,
-        "-m",
-        "rice_jax.main",
-        "--config=configs/sample.py",
-        f"--workdir={workdir}",
-        *config,
-        *flags,
-    ]
+    values = [f"--config.{key}={value}" for key, value in settings.items()]
+    return [sys.executable, "-m", "rice_jax.main", f"--config={config}", f"--workdir={workdir}", *values, *flags]
 
 
 def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:

@@ -8,7 +8,7 @@ from configs import base
 from rice_jax.config import ConfigError, resolve
 from tests.settings import small_config
 
-FILES = ["lpr4m", "lpr750k", "sample", "sample_pretrain"]
+FILES = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_pretrain"]
 
 
 @pytest.mark.parametrize("name", FILES)

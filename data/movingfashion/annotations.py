@@ -1,0 +1,126 @@
+"""MovingFashion's `train.json` and `test.json`: pairs of a video and an image, and the queries and gallery in them."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from data.errors import FormatError
+from data.text import read_object
+
+GALLERY_ID = "movingfashion"  # there is but one
+REGULAR, HARD = "regular", "hard"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A video of a product and the product's image; paths are relative to the raw directory.
+
+    `source` is REGULAR or HARD; `where` is the place in the file, for errors.
+    """
+
+    where: str
+    product_id: str
+    video: str
+    image: str
+    source: str
+
+    @property
+    def name(self) -> str:
+        return id_of(self.video)
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """A test video with the images of all its products; `source` is '' if these are not all of one source."""
+
+    where: str
+    video: str
+    images: tuple[str, ...]
+    source: str
+
+    @property
+    def name(self) -> str:
+        return id_of(self.video)
+
+
+@dataclasses.dataclass(frozen=True)
+class GalleryImage:
+    """An image of the gallery."""
+
+    where: str
+    image: str
+
+    @property
+    def name(self) -> str:
+        return f"{GALLERY_ID}/{id_of(self.image)}"
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Reads `train.json` or `test.json`, in the order of the file; `tracklets` are not looked at.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FormatError: it is not what MovingFashion's format says, or two of its files would have one id.
+    """
+    pairs = [pair for product_id, entry in read_object(path).items() for pair in _pairs(path, product_id, entry)]
+    _check_ids_differ(pairs)
+    return pairs
+
+
+def queries_of(pairs: Iterable[Pair]) -> list[Query]:
+    """Returns each video once, with its ground truth, in the order in which the videos are met."""
+    pairs_of: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        pairs_of.setdefault(pair.video, []).append(pair)
+    return [_query(video, its_pairs) for video, its_pairs in pairs_of.items()]
+
+
+def gallery_of(pairs: Iterable[Pair]) -> list[GalleryImage]:
+    """Returns each image once, in the order in which the images are met."""
+    first_with: dict[str, Pair] = {}
+    for pair in pairs:
+        first_with.setdefault(pair.image, pair)
+    return [GalleryImage(pair.where, image) for image, pair in first_with.items()]
+
+
+def id_of(path: str) -> str:
+    """Returns the name of a video or an image without folder and extension."""
+    return PurePosixPath(path).stem
+
+
+def _query(video: str, pairs: list[Pair]) -> Query:
+    images = dict.fromkeys(pair.image for pair in pairs)
+    sources = {pair.source for pair in pairs}
+    return Query(pairs[0].where, video, tuple(images), sources.pop() if len(sources) == 1 else "")
+
+
+def _pairs(path: Path, product_id: str, entry: object) -> list[Pair]:
+    where, keys = f"{path}: {product_id}", ("video_paths", "img_path", "source")
+    if not isinstance(entry, dict) or not all(key in entry for key in keys):
+        raise FormatError(where, repr(entry), f"an object with {', '.join(keys)}", "download the file again")
+    videos, image, source = (entry[key] for key in keys)
+    if not isinstance(videos, list) or not videos:
+        raise FormatError(f"{where} video_paths", repr(videos), "a list of paths", "download the file again")
+    for video in videos:
+        _check_path(video, "videos", f"{where} video_paths")
+    _check_path(image, "imgs", f"{where} img_path")
+    if type(source) is not int:
+        raise FormatError(f"{where} source", repr(source), "a whole number, 1 = regular", "download the file again")
+    return [Pair(where, product_id, video, image, REGULAR if source == 1 else HARD) for video in videos]
+
+
+def _check_path(path: object, folder: str, where: str) -> None:
+    if not isinstance(path, str) or not path.startswith(f"{folder}/"):
+        raise FormatError(where, repr(path), f"a path that starts with {folder}/", "download the file again")
+
+
+def _check_ids_differ(pairs: Iterable[Pair]) -> None:
+    paths: dict[tuple[str, str], str] = {}
+    for pair in pairs:
+        for kind, path in (("video", pair.video), ("image", pair.image)):
+            first = paths.setdefault((kind, id_of(path)), path)
+            if first != path:
+                do = "rename one of the files, here too"
+                raise FormatError(pair.where, f"{path} beside {first}", "names that differ before the dot", do)

@@ -1,0 +1,197 @@
+"""MovingFashion as TFDS data sets: training pairs, test queries and their one gallery."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data.builder import PICTURE, TEXT, Example, Shard, ShardedBuilder, chunks
+from data.errors import FormatError, Unusable
+from data.movingfashion.annotations import (
+    GALLERY_ID,
+    GalleryImage,
+    Pair,
+    Query,
+    gallery_of,
+    id_of,
+    queries_of,
+    read_pairs,
+)
+from data.pictures import Picture, RawPictures
+from data.skip_report import SkipReport, SkipSummary
+from data.text import find_file
+
+T = TypeVar("T")
+
+KINDS = {"train": "pairs", "query": "queries", "gallery": "gallery images"}
+MAX_FRAMES = 10
+NO_BOX = tfds.features.BBox(0.0, 0.0, 0.0, 0.0)
+UNKNOWN = ("title", "category", "scale", "duration", "number")  # texts of a query that the files do not tell
+
+FRAMES = {
+    "frames": tfds.features.Sequence(PICTURE()),
+    "frame_ids": tfds.features.Sequence(TEXT()),
+    "boxes": tfds.features.Sequence(tfds.features.BBoxFeature()),
+}
+FEATURES = {
+    "train": {
+        "clip_id": TEXT(),
+        "image_id": TEXT(),
+        "product_id": TEXT(),
+        "source": TEXT(),
+        **FRAMES,
+        "image": PICTURE(),
+    },
+    "query": {
+        "clip_id": TEXT(),
+        "gallery_id": TEXT(),
+        "image_ids": tfds.features.Sequence(TEXT()),
+        "source": TEXT(),
+        **{name: TEXT() for name in UNKNOWN},
+        **FRAMES,
+        "box_frame": tfds.features.Sequence(np.int32),
+    },
+    "gallery": {
+        "gallery_id": TEXT(),
+        "image_id": TEXT(),
+        "image": PICTURE(),
+    },
+}
+
+
+class Builder(ShardedBuilder):
+    """Reads MovingFashion's raw files and the frames that scripts/extract_movingfashion.sh takes out of its videos."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name="train", description="Training pairs: a video and the image of a product in it."),
+        tfds.core.BuilderConfig(name="query", description="Test videos with their ground truth."),
+        tfds.core.BuilderConfig(name="gallery", description="The images of the test products: one gallery."),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
+    Put these into one directory and pass it as --raw_dir:
+      train.json, test.json, videos/<video>.mp4, imgs/<image>.png
+    They come from MovingFashion's authors (data/movingfashion/README.md). Then take the frames out of the videos:
+      scripts/extract_movingfashion.sh RAW               writes frames/<video>/<number>.jpg
+    """
+
+    @classmethod
+    def configs_for(cls, raw_dir: Path) -> list[str]:
+        """Returns the names of all configs."""
+        return list(cls.builder_configs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._info_of(FEATURES[self.builder_config.name])
+
+    def _shards(self, raw_dir: Path) -> tuple[str, Sequence[Shard]]:
+        config = self.builder_config.name
+        split = "train" if config == "train" else "test"
+        pairs = read_pairs(find_file([raw_dir], f"{split}.json", "data/movingfashion/README.md"))
+        entries, example_of = {
+            "train": (pairs, _train_example),
+            "query": (queries_of(pairs), _query_example),
+            "gallery": (gallery_of(pairs), _gallery_example),
+        }[config]
+        kind, pictures = KINDS[config], RawPictures(raw_dir)
+        return split, [functools.partial(_examples, chunk, kind, example_of, pictures) for chunk in chunks(entries)]
+
+    def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
+        config = self.builder_config.name
+        kind = KINDS[config]
+        if config == "train":
+            return {"num_rows": summary.num_tried(kind), "skipped": summary.num_skipped(kind)}
+        counted = {"query": "num_queries", "gallery": "num_images"}[config]
+        return {counted: summary.num_tried(kind), "skipped": summary.reasons(kind)}
+
+
+def choose_frames(frames: Sequence[T], max_frames: int) -> list[T]:
+    """Chooses at most `max_frames` frames, evenly spread from the first, but not to the last.
+
+    Args:
+        frames: all frames of a video, in order.
+        max_frames: at least 1.
+
+    Returns:
+        The frames kept, in order.
+
+    Source: the reference: `linspace(0, n, max_frames, endpoint=False)` truncated to int if there are more.
+    """
+    count = min(len(frames), max_frames)
+    return [frames[index * len(frames) // count] for index in range(count)]
+
+
+def _examples(
+    entries: Sequence[Pair | Query | GalleryImage],
+    kind: str,
+    example_of: Callable[..., Example],
+    pictures: RawPictures,
+    report: SkipReport,
+) -> Iterator[Example]:
+    for entry in entries:
+        report.tried(kind)
+        try:
+            yield example_of(entry, pictures, report)
+        except Unusable as reason:
+            report.skipped(kind, entry.name, entry.where, str(reason))
+
+
+def _train_example(pair: Pair, pictures: RawPictures, report: SkipReport) -> Example:
+    return {
+        "clip_id": id_of(pair.video),
+        "image_id": id_of(pair.image),
+        "product_id": pair.product_id,
+        "source": pair.source,
+        **_frames(pair.video, pictures, report),
+        "image": _image(pair.image, pictures, report).encoded,
+    }
+
+
+def _query_example(query: Query, pictures: RawPictures, report: SkipReport) -> Example:
+    return {
+        "clip_id": id_of(query.video),
+        "gallery_id": GALLERY_ID,
+        "image_ids": [id_of(image) for image in query.images],
+        "source": query.source,
+        **dict.fromkeys(UNKNOWN, ""),
+        **_frames(query.video, pictures, report),
+        "boxes": [],
+        "box_frame": [],
+    }
+
+
+def _gallery_example(entry: GalleryImage, pictures: RawPictures, report: SkipReport) -> Example:
+    image = _image(entry.image, pictures, report)
+    return {"gallery_id": GALLERY_ID, "image_id": id_of(entry.image), "image": image.encoded}
+
+
+def _frames(video: str, pictures: RawPictures, report: SkipReport) -> Example:
+    folder = f"frames/{id_of(video)}"
+    names = sorted(pictures.stems(folder), key=lambda name: _frame_number(name, folder))
+    if not names:
+        raise Unusable("no frames")
+    frames = {}
+    for name in choose_frames(names, MAX_FRAMES):
+        try:
+            frames[name] = pictures.read(f"{folder}/{name}.jpg", report).encoded
+        except Unusable:
+            continue
+    if not frames:
+        raise Unusable("no usable frame")
+    return {"frames": list(frames.values()), "frame_ids": list(frames), "boxes": [NO_BOX] * len(frames)}
+
+
+def _frame_number(name: str, folder: str) -> int:
+    if not name.isdecimal():
+        raise FormatError(folder, f"{name}.jpg", "frames named by their number", "rename or remove the file")
+    return int(name)
+
+
+def _image(path: str, pictures: RawPictures, report: SkipReport) -> Picture:
+    try:
+        return pictures.read(path, report)
+    except Unusable as reason:
+        raise Unusable(f"image {reason}") from None
