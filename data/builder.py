@@ -19,6 +19,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from data.errors import DataError
+from data.img2dataset import build_index, find_outputs
+from data.pictures import RawPictures
 from data.skip_report import SkipReport, SkipSummary
 
 EXAMPLES_PER_SHARD = 1024  # of ten 256 px pictures about 300 MB
@@ -72,6 +74,12 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             yield examples while they report what they leave out.
         """
 
+    def _pictures(self, raw_dir: Path) -> RawPictures:
+        """Returns the pictures of a raw directory; makes the index first, if img2dataset downloaded some."""
+        outputs = find_outputs(raw_dir)
+        directory = Path(self.data_dir_root) / self.name / "pictures_index"  # one for all configs
+        return RawPictures(raw_dir, build_index(outputs, directory, self._workers) if outputs else None)
+
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
         """Returns what `metadata.json` is to hold once all shards are written."""
         return {}
@@ -109,10 +117,11 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
     def _run(self, write: "_ShardWriter", shards: Sequence[Shard]) -> Iterable["_Outcome"]:
         progress = functools.partial(tqdm, total=len(shards), desc=self.builder_config.name, unit="shard", disable=None)
-        if self._workers == 1:
+        workers = min(self._workers, len(shards))
+        if workers == 1:
             yield from progress(map(write, shards))
         else:
-            with multiprocessing.get_context("spawn").Pool(self._workers) as pool:
+            with multiprocessing.get_context("spawn").Pool(workers) as pool:
                 yield from progress(pool.imap(write, shards))
 
     def _checked(self, outcome: "_Outcome", summary: SkipSummary) -> tuple[Path, int]:

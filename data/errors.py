@@ -21,6 +21,10 @@ class FormatError(DataError):
         if len(found) > 160:
             found = f"{found[:160]}… ({len(found)} characters)"
         super().__init__(f"{where}: found {found}, expected {expected}; {do}")
+        self._words = where, found, expected, do
+
+    def __reduce__(self):
+        return FormatError, self._words  # an error may come from another process
 
 
 class Unusable(Exception):

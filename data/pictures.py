@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import FormatError, Unusable
+from data.img2dataset import Download, open_index
 from data.skip_report import SkipReport
 
 T = TypeVar("T")
@@ -19,7 +20,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """The bytes of a picture file as they are, and its size in pixels."""
+    """The bytes of a picture file as they are, and the size in pixels that it was published with."""
 
     encoded: bytes
     width: int
@@ -27,29 +28,41 @@ class Picture:
 
 
 class RawPictures:
-    """Reads the picture files of a raw directory; can be sent to another process."""
+    """Reads the pictures of a raw directory, be they files or what img2dataset made; can be sent to another process."""
 
-    def __init__(self, raw_dir: Path):
+    def __init__(self, raw_dir: Path, index: Path | None = None):
+        """Names the places.
+
+        Args:
+            raw_dir: the raw files.
+            index: of the pictures that img2dataset downloaded, see `data.img2dataset.build_index`.
+        """
         self._raw_dir = raw_dir
+        self._index = index
 
     def read(self, relative: str, report: SkipReport) -> Picture:
         """Reads a picture and makes sure that it decodes to its end; one that does not is reported.
 
         Args:
-            relative: the file, from the raw directory.
+            relative: the file, from the raw directory; what img2dataset downloaded under its name comes first.
             report: counts it among the "pictures".
 
         Raises:
-            Unusable: "missing", "zero bytes" or "undecodable".
+            Unusable: "missing", "zero bytes", "undecodable", or img2dataset's status of a failure.
             FormatError: the path leaves the raw directory.
         """
         file = self._inside(relative)
         report.tried("pictures")
+        download = open_index(self._index).read(file.stem) if self._index else None
         try:
-            return read_picture(file)
+            return read_picture(file) if download is None else _check_download(download)
         except Unusable as reason:
-            report.skipped("pictures", file.stem, file, str(reason))
+            report.skipped("pictures", file.stem, download.where if download else file, str(reason))
             raise
+
+    def was_listed(self, name: str) -> bool:
+        """Tells whether img2dataset was given a URL with that name, be it downloaded or not."""
+        return self._index is not None and name in open_index(self._index)
 
     def stems(self, relative: str) -> list[str]:
         """Returns the names, without extension, of the JPEG files in a directory; none if there is no such one."""
@@ -91,6 +104,18 @@ def read_picture(path: Path) -> Picture:
         encoded = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise Unusable("missing") from None
+    return Picture(encoded, *_check(encoded))
+
+
+def _check_download(download: Download) -> Picture:
+    if download.status != "success":
+        raise Unusable(download.status)
+    _check(download.encoded)
+    return Picture(download.encoded, download.width, download.height)
+
+
+def _check(encoded: bytes) -> tuple[int, int]:
+    """Decodes a picture to its end and returns width and height."""
     if not encoded:
         raise Unusable("zero bytes")
     try:
@@ -100,4 +125,4 @@ def read_picture(path: Path) -> Picture:
             image.load()
     except Exception:  # Pillow has no common class for what a broken file may raise
         raise Unusable("undecodable") from None
-    return Picture(encoded, width, height)
+    return width, height

@@ -11,7 +11,6 @@ from data.boxes import NORMALISED, PIXELS, Box, detect_units
 from data.builder import Shard, ShardedBuilder
 from data.errors import DataError
 from data.lpr4m import gallery, query, train
-from data.pictures import RawPictures
 from data.skip_report import SkipSummary
 
 
@@ -48,7 +47,7 @@ class Builder(ShardedBuilder):
       training_videoinfo_full_part_00.txt ... _09.txt    training rows
       test_videoid_to_gtimage_20079.json, test_liveid_to_gallery_110.json, test_frameid2gtbox_20079_426751.json,
       test_videoid_asr_20079.txt, test_image_title_6076.txt
-      frames/<clip_id>/<frame_id>.jpg, images/<image_id>.jpg
+      frames/<clip_id>/<frame_id>.jpg, images/<image_id>.jpg, or img2dataset's output directories of any name
     or the subset: annotations/, query/, gallery/, training_image/, training_video_00/ ... training_video_07/.
     They come from LPR4M's authors (data/lpr4m/README.md); data/sample/simulate.py makes a small set of the same form.
     """
@@ -78,7 +77,7 @@ class Builder(ShardedBuilder):
 
     def _shards(self, raw_dir: Path) -> tuple[str, Sequence[Shard]]:
         config = self.builder_config
-        pictures = RawPictures(raw_dir)
+        pictures = self._pictures(raw_dir)
         if config.kind == "train":
             return "train", train.train_shards(raw_dir, config.is_subset, pictures, config.max_frames, self._units_of)
         if config.kind == "query":

@@ -9,6 +9,8 @@ from data.errors import FormatError, Unusable
 from data.pictures import IMAGE_EXTENSIONS, Picture, RawPictures, choose_frames
 from data.skip_report import SkipReport
 
+FRAMES_BEYOND_END = 10  # in case that numbers start at 1, or that a clip is cut a little late
+
 
 def read_frames(
     pictures: RawPictures, clip_id: str, frames: Sequence[str], max_frames: int, report: SkipReport
@@ -43,8 +45,15 @@ def read_frames(
 
 
 def frames_of(pictures: RawPictures, clip_id: str) -> list[str]:
-    """Returns the ids of all frames of a clip in the full layout, by number; none if there is no such clip."""
-    return sorted(pictures.stems(f"frames/{clip_id}"), key=lambda frame_id: _frame_number(frame_id, clip_id))
+    """Returns the ids of all frames of a clip in the full layout, by number; none if there is no such clip.
+
+    What img2dataset downloaded cannot be listed by clip, so names are tried: a clip has one frame a second.
+    """
+    start, end = map(int, clip_id.rsplit("-", 2)[1:])
+    numbers = range(min((end - start) // 1000, 86_400) + FRAMES_BEYOND_END)  # no more than a day, whatever the id says
+    listed = {name for number in numbers if pictures.was_listed(name := f"{clip_id}-{number:04}")}
+    on_disk = pictures.stems(f"frames/{clip_id}")
+    return sorted(listed.union(on_disk), key=lambda frame_id: _frame_number(frame_id, clip_id))
 
 
 def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipReport) -> Picture:

@@ -1,0 +1,269 @@
+"""Pictures as img2dataset left them: which shard holds a picture, where in it, and why another was not downloaded."""
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import operator
+import os
+import re
+import shutil
+import tarfile
+import urllib.parse
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from data.errors import FormatError
+
+STATUSES = ("success", "failed_to_download", "failed_to_resize")
+COLUMNS = ["url", "key", "status", "original_width", "original_height"]
+ENTRY = np.dtype(
+    [
+        ("name", "S16"),  # 128 bits of hash: of half a billion names no two are alike
+        ("shard", np.uint32),
+        ("key", np.uint64),  # the picture's number, or its offset in the tar
+        ("size", np.uint32),  # in bytes; 0 = a file of its own
+        ("width", np.uint16),
+        ("height", np.uint16),
+        ("status", np.uint8),
+    ]
+)
+_SHARD_FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json|)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+    """What became of one URL.
+
+    Attributes:
+        where: the file that holds the picture, and which one it is; of a failure the parquet file, which tells more.
+        status: one of STATUSES, or "missing" if its file was taken away since it was indexed.
+        encoded: the bytes of the picture, empty if it failed.
+        width: of the picture before img2dataset resized it, in pixels.
+        height: likewise.
+    """
+
+    where: str
+    status: str
+    encoded: bytes
+    width: int
+    height: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shard:
+    """A finished shard; `path` is without the extension."""
+
+    path: str
+    is_tar: bool
+    key_digits: int = 0
+
+
+class Index:
+    """Finds pictures by the name in their URL; on disk, so that its memory does not grow with their number."""
+
+    def __init__(self, path: Path):
+        """Opens what `build_index` wrote."""
+        self._entries = np.asarray(np.memmap(path, ENTRY, "r"))
+        shards = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        self._shards = [_Shard(*shard) for shard in shards]
+
+    def __contains__(self, name: str) -> bool:
+        return self._find(name) is not None
+
+    def read(self, name: str) -> Download | None:
+        """Reads a picture.
+
+        Args:
+            name: last part of its URL's path, without extension.
+
+        Returns:
+            What became of the URL, or None if none had that name.
+        """
+        entry = self._find(name)
+        if entry is None:
+            return None
+        shard, status = self._shards[entry["shard"]], STATUSES[entry["status"]]
+        if status != STATUSES[0]:
+            return Download(f"{shard.path}.parquet", status, b"", 0, 0)
+        if shard.is_tar:
+            where = f"{shard.path}.tar at byte {entry['key']}"
+            with open(f"{shard.path}.tar", "rb") as file:
+                file.seek(int(entry["key"]))
+                encoded = file.read(int(entry["size"]))
+        else:
+            where = f"{shard.path}/{int(entry['key']):0{shard.key_digits}}.jpg"
+            try:
+                encoded = Path(where).read_bytes()
+            except FileNotFoundError:  # taken away since
+                return Download(where, "missing", b"", 0, 0)
+        return Download(where, status, encoded, int(entry["width"]), int(entry["height"]))
+
+    def _find(self, name: str) -> np.void | None:
+        digest = _digest(name)
+        place = bisect.bisect_left(self._entries, digest, key=operator.itemgetter("name"))
+        if place == len(self._entries) or self._entries[place]["name"] != digest:
+            return None
+        return self._entries[place]
+
+
+@functools.lru_cache(maxsize=2)
+def open_index(path: Path) -> Index:
+    """Opens an index once per process."""
+    return Index(path)
+
+
+def find_outputs(raw_dir: Path) -> list[Path]:
+    """Returns the directories below `raw_dir` that img2dataset wrote into: those that hold files of a shard."""
+    return sorted(
+        Path(directory)
+        for directory in os.scandir(raw_dir)
+        if directory.is_dir() and any(entry.is_file() for entry in _entries_of_shards(directory.path))
+    )
+
+
+def build_index(outputs: Sequence[Path], directory: Path, workers: int = 1) -> Path:
+    """Indexes the shards of img2dataset's output directories, unless that was done before.
+
+    Names are hashed and dealt into 256 files by their first byte, which are sorted one by one: memory stays that of a
+    256th of the index, which has 39 bytes a picture. A name that comes twice is kept once: the first that succeeded.
+
+    Args:
+        outputs: directories, from `find_outputs`.
+        directory: where to keep the index.
+        workers: processes that read the shards.
+
+    Returns:
+        The index file; its name changes when a shard does.
+
+    Raises:
+        FormatError: a shard is not finished or not whole.
+    """
+    shards = [shard for output in outputs for shard in _finished_shards(output)]
+    path = directory / f"{_fingerprint(shards)}.index"
+    if path.exists():
+        return path
+    shutil.rmtree(directory, ignore_errors=True)
+    buckets = directory / "buckets"
+    buckets.mkdir(parents=True)
+    key_digits = _deal(shards, buckets, workers)
+    with path.with_suffix(".sorting").open("wb") as file:
+        for bucket in sorted(buckets.iterdir()):
+            entries = np.fromfile(bucket, ENTRY)
+            entries = entries[np.lexsort((entries["status"], entries["name"]))]  # stable: shards stay in order
+            is_first = np.ones(len(entries), bool)
+            is_first[1:] = entries["name"][1:] != entries["name"][:-1]
+            entries[is_first].tofile(file)
+            bucket.unlink()
+        if file.tell() == 0:
+            raise FormatError(str(outputs[0]), "no row in any shard", "pictures", "run img2dataset again")
+    buckets.rmdir()
+    known = [(shard.path, shard.is_tar, digits) for shard, digits in zip(shards, key_digits, strict=True)]
+    path.with_suffix(".json").write_text(json.dumps(known), encoding="utf-8")
+    path.with_suffix(".sorting").rename(path)  # last: where it is, the index is whole
+    return path
+
+
+def _deal(shards: Sequence[_Shard], buckets: Path, workers: int) -> list[int]:
+    """Appends the entries of all shards to the bucket files; returns the length of each shard's keys."""
+    digits = []
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((buckets / f"{byte:03}").open("wb")) for byte in range(256)]
+        scan: Iterable[tuple[np.ndarray, int]] = map(_scan, enumerate(shards))
+        if min(workers, len(shards)) > 1:
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
+            scan = pool.imap(_scan, enumerate(shards))
+        for entries, key_digits in tqdm(scan, total=len(shards), desc="index", unit="shard", disable=None):
+            digits.append(key_digits)
+            first_bytes = np.ascontiguousarray(entries["name"]).view(np.uint8)[::16]
+            for byte in np.unique(first_bytes):
+                entries[first_bytes == byte].tofile(files[byte])
+    return digits
+
+
+def _scan(numbered: tuple[int, _Shard]) -> tuple[np.ndarray, int]:
+    number, shard = numbered
+    parquet = f"{shard.path}.parquet"
+    try:
+        rows = pq.read_table(parquet, columns=COLUMNS).to_pydict()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(parquet, str(error), f"columns {', '.join(COLUMNS)}", "download the shard again") from None
+    members = _tar_members(f"{shard.path}.tar") if shard.is_tar else {}
+    entries = np.zeros(len(rows["key"]), ENTRY)
+    for place, (url, key, status) in enumerate(zip(rows["url"], rows["key"], rows["status"], strict=True)):
+        if status not in STATUSES:
+            raise FormatError(parquet, f"status {status!r} of {url}", ", ".join(STATUSES), "download the shard again")
+        if shard.is_tar and status == STATUSES[0] and key not in members:
+            found, expected = f"no {key}.jpg", f"the {rows['status'].count(STATUSES[0])} successes of {parquet}"
+            raise FormatError(f"{shard.path}.tar", found, expected, "download the shard again")
+        at, size = members.get(key, (0, 0)) if shard.is_tar else (int(key), 0)
+        original = rows["original_width"][place] or 0, rows["original_height"][place] or 0  # a failure has none
+        entries[place] = _digest(_name_in(url, parquet)), number, at, size, *original, STATUSES.index(status)
+    return entries, len(rows["key"][0]) if rows["key"] else 0
+
+
+def _tar_members(path: str) -> dict[str, tuple[int, int]]:
+    """Returns {key: (offset, size)} of the pictures in a tar."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            pictures = (member for member in tar if member.name.endswith(".jpg"))
+            return {member.name.removesuffix(".jpg"): (member.offset_data, member.size) for member in pictures}
+    except tarfile.TarError as error:
+        raise FormatError(path, f"a cut tar ({error})", "a whole one", "download the shard again") from None
+
+
+def _finished_shards(output: Path) -> Iterator[_Shard]:
+    """Yields the shards of an output directory, in order; raises FormatError if one is not finished."""
+    files: dict[str, set[str]] = {}
+    for entry in _entries_of_shards(output):
+        shard, kind = _SHARD_FILE.fullmatch(entry.name).groups()
+        files.setdefault(shard, set()).add(kind or "/")
+    unfinished = []
+    for shard, kinds in sorted(files.items()):
+        absent = [f"{shard}{kind}" for kind in (".parquet", "_stats.json") if kind not in kinds]
+        if not kinds & {".tar", "/"}:
+            absent.append(f"{shard}.tar or {shard}/")
+        unfinished += [f"shard {shard} without {' and '.join(absent)}"] if absent else []
+    if unfinished:
+        more = f" and {len(unfinished) - 3} more" if len(unfinished) > 3 else ""
+        raise FormatError(
+            str(output),
+            ", ".join(unfinished[:3]) + more,
+            "a .parquet, a _stats.json and a .tar or directory for each shard",
+            "run img2dataset again with the same flags, which completes the shards, or take these away",
+        )
+    for shard, kinds in sorted(files.items()):
+        yield _Shard(str(output / shard), ".tar" in kinds)
+
+
+def _entries_of_shards(directory: str | Path) -> Iterator[os.DirEntry]:
+    return (entry for entry in os.scandir(directory) if _SHARD_FILE.fullmatch(entry.name))
+
+
+def _fingerprint(shards: Sequence[_Shard]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for shard in shards:
+        for suffix in (".parquet", "_stats.json", ".tar" if shard.is_tar else ""):
+            status = os.stat(shard.path + suffix)
+            digest.update(f"{shard.path}{suffix} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _name_in(url: str, where: str) -> str:
+    path = url.partition("?")[0].partition("#")[0]
+    name = os.path.splitext(urllib.parse.unquote(path.rpartition("/")[2]))[0]
+    if not name:
+        raise FormatError(where, repr(url), "a URL that ends in a file name", "take the URL out of the list")
+    return name
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=16).digest().rstrip(b"\0")  # numpy takes the zeros off as well
