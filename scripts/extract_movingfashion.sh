@@ -41,7 +41,7 @@ export -f extract
 mkdir -p "$frames"
 status=0
 find "$raw/videos" -name '*.mp4' -print0 | sort -z |
-    xargs -0 -r -n 1 -P "$processes" bash -c 'extract "$1"' extract || status=1
+    xargs -0 -r -n 1 -P "$processes" bash -euc 'extract "$1"' extract || status=1
 videos=$(find "$raw/videos" -name '*.mp4' | wc -l)
 extracted=$(find "$frames" -mindepth 1 -maxdepth 1 -type d ! -name '.*' | wc -l)
 echo "$frames: $((extracted)) of $((videos)) videos have frames" >&2  # $((…)): some wc pad with blanks
