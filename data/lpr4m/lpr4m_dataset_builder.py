@@ -1,4 +1,4 @@
-"""LPR4M as TFDS data sets: training pairs, test queries and test galleries, of the full set and of its subset."""
+"""LPR4M as TFDS data sets: pairs, queries, galleries and clips for a detector, of the full set and of its subset."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from data.boxes import NORMALISED, PIXELS, Box, detect_units
 from data.builder import Shard, ShardedBuilder
 from data.errors import DataError
-from data.lpr4m import gallery, query, train
+from data.lpr4m import detection, gallery, query, train
 from data.skip_report import SkipSummary
 
 
@@ -19,7 +19,7 @@ class Config(tfds.core.BuilderConfig):
     """One of the sets to build.
 
     Attributes:
-        kind: "train", "query" or "gallery".
+        kind: "train", "query", "gallery", "detection_train" or "detection_test".
         is_subset: whether the raw files are those of the 641,821-row subset.
         max_frames: the most frames that an example holds.
     """
@@ -38,6 +38,10 @@ class Builder(ShardedBuilder):
         Config(name="train", kind="train", description="Training pairs: a clip and its product's image."),
         Config(name="query", kind="query", description="Test clips with their ground truth."),
         Config(name="gallery", kind="gallery", description="The shops' images of the test livestreams."),
+        Config(
+            name="detection_train", kind="detection_train", description="Training clips with boxes, for a detector."
+        ),
+        Config(name="detection_test", kind="detection_test", description="Test clips with boxes, for a detector."),
         Config(name="train_750k", kind="train", is_subset=True, description="Training pairs, 641,821-row subset."),
         Config(name="query_750k", kind="query", is_subset=True, description="Test clips, subset layout."),
         Config(name="gallery_750k", kind="gallery", is_subset=True, description="Shops' main images, subset layout."),
@@ -66,27 +70,35 @@ class Builder(ShardedBuilder):
 
     @classmethod
     def configs_for(cls, raw_dir: Path) -> list[str]:
-        """Returns the names of the configs that fit the layout of a raw directory."""
+        """Returns the names of the configs that fit the layout of a raw directory, but those for a detector."""
         of_the_subset = ("annotations/query_tenframes.json", "annotations/gallery_main.txt", "training_image")
         is_subset = any((raw_dir / name).exists() for name in of_the_subset)
-        return [config.name for config in cls.BUILDER_CONFIGS if config.is_subset == is_subset]
+        fitting = [config for config in cls.BUILDER_CONFIGS if config.is_subset == is_subset]
+        return [config.name for config in fitting if not config.kind.startswith("detection")]
 
     def _info(self) -> tfds.core.DatasetInfo:
         kinds = {"train": train.FEATURES, "query": query.FEATURES, "gallery": gallery.FEATURES}
-        return self._info_of(kinds[self.builder_config.kind])
+        return self._info_of(kinds.get(self.builder_config.kind, detection.FEATURES))
 
     def _shards(self, raw_dir: Path) -> tuple[str, Sequence[Shard]]:
         config = self.builder_config
         pictures = self._pictures(raw_dir)
-        if config.kind == "train":
-            return "train", train.train_shards(raw_dir, config.is_subset, pictures, config.max_frames, self._units_of)
-        if config.kind == "query":
-            return "test", query.query_shards(raw_dir, config.is_subset, pictures, config.max_frames, self._units_of)
-        return "test", gallery.gallery_shards(raw_dir, config.is_subset, pictures)
+        rows = raw_dir, config.is_subset, pictures, config.max_frames, self._units_of
+        match config.kind:
+            case "train":
+                return "train", train.train_shards(*rows)
+            case "query":
+                return "test", query.query_shards(*rows)
+            case "gallery":
+                return "test", gallery.gallery_shards(raw_dir, config.is_subset, pictures)
+            case "detection_train":
+                return "train", detection.detection_train_shards(*rows)
+            case "detection_test":
+                return "test", detection.detection_test_shards(raw_dir, pictures, self._units_of)
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
         kinds = {"train": train.train_metadata, "query": query.query_metadata, "gallery": gallery.gallery_metadata}
-        return kinds[self.builder_config.kind](summary)
+        return kinds.get(self.builder_config.kind, detection.detection_metadata)(summary)
 
     def _units_of(self, boxes: Iterable[Box]) -> str:
         return detect_units(boxes) if self._box_units == "auto" else self._box_units

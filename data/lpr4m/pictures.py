@@ -1,6 +1,6 @@
 """Where LPR4M's pictures lie, in the full layout and in the subset's, and reading a clip's frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
@@ -53,7 +53,12 @@ def frames_of(pictures: RawPictures, clip_id: str) -> list[str]:
     numbers = range(min((end - start) // 1000, 86_400) + FRAMES_BEYOND_END)  # no more than a day, whatever the id says
     listed = {name for number in numbers if pictures.was_listed(name := f"{clip_id}-{number:04}")}
     on_disk = pictures.stems(f"frames/{clip_id}")
-    return sorted(listed.union(on_disk), key=lambda frame_id: _frame_number(frame_id, clip_id))
+    return in_order(listed.union(on_disk), clip_id)
+
+
+def in_order(frame_ids: Iterable[str], clip_id: str) -> list[str]:
+    """Sorts the frames of a clip by number."""
+    return sorted(frame_ids, key=lambda frame_id: _frame_number(frame_id, clip_id))
 
 
 def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipReport) -> Picture:

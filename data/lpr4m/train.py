@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -56,11 +56,7 @@ def train_shards(
     Returns:
         Shards in the order of the rows.
     """
-    blocks = index_rows(training_parts(raw_dir, is_subset), EXAMPLES_PER_SHARD)
-    rows = itertools.chain.from_iterable(map(read_rows, blocks))
-    rows_with_boxes = (row for row in rows if any(map(any, row.boxes)))
-    first_rows = itertools.islice(rows_with_boxes, ROWS_THAT_TELL_UNITS)
-    units = units_of(box for row in first_rows for box in row.boxes)
+    blocks, units = blocks_and_units(raw_dir, is_subset, units_of)
     return [functools.partial(_examples, block, units, pictures, max_frames) for block in blocks]
 
 
@@ -69,13 +65,18 @@ def train_metadata(summary: SkipSummary) -> dict[str, int]:
     return {"num_rows": summary.num_tried("clips"), "skipped": summary.num_skipped("clips")}
 
 
-def training_parts(raw_dir: Path, is_subset: bool) -> Sequence[Path]:
-    """Finds the files of training rows, in order.
+def blocks_and_units(
+    raw_dir: Path, is_subset: bool, units_of: Callable[[Iterable[Box]], str]
+) -> tuple[list[RowBlock], str]:
+    """Returns the training rows in blocks of the size of a shard, and the unit of their boxes; as `train_shards`."""
+    blocks = index_rows(_training_parts(raw_dir, is_subset), EXAMPLES_PER_SHARD)
+    rows = itertools.chain.from_iterable(map(read_rows, blocks))
+    rows_with_boxes = (row for row in rows if any(map(any, row.boxes)))
+    first_rows = itertools.islice(rows_with_boxes, ROWS_THAT_TELL_UNITS)
+    return blocks, units_of(box for row in first_rows for box in row.boxes)
 
-    Raises:
-        DataError: there are none.
-        FormatError: one is missing between others.
-    """
+
+def _training_parts(raw_dir: Path, is_subset: bool) -> list[Path]:
     pattern = "annotations/train*.txt" if is_subset else "training_videoinfo_full_part_*.txt"
     parts = sorted(raw_dir.glob(pattern))
     if not parts:

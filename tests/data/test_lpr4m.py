@@ -139,6 +139,42 @@ def test_a_gallery_is_in_the_order_of_its_file(tmp_path, num_columns):
     assert source[5]["image"] == (raw / file).read_bytes()
 
 
+def test_a_training_clip_for_a_detector_has_the_frames_with_a_box(tmp_path):
+    raw = write_raw(tmp_path / "raw", frames_per_clip=lambda clip: 16)
+    edit_row(raw, 0, column=2, text=str([[0, 0, 0, 0]] * 16))
+    edit_row(raw, 1, column=2, text=str([[0, 0, 0, 0]] * 5 + [[3, 6, 24, 36], [0, 0, 54, 48]] + [[0, 0, 0, 0]] * 9))
+    build(raw, tmp_path / "data", "--configs", "detection_train", "--max_skipped_percent", "10")
+    source, metadata = open_set(tmp_path / "data", "detection_train")
+    assert metadata == {"num_clips": 5, "skipped": 0}
+    assert [example["clip_id"].decode() for example in source] == [clip_id_of(clip) for clip in (2, 4, 1, 3, 5)]
+    box = [6 / 48, 3 / 27, 36 / 48, 24 / 27]
+    # Of frames 5 and 6 the second has its box outside; elsewhere every fourth of 16 frames has none.
+    for example, numbers in ((source[0], [5]), (source[1], [0, 1, 2, 4, 5, 8, 9, 10, 12, 14])):
+        frame_ids = [f"{example['clip_id'].decode()}-{number:04}" for number in numbers]
+        assert [name.decode() for name in example["frame_ids"]] == frame_ids
+        folder = raw / "frames" / example["clip_id"].decode()
+        assert example["frames"] == [(folder / f"{frame_id}.jpg").read_bytes() for frame_id in frame_ids]
+        np.testing.assert_allclose(np.stack(example["boxes"]), [box] * len(numbers), rtol=1e-6)
+        assert list(example["box_frame"]) == list(range(len(numbers)))
+    assert [line["reason"] for line in report_of(tmp_path / "data", "detection_train")] == ["outside the frame"]
+
+
+def test_a_test_clip_for_a_detector_has_every_annotated_frame(tmp_path):
+    raw = write_raw(tmp_path / "raw", num_lives=1, queries_per_live=2, frames_per_clip=lambda clip: 40)
+    (raw / "frames" / clip_id_of(7, live=1000) / f"{clip_id_of(7, live=1000)}-0003.jpg").unlink()
+    build(raw, tmp_path / "data", "--configs", "detection_test", "--max_skipped_percent", "10")
+    source, metadata = open_set(tmp_path / "data", "detection_test")
+    assert (len(source), metadata) == (2, {"num_clips": 2, "skipped": 0})
+    example, clip_id = source[0], clip_id_of(6, live=1000)
+    assert (example["clip_id"].decode(), example["live_id"].decode()) == (clip_id, live_id_of_number(1000))
+    assert [int(name[-4:]) for name in example["frame_ids"]] == list(range(0, 40, 3))
+    assert list(example["box_frame"]) == [index for index in range(0, 14, 2) for _ in range(2)]
+    np.testing.assert_allclose(np.stack(example["boxes"]), [[0.2, 0.1, 0.8, 0.6], [0.5, 0.5, 1, 1]] * 7, rtol=1e-6)
+    assert [int(name[-4:]) for name in source[1]["frame_ids"]] == [0, *range(6, 40, 3)]
+    assert list(source[1]["box_frame"][:4]) == [0, 0, 1, 1]
+    assert not (tmp_path / "data/lpr4m/train").exists()
+
+
 def test_subset_queries_need_no_box_file(tmp_path):
     raw = write_raw(tmp_path / "raw", num_columns=13)
     build(raw, tmp_path / "data", "--configs", "query_750k")
