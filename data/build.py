@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # for the package `data`, which is not installed
@@ -30,12 +31,12 @@ def main(arguments: list[str] | None = None) -> None:
     args = _parse(arguments)
     try:
         for builder in _builders(args):
-            build(builder, args.raw_dir, args.overwrite)
+            build(builder, args.raw_dir, args.overwrite, _beam(args))
     except DataError as error:
         sys.exit(f"data/build.py: {error}")
 
 
-def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False) -> None:
+def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam: dict[str, Any] | None = None) -> None:
     """Builds one data set unless it stands.
 
     TFDS writes into `incomplete.*` and renames when all is done, so a directory with the version's name is whole.
@@ -44,6 +45,7 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False) -> No
         builder: of one config; once it has built, its `summary` tells in words what was skipped.
         raw_dir: the raw files.
         overwrite: build again if it stands, and take no shard of a build that was stopped.
+        beam: `beam_runner` and `beam_options` of `tfds.download.DownloadConfig`, or nothing.
     """
     target = Path(builder.data_dir)
     if overwrite:
@@ -59,7 +61,8 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False) -> No
         shutil.rmtree(doomed)
     print(f"{target}: building", flush=True)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size; there is none
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=raw_dir))
+        config = tfds.download.DownloadConfig(manual_dir=raw_dir, **(beam or {}))
+        builder.download_and_prepare(download_config=config)
     print(f"{target}: {builder.info.splits.total_num_examples} examples; {builder.summary}")
 
 
@@ -72,8 +75,20 @@ def _builders(args: argparse.Namespace) -> list[ShardedBuilder]:
     _check_known("--configs", configs, builder_cls.builder_configs)
     options = dict(option.partition("=")[::2] for option in args.option)
     _check_known("--option", options, inspect.getfullargspec(builder_cls).kwonlyargs)
-    shared = {"max_skipped_percent": args.max_skipped_percent, "workers": args.workers}
+    shared = {name: getattr(args, name) for name in ("max_skipped_percent", "max_short_side", "workers")}
     return [builder_cls(config=config, data_dir=args.data_dir, **shared, **options) for config in configs]
+
+
+def _beam(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.beam_runner:
+        return {}
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise DataError("--beam_runner: found no apache-beam, expected the extra: pip install '.[beam]'") from None
+    flags = [f"--{option}" for option in args.beam_options.split(",") if option]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])  # of local workers
+    return {"beam_runner": args.beam_runner, "beam_options": PipelineOptions(flags)}
 
 
 def _check_known(flag: str, names: Iterable[str], known: Iterable[str]) -> None:
@@ -90,7 +105,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="directory of the built data sets")
     parser.add_argument("--configs", help="which sets, with commas between; default: all that fit the raw files")
     parser.add_argument("--max_skipped_percent", type=float, default=1.0, help="fail above it (default: 1)")
+    parser.add_argument("--max_short_side", type=int, default=0, help="make larger pictures that small, in pixels")
     parser.add_argument("--workers", type=int, default=1, help="processes that read and write (default: 1)")
+    parser.add_argument("--beam_runner", help="write on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, ...")
+    parser.add_argument("--beam_options", default="", help="options of Beam, with commas between: NAME=VALUE,NAME")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the builder")
     parser.add_argument("--overwrite", action="store_true", help="build again what stands")
     return parser.parse_args(arguments)

@@ -10,7 +10,7 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +40,23 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     what it was made from, so that the next build takes it only if that is the same.
 
     Differs: TFDS recommends GeneratorBasedBuilder, but that one holds a split in memory when its order is to be kept,
-    and needs TensorFlow above a gigabyte. TFDS's ShardBasedBuilder holds a shard in memory and starts anew each time.
+    and needs TensorFlow above a gigabyte. TFDS's ShardBasedBuilder holds a shard in memory, starts anew each time, and
+    on Beam makes a graph of every shard and, with more than ten, mixes up their lengths.
     """
 
     url_infos = None  # nothing is downloaded; TFDS's own look-up wants importlib_resources, which it does not install
 
-    def __init__(self, *, max_skipped_percent: float = 1.0, workers: int = 1, **kwargs):
+    def __init__(self, *, max_skipped_percent: float = 1.0, max_short_side: int = 0, workers: int = 1, **kwargs):
         """Makes a builder.
 
         Args:
             max_skipped_percent: fail if more of any kind (clips, pictures, ...) cannot be used, 0..100.
+            max_short_side: pictures whose short side has more pixels are made that small, 0 = none is.
             workers: processes that write shards.
             **kwargs: of `tfds.core.DatasetBuilder`.
         """
         self._max_skipped_percent = max_skipped_percent
+        self._max_short_side = max_short_side
         self._workers = workers
         super().__init__(file_format="array_record", **kwargs)
 
@@ -78,7 +81,8 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         """Returns the pictures of a raw directory; makes the index first, if img2dataset downloaded some."""
         outputs = find_outputs(raw_dir)
         directory = Path(self.data_dir_root) / self.name / "pictures_index"  # one for all configs
-        return RawPictures(raw_dir, build_index(outputs, directory, self._workers) if outputs else None)
+        index = build_index(outputs, directory, self._workers) if outputs else None
+        return RawPictures(raw_dir, index, self._max_short_side)
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
         """Returns what `metadata.json` is to hold once all shards are written."""
@@ -97,48 +101,54 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         """Where finished shards wait for the others."""
         return Path(self.data_dir).parent / f"unfinished_{self.version}"
 
-    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+    def _download_and_prepare(self, dl_manager, download_config: tfds.download.DownloadConfig) -> None:
         raw_dir = Path(dl_manager.manual_dir)
         split, shards = self._shards(raw_dir)
-        write = _ShardWriter(self.info.features, self.unfinished_dir, str(self.version))
+        tasks = [_Task.of(shard, str(self.version), self.unfinished_dir) for shard in shards]
         self.unfinished_dir.mkdir(parents=True, exist_ok=True)
-        if finished := sum(write.outcome_of(shard).is_finished for shard in shards):
-            kept = f"{finished} of {len(shards)} shards stand already; --overwrite builds them again"
+        if finished := sum(task.is_finished for task in tasks):
+            kept = f"{finished} of {len(tasks)} shards stand already; --overwrite builds them again"
             print(f"{self.unfinished_dir}: {kept}", file=sys.stderr)
         # Beside the version's directory, not in it: it must outlive a build that fails.
         with SkipSummary(self.unfinished_dir.with_name("skipped.jsonl")) as summary:
-            written = [self._checked(outcome, summary) for outcome in self._run(write, shards)]
+            lengths = [self._length(task, error, summary) for task, error in self._run(tasks, download_config)]
             summary.fail_above(self._max_skipped_percent)
-            if not any(length for _, length in written):
+            if not any(lengths):
                 raise DataError(f"{raw_dir}: found no example, {summary.text()}")
             self.summary = f"{summary.text()}, listed in {summary.path}"
             self.info.metadata.update(self._metadata(summary))
-        self._take(split, written)
+        self._take(split, [task.records for task in tasks], lengths)
 
-    def _run(self, write: "_ShardWriter", shards: Sequence[Shard]) -> Iterable["_Outcome"]:
-        progress = functools.partial(tqdm, total=len(shards), desc=self.builder_config.name, unit="shard", disable=None)
-        workers = min(self._workers, len(shards))
-        if workers == 1:
-            yield from progress(map(write, shards))
+    def _run(
+        self, tasks: Sequence["_Task"], download_config: tfds.download.DownloadConfig
+    ) -> Iterator[tuple["_Task", str]]:
+        """Yields the tasks in order once they are done, each with what is wrong with its raw files."""
+        write = functools.partial(_write, self.info.features)
+        if download_config.beam_runner:
+            # Then all is finished below, but for what is wrong: that is found again, in order and with its error.
+            _write_on_beam(write, tasks, download_config)
+        progress = functools.partial(tqdm, total=len(tasks), desc=self.builder_config.name, unit="shard", disable=None)
+        workers = min(self._workers, len(tasks))
+        if workers <= 1:
+            yield from zip(tasks, progress(map(write, tasks)), strict=True)
         else:
             with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                yield from progress(pool.imap(write, shards))
+                yield from zip(tasks, progress(pool.imap(write, tasks)), strict=True)
 
-    def _checked(self, outcome: "_Outcome", summary: SkipSummary) -> tuple[Path, int]:
-        if outcome.error:
-            raise DataError(outcome.error)
-        record = json.loads(outcome.finished.read_text(encoding="utf-8"))
-        summary.add(record["counts"], record["lines"])
-        return outcome.records, record["num_examples"]
+    def _length(self, task: "_Task", error: str, summary: SkipSummary) -> int:
+        """Adds a shard's report to the summary and returns its number of examples."""
+        if error:
+            raise DataError(error)
+        done = json.loads(task.report.read_text(encoding="utf-8"))
+        summary.add(done["counts"], done["lines"])
+        return done["num_examples"]
 
-    def _take(self, split: str, written: Sequence[tuple[Path, int]]) -> None:
+    def _take(self, split: str, shards: Sequence[Path], lengths: Sequence[int]) -> None:
         """Moves the shards to where TFDS looks for them, and tells it."""
         template = self._get_filename_template(split)
-        num_bytes = 0
-        for index, (records, _) in enumerate(written):
-            num_bytes += records.stat().st_size
-            records.rename(template.sharded_filepath(shard_index=index, num_shards=len(written)))
-        lengths = [length for _, length in written]
+        num_bytes = sum(path.stat().st_size for path in shards)
+        for index, path in enumerate(shards):
+            path.rename(template.sharded_filepath(shard_index=index, num_shards=len(shards)))
         info = tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template)
         self.info.set_splits(tfds.core.SplitDict([info]))
         shutil.rmtree(self.unfinished_dir)
@@ -150,48 +160,50 @@ def chunks(entries: Sequence) -> list[Sequence]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Outcome:
-    """Files of a shard, `finished` holding number of examples and report; or what is wrong with the raw files."""
+class _Task:
+    """A shard and the files to write: its examples, and its number of examples with its report."""
 
+    shard: Shard
     records: Path
-    finished: Path
-    error: str = ""
+    report: Path
+
+    @classmethod
+    def of(cls, shard: Shard, version: str, directory: Path) -> "_Task":
+        digest = hashlib.blake2b(pickle.dumps((version, shard)), digest_size=16).hexdigest()
+        return cls(shard, directory / f"{digest}.array_record", directory / f"{digest}.json")
 
     @property
     def is_finished(self) -> bool:
-        return self.records.exists() and self.finished.exists()
+        return self.records.exists() and self.report.exists()
 
 
-@dataclasses.dataclass(frozen=True)
-class _ShardWriter:
-    """Writes shards, in whatever process it is called."""
+def _write(features: tfds.features.FeaturesDict, task: _Task) -> str:
+    """Writes a shard unless it is finished, in whatever process; returns what is wrong with the raw files, or ''."""
+    if task.is_finished:
+        return ""
+    to_proto = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info()).get_tf_example
+    report, num_examples = SkipReport(), 0
+    writer = ArrayRecordWriter(os.fspath(task.records), "group_size:1")  # 1 as TFDS has it: read one at a time
+    try:
+        for example in task.shard(report):
+            proto = to_proto(features.encode_example(example))
+            writer.write(proto.SerializeToString(deterministic=True))  # else another process orders it otherwise
+            num_examples += 1
+    except DataError as error:  # as text: it may come from another process, or from another machine
+        return str(error)
+    finally:
+        writer.close()
+    done = {"num_examples": num_examples, "counts": report.counts, "lines": report.lines}
+    temporary = task.report.with_suffix(".tmp")
+    temporary.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8")
+    temporary.rename(task.report)  # at once: where this file is, the shard is whole
+    return ""
 
-    features: tfds.features.FeaturesDict
-    directory: Path
-    version: str
 
-    def outcome_of(self, shard: Shard) -> _Outcome:
-        digest = hashlib.blake2b(pickle.dumps((self.version, shard)), digest_size=16).hexdigest()
-        return _Outcome(self.directory / f"{digest}.array_record", self.directory / f"{digest}.json")
+def _write_on_beam(
+    write: Callable[[_Task], str], tasks: Sequence[_Task], download_config: tfds.download.DownloadConfig
+) -> None:
+    import apache_beam as beam  # an extra: it moves other packages to older versions
 
-    def __call__(self, shard: Shard) -> _Outcome:
-        outcome = self.outcome_of(shard)
-        if outcome.is_finished:
-            return outcome
-        to_proto = tfds.core.example_serializer.ExampleSerializer(self.features.get_serialized_info()).get_tf_example
-        report, num_examples = SkipReport(), 0
-        writer = ArrayRecordWriter(os.fspath(outcome.records), "group_size:1")  # 1 as TFDS has it: read one at a time
-        try:
-            for example in shard(report):
-                proto = to_proto(self.features.encode_example(example))
-                writer.write(proto.SerializeToString(deterministic=True))  # else another process orders it otherwise
-                num_examples += 1
-        except DataError as error:  # as text: it may come from another process, or from another machine
-            return dataclasses.replace(outcome, error=str(error))
-        finally:
-            writer.close()
-        record = {"num_examples": num_examples, "counts": report.counts, "lines": report.lines}
-        temporary = outcome.finished.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
-        temporary.rename(outcome.finished)  # at once: where this file is, the shard is whole
-        return outcome
+    with beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options) as pipeline:
+        _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(write)

@@ -20,7 +20,10 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """The bytes of a picture file as they are, and the size in pixels that it was published with."""
+    """A picture to store, and the size in pixels that it was published with, to which boxes in pixels refer.
+
+    `encoded` is the bytes of its file as they are, unless `RawPictures` had to make it smaller.
+    """
 
     encoded: bytes
     width: int
@@ -30,15 +33,17 @@ class Picture:
 class RawPictures:
     """Reads the pictures of a raw directory, be they files or what img2dataset made; can be sent to another process."""
 
-    def __init__(self, raw_dir: Path, index: Path | None = None):
+    def __init__(self, raw_dir: Path, index: Path | None = None, max_short_side: int = 0):
         """Names the places.
 
         Args:
             raw_dir: the raw files.
             index: of the pictures that img2dataset downloaded, see `data.img2dataset.build_index`.
+            max_short_side: a picture whose short side has more pixels is made that small, 0 = none is.
         """
         self._raw_dir = raw_dir
         self._index = index
+        self._max_short_side = max_short_side
 
     def read(self, relative: str, report: SkipReport) -> Picture:
         """Reads a picture and makes sure that it decodes to its end; one that does not is reported.
@@ -55,10 +60,11 @@ class RawPictures:
         report.tried("pictures")
         download = open_index(self._index).read(file.stem) if self._index else None
         try:
-            return read_picture(file) if download is None else _check_download(download)
+            picture = read_picture(file) if download is None else _check_download(download)
         except Unusable as reason:
             report.skipped("pictures", file.stem, download.where if download else file, str(reason))
             raise
+        return _shrink(picture, self._max_short_side) if self._max_short_side else picture
 
     def was_listed(self, name: str) -> bool:
         """Tells whether img2dataset was given a URL with that name, be it downloaded or not."""
@@ -126,3 +132,17 @@ def _check(encoded: bytes) -> tuple[int, int]:
     except Exception:  # Pillow has no common class for what a broken file may raise
         raise Unusable("undecodable") from None
     return width, height
+
+
+def _shrink(picture: Picture, max_short_side: int) -> Picture:
+    """Makes a picture smaller, with its proportions, unless its short side has at most `max_short_side` pixels."""
+    with Image.open(io.BytesIO(picture.encoded)) as image:
+        if min(image.size) <= max_short_side:
+            return picture
+        scale = max_short_side / min(image.size)
+        size = [max(max_short_side, round(side * scale)) for side in image.size]
+        smaller = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        exif = image.getexif()  # holds the orientation, which readers of the original would see too
+    buffer = io.BytesIO()
+    smaller.save(buffer, "JPEG", quality=95, exif=exif)
+    return dataclasses.replace(picture, encoded=buffer.getvalue())
