@@ -48,11 +48,16 @@ class Builder(ShardedBuilder):
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
     Put these into one directory and pass it as --raw_dir (counts in the names may differ):
-      training_videoinfo_full_part_00.txt ... _09.txt    training rows
-      test_videoid_to_gtimage_20079.json, test_liveid_to_gallery_110.json, test_frameid2gtbox_20079_426751.json,
-      test_videoid_asr_20079.txt, test_image_title_6076.txt
+      training_videoinfo_full_part_00.txt ... training_videoinfo_full_part_09.txt    training rows
+      test_videoid_to_gtimage_20079.json             ground truth
+      test_liveid_to_gallery_110.json                galleries
+      test_frameid2gtbox_20079_426751.json           boxes
+      test_videoid_asr_20079.txt                     speech
+      test_image_title_6076.txt                      titles
       frames/<clip_id>/<frame_id>.jpg, images/<image_id>.jpg, or img2dataset's output directories of any name
-    or the subset: annotations/, query/, gallery/, training_image/, training_video_00/ ... training_video_07/.
+    or the subset of 641,821 rows:
+      annotations/train*.txt, annotations/query_tenframes.json, annotations/gallery_main.txt
+      query/, gallery/, training_image/, training_video_00/ ... training_video_07/
     They come from LPR4M's authors (data/lpr4m/README.md); data/sample/simulate.py makes a small set of the same form.
     """
 

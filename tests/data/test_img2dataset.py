@@ -80,6 +80,24 @@ def test_a_failed_download_is_reported_and_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("is_tar", [True, False])
+def test_a_cut_picture_in_a_shard_is_reported(tmp_path, is_tar):
+    raw = write_raw(tmp_path / "raw")
+    frame = raw / "frames" / clip_id_of(0) / f"{clip_id_of(0)}-0000.jpg"
+    frame.write_bytes(frame.read_bytes()[:-60])
+    download(raw, "frames", is_tar=is_tar)
+    build(raw, tmp_path / "data", "--configs", "train", "--max_skipped_percent", "10")
+    (line,) = report_of(tmp_path / "data", "train")
+    assert (line["id"], line["reason"]) == (frame.stem, "undecodable")
+    assert "00000.tar at byte " in line["file"] if is_tar else line["file"].endswith("00000/0000000000.jpg")
+
+
+def test_the_json_of_a_failed_download_makes_no_success_of_it(tmp_path, pictures):
+    out = download(tmp_path / "raw", "images", is_tar=False, failures=["picture-0"])
+    (out / "00000" / "0000000000.json").write_text('{"status": "failed_to_download", "url": "picture-0.jpg"}')
+    assert index_of(tmp_path / "raw", tmp_path / "index").read("picture-0").status == "failed_to_download"
+
+
+@pytest.mark.parametrize("is_tar", [True, False])
 def test_every_picture_is_found_and_no_other(tmp_path, pictures, is_tar):
     download(tmp_path / "raw", "images", is_tar=is_tar, failures=["picture-7"])
     index = index_of(tmp_path / "raw", tmp_path / "index")

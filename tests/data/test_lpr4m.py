@@ -17,6 +17,7 @@ from data.boxes import detect_units, relative_box
 from data.build import main
 from data.errors import FormatError, Unusable
 from data.lpr4m.clip_types import clip_types
+from data.lpr4m.evaluation_files import read_texts
 from data.lpr4m.ids import live_id_of, parse_image_id
 from data.lpr4m.rows import RowBlock, index_rows, parse_row, read_rows
 from data.pictures import choose_frames, read_picture
@@ -435,6 +436,11 @@ def test_a_row_keeps_what_separators_a_text_holds():
     row = f"{CLIP}\t[]\t[]\t{UUID}\t{title}\t1012\t女装\t{asr}\t\t\t\n"
     parsed = parse_row(row.encode(), "rows.txt:1", 11)
     assert (parsed.title, parsed.asr, parsed.number) == (title, "", "")
+
+
+def test_a_text_of_a_test_file_may_hold_tabs(tmp_path):
+    (tmp_path / "asr.txt").write_text(f"{CLIP}\t这件,\t外套\x01|\n", encoding="utf-8")
+    assert read_texts(tmp_path / "asr.txt") == {CLIP: "这件,\t外套\x01|"}
 
 
 def test_units_follow_from_the_largest_coordinate():
