@@ -96,7 +96,7 @@ class Builder(ShardedBuilder):
             "query": (queries_of(pairs), _query_example),
             "gallery": (gallery_of(pairs), _gallery_example),
         }[config]
-        kind, pictures = KINDS[config], RawPictures(raw_dir)
+        kind, pictures = KINDS[config], self._pictures(raw_dir)
         return split, [functools.partial(_examples, chunk, kind, example_of, pictures) for chunk in chunks(entries)]
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_there_is_one_gallery_with_every_image_once(tmp_path):
     assert entries == [("movingfashion", id_of(image), (raw / image).read_bytes()) for image in images]
 
 
-def test_png_images_are_kept_as_they_are(tmp_path):
+def test_png_images_are_kept_as_they_are_unless_too_large(tmp_path):
     raw = write_raw(tmp_path / "raw")
     buffer = io.BytesIO()
     Image.new("RGBA", (20, 30), (200, 10, 10, 255)).save(buffer, "PNG")
@@ -112,6 +112,9 @@ def test_png_images_are_kept_as_they_are(tmp_path):
     build(raw, tmp_path / "data", "--configs", "gallery")
     row = open_set(tmp_path / "data", "gallery")[0][2]
     assert (row["image_id"].decode(), row["image"]) == ("shop", buffer.getvalue())
+    build(raw, tmp_path / "small", "--configs", "gallery", "--max_short_side", "10")
+    row = open_set(tmp_path / "small", "gallery")[0][2]
+    assert Image.open(io.BytesIO(row["image"])).size == (10, 15)
 
 
 def test_tracklets_change_nothing(tmp_path):
