@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import operator
 import os
 import re
 import shutil
@@ -72,7 +71,8 @@ class Index:
 
     def __init__(self, path: Path):
         """Opens what `build_index` wrote."""
-        self._entries = np.asarray(np.memmap(path, ENTRY, "r"))
+        self._file = path.open("rb")  # not mapped: a process that has asked for much would seem to hold all of it
+        self._places = range(path.stat().st_size // ENTRY.itemsize)
         shards = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         self._shards = [_Shard(*shard) for shard in shards]
 
@@ -109,10 +109,12 @@ class Index:
 
     def _find(self, name: str) -> np.void | None:
         digest = _digest(name)
-        place = bisect.bisect_left(self._entries, digest, key=operator.itemgetter("name"))
-        if place == len(self._entries) or self._entries[place]["name"] != digest:
-            return None
-        return self._entries[place]
+        place = bisect.bisect_left(self._places, digest, key=lambda place: self._entry(place)["name"])
+        entry = self._entry(place) if place < len(self._places) else None
+        return entry if entry is not None and entry["name"] == digest else None
+
+    def _entry(self, place: int) -> np.void:
+        return np.frombuffer(os.pread(self._file.fileno(), ENTRY.itemsize, place * ENTRY.itemsize), ENTRY)[0]
 
 
 @functools.lru_cache(maxsize=2)
