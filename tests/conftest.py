@@ -1,3 +1,5 @@
+import os
+
 import jax
 import pytest
 from absl import flags
@@ -7,6 +9,11 @@ from tests.fixtures import build_shop
 # Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+# Compiling a step takes far longer than running it on a few pictures. Runs of the program inherit these flags.
+FLAGS = ["--xla_backend_optimization_level=0"]
+if jax.__version_info__ < (0, 11):  # later releases do not know it and stop
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 # Grain's worker processes read absl's flags.
 flags.FLAGS.mark_as_parsed()
 

@@ -46,6 +46,13 @@ def test_derived_values_follow_overrides():
     assert config.data.image_size == 8 and config.model.num_tokens == 2
 
 
+def test_a_loss_without_weight_leaves_its_module_out_and_unchecked():
+    config = small_config(loss__pfr_weight=0.0, model__pmd__num_heads=1)
+    assert config.model.pmd and not config.model.pfr
+    config = small_config(loss__pmd_weight=0.0, data__batch_size=2, model__pmd__num_heads=5)
+    assert not config.model.pmd and not config.model.pfr
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -65,6 +72,19 @@ def test_derived_values_follow_overrides():
         (lambda v: v["model"].update(patch_size=5), r"config.model.image_size: found 16, expected a multiple"),
         (lambda v: v["model"].update(heads=3), r"config.model.width: found 32, expected a multiple of heads \(3\)"),
         (lambda v: v["model"].update(dtype="float16"), r"config.model.dtype: found 'float16'"),
+        (lambda v: v["data"].update(batch_size=3), r"config.data.batch_size: found 3, expected 4 or more: every image"),
+        (lambda v: v["loss"].update(pfr_weight=-1), r"config.loss: expected pmd_weight and pfr_weight of 0 or more"),
+        (
+            lambda v: v["loss"].update(num_negatives=0),
+            r"config.loss: expected .* num_negatives and match_scale above 0",
+        ),
+        (lambda v: v["loss"].update(negatives="shard"), r"config.loss.negatives: found 'shard', expected 'batch' or"),
+        (lambda v: v["model"].update(pmd=3), r"config.model.pmd: found 3, expected a group of settings"),
+        (lambda v: v["model"]["pmd"].update(num_heads=3), r"pmd.num_heads: found 3, expected a divisor of width 32"),
+        (lambda v: v["model"]["pmd"].update(num_heads=1), r"pmd.num_heads: found 1, expected 2 or more: PFR halves"),
+        (lambda v: v["model"]["pmd"].update(num_pairs=2), r"pmd.num_pairs: found 2, expected 1 to 1: each starts from"),
+        (lambda v: v["model"]["pmd"].update(attention_dropout=1), r"pmd.attention_dropout: found 1.0, expected 0 to"),
+        (lambda v: v["model"]["pfr"].update(init="zeros"), r"pfr.init: found 'zeros', expected 'random' or 'ones'"),
         (lambda v: v["train"].update(total_steps=2), r"config.train.total_steps: found 2, expected more than"),
         (lambda v: v["train"].update(log_interval_steps=0), r"config.train: log_interval_steps"),
     ],

@@ -66,6 +66,11 @@ def test_two_processes_give_the_losses_of_one(reference, shop, tmp_path):
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
+    one, two = ((path / "metrics.jsonl").read_text().splitlines() for path in (workdir, tmp_path))
+    for expected, line in zip(map(json.loads, one), map(json.loads, two), strict=True):
+        if "loss" in expected:
+            for part in ("icl", "pmd", "pfr"):
+                assert line[part] == pytest.approx(expected[part], rel=2e-5), (part, line["step"])
     assert "rank-1" in outputs[0][0] and "rank-1" not in outputs[1][0], "only the first process reports"
 
 

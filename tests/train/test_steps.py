@@ -1,0 +1,168 @@
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from rice_jax.config import Config, ConfigError
+from rice_jax.losses.contrastive import contrastive_loss, different_images
+from rice_jax.mesh import global_batch, parameter_shardings
+from rice_jax.train.state import create_model, create_params, create_state
+from rice_jax.train.steps import compile_step, retrieval_loss, retrieval_step
+from tests.settings import small_config
+
+BATCH, FRAMES = 16, 3
+# One negative, so that two pairs on each of eight devices suffice where negatives come from a device.
+CONFIG = small_config(data__batch_size=BATCH, loss__num_negatives=1, loss__pmd_weight=0.5, loss__pfr_weight=0.25)
+# An optimiser that keeps the gradients it is given.
+GRADIENTS = optax.trace(0.0)
+
+
+def mesh_of(devices: int, fsdp: int = 1) -> Mesh:
+    shape = (devices // fsdp, fsdp)
+    return jax.make_mesh(shape, ("data", "fsdp"), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,) * 2)
+
+
+@functools.cache
+def batch() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (BATCH, 16, 16, 3), np.uint8),
+        "video": rng.integers(0, 256, (BATCH, FRAMES, 16, 16, 3), np.uint8),
+        "frame_mask": np.arange(FRAMES) < rng.integers(1, FRAMES + 1, (BATCH, 1)),
+        "image_key": rng.integers(0, 12, BATCH, np.int32),
+        "index": np.arange(BATCH, dtype=np.int32),
+    }
+
+
+def with_loss(config: Config, **changes) -> Config:
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, **changes))
+
+
+@functools.cache
+def params() -> dict:
+    return jax.tree.map(np.asarray, create_params(CONFIG.model, mesh_of(1), seed=0))
+
+
+def compiled(mesh: Mesh, config: Config = CONFIG):
+    """The step as the loop runs it, and a function that makes its state after a number of updates."""
+    placed = jax.device_put(params(), parameter_shardings(mesh, params()))
+    state = create_state(placed, GRADIENTS, mesh)
+    step = compile_step(retrieval_step(create_model(config.model, mesh), GRADIENTS, config, mesh), state, mesh)
+    return step, lambda number: jax.tree.map(jnp.copy, state._replace(step=jnp.int32(number)))
+
+
+def one_step(mesh: Mesh, config: Config = CONFIG):
+    """Metrics and gradients of the first step."""
+    step, state = compiled(mesh, config)
+    state, metrics = step(state(0), global_batch(mesh, batch()))
+    return metrics, state.optimizer.trace
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return compiled(mesh_of(1))
+
+
+def assert_same(actual, expected):
+    (metrics, gradients), (expected_metrics, expected_gradients) = actual, expected
+    assert metrics.keys() == expected_metrics.keys()
+    for name, value in metrics.items():
+        np.testing.assert_allclose(value, expected_metrics[name], rtol=2e-5, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), gradients, expected_gradients)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 8])
+def test_eight_devices_give_the_losses_and_gradients_of_one(one_device, fsdp):
+    """With dropout: what is drawn does not depend on the mesh."""
+    step, state = one_device
+    assert CONFIG.model.pmd.attention_dropout > 0
+    after, metrics = step(state(0), global_batch(mesh_of(1), batch()))
+    assert_same(one_step(mesh_of(8, fsdp)), (metrics, after.optimizer.trace))
+
+
+def test_dropout_and_nothing_else_depends_on_the_number_of_the_step(one_device):
+    step, state = one_device
+    rows = global_batch(mesh_of(1), batch())
+    (first, metrics), (_, again), (second, later) = (step(state(number), rows) for number in (0, 0, 1))
+    assert (first.step, second.step) == (1, 2)
+    jax.tree.map(np.testing.assert_array_equal, metrics, again)
+    assert metrics["pmd"] != later["pmd"]
+    assert (metrics["icl"], metrics["pfr"]) == (later["icl"], later["pfr"])
+
+
+def test_total_is_the_weighted_sum_and_metrics_are_those_promised(one_device):
+    step, state = one_device
+    metrics = step(state(0), global_batch(mesh_of(1), batch()))[1]
+    np.testing.assert_allclose(
+        metrics["loss"], metrics["icl"] + 0.5 * metrics["pmd"] + 0.25 * metrics["pfr"], rtol=1e-6
+    )
+    promised = ["loss", "icl", "pmd", "pfr", "accuracy", "match_accuracy", "logit_scale", "gradient_norm"]
+    assert sorted(metrics) == sorted(promised)
+    assert all(np.isfinite(value) and value > 0 for name, value in metrics.items() if not name.endswith("accuracy"))
+
+
+def test_negatives_of_a_device_are_those_of_as_many_parts_on_one_device():
+    config = with_loss(CONFIG, negatives="device")
+    metrics, gradients = one_step(mesh_of(8, fsdp=2), config)
+    graphdef, rows = create_model(config.model, mesh_of(1)), global_batch(mesh_of(1), batch())
+    dropout_key = jax.random.fold_in(jax.random.key(config.seed), 0)
+
+    def loss(params, num_shards):
+        return retrieval_loss(graphdef, params, rows, config.loss, num_shards, dropout_key)
+
+    (_, expected), expected_gradients = jax.jit(jax.value_and_grad(lambda p: loss(p, 8), has_aux=True))(params())
+    del metrics["gradient_norm"]
+    assert_same((metrics, gradients), (expected, expected_gradients))
+    anywhere = jax.jit(lambda params: loss(params, 1)[1])(params())
+    assert float(metrics["pmd"]) != pytest.approx(float(anywhere["pmd"]), rel=1e-3), (
+        "some image's hardest negative lies in another part"
+    )
+
+
+def test_a_device_with_too_few_pairs_is_refused():
+    config = with_loss(CONFIG, negatives="device", num_negatives=2)
+    graphdef = create_model(config.model, mesh_of(8))
+    message = "found 16 pairs on 8 devices, expected more than config.loss.num_negatives (2) on each"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        retrieval_step(graphdef, GRADIENTS, config, mesh_of(8))
+    retrieval_step(graphdef, GRADIENTS, config, mesh_of(4))
+    retrieval_step(graphdef, GRADIENTS, with_loss(config, negatives="batch"), mesh_of(8))
+
+
+def test_a_weight_of_zero_leaves_out_parameters_and_computation():
+    mesh = mesh_of(1)
+
+    def parameters_metrics_and_operations(**weights):
+        config = small_config(data__batch_size=BATCH, **weights)
+        abstract = jax.eval_shape(lambda: create_params(config.model, mesh, seed=0))
+        graphdef = create_model(config.model, mesh)
+        loss = lambda params, rows: retrieval_loss(graphdef, params, rows, config.loss)  # noqa: E731
+        lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(abstract, batch())
+        (_, metrics), _ = lowered.out_info
+        return set(abstract), set(metrics), lowered.cost_analysis()["flops"]
+
+    everything, names, operations = parameters_metrics_and_operations()
+    assert everything == {"encoder", "logit_scale", "pmd", "pfr"} and {"pmd", "match_accuracy", "pfr"} < names
+    no_pfr, names, fewer = parameters_metrics_and_operations(loss__pfr_weight=0.0)
+    assert no_pfr == everything - {"pfr"} and "pmd" in names and "pfr" not in names
+    icl, names, fewest = parameters_metrics_and_operations(loss__pmd_weight=0.0)
+    assert icl == {"encoder", "logit_scale"} and names == {"loss", "icl", "accuracy", "logit_scale"}
+
+    graphdef = create_model(small_config(loss__pmd_weight=0.0).model, mesh)
+
+    def only_icl(params, rows):
+        (image, video), _ = nnx.merge(graphdef, params)(rows["image"], rows["video"], rows["frame_mask"])
+        mask = different_images(rows["image_key"])
+        return contrastive_loss(image, video, params["logit_scale"], mask)
+
+    abstract = {name: value for name, value in params().items() if name in icl}
+    expected = jax.jit(jax.value_and_grad(only_icl)).lower(abstract, batch()).cost_analysis()["flops"]
+    assert fewest == pytest.approx(expected, rel=0.01)
+    assert 1.05 * fewest < fewer and 1.01 * fewer < operations
