@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
     config.model.logit_scale = 4.0
     config.model.dtype = "bfloat16"
     config.model.remat = False
+    config.model.unroll = False
     config.model.init_from = ""
     config.model.pmd = ConfigDict()
     config.model.pmd.num_pairs = 1
@@ -79,6 +80,8 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 128
     config.eval.num_frames = 10
     config.eval.pixels = False
+    config.eval.rerank = 0
+    config.eval.rerank_keep_tokens = True
 
     config.mesh = ConfigDict()
     config.mesh.fsdp = 1

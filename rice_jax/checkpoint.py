@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 CHECKPOINTS = "checkpoints"
@@ -17,7 +18,7 @@ CHECKPOINTS = "checkpoints"
 # how fast it runs and what it reports, not what it computes.
 FREE = ("eval", "mesh", "train.log_interval_steps", "train.checkpoint_interval_steps", "train.eval_interval_steps",
         "train.keep_checkpoints", "data.data_dir", "data.query", "data.gallery", "data.num_workers", "data.num_threads",
-        "model.remat", "model.init_from")  # fmt: skip
+        "model.remat", "model.unroll", "model.init_from")  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -104,6 +105,12 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
     params = handler.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return params, _read_config(directory)
+
+
+def parameter_names(directory: str | os.PathLike) -> set[str]:
+    """The names of what `load_weights` would read, e.g. "pmd/pool/kernel", without reading it; same arguments."""
+    saved = ocp.PyTreeCheckpointHandler().metadata(_find_weights(Path(directory).absolute()) / "weights").tree
+    return set(flatten_dict(saved, sep="/"))
 
 
 def newest_step(workdir: str | os.PathLike) -> int | None:

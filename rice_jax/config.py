@@ -68,6 +68,8 @@ class ModelConfig:
     init_from: str  # directory of a converted model, or of a training run, whose weights to start from; "" = fresh
     pmd: PmdConfig | None = None  # derived None, whatever is set, if loss.pmd_weight is 0: then there is no decoder
     pfr: PfrConfig | None = None  # derived None if there is no decoder or loss.pfr_weight is 0
+    # Lay the encoder's blocks out one after the other instead of in a loop: compiles longer, may run faster.
+    unroll: bool = False
 
     @property
     def num_tokens(self) -> int:
@@ -110,6 +112,11 @@ class EvalConfig:
     batch_size: int  # global number of videos, or of images, per embedding step
     num_frames: int  # frames of a query, sampled evenly or padded
     pixels: bool  # also rank by nearest raw pixels, once per run
+    rerank: int  # match this many of each query's first images by PMD and re-order them; 0 = off
+    # What PMD needs of an image: True = computed once per gallery image and kept in every process's memory as bfloat16
+    # (width numbers an image with one pair of blocks, num_tokens times as many with more); False = for every query its
+    # candidates are read and encoded again, in batches of batch_size · rerank pictures.
+    rerank_keep_tokens: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +288,12 @@ def _check(config: Config) -> None:
             min(config.eval.batch_size, config.eval.num_frames) > 0,
             f"config.eval.batch_size and num_frames: found {config.eval.batch_size} and {config.eval.num_frames}, "
             "expected 1 or more",
+        ),
+        (config.eval.rerank >= 0, f"config.eval.rerank: found {config.eval.rerank}, expected 0 or more"),
+        (
+            not config.eval.rerank or pmd is not None,
+            f"config.eval.rerank: found {config.eval.rerank}, expected 0 with config.loss.pmd_weight=0: without a "
+            "decoder nothing can be matched",
         ),
         (config.mesh.fsdp > 0, f"config.mesh.fsdp: found {config.mesh.fsdp}, expected 1 or more"),
     ]

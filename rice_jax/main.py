@@ -8,6 +8,7 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import config_flags
@@ -55,14 +56,16 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     logger.info("%d %s devices as %s", mesh.size, jax.default_backend(), dict(mesh.shape))
     graphdef = create_model(config.model, mesh)
     params = create_params(config.model, mesh, config.seed)
-    evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir)
+    evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir, match_before_training=mode == "eval")
     if mode == "train":
         done = run_training(config, workdir, mesh, graphdef, params, evaluate)
     else:
         source, done = newest_weights(config, workdir)
+        if config.eval.rerank:
+            require_decoder(source, params)
         evaluate(done, start_from(source, params, config.model))
     if jax.process_index() == 0:
-        print_results(workdir, done)
+        print_results(workdir, done, config.eval.rerank)
 
 
 def run_training(
@@ -92,10 +95,22 @@ def newest_weights(config: Config, workdir: Path) -> tuple[Path, int]:
     raise CheckpointError(f"{workdir}: found no checkpoint to evaluate; train first, or set config.model.init_from")
 
 
-def print_results(workdir: Path, step: int) -> None:
+def require_decoder(source: Path, params: PyTree) -> None:
+    """Refuses to match with a fresh decoder: its order would be none."""
+    expected = {f"pmd/{name}" for name in flatten_dict(params["pmd"], sep="/")}
+    if missing := sorted(expected - checkpoint.parameter_names(source)):
+        raise CheckpointError(
+            f"{source}: has no trained decoder to match with ({missing[0]} is missing); evaluate a run that trained "
+            "with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
+        )
+
+
+def print_results(workdir: Path, step: int, num_matched: int) -> None:
     results = report.read_results(workdir / "results.json")
-    if newest := results.get(row_name(step)):
-        print(f"\n{report.table(results)}\n\nSubsets {row_name(step)}:\n{report.subset_table(newest)}")
+    newest = [name for name in (row_name(step, num_matched), row_name(step)) if name in results]
+    if newest:
+        subsets = report.subset_table(results[newest[0]])
+        print(f"\n{report.table(results)}\n\nSubsets {newest[0]}:\n{subsets}")
     print(f"\n{workdir / 'results.json'}")
 
 

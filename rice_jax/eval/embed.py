@@ -1,4 +1,4 @@
-"""Embeddings of a whole data set, computed over all devices in fixed shapes."""
+"""A whole data set through a function, embeddings above all, over all devices and in fixed shapes."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -8,25 +8,39 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, BFloat16, Float, PyTree, UInt8
 
 from rice_jax.mesh import BATCH, global_batch, parameter_shardings, replicated
-from rice_jax.models.rice import embed, embed_frames
+from rice_jax.models.rice import embed, embed_frames, normalize
 
 PIXEL_SIDE = 16  # of the thumbnails that the raw-pixel baseline compares
 
 
-class Embedder(NamedTuple):
-    """Two functions of (params, batch) to unit-length float32 embeddings `[b, E]`."""
+class Images(NamedTuple):
+    """What is computed once of every image; `queries` (`Pmd.image_queries`) only for re-ranking."""
 
-    image: Callable[[PyTree, dict], jax.Array]
+    embedding: Float[Array, "B E"]  # unit length, float32
+    queries: BFloat16[Array, "B R D"] | None = None
+
+
+class Embedder(NamedTuple):
+    """Two functions of (params, batch); a video gives its unit-length float32 embedding `[b, E]`."""
+
+    image: Callable[[PyTree, dict], Images]
     video: Callable[[PyTree, dict], jax.Array]
 
 
-def model_embedder(graphdef: nnx.GraphDef) -> Embedder:
-    """RICE's own embeddings."""
+def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Embedder:
+    """RICE's own embeddings, and of images the decoder's queries if asked for."""
+
+    def image(params: PyTree, batch: dict) -> Images:
+        model = nnx.merge(graphdef, params)
+        tokens, features = model.encoder(normalize(batch["image"]))
+        queries = model.pmd.image_queries(tokens).astype(jnp.bfloat16) if with_queries else None
+        return Images(embed(features), queries)
+
     return Embedder(
-        image=lambda params, batch: nnx.merge(graphdef, params).embed_image(batch["image"]),
+        image=image,
         video=lambda params, batch: nnx.merge(graphdef, params).embed_video(batch["video"], batch["frame_mask"]),
     )
 
@@ -34,7 +48,7 @@ def model_embedder(graphdef: nnx.GraphDef) -> Embedder:
 def pixel_embedder() -> Embedder:
     """The baseline that looks at nothing but colours and where they are; it has no parameters."""
     return Embedder(
-        image=lambda _, batch: embed(thumbnail(batch["image"])),
+        image=lambda _, batch: Images(embed(thumbnail(batch["image"]))),
         video=lambda _, batch: embed_frames(thumbnail(batch["video"]), batch["frame_mask"]),
     )
 
@@ -48,34 +62,39 @@ def thumbnail(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B P"]:
 
 
 def compile_embedder(embedder: Embedder, params: PyTree, mesh: Mesh) -> Embedder:
-    """jit over the mesh: every device embeds its rows, every process gets all of them."""
+    """Compiles both functions."""
+    return Embedder(*(compile_rows(function, params, mesh) for function in embedder))
+
+
+def compile_rows(function: Callable[[PyTree, dict], PyTree], params: PyTree, mesh: Mesh) -> Callable:
+    """jit over the mesh: every device computes its rows, every process gets all of them."""
     shardings = (parameter_shardings(mesh, params), NamedSharding(mesh, BATCH))
-    compile_one = lambda function: jax.jit(function, in_shardings=shardings, out_shardings=replicated(mesh))  # noqa: E731
-    return Embedder(compile_one(embedder.image), compile_one(embedder.video))
+    return jax.jit(function, in_shardings=shardings, out_shardings=replicated(mesh))
 
 
-def embed_all(
-    function: Callable[[PyTree, dict], jax.Array], params: PyTree, batches: Iterable[dict], mesh: Mesh
-) -> np.ndarray:
-    """Embeds every row of a data set.
+def compute_rows(
+    function: Callable[[PyTree, dict], PyTree], params: PyTree, batches: Iterable[dict], num_rows: int, mesh: Mesh
+) -> PyTree:
+    """Applies a function to every row of a data set.
 
     Args:
-        function: one of a compiled Embedder.
+        function: what `compile_rows` gave, e.g. one of a compiled Embedder.
         params: its parameters.
         batches: this process's share of `eval_batches`, all of one shape; `index` and `mask` say which rows are there.
+        num_rows: of the data set.
         mesh: all devices.
 
     Returns:
-        Embeddings in the order of the data set, `[rows, E]` float32 on the host, the same in every process.
+        The function's arrays in the order of the data set, `[num_rows, ...]`, on the host, the same in every process.
     """
     gather = jax.jit(lambda rows: rows, out_shardings=replicated(mesh))
-    rows, embeddings = [], []
+    results = None
     for local in batches:
         batch = global_batch(mesh, local)
-        embeddings.append(np.asarray(function(params, batch)))
-        index, mask = jax.device_get(gather((batch["index"], batch["mask"])))
-        rows.append(np.where(mask, index, -1))
-    rows, embeddings = np.concatenate(rows), np.concatenate(embeddings)
-    result = np.empty((int((rows >= 0).sum()), embeddings.shape[1]), np.float32)
-    result[rows[rows >= 0]] = embeddings[rows >= 0]
-    return result
+        found = function(params, batch)
+        found, index, mask = jax.device_get((found, *gather((batch["index"], batch["mask"]))))
+        if results is None:
+            results = jax.tree.map(lambda rows: np.empty((num_rows, *rows.shape[1:]), rows.dtype), found)
+        for result, rows in zip(jax.tree.leaves(results), jax.tree.leaves(found), strict=True):
+            result[index[mask]] = rows[mask]
+    return results

@@ -51,6 +51,7 @@ class Result:
         galleries: the galleries' sizes.
         subsets: {label, as "scale": {value, as "small": its score}}.
         num_unknown: {label: number of ranked queries whose value is unknown and which are in none of its subsets}.
+        seconds: what the ranking took by the clock, compilation included; None = was not measured.
     """
 
     score: Score
@@ -58,6 +59,7 @@ class Result:
     galleries: Galleries
     subsets: dict[str, dict[str, Score]]
     num_unknown: dict[str, int]
+    seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as dicts, numbers and strings, ready for JSON."""
@@ -75,6 +77,7 @@ class Result:
                 for label, scores in values["subsets"].items()
             },
             num_unknown=dict(values["num_unknown"]),
+            seconds=values.get("seconds"),
         )
 
 

@@ -20,7 +20,8 @@ class Ranking:
         gallery_size: number of images in the query's gallery.
         num_truths: how many of them are ground truths of the query.
         truths: the ground-truth image ids.
-        top: the best (image id, score) pairs, best first.
+        top: the best (image id, score) pairs, best first; after `rerank.reorder` the score of those that were matched
+            is the decoder's.
     """
 
     query_ids: tuple[str, ...]

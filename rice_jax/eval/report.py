@@ -10,7 +10,7 @@ from typing import Any
 from rice_jax.eval.metrics import Result, Score
 from rice_jax.eval.ranking import Ranking
 
-_MAX_NAME = 36  # columns of a terminal; the widest table then has 94
+_MAX_NAME = 36  # columns of a terminal; the widest table then has 100
 
 
 def table(results: Mapping[str, Result]) -> str:
@@ -20,7 +20,8 @@ def table(results: Mapping[str, Result]) -> str:
         results: {row name: its result}, at least one, in the order of the rows.
 
     Returns:
-        Lines of at most 100 columns, without a newline at the end.
+        Lines of at most 100 columns, without a newline at the end; the last column is the seconds that each ranking
+        took, if any was measured.
 
     Raises:
         ValueError: naming the row, if one was measured on other queries or galleries than the first.
@@ -33,11 +34,15 @@ def table(results: Mapping[str, Result]) -> str:
                 "same queries and galleries, since others cannot be compared."
             )
     cutoffs = list(first.score.rank)
-    rows = [["chance", *_percents(first.score.chance), ""]]
+    header = ["", *cutoffs, f"{cutoffs[0]} / chance"]
+    rows = [["chance", *_percents(first.score.chance)]]
     rows += [
-        [name, *_percents(result.score.rank), _times(result.score, cutoffs[0])] for name, result in results.items()
+        [name, *_percents(result.score.rank), _times(result.score, cutoffs[0]), *_seconds(result)]
+        for name, result in results.items()
     ]
-    return "\n".join([_about(first), "", *_align(["", *cutoffs, f"{cutoffs[0]} / chance"], rows)])
+    if any(map(_seconds, results.values())):
+        header.append("seconds")
+    return "\n".join([_about(first), "", *_align(header, rows)])
 
 
 def subset_table(result: Result) -> str:
@@ -87,7 +92,7 @@ def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
 
     Args:
         path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is made if it does not.
-        ranking: of the queries.
+        ranking: of the queries; a re-ranked one lists the images in their last order.
     """
     _replace(
         path,
@@ -129,6 +134,10 @@ def _percents(shares: Mapping[str, float]) -> list[str]:
 
 def _times(score: Score, cutoff: str) -> str:
     return f"{score.rank[cutoff] / score.chance[cutoff]:.1f} x" if score.chance[cutoff] else ""
+
+
+def _seconds(result: Result) -> list[str]:
+    return [] if result.seconds is None else [f"{result.seconds:,.1f}"]
 
 
 def _align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

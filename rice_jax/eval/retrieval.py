@@ -1,6 +1,7 @@
 """The retrieval evaluator: embeds queries and galleries, ranks, and keeps the run's results."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,74 +11,116 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rice_jax.config import Config
-from rice_jax.eval import metrics, ranking, report
-from rice_jax.eval.embed import Embedder, compile_embedder, embed_all, model_embedder, pixel_embedder
+from rice_jax.eval import metrics, ranking, report, rerank
+from rice_jax.eval.embed import (
+    Embedder,
+    Images,
+    compile_embedder,
+    compile_rows,
+    compute_rows,
+    model_embedder,
+    pixel_embedder,
+)
 from rice_jax.input.index import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 
 LABELS = ("scale", "duration", "number", "category")
 PIXELS = "nearest raw pixels"
+NUM_TOP = 10  # images by name and score in `rankings.jsonl`, or as many as are matched
 
 
-def row_name(step: int) -> str:
+def row_name(step: int, num_matched: int = 0) -> str:
     """The name of a step's row in `results.json` and in the table."""
-    return f"after {step:,} steps" if step else "before training"
+    matched = f", first {num_matched} matched" if num_matched else ""
+    return (f"after {step:,} steps" if step else "before training") + matched
 
 
 def retrieval_evaluator(
-    config: Config, graphdef: nnx.GraphDef, params: PyTree, mesh: Mesh, workdir: Path
+    config: Config,
+    graphdef: nnx.GraphDef,
+    params: PyTree,
+    mesh: Mesh,
+    workdir: Path,
+    *,
+    match_before_training: bool = False,
 ) -> Callable[[int, PyTree], dict[str, float]]:
     """Prepares the evaluation of a run's parameters on its queries and galleries.
 
     Args:
-        config: data sets, batch size, and whether to rank raw pixels too.
+        config: data sets, batch size, whether to rank raw pixels too, and how many images to match.
         graphdef: structure of the model.
         params: parameters or their shapes.
         mesh: all devices.
-        workdir: where `results.json` (one row per evaluated step) and `rankings.jsonl` (the newest) are written.
+        workdir: where `results.json` (one row per evaluated step, another one where images were matched) and
+            `rankings.jsonl` (the newest row's, which `results.json` names) are written.
+        match_before_training: whether the decoder of step 0 has been trained elsewhere; a fresh one is not asked.
 
     Returns:
-        A function of (step, params) that evaluates, writes both files and returns rank-k as {"rank-1": share, …}.
+        A function of (step, params) that evaluates, writes both files and returns rank-k as {"rank-1": share, …}, and
+        where images were matched {"matched-rank-1": share, …}.
 
     Raises:
         FileNotFoundError: a data set is missing.
         ValueError: later, for a ground truth that is in no gallery, or a query without gallery.
     """
     data = dataclasses.replace(config.data, num_frames=config.eval.num_frames)
+    batch_size, num_matched = config.eval.batch_size, config.eval.rerank
     queries = read_query_index(data)
     gallery_ids, image_ids = read_gallery_index(data)
     num_queries = read_metadata(data, "query")["num_queries"]
     skipped_images = read_metadata(data, "gallery")["skipped"]
-    embedder = compile_embedder(model_embedder(graphdef), params, mesh)
+    with_queries = num_matched > 0 and config.eval.rerank_keep_tokens
+    embedder = compile_embedder(model_embedder(graphdef, with_queries=with_queries), params, mesh)
+    match = compile_rows(rerank.matcher(graphdef), params, mesh)
     path = workdir / "results.json"
 
-    def embed_data_set(function: Callable, params: PyTree, role: str):
-        share = (config.eval.batch_size, jax.process_index(), jax.process_count())
-        return embed_all(function, params, eval_batches(data, role, *share), mesh)
+    def embed(function: Callable, params: PyTree, role: str, num_rows: int) -> PyTree:
+        batches = eval_batches(data, role, batch_size, jax.process_index(), jax.process_count())
+        return compute_rows(function, params, batches, num_rows, mesh)
 
-    def rank(embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, metrics.Result]:
+    def rank(embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, Images]:
+        images = embed(embedder.image, params, "gallery", len(image_ids))
         ranked = ranking.rank(
-            embed_data_set(embedder.video, params, "query"),
+            embed(embedder.video, params, "query", len(queries)),
             [query.clip_id for query in queries],
             [query.gallery_id for query in queries],
             [query.image_ids for query in queries],
-            embed_data_set(embedder.image, params, "gallery"),
+            images.embedding,
             gallery_ids,
             image_ids,
             skipped_images=skipped_images,
+            num_top=max(NUM_TOP, num_matched),
         )
+        return ranked, images
+
+    def match_first(ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
+        rows = rerank.candidates(ranked, num_matched, gallery_ids, image_ids)
+        batches = rerank.match_batches(data, batch_size, rows, images.queries)
+        return rerank.reorder(ranked, compute_rows(match, params, batches, len(queries), mesh))
+
+    def score(ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
         labels = {label: [getattr(query, label) for query in queries] for label in LABELS}
-        return ranked, metrics.evaluate(ranked, num_queries=num_queries, labels=labels)
+        result = metrics.evaluate(ranked, num_queries=num_queries, labels=labels)
+        # Times are there to compare two rankings; without them equal runs write equal files.
+        return dataclasses.replace(result, seconds=seconds if num_matched else None)
 
     def evaluate(step: int, params: PyTree) -> dict[str, float]:
         results = report.read_results(path) if path.exists() else {}
         if config.eval.pixels and PIXELS not in results:
-            results = {PIXELS: rank(compile_embedder(pixel_embedder(), {}, mesh), {})[1], **results}
-        ranked, results[row_name(step)] = rank(embedder, params)
+            results = {PIXELS: score(rank(compile_embedder(pixel_embedder(), {}, mesh), {})[0]), **results}
+        start, name = time.perf_counter(), row_name(step)
+        ranked, images = rank(embedder, params)
+        results[name] = score(ranked, time.perf_counter() - start)
+        shares = results[name].score.rank
+        if num_matched and (step or match_before_training):
+            start, name = time.perf_counter(), row_name(step, num_matched)
+            ranked = match_first(ranked, images, params)
+            results[name] = score(ranked, time.perf_counter() - start)
+            shares = shares | {f"matched-{key}": share for key, share in results[name].score.rank.items()}
         if jax.process_index() == 0:
-            about = {"step": step, "query": config.data.query, "gallery": config.data.gallery}
+            about = {"step": step, "query": config.data.query, "gallery": config.data.gallery, "rankings": name}
             report.write_results(path, results, about)
             report.write_rankings(workdir / "rankings.jsonl", ranked)
-        return results[row_name(step)].score.rank
+        return shares
 
     return evaluate

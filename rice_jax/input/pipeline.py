@@ -55,9 +55,14 @@ def train_batches(
 
 
 def eval_batches(
-    config: DataConfig, role: str, batch_size: int, process_index: int = 0, process_count: int = 1
+    config: DataConfig,
+    role: str,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
-    """All queries or all gallery images once, in their order, without anything random.
+    """All queries or all gallery images once, in their order, or chosen ones, without anything random.
 
     Args:
         config: what to read and how.
@@ -65,6 +70,8 @@ def eval_batches(
         batch_size: global number of rows; the last batch is filled up with zeros.
         process_index: which share of each global batch to yield, 0..process_count - 1.
         process_count: processes that share a global batch; all get the same number of batches.
+        rows: which rows to yield and in which order, of all processes together; the number of rows stands for a row
+            of filling. None = all.
 
     Returns:
         Iterator over dicts of numpy arrays as in `train_batches`: `video` and `frame_mask`, or `image`; `index` int32
@@ -77,8 +84,10 @@ def eval_batches(
     """
     local_size = _share(batch_size, process_index, process_count, "the evaluation's batch size")
     example = {"query": _Query, "gallery": _GalleryImage}[role](config)
-    num_batches = -(-len(example.source) // batch_size)
-    examples = grain.MapDataset.range(num_batches * batch_size).map(example)
+    num_rows = len(example.source)
+    rows = range(num_rows) if rows is None else rows
+    filling = range(num_rows, num_rows + -len(rows) % batch_size)
+    examples = grain.MapDataset.source([*rows, *filling]).map(example)
     return _read(examples.batch(local_size)[process_index::process_count], config)
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from rice_jax.config import MeshConfig
-from rice_jax.eval.embed import compile_embedder, embed_all, pixel_embedder, thumbnail
+from rice_jax.eval.embed import compile_embedder, compute_rows, pixel_embedder, thumbnail
 from rice_jax.mesh import create_mesh
 
 
@@ -25,7 +25,7 @@ def test_every_row_is_embedded_in_its_place_over_eight_devices(fsdp):
     mesh = create_mesh(MeshConfig(fsdp=fsdp))
     assert mesh.size == 8
     embedder = compile_embedder(pixel_embedder(), {}, mesh)
-    found = embed_all(embedder.image, {}, batches(pictures, 8), mesh)
+    found = compute_rows(embedder.image, {}, batches(pictures, 8), 19, mesh).embedding
     assert found.shape == (19, 768) and found.dtype == np.float32
     # 32 → 16 with antialiasing is a triangle of 1/8, 3/8, 3/8, 1/8 along each side; only inner pixels are compared.
     kernel = np.array([1, 3, 3, 1]) / 8
@@ -43,7 +43,7 @@ def test_one_compilation_serves_all_batches():
     pictures = np.random.default_rng(1).integers(0, 256, (30, 16, 16, 3), np.uint8)
     mesh = create_mesh(MeshConfig(fsdp=1))
     embedder = compile_embedder(pixel_embedder(), {}, mesh)
-    embed_all(embedder.image, {}, batches(pictures, 8), mesh)
+    compute_rows(embedder.image, {}, batches(pictures, 8), 30, mesh)
     assert embedder.image._cache_size() == 1
 
 

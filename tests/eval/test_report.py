@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import unicodedata
 
@@ -49,6 +50,14 @@ def test_table_says_who_was_asked_and_what_chance_gets():
     ]
 
 
+def test_table_shows_the_seconds_that_were_measured():
+    _, result = _evaluate()
+    timed = dataclasses.replace(result, seconds=1234.56)
+    header, _, *rows = report.table({"before": result, "after": timed}).splitlines()[2:]
+    assert header.endswith("rank-1 / chance  seconds") and rows[-1].endswith(" x  1,234.6")
+    assert all(len(row) < len(rows[-1]) - 7 for row in rows[:-1]), "chance and what was not measured have none"
+
+
 def test_tables_are_narrow_and_aligned():
     _, result = _evaluate()
     for text in (report.table({"before": result, "名" * 60: result}), report.subset_table(result)):
@@ -82,12 +91,14 @@ def test_subset_table_counts_queries():
 
 def test_results_come_back(tmp_path):
     path = tmp_path / "deep" / "results.json"
-    results = {"before": _evaluate(0)[1], "after": _evaluate(1)[1]}
+    results = {"before": _evaluate(0)[1], "after": dataclasses.replace(_evaluate(1)[1], seconds=2.5)}
     report.write_results(path, {})
     report.write_results(path, results, about={"step": 300})
     assert report.read_results(path) == results
     assert json.loads(path.read_text())["about"] == {"step": 300}
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+    path.write_text(path.read_text().replace('"seconds": null', '"older": true'))
+    assert report.read_results(path) == results, "a file from before anything was measured"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -248,6 +248,17 @@ def test_evaluation_yields_every_row_once_in_order(config, role, rows, process_c
             assert np.abs(picture - squashed(encoded, 32)[2:30, 2:30]).mean() < 1
 
 
+def test_evaluation_yields_chosen_rows(config):
+    every = joined(list(eval_batches(config, "gallery", 6)))
+    rows = [5, 0, 5, 6, 2]  # the fourth is none
+    shares = [list(eval_batches(config, "gallery", 4, index, 2, rows=rows)) for index in range(2)]
+    found = joined([joined([share[step] for share in shares]) for step in range(2)])
+    np.testing.assert_array_equal(found["index"][found["mask"]], [5, 0, 5, 2])
+    np.testing.assert_array_equal(found["mask"], [True, True, True, False, True, False, False, False])
+    np.testing.assert_array_equal(found["image"][found["mask"]], every["image"][[5, 0, 5, 2]])
+    assert not found["image"][~found["mask"]].any()
+
+
 def test_nothing_is_random_in_evaluation(config):
     wild = dataclasses.replace(
         config, seed=99, cut_tail=True, random_frames=True, frame_crop_min_area=0.3, color_jitter=0.5

@@ -1,0 +1,135 @@
+"""Re-ranking: the decoder matches each query with its first images by embedding, and these change places.
+
+An image's side of a match is the same for every query: it is kept from the gallery pass, or computed again for each
+query that needs it. A clip is encoded, and its keys and values are projected, once for all its candidates.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import BFloat16, Float32, Int64, PyTree
+
+from rice_jax.config import DataConfig
+from rice_jax.eval.ranking import Ranking
+from rice_jax.input.pipeline import eval_batches
+from rice_jax.models.rice import normalize
+from rice_jax.types import DataError
+
+
+def candidates(
+    ranked: Ranking, num: int, gallery_ids: Sequence[str], image_ids: Sequence[str]
+) -> Int64[np.ndarray, "Q K"]:
+    """Finds the first images of every query.
+
+    Args:
+        ranked: its `top` holds at least `num` images, or a whole gallery.
+        num: how many to match, at least 1.
+        gallery_ids, image_ids: of the gallery's rows.
+
+    Returns:
+        Rows of the gallery, best first; K is `num`, or the size of the largest gallery if that is smaller. A query
+        with fewer images is filled up with the number of rows.
+    """
+    row = {pair: i for i, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
+    found = [
+        [row[gallery_id, image_id] for image_id, _ in top[:num]]
+        for gallery_id, top in zip(ranked.gallery_ids, ranked.top, strict=True)
+    ]
+    width = max(map(len, found))
+    return np.array([rows + [len(row)] * (width - len(rows)) for rows in found], np.int64)
+
+
+def match_batches(
+    data: DataConfig,
+    batch_size: int,
+    rows: Int64[np.ndarray, "Q K"],
+    kept: BFloat16[np.ndarray, "G R D"] | None,
+) -> Iterator[dict]:
+    """This process's share of the queries, each with its candidates, as `matcher` takes them.
+
+    Args:
+        data: what to read and how.
+        batch_size: global number of queries.
+        rows: what `candidates` gave.
+        kept: what the gallery pass kept of every image; None = read the candidates' pictures again.
+
+    Returns:
+        Iterator over the batches of `eval_batches`, with `queries` bfloat16 [b, K, R, D], or `image` uint8
+        [b, K, S, S, 3]. What stands in the place of a candidate or query that is not there must be ignored.
+
+    Raises:
+        FileNotFoundError, DataError: as `eval_batches`.
+    """
+    processes = (jax.process_index(), jax.process_count())
+    videos = eval_batches(data, "query", batch_size, *processes)
+    if kept is not None:
+        for batch in videos:
+            yield batch | {"queries": kept.take(rows.take(batch["index"], axis=0, mode="clip"), axis=0, mode="clip")}
+    else:
+        num = rows.shape[1]
+        pictures = eval_batches(data, "gallery", batch_size * num, *processes, rows=rows.ravel().tolist())
+        for batch, images in zip(videos, pictures, strict=True):
+            yield batch | {"image": images["image"].reshape(-1, num, *images["image"].shape[1:])}
+
+
+def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
+    """The function of (params, batch) to the decoder's cosines of each query and its candidates, float32 `[b, K]`."""
+
+    def match(params: PyTree, batch: dict) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        video, frame_mask = batch["video"], batch["frame_mask"]
+        tokens, _ = model.encoder(normalize(video.reshape(-1, *video.shape[2:])))  # [b · T, L, D]
+        token_mask = jnp.repeat(frame_mask, tokens.shape[1], axis=1)  # [b, M]
+        keys_values = model.pmd.keys_values(tokens.reshape(len(frame_mask), -1, tokens.shape[-1]))
+
+        def image_queries(image: jax.Array) -> jax.Array:
+            model = nnx.merge(graphdef, params)  # its own: a module does not go from one trace into another
+            return model.pmd.image_queries(model.encoder(normalize(image))[0])
+
+        if "image" in batch:  # a candidate of each query at a time: the encoder needs memory for its pictures
+            queries = jax.lax.map(image_queries, jnp.moveaxis(batch["image"], 1, 0))  # [K, b, R, D]
+        else:
+            queries = jnp.moveaxis(batch["queries"], 1, 0)
+
+        def cosine(queries: jax.Array) -> jax.Array:
+            hidden, _ = model.pmd.decode(queries.astype(tokens.dtype), keys_values, token_mask)
+            return model.pmd.cosine(hidden)
+
+        # Keys and values are not mapped over, and so not repeated for every candidate. Of candidates that are a single
+        # row all go together; those of many rows one after another, since their attention would fill the memory.
+        together = len(queries) if queries.shape[2] == 1 else 1
+        return jax.lax.map(cosine, queries, batch_size=together).T
+
+    return match
+
+
+def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:
+    """Sorts the first K images of every query by how well the decoder says they match; the others stay behind them.
+
+    The order is: higher cosine first; among equal ones images that are no truth of the query before those that are, so
+    that a tie never helps; then the order by embedding.
+
+    Args:
+        ranked: by embedding; its `top` holds at least K images, or a whole gallery.
+        cosines: of the first K images of `top`, in its order; behind the end of a gallery anything.
+
+    Raises:
+        DataError: naming the query, for a cosine that is not finite.
+    """
+    rank, tops = ranked.rank.copy(), []
+    for query, (top, scores, truths) in enumerate(zip(ranked.top, cosines.tolist(), ranked.truths, strict=True)):
+        matched = [(image_id, score) for (image_id, _), score in zip(top, scores, strict=False)]
+        if not np.isfinite([score for _, score in matched]).all():
+            raise DataError(
+                f"Query {ranked.query_ids[query]!r} and one of its images match by a number that is not finite: no "
+                "order can be made of it. Has the training diverged?"
+            )
+        matched.sort(key=lambda pair: (-pair[1], pair[0] in truths))
+        if 0 < rank[query] <= len(matched):
+            rank[query] = 1 + [image_id in truths for image_id, _ in matched].index(True)
+        tops.append((*matched, *top[len(matched) :]))
+    return dataclasses.replace(ranked, rank=rank, top=tuple(tops))
