@@ -1,171 +1,146 @@
-"""Encoder, ICL, its gradients and the optimiser against what the reference implementation computed."""
+"""Model, losses, gradients and optimiser against what the reference implementation computed.
+
+The case of ViT-B/32's sizes takes a minute: `python scripts/check_parity.py ../shared/golden/base.npz`.
+"""
 
 import dataclasses
-import functools
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from rice_jax.losses.contrastive import contrastive_loss
-from rice_jax.models.rice import Rice, embed, embed_frames
-from rice_jax.train.optimizer import create_optimizer, learning_rate_groups, schedule
-from tests.golden.cases import HERE, SHARED, Case, assert_close, relative_l2
+from rice_jax.convert.names import REFERENCE_IGNORED
+from rice_jax.convert.reference import from_reference, to_reference
+from rice_jax.train.optimizer import create_optimizer, schedule
+from scripts import check_parity
+from tests.golden import oracle
+from tests.golden.cases import HERE, SHARED, Case, assert_close, find
 from tests.settings import small_config
 
-CASES = ["micro", "tiny", "base"]
+# Of sizes and settings that no recording has: two pairs of blocks, other heads, padding that is not black …
+ODD = dict(
+    seed=5, width=24, layers=3, patch=6, image=12, embed=20, clip_heads=3, pmd_layers=2, pmd_heads=4, B=5, F=2,
+    n_valid=[2, 1, 2, 1, 2], pad="noise", rec_init="random", logit_scale=3.0, store_weights=True,
+)  # fmt: skip
+# … and the reference's start of the reconstruction head, a single frame, weights and pictures by recipe.
+ONES = dict(
+    seed=6, width=32, layers=1, patch=4, image=12, embed=8, clip_heads=2, pmd_layers=1, pmd_heads=8, B=6, F=1,
+    n_valid=[1] * 6, pad="zeros", rec_init="ones", logit_scale=4.0, store_weights=False,
+)  # fmt: skip
+# Small parameters of every part of the decoder and of the head.
+DERIVED = (
+    "transformer.logit_scale",
+    "transformer.heads.vim.weight",
+    "transformer.heads.rec.0.weight",
+    "transformer.heads.rec.2.weight",
+    "transformer.transformer.pooler.layer_norm.bias",
+    *(f"transformer.transformer.transformer.layers.{i}.ln_1.weight" for i in range(4)),
+)
 
 
-def icl(case: Case):
-    """Parameters, and a function of them that gives the loss and everything on the way to it."""
-    params, config = case.params()
-    image, video, frame_mask = case.pictures()
-    graphdef = nnx.split(Rice(config, rngs=nnx.Rngs(0)))[0]
-
-    def compute(params):
-        model = nnx.merge(graphdef, params)
-        batch, frames = frame_mask.shape
-        pictures = jnp.concatenate([image[:, None], video], axis=1).reshape(-1, *image.shape[1:])
-        tokens, features = model.encoder(pictures)
-        tokens = tokens.reshape(batch, 1 + frames, *tokens.shape[1:])
-        features = features.reshape(batch, 1 + frames, -1)
-        image_embedding = embed(features[:, 0])
-        video_embedding = embed_frames(features[:, 1:], jnp.asarray(frame_mask))
-        loss = contrastive_loss(image_embedding, video_embedding, model.logit_scale[...])
-        return loss, {
-            "image_patch": tokens[:, 0],
-            "video_patch": tokens[:, 1:],
-            "image_features": features[:, 0],
-            "frame_features": features[:, 1:],
-            "image_embeddings": image_embedding,
-            "video_embeddings": video_embedding,
-            "correlations": image_embedding @ video_embedding.T,
-            "vic_loss": loss,
-        }
-
-    return jax.tree.map(jnp.asarray, params), compute
+def check(*paths: Path) -> tuple[int, str, dict[str, list[str]]]:
+    """Runs the script; returns its exit code, its last line and, for each case, what it found to be wrong."""
+    # Cases are small: optimising the compiled program would take longer than running it.
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    command = [sys.executable, check_parity.__file__, *map(str, paths)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    wrong = {}
+    for line in result.stdout.splitlines():
+        if line.endswith(".npz"):
+            wrong[Path(line).stem] = found = []
+        elif line.startswith("BAD "):
+            found.append(line.split()[1].rstrip(":"))
+    assert not result.stderr.strip(), result.stderr
+    return result.returncode, result.stdout.splitlines()[-1], wrong
 
 
-@functools.cache
-def computed(name: str):
-    """The case, our outputs and our gradients; computed once for all tests of it."""
+def test_model_computes_what_was_recorded():
+    """The larger of the cases; the smaller one is below, with the wrong ones."""
+    code, verdict, wrong = check(find("tiny"))
+    assert (code, wrong) == (0, {"tiny": []})
+    recorded = [key for key in Case("tiny").recorded if not key.startswith(("params/", "in/"))]
+    num_losses = 2 * 4 * 4  # of two optimisers, before each of three updates and after the last
+    assert verdict.startswith(f"PASS: {len(recorded) + num_losses} compared, 0 ")
+
+
+@pytest.mark.parametrize("name", ["micro", "tiny"])
+def test_oracle_computes_what_was_recorded(name):
     case = Case(name)
-    params, compute = icl(case)
-    (_, outputs), gradients = jax.jit(jax.value_and_grad(compute, has_aux=True))(params)
-    return case, outputs, flatten_dict(gradients, sep="/")
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_tokens_features_embeddings_and_loss(name):
-    case, outputs, _ = computed(name)
-    compared = 0
+    config = case.facts["config"]
+    assert {key: list(shape) for key, shape in oracle.shapes(config).items()} == case.facts["param_shapes"]
+    weights, pictures = case.under("params/"), [case.arrays[key] for key in check_parity.INPUTS]
+    outputs = oracle.outputs(weights, *pictures, config)
+    assert outputs.keys() == case.under("out/").keys()
     for key, value in outputs.items():
-        if f"out/{key}" in case.arrays:
-            assert_close(value.reshape(case.out(key).shape), case.out(key))
-            compared += 1
-    assert compared >= 6
+        assert_close(value, case.out(key), tolerance=1e-5)
+    np.testing.assert_array_equal(outputs["hard_neg_index"], case.out("hard_neg_index"))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_gradients_of_icl(name):
-    """Recorded whole for what only ICL reaches (`proj`, `ln_post`, `logit_scale`), as norms for all parameters."""
-    case, _, gradients = computed(name)
-    if "grad/image_encoder.model.proj" in case.arrays:
-        # The encoder's other gradients hold PMD's and PFR's parts too.
-        recorded = flatten_dict(case.params("grad/")[0], sep="/")
-        for path in ("encoder/projection/kernel", "encoder/ln_post/scale", "encoder/ln_post/bias", "logit_scale"):
-            assert relative_l2(gradients[path], recorded[path]) < 1e-3, path
-    norms = case.facts["grad_norms_by_loss"]["vic_loss"]
-    compared = 0
-    for path, names in NORMS.items():
-        value = np.asarray(gradients[path], np.float64)
-        layers = range(case.facts["config"]["layers"]) if "/blocks/" in path else [None]
-        for layer in layers:
-            expected = norms[names.format(layer)]
-            assert np.linalg.norm(value if layer is None else value[layer]) == pytest.approx(expected, rel=1e-3), path
-            compared += 1
-    assert compared == len([key for key in norms if key.startswith("image_encoder") or key.endswith("logit_scale")])
-
-
-BLOCK = "image_encoder.model.transformer.resblocks.{}."
-NORMS = {
-    "logit_scale": "transformer.logit_scale",
-    "encoder/class_embedding": "image_encoder.model.class_embedding",
-    "encoder/position_embedding": "image_encoder.model.positional_embedding",
-    "encoder/patch_embedding/kernel": "image_encoder.model.conv1.weight",
-    "encoder/projection/kernel": "image_encoder.model.proj",
-    **{
-        f"encoder/{norm}/{ours}": f"image_encoder.model.{norm}.{theirs}"
-        for norm in ("ln_pre", "ln_post")
-        for ours, theirs in (("scale", "weight"), ("bias", "bias"))
-    },
-    **{
-        f"encoder/blocks/{norm}/{ours}": f"{BLOCK}{norm}.{theirs}"
-        for norm in ("ln_1", "ln_2")
-        for ours, theirs in (("scale", "weight"), ("bias", "bias"))
-    },
-    "encoder/blocks/qkv/kernel": BLOCK + "attn.in_proj_weight",
-    "encoder/blocks/qkv/bias": BLOCK + "attn.in_proj_bias",
-    "encoder/blocks/out/kernel": BLOCK + "attn.out_proj.weight",
-    "encoder/blocks/out/bias": BLOCK + "attn.out_proj.bias",
-    "encoder/blocks/up/kernel": BLOCK + "mlp.c_fc.weight",
-    "encoder/blocks/up/bias": BLOCK + "mlp.c_fc.bias",
-    "encoder/blocks/down/kernel": BLOCK + "mlp.c_proj.weight",
-    "encoder/blocks/down/bias": BLOCK + "mlp.c_proj.bias",
-}
-
-
-def constant_rate(beta2: float) -> optax.GradientTransformation:
-    """The reference's AdamW at the rates of the recording, which had no warm-up."""
-    settings = dataclasses.replace(
-        small_config().optimizer,
-        encoder_learning_rate=1e-6,
-        beta2=beta2,
-        epsilon=1e-6,
-        weight_decay=0.2,
-        warmup_steps=0,
-    )
-    # So long a cosine that its first three values are 1 to float32.
-    return create_optimizer(settings, total_steps=10**9)
-
-
-@pytest.mark.parametrize(("recording", "beta2"), [("after3", 0.98), ("after3_lprbetas", 0.999)])
-def test_three_steps_on_icl(recording, beta2):
-    """What three updates moved, for the parameters that only ICL's gradient reaches."""
+def test_oracle_derives_what_was_recorded():
     case = Case("micro")
-    params, compute = icl(case)
-    start = flatten_dict(params, sep="/")
-    optimizer = constant_rate(beta2)
-    state = optimizer.init(params)
-    losses = []
+    weights, pictures = case.under("params/"), [case.arrays[key] for key in check_parity.INPUTS]
+    for name in ("transformer.logit_scale", "transformer.heads.rec.0.weight", "transformer.heads.vim.weight"):
+        ours = oracle.gradient(weights, name, pictures, case.facts["config"])
+        assert_close(ours, case.arrays[f"grad/{name}"], tolerance=1e-5)
 
-    @jax.jit
-    def step(params, state):
-        (loss, _), gradients = jax.value_and_grad(compute, has_aux=True)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state, loss
 
-    for _ in range(3):
-        params, state, loss = step(params, state)
-        losses.append(float(loss))
-    recorded = case.facts["optimizer"][recording]["losses"]
-    assert losses[0] == pytest.approx(recorded[0]["vic_loss"], rel=1e-5)
-    # From here on the recording's encoder has also learned from PMD and PFR: the same fall, not the same loss.
-    assert losses[0] - losses[2] == pytest.approx(recorded[0]["vic_loss"] - recorded[2]["vic_loss"], rel=0.1)
-    after, expected = flatten_dict(params, sep="/"), flatten_dict(case.params(f"{recording}/")[0], sep="/")
-    for path, value in expected.items():
-        assert_close(after[path], value)
-    for path in ("encoder/projection/kernel", "encoder/ln_post/scale", "encoder/ln_post/bias", "logit_scale"):
-        # What three updates moved agrees to 1 %, but for the rounding of three float32 sums on either side.
-        moved = np.abs(expected[path].astype(np.float64) - start[path])
-        difference = np.abs(np.asarray(after[path], np.float64) - expected[path])
-        assert np.all(difference <= 0.01 * moved + 3 * np.spacing(np.abs(expected[path]))), path
-        assert np.median(moved / np.spacing(np.abs(expected[path]))) > 20, path
+def test_model_computes_what_the_oracle_does_at_other_sizes(tmp_path):
+    oracle.write_case(tmp_path / "odd.npz", ODD, DERIVED)
+    oracle.write_case(tmp_path / "ones.npz", ONES)
+    code, verdict, wrong = check(tmp_path / "odd.npz", tmp_path / "ones.npz")
+    assert (code, wrong) == (0, {"odd": [], "ones": []})
+    assert verdict.startswith(f"PASS: {22 + len(DERIVED) + 22} compared, 0 ")
+
+
+def test_model_computes_what_was_recorded_and_nothing_else(tmp_path):
+    """Of a recording as it is every line holds; a number, an order, an array too many is one that does not."""
+    case = Case("micro")
+    recorded = case.recorded
+
+    def change(key, edit):
+        value = recorded[key].copy()
+        edit(value)
+        return {key: value}
+
+    def off_by(share):
+        def edit(value):
+            value.flat[0] += share * np.abs(value).max()
+
+        return edit
+
+    def swap(value):
+        value[0, :2] = value[0, 1::-1]
+
+    norm = "transformer.transformer.pooler.layer_norm.weight"
+    unused = "transformer.transformer.embeddings.class_embedding"
+    wrong = {
+        "out/vim_pooled": change("out/vim_pooled", off_by(2e-4)),
+        "out/hard_neg_index": change("out/hard_neg_index", swap),
+        "grad/transformer.heads.vim.weight": change("grad/transformer.heads.vim.weight", off_by(1e-2)),
+        # What half the weight decay would leave.
+        f"after3/{norm}": {f"after3/{norm}": recorded[f"after3/{norm}"] + 3e-5 * recorded[f"params/{norm}"]},
+        f"after3/{unused}": change(f"after3/{unused}", off_by(1e-6)),
+        f"grad/{unused}": {f"grad/{unused}": np.zeros_like(recorded[f"params/{unused}"])},
+        "out/unknown": {"out/unknown": np.zeros(1)},
+        "out/vic_loss": {"out/vic_loss": np.full((), np.nan)},
+    }
+    for number, (key, changed) in enumerate(wrong.items()):
+        # Updates take long and are in the way of most.
+        optimizer = {"after3": case.facts["optimizer"]["after3"]} if key.startswith("after3/") else {}
+        kept = {key: x for key, x in recorded.items() if not key.startswith("after3") or key.split("/")[0] in optimizer}
+        np.savez(tmp_path / f"{number}.npz", **kept | changed)
+        (tmp_path / f"{number}.json").write_text(json.dumps(case.facts | {"optimizer": optimizer}))
+    code, verdict, found = check(find("micro"), *(tmp_path / f"{number}.npz" for number in range(len(wrong))))
+    assert found == {"micro": []} | {str(number): [key] for number, key in enumerate(wrong)}
+    assert code == 1 and verdict.startswith("FAIL: ")
 
 
 @pytest.mark.parametrize("beta2", [0.98, 0.999])
@@ -212,21 +187,23 @@ def test_schedule():
 
 
 def test_parameter_groups():
-    """Every name of the recording is in the group that it was in; the modules of later issues are no encoder."""
-    case = Case("micro")
-    params, _ = case.params()
-    params["pmd"] = {"layer": {"kernel": np.zeros(1)}}
-    groups = flatten_dict(learning_rate_groups(params), sep="/")
-    assert {path for path, group in groups.items() if group == "new"} == {"pmd/layer/kernel"}
+    """Every parameter has the learning rate and the weight decay that its name had in the recording."""
     recorded = json.loads((HERE / "param_groups.json").read_text())["tiny"]["groups"]
-    assert "transformer.logit_scale" in recorded["lr=1e-06 wd=0.2"]
-    undecayed = [name for key in recorded if key.endswith("wd=0") for name in recorded[key]]
-    assert undecayed and all("bias" in name for name in undecayed)
-    optimizer = constant_rate(0.999)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(zeros), jax.tree.map(jnp.ones_like, params))
-    for path, update in flatten_dict(updates, sep="/").items():
-        assert np.all(np.asarray(update) == 0) == path.endswith("bias"), f"{path}: decayed or not against the recording"
+    config = ONES | dict(layers=4)
+    shapes = oracle.shapes(config)
+    assert sorted(name for names in recorded.values() for name in names) == sorted(shapes)
+    state = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    params, sizes = from_reference(state, config["clip_heads"])
+    optimizer = create_optimizer(check_parity.OPTIMIZER, check_parity.TOTAL_STEPS)
+    first_update = jax.jit(lambda gradients: optimizer.update(gradients, optimizer.init(params), params)[0])
+    zeros, ones = jax.tree.map(jnp.zeros_like, params), params
+    decay, step = (to_reference(first_update(gradients), sizes) for gradients in (zeros, ones))
+    for group, names in recorded.items():
+        rate, weight_decay = (float(setting.partition("=")[2]) for setting in group.split())
+        for name in names:
+            if not REFERENCE_IGNORED.fullmatch(name):
+                np.testing.assert_allclose(decay[name], -rate * weight_decay, rtol=1e-4, err_msg=name)
+                np.testing.assert_allclose(step[name], -rate * (1 + weight_decay), rtol=1e-3, err_msg=name)
 
 
 def test_shared_cases_are_reported_when_absent():

@@ -1,0 +1,345 @@
+"""Compares the model with what the reference implementation computed, number by number.
+
+    python scripts/check_parity.py CASE.npz [CASE.npz ...]
+
+A case is weights, inputs, outputs, gradients and optimiser steps of any sizes; CASE.json beside it describes them, and
+`recipe.py` beside it makes the weights or inputs that it does not hold. Prints a line for everything recorded, and PASS
+or FAIL last; the exit code is 1 if anything differs, or if a recorded array is none that is computed here.
+
+Losses, gradients and updates are those of training itself, from `retrieval_loss` and `create_optimizer`; what these do
+not return is read off the model part by part.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+import runpy
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from rice_jax.config import LossConfig, ModelConfig, OptimizerConfig, PfrConfig, PmdConfig
+from rice_jax.convert.names import REFERENCE_IGNORED
+from rice_jax.convert.reference import from_reference, to_reference
+from rice_jax.losses.matching import hardest_negatives
+from rice_jax.models.layers import unstack
+from rice_jax.models.pmd import Pmd, project
+from rice_jax.models.rice import PIXEL_MEAN, PIXEL_STD, Rice
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.steps import retrieval_loss
+
+OUTPUT_TOLERANCE = 1e-4  # of an array's largest value
+GRADIENT_TOLERANCE = 1e-3  # of an array's L2 norm
+MOVE_TOLERANCE = 1e-2  # of the L2 norm of what the updates changed in an array
+EPSILON = float(np.finfo(np.float32).eps)
+
+# Settings of the recording that its sidecar tells in words only.
+LOSS = LossConfig(
+    mask_same_image=False, pmd_weight=1.0, pfr_weight=1.0, num_negatives=3, negatives="batch", match_scale=10.0
+)
+OPTIMIZER = OptimizerConfig(
+    encoder_learning_rate=1e-6,
+    new_learning_rate=1e-4,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-6,
+    weight_decay=0.2,
+    clip_norm=0.0,
+    warmup_steps=0,
+)
+TOTAL_STEPS = 10**9  # so long a cosine that its first values are 1 to float32
+
+INPUTS = ("in/image", "in/video", "in/video_temporal_mask")
+PROJECTED = ("grad_norm/names", "grad_norm/values", "grad_proj/values")
+LOSSES = {"vic_loss": "icl", "vim_loss": "pmd", "rec_loss": "pfr", "total_loss": "loss", "total": "loss"}
+
+
+class Case:
+    """A recording: `facts` of the sidecar, the arrays that are `recorded`, and all `arrays`, the recipe's too."""
+
+    def __init__(self, path: Path):
+        self.facts = json.loads(path.with_suffix(".json").read_text())
+        self.recorded = dict(np.load(path))
+        self.arrays = self.recorded
+        if not (set(INPUTS) <= self.recorded.keys() and self.under("params/")):
+            recipe, config = runpy.run_path(str(path.with_name("recipe.py"))), self.facts["config"]
+            weights = recipe["weights"](self.facts["param_shapes"], config)
+            made = {f"params/{name}": value for name, value in weights.items()}
+            self.arrays = made | dict(zip(INPUTS, recipe["inputs"](config), strict=True)) | self.recorded
+
+    def under(self, prefix: str) -> dict[str, np.ndarray]:
+        """Arrays whose key starts with a prefix, by the rest of their key."""
+        return {key[len(prefix) :]: value for key, value in self.arrays.items() if key.startswith(prefix)}
+
+
+class Line(NamedTuple):
+    """One comparison: (measure, error, tolerance) each, and the recorded arrays that it covers beside its name's."""
+
+    name: str
+    measures: tuple[tuple[str, float, float], ...]
+    keys: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        return all(error <= tolerance for _, error, tolerance in self.measures)  # NaN is not
+
+    def __str__(self) -> str:
+        measures = "  ".join(f"{measure} {error:.1e}" for measure, error, _ in self.measures)
+        return f"{'ok ' if self.holds else 'BAD'} {self.name:<92} {measures}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE.npz")
+    paths = parser.parse_args(argv).cases
+    jax.config.update("jax_default_matmul_precision", "highest")  # accelerators would multiply fewer bits
+    compared = beyond = missed = 0
+    for path in paths:
+        print(path)
+        case = Case(path)
+        left = {key for key in case.recorded if key not in INPUTS and not key.startswith("params/")}
+        for line in compare(case):
+            print(line, flush=True)
+            compared += 1
+            beyond += not line.holds
+            left -= {line.name, *line.keys}
+        for key in sorted(left):
+            print(f"BAD {key}: recorded, but nothing here computes it")
+        missed += len(left)
+    failed = bool(beyond or missed)
+    print(
+        f"{'FAIL' if failed else 'PASS'}: {compared} compared, {beyond} of them beyond tolerance, "
+        f"{missed} recorded arrays not compared"
+    )
+    sys.exit(failed)
+
+
+def compare(case: Case) -> Iterator[Line]:
+    """Everything recorded beside what the model computes from the same weights and inputs."""
+    subject = Subject(case)
+    losses, gradients = subject.losses_and_gradients(subject.params)
+    yield from compare_outputs(case, forward(subject.graphdef, subject.params, subject.batch) | losses)
+    yield from compare_gradients(case, subject.named(gradients))
+    for recording, settings in case.facts.get("optimizer", {}).items():
+        if recording != "note":
+            yield from compare_updates(case, subject, recording, settings)
+
+
+class Subject:
+    """Our model with a recording's weights, inputs and settings."""
+
+    def __init__(self, case: Case):
+        config = case.facts["config"]
+        params, self.sizes = from_reference(case.under("params/"), config["clip_heads"], config["pmd_heads"])
+        self.params = jax.tree.map(jnp.asarray, params)
+        model = ModelConfig(
+            **self.sizes | {"pmd": PmdConfig(**self.sizes["pmd"], attention_dropout=0.0)},
+            pfr=PfrConfig(mask_padding=False, init="ones"),
+            logit_scale=1.0,
+            dtype="float32",
+            remat=False,
+            init_from="",
+        )
+        self.graphdef = nnx.split(nnx.eval_shape(lambda: Rice(model, rngs=nnx.Rngs(0))))[0]
+        image, video, frame_mask = (case.arrays[key] for key in INPUTS)
+        self.batch = {
+            "image": to_bytes(image),
+            "video": to_bytes(video),
+            "frame_mask": frame_mask.astype(bool),
+            "image_key": np.arange(len(image)),
+        }
+
+    def losses_and_gradients(self, params) -> tuple[dict, dict]:
+        """Each loss by the reference's names, and the gradient of their total."""
+        (_, metrics), gradients = differentiate(self.graphdef, params, self.batch)
+        return {name: metrics[ours] for name, ours in LOSSES.items()}, gradients
+
+    def named(self, tree) -> dict[str, np.ndarray]:
+        """Parameters or gradients under the reference's names, without those that only the reference has."""
+        state = to_reference(jax.tree.map(np.asarray, tree), self.sizes)
+        return {name: value for name, value in state.items() if not REFERENCE_IGNORED.fullmatch(name)}
+
+
+def to_bytes(pictures: np.ndarray) -> np.ndarray:
+    """What `normalize` turns back into normalised pictures [..., 3, S, S]; 0 to 255, but not whole numbers."""
+    return ((np.moveaxis(pictures, -3, -1) * np.array(PIXEL_STD) + np.array(PIXEL_MEAN)) * 255).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def differentiate(graphdef, params, batch):
+    return jax.value_and_grad(lambda params: retrieval_loss(graphdef, params, batch, LOSS), has_aux=True)(params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def forward(graphdef, params, batch) -> dict[str, jax.Array]:
+    """What the recording has of the way to the losses, by its names."""
+    model, frame_mask = nnx.merge(graphdef, params), batch["frame_mask"]
+    (image, video), tokens = model(batch["image"], batch["video"], frame_mask)
+    token_mask = jnp.repeat(frame_mask, tokens.video.shape[2], axis=1)
+    features = lambda tokens: model.encoder.projection(model.encoder.ln_post(tokens[..., 0, :]))  # noqa: E731
+    correlations = image @ video.T
+    negatives, _ = hardest_negatives(correlations, LOSS.num_negatives)
+    matches = model.match(tokens, frame_mask, negatives)
+    candidates = jnp.concatenate([jnp.arange(len(image))[:, None], negatives], axis=1)
+    decode_all = jax.vmap(lambda video, mask: decode(model.pmd, tokens.image, video, mask), in_axes=1, out_axes=1)
+    hidden, self_attention = decode_all(tokens.video[candidates], token_mask[candidates])  # [B, K, L, D], [B, K, ...]
+    # The reference divides its probabilities by head_dim^-1/2.
+    cross_attention = matches.attention * (tokens.image.shape[-1] / model.pmd.config.pmd.num_heads) ** 0.5
+    scores = model.pfr.scores(matches.attention)
+    weights = model.pfr.weights(scores, token_mask)
+    return {
+        "image_patch": tokens.image,
+        "video_patch": tokens.video,
+        "image_features": features(tokens.image),
+        "frame_features": features(tokens.video),
+        "image_embeddings": image,
+        "video_embeddings": video,
+        "correlations": correlations,
+        "hard_neg_index": negatives,
+        "vim_pooled": model.pmd.pooled(hidden[:, :, 0]),
+        "vim_logits": LOSS.match_scale * matches.cosine,
+        "pos_cross_attn": cross_attention,
+        "pos_self_attn_mean": self_attention[:, 0],
+        "rec_cross_attn": cross_attention,
+        "pmd_last_hidden_pos": hidden[:, 0],
+        "rec_conv_out": scores,
+        "rec_attention_map": weights,
+        "rec_pad_mass": jnp.where(token_mask[:, None], 0, weights).sum(axis=-1).mean(axis=-1),
+        "reconstruction": model.pfr(matches.attention, tokens.video, frame_mask),
+    }
+
+
+def decode(pmd: Pmd, image_tokens, video_tokens, token_mask) -> tuple[jax.Array, jax.Array]:
+    """The decoder without its savings.
+
+    Returns:
+        All tokens' last hidden state [B, L, D], and the self attention's mean over heads [B, pairs, L, L].
+    """
+    x, maps = image_tokens, []
+    video_tokens = video_tokens.reshape(*token_mask.shape, -1)
+    for pair in range(pmd.config.pmd.num_pairs):
+        block, cross_block = unstack(pmd.self_blocks, pair), unstack(pmd.cross_blocks, pair)
+        queries, keys = (block.split_heads(project(block.qkv, block.ln_1(x), part)) for part in (0, 1))
+        scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys) * keys.shape[-1] ** -0.5
+        maps.append(jax.nn.softmax(scores).mean(axis=1))
+        x, _ = cross_block(block(x), *cross_block.keys_values(video_tokens), token_mask)
+    return x, jnp.stack(maps, axis=1)
+
+
+def compare_outputs(case: Case, outputs: Mapping) -> Iterator[Line]:
+    for name, expected in case.under("out/").items():
+        if name in outputs:
+            yield Line(f"out/{name}", (of_maximum(outputs[name], expected),))
+
+
+def compare_gradients(case: Case, gradients: Mapping) -> Iterator[Line]:
+    """Whole gradients where they are recorded, else each one's norm and its projection on a random direction."""
+    rounding = gradient_rounding(case)
+    for name, expected in case.under("grad/").items():
+        if name in gradients:
+            yield Line(f"grad/{name}", (relative_l2(gradients[name], expected, GRADIENT_TOLERANCE, rounding),))
+    if not set(PROJECTED) <= case.recorded.keys():
+        return
+    numbers = {name: number for number, name in enumerate(sorted(case.under("params/")))}
+    for name, norm, projection in zip(*(case.recorded[key] for key in PROJECTED), strict=True):
+        gradient = gradients[name].astype(np.float64)
+        rng = np.random.default_rng([case.facts["config"]["seed"], numbers[name], 7])
+        # Both differences are at most, and the second is about, the L2 norm of the gradients' difference.
+        differences = {
+            "norm": np.linalg.norm(gradient) - norm,
+            "projection": np.sum(gradient * rng.standard_normal(gradient.shape)) - projection,
+        }
+        scale = max(norm, rounding / GRADIENT_TOLERANCE)
+        measures = [(measure, ratio(abs(x), scale), GRADIENT_TOLERANCE) for measure, x in differences.items()]
+        yield Line(f"grad_proj/{name}", tuple(measures), PROJECTED)
+
+
+def compare_updates(case: Case, subject: Subject, recording: str, settings: Mapping) -> Iterator[Line]:
+    """Losses before each update and after the last, and every parameter after it."""
+    beta1, beta2 = settings["betas"]
+    optimizer = create_optimizer(
+        dataclasses.replace(OPTIMIZER, beta1=beta1, beta2=beta2, epsilon=settings["eps"]), TOTAL_STEPS
+    )
+    update = jax.jit(optimizer.update)
+    params, state = subject.params, optimizer.init(subject.params)
+    num_updates = len(settings["losses"]) - 1
+    for step, recorded in enumerate(settings["losses"]):
+        losses, gradients = subject.losses_and_gradients(params)
+        for name, expected in recorded.items():
+            yield Line(f"{recording} {name} after {step} updates", (of_maximum(losses[name], expected),))
+        if step < num_updates:
+            updates, state = update(gradients, state, params)
+            params = optax.apply_updates(params, updates)
+    before, after = case.under("params/"), subject.named(params)
+    # Adam divides a gradient by its own size: from one that is all rounding it makes a step of any direction.
+    undetermined = {
+        name for name, norm in gradient_norms(case).items() if norm * GRADIENT_TOLERANCE < gradient_rounding(case)
+    }
+    for name, expected in case.under(f"{recording}/").items():
+        if name in after and name in undetermined:
+            difference = np.abs(after[name].astype(np.float64) - expected).max()
+            stride = 2 * num_updates * OPTIMIZER.new_learning_rate  # how far from each other two such may end
+            yield Line(f"{recording}/{name}", (("of an undetermined step", difference / stride, 1.0),))
+        elif name in after:
+            moved = (x.astype(np.float64) - before[name] for x in (after[name], expected))
+            # In each update theirs rounds after the step and after the decay, ours once, by half a unit at most.
+            rounding = 1.5 * num_updates * np.linalg.norm(np.spacing(np.abs(expected)))
+            _, *measure = relative_l2(*moved, MOVE_TOLERANCE, rounding)
+            yield Line(f"{recording}/{name}", (of_maximum(after[name], expected), ("moved", *measure)))
+        elif REFERENCE_IGNORED.fullmatch(name):
+            # No parameter of ours, which is right as long as the reference does not train it.
+            yield Line(f"{recording}/{name}", (of_maximum(before[name], expected, tolerance=0.0),))
+
+
+def gradient_norms(case: Case) -> dict[str, float]:
+    norms = {name: float(np.linalg.norm(gradient)) for name, gradient in case.under("grad/").items()}
+    if set(PROJECTED) <= case.recorded.keys():
+        norms |= dict(zip(*(case.recorded[key].tolist() for key in PROJECTED[:2]), strict=True))
+    return norms
+
+
+def gradient_rounding(case: Case) -> float:
+    """What float32 leaves uncertain of any one parameter's gradient.
+
+    Terms of the size of the whole gradient cancel in some: a bias in front of a softmax has a gradient that is zero in
+    truth and all rounding in float32, theirs and ours. So that a relative error means something there too, a difference
+    counts as none as long as float32 could not hold it beside the norm of the whole gradient.
+    """
+    return EPSILON * float(np.linalg.norm(list(gradient_norms(case).values())))
+
+
+def of_maximum(actual, expected, tolerance: float = OUTPUT_TOLERANCE) -> tuple[str, float, float]:
+    """Largest difference as a share of the largest expected magnitude; whole numbers must be the same."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    if actual.shape != expected.shape:
+        return f"shape {actual.shape}, not {expected.shape}", np.inf, 0.0
+    if np.issubdtype(expected.dtype, np.integer):
+        return "different", float(np.sum(actual != expected)), 0.0
+    difference = np.abs(actual.astype(np.float64) - expected).max()
+    return "of maximum", ratio(difference, np.abs(expected).max()), tolerance
+
+
+def relative_l2(actual, expected, tolerance: float, rounding: float) -> tuple[str, float, float]:
+    """L2 norm of the difference as a share of the expected one, so that `rounding` is within the tolerance."""
+    if actual.shape != expected.shape:
+        return f"shape {actual.shape}, not {expected.shape}", np.inf, 0.0
+    difference = np.linalg.norm(actual.astype(np.float64) - expected)
+    return "relative L2", ratio(difference, max(np.linalg.norm(expected), rounding / tolerance)), tolerance
+
+
+def ratio(difference: float, scale: float) -> float:
+    return float(difference / scale) if scale else 0.0 if difference == 0 else np.inf
+
+
+if __name__ == "__main__":
+    main()
