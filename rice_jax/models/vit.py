@@ -79,7 +79,8 @@ class Vit(nnx.Module):
 
         if self.config.remat:
             apply = nnx.remat(apply)
-        return nnx.scan(apply, in_axes=(0, nnx.Carry), out_axes=nnx.Carry)(self.blocks, x)
+        scan = nnx.scan(apply, in_axes=(0, nnx.Carry), out_axes=nnx.Carry, unroll=self.config.unroll)
+        return scan(self.blocks, x)
 
 
 def patchify(pictures: Float[Array, "B S S 3"], patch_size: int) -> Float[Array, "B N P"]:

@@ -36,13 +36,14 @@ def test_scan_equals_an_unrolled_loop():
     )
 
 
-def test_rematerialisation_changes_no_number():
+def test_rematerialisation_and_unrolling_change_no_number():
     outputs = []
-    for remat in (False, True):
-        vit = Vit(dataclasses.replace(CONFIG, remat=remat), rngs=nnx.Rngs(0))
+    for changes in ({}, {"remat": True}, {"unroll": True}):
+        vit = Vit(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
         loss = lambda vit: (vit(pictures())[1] ** 2).sum()  # noqa: E731
         outputs.append(nnx.jit(nnx.value_and_grad(loss))(vit))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *outputs)
+    for output in outputs[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), output, outputs[0])
 
 
 def test_pictures_of_a_batch_do_not_see_each_other():

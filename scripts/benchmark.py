@@ -1,0 +1,267 @@
+"""Says what a training step costs, by compiling it for one CPU device without running it.
+
+    python scripts/benchmark.py flops [--config.data.batch_size=16 …]
+    python scripts/benchmark.py memory [--config.data.num_frames=4 …]
+
+`flops` counts the operations of our step, of the least that RICE needs, and of a step that matches as the reference
+does. `memory` says what a step needs beside its state and batch, with and without recomputing activations.
+
+Settings are those of `configs/base.py`, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in
+the naive step, and in float32, which is what a CPU computes in. Either takes about a minute of one core.
+"""
+
+import argparse
+import ast
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AxisType
+from jaxtyping import Array, Bool, Float, Int
+
+from configs import base
+from rice_jax.config import Config, ConfigError, resolve
+from rice_jax.mesh import constrain_batch
+from rice_jax.models.layers import unstack
+from rice_jax.models.rice import Rice
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.state import create_params, create_state
+from rice_jax.train.steps import compile_step, retrieval_step
+from rice_jax.types import Batch, Matches, Tokens
+
+# AdamW, per parameter: moments 7, their corrections 2, step 5, weight decay 3, update 1, norm of the gradient 2.
+OPTIMIZER_OPERATIONS = 20
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints one of the tables.
+
+    Args:
+        arguments: of the command line, `sys.argv[1:]` by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="flops|memory")
+    for command in (flops, memory):
+        commands.add_parser(command.__name__, description=command.__doc__).set_defaults(command=command)
+    args, rest = parser.parse_known_args(arguments)
+    if wrong := [flag for flag in rest if not re.fullmatch(r"--config\.[\w.]+=.+", flag)]:
+        parser.error(f"found {' '.join(wrong)}, expected --config.x.y=value")
+    overrides = dict(flag.removeprefix("--config.").split("=", 1) for flag in rest)
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        args.command({name: _literal(value) for name, value in overrides.items()})
+    except (ConfigError, KeyError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def flops(overrides: Mapping) -> None:
+    """Counts operations: of ICL alone, of what PMD and PFR add to it, and of both. The batch is 8 unless it is set."""
+    # The compiler's own count takes a loop's body once, however often it runs.
+    config, icl = (
+        settings({"data.batch_size": 8, **overrides, "model.unroll": True, **weights})
+        for weights in ({}, {"loss.pmd_weight": 0.0})
+    )
+    least = least_operations(config)
+    if not config.model.pmd:
+        raise ConfigError("config.loss.pmd_weight: found 0, expected more: the decoder is what is compared")
+    icl_operations = operations(icl)
+    rows = {
+        "least": (sum(least_operations(icl).values()), sum(least.values())),
+        "ours": (icl_operations, operations(config)),
+        "naive": (icl_operations, operations(config, NaiveRice)),
+    }
+
+    def parts(icl: float, whole: float) -> tuple[float, float, float]:
+        return icl, whole - icl, whole
+
+    print(f"{'10⁹ operations (ratio to the least)':36}{'ICL':>18}{'PMD and PFR':>18}{'whole step':>18}")
+    for name, row in rows.items():
+        cells = zip(parts(*row), parts(*rows["least"]), strict=True)
+        print(f"{name:36}" + "".join(f"{count / 1e9:10.3f} ({count / fewest:.3f})" for count, fewest in cells))
+    print("\nThe least, term by term")
+    for name, count in least.items():
+        print(f"{name:36}{count / 1e9:10.3f}")
+
+
+def memory(overrides: Mapping) -> None:
+    """Counts the bytes of a step: of its state and batch, and of what it holds besides while it runs."""
+    print(f"{'GiB':20}{'state and batch':>18}{'while it runs':>18}")
+    for remat in (False, True):
+        needed = compiled_step(settings({**overrides, "model.remat": remat})).memory_analysis()
+        sizes = (needed.argument_size_in_bytes, needed.temp_size_in_bytes)
+        print(f"{f'model.remat={remat}':20}" + "".join(f"{size / 2**30:18.3f}" for size in sizes))
+
+
+def settings(overrides: Mapping) -> Config:
+    """`configs/base.py` with `{"data.batch_size": 8}` overridden.
+
+    Raises:
+        ConfigError: a setting does not exist or cannot be.
+    """
+    values = base.get_config()
+    with values.ignore_type():  # `resolve` says it better
+        values.update_from_flattened_dict(
+            {"model.dtype": "float32", "model.pmd.attention_dropout": 0.0} | dict(overrides)
+        )
+    return resolve(values.to_dict())
+
+
+def operations(config: Config, model: type[Rice] = Rice) -> float:
+    """Additions, multiplications and the like in a compiled step; exponentials and roots are not among them."""
+    return compiled_step(config, model).cost_analysis()["flops"]
+
+
+def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compiled:
+    """The step as `rice_jax.main` trains with, for one device; nothing is allocated."""
+    mesh = jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
+    create = lambda: model(config.model, constrain=constrain_batch(mesh), rngs=nnx.Rngs(0))  # noqa: E731
+    graphdef, _ = nnx.split(nnx.eval_shape(create))
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps)
+    state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, seed=0), optimizer, mesh))
+    step = retrieval_step(graphdef, optimizer, config, mesh)
+    return compile_step(step, state, mesh).lower(state, abstract_batch(config)).compile()
+
+
+def abstract_batch(config: Config) -> Batch:
+    """Shapes of a batch."""
+    batch, frames, side = config.data.batch_size, config.data.num_frames, config.model.image_size
+    return {
+        "image": jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8),
+        "video": jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8),
+        "frame_mask": jax.ShapeDtypeStruct((batch, frames), jnp.bool_),
+        "image_key": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+
+
+def least_operations(config: Config) -> dict[str, int]:
+    """The operations that no training step can do without, term by term.
+
+    Those of matrix products, where a multiplication and an addition are two, and of the optimiser. The rest (layer
+    norms, softmaxes, GELU) is not counted: it grows with D, not with D². Going backward through a product takes two
+    more, one for either factor, or one if only one of them learns. Forward, with P = B · (1 + T) pictures, M = T · L
+    tokens of a video, patches of p · p pixels, K candidates and C attention maps:
+
+        patches               P · 2 · N · 3p² · D, and backward only for the weights
+        encoder               P · layers · (24 · L · D² + 4 · L² · D), all tokens, since PMD takes them
+        features              P · 2 · D · E
+        contrast              B² · 2 · E, which serves both directions and the choice of negatives
+        self attention        per image, in the second pair of blocks and later per candidate:
+                              2 · (U + 2L) · D² + 4 · U · L · D + 18 · U · D², where U tokens are updated
+        queries               per U of these: 2 · D², in the first pair once per image
+        keys and values       per video and pair: 4 · M · D²
+        scores                per candidate: 2 · U · M · D
+        sums of values        per candidate: 2 · V · M · D, where V tokens go on
+        output and MLP        per candidate: 18 · V · D²
+        match                 per candidate: 2 · D² + 2 · D
+        PFR's convolutions    per image: 2 · L · M · (C · C/2 + C/2)
+        PFR's reconstruction  per image: 2 · L · M · D, and backward only for the weights
+        optimiser             20 per parameter
+
+    In the last pair only CLS goes on, V = 1, and U = 1 but for an image's own video, where PFR wants the maps of all L
+    tokens; in earlier pairs U = V = L.
+    """
+    model, pmd = config.model, config.model.pmd
+    batch, tokens, width = config.data.batch_size, model.num_tokens, model.width
+    pictures, memory = batch * (1 + config.data.num_frames), config.data.num_frames * tokens
+    pixels = 3 * model.patch_size**2
+
+    def block(updated: int) -> int:
+        attention = 2 * (updated + 2 * tokens) * width**2 + 4 * updated * tokens * width
+        return attention + 18 * updated * width**2
+
+    learning = {  # both factors of these products learn
+        "encoder": pictures * model.layers * block(tokens),
+        "features": pictures * 2 * width * model.embed_dim,
+        "contrast": batch**2 * 2 * model.embed_dim,
+    }
+    weights_learning = {"patches": pictures * 2 * (tokens - 1) * pixels * width}
+    parameters = pixels * width + tokens * width + model.layers * 12 * width**2 + width * model.embed_dim
+    if pmd:
+        candidates = 1 + config.loss.num_negatives
+        pairs = []
+        for pair in range(pmd.num_pairs):
+            last = pair == pmd.num_pairs - 1
+            going_on = candidates * [1 if last else tokens]
+            looking = [tokens if model.pfr else going_on[0], *going_on[1:]]
+            queries = looking if pair else looking[:1]
+            pairs.append(
+                {
+                    "self attention": sum(block(updated) for updated in queries),
+                    "queries": sum(queries) * 2 * width**2,
+                    "keys and values": 4 * memory * width**2,
+                    "scores": sum(looking) * 2 * memory * width,
+                    "sums of values": sum(going_on) * 2 * memory * width,
+                    "output and MLP": sum(going_on) * 18 * width**2,
+                }
+            )
+        learning |= {name: batch * sum(pair[name] for pair in pairs) for name in pairs[0]}
+        learning["match"] = batch * candidates * (2 * width**2 + 2 * width)
+        parameters += pmd.num_pairs * 24 * width**2 + width**2
+    if model.pfr:
+        maps = pmd.num_pairs * pmd.num_heads
+        learning["PFR's convolutions"] = batch * tokens * memory * 2 * (maps + 1) * (maps // 2)
+        weights_learning["PFR's reconstruction"] = batch * tokens * memory * 2 * width
+    return {
+        **{name: 3 * count for name, count in learning.items()},
+        **{name: 2 * count for name, count in weights_learning.items()},
+        "optimiser": OPTIMIZER_OPERATIONS * parameters,
+    }
+
+
+class NaiveRice(Rice):
+    """RICE that matches as the reference does: the same numbers from more work.
+
+    All tokens of an image go through both blocks with every candidate, whose keys and values are projected anew each
+    time, and PFR pays a second pass over the own pairs. What the compiler finds to be unused of that is left out.
+
+    Source: RICE.md §9.
+    """
+
+    def match(
+        self,
+        tokens: Tokens,
+        frame_mask: Bool[Array, "B T"],
+        negatives: Int[Array, "B N"],
+        *,
+        num_shards: int = 1,
+        dropout_key: Array | None = None,
+    ) -> Matches:
+        """As `Rice.match`, without dropout."""
+        candidates = jnp.concatenate([jnp.arange(len(negatives))[:, None], negatives], axis=1)  # [B, K]
+        videos = candidates.reshape(-1)
+        images = jnp.repeat(tokens.image, candidates.shape[1], axis=0)
+        hidden, _ = self.decode_all(images, tokens.video[videos], frame_mask[videos])
+        _, attention = self.decode_all(tokens.image, tokens.video, frame_mask)
+        return Matches(self.pmd.cosine(hidden[:, 0].reshape(*candidates.shape, -1)), attention)
+
+    def decode_all(
+        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B C L M"]]:
+        """All tokens after the last pair of blocks, and all attention maps."""
+        token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)
+        video_tokens = video_tokens.reshape(*token_mask.shape, -1)
+        maps = []
+        for pair in range(self.pmd.config.pmd.num_pairs):
+            x = unstack(self.pmd.self_blocks, pair)(x)
+            cross_block = unstack(self.pmd.cross_blocks, pair)
+            x, attention = cross_block(x, *cross_block.keys_values(video_tokens), token_mask)
+            maps.append(attention)
+        return x, jnp.concatenate(maps, axis=1)
+
+
+def _literal(value: str):
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+if __name__ == "__main__":
+    main()
