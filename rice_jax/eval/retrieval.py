@@ -24,7 +24,7 @@ from rice_jax.eval.embed import (
 from rice_jax.input.index import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 
-LABELS = ("scale", "duration", "number", "category")
+LABELS = ("scale", "duration", "number", "category", "source")
 PIXELS = "nearest raw pixels"
 NUM_TOP = 10  # images by name and score in `rankings.jsonl`, or as many as are matched
 
@@ -99,7 +99,8 @@ def retrieval_evaluator(
         return rerank.reorder(ranked, compute_rows(match, params, batches, len(queries), mesh))
 
     def score(ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
-        labels = {label: [getattr(query, label) for query in queries] for label in LABELS}
+        values = {label: [getattr(query, label) for query in queries] for label in LABELS}
+        labels = {label: known for label, known in values.items() if any(known)}  # that the data set tells
         result = metrics.evaluate(ranked, num_queries=num_queries, labels=labels)
         # Times are there to compare two rankings; without them equal runs write equal files.
         return dataclasses.replace(result, seconds=seconds if num_matched else None)

@@ -310,4 +310,7 @@ def test_the_program_trains_and_evaluates_the_gallery(tmp_path):
     result = json.loads((tmp_path / "run" / "results.json").read_text())["results"]["after 3 steps"]
     assert (result["score"]["num_queries"], result["num_missing"]) == (7, 1)
     assert result["galleries"] == {"num": 1, "min_size": 8, "mean_size": 8.0, "max_size": 8}
-    assert "1 gallery of 8 images" in done.stdout
+    assert list(result["subsets"]) == ["source"], "the other labels are not in this data set"
+    sizes = {value: score["num_queries"] for value, score in result["subsets"]["source"].items()}
+    assert sizes == {"hard": 3, "regular": 2}
+    assert "1 gallery of 8 images" in done.stdout and "  regular" in done.stdout

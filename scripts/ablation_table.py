@@ -1,0 +1,91 @@
+"""Prints the runs of `scripts/ablation.sh` as a table: mean and spread of rank-k over the seeds.
+
+    python scripts/ablation_table.py runs/ablation
+
+The spread is the sample standard deviation. The runs of a seed have the same queries, clips and order of examples, so a
+method's gain over ICL is given by seed too.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+
+from rice_jax.eval.report import read_results
+
+METHODS = {"icl": "ICL", "pmd": "ICL + PMD", "pfr": "ICL + PMD + PFR"}
+CUTOFFS = ("rank-1", "rank-5", "rank-10")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Reads the results of every run and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=pathlib.Path, help="directory of the runs, named METHOD-SEED")
+    runs = read_runs(parser.parse_args(arguments).runs)
+    print(table(runs))
+
+
+def read_runs(directory: pathlib.Path) -> dict[str, dict[str, dict]]:
+    """{method: {seed: {row: result}}} of all runs below a directory.
+
+    Raises:
+        SystemExit: a method has no run, or methods have runs of different seeds.
+    """
+    runs: dict[str, dict[str, dict]] = {method: {} for method in METHODS}
+    for path in sorted(directory.glob("*/results.json")):
+        method, _, seed = path.parent.name.rpartition("-")
+        if method in runs:
+            runs[method][seed] = read_results(path)
+    seeds = {method: sorted(by_seed) for method, by_seed in runs.items()}
+    if not all(seeds.values()) or len({tuple(found) for found in seeds.values()}) > 1:
+        sys.exit(f"error: {directory}: found runs of {seeds}, expected the same seeds of every method")
+    return runs
+
+
+def table(runs: dict[str, dict[str, dict]]) -> str:
+    """The table as lines; every row that all seeds of a method have after training, and the encoder before it."""
+    first = next(iter(runs["icl"].values()))["before training"]
+    seeds = list(runs["icl"])
+    lines = [
+        f"{first.score.num_queries} queries a seed; percent, mean ± spread over seeds {', '.join(seeds)}",
+        "",
+        f"{'':<36}" + "".join(f"{cutoff:>14}" for cutoff in CUTOFFS) + "    rank-1 minus ICL's, by seed",
+        f"{'chance':<36}" + "".join(f"{100 * first.score.chance[cutoff]:>8.1f}      " for cutoff in CUTOFFS),
+        _line("before training", [results["before training"] for results in runs["icl"].values()]),
+    ]
+    baseline = [_trained(results)[0][1] for results in runs["icl"].values()]
+    for method, name in METHODS.items():
+        rows = zip(*(_trained(results) for results in runs[method].values()), strict=True)
+        for row in rows:
+            gains = [
+                _rank(result, "rank-1") - _rank(icl, "rank-1") for (_, result), icl in zip(row, baseline, strict=True)
+            ]
+            suffix = "" if method == "icl" else "    " + "  ".join(f"{gain:+.1f}" for gain in gains)
+            lines.append(_line(name + row[0][0], [result for _, result in row]) + suffix)
+    return "\n".join(lines)
+
+
+def _trained(results: dict) -> list[tuple[str, object]]:
+    """(", first K matched" or "", result) of the rows after training, in their order."""
+    return [
+        ("".join(name.partition(", first ")[1:]), result)
+        for name, result in results.items()
+        if name.startswith("after")
+    ]
+
+
+def _line(name: str, results: list) -> str:
+    cells = []
+    for cutoff in CUTOFFS:
+        values = [_rank(result, cutoff) for result in results]
+        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        cells.append(f"{statistics.mean(values):>8.1f} ±{spread:>4.1f}")
+    return f"{name:<36}" + "".join(cells)
+
+
+def _rank(result, cutoff: str) -> float:
+    return 100 * result.score.rank[cutoff]
+
+
+if __name__ == "__main__":
+    main()
