@@ -76,10 +76,11 @@ class Pmd(nnx.Module):
         token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)  # [B, M]
         video = self.keys_values(video_tokens.reshape(video_tokens.shape[0], -1, video_tokens.shape[-1]))
         queries = self.image_queries(image_tokens, with_attention=with_attention)
-        keys = [
-            None if dropout_key is None else jax.random.fold_in(dropout_key, k) for k in range(1 + negatives.shape[1])
-        ]
-        own, attention = self.decode(queries, video, token_mask, with_attention=with_attention, dropout_key=keys[0])
+        num_videos = 1 + negatives.shape[1]
+        dropout_keys = [None] * num_videos if dropout_key is None else list(jax.random.split(dropout_key, num_videos))
+        own, attention = self.decode(
+            queries, video, token_mask, with_attention=with_attention, dropout_key=dropout_keys[0]
+        )
 
         def decode_other(self, queries, video, token_mask, other, key):
             video, token_mask = jax.tree.map(lambda x: self.constrain(take(x, other, num_shards)), (video, token_mask))
@@ -90,8 +91,8 @@ class Pmd(nnx.Module):
         if self.config.pmd.num_pairs == 1:
             queries = queries[:, :1]
         others = [
-            decode_other(self, queries, video, token_mask, negatives[:, k], keys[1 + k])
-            for k in range(negatives.shape[1])
+            decode_other(self, queries, video, token_mask, negatives[:, k], dropout_keys[1 + k])
+            for k in range(num_videos - 1)
         ]
         return Matches(self.cosine(jnp.stack([own, *others], axis=1)), attention)
 
