@@ -1,8 +1,9 @@
-"""The sample's encoder from nothing, in three stages that each start from the one before: close, near and far.
+"""The sample's encoder from nothing, in four stages that each start from the one before: close, near, far and wide.
 
     python -m rice_jax.main --config=configs/sample_pretrain.py:close --workdir=runs/close
     python -m rice_jax.main --config=configs/sample_pretrain.py:near --workdir=runs/near --config.model.init_from=runs/close
     python -m rice_jax.main --config=configs/sample_pretrain.py:far --workdir=runs/far --config.model.init_from=runs/near
+    python -m rice_jax.main --config=configs/sample_pretrain.py:wide --workdir=runs/wide --config.model.init_from=runs/far
 
 The exact commands, their data and their results stand in `data/sample/encoder/README.md`. Hardware: 2 CPU cores.
 """  # noqa: E501
@@ -15,7 +16,8 @@ def get_config(stage: str = "close"):
 
     A small vision transformer does not learn from cluttered frames at once: its loss stays at that of chance. It does
     from windows that hold little but the product (`close`), then from windows of any size around it (`near`), then from
-    several and larger frames of a clip, whether the product is in view or not (`far`).
+    several and larger frames of a clip, whether the product is in view or not (`far`), and at last from more products
+    than there are, by their variants (`wide`).
     """
     config = sample.get_config()
     config.data.data_dir = "data/built/pretrain"
@@ -23,17 +25,20 @@ def get_config(stage: str = "close"):
     config.optimizer.warmup_steps = 100
     config.train.log_interval_steps = 25
     config.train.checkpoint_interval_steps = 200
-    if stage == "far":
+    if stage in ("far", "wide"):
         config.data.num_frames = 2
         config.data.frame_crop_min_area = 0.2
         config.data.pair_hue = 0.1
-        config.data.resize = 108
-        config.model.image_size = 96
         config.optimizer.encoder_learning_rate = 3e-4
         config.train.total_steps = 1_400
+        if stage == "wide":
+            config.train.total_steps = 4_000
         return config
+    if stage not in ("close", "near"):
+        raise ValueError(f"stage {stage!r}: expected close, near, far or wide")
     config.data.num_frames = 1
     config.data.boxed_frames = True
+    config.data.pair_hue = 0.0
     config.data.resize = 72
     config.model.image_size = 64
     config.optimizer.encoder_learning_rate = 5e-4
@@ -42,9 +47,7 @@ def get_config(stage: str = "close"):
         config.data.frame_crop_max_area = 0.02
         config.model.init_from = ""
         config.train.total_steps = 600
-    elif stage == "near":
+    else:
         config.data.frame_crop_min_area = 0.02
         config.train.total_steps = 3_500
-    else:
-        raise ValueError(f"stage {stage!r}: expected close, near or far")
     return config

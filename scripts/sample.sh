@@ -4,14 +4,14 @@
 encoder=weights/sample_encoder
 
 # prepare_sample SEED: data sets in $built, the shipped encoder's checkpoint in $encoder.
-# Trained on: two clips each of the training products and of two variants of each. Asked for: the products never seen.
+# Trained on: a clip each of the training products and of four variants of each. Asked for: the products never seen.
 prepare_sample() {
     local seed=$1 raw=data/raw/sample-$1 simulate="python data/sample/simulate.py --seed $1"
     built=data/built/sample-$1
     if [ ! -e "$raw/complete" ]; then
         rm -rf "$raw"
-        python data/sample/variants.py --products data/sample --out "$raw/variants" --variants 2 --seed "$seed"
-        $simulate --products "$raw/variants" --out "$raw/train" --clips_per_product 2 --max_frames 12 \
+        python data/sample/variants.py --products data/sample --out "$raw/variants" --variants 4 --seed "$seed"
+        $simulate --products "$raw/variants" --out "$raw/train" --clips_per_product 1 --max_frames 12 \
             --test_products 20 --test_clips_per_product 1
         $simulate --products data/sample --out "$raw/test" --categories --train_products 1
         touch "$raw/complete"

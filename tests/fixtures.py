@@ -23,6 +23,7 @@ TINY = {
     "model.heads": 2,
     "model.embed_dim": 16,
     "model.pmd.num_heads": 2,
+    "loss.pmd_weight": 1.0,
     "model.init_from": "",
     "optimizer.encoder_learning_rate": 1e-3,
     "optimizer.warmup_steps": 2,

@@ -35,10 +35,10 @@ def test_no_config_repeats_a_default(name):
 
 def test_every_stage_of_the_sample_encoder_resolves():
     module = importlib.import_module("configs.sample_pretrain")
-    stages = [resolve(module.get_config(stage).to_dict()) for stage in ("close", "near", "far")]
-    assert [stage.model.image_size for stage in stages] == [64, 64, 96]
-    with pytest.raises(ValueError, match="stage 'wide': expected close, near or far"):
-        module.get_config("wide")
+    stages = [resolve(module.get_config(stage).to_dict()) for stage in ("close", "near", "far", "wide")]
+    assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
+    with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
+        module.get_config("deep")
 
 
 def test_derived_values_follow_overrides():
