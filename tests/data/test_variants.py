@@ -81,7 +81,7 @@ def test_images_and_views_show_the_same_colours(made):
         shown = image[(image < 240).any(axis=2)].mean(axis=0)
         rendered = views[views[..., 3] > 200][:, :3].mean(axis=0)
         # Lamps differ between a catalogue's picture and the renderings, tints do not.
-        assert np.abs(shown - shown.mean() - (rendered - rendered.mean())).max() < 25, (row["product_id"])
+        assert np.abs(shown - shown.mean() - (rendered - rendered.mean())).max() < 25, row["product_id"]
 
 
 def test_simulator_takes_it(made, tmp_path):
