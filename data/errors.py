@@ -21,11 +21,21 @@ class FormatError(DataError):
         if len(found) > 160:
             found = f"{found[:160]}… ({len(found)} characters)"
         super().__init__(f"{where}: found {found}, expected {expected}; {do}")
+        self.where = where
         self._words = where, found, expected, do
 
     def __reduce__(self):
-        return FormatError, self._words  # an error may come from another process
+        return type(self), self._words  # an error may come from another process
+
+
+class RepeatedId(FormatError):
+    """An id stands twice where it may stand once."""
 
 
 class Unusable(Exception):
     """A picture, box or example cannot be used; its text is the reason, in few words. It is skipped and reported."""
+
+
+def fail(error: DataError) -> None:
+    """Raises the error: what a reader does with one unless it is told to go on and report it instead."""
+    raise error

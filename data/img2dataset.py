@@ -12,7 +12,7 @@ import re
 import shutil
 import tarfile
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data.errors import FormatError
+from data.errors import FormatError, fail
 
 STATUSES = ("success", "failed_to_download", "failed_to_resize")
 COLUMNS = ["url", "key", "status", "original_width", "original_height"]
@@ -107,6 +107,19 @@ class Index:
                 return Download(where, "missing", b"", 0, 0)
         return Download(where, status, encoded, int(entry["width"]), int(entry["height"]))
 
+    def status(self, name: str) -> str | None:
+        """Returns what became of the URL with that name, one of STATUSES, or None if none had it."""
+        entry = self._find(name)
+        return None if entry is None else STATUSES[entry["status"]]
+
+    def urls(self) -> Iterator[tuple[str, str]]:
+        """Yields (parquet file, URL) of every row of the shards that are whole."""
+        for shard in self._shards:
+            if shard.key_digits:  # 0: the shard is damaged or empty
+                parquet = f"{shard.path}.parquet"
+                for batch in pq.ParquetFile(parquet).iter_batches(columns=["url"]):
+                    yield from ((parquet, url) for url in batch["url"].to_pylist())
+
     def _find(self, name: str) -> np.void | None:
         digest = _digest(name)
         place = bisect.bisect_left(self._places, digest, key=lambda place: self._entry(place)["name"])
@@ -132,7 +145,9 @@ def find_outputs(raw_dir: Path) -> list[Path]:
     )
 
 
-def build_index(outputs: Sequence[Path], directory: Path, workers: int = 1) -> Path:
+def build_index(
+    outputs: Sequence[Path], directory: Path, workers: int = 1, on_error: Callable[[FormatError], None] = fail
+) -> Path:
     """Indexes the shards of img2dataset's output directories, unless that was done before.
 
     Names are hashed and dealt into 256 files by their first byte, which are sorted one by one: memory stays that of a
@@ -142,21 +157,22 @@ def build_index(outputs: Sequence[Path], directory: Path, workers: int = 1) -> P
         outputs: directories, from `find_outputs`.
         directory: where to keep the index.
         workers: processes that read the shards.
+        on_error: is told that shards are not finished or not whole, and raises it; if it does not, they are left out.
 
     Returns:
         The index file; its name changes when a shard does.
 
     Raises:
-        FormatError: a shard is not finished or not whole.
+        FormatError: no shard has a row.
     """
-    shards = [shard for output in outputs for shard in _finished_shards(output)]
+    shards = [shard for output in outputs for shard in _finished_shards(output, on_error)]
     path = directory / f"{_fingerprint(shards)}.index"
     if path.exists():
         return path
     shutil.rmtree(directory, ignore_errors=True)
     buckets = directory / "buckets"
     buckets.mkdir(parents=True)
-    key_digits = _deal(shards, buckets, workers)
+    key_digits = _deal(shards, buckets, workers, on_error)
     with path.with_suffix(".sorting").open("wb") as file:
         for bucket in sorted(buckets.iterdir()):
             entries = np.fromfile(bucket, ENTRY)
@@ -174,16 +190,20 @@ def build_index(outputs: Sequence[Path], directory: Path, workers: int = 1) -> P
     return path
 
 
-def _deal(shards: Sequence[_Shard], buckets: Path, workers: int) -> list[int]:
-    """Appends the entries of all shards to the bucket files; returns the length of each shard's keys."""
+def _deal(shards: Sequence[_Shard], buckets: Path, workers: int, on_error: Callable[[FormatError], None]) -> list[int]:
+    """Appends the entries of all shards to the bucket files; returns the length of each shard's keys, 0 = no entry."""
     digits = []
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context((buckets / f"{byte:03}").open("wb")) for byte in range(256)]
-        scan: Iterable[tuple[np.ndarray, int]] = map(_scan, enumerate(shards))
+        scan: Iterable[tuple[np.ndarray, int] | FormatError] = map(_scan, enumerate(shards))
         if min(workers, len(shards)) > 1:
             pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
             scan = pool.imap(_scan, enumerate(shards))
-        for entries, key_digits in tqdm(scan, total=len(shards), desc="index", unit="shard", disable=None):
+        for scanned in tqdm(scan, total=len(shards), desc="index", unit="shard", disable=None):
+            if isinstance(scanned, FormatError):
+                on_error(scanned)
+                scanned = np.zeros(0, ENTRY), 0
+            entries, key_digits = scanned
             digits.append(key_digits)
             first_bytes = np.ascontiguousarray(entries["name"]).view(np.uint8)[::16]
             for byte in np.unique(first_bytes):
@@ -191,8 +211,15 @@ def _deal(shards: Sequence[_Shard], buckets: Path, workers: int) -> list[int]:
     return digits
 
 
-def _scan(numbered: tuple[int, _Shard]) -> tuple[np.ndarray, int]:
-    number, shard = numbered
+def _scan(numbered: tuple[int, _Shard]) -> tuple[np.ndarray, int] | FormatError:
+    """Returns the entries of a shard and the length of its keys, or what is wrong with it."""
+    try:
+        return _entries(*numbered)
+    except FormatError as error:
+        return error
+
+
+def _entries(number: int, shard: _Shard) -> tuple[np.ndarray, int]:
     parquet = f"{shard.path}.parquet"
     try:
         rows = pq.read_table(parquet, columns=COLUMNS).to_pydict()
@@ -208,7 +235,7 @@ def _scan(numbered: tuple[int, _Shard]) -> tuple[np.ndarray, int]:
             raise FormatError(f"{shard.path}.tar", found, expected, "download the shard again")
         at, size = members.get(key, (0, 0)) if shard.is_tar else (int(key), 0)
         original = rows["original_width"][place] or 0, rows["original_height"][place] or 0  # a failure has none
-        entries[place] = _digest(_name_in(url, parquet)), number, at, size, *original, STATUSES.index(status)
+        entries[place] = _digest(name_in(url, parquet)), number, at, size, *original, STATUSES.index(status)
     return entries, len(rows["key"][0]) if rows["key"] else 0
 
 
@@ -222,28 +249,32 @@ def _tar_members(path: str) -> dict[str, tuple[int, int]]:
         raise FormatError(path, f"a cut tar ({error})", "a whole one", "download the shard again") from None
 
 
-def _finished_shards(output: Path) -> Iterator[_Shard]:
-    """Yields the shards of an output directory, in order; raises FormatError if one is not finished."""
+def _finished_shards(output: Path, on_error: Callable[[FormatError], None]) -> Iterator[_Shard]:
+    """Yields the finished shards of an output directory, in order, once `on_error` was told of the others."""
     files: dict[str, set[str]] = {}
     for entry in _entries_of_shards(output):
         shard, kind = _SHARD_FILE.fullmatch(entry.name).groups()
         files.setdefault(shard, set()).add(kind or "/")
-    unfinished = []
+    finished, unfinished = [], []
     for shard, kinds in sorted(files.items()):
         absent = [f"{shard}{kind}" for kind in (".parquet", "_stats.json") if kind not in kinds]
         if not kinds & {".tar", "/"}:
             absent.append(f"{shard}.tar or {shard}/")
-        unfinished += [f"shard {shard} without {' and '.join(absent)}"] if absent else []
+        if absent:
+            unfinished.append(f"shard {shard} without {' and '.join(absent)}")
+        else:
+            finished.append(_Shard(str(output / shard), ".tar" in kinds))
     if unfinished:
         more = f" and {len(unfinished) - 3} more" if len(unfinished) > 3 else ""
-        raise FormatError(
-            str(output),
-            ", ".join(unfinished[:3]) + more,
-            "a .parquet, a _stats.json and a .tar or directory for each shard",
-            "run img2dataset again with the same flags, which completes the shards, or take these away",
+        on_error(
+            FormatError(
+                str(output),
+                ", ".join(unfinished[:3]) + more,
+                "a .parquet, a _stats.json and a .tar or directory for each shard",
+                "run img2dataset again with the same flags, which completes the shards, or take these away",
+            )
         )
-    for shard, kinds in sorted(files.items()):
-        yield _Shard(str(output / shard), ".tar" in kinds)
+    yield from finished
 
 
 def _entries_of_shards(directory: str | Path) -> Iterator[os.DirEntry]:
@@ -259,7 +290,8 @@ def _fingerprint(shards: Sequence[_Shard]) -> str:
     return digest.hexdigest()
 
 
-def _name_in(url: str, where: str) -> str:
+def name_in(url: str, where: str) -> str:
+    """Returns the last part of a URL's path, without extension, or raises FormatError: it is found in `where`."""
     path = url.partition("?")[0].partition("#")[0]
     name = os.path.splitext(urllib.parse.unquote(path.rpartition("/")[2]))[0]
     if not name:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.errors import DataError, FormatError
+from data.errors import DataError, FormatError, RepeatedId
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -65,7 +65,7 @@ def read_object(path: Path) -> dict:
         if len(members) < len(pairs):  # json would keep the last one and tell nobody
             keys = collections.Counter(key for key, _ in pairs)
             repeated = keys.most_common(1)[0][0]
-            raise FormatError(str(path), f"key {repeated!r} twice", "each key once", "take one of them away")
+            raise RepeatedId(str(path), f"key {repeated!r} twice", "each key once", "take one of them away")
         return members
 
     try:

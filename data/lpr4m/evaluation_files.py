@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data import text as text_files
 from data.boxes import Box, parse_box
-from data.errors import FormatError
+from data.errors import FormatError, RepeatedId
 from data.lpr4m.ids import CLIP_ID, parse_image_id
 from data.text import check_strings, read_lines, read_object
 
@@ -86,7 +86,7 @@ def read_texts(path: Path | None) -> dict[str, str]:
         if not tab or not name:
             raise FormatError(where, repr(line), "id, a tab, and a text", "mend the line")
         if name in texts:
-            raise FormatError(where, f"{name} again", "each id once", "take one of the lines away")
+            raise RepeatedId(where, f"{name} again", "each id once", "take one of the lines away")
         texts[name] = "" if text == "null" else text
     return texts
 

@@ -3,13 +3,13 @@
 import array
 import dataclasses
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.boxes import Box, parse_box
-from data.errors import FormatError
+from data.errors import FormatError, RepeatedId, fail
 from data.lpr4m.ids import CLIP_ID, parse_image_id
 from data.pictures import IMAGE_EXTENSIONS
 from data.text import decode_line, parse_list
@@ -57,22 +57,27 @@ class RowBlock:
     checksum: int  # of its bytes: a block of a file that changed is another block
 
 
-def read_rows(block: RowBlock) -> Iterator[TrainingRow]:
+def read_rows(block: RowBlock, on_error: Callable[[FormatError], None] = fail) -> Iterator[TrainingRow]:
     """Yields the rows of a block, one at a time.
 
     Args:
         block: from `index_rows`.
-
-    Raises:
-        FormatError: a row is not what its layout says.
+        on_error: is told of a row that is not what its layout says, and raises it; if it does not, the row is left out.
     """
     with block.path.open("rb") as file:
         file.seek(block.offset)
         for line in range(block.first_line, block.first_line + block.num_rows):
-            yield parse_row(file.readline(), f"{block.path}:{line}", block.num_columns)
+            try:
+                row = parse_row(file.readline(), f"{block.path}:{line}", block.num_columns)
+            except FormatError as error:
+                on_error(error)
+            else:
+                yield row
 
 
-def index_rows(parts: Sequence[Path], rows_per_block: int) -> list[RowBlock]:
+def index_rows(
+    parts: Sequence[Path], rows_per_block: int, on_error: Callable[[FormatError], None] = fail
+) -> list[RowBlock]:
     """Cuts the parts into blocks of rows, in order, and makes sure that no clip comes twice.
 
     Reads each part once and keeps 8 bytes a row, so that the check costs no memory worth naming.
@@ -80,21 +85,23 @@ def index_rows(parts: Sequence[Path], rows_per_block: int) -> list[RowBlock]:
     Args:
         parts: files of training rows.
         rows_per_block: rows of a block; the last block of a part may be shorter.
+        on_error: is told that a part is empty, that its first row is in no known layout, or that a clip id stands in
+            two rows, and raises it; if it does not, the part is left out, or the clip kept twice.
 
     Returns:
         Blocks that hold every row once.
-
-    Raises:
-        FormatError: a part is empty, its first row is in no known layout, or a clip id stands in two rows.
     """
     blocks = []
     clip_hashes = array.array("q")
     for path in parts:
-        block_offsets, checksums, offset, num_rows, num_columns = [], [], 0, 0, 0
+        block_offsets, checksums, offset, num_rows = [], [], 0, 0
+        try:
+            num_columns = _layout(path)
+        except FormatError as error:
+            on_error(error)
+            continue
         with path.open("rb") as file:
             for line in file:
-                if num_rows == 0:
-                    num_columns = _layout(line, f"{path}:1")
                 if num_rows % rows_per_block == 0:
                     block_offsets.append(offset)
                     checksums.append(0)
@@ -102,14 +109,12 @@ def index_rows(parts: Sequence[Path], rows_per_block: int) -> list[RowBlock]:
                 clip_hashes.append(hash(_clip_id(line)))
                 offset += len(line)
                 num_rows += 1
-        if num_rows == 0:
-            raise FormatError(str(path), "an empty file", "training rows", "download the file again or take it away")
         for first_row, start, checksum in zip(
             range(0, num_rows, rows_per_block), block_offsets, checksums, strict=True
         ):
             size = min(rows_per_block, num_rows - first_row)
             blocks.append(RowBlock(path, start, first_row + 1, size, num_columns, checksum))
-    _check_clips_differ(parts, np.frombuffer(clip_hashes, np.int64))
+    _check_clips_differ(parts, np.frombuffer(clip_hashes, np.int64), on_error)
     return blocks
 
 
@@ -150,11 +155,16 @@ def parse_row(line: bytes, where: str, num_columns: int) -> TrainingRow:
     return TrainingRow(where=where, frames=tuple(frames), boxes=parsed, **text)
 
 
-def _layout(line: bytes, where: str) -> int:
+def _layout(path: Path) -> int:
+    """Returns the number of columns of a part's first row."""
+    with path.open("rb") as file:
+        line = file.readline()
+    if not line:
+        raise FormatError(str(path), "an empty file", "training rows", "download the file again or take it away")
     num_columns = line.count(b"\t") + 1
     if num_columns not in COLUMNS:
         raise FormatError(
-            where,
+            f"{path}:1",
             f"{num_columns} tab separated columns",
             f"{', '.join(map(str, COLUMNS))}",
             "check that this is a file of LPR4M training rows and that nothing turned its tabs into blanks",
@@ -185,7 +195,9 @@ def _clip_id(line: bytes) -> bytes:
     return line.partition(b"\t")[0]
 
 
-def _check_clips_differ(parts: Sequence[Path], clip_hashes: np.ndarray) -> None:
+def _check_clips_differ(
+    parts: Sequence[Path], clip_hashes: np.ndarray, on_error: Callable[[FormatError], None]
+) -> None:
     ordered = np.sort(clip_hashes)
     repeated = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     if not repeated:
@@ -199,5 +211,5 @@ def _check_clips_differ(parts: Sequence[Path], clip_hashes: np.ndarray) -> None:
                     continue
                 if clip_id in first_seen:
                     found = f"clip {clip_id.decode(errors='replace')} again, first at {first_seen[clip_id]}"
-                    raise FormatError(f"{path}:{number}", found, "each clip id once", "take one of the rows away")
-                first_seen[clip_id] = f"{path}:{number}"
+                    on_error(RepeatedId(f"{path}:{number}", found, "each clip id once", "take one of the rows away"))
+                first_seen.setdefault(clip_id, f"{path}:{number}")

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from data.boxes import Box
 from data.builder import EXAMPLES_PER_SHARD, PICTURE, TEXT, Example, Shard
-from data.errors import DataError, FormatError, Unusable
+from data.errors import DataError, FormatError, Unusable, fail
 from data.lpr4m.ids import live_id_of
 from data.lpr4m.pictures import frame_box, read_frames, read_image
 from data.lpr4m.rows import RowBlock, TrainingRow, index_rows, read_rows
@@ -66,11 +66,14 @@ def train_metadata(summary: SkipSummary) -> dict[str, int]:
 
 
 def blocks_and_units(
-    raw_dir: Path, is_subset: bool, units_of: Callable[[Iterable[Box]], str]
+    raw_dir: Path,
+    is_subset: bool,
+    units_of: Callable[[Iterable[Box]], str],
+    on_error: Callable[[FormatError], None] = fail,
 ) -> tuple[list[RowBlock], str]:
     """Returns the training rows in blocks of the size of a shard, and the unit of their boxes; as `train_shards`."""
-    blocks = index_rows(_training_parts(raw_dir, is_subset), EXAMPLES_PER_SHARD)
-    rows = itertools.chain.from_iterable(map(read_rows, blocks))
+    blocks = index_rows(_training_parts(raw_dir, is_subset), EXAMPLES_PER_SHARD, on_error)
+    rows = itertools.chain.from_iterable(read_rows(block, on_error) for block in blocks)
     rows_with_boxes = (row for row in rows if any(map(any, row.boxes)))
     first_rows = itertools.islice(rows_with_boxes, ROWS_THAT_TELL_UNITS)
     return blocks, units_of(box for row in first_rows for box in row.boxes)

@@ -1,10 +1,10 @@
 """MovingFashion's `train.json` and `test.json`: pairs of a video and an image, and the queries and gallery in them."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from data.errors import FormatError
+from data.errors import FormatError, RepeatedId, fail
 from data.text import read_object
 
 GALLERY_ID = "movingfashion"  # there is but one
@@ -55,17 +55,24 @@ class GalleryImage:
         return f"{GALLERY_ID}/{id_of(self.image)}"
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path, on_error: Callable[[FormatError], None] = fail) -> list[Pair]:
     """Reads `train.json` or `test.json`, in the order of the file; `tracklets` are not looked at.
 
     Args:
         path: the file.
+        on_error: is told of a product that is not what MovingFashion's format says, or of two files that would have
+            one id, and raises it; if it does not, the product is left out, or the id kept twice.
 
     Raises:
-        FormatError: it is not what MovingFashion's format says, or two of its files would have one id.
+        FormatError: the file is not a JSON object with each key once.
     """
-    pairs = [pair for product_id, entry in read_object(path).items() for pair in _pairs(path, product_id, entry)]
-    _check_ids_differ(pairs)
+    pairs = []
+    for product_id, entry in read_object(path).items():
+        try:
+            pairs += _pairs(path, product_id, entry)
+        except FormatError as error:
+            on_error(error)
+    _check_ids_differ(pairs, on_error)
     return pairs
 
 
@@ -116,11 +123,11 @@ def _check_path(path: object, folder: str, where: str) -> None:
         raise FormatError(where, repr(path), f"a path that starts with {folder}/", "download the file again")
 
 
-def _check_ids_differ(pairs: Iterable[Pair]) -> None:
+def _check_ids_differ(pairs: Iterable[Pair], on_error: Callable[[FormatError], None]) -> None:
     paths: dict[tuple[str, str], str] = {}
     for pair in pairs:
         for kind, path in (("video", pair.video), ("image", pair.image)):
             first = paths.setdefault((kind, id_of(path)), path)
             if first != path:
                 do = "rename one of the files, here too"
-                raise FormatError(pair.where, f"{path} beside {first}", "names that differ before the dot", do)
+                on_error(RepeatedId(pair.where, f"{path} beside {first}", "names that differ before the dot", do))

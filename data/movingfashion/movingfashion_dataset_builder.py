@@ -146,7 +146,7 @@ def _train_example(pair: Pair, pictures: RawPictures, report: SkipReport) -> Exa
         "product_id": pair.product_id,
         "source": pair.source,
         **_frames(pair.video, pictures, report),
-        "image": _image(pair.image, pictures, report).encoded,
+        "image": read_image(pair.image, pictures, report).encoded,
     }
 
 
@@ -164,11 +164,16 @@ def _query_example(query: Query, pictures: RawPictures, report: SkipReport) -> E
 
 
 def _gallery_example(entry: GalleryImage, pictures: RawPictures, report: SkipReport) -> Example:
-    image = _image(entry.image, pictures, report)
+    image = read_image(entry.image, pictures, report)
     return {"gallery_id": GALLERY_ID, "image_id": id_of(entry.image), "image": image.encoded}
 
 
-def _frames(video: str, pictures: RawPictures, report: SkipReport) -> Example:
+def read_frames(video: str, pictures: RawPictures, report: SkipReport) -> dict[str, bytes]:
+    """Reads at most `MAX_FRAMES` frames of a video, by name; those that cannot be read are left out and reported.
+
+    Raises:
+        Unusable: there are no frames to read from.
+    """
     folder = f"frames/{id_of(video)}"
     names = sorted(pictures.stems(folder), key=lambda name: _frame_number(name, folder))
     if not names:
@@ -179,6 +184,23 @@ def _frames(video: str, pictures: RawPictures, report: SkipReport) -> Example:
             frames[name] = pictures.read(f"{folder}/{name}.jpg", report).encoded
         except Unusable:
             continue
+    return frames
+
+
+def read_image(path: str, pictures: RawPictures, report: SkipReport) -> Picture:
+    """Reads a shop's image.
+
+    Raises:
+        Unusable: "image missing" and the like.
+    """
+    try:
+        return pictures.read(path, report)
+    except Unusable as reason:
+        raise Unusable(f"image {reason}") from None
+
+
+def _frames(video: str, pictures: RawPictures, report: SkipReport) -> Example:
+    frames = read_frames(video, pictures, report)
     if not frames:
         raise Unusable("no usable frame")
     return {"frames": list(frames.values()), "frame_ids": list(frames), "boxes": [NO_BOX] * len(frames)}
@@ -188,10 +210,3 @@ def _frame_number(name: str, folder: str) -> int:
     if not name.isdecimal():
         raise FormatError(folder, f"{name}.jpg", "frames named by their number", "rename or remove the file")
     return int(name)
-
-
-def _image(path: str, pictures: RawPictures, report: SkipReport) -> Picture:
-    try:
-        return pictures.read(path, report)
-    except Unusable as reason:
-        raise Unusable(f"image {reason}") from None
