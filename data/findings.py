@@ -18,7 +18,8 @@ class Findings(SkipReport):
     """A report that keeps each fault once, however often a builder's reader meets it, and takes errors as well.
 
     Its memory grows with the faults, not with the data set; `lines` stays empty, see `by_kind`. Kinds are
-    those of the builders ("clips", "pictures", "boxes", ...), and "files", "rows", "ids", "shards", "urls" and "ground truth".
+    those of the builders ("clips", "pictures", "boxes", ...), "files", "rows", "ids", "shards", "urls" and "ground
+    truth".
 
     Attributes:
         published: how many of a kind there are in the whole data set.

@@ -154,6 +154,22 @@ def test_every_fault_of_lpr4m_is_found_and_nothing_else(tmp_path, capsys):
     assert sorted(retry.read_text().splitlines()) == sorted(map(url_of, names))
 
 
+def test_what_was_downloaded_again_heals(tmp_path, capsys):
+    raw = raw_lpr4m.write_raw(tmp_path / "raw")
+    failed, damaged = (raw / "frames" / clip_id_of(1) / f"{clip_id_of(1)}-{frame:04}.jpg" for frame in range(2))
+    again = {path.name: path.read_bytes() for path in (failed, damaged)}
+    cut(damaged)
+    download(raw, "frames", is_tar=True, failures=[failed.stem])
+    status, report = examine(capsys, "lpr4m", raw)
+    retry = raw / "retry_urls.txt"
+    assert status == 1 and sorted(retry.read_text().splitlines()) == [url_of(Path(name).stem) for name in again]
+    for name, encoded in again.items():
+        raw_movingfashion.write(raw / "retried" / name, encoded)
+    download(raw, "retried", is_tar=True, output="frames_again")
+    status, report = examine(capsys, "lpr4m", raw)
+    assert (status, report["faults"]) == (0, {}) and not retry.exists()
+
+
 def test_files_that_are_not_there(tmp_path, capsys):
     raw = raw_lpr4m.write_raw(tmp_path / "raw", parts=1)
     (raw / "training_videoinfo_full_part_00.txt").unlink()
