@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a bare clone to a table in about ten minutes on two cores: simulates a shop's livestreams, builds the data sets,
+# From a bare clone to a table in about eight minutes on two cores: simulates a shop's livestreams, builds the data sets,
 # trains RICE from the shipped encoder, and evaluates on products that it has never seen.
 #
 #   scripts/demo.sh [--seed=0] [--config.x.y=z …]      the seed is that of the simulation and of the training
