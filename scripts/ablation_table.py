@@ -78,8 +78,8 @@ def _line(name: str, results: list) -> str:
     cells = []
     for cutoff in CUTOFFS:
         values = [_rank(result, cutoff) for result in results]
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        cells.append(f"{statistics.mean(values):>8.1f} ±{spread:>4.1f}")
+        spread = f" ±{statistics.stdev(values):>4.1f}" if len(values) > 1 else " " * 6
+        cells.append(f"{statistics.mean(values):>8.1f}{spread}")
     return f"{name:<36}" + "".join(cells)
 
 
