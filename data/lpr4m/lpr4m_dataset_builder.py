@@ -85,21 +85,21 @@ class Builder(ShardedBuilder):
         kinds = {"train": train.FEATURES, "query": query.FEATURES, "gallery": gallery.FEATURES}
         return self._info_of(kinds.get(self.builder_config.kind, detection.FEATURES))
 
-    def _shards(self, raw_dir: Path) -> tuple[str, Sequence[Shard]]:
+    def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
         config = self.builder_config
         pictures = self._pictures(raw_dir)
         rows = raw_dir, config.is_subset, pictures, config.max_frames, self._units_of
         match config.kind:
             case "train":
-                return "train", train.train_shards(*rows)
+                return {"train": train.train_shards(*rows)}
             case "query":
-                return "test", query.query_shards(*rows)
+                return {"test": query.query_shards(*rows)}
             case "gallery":
-                return "test", gallery.gallery_shards(raw_dir, config.is_subset, pictures)
+                return {"test": gallery.gallery_shards(raw_dir, config.is_subset, pictures)}
             case "detection_train":
-                return "train", detection.detection_train_shards(*rows)
+                return {"train": detection.detection_train_shards(*rows)}
             case "detection_test":
-                return "test", detection.detection_test_shards(raw_dir, pictures, self._units_of)
+                return {"test": detection.detection_test_shards(raw_dir, pictures, self._units_of)}
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
         kinds = {"train": train.train_metadata, "query": query.query_metadata, "gallery": gallery.gallery_metadata}

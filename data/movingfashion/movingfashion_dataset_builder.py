@@ -87,7 +87,7 @@ class Builder(ShardedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return self._info_of(FEATURES[self.builder_config.name])
 
-    def _shards(self, raw_dir: Path) -> tuple[str, Sequence[Shard]]:
+    def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
         config = self.builder_config.name
         split = "train" if config == "train" else "test"
         pairs = read_pairs(find_file([raw_dir], f"{split}.json", "data/movingfashion/README.md"))
@@ -97,7 +97,8 @@ class Builder(ShardedBuilder):
             "gallery": (gallery_of(pairs), _gallery_example),
         }[config]
         kind, pictures = KINDS[config], self._pictures(raw_dir)
-        return split, [functools.partial(_examples, chunk, kind, example_of, pictures) for chunk in chunks(entries)]
+        shards = [functools.partial(_examples, chunk, kind, example_of, pictures) for chunk in chunks(entries)]
+        return {split: shards}
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
         config = self.builder_config.name
