@@ -125,7 +125,7 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
             summary.fail_above(self._max_skipped_percent)
             for split, split_tasks in tasks_of.items():
                 if not any(lengths[task] for task in split_tasks):
-                    raise DataError(f"{raw_dir}: found no example of {split}, {summary.text()}")
+                    raise DataError(f"{raw_dir}: found no example for {split}, {summary.text()}")
             self.summary = f"{summary.text()}, listed in {summary.path}"
             self.info.metadata.update(self._metadata(summary))
         infos = [

@@ -387,7 +387,7 @@ def test_a_set_without_examples_is_refused(tmp_path):
     for folder in (raw / "frames").iterdir():
         for file in folder.iterdir():
             file.unlink()
-    with pytest.raises(SystemExit, match=r"raw: found no example, 6 of 6 clips skipped"):
+    with pytest.raises(SystemExit, match=r"raw: found no example for train, 6 of 6 clips skipped"):
         build(raw, tmp_path / "data", "--configs", "train", "--max_skipped_percent", "100")
     assert not list((tmp_path / "data").rglob("1.0.0"))
 
