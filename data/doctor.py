@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parse(arguments)
     out = args.out or args.raw_dir
     check = importlib.import_module(f"data.{args.name}.check").check
-    findings = Findings()
     with tempfile.TemporaryDirectory(dir=out, prefix=".doctor_") as scratch:
-        index = _index(args.raw_dir, Path(scratch) / "index", args.workers, findings)
+        findings = Findings(Path(scratch))
+        index = _index(args.raw_dir, findings.scratch / "index", args.workers, findings)
         check(args.raw_dir, RawPictures(args.raw_dir, index), args.min_frames, findings)
         urls = _urls_to_retry(index, args.urls, findings)
     retry = out / "retry_urls.txt"

@@ -22,11 +22,13 @@ class Findings(SkipReport):
     truth".
 
     Attributes:
+        scratch: a directory for what is too much for memory; gone at the end.
         published: how many of a kind there are in the whole data set.
     """
 
-    def __init__(self):
+    def __init__(self, scratch: Path):
         super().__init__()
+        self.scratch = scratch
         self.published: dict[str, int] = {}
         self._faults: dict[tuple[str, str], dict[tuple[str, str], dict[str, str]]] = {}  # (kind, id) -> (file, reason)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from data.doctor import main
-from tests.data import raw_lpr4m, raw_movingfashion
+from tests.data import raw_lpr4m, raw_movingfashion, raw_rope
 from tests.data.raw_img2dataset import download
 from tests.data.raw_lpr4m import clip_id_of, image_id_of, live_id_of
 from tests.data.raw_movingfashion import edit, frame_of, image_of, video_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "scripts" / "download_lpr4m.sh"
+SCRIPTS = REPOSITORY / "scripts"
 
 
 def examine(capsys, name: str, raw: Path, *arguments: str) -> tuple[int, dict]:
@@ -267,15 +267,107 @@ def test_every_fault_of_movingfashion_is_found_and_nothing_else(tmp_path, capsys
     }
 
 
+# ROPE
+
+
+@pytest.mark.parametrize("is_downloaded", [False, True])
+def test_clean_rope(tmp_path, capsys, is_downloaded):
+    raw = raw_rope.write_raw(tmp_path / "raw")
+    if is_downloaded:
+        for domain in raw_rope.FILES:
+            download(raw, domain, is_tar=True)
+    before = sorted(raw.iterdir())
+    status, report = examine(capsys, "rope", raw, "--min_frames", "2")
+    assert (status, report["faults"]) == (0, {})
+    assert report["counts"]["training products"] == {"found": 6, "published": 187_431}
+    assert report["counts"]["test products"] == {"found": 4, "published": 2_527}
+    assert report["counts"]["training pages"] == {"found": 9, "published": 3_025_236}
+    assert report["counts"]["test lives"] == {"found": 6, "published": 30_981}
+    assert sorted(raw.iterdir()) == before
+
+
+def test_every_fault_of_rope_is_found_and_nothing_else(tmp_path, capsys):
+    raw = raw_rope.write_raw(tmp_path / "raw", num_train=12, num_test=8, num_pictures=lambda domain, product: 3)
+    product = raw_rope.product_of
+    item = {domain: [raw_rope.item_of(domain, number) for number in range(20)] for domain in raw_rope.FILES}
+
+    def picture(domain: str, number: int, frame: int = 0) -> Path:
+        return raw / domain / raw_rope.picture_of(domain, item[domain][number], frame)
+
+    # Lines
+    raw_rope.edit(raw, "training_product_pages_pair", lambda lines: lines.append("99000, 5, 6"))
+    raw_rope.edit(raw, "training_page_images", lambda lines: lines.append("5"))
+    raw_rope.edit(raw, "training_video_frames", lambda lines: lines.append("5, first, a.jpg"))
+    path = raw / "test_live_asrs.txt"
+    path.write_bytes(path.read_bytes() + b"5, \xff\n")
+    # Joins
+    pairs = "training_product_videos_pair"
+    raw_rope.edit(raw, pairs, lambda lines: lines.remove(f"{product(0)}, {item['videos'][0]}"))
+    raw_rope.edit(raw, pairs, lambda lines: lines.append(f"{product(0)}, {item['videos'][1]}"))
+    raw_rope.edit(raw, pairs, lambda lines: lines.append(f"{product(0)}, 77777"))
+    raw_rope.edit(raw, "test_page_titles", lambda lines: lines.append(lines[0]))
+    (raw / "test_video_asrs.txt").unlink()
+    # Pictures: of lives in img2dataset's output, of the others in files
+    cut(picture("pages", 1))
+    picture("videos", 2).write_bytes(b"")
+    for frame in range(3):
+        picture("pages", 3, frame).unlink()
+    missing = [picture("pages", 3, frame).stem for frame in range(3)]
+    picture("videos", 4).unlink()
+    picture("videos", 4, 1).unlink()
+    failed, damaged = picture("lives", 5), picture("lives", 6)
+    cut(damaged)
+    names = [*(path.stem for path in (raw / "lives").iterdir()), *missing]
+    shards = download(raw, "lives", is_tar=True, failures=[failed.stem])
+    (shards / "99999.parquet").write_bytes(b"")
+    (tmp_path / "urls.txt").write_text("".join(f"{url_of(name)}\n" for name in names))
+
+    status, report = examine(capsys, "rope", raw, "--min_frames", "2", "--urls", str(tmp_path / "urls.txt"))
+    faults = faults_of(report)
+    assert status == 1
+    assert faults.pop("pictures") == {
+        picture("pages", 1).stem: "undecodable",
+        picture("videos", 2).stem: "zero bytes",
+        picture("videos", 4).stem: "missing",
+        picture("videos", 4, 1).stem: "missing",
+        damaged.stem: "undecodable",
+    }
+    assert faults.pop("urls") == dict.fromkeys(missing, "not attempted") | {failed.stem: "failed_to_download"}
+    assert faults.pop("training pages") == {
+        f"{product(3)}/{item['pages'][3]}": "0 usable frames, fewer than 1",
+    }
+    assert faults.pop("training videos") == {
+        item["videos"][0]: "in no pair file",
+        item["videos"][1]: "several products",
+        f"{product(0)}/77777": "no pictures",
+        f"{product(4)}/{item['videos'][4]}": "1 usable frames, fewer than 2",
+    }
+    assert faults.pop("lines") == {item["pages"][12]: "again"}
+    assert set(faults.pop("rows")) == {
+        "training_product_pages_pair.txt:19",
+        "training_page_images.txt:55",
+        "training_video_frames.txt:55",
+        "test_live_asrs.txt:13",
+    }
+    assert "shard 99999 without" in faults.pop("shards")["lives_img2dataset"]
+    (reason,) = faults.pop("files").values()
+    assert "found no test_video_asrs.txt" in reason
+    assert not faults
+    retry = Path(report["retry"]["file"]).read_text().splitlines()
+    assert sorted(retry) == sorted(map(url_of, [*missing, failed.stem, damaged.stem]))
+
+
 # Downloading
 
 FAKE = '#!/usr/bin/env bash\nprintf "%s\\n" "$@" > "$ARGUMENTS"\n'
 
 
-def run_script(tmp_path: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
+def run_script(
+    tmp_path: Path, *arguments: str | Path, script: str = "download_lpr4m.sh", **environment: str
+) -> subprocess.CompletedProcess:
     path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
     environment = {"PATH": path, "ARGUMENTS": str(tmp_path / "arguments"), **environment}
-    return subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True)
+    return subprocess.run([SCRIPTS / script, *arguments], env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -348,3 +440,36 @@ def test_what_stops_a_download(img2dataset):
     done = run_script(img2dataset, urls, out, PATH="/usr/bin:/bin")
     assert done.returncode == 1 and "found no img2dataset on PATH; install it: pip install img2dataset" in done.stderr
     assert not (img2dataset / "arguments").exists() and not out.exists()
+
+
+def test_names_of_rope_become_urls(img2dataset):
+    raw = raw_rope.write_raw(img2dataset / "raw", num_train=2, num_test=1)
+    raw_rope.edit(raw, "training_live_clips", lambda lines: lines.__setitem__(0, f"  {lines[0]}  "))
+    out = raw / "lives_img2dataset"
+    for name in ("training_live_clips", "training_page_images"):
+        done = run_script(img2dataset, raw / f"{name}.txt", f"{out}/", "--threads", "7", script="download_rope.sh")
+        assert done.returncode == 0, done.stderr
+        options = options_of(img2dataset / "arguments")
+        assert (options["--url_list"], options["--output_folder"]) == (f"{out}_urls.txt", str(out))
+        assert options["--image_size"] == "256" and options["--thread_count"] == "7"
+        columns = [line.split(",") for line in (raw / f"{name}.txt").read_text().splitlines()]
+        prefix = "https://js-ad.a.yximgs.com/bs2/ad-material-video/"
+        assert Path(f"{out}_urls.txt").read_text() == "".join(f"{prefix}{fields[-1].strip()}\n" for fields in columns)
+    # A list of URLs is taken as it is; elsewhere the pictures may have another prefix.
+    done = run_script(img2dataset, img2dataset / "my urls.txt", out, script="download_rope.sh")
+    assert done.returncode == 0 and options_of(img2dataset / "arguments")["--url_list"].endswith("/my urls.txt")
+    environment = {"ROPE_URL_PREFIX": "https://example.org/a b/"}
+    arguments = [raw / "test_video_frames.txt", out]
+    assert run_script(img2dataset, *arguments, script="download_rope.sh", **environment).returncode == 0
+    assert Path(f"{out}_urls.txt").read_text().startswith("https://example.org/a b/00000000-0000-")
+
+
+def test_what_stops_a_download_of_rope(img2dataset):
+    (img2dataset / "empty.txt").touch()
+    for arguments, message in (
+        (["a"], "download_rope.sh: found 1 arguments, expected LIST and OUT"),
+        ([img2dataset / "none.txt", "out"], "none.txt: found no such file, expected one of ROPE's files"),
+        ([img2dataset / "empty.txt", "out"], "empty.txt: found an empty file"),
+    ):
+        done = run_script(img2dataset, *arguments, script="download_rope.sh")
+        assert done.returncode == 1 and message in done.stderr
