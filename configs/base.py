@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.data.train = ""
     config.data.query = ""
     config.data.gallery = ""
+    config.data.detect = ""
     config.data.batch_size = 96
     config.data.num_frames = 10
     config.data.resize = 256
@@ -28,6 +29,9 @@ def get_config() -> ConfigDict:
     config.data.crop_around_box = False
     config.data.boxed_frames = False
     config.data.random_frames = False
+    config.data.train_boxes = ""
+    config.data.query_boxes = ""
+    config.data.box_min_score = 0.5
     config.data.num_workers = 8
     config.data.num_threads = 8
 
@@ -43,6 +47,17 @@ def get_config() -> ConfigDict:
     config.model.remat = False
     config.model.unroll = False
     config.model.init_from = ""
+    config.model.ipd = "off"
+    config.model.ipd_use = "mask"
+    config.model.ipd_margin = 0.2
+    config.model.detector = ConfigDict()
+    config.model.detector.kind = "none"
+    config.model.detector.num_queries = 10
+    config.model.detector.num_boxes = 1
+    config.model.detector.width = 256
+    config.model.detector.layers = 6
+    config.model.detector.heads = 8
+    config.model.detector.temporal_layers = 2
     config.model.pmd = ConfigDict()
     config.model.pmd.num_pairs = 1
     config.model.pmd.num_heads = 12
@@ -58,6 +73,10 @@ def get_config() -> ConfigDict:
     config.loss.num_negatives = 3
     config.loss.negatives = "batch"
     config.loss.match_scale = 10.0
+    config.loss.detection = ConfigDict()
+    config.loss.detection.no_object_weight = 0.1
+    config.loss.detection.l1_weight = 5.0
+    config.loss.detection.giou_weight = 2.0
 
     config.optimizer = ConfigDict()
     config.optimizer.encoder_learning_rate = 1e-6
@@ -82,6 +101,8 @@ def get_config() -> ConfigDict:
     config.eval.pixels = False
     config.eval.rerank = 0
     config.eval.rerank_keep_tokens = True
+    config.eval.min_score = 0.05
+    config.eval.draw_clips = 0
 
     config.mesh = ConfigDict()
     config.mesh.fsdp = 1

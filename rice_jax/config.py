@@ -14,8 +14,9 @@ from collections.abc import Mapping
 class DataConfig:
     data_dir: str  # directory that `data/build.py --data_dir` wrote
     train: str  # data set below data_dir, e.g. "lpr4m/train"
-    query: str
+    query: str  # of a detector, the clips that it is evaluated on
     gallery: str
+    detect: str  # data set whose frames --mode=detect looks at
     batch_size: int  # global number of (video, image) pairs
     num_frames: int  # frames of a video while training; more are sampled evenly, fewer are padded
     resize: int  # side to which a picture is squashed before the crop, pixels
@@ -33,10 +34,19 @@ class DataConfig:
     crop_around_box: bool  # while training, a frame's window holds the product's box; needs frame_crop_min_area < 1
     boxed_frames: bool  # while training, choose only among frames with a box of the product, if there are any
     random_frames: bool  # while training, choose num_frames of the stored frames at random instead of evenly
+    # Boxes by frame id, JSON lines as --mode=detect writes them, for config.model.ipd; "" = those of the data set.
+    train_boxes: str
+    query_boxes: str
+    box_min_score: float  # a box of such a file with a lower score does not count
     num_workers: int  # Grain worker processes; 0 = threads only
     num_threads: int  # threads that read and decode, per process
     image_size: int = 0  # derived: model.image_size
+    patch_size: int = 0  # derived: model.patch_size, as the next three
+    ipd: str = "off"
+    ipd_use: str = "mask"
+    ipd_margin: float = 0.0
     seed: int = 0  # derived: seed
+    num_boxes: int | None = None  # derived: model.detector.num_boxes; None = boxes are not asked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +65,19 @@ class PfrConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    # "none" = no detector, RICE is trained; "frame" = it looks at each frame by itself; "clip" = at what all frames of
+    # a clip show over time.
+    kind: str
+    num_queries: int  # boxes that it proposes per frame, each with a score
+    num_boxes: int  # true boxes of a frame that count: 1 = the first, the intended product's; more = others too
+    width: int  # of the decoder
+    layers: int
+    heads: int
+    temporal_layers: int  # only of "clip": blocks in which a patch looks at the same place in the clip's other frames
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
     image_size: int  # pixels
     patch_size: int  # pixels
@@ -68,12 +91,26 @@ class ModelConfig:
     init_from: str  # directory of a converted model, or of a training run, whose weights to start from; "" = fresh
     pmd: PmdConfig | None = None  # derived None, whatever is set, if loss.pmd_weight is 0: then there is no decoder
     pfr: PfrConfig | None = None  # derived None if there is no decoder or loss.pfr_weight is 0
+    detector: DetectorConfig | None = None  # derived None if its kind is "none"; with one there is no pmd and no pfr
     # Lay the encoder's blocks out one after the other instead of in a loop: compiles longer, may run faster.
     unroll: bool = False
+    # Where the intended product is in a video's frames: "off" = unknown; "boxes" = the data set's boxes, or those of
+    # config.data.train_boxes and query_boxes; "detector" = the latter, which must know every frame.
+    ipd: str = "off"
+    # What is done about it: "mask" = nobody looks at the other patches; "crop" = the frame is cut to the product.
+    ipd_use: str = "mask"
+    ipd_margin: float = 0.0  # around the box that a frame is cut to, on each side, as a share of the box's longer side
 
     @property
     def num_tokens(self) -> int:
         return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionLossConfig:
+    no_object_weight: float  # of a query without a box in the classification, beside 1 of one with a box
+    l1_weight: float  # of the boxes' L1 distance, beside 1 of the classification
+    giou_weight: float  # of their generalised IoU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +121,7 @@ class LossConfig:
     num_negatives: int  # hardest other videos that each image is matched with
     negatives: str  # "batch": from the global batch; "device": from what one device holds, for very large batches
     match_scale: float  # inverse temperature of PMD's softmax over cosines
+    detection: DetectionLossConfig | None = None  # derived None if there is no detector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +155,8 @@ class EvalConfig:
     # (width numbers an image with one pair of blocks, num_tokens times as many with more); False = for every query its
     # candidates are read and encoded again, in batches of batch_size · rerank pictures.
     rerank_keep_tokens: bool
+    min_score: float  # --mode=detect writes boxes with at least this score
+    draw_clips: int  # --mode=detect also draws so many clips, evenly spread over the data set
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,18 +197,25 @@ def resolve(values: Mapping) -> Config:
         ConfigError: unknown, missing or mistyped keys, or values that exclude each other.
     """
     config = _build(Config, values, "config")
-    data = dataclasses.replace(config.data, image_size=config.model.image_size, seed=config.seed)
     model, loss = config.model, config.loss
+    from_model = {name: getattr(model, name) for name in FROM_MODEL}
+    data = dataclasses.replace(config.data, **from_model, seed=config.seed)
+    if model.detector.kind == "none":
+        model, loss = dataclasses.replace(model, detector=None), dataclasses.replace(loss, detection=None)
+    else:
+        model = dataclasses.replace(model, pmd=None, pfr=None)
+        data = dataclasses.replace(data, num_boxes=model.detector.num_boxes)
     if not loss.pmd_weight:
         model = dataclasses.replace(model, pmd=None)
     if not (loss.pmd_weight and loss.pfr_weight):
         model = dataclasses.replace(model, pfr=None)
-    config = dataclasses.replace(config, data=data, model=model)
+    config = dataclasses.replace(config, data=data, model=model, loss=loss)
     _check(config)
     return config
 
 
-DERIVED = {"data": ("image_size", "seed")}
+FROM_MODEL = ("image_size", "patch_size", "ipd", "ipd_use", "ipd_margin")
+DERIVED = {"data": (*FROM_MODEL, "seed", "num_boxes")}
 
 
 def _build(cls: type, values: Mapping, path: str):
@@ -198,10 +245,10 @@ def _value(hint, value, path: str):
 
 def _check(config: Config) -> None:
     data, model, loss, train = config.data, config.model, config.loss, config.train
-    pmd, pfr = model.pmd, model.pfr
+    pmd, pfr, detector = model.pmd, model.pfr, model.detector
     checks = [
         (
-            data.batch_size > 1,
+            data.batch_size > (0 if detector else 1),
             f"config.data.batch_size: found {data.batch_size}, expected 2 or more: pairs are contrasted",
         ),
         (
@@ -237,6 +284,46 @@ def _check(config: Config) -> None:
         (
             not pfr or pmd.num_pairs * pmd.num_heads > 1,
             "config.model.pmd.num_heads: found 1, expected 2 or more: PFR halves the number of attention maps",
+        ),
+        (
+            not detector or detector.kind in ("frame", "clip"),
+            f"config.model.detector.kind: found {detector and detector.kind!r}, expected 'none', 'frame' or 'clip'",
+        ),
+        (
+            not detector or 0 < detector.num_boxes <= detector.num_queries,
+            "config.model.detector.num_boxes and num_queries: found "
+            f"{detector and (detector.num_boxes, detector.num_queries)}, expected 0 < num_boxes <= num_queries: every "
+            "box needs a query of its own",
+        ),
+        (
+            not detector
+            or (min(detector.heads, detector.layers, detector.width) > 0 and detector.width % detector.heads == 0),
+            "config.model.detector.width, heads and layers: found "
+            f"{detector and (detector.width, detector.heads, detector.layers)}, expected 1 or more each, width a "
+            "multiple of heads",
+        ),
+        (
+            not detector or detector.width % 8 == 0,
+            f"config.model.detector.width: found {detector and detector.width}, expected a multiple of 8: positions "
+            "are sines and cosines of four numbers",
+        ),
+        (
+            not detector or detector.temporal_layers >= 0,
+            f"config.model.detector.temporal_layers: found {detector and detector.temporal_layers}, expected 0 or more",
+        ),
+        (
+            not detector or min(dataclasses.astuple(loss.detection)) >= 0,
+            f"config.loss.detection: found {loss.detection}, expected weights of 0 or more",
+        ),
+        (
+            not detector or model.ipd == "off",
+            f"config.model.ipd: found {model.ipd!r}, expected 'off' with config.model.detector.kind="
+            f"{detector and detector.kind!r}: a detector finds the product by itself",
+        ),
+        (
+            0 <= config.eval.min_score <= 1 and config.eval.draw_clips >= 0,
+            f"config.eval.min_score and draw_clips: found {config.eval.min_score} and {config.eval.draw_clips}, "
+            "expected 0 to 1, and 0 or more",
         ),
         (data.num_frames > 0, f"config.data.num_frames: found {data.num_frames}, expected 1 or more"),
         (data.crop in ("frame", "video"), f"config.data.crop: found {data.crop!r}, expected 'frame' or 'video'"),
@@ -288,6 +375,21 @@ def _check(config: Config) -> None:
             min(config.eval.batch_size, config.eval.num_frames) > 0,
             f"config.eval.batch_size and num_frames: found {config.eval.batch_size} and {config.eval.num_frames}, "
             "expected 1 or more",
+        ),
+        (
+            model.ipd in ("off", "boxes", "detector") and model.ipd_use in ("mask", "crop") and model.ipd_margin >= 0,
+            f"config.model.ipd, ipd_use and ipd_margin: found {model.ipd!r}, {model.ipd_use!r} and {model.ipd_margin}, "
+            "expected 'off', 'boxes' or 'detector'; 'mask' or 'crop'; 0 or more",
+        ),
+        (
+            model.ipd != "detector" or (data.train_boxes and data.query_boxes),
+            f"config.model.ipd='detector': found config.data.train_boxes={data.train_boxes!r} and query_boxes="
+            f"{data.query_boxes!r}, expected the files that --mode=detect wrote of both data sets",
+        ),
+        (
+            model.ipd != "off" or not (data.train_boxes or data.query_boxes),
+            f"config.data.train_boxes and query_boxes: found {data.train_boxes!r} and {data.query_boxes!r} with "
+            "config.model.ipd='off', which would not read them; set it to 'boxes' or 'detector'",
         ),
         (config.eval.rerank >= 0, f"config.eval.rerank: found {config.eval.rerank}, expected 0 or more"),
         (

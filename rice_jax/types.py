@@ -5,10 +5,11 @@ images that a query may match; *tokens* include the CLS token, *patches* do not;
 L2 normalisation; in a `*_mask` True means keep.
 
 Letters: B global batch, T frames, S side of a picture in pixels, L tokens, M = T · L tokens of a video, N patches,
-D width, E embedding, H heads, K candidates, G gallery images, Q queries.
+D width, E embedding, H heads, K candidates, G gallery images, Q queries. Of a detector: M boxes and Q object queries
+of a frame, P layers of its decoder.
 """
 
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
@@ -23,8 +24,26 @@ class Batch(TypedDict):
     image: UInt8[Array, "B S S 3"]
     video: UInt8[Array, "B T S S 3"]  # padding frames are zeros
     frame_mask: Bool[Array, "B T"]  # True = a real frame; every video has at least one
+    patch_mask: NotRequired[Bool[Array, "B T N"]]  # True = a patch to look at; not there = all of them
     image_key: Int32[Array, " B"]  # equal for equal shop images
     index: Int32[Array, " B"]  # row of the data set
+
+
+class DetectionBatch(TypedDict):
+    """Videos and where the intended product is in their frames."""
+
+    video: UInt8[Array, "B T S S 3"]  # RGB, 0 to 255; padding frames are zeros
+    frame_mask: Bool[Array, "B T"]  # True = a real frame
+    boxes: Float[Array, "B T M 4"]  # left, top, right, bottom in shares of the picture
+    box_mask: Bool[Array, "B T M"]  # True = a box
+    index: Int32[Array, " B"]  # row of the data set
+
+
+class Detections(NamedTuple):
+    """What a detector says after every layer of its decoder, the last one's answer last; float32."""
+
+    logits: Float[Array, "P B T Q"]  # of a product against none; the sigmoid is the score
+    boxes: Float[Array, "P B T Q 4"]  # centre x, centre y, width, height, 0..1
 
 
 class Embeddings(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from rice_jax.config import ConfigError, resolve
-from tests.settings import small_config
+from tests.settings import small_config, small_values
 
 FILES = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_pretrain"]
 
@@ -42,8 +42,20 @@ def test_every_stage_of_the_sample_encoder_resolves():
 
 
 def test_derived_values_follow_overrides():
-    config = small_config(model__image_size=8)
-    assert config.data.image_size == 8 and config.model.num_tokens == 2
+    config = small_config(model__image_size=8, model__ipd="boxes")
+    assert config.data.image_size == 8 and config.model.num_tokens == 2 and config.data.ipd == "boxes"
+
+
+def test_a_detector_takes_the_place_of_decoder_and_head():
+    config = small_config(model__detector__kind="clip", model__detector__num_boxes=2, data__batch_size=1)
+    assert config.model.detector and config.loss.detection and not config.model.pmd and not config.model.pfr
+    assert config.data.num_boxes == 2
+    config = small_config()
+    assert not config.model.detector and not config.loss.detection and config.data.num_boxes is None
+
+
+def detector(values: dict, **changes) -> None:
+    values["model"]["detector"] |= {"kind": "frame"} | changes
 
 
 def test_a_loss_without_weight_leaves_its_module_out_and_unchecked():
@@ -85,13 +97,23 @@ def test_a_loss_without_weight_leaves_its_module_out_and_unchecked():
         (lambda v: v["model"]["pmd"].update(num_pairs=2), r"pmd.num_pairs: found 2, expected 1 to 1: each starts from"),
         (lambda v: v["model"]["pmd"].update(attention_dropout=1), r"pmd.attention_dropout: found 1.0, expected 0 to"),
         (lambda v: v["model"]["pfr"].update(init="zeros"), r"pfr.init: found 'zeros', expected 'random' or 'ones'"),
+        (lambda v: v["model"].update(ipd="on"), r"config.model.ipd, .*: found 'on', 'mask' and 0.2, expected 'off'"),
+        (lambda v: v["model"].update(ipd="detector"), r"found config.data.train_boxes='' and .*, expected the files"),
+        (lambda v: v["data"].update(query_boxes="x"), r"config.model.ipd='off', which would not read them"),
+        (lambda v: detector(v, kind="video"), r"detector.kind: found 'video', expected 'none', 'frame' or 'clip'"),
+        (lambda v: detector(v, num_boxes=5), r"detector.num_boxes and num_queries: found \(5, 4\), expected 0 <"),
+        (lambda v: detector(v, heads=3), r"detector.width, heads and layers: found \(32, 3, 2\), expected 1 or"),
+        (lambda v: detector(v, width=12), r"detector.width: found 12, expected a multiple of 8"),
+        (lambda v: detector(v, temporal_layers=-1), r"detector.temporal_layers: found -1, expected 0 or more"),
+        (lambda v: detector(v) or v["loss"]["detection"].update(l1_weight=-1), r"config.loss.detection: found .*=-1.0"),
+        (lambda v: detector(v) or v["model"].update(ipd="boxes"), r"config.model.ipd: found 'boxes', expected 'off'"),
+        (lambda v: v["eval"].update(min_score=2), r"config.eval.min_score and draw_clips: found 2.0 and 0"),
         (lambda v: v["train"].update(total_steps=2), r"config.train.total_steps: found 2, expected more than"),
         (lambda v: v["train"].update(log_interval_steps=0), r"config.train: log_interval_steps"),
     ],
 )
 def test_bad_settings(change, message):
-    values = small_config().to_dict()
-    values["data"].pop("image_size"), values["data"].pop("seed")
+    values = small_values()
     change(values)
     with pytest.raises(ConfigError, match=message):
         resolve(values)

@@ -39,10 +39,11 @@ def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Emb
         queries = model.pmd.image_queries(tokens).astype(jnp.bfloat16) if with_queries else None
         return Images(embed(features), queries)
 
-    return Embedder(
-        image=image,
-        video=lambda params, batch: nnx.merge(graphdef, params).embed_video(batch["video"], batch["frame_mask"]),
-    )
+    def video(params: PyTree, batch: dict) -> jax.Array:
+        model = nnx.merge(graphdef, params)
+        return model.embed_video(batch["video"], batch["frame_mask"], batch.get("patch_mask"))
+
+    return Embedder(image, video)
 
 
 def pixel_embedder() -> Embedder:

@@ -16,6 +16,7 @@ from jaxtyping import BFloat16, Float32, Int64, PyTree
 from rice_jax.config import DataConfig
 from rice_jax.eval.ranking import Ranking
 from rice_jax.input.pipeline import eval_batches
+from rice_jax.models.layers import video_token_mask
 from rice_jax.models.rice import normalize
 from rice_jax.types import DataError
 
@@ -82,8 +83,9 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
     def match(params: PyTree, batch: dict) -> jax.Array:
         model = nnx.merge(graphdef, params)
         video, frame_mask = batch["video"], batch["frame_mask"]
-        tokens, _ = model.encoder(normalize(video.reshape(-1, *video.shape[2:])))  # [b · T, L, D]
-        token_mask = jnp.repeat(frame_mask, tokens.shape[1], axis=1)  # [b, M]
+        patch_mask = batch.get("patch_mask")
+        tokens, _ = model.encode(video, patch_mask)  # [b, T, L, D]
+        token_mask = video_token_mask(frame_mask, patch_mask, tokens.shape[2])
         keys_values = model.pmd.keys_values(tokens.reshape(len(frame_mask), -1, tokens.shape[-1]))
 
         def image_queries(image: jax.Array) -> jax.Array:

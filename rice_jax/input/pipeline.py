@@ -10,12 +10,16 @@ from collections.abc import Sequence
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from rice_jax.config import DataConfig
 from rice_jax.input import transforms
+from rice_jax.input.boxes import ProductBoxes, stored_boxes
 from rice_jax.input.source import Source, build_command
+from rice_jax.input.transforms import Box, Crop
 from rice_jax.types import DataError
+
+WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 
 
 def train_batches(
@@ -34,6 +38,7 @@ def train_batches(
         Iterator over dicts of numpy arrays, b = batch_size / process_count, T = num_frames, S = image_size:
         `image` uint8 [b, S, S, 3] and `video` uint8 [b, T, S, S, 3], RGB 0..255, not normalised;
         `frame_mask` bool [b, T], True = a frame, False = padding (zeros), at least one True;
+        `patch_mask` bool [b, T, N], True = a patch that shows the product, only where the settings ask for it;
         `image_key` int32 [b], equal for equal image ids; `index` int32 [b], row of the data set.
         Its `close()` ends the threads and workers.
 
@@ -42,16 +47,18 @@ def train_batches(
         DataError: the batch cannot be shared evenly, or is larger than the data set; later, a clip without frames or a
             picture that cannot be decoded.
     """
-    local_size = _share(config.batch_size, process_index, process_count, "config.data.batch_size")
-    source = Source(config.data_dir, config.train, ("clip_id", "image_id", "frames", "boxes", "image"))
+    local_size = share(config.batch_size, process_index, process_count, "config.data.batch_size")
+    boxes = ProductBoxes(config, config.train_boxes, ())
+    features = ("clip_id", "image_id", "frames", "boxes", "image", *boxes.features)
+    source = Source(config.data_dir, config.train, features)
     if len(source) < config.batch_size:
         raise DataError(
             f"{source.directory}: found {len(source)} examples, expected at least one batch of {config.batch_size}; "
             f"lower config.data.batch_size or build more data"
         )
     rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
-    examples = rows.random_map(_TrainExample(config, source))[start:]
-    return _read(examples.batch(local_size, drop_remainder=True)[process_index::process_count], config)
+    examples = rows.random_map(TrainExample(config, source, boxes))[start:]
+    return read(examples.batch(local_size, drop_remainder=True)[process_index::process_count], config)
 
 
 def eval_batches(
@@ -74,21 +81,22 @@ def eval_batches(
             of filling. None = all.
 
     Returns:
-        Iterator over dicts of numpy arrays as in `train_batches`: `video` and `frame_mask`, or `image`; `index` int32
-        [b], row of the data set; `mask` bool [b], True = a row, False = filling (zeros, index behind the last row).
+        Iterator over dicts of numpy arrays as in `train_batches`: `video`, `frame_mask` and `patch_mask`, or `image`;
+        `index` int32 [b], row of the data set; `mask` bool [b], True = a row, False = filling (zeros, index behind
+        the last row).
 
     Raises:
         FileNotFoundError: the data set is not there.
         DataError: the batch cannot be shared evenly; later, a clip without frames or a picture that
             cannot be decoded.
     """
-    local_size = _share(batch_size, process_index, process_count, "the evaluation's batch size")
+    local_size = share(batch_size, process_index, process_count, "the evaluation's batch size")
     example = {"query": _Query, "gallery": _GalleryImage}[role](config)
     num_rows = len(example.source)
     rows = range(num_rows) if rows is None else rows
     filling = range(num_rows, num_rows + -len(rows) % batch_size)
     examples = grain.MapDataset.source([*rows, *filling]).map(example)
-    return _read(examples.batch(local_size)[process_index::process_count], config)
+    return read(examples.batch(local_size)[process_index::process_count], config)
 
 
 def image_key(image_id: bytes) -> np.int32:
@@ -96,9 +104,9 @@ def image_key(image_id: bytes) -> np.int32:
     return np.frombuffer(hashlib.blake2b(image_id, digest_size=4).digest(), "<i4")[0]
 
 
-class _TrainExample(grain.transforms.RandomMap):
-    def __init__(self, config: DataConfig, source: Source):
-        self._config, self._source = config, source
+class TrainExample(grain.transforms.RandomMap):
+    def __init__(self, config: DataConfig, source: Source, boxes: ProductBoxes):
+        self._config, self._source, self._product_boxes = config, source, boxes
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
         row = self._source[index]
@@ -106,34 +114,36 @@ class _TrainExample(grain.transforms.RandomMap):
         image = _render(
             self._source, row, "image", row["image"], self._image_crop(rng), self._config, self._colour(rng, hue)
         )
-        count = _count_frames(self._source, row)
-        boxes = np.stack(row["boxes"])  # [count, 4], one per frame
+        count = count_frames(self._source, row)
+        boxes = stored_boxes(row)
         frames = self._frames(rng, count, boxes)
         colour = self._colour(rng, hue)  # one for all frames: a stream's colours are those of its camera and light
+        found = self._product_boxes.of(row, frames)
+        windows = [_window(self._config, box) for box in found]
         if self._config.crop == "frame":
-            crops = [self._frame_crop(rng, boxes[frame]) for frame in frames]
+            crops = [
+                self._frame_crop(rng, boxes[frame] and transforms.box_inside(boxes[frame], window))
+                for frame, window in zip(frames, windows, strict=True)
+            ]
         else:
             crops = [self._frame_crop(rng)] * len(frames)
-        video, frame_mask = _render_frames(self._source, row, frames, crops, self._config, colour)
+        crops = list(map(transforms.inside, windows, crops))
         return {
             "image": image,
-            "video": video,
-            "frame_mask": frame_mask,
+            **render_frames(self._source, row, frames, crops, self._config, colour),
+            **_patch_mask(self._config, found, crops),
             "image_key": image_key(row["image_id"]),
             "index": np.int32(index),
         }
 
-    def _image_crop(self, rng: np.random.Generator) -> transforms.Crop:
+    def _image_crop(self, rng: np.random.Generator) -> Crop:
         config = self._config
         return transforms.random_crop(rng, config.resize, config.image_size, (config.image_crop_min_area, 1.0))
 
-    def _frame_crop(self, rng: np.random.Generator, box: Float[np.ndarray, "4"] | None = None) -> transforms.Crop:
+    def _frame_crop(self, rng: np.random.Generator, box: Box | None = None) -> Crop:
         config = self._config
-        held = None
-        if config.crop_around_box and box is not None and box.any():
-            top, left, bottom, right = box.tolist()  # the order in which TFDS stores boxes
-            held = (left, top, right, bottom)
         area = (config.frame_crop_min_area, config.frame_crop_max_area)
+        held = box if config.crop_around_box else None
         return transforms.random_crop(rng, config.resize, config.image_size, area, held)
 
     def _colour(self, rng: np.random.Generator, hue: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 4"] | None:
@@ -142,10 +152,10 @@ class _TrainExample(grain.transforms.RandomMap):
         colour = transforms.random_colour(rng, self._config.color_jitter)
         return np.hstack([colour[:, :3] @ hue, colour[:, 3:]])
 
-    def _frames(self, rng: np.random.Generator, count: int, boxes: Float[np.ndarray, "F 4"]) -> Int[np.ndarray, " K"]:
+    def _frames(self, rng: np.random.Generator, count: int, boxes: Sequence[Box | None]) -> Int[np.ndarray, " K"]:
         config, candidates = self._config, np.arange(count)
-        if config.boxed_frames and boxes.any():
-            candidates = np.flatnonzero(boxes.any(axis=1))
+        if config.boxed_frames and any(boxes):
+            candidates = np.flatnonzero([box is not None for box in boxes])
         if config.random_frames:
             frames = candidates[transforms.random_frames(rng, len(candidates), config.num_frames)]
         else:
@@ -156,15 +166,22 @@ class _TrainExample(grain.transforms.RandomMap):
 class _Query(grain.transforms.Map):
     def __init__(self, config: DataConfig):
         self._config = config
-        self.source = Source(config.data_dir, config.query, ("clip_id", "frames"))
+        self._product_boxes = ProductBoxes(config, config.query_boxes, ("boxes", "box_frame"))
+        self.source = Source(config.data_dir, config.query, ("clip_id", "frames", *self._product_boxes.features))
 
     def map(self, index: int) -> dict:
         config, is_row = self._config, index < len(self.source)
         row = self.source[index] if is_row else {}
-        frames = transforms.sample_frames(_count_frames(self.source, row) if is_row else 0, config.num_frames)
-        crops = [transforms.centre_crop(config.resize, config.image_size)] * len(frames)
-        video, frame_mask = _render_frames(self.source, row, frames, crops, config)
-        return {"video": video, "frame_mask": frame_mask, "index": np.int32(index), "mask": np.bool_(is_row)}
+        frames = transforms.sample_frames(count_frames(self.source, row) if is_row else 0, config.num_frames)
+        found = self._product_boxes.of(row, frames)
+        centre = transforms.centre_crop(config.resize, config.image_size)
+        crops = [transforms.inside(_window(config, box), centre) for box in found]
+        return {
+            **render_frames(self.source, row, frames, crops, config),
+            **_patch_mask(config, found, crops),
+            "index": np.int32(index),
+            "mask": np.bool_(is_row),
+        }
 
 
 class _GalleryImage(grain.transforms.Map):
@@ -183,7 +200,7 @@ class _GalleryImage(grain.transforms.Map):
         return {"image": image, "index": np.int32(index), "mask": np.bool_(is_row)}
 
 
-def _count_frames(source: Source, row: dict) -> int:
+def count_frames(source: Source, row: dict) -> int:
     if not len(row["frames"]):
         raise DataError(
             f"{source.directory}: row {row['index']} (clip_id {row['clip_id'].decode()}) has no frames. "
@@ -192,19 +209,37 @@ def _count_frames(source: Source, row: dict) -> int:
     return len(row["frames"])
 
 
-def _render_frames(
+def render_frames(
     source: Source,
     row: dict,
     frames: Int[np.ndarray, " K"],
-    crops: Sequence[transforms.Crop],
+    crops: Sequence[Crop],
     config: DataConfig,
     colour: Float[np.ndarray, "3 4"] | None = None,
-) -> tuple[UInt8[np.ndarray, "T S S 3"], Bool[np.ndarray, " T"]]:
-    """Decodes the chosen frames of a row, and no others, into a padded video and its mask."""
+) -> dict[str, np.ndarray]:
+    """Decodes the chosen frames of a row, and no others, into a padded `video` and its `frame_mask`."""
     video = np.zeros((config.num_frames, config.image_size, config.image_size, 3), np.uint8)
     for position, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
         video[position] = _render(source, row, f"frame {frame}", row["frames"][frame], crop, config, colour)
-    return video, np.arange(config.num_frames) < len(frames)
+    return {"video": video, "frame_mask": np.arange(config.num_frames) < len(frames)}
+
+
+def _window(config: DataConfig, box: Box | None) -> Crop:
+    """The part of a frame that is all the model gets to see."""
+    if box is None or config.ipd_use != "crop":
+        return WHOLE
+    return transforms.around_box(box, config.ipd_margin)
+
+
+def _patch_mask(config: DataConfig, boxes: Sequence[Box | None], crops: Sequence[Crop]) -> dict[str, np.ndarray]:
+    """The `patch_mask` of the chosen frames, all True for padding; nothing unless the settings ask for it."""
+    if config.ipd == "off" or config.ipd_use != "mask":
+        return {}
+    grid = config.image_size // config.patch_size
+    mask = np.ones((config.num_frames, grid * grid), bool)
+    for position, (box, crop) in enumerate(zip(boxes, crops, strict=True)):
+        mask[position] = transforms.patch_mask(box and transforms.box_inside(box, crop), grid)
+    return {"patch_mask": mask}
 
 
 def _render(
@@ -212,7 +247,7 @@ def _render(
     row: dict,
     picture: str,
     encoded: bytes,
-    crop: transforms.Crop,
+    crop: Crop,
     config: DataConfig,
     colour: Float[np.ndarray, "3 4"] | None = None,
 ) -> UInt8[np.ndarray, "S S 3"]:
@@ -226,7 +261,7 @@ def _render(
         ) from error
 
 
-def _read(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterator:
+def read(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterator:
     # An element is a whole batch here, so the buffer is as small as keeps every thread busy.
     options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=max(1, config.num_threads))
     dataset = batches.to_iter_dataset(options)
@@ -235,7 +270,7 @@ def _read(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterato
     return iter(dataset)
 
 
-def _share(batch_size: int, process_index: int, process_count: int, name: str) -> int:
+def share(batch_size: int, process_index: int, process_count: int, name: str) -> int:
     if batch_size % process_count:
         raise DataError(f"{name}: found {batch_size}, expected a multiple of the number of processes ({process_count})")
     if not 0 <= process_index < process_count:

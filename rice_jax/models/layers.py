@@ -1,8 +1,9 @@
 """Layers that the encoder and the decoder share: CLIP's transformer block and its parts."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import ModelConfig
 
@@ -26,9 +27,11 @@ class Block(nnx.Module):
         self.up = linear(config, width, 4 * width, nnx.initializers.normal((2 * width) ** -0.5), rngs)
         self.down = linear(config, 4 * width, width, residual, rngs)
 
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None) -> Float[Array, "B L D"]:
+        """Updates all tokens; nobody looks at those that `token_mask` leaves out. None = all are looked at."""
         q, k, v = (self.split_heads(part) for part in split3(self.qkv(self.ln_1(x))))
-        return self.residuals(x, jax.nn.dot_product_attention(q, k, v))
+        mask = None if token_mask is None else token_mask[:, None, None]
+        return self.residuals(x, jax.nn.dot_product_attention(q, k, v, mask=mask))
 
     def residuals(self, x: Float[Array, "B L D"], attended: Float[Array, "B L H C"]) -> Float[Array, "B L D"]:
         """What follows attention: its output projection and the MLP, each added to its input."""
@@ -37,6 +40,19 @@ class Block(nnx.Module):
 
     def split_heads(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
         return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+
+
+def with_cls(patch_mask: Bool[Array, "*B N"]) -> Bool[Array, "*B L"]:
+    """The mask of all tokens of a picture from that of its patches: CLS is always kept."""
+    return jnp.concatenate([jnp.ones_like(patch_mask[..., :1]), patch_mask], axis=-1)
+
+
+def video_token_mask(
+    frame_mask: Bool[Array, "B T"], patch_mask: Bool[Array, "B T N"] | None, num_tokens: int
+) -> Bool[Array, "B M"]:
+    """Which of a video's tokens to look at: of real frames CLS and the kept patches (None = all)."""
+    mask = jnp.repeat(frame_mask, num_tokens, axis=1)
+    return mask if patch_mask is None else mask & with_cls(patch_mask).reshape(mask.shape)
 
 
 def split3(x: Float[Array, "*B D3"]) -> list[Array]:

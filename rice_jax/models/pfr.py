@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import ModelConfig
+from rice_jax.models.layers import video_token_mask
 from rice_jax.models.pmd import MASKED_SCORE
 
 # Relative spread of the start around the reference's ones, so that the hidden maps can become different.
@@ -32,6 +33,7 @@ class Pfr(nnx.Module):
         attention: Float[Array, "B C L M"],
         video_tokens: Float[Array, "B T L D"],
         frame_mask: Bool[Array, "B T"],
+        patch_mask: Bool[Array, "B T N"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Rebuilds the image's tokens, float32.
 
@@ -39,8 +41,9 @@ class Pfr(nnx.Module):
             attention: maps of every pair and head from image i to video i, probabilities.
             video_tokens: of the encoder; no gradient flows into them.
             frame_mask: True = a real frame; the tokens of others count as zeros.
+            patch_mask: True = a patch to look at; the others are treated as those of padding frames. None = all.
         """
-        token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)  # [B, M]
+        token_mask = video_token_mask(frame_mask, patch_mask, video_tokens.shape[2])
         tokens = jax.lax.stop_gradient(video_tokens).reshape(*token_mask.shape, -1)
         tokens = jnp.where(token_mask[..., None], tokens, 0)
         weights = self.weights(self.scores(attention), token_mask)
@@ -54,7 +57,7 @@ class Pfr(nnx.Module):
         return jax.nn.relu(jnp.einsum("bhlm,h->blm", hidden, self.conv_2.kernel[...][:, 0]) + self.conv_2.bias[...])
 
     def weights(self, scores: Float[Array, "B L M"], token_mask: Bool[Array, "B M"]) -> Float[Array, "B L M"]:
-        """Their softmax over the video's tokens, of real frames only unless the reference is mirrored."""
+        """Their softmax over the video's tokens, the masked ones left out unless the reference is mirrored."""
         if self.config.pfr.mask_padding:
             scores = jnp.where(token_mask[:, None], scores, MASKED_SCORE)
         return jax.nn.softmax(scores)

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import ModelConfig
-from rice_jax.models.layers import Block, layer_norm, split3, stack, unstack
+from rice_jax.models.layers import Block, layer_norm, split3, stack, unstack, video_token_mask
 from rice_jax.models.vit import Constrain
 from rice_jax.types import Matches
 
@@ -52,6 +52,7 @@ class Pmd(nnx.Module):
         frame_mask: Bool[Array, "B T"],
         negatives: Int[Array, "B K"],
         *,
+        patch_mask: Bool[Array, "B T N"] | None = None,
         with_attention: bool = False,
         num_shards: int = 1,
         dropout_key: Array | None = None,
@@ -66,6 +67,7 @@ class Pmd(nnx.Module):
             image_tokens, video_tokens: of the encoder; row i of one belongs to row i of the other.
             frame_mask: True = a real frame; every video has at least one.
             negatives: rows of other videos.
+            patch_mask: True = a patch of a frame to look at; None = all.
             with_attention: also return the attention maps of an image to its own video.
             num_shards: parts of the batch within which the negatives lie.
             dropout_key: while training, drops `config.pmd.attention_dropout` of the cross attention; None = none.
@@ -73,7 +75,7 @@ class Pmd(nnx.Module):
         Returns:
             Cosines with the match vector, the own video's first, and the attention maps or None.
         """
-        token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)  # [B, M]
+        token_mask = video_token_mask(frame_mask, patch_mask, video_tokens.shape[2])
         video = self.keys_values(video_tokens.reshape(video_tokens.shape[0], -1, video_tokens.shape[-1]))
         queries = self.image_queries(image_tokens, with_attention=with_attention)
         num_videos = 1 + negatives.shape[1]
@@ -126,7 +128,7 @@ class Pmd(nnx.Module):
         Args:
             queries: what `image_queries` gave.
             video: what `keys_values` gave.
-            token_mask: True = a token of a real frame.
+            token_mask: True = a token to look at (`video_token_mask`).
             with_attention: keep the maps of every pair and head; C = pairs · heads.
             dropout_key: see `__call__`.
 

@@ -30,13 +30,19 @@ class Rice(nnx.Module):
         image: UInt8[Array, "B S S 3"],
         video: UInt8[Array, "B T S S 3"],
         frame_mask: Bool[Array, "B T"],
+        patch_mask: Bool[Array, "B T N"] | None = None,
     ) -> tuple[Embeddings, Tokens]:
-        """Encodes pairs in a single pass of the encoder over images and frames together."""
-        batch = image.shape[0]
+        """Encodes pairs in a single pass of the encoder over images and frames together.
+
+        Args:
+            image, video: RGB, 0 to 255.
+            frame_mask: True = a real frame.
+            patch_mask: True = a patch of a frame to look at (`input.transforms.patch_mask`); None = all.
+        """
         pictures = jnp.concatenate([image[:, None], video], axis=1)  # [B, 1 + T, S, S, 3]
-        tokens, features = self.encoder(normalize(pictures.reshape(-1, *pictures.shape[2:])))
-        tokens = tokens.reshape(batch, -1, *tokens.shape[1:])
-        features = features.reshape(batch, -1, features.shape[-1])
+        if patch_mask is not None:  # an image is looked at as a whole
+            patch_mask = jnp.concatenate([jnp.ones_like(patch_mask[:, :1]), patch_mask], axis=1)
+        tokens, features = self.encode(pictures, patch_mask)
         embeddings = Embeddings(embed(features[:, 0]), embed_frames(features[:, 1:], frame_mask))
         return embeddings, Tokens(tokens[:, 0], tokens[:, 1:])
 
@@ -44,8 +50,9 @@ class Rice(nnx.Module):
         self,
         tokens: Tokens,
         frame_mask: Bool[Array, "B T"],
-        negatives: Int[Array, "B N"],
+        negatives: Int[Array, "B K"],
         *,
+        patch_mask: Bool[Array, "B T N"] | None = None,
         num_shards: int = 1,
         dropout_key: Array | None = None,
     ) -> Matches:
@@ -55,6 +62,7 @@ class Rice(nnx.Module):
             tokens.video,
             frame_mask,
             negatives,
+            patch_mask=patch_mask,
             with_attention=hasattr(self, "pfr"),
             num_shards=num_shards,
             dropout_key=dropout_key,
@@ -64,10 +72,23 @@ class Rice(nnx.Module):
         """Embeds shop images; unit length, float32."""
         return embed(self.encoder(normalize(image))[1])
 
-    def embed_video(self, video: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
+    def embed_video(
+        self,
+        video: UInt8[Array, "B T S S 3"],
+        frame_mask: Bool[Array, "B T"],
+        patch_mask: Bool[Array, "B T N"] | None = None,
+    ) -> Float[Array, "B E"]:
         """Embeds videos by the mean of their real frames' features; unit length, float32."""
-        _, features = self.encoder(normalize(video.reshape(-1, *video.shape[2:])))
-        return embed_frames(features.reshape(*frame_mask.shape, -1), frame_mask)
+        return embed_frames(self.encode(video, patch_mask)[1], frame_mask)
+
+    def encode(
+        self, video: UInt8[Array, "B T S S 3"], patch_mask: Bool[Array, "B T N"] | None = None
+    ) -> tuple[Float[Array, "B T L D"], Float[Array, "B T E"]]:
+        """Tokens and features of every frame, as `Vit` gives them of a picture."""
+        shape = video.shape[:2]
+        flat_mask = None if patch_mask is None else patch_mask.reshape(-1, patch_mask.shape[-1])
+        tokens, features = self.encoder(normalize(video.reshape(-1, *video.shape[2:])), flat_mask)
+        return tokens.reshape(*shape, *tokens.shape[1:]), features.reshape(*shape, -1)
 
 
 def normalize(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3"]:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import ModelConfig
-from rice_jax.models.layers import Block, layer_norm, stack
+from rice_jax.models.layers import Block, layer_norm, stack, with_cls
 
 Constrain = Callable[[jax.Array], jax.Array]
 
@@ -52,11 +52,15 @@ class Vit(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, pictures: Float[Array, "B S S 3"]) -> tuple[Float[Array, "B L D"], Float[Array, "B E"]]:
+    def __call__(
+        self, pictures: Float[Array, "B S S 3"], patch_mask: Bool[Array, "B N"] | None = None
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B E"]]:
         """Encodes pictures.
 
         Args:
             pictures: normalised by CLIP's mean and standard deviation, square, side `config.image_size`.
+            patch_mask: True = a patch that others may look at, in reading order; None = all. What the tokens of the
+                others hold is of no use.
 
         Returns:
             tokens: the last block's output without `ln_post` and projection, CLS first, in the compute dtype.
@@ -68,19 +72,21 @@ class Vit(nnx.Module):
         x = self.patch_embedding(patches)  # [B, N, D]
         cls = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         x = jnp.concatenate([cls, x], axis=1) + self.position_embedding[...].astype(x.dtype)
-        tokens = self.apply_blocks(self.ln_pre(x))
+        tokens = self.apply_blocks(self.ln_pre(x), None if patch_mask is None else with_cls(patch_mask))
         return tokens, self.projection(self.ln_post(tokens[:, 0]))
 
-    def apply_blocks(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def apply_blocks(
+        self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None
+    ) -> Float[Array, "B L D"]:
         constrain = self.constrain
 
-        def apply(block, x):
-            return constrain(block(constrain(x)))
+        def apply(block, x, token_mask):
+            return constrain(block(constrain(x), token_mask))
 
         if self.config.remat:
             apply = nnx.remat(apply)
-        scan = nnx.scan(apply, in_axes=(0, nnx.Carry), out_axes=nnx.Carry, unroll=self.config.unroll)
-        return scan(self.blocks, x)
+        scan = nnx.scan(apply, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry, unroll=self.config.unroll)
+        return scan(self.blocks, x, token_mask)
 
 
 def patchify(pictures: Float[Array, "B S S 3"], patch_size: int) -> Float[Array, "B N P"]:

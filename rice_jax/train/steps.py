@@ -70,8 +70,8 @@ def retrieval_loss(
         dropout_key: for the decoder's attention; None = no dropout.
     """
     model = nnx.merge(graphdef, params)
-    frame_mask = batch["frame_mask"]
-    (image, video), tokens = model(batch["image"], batch["video"], frame_mask)
+    frame_mask, patch_mask = batch["frame_mask"], batch.get("patch_mask")
+    (image, video), tokens = model(batch["image"], batch["video"], frame_mask, patch_mask)
     negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
     logit_scale = model.logit_scale[...]
     loss = icl = contrastive_loss(image, video, logit_scale, negative_mask)
@@ -86,13 +86,16 @@ def retrieval_loss(
             shard_mask = same_shard(image.shape[0], num_shards)
             negative_mask = shard_mask if negative_mask is None else negative_mask & shard_mask
         negatives, kept = hardest_negatives(image @ video.T, config.num_negatives, negative_mask)
-        matches = model.match(tokens, frame_mask, negatives, num_shards=num_shards, dropout_key=dropout_key)
+        matches = model.match(
+            tokens, frame_mask, negatives, patch_mask=patch_mask, num_shards=num_shards, dropout_key=dropout_key
+        )
         pmd = matching_loss(matches.cosine, config.match_scale, kept)
         loss += config.pmd_weight * pmd
         hardest = jnp.where(kept, matches.cosine[:, 1:], -jnp.inf).max(axis=1)
         metrics |= {"pmd": pmd, "match_accuracy": jnp.mean(matches.cosine[:, 0] > hardest)}
         if config.pfr_weight:
-            pfr = reconstruction_loss(model.pfr(matches.attention, tokens.video, frame_mask), tokens.image)
+            rebuilt = model.pfr(matches.attention, tokens.video, frame_mask, patch_mask)
+            pfr = reconstruction_loss(rebuilt, tokens.image)
             loss += config.pfr_weight * pfr
             metrics["pfr"] = pfr
     return loss, {"loss": loss, **metrics}

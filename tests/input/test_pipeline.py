@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
 from rice_jax.input import transforms
@@ -284,6 +285,7 @@ def test_a_batch_larger_than_the_data_is_an_error(config):
 def test_a_damaged_picture_is_an_error_that_names_it(config, tmp_path):
     damaged = [dict(row) for row in tiny_shop.TRAIN[:4]]
     damaged[2]["frames"] = [*damaged[2]["frames"][:3], b"\xff\xd8\xff damaged"]
+    damaged[2]["boxes"] = damaged[2]["boxes"][:4]
     tiny_shop.build(tmp_path / "shop" / "train", "train", damaged, {})
     broken = dataclasses.replace(config, data_dir=str(tmp_path), cut_tail=False)
     with pytest.raises(ValueError, match=r"shop/train/1.0.0: frame 3 of row 2 \(clip_id clip-2.*data/build.py shop"):
@@ -296,3 +298,99 @@ def test_a_clip_without_frames_is_an_error_that_names_it(config, tmp_path):
     broken = dataclasses.replace(config, data_dir=str(tmp_path))
     with pytest.raises(ValueError, match=r"shop/query/1.0.0: row 1 \(clip_id query-1\) has no frames"):
         list(eval_batches(broken, "query", 2))
+
+
+def painted(box: tfds.features.BBox, size: tuple[int, int] = (96, 96)) -> bytes:
+    """A black picture with a white box."""
+    picture = np.zeros((*size[::-1], 3), np.uint8)
+    width, height = size
+    rows = slice(round(box.ymin * height), round(box.ymax * height))
+    columns = slice(round(box.xmin * width), round(box.xmax * width))
+    picture[rows, columns] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def white_products(tmp_path_factory, config):
+    """Settings that read clips whose frames are black but for a white product in its box."""
+    root = tmp_path_factory.mktemp("painted")
+    boxes = [
+        tfds.features.BBox(ymin=y, ymax=y + 0.5, xmin=x, xmax=x + 0.25)
+        for y, x in [(0.25, 0.5), (0.0, 0.0), (0.5, 0.75)]
+    ]
+    frames = list(map(painted, boxes))
+    ids = [f"frame-{i}" for i in range(3)]
+    clip = {"clip_id": "clip", "frames": frames, "frame_ids": ids, "image_id": "image", "image": frames[0]}
+    about = {"gallery_id": "live", "image_ids": ["image"], "title": ""}
+    tiny_shop.build(root / "shop" / "train", "train", [clip | {"boxes": boxes}] * 4, {})
+    # The first frame has a second box, the last none.
+    box_frame = {"boxes": [boxes[0], boxes[2], boxes[1]], "box_frame": [0, 0, 1]}
+    tiny_shop.build(root / "shop" / "query", "test", [clip | about | box_frame], {})
+    return dataclasses.replace(
+        config, data_dir=str(root), num_frames=4, image_size=32, resize=36, patch_size=4, cut_tail=False, ipd="boxes"
+    )
+
+
+def share_white(pixels: np.ndarray) -> np.ndarray:
+    """Of each 4×4 patch of pictures [..., 32, 32, 3], in reading order."""
+    white = pixels[..., 0].reshape(*pixels.shape[:-3], 8, 4, 8, 4).astype(float) / 255
+    return white.mean(axis=(-1, -3)).reshape(*pixels.shape[:-3], 64)
+
+
+@pytest.mark.parametrize("frame_crop_min_area", [1.0, 0.3])
+def test_kept_patches_are_those_that_show_the_product(white_products, frame_crop_min_area):
+    config = dataclasses.replace(white_products, frame_crop_min_area=frame_crop_min_area)
+    many = joined(take(train_batches(config), 30))
+    share = share_white(many["video"])[:, :3]
+    kept = many["patch_mask"][:, :3]
+    assert many["patch_mask"].dtype == bool and many["patch_mask"][:, 3].all(), "padding keeps all"
+    seen = kept.any(axis=-1) & ~kept.all(axis=-1)
+    assert seen.mean() > 0.8 and not kept.all(axis=-1)[seen].any()
+    assert kept[seen][share[seen] > 0.9].all(), "what is white is kept"
+    assert not kept[seen][share[seen] < 0.005].any(), "what is black is not"
+    np.testing.assert_array_equal(kept.all(axis=-1)[~seen], True)
+
+
+def test_masks_of_queries_come_from_the_first_box_of_a_frame(white_products):
+    batch = joined(list(eval_batches(white_products, "query", 2)))
+    share, kept = share_white(batch["video"][0]), batch["patch_mask"][0]
+    for frame in (0, 1):
+        assert kept[frame][share[frame] > 0.9].all() and not kept[frame][share[frame] < 0.005].any()
+    assert kept[2:].all(), "a frame without box keeps all, and so does padding"
+    assert batch["patch_mask"][1].all() and not batch["mask"][1], "and so does filling"
+
+
+def test_masks_from_a_file(white_products, tmp_path):
+    path = tmp_path / "boxes.jsonl"
+    path.write_text("".join(f'{{"frame_id": "frame-{i}", "boxes": [[0, 0, 0.5, 1]]}}\n' for i in range(3)))
+    config = dataclasses.replace(white_products, ipd="detector", query_boxes=str(path), train_boxes=str(path))
+    left = np.arange(64) % 8 < 4
+    batch = joined(list(eval_batches(config, "query", 1)))
+    np.testing.assert_array_equal(batch["patch_mask"][0], [left, left, left, np.ones(64, bool)])
+    kept = joined(take(train_batches(config), 8))["patch_mask"][:, :3].reshape(-1, 8, 8)
+    assert (kept == kept[:, :1]).all() and {tuple(mask[0]) for mask in kept} >= {tuple(left[:8]), tuple(~left[:8])}
+
+
+def test_frames_cut_to_the_product(white_products):
+    config = dataclasses.replace(white_products, ipd_use="crop", ipd_margin=0.0, resize=32)
+    batch = joined(list(eval_batches(config, "query", 1)))
+    assert "patch_mask" not in batch
+    # A box of 0.25 × 0.5 in a window of 0.5 × 0.5: the middle half, or the left one at the picture's edge.
+    columns = batch["video"][0, :2, 16, :, 0] > 127
+    np.testing.assert_array_equal(columns[0], (np.arange(32) >= 8) & (np.arange(32) < 24))
+    np.testing.assert_array_equal(columns[1], np.arange(32) < 16)
+    assert share_white(batch["video"][0, 2]).mean() == pytest.approx(0.125, abs=0.01), "without box the whole frame"
+    many = joined(take(train_batches(config), 4))
+    np.testing.assert_allclose(share_white(many["video"][:, :3]).mean(axis=-1), 0.5, atol=0.02)
+
+
+def test_unknown_boxes_change_nothing(config):
+    assert_same(
+        *(take(train_batches(settings), 1)[0] for settings in (dataclasses.replace(config, ipd_use="crop"), config))
+    )
+    boxed = take(train_batches(dataclasses.replace(config, ipd="boxes", patch_size=7)), 1)[0]
+    mask = boxed.pop("patch_mask")
+    assert_same(boxed, take(train_batches(config), 1)[0])
+    assert mask.shape == (4, 10, 16) and mask[~boxed["frame_mask"]].all()

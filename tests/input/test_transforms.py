@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from rice_jax.input import transforms
-from rice_jax.input.transforms import Crop
+from rice_jax.input.transforms import Box, Crop
 from tests.input import tiny_shop
 
 RECORDED = json.loads((pathlib.Path(__file__).parent / "frames.json").read_text())
@@ -143,7 +143,7 @@ def test_random_area_crops_stay_inside_and_keep_area_and_aspect():
 )
 def test_a_crop_holds_the_box(box):
     rng = np.random.default_rng(0)
-    crops = np.array([transforms.random_crop(rng, 32, 28, (0.05, 1.0), box) for _ in range(2000)])
+    crops = np.array([transforms.random_crop(rng, 32, 28, (0.05, 1.0), Box(*box)) for _ in range(2000)])
     left, top, right, bottom, _ = crops.T
     assert crops.min() >= 0 and crops.max() <= 1
     slack = 1e-9
@@ -153,6 +153,50 @@ def test_a_crop_holds_the_box(box):
     assert share.min() >= (box[2] - box[0]) * (box[3] - box[1]) - slack
     if box != (0.0, 0.0, 1.0, 1.0):
         assert share.min() < 0.7 and len(np.unique(left)) > 100, "windows differ in size and place"
+
+
+@pytest.mark.parametrize(
+    ("box", "grid", "expected"),
+    [
+        (Box(0.0, 0.0, 1.0, 1.0), 7, "1" * 49),  # each patch has an IoU of 1/49 = 0.0204
+        (Box(0.0, 0.0, 1.0, 1.0), 14, "1" * 196),  # 1/196, and yet the whole picture shows the product
+        (Box(0.0, 0.0, 0.5, 1.0), 2, "1010"),
+        (Box(0.26, 0.26, 0.49, 0.49), 4, "0000010000000000"),
+        (Box(0.25, 0.25, 0.75, 0.5), 4, "0000011000000000"),  # patches that only touch it share nothing with it
+        (Box(0.25, 0.25, 0.501, 0.5), 4, "0000010000000000"),  # 0.4 % of a patch is too little: IoU 0.002
+        (Box(0.25, 0.25, 0.52, 0.5), 4, "0000011000000000"),  # 0.005 of 0.125 is enough: IoU 0.04
+        (Box(0.5, 0.5, 0.505, 0.505), 4, "1" * 16),  # too small for any patch: all are kept
+        (None, 3, "1" * 9),
+    ],
+)
+def test_patches_that_show_the_product(box, grid, expected):
+    mask = transforms.patch_mask(box, grid)
+    assert mask.dtype == bool and "".join(map(str, mask.astype(int))) == expected
+
+
+def test_a_box_goes_through_windows_and_mirrors():
+    box, window = Box(0.2, 0.4, 0.6, 0.8), Crop(0.1, 0.5, 0.5, 0.9, flip=False)
+    assert transforms.box_inside(box, WHOLE) == box
+    assert transforms.box_inside(box, window) == pytest.approx((0.25, 0.0, 1.0, 0.75))
+    assert transforms.box_inside(box, window._replace(flip=True)) == pytest.approx((0.0, 0.0, 0.75, 0.75))
+    assert transforms.box_inside(box, Crop(0.6, 0.0, 1.0, 1.0, flip=False)) is None, "it only touches"
+    assert transforms.inside(WHOLE, window) == window
+    inner = transforms.inside(window, Crop(0.25, 0.0, 0.75, 1.0, flip=True))
+    assert inner == pytest.approx((0.2, 0.5, 0.4, 0.9, True))
+
+
+@pytest.mark.parametrize(
+    ("box", "margin", "expected"),
+    [
+        (Box(0.4, 0.3, 0.6, 0.7), 0.0, (0.3, 0.3, 0.7, 0.7)),  # as high as wide: the picture's own aspect
+        (Box(0.4, 0.3, 0.6, 0.7), 0.25, (0.2, 0.2, 0.8, 0.8)),
+        (Box(0.0, 0.3, 0.2, 0.7), 0.0, (0.0, 0.3, 0.4, 0.7)),  # moved into the picture
+        (Box(0.8, 0.9, 1.0, 1.0), 0.5, (0.6, 0.6, 1.0, 1.0)),
+        (Box(0.1, 0.2, 0.9, 0.3), 0.5, (0.0, 0.0, 1.0, 1.0)),  # no larger than the picture
+    ],
+)
+def test_the_window_around_a_product(box, margin, expected):
+    assert transforms.around_box(box, margin) == pytest.approx((*expected, False))
 
 
 def test_colour_matrix():

@@ -59,6 +59,8 @@ def build(directory: pathlib.Path, split: str, rows: list[dict], metadata: dict,
             return features.Sequence(feature(value[0]))
         if isinstance(value, tfds.features.BBox):
             return features.BBoxFeature()
+        if isinstance(value, int):
+            return features.Scalar(np.int32)
         return features.Image(encoding_format="jpeg") if isinstance(value, bytes) else features.Text()
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

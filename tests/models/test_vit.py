@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rice_jax.models.vit import Vit, resize_positions
+from rice_jax.models.vit import Vit, patchify, resize_positions
 from tests.settings import small_config
 
 CONFIG = small_config().model
@@ -73,3 +73,28 @@ def test_positions_of_the_same_grid_stay_and_a_smooth_field_survives_interpolati
     rows = np.asarray(small[1:, 0]).reshape(4, 4)
     np.testing.assert_allclose(rows, rows[:, :1] * np.ones(4), atol=1e-5)
     np.testing.assert_allclose(np.diff(rows[:, 0])[1], 2.0, rtol=0.05)
+
+
+PATCH_MASK = np.array([[1, 0, 1, 1], [0, 0, 0, 1], [1, 1, 1, 1]], bool)
+
+
+def test_masked_patches_are_as_if_they_were_not_there():
+    vit = Vit(CONFIG, rngs=nnx.Rngs(0))
+    tokens, features = nnx.jit(Vit.__call__)(vit, pictures(), jnp.asarray(PATCH_MASK))
+    x = patchify(pictures(), CONFIG.patch_size) @ vit.patch_embedding.kernel[...] + vit.position_embedding[...][1:]
+    cls = vit.class_embedding[...] + vit.position_embedding[...][0]
+    for i, kept in enumerate(PATCH_MASK):
+        alone = vit.apply_blocks(vit.ln_pre(jnp.concatenate([cls[None], x[i, kept]])[None]))
+        np.testing.assert_allclose(tokens[i][np.r_[True, kept]], alone[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(features[i], vit.projection(vit.ln_post(alone[0, 0])), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_mask_of_all_ones_changes_no_bit(remat):
+    vit = Vit(dataclasses.replace(CONFIG, remat=remat), rngs=nnx.Rngs(0))
+
+    def value_and_gradient(*mask):
+        loss = lambda vit, *mask: (vit(pictures(), *mask)[1] ** 2).sum()  # noqa: E731
+        return nnx.jit(nnx.value_and_grad(loss))(vit, *mask)
+
+    jax.tree.map(np.testing.assert_array_equal, value_and_gradient(), value_and_gradient(jnp.ones((3, 4), bool)))

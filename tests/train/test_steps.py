@@ -126,6 +126,44 @@ def test_negatives_of_a_device_are_those_of_as_many_parts_on_one_device():
     )
 
 
+def masked() -> dict[str, np.ndarray]:
+    """The batch with a patch mask; a quarter of all patches is not to be looked at."""
+    return batch() | {"patch_mask": np.random.default_rng(1).random((BATCH, FRAMES, 4)) < 0.75}
+
+
+def test_masked_patches_play_no_part_in_any_loss_or_gradient(one_device):
+    step, state = one_device
+    rows = masked()
+    hidden = np.kron(~rows["patch_mask"].reshape(BATCH, FRAMES, 2, 2), np.ones((8, 8), bool))[..., None]
+    other = rows | {"video": np.where(hidden, 255 - rows["video"], rows["video"])}
+    assert (other["video"] != rows["video"]).mean() > 0.2
+    results = []
+    for some in (rows, other):
+        after, metrics = step(state(0), global_batch(mesh_of(1), some))
+        # The kernel of the patches sees all of them, with gradients of zero from those that nobody looks at.
+        results.append((metrics, after.optimizer.trace))
+    assert_same(*results)
+    assert results[0][0]["pfr"] != step(state(0), global_batch(mesh_of(1), batch()))[1]["pfr"]
+
+
+def test_a_patch_mask_of_all_ones_changes_no_bit(one_device):
+    step, state = one_device
+    ones = batch() | {"patch_mask": np.ones((BATCH, FRAMES, 4), bool)}
+    (after, metrics), (expected, expected_metrics) = (
+        step(state(0), global_batch(mesh_of(1), rows)) for rows in (ones, batch())
+    )
+    jax.tree.map(np.testing.assert_array_equal, metrics, expected_metrics)
+    jax.tree.map(np.testing.assert_array_equal, after.optimizer.trace, expected.optimizer.trace)
+
+
+def test_eight_devices_mask_the_same_patches(one_device):
+    step, state = one_device
+    after, metrics = step(state(0), global_batch(mesh_of(1), masked()))
+    other, state = compiled(mesh_of(8, fsdp=2))
+    found, found_metrics = other(state(0), global_batch(mesh_of(8, fsdp=2), masked()))
+    assert_same((found_metrics, found.optimizer.trace), (metrics, after.optimizer.trace))
+
+
 def test_a_device_with_too_few_pairs_is_refused():
     config = with_loss(CONFIG, negatives="device", num_negatives=2)
     graphdef = create_model(config.model, mesh_of(8))
