@@ -76,6 +76,17 @@ def test_crop_while_resizing_equals_resize_then_crop(source, flip):
         assert grey_levels(found[:, ::-1] if flip else found, expected).max() <= 1
 
 
+@pytest.mark.parametrize("source", [(256, 455), (455, 256), (256, 256), (258, 455)])
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (17, 32), (32, 5)])
+def test_what_is_cut_out_at_whole_pixels_is_what_pillow_computes(source, left, top):
+    picture = noise(*source)
+    crop = Crop(left / 256, top / 256, (left + 224) / 256, (top + 224) / 256, flip=True)
+    width, height = source
+    box = crop.left * width, crop.top * height, crop.right * width, crop.bottom * height
+    expected = picture.resize((224, 224), Image.Resampling.BICUBIC, box=box)
+    np.testing.assert_array_equal(transforms.render(encode(picture), crop, 224)[:, ::-1], expected)
+
+
 def test_centre_crop():
     picture = noise(90, 160)
     expected = picture.resize((32, 32), Image.Resampling.BICUBIC).crop((2, 2, 30, 30))
