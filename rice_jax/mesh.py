@@ -30,6 +30,18 @@ PARAMETER_RULES = (
     (r"pmd/pool/kernel", PartitionSpec("fsdp")),
     (r"pmd/match_vector", PartitionSpec()),
     (r"pfr/(conv_1|conv_2)/(kernel|bias)", PartitionSpec()),
+    (r"detector/(queries|anchors)", PartitionSpec()),
+    (r"detector/(ln_input|ln_output)/(scale|bias)", PartitionSpec()),
+    (r"detector/(input|position|time|box_1|box_2)/kernel", PartitionSpec("fsdp")),
+    (r"detector/(box_3|score)/kernel", PartitionSpec()),
+    (r"detector/(input|position|time|box_1|box_2|box_3|score)/bias", PartitionSpec()),
+    (r"detector/(layers|temporal_blocks)/(ln_1|ln_2|ln_3)/(scale|bias)", PartitionSpec()),
+    (r"detector/layers/(self_attention|cross_attention)/(query|key|value)/kernel", PartitionSpec(None, "fsdp", None)),
+    (r"detector/layers/(self_attention|cross_attention)/out/kernel", PartitionSpec(None, None, "fsdp")),
+    (r"detector/layers/(self_attention|cross_attention)/(query|key|value|out)/bias", PartitionSpec()),
+    (r"detector/(layers|temporal_blocks)/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
+    (r"detector/(layers|temporal_blocks)/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
+    (r"detector/(layers|temporal_blocks)/(qkv|up|out|down)/bias", PartitionSpec()),
 )
 
 

@@ -8,6 +8,11 @@ from rice_jax.config import Config, resolve
 
 def small_config(**overrides) -> Config:
     """`configs/base.py` with a tiny model; `group__key=value` overrides one setting."""
+    return resolve(small_values(**overrides))
+
+
+def small_values(**overrides) -> dict:
+    """What `small_config` resolves."""
     values = base.get_config().to_dict()
     values["data"] |= dict(
         train="lpr4m/train", query="lpr4m/query", gallery="lpr4m/gallery", batch_size=8, num_frames=3, resize=20,
@@ -17,10 +22,11 @@ def small_config(**overrides) -> Config:
         image_size=16, patch_size=8, width=32, layers=2, heads=2, embed_dim=16, dtype="float32"
     )  # fmt: skip
     values["model"]["pmd"]["num_heads"] = 2
+    values["model"]["detector"] |= dict(width=32, layers=2, heads=2, num_queries=4, temporal_layers=1)
     values["optimizer"] |= dict(warmup_steps=2, encoder_learning_rate=1e-3)
     values["train"] |= dict(total_steps=6, log_interval_steps=2, checkpoint_interval_steps=2)
     values["eval"] |= dict(batch_size=8)
     for name, value in overrides.items():
         *groups, key = name.split("__")
         functools.reduce(dict.__getitem__, groups, values)[key] = value
-    return resolve(values)
+    return values

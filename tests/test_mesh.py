@@ -21,10 +21,12 @@ def state():
 
 
 def test_every_parameter_matches_exactly_one_rule(state):
-    _, state = state
+    mesh, state = state
+    detector = small_config(model__detector__kind="clip").model
     matches = {}
-    for path, _ in jax.tree_util.tree_leaves_with_path(state.params):
-        name = path_name(path)
+    parameters = state.params, jax.eval_shape(lambda: create_params(detector, mesh, seed=0))
+    for path, _ in jax.tree_util.tree_leaves_with_path(parameters):
+        name = path_name(path[1:])
         matches[name] = [pattern for pattern, _ in PARAMETER_RULES if re.fullmatch(pattern, name)]
     assert all(len(patterns) == 1 for patterns in matches.values()), matches
     used = {pattern for patterns in matches.values() for pattern in patterns}

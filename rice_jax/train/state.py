@@ -17,6 +17,7 @@ from jaxtyping import Array, Int32, PyTree
 from rice_jax import checkpoint
 from rice_jax.config import Config, ModelConfig
 from rice_jax.mesh import constrain_batch, parameter_shardings
+from rice_jax.models.detr import Detector
 from rice_jax.models.rice import Rice
 from rice_jax.models.vit import resize_positions
 
@@ -73,15 +74,16 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
         params: fresh parameters; those that the checkpoint does not have stay, but a decoder starts from the last
             blocks of the checkpoint's encoder.
         config: of the model; positions are interpolated to its image size. A decoder or head that it does not have is
-            left out.
+            left out. A detector of clips may start from one of frames, whose weights it has all of.
 
     Raises:
         CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
     """
     saved, saved_config = checkpoint.load_weights(directory)
     _require_same_heads(saved_config["model"], config, directory)
-    for part in (saved.keys() & {"pmd", "pfr"}) - params.keys():
-        logger.info("%s: its %s is left out, config.loss asks for none", directory, part)
+    for part in (saved.keys() & {"pmd", "pfr", "detector", "logit_scale"}) - params.keys():
+        asker = "config.loss" if part in ("pmd", "pfr") and not config.detector else "config.model.detector.kind"
+        logger.info("%s: its %s is left out, %s asks for none", directory, part, asker)
         del saved[part]
     if "pmd" in params and "pmd" not in saved:
         saved = _start_decoder(saved | {"pmd": params["pmd"]})
@@ -126,10 +128,13 @@ def _require_same_heads(saved: dict, config: ModelConfig, directory: str | os.Pa
     pairs = {"heads": (saved["heads"], config.heads)}
     if saved.get("pmd") and config.pmd:
         pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)
+    if saved.get("detector") and config.detector:
+        pairs["detector.heads"] = (saved["detector"]["heads"], config.detector.heads)
     for name, (found, expected) in pairs.items():
         if found != expected:
             raise checkpoint.CheckpointError(f"{directory}: has {found} heads, config.model.{name} is {expected}")
 
 
-def _model(config: ModelConfig, mesh: Mesh, seed: int) -> Rice:
-    return Rice(config, constrain=constrain_batch(mesh), rngs=nnx.Rngs(seed))
+def _model(config: ModelConfig, mesh: Mesh, seed: int) -> Rice | Detector:
+    model = Detector if config.detector else Rice
+    return model(config, constrain=constrain_batch(mesh), rngs=nnx.Rngs(seed))

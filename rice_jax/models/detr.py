@@ -1,0 +1,207 @@
+"""A detector of the intended product: a transformer decoder proposes a set of boxes from the encoder's patches.
+
+Source: Carion et al. 2020, "End-to-End Object Detection with Transformers" (DETR): object queries, set prediction, an
+answer of every layer. Liu et al. 2022, "DAB-DETR": a query's position is a box, which every layer corrects; it learns
+in a fraction of DETR's epochs.
+Differs: layers normalise first; no dropout; the patches are a ViT's, so there is no transformer encoder of its own.
+RICE's article (RICE.md §6) names a single-frame and a multi-frame detector without saying more: "clip" is our own.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, UInt8
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.layers import Block, layer_norm, linear, quick_gelu, stack, unstack
+from rice_jax.models.rice import normalize
+from rice_jax.models.vit import Constrain, Vit
+from rice_jax.types import Detections
+
+TEMPERATURE = 20.0  # ratio of the longest to the shortest wave of a position; DAB-DETR's, DETR has 10,000
+
+
+class Detector(nnx.Module):
+    """The encoder that RICE has, and a decoder of boxes on its patches."""
+
+    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
+        """Builds the model with fresh weights; arguments as of `Vit`, and `config.detector` must be there."""
+        self.encoder = Vit(config, constrain=constrain, rngs=rngs)
+        self.detector = BoxDecoder(config, constrain=constrain, rngs=rngs)
+
+    def __call__(self, video: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Detections:
+        """Looks for the product in every frame.
+
+        Args:
+            video: RGB, 0..255.
+            frame_mask: True = a frame, False = padding, at which no frame looks and whose answer means nothing.
+        """
+        tokens, _ = self.encoder(normalize(video.reshape(-1, *video.shape[2:])))
+        return self.detector(tokens[:, 1:].reshape(*frame_mask.shape, -1, tokens.shape[-1]), frame_mask)
+
+
+class BoxDecoder(nnx.Module):
+    """Object queries that look at each other and at the patches of their frame.
+
+    "frame": at the queries of their own frame. "clip": at those of all frames, and before that every patch looks at the
+    same place in the other frames: what stays there all the time is hardly what is being shown.
+    """
+
+    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
+        detector = config.detector
+        own = dataclasses.replace(config, width=detector.width, layers=detector.layers, heads=detector.heads)
+        width, xavier = own.width, nnx.initializers.xavier_uniform()
+        self.config = own
+        self.constrain = constrain
+        self.ln_input = layer_norm(config, rngs)
+        self.input = linear(own, config.width, width, xavier, rngs)
+        if detector.kind == "clip":
+            self.time = linear(own, width, width, xavier, rngs)
+            if detector.temporal_layers:
+                self.temporal_blocks = stack(lambda rngs: Block(own, rngs), detector.temporal_layers, rngs)
+        self.queries = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (detector.num_queries, width)))
+        self.anchors = nnx.Param(_anchors(rngs.params(), detector.num_queries))
+        self.position = linear(own, width, width, xavier, rngs)
+        self.layers = stack(lambda rngs: DecoderLayer(own, rngs), detector.layers, rngs)
+        self.ln_output = layer_norm(own, rngs)
+        self.score = linear(own, width, 1, xavier, rngs)
+        self.box_1 = linear(own, width, width, xavier, rngs)
+        self.box_2 = linear(own, width, width, xavier, rngs)
+        self.box_3 = linear(own, width, 4, nnx.initializers.zeros, rngs)  # a fresh decoder answers its anchors
+
+    def __call__(self, patches: Float[Array, "B T N D"], frame_mask: Bool[Array, "B T"]) -> Detections:
+        """Answers of all layers.
+
+        Args:
+            patches: of the encoder, in reading order.
+            frame_mask: True = a frame.
+        """
+        memory = self.input(self.ln_input(patches))
+        time = None
+        if self.config.detector.kind == "clip":
+            frames = jnp.arange(frame_mask.shape[1])[:, None] / (2 * math.pi)
+            time = self.time(sine_position(frames, memory.shape[-1]))[:, None]  # [T, 1, W]
+            memory = self.look_over_time(memory, time, frame_mask)
+        where = sine_position(patch_centres(memory.shape[2]), memory.shape[-1]).astype(memory.dtype)  # [N, W]
+
+        x = self.queries[...].astype(memory.dtype)
+        x = jnp.broadcast_to(x, (*frame_mask.shape, *x.shape))  # [B, T, Q, W]
+        reference = jnp.broadcast_to(self.anchors[...], (*x.shape[:-1], 4))  # logits, float32
+        logits, boxes = [], []
+        for number in range(self.config.layers):
+            position = self.position(sine_position(jax.nn.sigmoid(reference), x.shape[-1]))
+            if time is not None:
+                position = position + time
+            layer = unstack(self.layers, number)
+            x = self.constrain(layer(x, position, memory, where, frame_mask if time is not None else None))
+            hidden = self.ln_output(x)
+            change = self.box_3(jax.nn.relu(self.box_2(jax.nn.relu(self.box_1(hidden)))))
+            answer = reference + change.astype(jnp.float32)
+            logits.append(self.score(hidden)[..., 0].astype(jnp.float32))
+            boxes.append(jax.nn.sigmoid(answer))
+            reference = jax.lax.stop_gradient(answer)  # each layer answers for its own correction
+        return Detections(jnp.stack(logits), jnp.stack(boxes))
+
+    def look_over_time(
+        self, memory: Float[Array, "B T N W"], time: Float[Array, "T 1 W"], frame_mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B T N W"]:
+        """Lets every patch look at the same place in the clip's other frames."""
+        if not self.config.detector.temporal_layers:
+            return memory
+        batch, frames, num_patches, width = memory.shape
+        x = (memory + time).swapaxes(1, 2).reshape(batch * num_patches, frames, width)
+        mask = jnp.repeat(frame_mask, num_patches, axis=0)
+        for number in range(self.config.detector.temporal_layers):
+            x = self.constrain(unstack(self.temporal_blocks, number)(x, mask))
+        return x.reshape(batch, num_patches, frames, width).swapaxes(1, 2)
+
+
+class DecoderLayer(nnx.Module):
+    """Self attention of the queries, cross attention to the patches of their frame, an MLP; each residual."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        """Fresh weights of `config.width` and `config.heads`."""
+        width, xavier = config.width, nnx.initializers.xavier_uniform()
+        self.ln_1, self.ln_2, self.ln_3 = (layer_norm(config, rngs) for _ in range(3))
+        self.self_attention = Attention(config, rngs)
+        self.cross_attention = Attention(config, rngs)
+        self.up = linear(config, width, 4 * width, xavier, rngs)
+        self.down = linear(config, 4 * width, width, xavier, rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B T Q W"],
+        position: Float[Array, "B T Q W"],
+        memory: Float[Array, "B T N W"],
+        where: Float[Array, "N W"],
+        frame_mask: Bool[Array, "B T"] | None,
+    ) -> Float[Array, "B T Q W"]:
+        """Updates the queries.
+
+        Args:
+            x: the queries of every frame.
+            position: of the queries' boxes, and in a clip of their frames.
+            memory: the patches.
+            where: their position.
+            frame_mask: True = a frame, at whose queries all queries of the clip look; None = only at those of their own
+                frame.
+        """
+        normed, mask = self.ln_1(x), None
+        content, place = normed, normed + position
+        if frame_mask is not None:
+            content, place = (tokens.reshape(len(x), 1, -1, x.shape[-1]) for tokens in (content, place))
+            mask = jnp.repeat(frame_mask, x.shape[2], axis=1)[:, None]  # [B, 1, T · Q]
+        x = x + self.self_attention(place, place, content, mask).reshape(x.shape)
+        x = x + self.cross_attention(self.ln_2(x) + position, memory + where, memory)
+        return x + self.down(quick_gelu(self.up(self.ln_3(x))))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention whose queries, keys and values come from different tokens."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        """Fresh weights of `config.width` and `config.heads`."""
+        self.heads = config.heads
+        width, xavier = config.width, nnx.initializers.xavier_uniform()
+        self.query, self.key, self.value, self.out = (linear(config, width, width, xavier, rngs) for _ in range(4))
+
+    def __call__(
+        self,
+        queries: Float[Array, "B T Q W"],
+        keys: Float[Array, "B T K W"],
+        values: Float[Array, "B T K W"],
+        mask: Bool[Array, "B T K"] | None = None,
+    ) -> Float[Array, "B T Q W"]:
+        """Lets queries look at the keys of the same B and T that `mask` keeps; None = all."""
+        q, k, v = self.query(queries), self.key(keys), self.value(values)
+        q, k, v = (x.reshape(-1, x.shape[2], self.heads, x.shape[3] // self.heads) for x in (q, k, v))
+        mask = None if mask is None else mask.reshape(-1, 1, 1, mask.shape[-1])
+        return self.out(jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(queries.shape))
+
+
+def sine_position(points: Float[Array, "*B C"], width: int) -> Float[Array, "*B W"]:
+    """Sines and cosines of C coordinates, `width / C` of each, at waves from 1 to 20 times their range of 0..1.
+
+    Source: DETR, appendix A.4.
+    """
+    waves = TEMPERATURE ** (jnp.arange(width // points.shape[-1] // 2) / (width // points.shape[-1] // 2))
+    angles = 2 * math.pi * points[..., None] / waves
+    both = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return both.reshape(*points.shape[:-1], width)
+
+
+def patch_centres(num_patches: int) -> Float[Array, "N 2"]:
+    """x and y of the patches of a square grid, in reading order, in shares of the picture."""
+    grid = math.isqrt(num_patches)
+    centres = (jnp.arange(grid) + 0.5) / grid
+    y, x = jnp.meshgrid(centres, centres, indexing="ij")
+    return jnp.stack([x.ravel(), y.ravel()], axis=-1)
+
+
+def _anchors(key: Array, num_queries: int) -> Float[Array, "Q 4"]:
+    """Where the queries start to look, as logits: centres anywhere but at the edge, half the picture wide and high."""
+    centres = jax.random.uniform(key, (num_queries, 2), minval=0.2, maxval=0.8)
+    return jnp.concatenate([jnp.log(centres / (1 - centres)), jnp.zeros((num_queries, 2))], axis=-1)
