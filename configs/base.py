@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config.data.train = ""
     config.data.query = ""
     config.data.gallery = ""
+    config.data.domains = ""
     config.data.detect = ""
     config.data.batch_size = 96
     config.data.num_frames = 10

@@ -47,6 +47,14 @@ class DataConfig:
     ipd_margin: float = 0.0
     seed: int = 0  # derived: seed
     num_boxes: int | None = None  # derived: model.detector.num_boxes; None = boxes are not asked for
+    # Sets of items of products, with commas between, e.g. "rope/pages,rope/videos", instead of train, query and
+    # gallery: an image and a video to train on are then of two items of one product, drawn anew from two of the sets in
+    # each epoch; evaluated are retrieval and classification between every two.
+    domains: str = ""
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.domains.split(",")) if self.domains else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,6 +332,19 @@ def _check(config: Config) -> None:
             0 <= config.eval.min_score <= 1 and config.eval.draw_clips >= 0,
             f"config.eval.min_score and draw_clips: found {config.eval.min_score} and {config.eval.draw_clips}, "
             "expected 0 to 1, and 0 or more",
+        ),
+        (
+            not data.domains or len({*data.domain_names} - {""}) == len(data.domain_names) > 1,
+            f"config.data.domains: found {data.domains!r}, expected two sets or more, each once, with commas between",
+        ),
+        (
+            not data.domains or not (data.train or data.query or data.gallery),
+            f"config.data.domains: found {data.domains!r} beside train, query or gallery, expected these to be empty",
+        ),
+        (
+            not data.domains or (model.ipd == "off" and not config.eval.rerank),
+            "config.data.domains: expected with config.model.ipd='off' and config.eval.rerank=0, found "
+            f"{model.ipd!r} and {config.eval.rerank}: items have no boxes, and a decoder matches gallery images",
         ),
         (data.num_frames > 0, f"config.data.num_frames: found {data.num_frames}, expected 1 or more"),
         (data.crop in ("frame", "video"), f"config.data.crop: found {data.crop!r}, expected 'frame' or 'video'"),

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from rice_jax import checkpoint
 from rice_jax.checkpoint import CheckpointError
 from rice_jax.config import Config, ConfigError, resolve
-from rice_jax.eval import report
+from rice_jax.eval import domains, report
 from rice_jax.eval.retrieval import retrieval_evaluator, row_name
 from rice_jax.mesh import create_mesh
 from rice_jax.train.loop import Evaluator, train
@@ -56,7 +56,10 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     logger.info("%d %s devices as %s", mesh.size, jax.default_backend(), dict(mesh.shape))
     graphdef = create_model(config.model, mesh)
     params = create_params(config.model, mesh, config.seed)
-    evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir, match_before_training=mode == "eval")
+    if config.data.domains:
+        evaluate = domains.domain_evaluator(config, graphdef, params, mesh, workdir)
+    else:
+        evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir, match_before_training=mode == "eval")
     if mode == "train":
         done = run_training(config, workdir, mesh, graphdef, params, evaluate)
     else:
@@ -65,7 +68,7 @@ def run(config: Config, workdir: Path, mode: str) -> None:
             require_decoder(source, params)
         evaluate(done, start_from(source, params, config.model))
     if jax.process_index() == 0:
-        print_results(workdir, done, config.eval.rerank)
+        print_results(workdir, done, config)
 
 
 def run_training(
@@ -105,13 +108,19 @@ def require_decoder(source: Path, params: PyTree) -> None:
         )
 
 
-def print_results(workdir: Path, step: int, num_matched: int) -> None:
-    results = report.read_results(workdir / "results.json")
-    newest = [name for name in (row_name(step, num_matched), row_name(step)) if name in results]
-    if newest:
-        subsets = report.subset_table(results[newest[0]])
-        print(f"\n{report.table(results)}\n\nSubsets {newest[0]}:\n{subsets}")
-    print(f"\n{workdir / 'results.json'}")
+def print_results(workdir: Path, step: int, config: Config) -> None:
+    path = workdir / "results.json"
+    if config.data.domains:
+        newest = report.read_results(path, domains.DomainResult).get(row_name(step))
+        if newest:
+            print(f"\n{row_name(step).capitalize()}.\n\n{domains.tables(newest)}")
+    else:
+        results = report.read_results(path)
+        newest = [name for name in (row_name(step, config.eval.rerank), row_name(step)) if name in results]
+        if newest:
+            subsets = report.subset_table(results[newest[0]])
+            print(f"\n{report.table(results)}\n\nSubsets {newest[0]}:\n{subsets}")
+    print(f"\n{path}")
 
 
 def parse_flags(arguments: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from configs import base
 from rice_jax.config import ConfigError, resolve
 from tests.settings import small_config, small_values
 
-FILES = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_pretrain"]
+FILES = ["lpr4m", "lpr750k", "movingfashion", "rope", "sample", "sample_pretrain"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -17,7 +17,8 @@ def test_every_config_resolves_and_derives_nothing(name):
     config = resolve(values)
     assert "image_size" not in values["data"] and "seed" not in values["data"]
     assert config.data.image_size == config.model.image_size
-    assert config.data.train and config.data.query and config.data.gallery
+    roles = (config.data.train, config.data.query, config.data.gallery)
+    assert not any(roles) if config.data.domains else all(roles)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -39,6 +40,12 @@ def test_every_stage_of_the_sample_encoder_resolves():
     assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
     with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
         module.get_config("deep")
+
+
+def test_domains_are_named_with_commas_between():
+    config = small_config(data__domains="rope/pages, rope/lives", data__train="", data__query="", data__gallery="")
+    assert config.data.domain_names == ("rope/pages", "rope/lives")
+    assert small_config().data.domain_names == ()
 
 
 def test_derived_values_follow_overrides():
@@ -81,6 +88,20 @@ def test_a_loss_without_weight_leaves_its_module_out_and_unchecked():
         (lambda v: v["data"].update(crop_around_box=True), "config.data.crop_around_box: expected with"),
         (lambda v: v["data"].update(resize=8), r"config.data.resize: found 8, expected model.image_size \(16\)"),
         (lambda v: v["data"].update(batch_size=1), r"config.data.batch_size: found 1, expected 2 or more"),
+        (
+            lambda v: v["data"].update(domains="rope/pages"),
+            r"config.data.domains: found 'rope/pages', expected two sets",
+        ),
+        (
+            lambda v: v["data"].update(domains="a, b,a"),
+            r"config.data.domains: found 'a, b,a', expected two .* each once",
+        ),
+        (lambda v: v["data"].update(domains="a,b,"), r"config.data.domains: found 'a,b,', expected two sets or more"),
+        (lambda v: v["data"].update(domains="a,b"), r"config.data.domains: found 'a,b' beside train, query or gallery"),
+        (
+            lambda v: (v["data"].update(domains="a,b", train="", query="", gallery=""), v["eval"].update(rerank=5)),
+            "config.data.domains: expected with config.model.ipd='off' and config.eval.rerank=0, found 'off' and 5",
+        ),
         (lambda v: v["model"].update(patch_size=5), r"config.model.image_size: found 16, expected a multiple"),
         (lambda v: v["model"].update(heads=3), r"config.model.width: found 32, expected a multiple of heads \(3\)"),
         (lambda v: v["model"].update(dtype="float16"), r"config.model.dtype: found 'float16'"),

@@ -52,6 +52,7 @@ class Result:
         subsets: {label, as "scale": {value, as "small": its score}}.
         num_unknown: {label: number of ranked queries whose value is unknown and which are in none of its subsets}.
         seconds: what the ranking took by the clock, compilation included; None = was not measured.
+        num_without_truth: how many more could have been queries, had they any ground truth; they are in no share.
     """
 
     score: Score
@@ -60,6 +61,7 @@ class Result:
     subsets: dict[str, dict[str, Score]]
     num_unknown: dict[str, int]
     seconds: float | None = None
+    num_without_truth: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The result as dicts, numbers and strings, ready for JSON."""
@@ -78,6 +80,7 @@ class Result:
             },
             num_unknown=dict(values["num_unknown"]),
             seconds=values.get("seconds"),
+            num_without_truth=values.get("num_without_truth", 0),
         )
 
 

@@ -5,10 +5,12 @@ import os
 import pathlib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from rice_jax.eval.metrics import Result, Score
 from rice_jax.eval.ranking import Ranking
+
+R = TypeVar("R")
 
 _MAX_NAME = 36  # columns of a terminal; the widest table then has 100
 
@@ -42,7 +44,7 @@ def table(results: Mapping[str, Result]) -> str:
     ]
     if any(map(_seconds, results.values())):
         header.append("seconds")
-    return "\n".join([_about(first), "", *_align(header, rows)])
+    return "\n".join([_about(first), "", *align(header, rows)])
 
 
 def subset_table(result: Result) -> str:
@@ -64,27 +66,55 @@ def subset_table(result: Result) -> str:
         ]
         if result.num_unknown[label]:
             rows.append(["  (unknown, in none)", str(result.num_unknown[label])])
-    return "\n".join(_align(["", "queries", *cutoffs, f"{cutoffs[0]} / chance"], rows)) if rows else ""
+    return "\n".join(align(["", "queries", *cutoffs, f"{cutoffs[0]} / chance"], rows)) if rows else ""
 
 
-def write_results(
-    path: str | os.PathLike, results: Mapping[str, Result], about: Mapping[str, Any] | None = None
-) -> None:
+def gallery_table(results: Mapping[str, Result]) -> str:
+    """A table of evaluations of queries and galleries of their own.
+
+    Args:
+        results: {row name: its result}, at least one, in the order of the rows, all with the same cutoffs.
+
+    Returns:
+        Lines of at most 100 columns, without a newline at the end; columns of queries that were not ranked and count
+        as misses, and of those without any truth, which do not count, only if there are some.
+    """
+    cutoffs = list(next(iter(results.values())).score.rank)
+    counts = {
+        "not ranked": {name: result.num_missing for name, result in results.items()},
+        "without truth": {name: result.num_without_truth for name, result in results.items()},
+    }
+    shown = [column for column, count in counts.items() if any(count.values())]
+    rows = [
+        [
+            name,
+            f"{result.score.num_queries:,}",
+            f"{result.galleries.max_size:,}",
+            *_percents(result.score.rank),
+            _times(result.score, cutoffs[0]),
+            *(f"{counts[column][name]:,}" for column in shown),
+        ]
+        for name, result in results.items()
+    ]
+    return "\n".join(align(["", "queries", "gallery", *cutoffs, f"{cutoffs[0]} / chance", *shown], rows))
+
+
+def write_results(path: str | os.PathLike, results: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
     """Writes evaluations as JSON, whole or not at all.
 
     Args:
         path: a file, usually `results.json`; replaced if it exists, its directory is made if it does not.
-        results: {row name: its result}.
+        results: {row name: its result}, a `Result` or what else has `to_dict`.
         about: what else a reader should know (checkpoint, step, data set), ready for JSON.
     """
     document = {"about": dict(about or {}), "results": {name: result.to_dict() for name, result in results.items()}}
-    _replace(path, [json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)])
+    replace_file(path, [json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)])
 
 
-def read_results(path: str | os.PathLike) -> dict[str, Result]:
-    """{row name: its result} of a file by `write_results`."""
+def read_results(path: str | os.PathLike, kind: type[R] = Result) -> dict[str, R]:
+    """{row name: its result} of a file by `write_results`; `kind` is the class of the results."""
     document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    return {name: Result.from_dict(values) for name, values in document["results"].items()}
+    return {name: kind.from_dict(values) for name, values in document["results"].items()}
 
 
 def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
@@ -94,7 +124,7 @@ def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
         path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is made if it does not.
         ranking: of the queries; a re-ranked one lists the images in their last order.
     """
-    _replace(
+    replace_file(
         path,
         (
             json.dumps(
@@ -140,7 +170,7 @@ def _seconds(result: Result) -> list[str]:
     return [] if result.seconds is None else [f"{result.seconds:,.1f}"]
 
 
-def _align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table: names to the left, numbers to the right, a rule under the header."""
     rows = [[_shorten(row[0]), *row[1:], *[""] * (len(header) - len(row))] for row in rows]
     widths = [max(_width(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -167,7 +197,7 @@ def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def _replace(path: str | os.PathLike, lines: Iterable[str]) -> None:
+def replace_file(path: str | os.PathLike, lines: Iterable[str]) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")

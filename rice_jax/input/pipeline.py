@@ -15,9 +15,12 @@ from jaxtyping import Float, Int, UInt8
 from rice_jax.config import DataConfig
 from rice_jax.input import transforms
 from rice_jax.input.boxes import ProductBoxes, stored_boxes
+from rice_jax.input.items import ItemPairs
 from rice_jax.input.source import Source, build_command
 from rice_jax.input.transforms import Box, Crop
 from rice_jax.types import DataError
+
+Rows = Source | ItemPairs
 
 WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 
@@ -40,7 +43,8 @@ def train_batches(
         `frame_mask` bool [b, T], True = a frame, False = padding (zeros), at least one True;
         `patch_mask` bool [b, T, N], True = a patch that shows the product, only where the settings ask for it;
         `image_key` int32 [b], equal for equal image ids; `index` int32 [b], row of the data set.
-        Its `close()` ends the threads and workers.
+        With `config.domains` an epoch holds every product once (`ItemPairs`): then `image_key` is equal for equal
+        products and `index` counts these. Its `close()` ends the threads and workers.
 
     Raises:
         FileNotFoundError: the data set is not there.
@@ -50,7 +54,7 @@ def train_batches(
     local_size = share(config.batch_size, process_index, process_count, "config.data.batch_size")
     boxes = ProductBoxes(config, config.train_boxes, ())
     features = ("clip_id", "image_id", "frames", "boxes", "image", *boxes.features)
-    source = Source(config.data_dir, config.train, features)
+    source = ItemPairs(config) if config.domains else Source(config.data_dir, config.train, features)
     if len(source) < config.batch_size:
         raise DataError(
             f"{source.directory}: found {len(source)} examples, expected at least one batch of {config.batch_size}; "
@@ -69,11 +73,11 @@ def eval_batches(
     process_count: int = 1,
     rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
-    """All queries or all gallery images once, in their order, or chosen ones, without anything random.
+    """All queries, gallery images or test items once, in their order, or chosen ones, without anything random.
 
     Args:
         config: what to read and how.
-        role: "query" yields videos, "gallery" images.
+        role: "query" yields videos, "gallery" images; one of `config.domain_names` its test items as videos.
         batch_size: global number of rows; the last batch is filled up with zeros.
         process_index: which share of each global batch to yield, 0..process_count - 1.
         process_count: processes that share a global batch; all get the same number of batches.
@@ -91,7 +95,7 @@ def eval_batches(
             cannot be decoded.
     """
     local_size = share(batch_size, process_index, process_count, "the evaluation's batch size")
-    example = {"query": _Query, "gallery": _GalleryImage}[role](config)
+    example = _Item(config, role) if role in config.domain_names else _EXAMPLES[role](config)
     num_rows = len(example.source)
     rows = range(num_rows) if rows is None else rows
     filling = range(num_rows, num_rows + -len(rows) % batch_size)
@@ -105,11 +109,11 @@ def image_key(image_id: bytes) -> np.int32:
 
 
 class TrainExample(grain.transforms.RandomMap):
-    def __init__(self, config: DataConfig, source: Source, boxes: ProductBoxes):
+    def __init__(self, config: DataConfig, source: Rows, boxes: ProductBoxes):
         self._config, self._source, self._product_boxes = config, source, boxes
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
-        row = self._source[index]
+        row = self._source.draw(index, rng)
         hue = transforms.random_hue(rng, self._config.pair_hue)
         image = _render(
             self._source, row, "image", row["image"], self._image_crop(rng), self._config, self._colour(rng, hue)
@@ -184,6 +188,13 @@ class _Query(grain.transforms.Map):
         }
 
 
+class _Item(_Query):
+    def __init__(self, config: DataConfig, name: str):
+        self._config = config
+        self._product_boxes = ProductBoxes(config, "", ())
+        self.source = Source(config.data_dir, name, ("item_id", "frames"), split="test")
+
+
 class _GalleryImage(grain.transforms.Map):
     def __init__(self, config: DataConfig):
         self._config = config
@@ -200,17 +211,20 @@ class _GalleryImage(grain.transforms.Map):
         return {"image": image, "index": np.int32(index), "mask": np.bool_(is_row)}
 
 
-def count_frames(source: Source, row: dict) -> int:
+_EXAMPLES = {"query": _Query, "gallery": _GalleryImage}
+
+
+def count_frames(source: Rows, row: dict) -> int:
     if not len(row["frames"]):
         raise DataError(
-            f"{source.directory}: row {row['index']} (clip_id {row['clip_id'].decode()}) has no frames. "
+            f"{source.directory}: row {row['index']} ({_ids(row)}) has no frames. "
             f"The builder leaves such clips out; build the data set again: {build_command(source.name)}"
         )
     return len(row["frames"])
 
 
 def render_frames(
-    source: Source,
+    source: Rows,
     row: dict,
     frames: Int[np.ndarray, " K"],
     crops: Sequence[Crop],
@@ -243,7 +257,7 @@ def _patch_mask(config: DataConfig, boxes: Sequence[Box | None], crops: Sequence
 
 
 def _render(
-    source: Source,
+    source: Rows,
     row: dict,
     picture: str,
     encoded: bytes,
@@ -254,11 +268,14 @@ def _render(
     try:
         return transforms.render(encoded, crop, config.image_size, colour)
     except OSError as error:
-        ids = ", ".join(f"{name} {row[name].decode()}" for name in ("clip_id", "image_id") if name in row)
         raise DataError(
-            f"{source.directory}: {picture} of row {row['index']} ({ids}) cannot be decoded: {error}. "
+            f"{source.directory}: {picture} of row {row['index']} ({_ids(row)}) cannot be decoded: {error}. "
             f"The builder leaves such pictures out; build the data set again: {build_command(source.name)}"
         ) from error
+
+
+def _ids(row: dict) -> str:
+    return ", ".join(f"{name} {row[name].decode()}" for name in ("clip_id", "image_id", "item_id") if name in row)
 
 
 def read(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterator:

@@ -16,7 +16,14 @@ class Source:
     Pictures stay the bytes that are on disk. A Source can be sent to another process.
     """
 
-    def __init__(self, data_dir: str, name: str, features: Sequence[str] | None = None, optional: Collection[str] = ()):
+    def __init__(
+        self,
+        data_dir: str,
+        name: str,
+        features: Sequence[str] | None = None,
+        optional: Collection[str] = (),
+        split: str | None = None,
+    ):
         """Opens a data set.
 
         Args:
@@ -24,17 +31,19 @@ class Source:
             name: data set below it, e.g. "lpr4m/train"; the newest version in there is read.
             features: names of the features to read; None = all.
             optional: further features, to read where the data set has them.
+            split: which one to read; None = the only one.
 
         Raises:
             FileNotFoundError: there is no such data set.
-            DataError: it has more than one split, or lacks a feature.
+            DataError: it lacks the split, or a feature, or has several splits of which none was named.
         """
         self.name = name
         self.directory = version_directory(data_dir, name)
         builder = tfds.builder_from_directory(self.directory)
-        if len(builder.info.splits) != 1:
-            raise DataError(f"{self.directory}: found the splits {list(builder.info.splits)}, expected exactly one")
-        (split,) = builder.info.splits
+        splits = list(builder.info.splits)
+        if len(splits) != 1 if split is None else split not in splits:
+            expected = "exactly one" if split is None else f"{split!r} among them"
+            raise DataError(f"{self.directory}: found the splits {splits}, expected {expected}")
         stored = builder.info.features
         if missing := sorted(set(features or ()) - set(stored)):
             raise DataError(
@@ -43,7 +52,8 @@ class Source:
             )
         chosen = stored if features is None else [*features, *(name for name in optional if name in stored)]
         self._features = tfds.features.FeaturesDict({feature: _encoded(stored[feature]) for feature in chosen})
-        self._records = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._records = builder.as_data_source(split or splits[0], deserialize_method=raw)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -52,6 +62,10 @@ class Source:
         if index >= len(self):
             raise IndexError(index)  # ends an iteration; the records themselves would raise a ValueError
         return self._features.deserialize_example_np(self._records[index]) | {"index": int(index)}
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict:
+        """The row itself: nothing is random about a pair that is stored as one (`ItemPairs` has others)."""
+        return self[index]
 
     def __iter__(self) -> Iterator[dict]:
         return map(self.__getitem__, range(len(self)))

@@ -47,8 +47,9 @@ def write_raw(
                     lines[1].append(f"{item},  {TEXT}{item} ")
                     pictures = range(num_pictures(domain, product))
                     for frame in pictures:
-                        picture = picture_of(domain, item, frame)
-                        write(raw_dir / domain / picture, jpeg(product, SIZE, noise=100 * int(item) + frame))
+                        noise = 10**6 * list(FILES).index(domain) + 100 * int(item) + frame
+                        picture = raw_dir / domain / picture_of(domain, item, frame)
+                        write(picture, jpeg(product, SIZE, noise=noise))
                     # Out of order, but for pages, whose order is that of the file.
                     for frame in pictures if domain == "pages" else sorted(pictures, key=lambda frame: frame % 3):
                         numbers = {"pages": [], "videos": [f"{80 * frame}"], "lives": [f"{1668122889829 + frame}"]}

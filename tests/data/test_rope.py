@@ -12,6 +12,7 @@ from data import builder, external_sort
 from data.build import main
 from data.external_sort import sort_lines
 from data.rope import items
+from tests import fixtures
 from tests.data.raw_img2dataset import download
 from tests.data.raw_rope import FILES, TEXT, edit, item_of, picture_of, product_of, write_raw
 from tests.data.test_movingfashion import Encoded, texts
@@ -331,3 +332,51 @@ def test_sorting_on_disk(tmp_path, monkeypatch):
     assert list(found) == sorted(lines)[2:]
     assert list(sort_lines(iter([]), tmp_path)) == []
     assert not list(tmp_path.iterdir())
+
+
+# The program
+
+
+def test_the_program_trains_on_pairs_and_evaluates_between_domains(tmp_path):
+    raw = write_raw(tmp_path / "raw", num_train=10, num_test=6)
+    for frame in range(12):  # of 16 * 3 items this one cannot be read
+        (raw / "lives" / picture_of("lives", item_of("lives", 14), frame)).unlink()
+    build(raw, tmp_path / "data", "--max_skipped_percent", "20")
+    overrides = dict(data__num_workers=0, model__dtype="float32", loss__pmd_weight=0, train__total_steps=3)
+    command = fixtures.command(tmp_path / "data", tmp_path / "run", config="configs/rope.py", **overrides)
+    done = fixtures.run(command)
+    assert done.returncode == 0, done.stderr
+    assert sorted(fixtures.losses(tmp_path / "run")) == [1, 2, 3]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["results"]
+    assert list(results) == ["before training", "after 3 steps"]
+    sizes = {
+        task: {
+            pair: (result["score"]["num_queries"], result["num_missing"], result["galleries"]["max_size"])
+            for pair, result in pairs.items()
+        }
+        for task, pairs in results["after 3 steps"].items()
+    }
+    # Six products with 1, 2, 1, 2, 1 and 2 items: 9 in each domain; the one that is missing is a miss, and so are
+    # those that look for it.
+    assert sizes == {
+        "retrieval": {
+            "pages to videos": (9, 0, 9),
+            "pages to lives": (9, 1, 8),
+            "videos to pages": (9, 0, 9),
+            "videos to lives": (9, 1, 8),
+            "lives to pages": (9, 1, 9),
+            "lives to videos": (9, 1, 9),
+        },
+        "one_shot": {
+            "pages to videos": (9, 0, 6),
+            "pages to lives": (9, 1, 5),
+            "videos to pages": (9, 0, 6),
+            "videos to lives": (9, 1, 5),
+            "lives to pages": (9, 1, 6),
+            "lives to videos": (9, 1, 6),
+        },
+    }
+    assert "pages-to-lives-one-shot" in done.stderr and "After 3 steps." in done.stdout
+    assert done.stdout.count("  lives to videos") == 0 and done.stdout.count("\nlives to videos ") == 2
+    again = fixtures.run([*command, "--mode=eval"])
+    assert again.returncode == 0 and again.stdout == done.stdout
