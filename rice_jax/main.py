@@ -17,8 +17,13 @@ from rice_jax import checkpoint
 from rice_jax.checkpoint import CheckpointError
 from rice_jax.config import Config, ConfigError, resolve
 from rice_jax.eval import domains, report
+from rice_jax.eval.detect import detection_evaluator, detection_table, write_detections
+from rice_jax.eval.draw import draw_clips
 from rice_jax.eval.retrieval import retrieval_evaluator, row_name
+from rice_jax.input.detection import detection_batches
+from rice_jax.input.pipeline import train_batches
 from rice_jax.mesh import create_mesh
+from rice_jax.train.detection import detection_step
 from rice_jax.train.loop import Evaluator, train
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_model, create_params, create_state, resume, start_from
@@ -30,7 +35,10 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
 MODE = flags.DEFINE_enum(
-    "mode", "train", ["train", "eval"], "train (and evaluate), or only evaluate the newest checkpoint."
+    "mode",
+    "train",
+    ["train", "eval", "detect"],
+    "train (and evaluate), only evaluate the newest checkpoint, or write a detector's boxes in config.data.detect.",
 )
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes; pods and Slurm need no further flag.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of the first process,")
@@ -51,12 +59,16 @@ def main(_) -> None:
 
 
 def run(config: Config, workdir: Path, mode: str) -> None:
-    """Trains or evaluates; see the flags."""
+    """Trains, evaluates or detects; see the flags."""
     mesh = create_mesh(config.mesh)
     logger.info("%d %s devices as %s", mesh.size, jax.default_backend(), dict(mesh.shape))
     graphdef = create_model(config.model, mesh)
     params = create_params(config.model, mesh, config.seed)
-    if config.data.domains:
+    if mode == "detect":
+        return detect(config, workdir, mesh, graphdef, params)
+    if config.model.detector:
+        evaluate = detection_evaluator(config, graphdef, params, mesh, workdir)
+    elif config.data.domains:
         evaluate = domains.domain_evaluator(config, graphdef, params, mesh, workdir)
     else:
         evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir, match_before_training=mode == "eval")
@@ -66,6 +78,8 @@ def run(config: Config, workdir: Path, mode: str) -> None:
         source, done = newest_weights(config, workdir)
         if config.eval.rerank:
             require_decoder(source, params)
+        if config.model.detector:
+            require_detector(source, params)
         evaluate(done, start_from(source, params, config.model))
     if jax.process_index() == 0:
         print_results(workdir, done, config)
@@ -84,9 +98,31 @@ def run_training(
         if newest is not None:
             logger.info("resuming %s from step %d", workdir, newest)
             state, position = resume(checkpoints, newest, state, config)
-        step = retrieval_step(graphdef, optimizer, config, mesh)
-        state = train(config, workdir, mesh, step, state, position, checkpoints, {"retrieval": evaluate})
+        if config.model.detector:
+            name, step, read = "detection", detection_step(graphdef, optimizer, config), detection_batches
+        else:
+            name, step, read = "retrieval", retrieval_step(graphdef, optimizer, config, mesh), train_batches
+        batches = read(config.data, position, jax.process_index(), jax.process_count())
+        state = train(config, workdir, mesh, step, state, batches, position, checkpoints, {name: evaluate})
     return int(state.step)
+
+
+def detect(config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, params: PyTree) -> None:
+    """Writes the boxes that a detector finds in a data set, and draws some."""
+    if not config.model.detector or not config.data.detect:
+        raise ConfigError(
+            "--mode=detect: expected a detector (config.model.detector.kind) and the data set to look at "
+            "(config.data.detect, e.g. lpr4m/query), found "
+            f"{config.model.detector and config.model.detector.kind!r} and {config.data.detect!r}"
+        )
+    source, step = newest_weights(config, workdir)
+    require_detector(source, params)
+    params = start_from(source, params, config.model)
+    directory = workdir / f"detections-{step}"
+    path = write_detections(config, graphdef, params, mesh, directory, source=f"{source} after {step} steps")
+    if jax.process_index() == 0:
+        draw_clips(config.data, path, config.eval.draw_clips, config.model.detector.num_boxes)
+        print(f"\n{path}")
 
 
 def newest_weights(config: Config, workdir: Path) -> tuple[Path, int]:
@@ -108,9 +144,21 @@ def require_decoder(source: Path, params: PyTree) -> None:
         )
 
 
+def require_detector(source: Path, params: PyTree) -> None:
+    """Refuses to look with a fresh detector: it would find nothing."""
+    expected = {f"detector/{name}" for name in flatten_dict(params["detector"], sep="/")}
+    if missing := sorted(expected - checkpoint.parameter_names(source)):
+        raise CheckpointError(
+            f"{source}: has no trained detector of this kind ({missing[0]} is missing); use the --config of a run that "
+            "trained one"
+        )
+
+
 def print_results(workdir: Path, step: int, config: Config) -> None:
     path = workdir / "results.json"
-    if config.data.domains:
+    if config.model.detector:
+        print(f"\n{detection_table(path)}")
+    elif config.data.domains:
         newest = report.read_results(path, domains.DomainResult).get(row_name(step))
         if newest:
             print(f"\n{row_name(step).capitalize()}.\n\n{domains.tables(newest)}")

@@ -9,28 +9,31 @@ from rice_jax.config import ConfigError, resolve
 from tests.settings import small_config, small_values
 
 FILES = ["lpr4m", "lpr750k", "movingfashion", "rope", "sample", "sample_pretrain"]
+DETECTORS = ["detector_frame", "detector_clip", "sample_detector"]
+PARENTS = {"sample_pretrain": "sample", "sample_detector": "sample", "detector_clip": "detector_frame"}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES + DETECTORS)
 def test_every_config_resolves_and_derives_nothing(name):
     values = importlib.import_module(f"configs.{name}").get_config().to_dict()
     config = resolve(values)
     assert "image_size" not in values["data"] and "seed" not in values["data"]
     assert config.data.image_size == config.model.image_size
-    roles = (config.data.train, config.data.query, config.data.gallery)
+    third = config.data.detect if name in DETECTORS else config.data.gallery
+    roles = (config.data.train, config.data.query, third)
+    assert (config.model.detector is not None) == (name in DETECTORS)
     assert not any(roles) if config.data.domains else all(roles)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES + DETECTORS)
 def test_no_config_repeats_a_default(name):
     """Every line of a file of differences changes something."""
     text = Path(importlib.import_module(f"configs.{name}").__file__).read_text()
     lines = [line.strip() for line in text.splitlines() if line.strip().startswith("config.")]
-    parent = "sample" if name == "sample_pretrain" else "base"
-    default = importlib.import_module(f"configs.{parent}").get_config()
+    default = importlib.import_module(f"configs.{PARENTS.get(name, 'base')}").get_config()
     for line in lines:
         changed = copy.deepcopy(default)
-        exec(line, {"config": changed})
+        exec(line, {"config": changed, "kind": "clip"})
         assert changed.to_dict() != default.to_dict(), line
 
 
@@ -40,6 +43,14 @@ def test_every_stage_of_the_sample_encoder_resolves():
     assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
     with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
         module.get_config("deep")
+
+
+def test_both_detectors_of_the_sample_resolve():
+    module = importlib.import_module("configs.sample_detector")
+    for kind in ("frame", "clip"):
+        assert resolve(module.get_config(kind).to_dict()).model.detector.kind == kind
+    with pytest.raises(ValueError, match="detector 'video': expected frame or clip"):
+        module.get_config("video")
 
 
 def test_domains_are_named_with_commas_between():

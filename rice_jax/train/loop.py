@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import grain
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -13,7 +14,6 @@ from jaxtyping import PyTree
 
 from rice_jax import checkpoint
 from rice_jax.config import Config
-from rice_jax.input.pipeline import train_batches
 from rice_jax.mesh import global_batch
 from rice_jax.train.log import RunLog
 from rice_jax.train.state import TrainState
@@ -30,6 +30,7 @@ def train(
     mesh: Mesh,
     step: Step,
     state: TrainState,
+    batches: grain.DatasetIterator,
     position: int,
     checkpoints: ocp.CheckpointManager,
     evaluators: Mapping[str, Evaluator],
@@ -42,6 +43,7 @@ def train(
         mesh: all devices.
         step: function of (state, batch); its metrics must hold `loss` and `accuracy`.
         state: fresh or restored; donated.
+        batches: this process's share of endless training batches, from that position on; closed at the end.
         position: training examples consumed before.
         checkpoints: where to save.
         evaluators: {name: function of (step, params)}, run before the first step, at the configured interval and after
@@ -54,7 +56,6 @@ def train(
         FloatingPointError: the loss is no finite number.
     """
     plan, first, batch_size = config.train, int(state.step), config.data.batch_size
-    batches = train_batches(config.data, position, jax.process_index(), jax.process_count())
     compiled = compile_step(step, state, mesh)
 
     def due(number: int, interval_steps: int) -> bool:

@@ -42,13 +42,20 @@ def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformati
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         loss = lambda params: retrieval_loss(graphdef, params, batch, config.loss, num_shards, dropout_key)  # noqa: E731
-        (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
-        return TrainState(state.step + 1, params, optimizer_state), metrics
+        return update(state, optimizer, loss)
 
     return step
+
+
+def update(
+    state: TrainState, optimizer: optax.GradientTransformation, loss: Callable[[PyTree], tuple[Array, Metrics]]
+) -> tuple[TrainState, Metrics]:
+    """One step down a loss of the parameters; its metrics get the `gradient_norm`."""
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics["gradient_norm"] = optax.global_norm(gradients)
+    return TrainState(state.step + 1, params, optimizer_state), metrics
 
 
 def retrieval_loss(

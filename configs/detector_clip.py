@@ -1,0 +1,19 @@
+"""The multi-frame detector of the intended product on LPR4M: as the single-frame one, over a clip's frames together.
+
+    python -m rice_jax.main --config=configs/detector_clip.py --workdir=runs/detector_clip \
+        --config.model.init_from=runs/lpr4m
+
+It may start from a single-frame detector too, all of whose weights it has. Its frames share one crop and flip, so that
+what moves in a window moves in the clip. Hardware: any. Score: not yet run.
+"""
+
+from configs import detector_frame
+
+
+def get_config():
+    config = detector_frame.get_config()
+    config.data.num_frames = 10
+    config.data.cut_tail = True
+    config.data.crop = "video"
+    config.model.detector.kind = "clip"
+    return config
