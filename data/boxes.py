@@ -58,7 +58,7 @@ def relative_box(box: Box, units: str, size: tuple[int, int], where: str) -> tfd
 
     Raises:
         FormatError: the box is in the other unit.
-        Unusable: the box leaves the frame by more than OUTSIDE_TOLERANCE of its side.
+        Unusable: the box leaves the frame by more than OUTSIDE_TOLERANCE of its side, or has no area.
     """
     if any(box) and detect_units([box]) != units:
         raise FormatError(
@@ -72,4 +72,6 @@ def relative_box(box: Box, units: str, size: tuple[int, int], where: str) -> tfd
     if min(x1, y1) < -OUTSIDE_TOLERANCE or max(x2, y2) > 1 + OUTSIDE_TOLERANCE:
         raise Unusable("outside the frame")
     x1, y1, x2, y2 = (min(max(x, 0.0), 1.0) for x in (x1, y1, x2, y2))
+    if any(box) and (x1 == x2 or y1 == y2):
+        raise Unusable("no area")
     return tfds.features.BBox(ymin=y1, xmin=x1, ymax=y2, xmax=x2)

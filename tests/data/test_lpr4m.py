@@ -233,6 +233,7 @@ def test_the_dummy_data_shows_the_layout(tmp_path):
         (2, "print(1)", r"part_00\.txt:2 column 2 \(boxes\): found 'print\(1\)'"),
         (2, "[[1, 2, 3, 4]]", r"part_00\.txt:2 column 2 \(boxes\): found 1 boxes for 3 frames, expected one per frame"),
         (2, "[[1, 2, 3], [1, 2, 3], 4]", r"part_00\.txt:2 .*expected four numbers"),
+        (2, "[[NaN, 2, 3, 4], [0,0,0,0], [0,0,0,0]]", r"part_00\.txt:2 .*expected four numbers"),
         (2, "[[9, 2, 3, 4], [0,0,0,0], [0,0,0,0]]", r"part_00\.txt:2 .*box \[9, 2, 3, 4\], expected .*x2 ≥ x1"),
         (2, "[[0.1, 0.2, 0.3, 0.4], [0,0,0,0], [0,0,0,0]]", r"part_00\.txt:2: .*unit of the file, pixels"),
         (4, "pictures/1.jpg", r"part_00\.txt:2 column 4: found 'pictures/1.jpg', expected an image path in rows of 13"),
@@ -451,6 +452,35 @@ def test_units_follow_from_the_largest_coordinate():
         relative_box((0.1, 0.2, 0.3, 1.06), "normalised", (27, 48), "x")
     with pytest.raises(FormatError, match="expected a box in the unit of the file, normalised"):
         relative_box((1, 2, 3, 4), "normalised", (27, 48), "x")
+    assert relative_box((0, 0, 0, 0), "pixels", (27, 48), "x") == (0, 0, 0, 0)
+    for line in ((3, 5, 3, 9), (3, 5, 9, 5), (27, 5, 28, 9)):
+        with pytest.raises(Unusable, match="no area"):
+            relative_box(line, "pixels", (27, 48), "x")
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ("[0.5, 0.1, 0.4, 0.2]", "x2 ≥ x1"),
+        ("[NaN, 0.1, 0.4, 0.2]", "expected four numbers"),
+        ("[10, 20, 20, 30]", "expected a box in the unit of the file, pixels"),  # which the others then are not
+    ],
+)
+def test_a_wrong_box_of_the_test_file_is_named(tmp_path, box, message):
+    raw = write_raw(tmp_path / "raw")
+    (file,) = raw.glob("test_frameid2gtbox_*.json")
+    file.write_text(file.read_text().replace("[0.1, 0.2, 0.6, 0.8]", box, 1))
+    with pytest.raises(SystemExit, match=message):
+        build(raw, tmp_path / "data", "--configs", "detection_test")
+
+
+def test_a_frame_with_a_box_outside_or_without_area_is_left_out_for_a_detector(tmp_path):
+    raw = write_raw(tmp_path / "raw", frames_per_clip=lambda clip: 4)
+    edit_row(raw, 0, column=2, text="[[3, 6, 24, 36], [9, 9, 9, 9], [0, 0, 54, 48], [0, 0, 0, 0]]")
+    build(raw, tmp_path / "data", "--configs", "detection_train", "--max_skipped_percent", "20")
+    assert len(open_set(tmp_path / "data", "detection_train")[0][0]["frames"]) == 1
+    reasons = [line["reason"] for line in report_of(tmp_path / "data", "detection_train")]
+    assert reasons == ["no area", "outside the frame"]
 
 
 @pytest.mark.parametrize(
