@@ -10,8 +10,8 @@ from data.build import main as build
 from tests.data.raw_lpr4m import write_raw
 
 ROOT = Path(__file__).parents[1]
-# Overrides that make a run of seconds.
-TINY = {
+# Overrides of sizes and lengths that make a run of seconds.
+SIZES = {
     "data.batch_size": 8,
     "data.num_frames": 3,
     "data.resize": 20,
@@ -23,27 +23,37 @@ TINY = {
     "model.heads": 2,
     "model.embed_dim": 16,
     "model.pmd.num_heads": 2,
-    "loss.pmd_weight": 1.0,
-    "model.init_from": "",
-    "optimizer.encoder_learning_rate": 1e-3,
     "optimizer.warmup_steps": 2,
     "train.total_steps": 6,
     "train.log_interval_steps": 2,
     "train.checkpoint_interval_steps": 2,
     "eval.batch_size": 8,
 }
+# With these `configs/sample.py` trains all losses, from random weights, and they change.
+TINY = SIZES | {
+    "loss.pmd_weight": 1.0,
+    "model.init_from": "",
+    "optimizer.encoder_learning_rate": 1e-3,
+}
 
 
-def build_shop(directory: Path) -> Path:
-    """Writes raw LPR4M files and builds their data sets; returns the directory that holds them."""
-    write_raw(directory / "raw", num_train=24)
+def build_shop(directory: Path, num_columns: int = 11) -> Path:
+    """Writes raw LPR4M files and builds their data sets; returns the directory that holds them.
+
+    Args:
+        directory: for the raw files and the data sets.
+        num_columns: of the training rows; 13 = the subset's layout.
+    """
+    write_raw(directory / "raw", num_columns=num_columns, num_train=24)
     build(["lpr4m", "--raw_dir", str(directory / "raw"), "--data_dir", str(directory / "built")])
     return directory / "built"
 
 
-def command(data_dir: Path, workdir: Path, *flags: str, config: str = "configs/sample.py", **overrides) -> list[str]:
+def command(
+    data_dir: Path, workdir: Path, *flags: str, config: str = "configs/sample.py", tiny: dict = TINY, **overrides
+) -> list[str]:
     """The front door's command line on a tiny shop; `data__batch_size=4` overrides one setting."""
-    settings = TINY | {"data.data_dir": data_dir} | {key.replace("__", "."): value for key, value in overrides.items()}
+    settings = tiny | {"data.data_dir": data_dir} | {key.replace("__", "."): value for key, value in overrides.items()}
     values = [f"--config.{key}={value}" for key, value in settings.items()]
     return [sys.executable, "-m", "rice_jax.main", f"--config={config}", f"--workdir={workdir}", *values, *flags]
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.fixtures import command, losses, run, start
+from tests.fixtures import SIZES, build_shop, command, losses, run, start
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,20 @@ def test_trains_evaluates_and_reports(reference):
     assert list((workdir / "tensorboard").iterdir())
     rankings = (workdir / "rankings.jsonl").read_text().splitlines()
     assert len(rankings) == document["results"]["after 6 steps"]["score"]["num_queries"]
+
+
+@pytest.mark.parametrize(("config", "num_columns"), [("lpr4m", 11), ("lpr750k", 13)])
+def test_the_published_configs_need_only_paths_and_sizes(tmp_path, config, num_columns):
+    data_dir = build_shop(tmp_path / "data", num_columns)
+    small = dict(config=f"configs/{config}.py", tiny=SIZES, data__num_workers=0, train__total_steps=3)
+    result = run(command(data_dir, tmp_path / "run", **small))
+    assert result.returncode == 0, result.stderr
+    assert sorted(losses(tmp_path / "run")) == [1, 2, 3]
+    document = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(document["results"]) == ["before training", "after 3 steps"]
+    result = document["results"]["after 3 steps"]
+    assert result["score"]["num_queries"] == 4
+    assert result["galleries"] == {"num": 2, "min_size": 4, "mean_size": 4.0, "max_size": 4}
 
 
 def test_a_finished_run_can_be_run_again_and_evaluated(reference, shop):
