@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-RUN_BYTES = 64 * 2**20  # of lines in memory at a time
+RUN_BYTES = 16 * 2**20  # of lines in memory at a time
 MAX_OPEN_RUNS = 128
 
 
