@@ -22,5 +22,11 @@ prepare_sample() {
         python -m rice_jax.convert.clip data/sample/encoder "$encoder"
     fi
 }
+
+# prepare_detection SEED: after prepare_sample, the data sets of a detector too.
+prepare_detection() {
+    python data/build.py lpr4m --raw_dir "data/raw/sample-$1/train" --data_dir "$built" --configs detection_train
+    python data/build.py lpr4m --raw_dir "data/raw/sample-$1/test" --data_dir "$built" --configs detection_test
+}
 # XLA leaves the second core half idle with such small matrices; two devices of one core each train 1.6 times as fast.
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Both detectors on the sample shop, with three seeds each: trains them, evaluates them on products never seen beside a
+# baseline, and lets the multi-frame one look at the training and the query set, as config.model.ipd=detector needs it.
+#
+#   scripts/detectors.sh [--config.x.y=z …]      the same settings for all; SEEDS="0 1 2" chooses the seeds
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+source scripts/sample.sh
+out=runs/detectors
+
+for seed in ${SEEDS:-0 1 2}; do
+    prepare_sample "$seed"
+    prepare_detection "$seed"
+    for kind in frame clip; do
+        run=(python -m rice_jax.main --config=configs/sample_detector.py:$kind --workdir="$out/$kind-$seed"
+            --config.seed="$seed" --config.data.data_dir="$built" --config.model.init_from="$encoder" "$@")
+        "${run[@]}"
+    done
+    "${run[@]}" --mode=detect --config.data.detect=lpr4m/train
+    "${run[@]}" --mode=detect --config.data.detect=lpr4m/query --config.eval.draw_clips=12
+done
