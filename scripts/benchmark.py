@@ -1,20 +1,31 @@
-"""Says what a training step costs, by compiling it for one CPU device without running it.
+"""Says what a training step costs, by compiling it for one CPU device without running it, and how fast data is made.
 
     python scripts/benchmark.py flops [--config.data.batch_size=16 …]
     python scripts/benchmark.py memory [--config.data.num_frames=4 …]
+    python scripts/benchmark.py data [--cores=N] [--clips=1500] [--rounds=5] [--seconds=5] [--config.data.resize=288 …]
 
 `flops` counts the operations of our step, of the least that RICE needs, and of a step that matches as the reference
-does. `memory` says what a step needs beside its state and batch, with and without recomputing activations.
+does. `memory` says what a step needs beside its state and batch, with and without recomputing activations. Settings are
+those of `configs/base.py`, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in the naive
+step, and in float32, which is what a CPU computes in. Either takes about a minute of one core.
 
-Settings are those of `configs/base.py`, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in
-the naive step, and in float32, which is what a CPU computes in. Either takes about a minute of one core.
+`data` makes what a download of LPR4M leaves: rows of 118 frames, and pictures of 256 pixels and quality 95 in
+img2dataset's tars, both from simulated clips. It measures on N cores, all by default,
+- how many pictures are indexed, and clips built, by `data/build.py` with one worker and with N, less its start;
+- how many pictures the training input of `configs/lpr4m.py` makes with N workers of one thread, in small batches,
+  beside Pillow decoding the same pictures in N processes, to RGB and nothing else: bare decoding, the yardstick. Pillow
+  that also squashes each to the model's size, after a draft where one would do, shows what share resizing has;
+and works out the hours of a whole build and the cores that keep a v5e-8 busy. Bare decoding, resizing and input take
+turns, and ratios are medians over the rounds. Files are read from the page cache. It takes minutes, 1 GB of TMPDIR and
+Linux, which can keep processes on N cores.
 """
 
 import argparse
 import ast
+import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
@@ -46,16 +57,22 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="flops|memory")
-    for command in (flops, memory):
-        commands.add_parser(command.__name__, description=command.__doc__).set_defaults(command=command)
+    commands = parser.add_subparsers(required=True, metavar="flops|memory|data")
+    for command in (flops, memory, data):
+        subparser = commands.add_parser(command.__name__, description=command.__doc__)
+        subparser.set_defaults(command=command)
+    subparser.add_argument("--cores", type=_positive(int), help="use so many (default: all)")
+    subparser.add_argument("--clips", type=_positive(int), default=1500, help="simulated clips (default: 1500)")
+    subparser.add_argument("--rounds", type=_positive(int), default=5, help="measure each so often (default: 5)")
+    subparser.add_argument("--seconds", type=_positive(float), default=5.0, help="decode and read so long (default: 5)")
     args, rest = parser.parse_known_args(arguments)
     if wrong := [flag for flag in rest if not re.fullmatch(r"--config\.[\w.]+=.+", flag)]:
         parser.error(f"found {' '.join(wrong)}, expected --config.x.y=value")
     overrides = dict(flag.removeprefix("--config.").split("=", 1) for flag in rest)
+    options = vars(args)
     jax.config.update("jax_platforms", "cpu")
     try:
-        args.command({name: _literal(value) for name, value in overrides.items()})
+        options.pop("command")({name: _literal(value) for name, value in overrides.items()}, **options)
     except (ConfigError, KeyError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -96,6 +113,20 @@ def memory(overrides: Mapping) -> None:
         needed = compiled_step(settings({**overrides, "model.remat": remat})).memory_analysis()
         sizes = (needed.argument_size_in_bytes, needed.temp_size_in_bytes)
         print(f"{f'model.remat={remat}':20}" + "".join(f"{size / 2**30:18.3f}" for size in sizes))
+
+
+def data(overrides: Mapping, *, cores: int | None, clips: int, rounds: int, seconds: float) -> None:
+    """Measures the speed of building LPR4M and of the training input, beside that of bare JPEG decoding."""
+    from scripts import data_speed  # TFDS and pyarrow take seconds to import
+
+    own = sorted(os.sched_getaffinity(0))
+    used = own[:cores]
+    os.sched_setaffinity(0, used)  # of the processes to come, too
+    try:
+        speeds, config = data_speed.measure(len(used), clips, rounds, seconds, overrides)
+    finally:
+        os.sched_setaffinity(0, own)
+    print(data_speed.report(speeds, sum(least_operations(config).values()) / config.data.batch_size))
 
 
 def settings(overrides: Mapping) -> Config:
@@ -254,6 +285,15 @@ class NaiveRice(Rice):
             x, attention = cross_block(x, *cross_block.keys_values(video_tokens), token_mask)
             maps.append(attention)
         return x, jnp.concatenate(maps, axis=1)
+
+
+def _positive(kind: type) -> Callable[[str], float]:
+    def positive(text: str) -> float:
+        if (value := kind(text)) <= 0:
+            raise argparse.ArgumentTypeError(f"found {text}, expected more than 0")
+        return value
+
+    return positive
 
 
 def _literal(value: str):

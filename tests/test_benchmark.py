@@ -1,3 +1,4 @@
+import math
 import re
 
 import jax
@@ -8,7 +9,7 @@ from flax import nnx
 from rice_jax.models.rice import Rice
 from rice_jax.train.state import create_params
 from rice_jax.train.steps import retrieval_loss
-from scripts import benchmark
+from scripts import benchmark, data_speed
 from tests.settings import small_config
 from tests.train.test_steps import batch, mesh_of
 
@@ -78,3 +79,46 @@ def test_bad_settings(capsys, flag, expected):
     with pytest.raises(SystemExit) as stopped:
         benchmark.main(["flops", flag])
     assert expected in f"{stopped.value}{capsys.readouterr().err}"
+
+
+SPEEDS = data_speed.Speeds(
+    cores=2,
+    indexed=10_000.0,
+    built_by_one=60.0,
+    built_by_all=100.0,
+    pictures_per_pair=8.75,
+    decoded=[1000.0, 2000.0, 4000.0],
+    resized=[500.0, 1600.0, 2000.0],
+    read=[800.0, 1000.0, 1200.0],
+)
+
+
+def test_what_follows_from_the_speeds():
+    assert data_speed.ratio(SPEEDS.read, SPEEDS.decoded) == 0.5, "of 0.8, 0.5 and 0.3, not of the medians' ratio"
+    index, clips = data_speed.build_hours(SPEEDS, 20)
+    assert index == pytest.approx(473_402_226 / 200_000 / 3600)
+    assert clips == pytest.approx(4_013_617 / 1000 / 3600)
+    assert data_speed.pairs_per_second(0.4 * 197e12) == 8
+    report = data_speed.report(SPEEDS, 315.2e9)
+    assert "takes 2,000 pairs and 17,500 pictures a second (8.75 a pair): 35 cores" in report
+    assert re.search(r"training input +1000 +500 +0.50\n", report)
+    assert re.search(r"\n16 +0.8 +1.4\n", report)
+
+
+def test_data_is_measured(capsys):
+    small = ["--config.data.batch_size=4", "--config.data.num_workers=0", "--config.model.image_size=32"]
+    benchmark.main(["data", "--clips=24", "--rounds=1", "--seconds=0.1", "--cores=1", *small])
+    out = capsys.readouterr().out
+    for name in ("pictures indexed", "bare decoding", "decoding and resizing", "training input"):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"{name}  ")]
+        assert all(float(number) > 0 for number in line.removeprefix(name).split()), line
+    (pictures_per_pair,) = map(float, re.findall(r"\((.+) a pair\)", out))
+    assert 7 < pictures_per_pair < 10, "an image and 1 to 10 frames, 7.75 on average"
+
+
+def test_too_few_clips_to_tell_the_speed_of_a_build(tmp_path, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(data_speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(data_speed.subprocess, "run", lambda *args, **kwargs: None)
+    speed = data_speed._build_speed(tmp_path, tmp_path, tmp_path, difference=10, workers=1, rounds=2)
+    assert math.isnan(speed)
