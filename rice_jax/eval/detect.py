@@ -19,7 +19,8 @@ from rice_jax.config import Config, DataConfig
 from rice_jax.eval import coco, report
 from rice_jax.eval.embed import compile_rows, compute_rows
 from rice_jax.eval.retrieval import row_name
-from rice_jax.input.detection import clip_windows, frame_boxes, frame_id, window_batches
+from rice_jax.input.boxes import frame_boxes
+from rice_jax.input.detection import clip_windows, frame_id, window_batches
 from rice_jax.input.index import read_metadata
 from rice_jax.input.source import Source
 from rice_jax.mesh import global_batch

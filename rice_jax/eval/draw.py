@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rice_jax.config import DataConfig
-from rice_jax.input.detection import frame_boxes
+from rice_jax.input.boxes import frame_boxes
 from rice_jax.input.source import Source
 
 logger = logging.getLogger(__name__)

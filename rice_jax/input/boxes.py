@@ -14,19 +14,25 @@ from rice_jax.types import DataError
 
 
 def stored_boxes(row: dict) -> list[Box | None]:
-    """The boxes that a data set holds of a row's frames, one per frame or None.
+    """The intended product's box in each of a row's frames, or None; `row` as of `frame_boxes`."""
+    return [boxes[0] if boxes else None for boxes in frame_boxes(row)]
+
+
+def frame_boxes(row: dict) -> list[list[Box]]:
+    """All boxes that a data set holds of each of a row's frames, the intended product's first.
 
     Args:
         row: of a data set with `boxes` [n, 4] (top, left, bottom, right, as TFDS stores them), in shares of the frame.
             Training rows have one per frame, all zeros = none. Queries have any number, `box_frame` [n] tells the frame
-            of each; the first of a frame is the intended product's.
+            of each. Without `boxes` no frame has one. A box without area is none.
     """
-    boxes: list[Box | None] = [None] * len(row["frames"])
-    frames = row["box_frame"] if "box_frame" in row else range(len(boxes))
-    for frame, (top, left, bottom, right) in zip(frames, map(np.ndarray.tolist, row["boxes"]), strict=True):
-        if boxes[frame] is None and left < right and top < bottom:
-            boxes[frame] = Box(left, top, right, bottom)
-    return boxes
+    found: list[list[Box]] = [[] for _ in row["frames"]]
+    boxes = row.get("boxes", ())
+    frames = row.get("box_frame", range(len(boxes)))
+    for frame, (top, left, bottom, right) in zip(frames, map(np.ndarray.tolist, boxes), strict=True):
+        if left < right and top < bottom:
+            found[frame].append(Box(left, top, right, bottom))
+    return found
 
 
 class ProductBoxes:

@@ -12,7 +12,7 @@ from jaxtyping import Int32
 
 from rice_jax.config import DataConfig
 from rice_jax.input import pipeline, transforms
-from rice_jax.input.boxes import ProductBoxes
+from rice_jax.input.boxes import ProductBoxes, frame_boxes
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import Box, Crop
 from rice_jax.types import DataError
@@ -102,21 +102,6 @@ def window_batches(
     rows = len(windows) + -len(windows) % batch_size
     examples = grain.MapDataset.range(rows).map(_Window(config, name, windows))
     return pipeline.read(examples.batch(local_size)[process_index::process_count], config)
-
-
-def frame_boxes(row: dict) -> list[list[Box]]:
-    """The boxes of each frame of a row, the intended product's first; those without area are left out.
-
-    Args:
-        row: with `boxes` [n, 4] (top, left, bottom, right, as TFDS stores them) and `box_frame` [n], the frame of each;
-            without the latter there is one per frame, all zeros = none. Without `boxes` no frame has one.
-    """
-    boxes: list[list[Box]] = [[] for _ in row["frames"]]
-    frames = row.get("box_frame", range(len(boxes)))
-    for frame, (top, left, bottom, right) in zip(frames, row.get("boxes", ()), strict="boxes" in row):
-        if left < right and top < bottom:
-            boxes[frame].append(Box(float(left), float(top), float(right), float(bottom)))
-    return boxes
 
 
 def frame_id(encoded: np.ndarray) -> str:

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from rice_jax.input.boxes import ProductBoxes, stored_boxes
+from rice_jax.input.boxes import ProductBoxes, frame_boxes, stored_boxes
 from rice_jax.input.transforms import Box
 from rice_jax.types import DataError
 
@@ -25,6 +25,16 @@ def test_the_data_sets_own_boxes():
     query = {"frames": "abc", "boxes": boxes, "box_frame": np.array([2, 2, 0])}
     assert stored_boxes(query) == [Box(0, 0, 0.5, 0.5), None, Box(0.5, 0.5, 1, 1)], "the first of each frame"
     assert stored_boxes({"frames": "ab", "boxes": np.zeros((0, 4)), "box_frame": np.zeros(0, int)}) == [None, None]
+
+
+def test_all_boxes_of_a_frame():
+    frames = [b""] * 3
+    box, point = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.5, 0.5, 0.5, 0.5])
+    assert frame_boxes({"frames": frames}) == [[], [], []]
+    parallel = frame_boxes({"frames": frames, "boxes": np.stack([box, np.zeros(4), point])})
+    assert parallel == [[(0.2, 0.1, 0.4, 0.3)], [], []]
+    listed = frame_boxes({"frames": frames, "boxes": np.stack([box, point, box]), "box_frame": [2, 2, 2]})
+    assert listed == [[], [], [(0.2, 0.1, 0.4, 0.3)] * 2]
 
 
 def test_the_best_box_of_a_file(tmp_path, config):

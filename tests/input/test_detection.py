@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from rice_jax.input.detection import clip_windows, detection_batches, frame_boxes, frame_id, window_batches
+from rice_jax.input.detection import clip_windows, detection_batches, frame_id, window_batches
 from rice_jax.types import DataError
 
 SIZE = (120, 160)  # width, height
@@ -176,16 +176,6 @@ def test_processes_share_the_windows(settings):
     for batch, *parts in zip(whole, *shares, strict=True):
         for name, value in batch.items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), value)
-
-
-def test_boxes_of_any_data_set():
-    frames = [b""] * 3
-    box, point = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.5, 0.5, 0.5, 0.5])
-    assert frame_boxes({"frames": frames}) == [[], [], []]
-    parallel = frame_boxes({"frames": frames, "boxes": np.stack([box, np.zeros(4), point])})
-    assert parallel == [[(0.2, 0.1, 0.4, 0.3)], [], []]
-    listed = frame_boxes({"frames": frames, "boxes": np.stack([box, point, box]), "box_frame": [2, 2, 2]})
-    assert listed == [[], [], [(0.2, 0.1, 0.4, 0.3)] * 2]
 
 
 def test_errors(settings):
