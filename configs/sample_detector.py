@@ -3,7 +3,7 @@
     scripts/detectors.sh
 
 Frames without the product are in the evaluation only; `--config.data.train=lpr4m/train` trains on some too. Hardware: 2
-CPU cores, a step costs 2.3 seconds of one core, so about 10 minutes each. Score: not yet run.
+CPU cores, 0.9 seconds a step, so about 8 minutes each. Score: not yet run.
 """
 
 from configs import sample

@@ -4,6 +4,7 @@
 #
 #   scripts/detectors.sh [--config.x.y=z …]      the same settings for all; SEEDS="0 1 2" chooses the seeds
 set -euo pipefail
+export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}  # one already keeps two cores busy here
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/detectors
