@@ -95,6 +95,7 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_interval_steps = 500
     config.train.eval_interval_steps = 0
     config.train.keep_checkpoints = 2
+    config.train.grad_cache_chunks = 1
 
     config.eval = ConfigDict()
     config.eval.batch_size = 128

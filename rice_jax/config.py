@@ -151,6 +151,9 @@ class TrainConfig:
     checkpoint_interval_steps: int
     eval_interval_steps: int  # 0 = only before the first step and after the last
     keep_checkpoints: int
+    # Encode a batch in so many parts, one after the other and each again for its gradients, for batches whose
+    # activations do not fit together: the same losses and gradients from about a third more compute. 1 = at once.
+    grad_cache_chunks: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -394,6 +397,16 @@ def _check(config: Config) -> None:
         ),
         (
             min(config.eval.batch_size, config.eval.num_frames) > 0,
+        (
+            train.grad_cache_chunks > 0 and data.batch_size % max(train.grad_cache_chunks, 1) == 0,
+            f"config.train.grad_cache_chunks: found {train.grad_cache_chunks}, expected 1 or more, and a divisor of "
+            f"config.data.batch_size ({data.batch_size})",
+        ),
+        (
+            not detector or train.grad_cache_chunks == 1,
+            f"config.train.grad_cache_chunks: found {train.grad_cache_chunks}, expected 1 with "
+            f"config.model.detector.kind={detector and detector.kind!r}: use a smaller batch instead",
+        ),
             f"config.eval.batch_size and num_frames: found {config.eval.batch_size} and {config.eval.num_frames}, "
             "expected 1 or more",
         ),

@@ -142,6 +142,9 @@ def test_a_loss_without_weight_leaves_its_module_out_and_unchecked():
         (lambda v: v["eval"].update(min_score=2), r"config.eval.min_score and draw_clips: found 2.0 and 0"),
         (lambda v: v["train"].update(total_steps=2), r"config.train.total_steps: found 2, expected more than"),
         (lambda v: v["train"].update(log_interval_steps=0), r"config.train: log_interval_steps"),
+        (lambda v: v["train"].update(grad_cache_chunks=0), r"grad_cache_chunks: found 0, expected 1 or more, and a"),
+        (lambda v: v["train"].update(grad_cache_chunks=3), r"grad_cache_chunks: found 3, .* of config.data.batch_size"),
+        (lambda v: detector(v) or v["train"].update(grad_cache_chunks=2), r"found 2, expected 1 with .*='frame'"),
     ],
 )
 def test_bad_settings(change, message):

@@ -1,6 +1,6 @@
 """Training steps: functions of (state, batch) that the loop runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shar
 from rice_jax.losses.reconstruction import reconstruction_loss
 from rice_jax.mesh import BATCH, parameter_shardings, replicated
 from rice_jax.train.state import TrainState
-from rice_jax.types import Batch
+from rice_jax.types import Batch, Embeddings, Tokens
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -30,7 +30,7 @@ def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformati
         with their own video), logit_scale, gradient_norm.
 
     Raises:
-        ConfigError: a device holds too few pairs to find negatives among them.
+        ConfigError: a device holds too few pairs to find negatives among them, or has no equal part of every chunk.
     """
     num_shards = mesh.size if config.loss.negatives == "device" else 1
     if config.model.pmd and config.data.batch_size // num_shards <= config.loss.num_negatives:
@@ -38,10 +38,18 @@ def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformati
             f"config.loss.negatives='device': found {config.data.batch_size} pairs on {mesh.size} devices, expected "
             f"more than config.loss.num_negatives ({config.loss.num_negatives}) on each; use a larger batch or 'batch'"
         )
+    num_chunks = config.train.grad_cache_chunks
+    if num_chunks > 1 and config.data.batch_size % (num_chunks * mesh.size):
+        raise ConfigError(
+            f"config.train.grad_cache_chunks: found {num_chunks} chunks of {config.data.batch_size} pairs, expected "
+            f"chunks that divide over {mesh.size} devices"
+        )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        loss = lambda params: retrieval_loss(graphdef, params, batch, config.loss, num_shards, dropout_key)  # noqa: E731
+        loss = lambda params: retrieval_loss(  # noqa: E731
+            graphdef, params, batch, config.loss, num_shards, dropout_key, num_chunks
+        )
         return update(state, optimizer, loss)
 
     return step
@@ -65,6 +73,7 @@ def retrieval_loss(
     config: LossConfig,
     num_shards: int = 1,
     dropout_key: Array | None = None,
+    num_chunks: int = 1,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Total loss over the global batch, and what is reported of it.
 
@@ -75,10 +84,11 @@ def retrieval_loss(
         config: weights of the losses and choice of negatives.
         num_shards: equal parts of the batch; negatives come from an image's own part.
         dropout_key: for the decoder's attention; None = no dropout.
+        num_chunks: see `encode_in_chunks`; the losses see the global batch, whatever it is.
     """
     model = nnx.merge(graphdef, params)
     frame_mask, patch_mask = batch["frame_mask"], batch.get("patch_mask")
-    (image, video), tokens = model(batch["image"], batch["video"], frame_mask, patch_mask)
+    (image, video), tokens = encode_in_chunks(graphdef, params, batch, num_chunks, with_tokens=config.pmd_weight > 0)
     negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
     logit_scale = model.logit_scale[...]
     loss = icl = contrastive_loss(image, video, logit_scale, negative_mask)
@@ -106,6 +116,40 @@ def retrieval_loss(
             loss += config.pfr_weight * pfr
             metrics["pfr"] = pfr
     return loss, {"loss": loss, **metrics}
+
+
+def encode_in_chunks(
+    graphdef: nnx.GraphDef, params: PyTree, batch: Batch, num_chunks: int, *, with_tokens: bool
+) -> tuple[Embeddings, Tokens | None]:
+    """Encodes pairs in chunks, one after the other, which are encoded again when gradients are asked for.
+
+    What is held at once are the activations of one chunk, and of the whole batch what is returned, which is a hundredth
+    of them; so a loss over the global batch costs the memory of a chunk.
+
+    Args:
+        graphdef: of the model.
+        params: of the model.
+        batch: global.
+        num_chunks: 1 = everything at once. Else a chunk takes every so manieth row, so that of every device's rows, and
+            nothing is moved between devices if a chunk divides over them.
+        with_tokens: return tokens too, which the decoder needs.
+
+    Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (GradCache).
+    Differs: tokens are kept beside the embeddings, for the decoder's losses; the second pass is rematerialisation.
+    """
+
+    def encode(rows: Mapping[str, Array]) -> tuple[Embeddings, Tokens | None]:
+        model = nnx.merge(graphdef, params)
+        embeddings, tokens = model(rows["image"], rows["video"], rows["frame_mask"], rows.get("patch_mask"))
+        return embeddings, tokens if with_tokens else None
+
+    rows = {name: batch[name] for name in ("image", "video", "frame_mask", "patch_mask") if name in batch}
+    if num_chunks == 1:
+        return encode(rows)
+    chunks = jax.tree.map(lambda x: x.reshape(-1, num_chunks, *x.shape[1:]).swapaxes(0, 1), rows)
+    # In a loop the compiler cannot merge the second pass with the first, so nothing has to prevent it.
+    encoded = jax.lax.map(jax.checkpoint(encode, prevent_cse=False), chunks)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), encoded)
 
 
 def compile_step(step: Step, state: TrainState, mesh: Mesh) -> Step:

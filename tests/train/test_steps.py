@@ -164,6 +164,42 @@ def test_eight_devices_mask_the_same_patches(one_device):
     assert_same((found_metrics, found.optimizer.trace), (metrics, after.optimizer.trace))
 
 
+@pytest.mark.parametrize(("devices", "chunks"), [(1, 4), (8, 2)])
+def test_chunks_give_the_losses_and_gradients_of_the_whole_batch(one_device, devices, chunks):
+    """Of all three losses and with a patch mask."""
+    step, state = one_device
+    after, metrics = step(state(0), global_batch(mesh_of(1), masked()))
+    mesh = mesh_of(devices, fsdp=min(devices, 2))
+    in_chunks, state = compiled(mesh, in_parts(chunks))
+    found, found_metrics = in_chunks(state(0), global_batch(mesh, masked()))
+    assert_same((found_metrics, found.optimizer.trace), (metrics, after.optimizer.trace))
+
+
+def test_chunks_hold_the_activations_of_one(one_device):
+    def held(chunks):
+        config, mesh = (
+            in_parts(chunks, small_config(data__batch_size=64, model__layers=6, loss__pmd_weight=0.0)),
+            mesh_of(1),
+        )
+        state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, 0), GRADIENTS, mesh))
+        rows = {name: jax.ShapeDtypeStruct((64, *x.shape[1:]), x.dtype) for name, x in batch().items()}
+        step = retrieval_step(create_model(config.model, mesh), GRADIENTS, config, mesh)
+        return compile_step(step, state, mesh).lower(state, rows).compile().memory_analysis().temp_size_in_bytes
+
+    assert held(8) < 0.3 * held(1)
+
+
+def test_chunks_that_do_not_divide_over_the_devices_are_refused():
+    graphdef = create_model(CONFIG.model, mesh_of(8))
+    message = "found 4 chunks of 16 pairs, expected chunks that divide over 8 devices"
+    with pytest.raises(ConfigError, match=message):
+        retrieval_step(graphdef, GRADIENTS, in_parts(4), mesh_of(8))
+
+
+def in_parts(chunks: int, config: Config = CONFIG) -> Config:
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, grad_cache_chunks=chunks))
+
+
 def test_a_device_with_too_few_pairs_is_refused():
     config = with_loss(CONFIG, negatives="device", num_negatives=2)
     graphdef = create_model(config.model, mesh_of(8))
