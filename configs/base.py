@@ -107,5 +107,6 @@ def get_config() -> ConfigDict:
     config.eval.draw_clips = 0
 
     config.mesh = ConfigDict()
+    config.mesh.data = -1
     config.mesh.fsdp = 1
     return config

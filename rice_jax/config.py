@@ -172,7 +172,9 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    fsdp: int  # devices over which parameters are split; all others split only the batch
+    # Their product is the number of devices; -1 = what the other leaves.
+    data: int = -1  # groups of devices that each hold all parameters
+    fsdp: int = 1  # devices of a group, over which parameters and optimiser state are split; the batch is over all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +258,7 @@ def _value(hint, value, path: str):
 
 def _check(config: Config) -> None:
     data, model, loss, train = config.data, config.model, config.loss, config.train
-    pmd, pfr, detector = model.pmd, model.pfr, model.detector
+    pmd, pfr, detector, mesh = model.pmd, model.pfr, model.detector, config.mesh
     checks = [
         (
             data.batch_size > (0 if detector else 1),
@@ -396,8 +398,6 @@ def _check(config: Config) -> None:
             "config.train: log_interval_steps, checkpoint_interval_steps and keep_checkpoints must be 1 or more",
         ),
         (
-            min(config.eval.batch_size, config.eval.num_frames) > 0,
-        (
             train.grad_cache_chunks > 0 and data.batch_size % max(train.grad_cache_chunks, 1) == 0,
             f"config.train.grad_cache_chunks: found {train.grad_cache_chunks}, expected 1 or more, and a divisor of "
             f"config.data.batch_size ({data.batch_size})",
@@ -407,6 +407,8 @@ def _check(config: Config) -> None:
             f"config.train.grad_cache_chunks: found {train.grad_cache_chunks}, expected 1 with "
             f"config.model.detector.kind={detector and detector.kind!r}: use a smaller batch instead",
         ),
+        (
+            min(config.eval.batch_size, config.eval.num_frames) > 0,
             f"config.eval.batch_size and num_frames: found {config.eval.batch_size} and {config.eval.num_frames}, "
             "expected 1 or more",
         ),
@@ -431,7 +433,10 @@ def _check(config: Config) -> None:
             f"config.eval.rerank: found {config.eval.rerank}, expected 0 with config.loss.pmd_weight=0: without a "
             "decoder nothing can be matched",
         ),
-        (config.mesh.fsdp > 0, f"config.mesh.fsdp: found {config.mesh.fsdp}, expected 1 or more"),
+        (
+            all(size > 0 or size == -1 for size in (mesh.data, mesh.fsdp)) and (mesh.data, mesh.fsdp) != (-1, -1),
+            f"config.mesh.data and fsdp: found {mesh.data} and {mesh.fsdp}, expected 1 or more, or -1 for one of them",
+        ),
     ]
     for holds, message in checks:
         if not holds:

@@ -46,15 +46,20 @@ PARAMETER_RULES = (
 
 
 def create_mesh(config: MeshConfig) -> Mesh:
-    """All devices as `data` × `fsdp`.
+    """All devices of all processes as `data` × `fsdp`; -1 takes what the other leaves.
 
     Raises:
-        ConfigError: the number of devices is no multiple of `config.fsdp`.
+        ConfigError: the number of devices is not the product of the two.
     """
     devices = jax.device_count()
-    if devices % config.fsdp:
-        raise ConfigError(f"config.mesh.fsdp: found {config.fsdp}, expected a divisor of the {devices} devices")
-    return jax.make_mesh((devices // config.fsdp, config.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    data = devices // config.fsdp if config.data == -1 else config.data
+    fsdp = devices // config.data if config.fsdp == -1 else config.fsdp
+    if data * fsdp != devices:
+        raise ConfigError(
+            f"config.mesh.data and fsdp: found {config.data} and {config.fsdp}, expected {devices} devices in all; -1 "
+            "for one of them takes what the other leaves"
+        )
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def constrain_batch(mesh: Mesh):

@@ -59,8 +59,19 @@ def test_fresh_weights_are_the_same_on_every_mesh():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, other)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shape"), [((-1, 1), (8, 1)), ((-1, 4), (2, 4)), ((2, -1), (2, 4)), ((1, -1), (1, 8)), ((4, 2), (4, 2))]
+)
+def test_one_axis_takes_what_the_other_leaves(sizes, shape):
+    mesh = create_mesh(MeshConfig(*sizes))
+    assert (mesh.shape["data"], mesh.shape["fsdp"]) == shape
+
+
 def test_errors():
-    with pytest.raises(ValueError, match=r"config.mesh.fsdp: found 3, expected a divisor of the 8 devices"):
-        create_mesh(MeshConfig(fsdp=3))
+    for found in (MeshConfig(fsdp=3), MeshConfig(data=3, fsdp=-1), MeshConfig(data=4), MeshConfig(data=16, fsdp=-1)):
+        with pytest.raises(ValueError, match=rf"found {found.data} and {found.fsdp}, expected 8 devices in all"):
+            create_mesh(found)
+    with pytest.raises(ValueError, match="config.mesh.data and fsdp: found -1 and -1, expected 1 or more"):
+        small_config(mesh__fsdp=-1)
     with pytest.raises(ValueError, match="a batch of 12 does not divide over 8 devices"):
         global_batch(create_mesh(MeshConfig(fsdp=1)), {"index": np.arange(12)})
