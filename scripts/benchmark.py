@@ -1,13 +1,14 @@
 """Says what a training step costs, by compiling it for one CPU device without running it, and how fast data is made.
 
     python scripts/benchmark.py flops [--config.data.batch_size=16 …]
-    python scripts/benchmark.py memory [--config.data.num_frames=4 …]
+    python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
     python scripts/benchmark.py data [--cores=N] [--clips=1500] [--rounds=5] [--seconds=5] [--config.data.resize=288 …]
 
 `flops` counts the operations of our step, of the least that RICE needs, and of a step that matches as the reference
-does. `memory` says what a step needs beside its state and batch, with and without recomputing activations. Settings are
-those of `configs/base.py`, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in the naive
-step, and in float32, which is what a CPU computes in. Either takes about a minute of one core.
+does. `memory` says what a step needs beside its state and batch, with and without recomputing activations, and in
+chunks of that many pairs (`config.train.grad_cache_chunks`), where a batch is more than one. Settings are those of
+`configs/base.py`, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in the naive step, and in
+float32, which is what a CPU computes in. Either takes about a minute of one core.
 
 `data` makes what a download of LPR4M leaves: rows of 118 frames, and pictures of 256 pixels and quality 95 in
 img2dataset's tars, both from simulated clips. It measures on N cores, all by default,
@@ -15,9 +16,10 @@ img2dataset's tars, both from simulated clips. It measures on N cores, all by de
 - how many pictures the training input of `configs/lpr4m.py` makes with N workers of one thread, in small batches,
   beside Pillow decoding the same pictures in N processes, to RGB and nothing else: bare decoding, the yardstick. Pillow
   that also squashes each to the model's size, after a draft where one would do, shows what share resizing has;
-and works out the hours of a whole build and the cores that keep a v5e-8 busy. Bare decoding, resizing and input take
-turns, and ratios are medians over the rounds. Files are read from the page cache. It takes minutes, 1 GB of TMPDIR and
-Linux, which can keep processes on N cores.
+and works out the hours of a whole build and the cores that keep a v5e-8 busy. A core-second is a second of a core's
+time: where other programs take theirs, ratios and what is worked out, which are of core-seconds, still stand. Bare
+decoding, resizing and input take turns, and ratios are medians over the rounds. Files are read from the page cache. It
+takes minutes, 1 GB of TMPDIR, and Linux.
 """
 
 import argparse
@@ -65,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     subparser.add_argument("--clips", type=_positive(int), default=1500, help="simulated clips (default: 1500)")
     subparser.add_argument("--rounds", type=_positive(int), default=5, help="measure each so often (default: 5)")
     subparser.add_argument("--seconds", type=_positive(float), default=5.0, help="decode and read so long (default: 5)")
+    commands.choices["memory"].add_argument("--chunk", type=_positive(int), default=64, help="pairs (default: 64)")
     args, rest = parser.parse_known_args(arguments)
     if wrong := [flag for flag in rest if not re.fullmatch(r"--config\.[\w.]+=.+", flag)]:
         parser.error(f"found {' '.join(wrong)}, expected --config.x.y=value")
@@ -106,13 +109,16 @@ def flops(overrides: Mapping) -> None:
         print(f"{name:36}{count / 1e9:10.3f}")
 
 
-def memory(overrides: Mapping) -> None:
+def memory(overrides: Mapping, *, chunk: int) -> None:
     """Counts the bytes of a step: of its state and batch, and of what it holds besides while it runs."""
     print(f"{'GiB':20}{'state and batch':>18}{'while it runs':>18}")
-    for remat in (False, True):
-        needed = compiled_step(settings({**overrides, "model.remat": remat})).memory_analysis()
+    rows = {f"model.remat={remat}": {"model.remat": remat} for remat in (False, True)}
+    if (chunks := settings(overrides).data.batch_size // chunk) > 1:
+        rows[f"{chunks} chunks"] = {"train.grad_cache_chunks": chunks}
+    for name, changes in rows.items():
+        needed = compiled_step(settings({**overrides, **changes})).memory_analysis()
         sizes = (needed.argument_size_in_bytes, needed.temp_size_in_bytes)
-        print(f"{f'model.remat={remat}':20}" + "".join(f"{size / 2**30:18.3f}" for size in sizes))
+        print(f"{name:20}" + "".join(f"{size / 2**30:18.3f}" for size in sizes), flush=True)
 
 
 def data(overrides: Mapping, *, cores: int | None, clips: int, rounds: int, seconds: float) -> None:

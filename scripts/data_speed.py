@@ -4,6 +4,8 @@ import dataclasses
 import io
 import math
 import multiprocessing
+import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -12,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from absl import flags
 from PIL import Image
 
@@ -31,18 +35,25 @@ CORES = (2, 16, 64)  # to tell the hours of
 PRODUCTS = 60
 
 
+class Speed(NamedTuple):
+    """How many in a second, and in a second of a core's time: of these there are fewer while other programs run."""
+
+    per_second: float
+    per_core_second: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-    """What was measured on `cores` cores; of the last three a value for each round, in pictures per second."""
+    """What was measured on `cores` cores; of the last three, in pictures, a value for each round."""
 
     cores: int
-    indexed: float  # pictures per second, one process
-    built_by_one: float  # clips per second
-    built_by_all: float
+    indexed: Speed  # pictures, by one process
+    built_by_one: Speed  # clips
+    built_by_all: Speed
     pictures_per_pair: float  # that the training input decodes
-    decoded: list[float]
-    resized: list[float]
-    read: list[float]
+    decoded: list[Speed]
+    resized: list[Speed]
+    read: list[Speed]
 
 
 def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapping) -> tuple[Speeds, Config]:
@@ -78,7 +89,9 @@ def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapp
             for number in range(rounds):
                 _say(f"decoding and reading, round {number + 1} of {rounds}")
                 for results, resize in ((decoded, False), (resized, True)):
-                    results.append(sum(pool.map(_decode_speed, [(seconds, resize)] * cores, chunksize=1)))
+                    done = pool.map(_decode, [(seconds, resize)] * cores, chunksize=1)
+                    count, elapsed, core_seconds = np.transpose(done)
+                    results.append(Speed(sum(count / elapsed), sum(count) / sum(core_seconds)))
                 read.append(_input_speed(config.data, seconds))
     return Speeds(cores, indexed, by_one, by_all, per_pair, decoded, resized, read), config
 
@@ -90,20 +103,19 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
         speeds: what `measure` returned.
         operations_per_pair: of a training step.
     """
-    cores, read = speeds.cores, statistics.median(speeds.read)
-    lines = [
-        f"{'building LPR4M, one second':44}{'1 process':>12}{f'{cores} processes':>14}",
-        f"{'clips stored':44}{speeds.built_by_one:12.1f}{speeds.built_by_all:14.1f}",
-        f"{'pictures stored':44}{11 * speeds.built_by_one:12.0f}{11 * speeds.built_by_all:14.0f}",
-        f"{'pictures indexed':44}{speeds.indexed:12.0f}",
-        "",
-        f"{f'pictures in one second, {cores} processes':44}{'all':>12}{'per process':>14}{'ratio':>8}",
+    cores = speeds.cores
+    rows = [
+        ("pictures indexed, 1 process", [speeds.indexed], None),
+        ("clips stored, --workers 1", [speeds.built_by_one], None),
+        (f"clips stored, --workers {cores}", [speeds.built_by_all], None),
+        (f"pictures by bare decoding, {cores} processes", speeds.decoded, speeds.decoded),
+        (f"pictures decoded and resized, {cores} processes", speeds.resized, speeds.decoded),
+        (f"pictures of the training input, {cores} workers", speeds.read, speeds.decoded),
     ]
-    names = "bare decoding", "decoding and resizing", "training input"
-    for name, results in zip(names, (speeds.decoded, speeds.resized, speeds.read), strict=True):
-        speed, share = statistics.median(results), ratio(results, speeds.decoded)
-        lines.append(f"{name:44}{speed:12.0f}{speed / cores:14.0f}{share:8.2f}")
-    lines.append(f"training input / decoding and resizing: {ratio(speeds.read, speeds.resized):.2f}")
+    lines = [f"{'':44}{'a second':>12}{'a core-second':>16}{'ratio':>8}"]
+    for name, results, others in rows:
+        share = f"{ratio(results, others):8.2f}" if others else ""
+        lines.append(f"{name:44}{median(results).per_second:12.1f}{median(results).per_core_second:16.1f}{share}")
     lines += [
         "",
         f"all of LPR4M: {FRAMES:,} frames to index; {CLIPS:,} clips to store, each {STORED_FRAMES} frames and an image",
@@ -119,20 +131,26 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
         f"a v5e-8 that uses {UTILISATION:.0%} (assumed) of {CHIPS} · {PEAK / 1e12:.0f} · 10¹² operations a second, at "
         f"{operations_per_pair / 1e9:.0f} · 10⁹ a pair,",
         f"takes {pairs:,.0f} pairs and {pictures:,.0f} pictures a second ({speeds.pictures_per_pair:.2f} a pair): "
-        f"{math.ceil(pictures * cores / read)} cores like these",
+        f"{math.ceil(pictures / median(speeds.read).per_core_second)} cores like these",
     ]
     return "\n".join(lines)
 
 
-def ratio(speeds: list[float], others: list[float]) -> float:
-    """The median of the ratios of each round."""
-    return statistics.median(speed / other for speed, other in zip(speeds, others, strict=True))
+def median(results: list[Speed]) -> Speed:
+    """The median of each."""
+    return Speed(*map(statistics.median, zip(*results, strict=True)))
+
+
+def ratio(results: list[Speed], others: list[Speed]) -> float:
+    """The median over the rounds of how the core-seconds compare."""
+    pairs = zip(results, others, strict=True)
+    return statistics.median(result.per_core_second / other.per_core_second for result, other in pairs)
 
 
 def build_hours(speeds: Speeds, cores: int) -> tuple[float, float]:
-    """Hours to index and to build all of LPR4M, if every core adds what it added here."""
-    index = FRAMES / (speeds.indexed * cores)
-    build = CLIPS / (speeds.built_by_all / speeds.cores * cores)
+    """Hours to index and to build all of LPR4M, if no core waits for another or for a disk."""
+    index = FRAMES / (speeds.indexed.per_core_second * cores)
+    build = CLIPS / (speeds.built_by_all.per_core_second * cores)
     return index / 3600, build / 3600
 
 
@@ -150,20 +168,19 @@ def _settings(data_dir: Path, cores: int, overrides: Mapping) -> Config:
     return resolve(values.to_dict())
 
 
-def _index_speed(raw_dir: Path, directory: Path, pictures: int, rounds: int) -> float:
-    """Pictures per second."""
-
-    def once() -> float:
-        start = time.perf_counter()
+def _index_speed(raw_dir: Path, directory: Path, pictures: int, rounds: int) -> Speed:
+    """Pictures, by one process."""
+    results = []
+    for _ in range(rounds):
+        start, core_start = time.perf_counter(), time.process_time()
         build_index(find_outputs(raw_dir), directory)
+        results.append(Speed(pictures / (time.perf_counter() - start), pictures / (time.process_time() - core_start)))
         shutil.rmtree(directory)
-        return time.perf_counter() - start
-
-    return pictures / statistics.median([once() for _ in range(rounds)])
+    return median(results)
 
 
-def _build_speed(raw_dir: Path, few: Path, built: Path, difference: int, workers: int, rounds: int) -> float:
-    """Clips per second, without what a build takes of any size; nan if the clips are too few to tell.
+def _build_speed(raw_dir: Path, few: Path, built: Path, difference: int, workers: int, rounds: int) -> Speed:
+    """Clips, without what a build takes of any size; nan if they are too few to tell.
 
     Args:
         raw_dir: raw files of many clips.
@@ -175,19 +192,18 @@ def _build_speed(raw_dir: Path, few: Path, built: Path, difference: int, workers
     """
     aside = built.with_name("built_few")
 
-    def seconds(raw: Path, data_dir: Path) -> float:
+    def seconds(raw: Path, data_dir: Path) -> np.ndarray:
         command = [sys.executable, ROOT / "data/build.py", "lpr4m", "--raw_dir", raw, "--data_dir", data_dir]
-        start = time.perf_counter()
+        start, core_start = time.perf_counter(), _core_seconds(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [*command, "--configs", "train", "--overwrite", "--workers", str(workers)], check=True, capture_output=True
         )
-        return time.perf_counter() - start
+        return np.array([time.perf_counter() - start, _core_seconds(resource.RUSAGE_CHILDREN) - core_start])
 
     _say(f"building with --workers {workers}")
     seconds(few, aside), seconds(raw_dir, built)  # makes the index, which stays
-    pairs = [(seconds(few, aside), seconds(raw_dir, built)) for _ in range(rounds)]
-    taken = statistics.median(many - few for few, many in pairs)
-    return difference / taken if taken > 0 else math.nan
+    taken = np.median([seconds(raw_dir, built) - seconds(few, aside) for _ in range(rounds)], axis=0)
+    return Speed(*(difference / np.where(taken > 0, taken, np.nan)).tolist())
 
 
 def _pictures_of_a_batch(config: DataConfig) -> tuple[list[bytes], float]:
@@ -210,11 +226,11 @@ def _take(pictures: list[bytes], size: int) -> None:
     _pictures, _size = pictures, (size, size)
 
 
-def _decode_speed(task: tuple[float, bool]) -> float:
-    """Pictures per second that this process decodes, and resizes if asked to, with nothing but Pillow."""
+def _decode(task: tuple[float, bool]) -> tuple[int, float, float]:
+    """Decodes pictures, and resizes them if asked to, with nothing but Pillow; their number, seconds, core-seconds."""
     seconds, resize = task
-    count, start = 0, time.perf_counter()
-    while (taken := time.perf_counter() - start) < seconds or not count:
+    count, start, core_start = 0, time.perf_counter(), time.process_time()
+    while (elapsed := time.perf_counter() - start) < seconds or not count:
         picture = Image.open(io.BytesIO(_pictures[count % len(_pictures)]))  # RGB, as all simulated ones
         if resize:
             picture.draft("RGB", _size)  # decodes at half the size or less, where that is enough
@@ -222,20 +238,35 @@ def _decode_speed(task: tuple[float, bool]) -> float:
         else:
             picture.load()
         count += 1
-    return count / taken
+    return count, elapsed, time.process_time() - core_start
 
 
-def _input_speed(config: DataConfig, seconds: float) -> float:
-    """Pictures per second of the training input."""
+def _input_speed(config: DataConfig, seconds: float) -> Speed:
+    """Pictures of the training input."""
     batches = train_batches(config)
     for _ in range(max(1, config.num_workers) * (config.num_threads + 2)):
         next(batches)  # made ahead, while the processes started
-    count, start = 0, time.perf_counter()
-    while (taken := time.perf_counter() - start) < seconds or not count:
+    count, start, core_start = 0, time.perf_counter(), _core_seconds_of_all()
+    while (elapsed := time.perf_counter() - start) < seconds or not count:
         batch = next(batches)
         count += len(batch["image"]) + int(batch["frame_mask"].sum())
+    core_seconds = _core_seconds_of_all() - core_start
     batches.close()
-    return count / taken
+    return Speed(count / elapsed, count / core_seconds)
+
+
+def _core_seconds_of_all() -> float:
+    """Of this process and of those that it has started and that still run."""
+    total = _core_seconds(resource.RUSAGE_SELF)
+    for process in multiprocessing.active_children():
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+    return total
+
+
+def _core_seconds(who: int) -> float:
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _say(what: str) -> None:

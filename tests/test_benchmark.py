@@ -1,4 +1,3 @@
-import math
 import re
 
 import jax
@@ -83,13 +82,13 @@ def test_bad_settings(capsys, flag, expected):
 
 SPEEDS = data_speed.Speeds(
     cores=2,
-    indexed=10_000.0,
-    built_by_one=60.0,
-    built_by_all=100.0,
+    indexed=data_speed.Speed(9_000.0, 10_000.0),
+    built_by_one=data_speed.Speed(40.0, 60.0),
+    built_by_all=data_speed.Speed(70.0, 50.0),
     pictures_per_pair=8.75,
-    decoded=[1000.0, 2000.0, 4000.0],
-    resized=[500.0, 1600.0, 2000.0],
-    read=[800.0, 1000.0, 1200.0],
+    decoded=[data_speed.Speed(1500.0, speed) for speed in (500.0, 1000.0, 2000.0)],
+    resized=[data_speed.Speed(900.0, speed) for speed in (250.0, 800.0, 1000.0)],
+    read=[data_speed.Speed(700.0, speed) for speed in (400.0, 500.0, 600.0)],
 )
 
 
@@ -101,7 +100,8 @@ def test_what_follows_from_the_speeds():
     assert data_speed.pairs_per_second(0.4 * 197e12) == 8
     report = data_speed.report(SPEEDS, 315.2e9)
     assert "takes 2,000 pairs and 17,500 pictures a second (8.75 a pair): 35 cores" in report
-    assert re.search(r"training input +1000 +500 +0.50\n", report)
+    assert re.search(r"clips stored, --workers 2 +70.0 +50.0\n", report)
+    assert re.search(r"training input, 2 workers +700.0 +500.0 +0.50\n", report)
     assert re.search(r"\n16 +0.8 +1.4\n", report)
 
 
@@ -109,16 +109,17 @@ def test_data_is_measured(capsys):
     small = ["--config.data.batch_size=4", "--config.data.num_workers=0", "--config.model.image_size=32"]
     benchmark.main(["data", "--clips=24", "--rounds=1", "--seconds=0.1", "--cores=1", *small])
     out = capsys.readouterr().out
-    for name in ("pictures indexed", "bare decoding", "decoding and resizing", "training input"):
-        (line,) = [line for line in out.splitlines() if line.startswith(f"{name}  ")]
-        assert all(float(number) > 0 for number in line.removeprefix(name).split()), line
+    for name in ("indexed, 1 process", "bare decoding, 1 process", "resized, 1 process", "training input, 1 worker"):
+        (found,) = re.findall(rf"{name}\w* +(.+)\n", out)
+        assert len(found.split()) >= 2 and all(float(number) > 0 for number in found.split()), found
     (pictures_per_pair,) = map(float, re.findall(r"\((.+) a pair\)", out))
     assert 7 < pictures_per_pair < 10, "an image and 1 to 10 frames, 7.75 on average"
 
 
 def test_too_few_clips_to_tell_the_speed_of_a_build(tmp_path, monkeypatch):
-    clock = iter(range(100))
+    clock, core_clock = iter(range(100)), iter([0, 9, 10, 19, 20, 25, 30, 32])  # 9 s, 9 s to warm up, 5 s and 2 s
     monkeypatch.setattr(data_speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(data_speed, "_core_seconds", lambda who: next(core_clock))
     monkeypatch.setattr(data_speed.subprocess, "run", lambda *args, **kwargs: None)
-    speed = data_speed._build_speed(tmp_path, tmp_path, tmp_path, difference=10, workers=1, rounds=2)
-    assert math.isnan(speed)
+    speed = data_speed._build_speed(tmp_path, tmp_path, tmp_path, difference=12, workers=1, rounds=1)
+    np.testing.assert_array_equal(speed, (np.nan, 4.0))
