@@ -68,6 +68,20 @@ def constrain_batch(mesh: Mesh):
     return lambda x: jax.lax.with_sharding_constraint(x, sharding)
 
 
+def take_rows(mesh: Mesh):
+    """A function that takes rows of an array by their numbers in the global batch; see `Pmd`.
+
+    Every device gets the whole array once and, going backward, sends its share of everybody's gradients once. Left to
+    itself the partitioner moves the array for every use of it.
+    """
+    axes = ("data", "fsdp")
+
+    def take(x, index):
+        return jax.lax.all_gather(x, axes, tiled=True)[index]
+
+    return jax.shard_map(take, mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

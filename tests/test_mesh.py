@@ -6,9 +6,10 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from rice_jax.config import MeshConfig
-from rice_jax.mesh import PARAMETER_RULES, create_mesh, global_batch, parameter_shardings, path_name
+from rice_jax.mesh import PARAMETER_RULES, create_mesh, global_batch, parameter_shardings, path_name, take_rows
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_params, create_state
+from scripts.hlo import collectives
 from tests.settings import small_config
 
 
@@ -75,3 +76,23 @@ def test_errors():
         small_config(mesh__fsdp=-1)
     with pytest.raises(ValueError, match="a batch of 12 does not divide over 8 devices"):
         global_batch(create_mesh(MeshConfig(fsdp=1)), {"index": np.arange(12)})
+
+
+def test_rows_of_the_global_batch_and_their_gradients_are_moved_once():
+    mesh = create_mesh(MeshConfig(fsdp=2))
+    rng = np.random.default_rng(0)
+    rows, index, weights = rng.random((16, 5)), rng.integers(0, 16, (16, 3)), rng.random((16, 3, 5))
+
+    def weighted(rows, batch):
+        taken = take_rows(mesh)(rows, batch["index"])
+        return (taken * batch["weights"]).sum(), taken
+
+    batch = global_batch(mesh, {"rows": rows, "index": index, "weights": weights})
+    compiled = jax.jit(jax.value_and_grad(weighted, has_aux=True)).lower(batch["rows"], batch).compile()
+    (_, taken), gradient = compiled(batch["rows"], batch)
+    np.testing.assert_array_equal(taken, rows.astype(np.float32)[index])
+    expected = np.zeros_like(rows)
+    np.add.at(expected, index, weights)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
+    large = [(one.kind, one.shape, one.runs) for one in collectives(compiled.as_text()) if one.bytes > 4]
+    assert sorted(large) == [("all-gather", "f32[16,5]", 1), ("reduce-scatter", "f32[16,5]", 1)]

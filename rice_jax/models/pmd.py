@@ -5,6 +5,9 @@ Differs: a video's keys and values are projected once, whatever number of images
 works only for what is asked of it, the CLS token, and for the attention maps of all tokens if PFR wants them.
 """
 
+import operator
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,6 +21,8 @@ from rice_jax.types import Matches
 SELF_EPSILON = 1e-12
 # Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
 MASKED_SCORE = -1e9
+# See `Pmd`.
+Take = Callable[[Array, Array], Array]
 # Keys and values of a video for every pair of blocks, each [B, M, H, C]; M = T · L tokens, C = D / H.
 KeysValues = list[tuple[Array, Array]]
 
@@ -25,17 +30,22 @@ KeysValues = list[tuple[Array, Array]]
 class Pmd(nnx.Module):
     """Pairs of a self-attention block on the image's tokens and a cross-attention block to the video's tokens."""
 
-    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
+    def __init__(
+        self, config: ModelConfig, *, constrain: Constrain = lambda x: x, take: Take = operator.getitem, rngs: nnx.Rngs
+    ):
         """Builds the decoder with fresh weights.
 
         Args:
             config: `width`, `dtype`, `remat`, and `pmd`, which must be there.
             constrain: pins the leading axis of candidates' keys and values to the devices; see `Vit`.
+            take: gives the rows of an array that a second one numbers, `[B, K]`, of the whole batch; whoever knows the
+                device mesh moves them here.
             rngs: key stream `params`.
         """
         pmd, width = config.pmd, config.width
         self.config = config
         self.constrain = constrain
+        self.take = take
         self.self_blocks = stack(
             lambda rngs: SelfBlock(config, rngs, heads=pmd.num_heads, epsilon=SELF_EPSILON), pmd.num_pairs, rngs
         )
@@ -84,18 +94,23 @@ class Pmd(nnx.Module):
             queries, video, token_mask, with_attention=with_attention, dropout_key=dropout_keys[0]
         )
 
-        def decode_other(self, queries, video, token_mask, other, key):
-            video, token_mask = jax.tree.map(lambda x: self.constrain(take(x, other, num_shards)), (video, token_mask))
+        memory = (video, token_mask)
+        if num_shards == 1:  # moved once for all candidates
+            memory = jax.tree.map(lambda x: self.take(x, negatives), memory)
+
+        def decode_other(self, queries, memory, k, key):
+            if num_shards == 1:
+                video, token_mask = jax.tree.map(lambda x: x[:, k], memory)
+            else:
+                other = negatives[:, k]
+                video, token_mask = jax.tree.map(lambda x: self.constrain(take_local(x, other, num_shards)), memory)
             return self.decode(queries, video, token_mask, dropout_key=key)[0]
 
-        if self.config.remat:  # else the keys and values of all candidates wait for the backward pass
-            decode_other = nnx.remat(decode_other)
+        if self.config.remat:  # else what is made of all candidates waits for the backward pass
+            decode_other = nnx.remat(decode_other, static_argnums=3)
         if self.config.pmd.num_pairs == 1:
             queries = queries[:, :1]
-        others = [
-            decode_other(self, queries, video, token_mask, negatives[:, k], dropout_keys[1 + k])
-            for k in range(num_videos - 1)
-        ]
+        others = [decode_other(self, queries, memory, k, dropout_keys[1 + k]) for k in range(num_videos - 1)]
         return Matches(self.cosine(jnp.stack([own, *others], axis=1)), attention)
 
     def image_queries(
@@ -216,7 +231,7 @@ def project(qkv: nnx.Linear, x: Float[Array, "B L D"], part: int) -> Float[Array
     return x.astype(qkv.dtype) @ kernel + bias
 
 
-def take(x: Array, index: Int[Array, " B"], num_shards: int) -> Array:
+def take_local(x: Array, index: Int[Array, " B"], num_shards: int) -> Array:
     """Rows of x by their number in the whole batch, each of them in the same one of `num_shards` parts as its place."""
     size = x.shape[0] // num_shards
     parts = jax.vmap(lambda part, local: part[local])(

@@ -1,12 +1,14 @@
 """RICE: one encoder for shop images and livestream videos, and the decoder and head that train it further."""
 
+import operator
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import ModelConfig
 from rice_jax.models.pfr import Pfr
-from rice_jax.models.pmd import Pmd
+from rice_jax.models.pmd import Pmd, Take
 from rice_jax.models.vit import Constrain, Vit
 from rice_jax.types import Embeddings, Matches, Tokens
 
@@ -16,12 +18,17 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Rice(nnx.Module):
-    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
-        """Builds the model with fresh weights; arguments as of `Vit`. What `config` has no settings of is left out."""
+    def __init__(
+        self, config: ModelConfig, *, constrain: Constrain = lambda x: x, take: Take = operator.getitem, rngs: nnx.Rngs
+    ):
+        """Builds the model with fresh weights; arguments as of `Vit` and `Pmd`.
+
+        What `config` has no settings of is left out.
+        """
         self.encoder = Vit(config, constrain=constrain, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
         if config.pmd:
-            self.pmd = Pmd(config, constrain=constrain, rngs=rngs)
+            self.pmd = Pmd(config, constrain=constrain, take=take, rngs=rngs)
         if config.pfr:
             self.pfr = Pfr(config, rngs=rngs)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int32, PyTree
 
 from rice_jax import checkpoint
 from rice_jax.config import Config, ModelConfig
-from rice_jax.mesh import constrain_batch, parameter_shardings
+from rice_jax.mesh import constrain_batch, parameter_shardings, take_rows
 from rice_jax.models.detr import Detector
 from rice_jax.models.rice import Rice
 from rice_jax.models.vit import resize_positions
@@ -136,5 +136,7 @@ def _require_same_heads(saved: dict, config: ModelConfig, directory: str | os.Pa
 
 
 def _model(config: ModelConfig, mesh: Mesh, seed: int) -> Rice | Detector:
-    model = Detector if config.detector else Rice
-    return model(config, constrain=constrain_batch(mesh), rngs=nnx.Rngs(seed))
+    constrain, rngs = constrain_batch(mesh), nnx.Rngs(seed)
+    if config.detector:
+        return Detector(config, constrain=constrain, rngs=rngs)
+    return Rice(config, constrain=constrain, take=take_rows(mesh), rngs=rngs)

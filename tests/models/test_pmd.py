@@ -8,7 +8,7 @@ from flax import nnx
 from scipy.special import expit, softmax
 
 from rice_jax.mesh import path_name
-from rice_jax.models.pmd import Pmd, take
+from rice_jax.models.pmd import Pmd, take_local
 from tests.settings import small_config
 
 BATCH, FRAMES, TOKENS, WIDTH, HEADS = 4, 3, 5, 32, 4
@@ -162,7 +162,7 @@ def test_negatives_within_parts_of_the_batch_equal_negatives_of_the_batch():
     whole, parts = (run(graphdef, params, *arrays, negatives, num_shards=n).cosine for n in (1, 4))
     np.testing.assert_allclose(whole, parts, rtol=1e-6)
     rows = jnp.arange(24).reshape(8, 3)
-    np.testing.assert_array_equal(take(rows, jnp.array(negatives[:, 0]), 4), rows[negatives[:, 0]])
+    np.testing.assert_array_equal(take_local(rows, jnp.array(negatives[:, 0]), 4), rows[negatives[:, 0]])
 
 
 def test_a_hidden_state_that_pools_to_nothing_has_no_direction_and_no_nan():
