@@ -15,10 +15,10 @@ def get_config():
     config.data.query = "lpr4m/query"
     config.data.gallery = "lpr4m/gallery"
     config.data.batch_size = 32
-    config.data.num_frames = 6
+    config.data.num_frames = 4
     config.data.random_frames = True
     config.data.cut_tail = False
-    config.data.resize = 108
+    config.data.resize = 144
     config.data.image_crop_min_area = 0.5
     config.data.frame_crop_min_area = 0.6
     config.data.crop_around_box = True
@@ -27,7 +27,7 @@ def get_config():
     config.data.num_workers = 0
     config.data.num_threads = 1
 
-    config.model.image_size = 96
+    config.model.image_size = 128
     config.model.patch_size = 16
     config.model.width = 192
     config.model.layers = 6
@@ -40,14 +40,14 @@ def get_config():
     # A decoder learns next to nothing in so few steps (README.md); =1 trains it, with PFR.
     config.loss.pmd_weight = 0.0
 
-    config.optimizer.encoder_learning_rate = 6e-5
+    config.optimizer.encoder_learning_rate = 3e-5
     config.optimizer.new_learning_rate = 1e-3
     config.optimizer.beta2 = 0.98
     config.optimizer.weight_decay = 0.1
     config.optimizer.clip_norm = 1.0
     config.optimizer.warmup_steps = 20
 
-    config.train.total_steps = 160
+    config.train.total_steps = 120
     config.train.log_interval_steps = 10
     config.train.checkpoint_interval_steps = 40
 

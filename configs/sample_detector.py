@@ -19,11 +19,14 @@ def get_config(kind: str = "clip"):
     config.data.gallery = ""
     config.data.detect = "lpr4m/query"
     config.data.batch_size = 16
+    config.data.num_frames = 6
+    config.data.resize = 108
     config.data.crop_around_box = False
     config.data.frame_crop_min_area = 0.5
     config.data.pair_hue = 0.0
     config.data.crop = "video"
 
+    config.model.image_size = 96
     config.model.detector.kind = kind
     config.model.detector.width = 192
     config.model.detector.heads = 6

@@ -27,8 +27,10 @@ def get_config(stage: str = "close"):
     config.train.checkpoint_interval_steps = 200
     if stage in ("far", "wide"):
         config.data.num_frames = 2
+        config.data.resize = 108
         config.data.frame_crop_min_area = 0.2
         config.data.pair_hue = 0.1
+        config.model.image_size = 96
         config.optimizer.encoder_learning_rate = 3e-4
         config.train.total_steps = 1_400
         if stage == "wide":

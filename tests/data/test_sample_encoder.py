@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from configs import sample
+from configs import sample_pretrain
 from rice_jax.config import resolve
 from rice_jax.convert.clip import from_hugging_face, read_hugging_face
 from rice_jax.models.rice import Rice
@@ -25,10 +25,10 @@ def encoder():
     return from_hugging_face(state, config)
 
 
-def test_it_is_small_and_has_the_sizes_of_the_sample_config(encoder):
+def test_it_is_small_and_has_the_sizes_of_the_stage_that_made_it(encoder):
     params, sizes = encoder
     assert (SAMPLE / "encoder" / "model.safetensors").stat().st_size <= 8e6
-    model = sample.get_config().model.to_dict()
+    model = sample_pretrain.get_config("wide").model.to_dict()
     assert {key: model[key] for key in vars(sizes)} == vars(sizes)
     assert json.loads((SAMPLE / "encoder" / "config.json").read_text())["model_type"] == "clip_vision_model"
 
@@ -36,7 +36,7 @@ def test_it_is_small_and_has_the_sizes_of_the_sample_config(encoder):
 def test_it_tells_products_apart(encoder):
     """Among the shop images of 40 products a rendering on white finds its own far more often than by chance."""
     params, _ = encoder
-    config = dataclasses.replace(resolve(sample.get_config().to_dict()).model, pmd=None, pfr=None)
+    config = dataclasses.replace(resolve(sample_pretrain.get_config("wide").to_dict()).model, pmd=None, pfr=None)
     model = nnx.merge(nnx.split(nnx.eval_shape(lambda: Rice(config, rngs=nnx.Rngs(0))))[0], _with_scale(params))
     products = [row["product_id"] for row in csv.DictReader((SAMPLE / "products.csv").open())][::7][:40]
     images = np.stack([_square(Image.open(SAMPLE / "images" / f"{name}.jpg")) for name in products])
