@@ -1,5 +1,6 @@
 """ICL, instance-level contrastive learning."""
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
@@ -28,13 +29,18 @@ def contrastive_loss(
     Source: RICE.md §2; Radford et al. 2021, figure 3.
     Differs: `negative_mask`.
     """
-    logits = (logit_scale * image) @ (logit_scale * video).T
+    logits = similarity(logit_scale * image, logit_scale * video)
     positives = jnp.arange(logits.shape[0])
     if negative_mask is not None:
         keep = negative_mask | jnp.eye(logits.shape[0], dtype=bool)
         logits = jnp.where(keep, logits, MASKED_LOGIT)
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
     return (cross_entropy(logits, positives).mean() + cross_entropy(logits.T, positives).mean()) / 2
+
+
+def similarity(image: Float[Array, "A E"], video: Float[Array, "B E"]) -> Float[Array, "A B"]:
+    """Inner products in full float32; by default a TPU rounds embeddings to bfloat16 first, and a GPU to TF32."""
+    return jnp.matmul(image, video.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def different_images(image_key: Int[Array, " B"]) -> Bool[Array, "B B"]:

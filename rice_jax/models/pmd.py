@@ -176,7 +176,9 @@ class Pmd(nnx.Module):
         """How well image and video match, -1 to 1, from the CLS token's last hidden state; float32."""
         pooled, direction = self.pooled(hidden), self.match_vector[...]
         length = jnp.sqrt(jnp.maximum((pooled**2).sum(axis=-1), 1e-24))  # ReLU may leave nothing
-        return pooled @ direction / (length * jnp.linalg.norm(direction))
+        # By default a TPU would round both to bfloat16 first.
+        products = jnp.matmul(pooled, direction, precision=jax.lax.Precision.HIGHEST)
+        return products / (length * jnp.linalg.norm(direction))
 
 
 class SelfBlock(Block):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, PyTree
 
 from rice_jax.config import Config, ConfigError, LossConfig
-from rice_jax.losses.contrastive import contrastive_loss, different_images
+from rice_jax.losses.contrastive import contrastive_loss, different_images, similarity
 from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
 from rice_jax.losses.reconstruction import reconstruction_loss
 from rice_jax.mesh import BATCH, parameter_shardings, replicated
@@ -92,7 +92,7 @@ def retrieval_loss(
     negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
     logit_scale = model.logit_scale[...]
     loss = icl = contrastive_loss(image, video, logit_scale, negative_mask)
-    nearest = jnp.argmax(video @ image.T, axis=1)
+    nearest = jnp.argmax(similarity(video, image), axis=1)
     metrics = {
         "icl": icl,
         "accuracy": jnp.mean(batch["image_key"][nearest] == batch["image_key"]),
@@ -102,7 +102,7 @@ def retrieval_loss(
         if num_shards > 1:
             shard_mask = same_shard(image.shape[0], num_shards)
             negative_mask = shard_mask if negative_mask is None else negative_mask & shard_mask
-        negatives, kept = hardest_negatives(image @ video.T, config.num_negatives, negative_mask)
+        negatives, kept = hardest_negatives(similarity(image, video), config.num_negatives, negative_mask)
         matches = model.match(
             tokens, frame_mask, negatives, patch_mask=patch_mask, num_shards=num_shards, dropout_key=dropout_key
         )

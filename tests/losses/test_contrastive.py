@@ -46,3 +46,14 @@ def test_pairs_of_the_same_image_are_no_negatives():
         image, video, jnp.float32(3.0), different_images(jnp.array([2, 2, 2, 2, 2]))
     )
     assert not np.any(gradient), "with no negative left there is nothing to learn"
+
+
+def test_no_device_rounds_the_embeddings():
+    """What an accelerator does by default does not show on a CPU."""
+    rows = jax.ShapeDtypeStruct((6, 8), jnp.float32)
+    step = jax.value_and_grad(contrastive_loss, argnums=(0, 1))
+    products = str(jax.make_jaxpr(step)(rows, rows, 4.0)).split("dot_general[")[1:]
+    assert len(products) == 3
+    assert all(
+        "precision=(Precision.HIGHEST, Precision.HIGHEST)" in product.split("\n    ]")[0] for product in products
+    )
