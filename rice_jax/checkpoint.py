@@ -4,7 +4,9 @@ A checkpoint is a directory with the items `weights`, `optimizer`, `position` an
 `weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no half checkpoint.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -28,21 +30,37 @@ class CheckpointError(ValueError):
 
 def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
     """The checkpoints of a run, of which the newest `keep` are kept; saving does not wait for the disk."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    # What a killed run left half-written has another name, and goes.
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
     return ocp.CheckpointManager(Path(workdir).absolute() / CHECKPOINTS, options=options)
 
 
 def save(
     checkpoints: ocp.CheckpointManager, step: int, params: PyTree, optimizer: PyTree, position: int, config: dict
 ) -> None:
-    """Saves a run after `step` updates; `position` is the number of training examples consumed."""
+    """Saves a run after `step` updates; `position` is the number of training examples consumed.
+
+    Raises:
+        CheckpointError: this checkpoint, or the one before, cannot be written.
+    """
     items = ocp.args.Composite(
         weights=ocp.args.StandardSave(params),
         optimizer=ocp.args.StandardSave(optimizer),
         position=ocp.args.JsonSave({"examples": position}),
         config=ocp.args.JsonSave(config),
     )
-    checkpoints.save(step, args=items)
+    with _explain_failure(checkpoints):
+        checkpoints.save(step, args=items)
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits until what was saved is on disk.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    with _explain_failure(checkpoints):
+        checkpoints.wait_until_finished()
 
 
 def restore(
@@ -119,6 +137,19 @@ def newest_step(workdir: str | os.PathLike) -> int | None:
     directory = Path(workdir) / CHECKPOINTS
     steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
     return max(steps, default=None)
+
+
+@contextlib.contextmanager
+def _explain_failure(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # TensorStore says of a full disk that a value is out of range
+        newest = newest_step(Path(checkpoints.directory).parent)
+        there = "none was saved before" if newest is None else f"that of step {newest} is whole, and the newest"
+        raise CheckpointError(
+            f"{checkpoints.directory}: cannot save a checkpoint ({there}): {error}\n"
+            "Look at the disk's free space and the permissions there; the same command continues from the newest."
+        ) from error
 
 
 def _find_weights(directory: Path) -> Path:

@@ -54,6 +54,7 @@ def train(
 
     Raises:
         FloatingPointError: the loss is no finite number.
+        CheckpointError: a checkpoint cannot be written.
     """
     plan, first, batch_size = config.train, int(state.step), config.data.batch_size
     compiled = compile_step(step, state, mesh)
@@ -76,7 +77,8 @@ def train(
             state, metrics = compiled(state, global_batch(mesh, next(batches)))
             log.add(number, metrics)
             stop = interruption.reached(number)
-            if stop or due(number, plan.checkpoint_interval_steps):
+            # Before an evaluation too: it may take longer than there is left when SIGTERM comes.
+            if stop or due(number, plan.checkpoint_interval_steps) or due(number, plan.eval_interval_steps):
                 log.flush()  # a metric of a saved step must not be lost with the process
                 examples = position + (number - first) * batch_size
                 checkpoint.save(checkpoints, number, state.params, state.optimizer, examples, config.to_dict())
@@ -85,7 +87,7 @@ def train(
                 break
             if due(number, plan.eval_interval_steps):
                 evaluate(number)
-        checkpoints.wait_until_finished()
+        checkpoint.finish(checkpoints)
     batches.close()
     return state
 

@@ -1,0 +1,34 @@
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rice_jax import checkpoint
+from rice_jax.mesh import create_mesh
+from rice_jax.train.loop import train
+from rice_jax.train.state import TrainState
+from tests.settings import small_config
+
+
+def test_nothing_is_lost_if_an_evaluation_outlasts_what_time_is_left(tmp_path):
+    config = small_config(train__checkpoint_interval_steps=1000, train__eval_interval_steps=4)
+    state = TrainState(jnp.int32(0), {"weight": jnp.zeros(8)}, {"moment": jnp.zeros(8)})
+
+    def step(state, batch):
+        weight = state.params["weight"] + batch["index"]
+        metrics = {"loss": weight.mean(), "accuracy": jnp.float32(0)}
+        return TrainState(state.step + 1, {"weight": weight}, state.optimizer), metrics
+
+    batches = iter(grain.MapDataset.range(6).map(lambda i: {"index": np.full(8, i)}).to_iter_dataset())
+    saved = {}
+    with checkpoint.open_checkpoints(tmp_path, keep=2) as checkpoints:
+
+        def evaluator(number, params):
+            checkpoint.finish(checkpoints)
+            saved[number] = checkpoint.newest_step(tmp_path)
+            return {}
+
+        train(config, tmp_path, create_mesh(config.mesh), step, state, batches, 0, checkpoints, {"e": evaluator})
+    assert saved == {0: None, 4: 4, 6: 6}
+    params, _ = checkpoint.load_weights(tmp_path)
+    np.testing.assert_array_equal(jax.device_get(params["weight"]), np.full(8, 15))
