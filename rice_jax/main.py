@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from rice_jax.eval.retrieval import retrieval_evaluator, row_name
 from rice_jax.input.detection import detection_batches
 from rice_jax.input.pipeline import train_batches
 from rice_jax.mesh import create_mesh
+from rice_jax.processes import ProcessError, join, leave, share_directory
 from rice_jax.train.detection import detection_step
 from rice_jax.train.loop import Evaluator, train
 from rice_jax.train.optimizer import create_optimizer
@@ -40,10 +42,20 @@ MODE = flags.DEFINE_enum(
     ["train", "eval", "detect"],
     "train (and evaluate), only evaluate the newest checkpoint, or write a detector's boxes in config.data.detect.",
 )
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes; pods and Slurm need no further flag.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of the first process,")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    None,
+    "Join the other processes; Cloud TPU, Slurm and Open MPI need no further flag. Not given: if the environment "
+    "tells of other processes.",
+)
+COORDINATOR = flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of the first process,")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are,")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "and which one this is, from 0.")
+TIMEOUT = flags.DEFINE_integer(
+    "timeout_seconds", 120, "How long to wait for the other processes, and after which a silent one ends the run."
+)
+
+STOPPED = 143  # exit code of a run that SIGTERM stopped, as shells number it
 
 logger = logging.getLogger("rice_jax")
 
@@ -51,11 +63,16 @@ logger = logging.getLogger("rice_jax")
 def main(_) -> None:
     speak()
     try:
-        if DISTRIBUTED.value:
-            jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        run(resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute(), MODE.value)
-    except (ConfigError, CheckpointError, DataError, FileNotFoundError, FloatingPointError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
+        config, workdir = resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute()
+        share_directory(workdir)
+        run(config, workdir, MODE.value)
+    except (ConfigError, CheckpointError, DataError, ProcessError, OSError, FloatingPointError) as error:
+        leave(f"{type(error).__name__}: {error}")
+    except Exception:
+        if jax.process_count() == 1:
+            raise
+        leave(traceback.format_exc())
 
 
 def run(config: Config, workdir: Path, mode: str) -> None:
@@ -83,13 +100,15 @@ def run(config: Config, workdir: Path, mode: str) -> None:
         evaluate(done, start_from(source, params, config.model))
     if jax.process_index() == 0:
         print_results(workdir, done, config)
+    if mode == "train" and done < config.train.total_steps:
+        sys.exit(STOPPED)  # so that a launcher can tell a run to be continued from a finished one
 
 
 def run_training(
     config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, params: PyTree, evaluate: Evaluator
 ) -> int:
     """Resumes, else starts from given weights, else from fresh ones, and trains; returns the steps done."""
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()
         if newest is None and config.model.init_from:
@@ -188,6 +207,10 @@ def speak() -> None:
     logger.propagate = False
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
+        # A checkpoint's failure is logged by every thread of Orbax that it passes, and then raised; once is enough.
+        absl_logging.get_absl_logger().addFilter(
+            lambda record: record.exc_info is None or "orbax" not in record.pathname
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import jax
 import pytest
 from absl import flags
 
-from tests.fixtures import build_shop
+from tests.fixtures import build_shop, command, run
 
 # Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
 jax.config.update("jax_platforms", "cpu")
@@ -22,3 +22,12 @@ flags.FLAGS.mark_as_parsed()
 def shop(tmp_path_factory):
     """Data directory of a tiny LPR4M, built from raw files."""
     return build_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def reference(shop, tmp_path_factory):
+    """Workdir and result of a run of one process and one device that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("reference")
+    result = run(command(shop, workdir, module="tests.recorded_main"))
+    assert result.returncode == 0, result.stderr
+    return workdir, result

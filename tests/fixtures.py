@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from data.build import main as build
@@ -50,12 +51,18 @@ def build_shop(directory: Path, num_columns: int = 11) -> Path:
 
 
 def command(
-    data_dir: Path, workdir: Path, *flags: str, config: str = "configs/sample.py", tiny: dict = TINY, **overrides
+    data_dir: Path,
+    workdir: Path,
+    *flags: str,
+    config: str = "configs/sample.py",
+    tiny: dict = TINY,
+    module: str = "rice_jax.main",
+    **overrides,
 ) -> list[str]:
     """The front door's command line on a tiny shop; `data__batch_size=4` overrides one setting."""
     settings = tiny | {"data.data_dir": data_dir} | {key.replace("__", "."): value for key, value in overrides.items()}
     values = [f"--config.{key}={value}" for key, value in settings.items()]
-    return [sys.executable, "-m", "rice_jax.main", f"--config={config}", f"--workdir={workdir}", *values, *flags]
+    return [sys.executable, "-m", module, f"--config={config}", f"--workdir={workdir}", *values, *flags]
 
 
 def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:
@@ -71,6 +78,15 @@ def run(arguments: list[str], devices: int = 1, **environment: str) -> subproces
     process = start(arguments, devices, **environment)
     output, errors = process.communicate(timeout=300)
     return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+
+def wait_for_checkpoint(process: subprocess.Popen, workdir: Path) -> None:
+    """Returns as soon as a run has saved its first checkpoint."""
+    checkpoints, deadline = workdir / "checkpoints", time.monotonic() + 300
+    while not any(path.name.isdigit() for path in (checkpoints.iterdir() if checkpoints.exists() else [])):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def losses(workdir: Path) -> dict[int, float]:

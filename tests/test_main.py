@@ -1,23 +1,11 @@
 """The program as a user runs it, from the command line, on data built from raw files."""
 
 import json
-import os
 import signal
-import socket
-import time
 
 import pytest
 
-from tests.fixtures import SIZES, build_shop, command, losses, run, start
-
-
-@pytest.fixture(scope="module")
-def reference(shop, tmp_path_factory):
-    """A run of one device that nothing disturbs."""
-    workdir = tmp_path_factory.mktemp("reference")
-    result = run(command(shop, workdir))
-    assert result.returncode == 0, result.stderr
-    return workdir, result
+from tests.fixtures import SIZES, build_shop, command, losses, run, start, wait_for_checkpoint
 
 
 def test_trains_evaluates_and_reports(reference):
@@ -69,35 +57,11 @@ def test_eight_devices_give_the_losses_of_one(reference, shop, tmp_path):
     assert eight == one
 
 
-def test_two_processes_give_the_losses_of_one(reference, shop, tmp_path):
-    workdir, _ = reference
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        together = ["--distributed", f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2"]
-    processes = [
-        start(command(shop, tmp_path, *together, f"--process_id={process}"), devices=2) for process in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
-    one, two = ((path / "metrics.jsonl").read_text().splitlines() for path in (workdir, tmp_path))
-    for expected, line in zip(map(json.loads, one), map(json.loads, two), strict=True):
-        if "loss" in expected:
-            for part in ("icl", "pmd", "pfr"):
-                assert line[part] == pytest.approx(expected[part], rel=2e-5), (part, line["step"])
-    assert "rank-1" in outputs[0][0] and "rank-1" not in outputs[1][0], "only the first process reports"
-
-
 def test_continues_after_sigkill(reference, shop, tmp_path):
     workdir, _ = reference
     arguments = command(shop, tmp_path, train__checkpoint_interval_steps=1)
     process = start(arguments)
-    deadline = time.monotonic() + 200
-    checkpoints = tmp_path / "checkpoints"
-    while not any(path.name.isdigit() for path in (checkpoints.iterdir() if checkpoints.exists() else [])):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_for_checkpoint(process, tmp_path)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -105,24 +69,6 @@ def test_continues_after_sigkill(reference, shop, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "resuming" in result.stderr
     assert losses(tmp_path) == losses(workdir), "the very same numbers, from the same examples"
-
-
-def test_sigterm_saves_and_the_run_continues_on_other_devices(reference, shop, tmp_path):
-    workdir, _ = reference
-    arguments = command(shop, tmp_path, train__checkpoint_interval_steps=1000)
-    process = start(arguments, PYTHONUNBUFFERED="1")
-    for line in process.stderr:
-        if "step 2/6" in line:
-            os.kill(process.pid, signal.SIGTERM)
-            break
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "SIGTERM: saved step" in errors
-    # On another mesh this time: a checkpoint does not belong to the devices that wrote it.
-    result = run(command(shop, tmp_path, train__checkpoint_interval_steps=1000, mesh__fsdp=4), devices=8)
-    assert result.returncode == 0, result.stderr
-    assert "resuming" in result.stderr
-    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from rice_jax.eval.embed import Embedder, compile_embedder, compute_rows, model_
 from rice_jax.eval.retrieval import PIXELS, row_name
 from rice_jax.input.items import Items, read_items
 from rice_jax.input.pipeline import eval_batches
+from rice_jax.processes import agree
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 5, 10)
@@ -85,7 +86,7 @@ def domain_evaluator(
 
     def evaluate(step: int, params: PyTree) -> dict[str, float]:
         results = report.read_results(path, DomainResult) if path.exists() else {}
-        if config.eval.pixels and PIXELS not in results:
+        if config.eval.pixels and agree(PIXELS not in results):
             results = {PIXELS: score(compile_embedder(pixel_embedder(), {}, mesh), {}), **results}
         results[row_name(step)] = result = score(embedder, params)
         if jax.process_index() == 0:

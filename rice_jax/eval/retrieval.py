@@ -23,6 +23,7 @@ from rice_jax.eval.embed import (
 )
 from rice_jax.input.index import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
+from rice_jax.processes import agree
 
 LABELS = ("scale", "duration", "number", "category", "source")
 PIXELS = "nearest raw pixels"
@@ -107,7 +108,7 @@ def retrieval_evaluator(
 
     def evaluate(step: int, params: PyTree) -> dict[str, float]:
         results = report.read_results(path) if path.exists() else {}
-        if config.eval.pixels and PIXELS not in results:
+        if config.eval.pixels and agree(PIXELS not in results):
             results = {PIXELS: score(rank(compile_embedder(pixel_embedder(), {}, mesh), {})[0]), **results}
         start, name = time.perf_counter(), row_name(step)
         ranked, images = rank(embedder, params)

@@ -3,17 +3,22 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from rice_jax.config import OptimizerConfig
-from rice_jax.mesh import path_name
+from rice_jax.mesh import parameter_shardings, path_name
 
 
-def create_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+def create_optimizer(
+    config: OptimizerConfig, total_steps: int, mesh: Mesh | None = None
+) -> optax.GradientTransformation:
     """Clipping, Adam, then per group its learning rate and weight decay.
 
     Args:
         config: learning rates, moments, decay and warm-up.
         total_steps: length of the schedule in updates.
+        mesh: over which gradients are split as their parameters are, so that a device never has to hold all of them;
+            None = wherever the compiler puts them.
 
     Returns:
         A transformation over the model's parameters as a nested dict.
@@ -28,7 +33,18 @@ def create_optimizer(config: OptimizerConfig, total_steps: int) -> optax.Gradien
 
     groups = {"encoder": group(config.encoder_learning_rate), "new": group(config.new_learning_rate)}
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, adam(config), optax.partition(groups, learning_rate_groups))
+    optimizer = optax.chain(clip, adam(config), optax.partition(groups, learning_rate_groups))
+    return split_gradients(optimizer, mesh) if mesh else optimizer
+
+
+def split_gradients(optimizer: optax.GradientTransformation, mesh: Mesh) -> optax.GradientTransformation:
+    """The same optimizer and state, on gradients that are split as their parameters are."""
+
+    def update(gradients, state, params=None):
+        gradients = jax.lax.with_sharding_constraint(gradients, parameter_shardings(mesh, gradients))
+        return optimizer.update(gradients, state, params)
+
+    return optax.GradientTransformation(optimizer.init, update)
 
 
 def schedule(peak: float, warmup_steps: int, total_steps: int) -> optax.Schedule:

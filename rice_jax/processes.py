@@ -1,0 +1,145 @@
+"""Several processes as one program: how they join, what they share, and how the failure of one ends all."""
+
+import logging
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessError(RuntimeError):
+    """Processes that do not come together; the message says what was found and what to do."""
+
+
+def join(
+    together: bool | None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout_seconds: int = 120,
+) -> None:
+    """Makes this process one of several; or makes sure that it is alone, so that no job ever runs N times over.
+
+    Args:
+        together: True = join, False = run alone, None = join if the environment tells of other processes.
+        coordinator: host:port of the first process; None = JAX_COORDINATOR_ADDRESS, or what Slurm, Open MPI or the
+            Cloud TPU tell.
+        num_processes: how many; None = JAX_NUM_PROCESSES, or as above.
+        process_id: which one this is, from 0; None = JAX_PROCESS_ID, or as above.
+        timeout_seconds: how long to wait for the others now, and how long one may be silent later.
+
+    Raises:
+        ProcessError: this is one host of a TPU slice and was not asked to join. A failure to join ends the program.
+    """
+    if together is None:
+        together = coordinator is not None or told_of_others(os.environ)
+    if not together:
+        # A TPU slice knows its hosts by itself; only the checkpoints of hosts that have not joined would clash.
+        if jax.process_count() > 1:
+            raise ProcessError(f"this is one of {jax.process_count()} hosts: start the program on all, --distributed")
+        return
+
+    def give_up() -> None:
+        where = coordinator or "that the cluster names"
+        _end(
+            f"ProcessError: the processes have not come together within {timeout_seconds} seconds (--timeout_seconds). "
+            f"Expected all of them, started within that time, at the coordinator {where}: look at the other processes' "
+            "output, and whether this machine can reach that address"
+        )
+
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    # JAX's own time-out ends the process with a C++ stack trace, so ours comes first.
+    watch = threading.Timer(timeout_seconds, give_up)
+    watch.daemon = True
+    watch.start()
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            _or_environment(num_processes, "JAX_NUM_PROCESSES"),
+            _or_environment(process_id, "JAX_PROCESS_ID"),
+            initialization_timeout=timeout_seconds + 30,
+            heartbeat_timeout_seconds=timeout_seconds,
+        )
+        jax.devices()  # the processes exchange their devices, so this waits for the others too
+    except (ValueError, RuntimeError, OSError) as error:
+        _end(
+            f"ProcessError: the processes cannot come together: {error}\n"
+            "Expected a Cloud TPU, Slurm or Open MPI job, or --coordinator=host:port --num_processes=N --process_id=I; "
+            "--nodistributed runs one process alone"
+        )
+    finally:
+        watch.cancel()
+    if jax.process_index():
+        logging.getLogger("rice_jax").setLevel(logging.WARNING)
+
+
+def told_of_others(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher has started this process as one of several."""
+    counts = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    hosts = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+    return any(int(environment.get(name, 1)) > 1 for name in counts) or any(
+        "," in environment.get(name, "") for name in hosts
+    )
+
+
+def share_directory(directory: Path) -> None:
+    """Makes a directory, and finds out now, not at the first checkpoint, that it cannot be used.
+
+    Raises:
+        ProcessError: it cannot be written, or other processes do not see what the first one writes there.
+    """
+    name, problem = 0, None
+    if jax.process_index() == 0:
+        name = 1 + secrets.randbelow(2**31 - 1)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / f".shared-{name}").touch()
+        except OSError as error:
+            name, problem = 0, error
+    name = int(multihost_utils.broadcast_one_to_all(np.int32(name)))
+    if not name:
+        reason = problem or "the first process cannot write there, see its output"
+        raise ProcessError(f"{directory}: {reason}; expected a directory that can be written, choose another --workdir")
+    probe = directory / f".shared-{name}"
+    seen = multihost_utils.process_allgather(np.bool_(probe.exists())).reshape(-1)  # all have looked
+    if jax.process_index() == 0:
+        probe.unlink()
+    if not seen.all():
+        raise ProcessError(
+            f"{directory}: only {seen.sum()} of {len(seen)} processes see what the first one writes there; expected "
+            "one directory that all share, e.g. on NFS, under the same path"
+        )
+
+
+def agree(answer: bool) -> bool:
+    """The first process's answer, for all: a shared disk may show each of them another moment."""
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
+
+
+def leave(message: str) -> NoReturn:
+    """Ends the program with a message and exit code 1.
+
+    One of several processes ends at once: at its ordinary exit it would wait for the others, which wait for it.
+    """
+    if jax.process_count() == 1:
+        sys.exit(message)
+    _end(f"process {jax.process_index()}: {message}")
+
+
+def _end(message: str) -> NoReturn:
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _or_environment(value: int | None, name: str) -> int | None:
+    return int(os.environ[name]) if value is None and name in os.environ else value

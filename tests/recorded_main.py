@@ -1,0 +1,21 @@
+"""The front door, which also writes the examples of every training step to the workdir, `examples-PROCESS.jsonl`."""
+
+import json
+
+import jax
+from absl import app, flags
+
+from rice_jax import main, mesh
+from rice_jax.train import loop
+
+
+def recording_batch(devices, local):
+    with open(f"{main.WORKDIR.value}/examples-{jax.process_index()}.jsonl", "a") as file:
+        file.write(json.dumps(local["index"].tolist()) + "\n")
+    return mesh.global_batch(devices, local)
+
+
+if __name__ == "__main__":
+    loop.global_batch = recording_batch
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main.main, flags_parser=main.parse_flags)

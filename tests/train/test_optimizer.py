@@ -1,0 +1,22 @@
+import jax
+import jax.numpy as jnp
+import optax
+
+from rice_jax.config import MeshConfig
+from rice_jax.mesh import create_mesh, replicated
+from rice_jax.train.optimizer import split_gradients
+from rice_jax.train.state import create_params
+from tests.settings import small_config
+
+
+def test_gradients_are_split_like_their_parameters():
+    mesh = create_mesh(MeshConfig(data=2, fsdp=4))
+    params = create_params(small_config().model, mesh, seed=0)
+
+    def gradients(params):
+        whole = jax.grad(lambda params: sum(jnp.sum(x**2) for x in jax.tree.leaves(params)))(params)
+        whole = jax.lax.with_sharding_constraint(whole, replicated(mesh))
+        return split_gradients(optax.identity(), mesh).update(whole, optax.EmptyState())[0]
+
+    for parameter, gradient in zip(jax.tree.leaves(params), jax.tree.leaves(jax.jit(gradients)(params)), strict=True):
+        assert gradient.sharding.is_equivalent_to(parameter.sharding, gradient.ndim)
