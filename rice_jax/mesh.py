@@ -1,7 +1,7 @@
 """Devices: the mesh, which parameter is split how, and global arrays from each process's part."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -45,21 +45,21 @@ PARAMETER_RULES = (
 )
 
 
-def create_mesh(config: MeshConfig) -> Mesh:
-    """All devices of all processes as `data` × `fsdp`; -1 takes what the other leaves.
+def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices, all of all processes by default, as `data` × `fsdp`; -1 takes what the other leaves.
 
     Raises:
         ConfigError: the number of devices is not the product of the two.
     """
-    devices = jax.device_count()
-    data = devices // config.fsdp if config.data == -1 else config.data
-    fsdp = devices // config.data if config.fsdp == -1 else config.fsdp
-    if data * fsdp != devices:
+    num_devices = jax.device_count() if devices is None else len(devices)
+    data = num_devices // config.fsdp if config.data == -1 else config.data
+    fsdp = num_devices // config.data if config.fsdp == -1 else config.fsdp
+    if data * fsdp != num_devices:
         raise ConfigError(
-            f"config.mesh.data and fsdp: found {config.data} and {config.fsdp}, expected {devices} devices in all; -1 "
-            "for one of them takes what the other leaves"
+            f"config.mesh.data and fsdp: found {config.data} and {config.fsdp}, expected {num_devices} devices in all; "
+            "-1 for one of them takes what the other leaves"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 def constrain_batch(mesh: Mesh):

@@ -13,7 +13,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)
 _ARRAY = re.compile(r"\b([a-z]+\d*)\w*\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body)=%?([\w.\-]+)")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
-_CHANNEL = re.compile(r"\bchannel_id=(\d+)")
+_PIECE = re.compile(r'\b(?:chain_id|async_collective_name)="([^"]*)"')
 _GROUPS = re.compile(r"replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\}|mesh\[([^\]]*)\] \{([^}]*)\})")
 
 
@@ -43,7 +43,8 @@ def collectives(text: str) -> list[Collective]:
     """
     computations = _computations(text)
     runs = _runs(computations)
-    # An asynchronous collective is spread over several computations, with the same channel.
+    # An asynchronous collective is spread over several computations, each with a piece of the same name. Channels tell
+    # less: all collectives of shard_maps have the same.
     found = {}
     for name, instructions in computations.items():
         shapes = {instruction: shape for instruction, shape, _, _ in instructions}
@@ -53,8 +54,8 @@ def collectives(text: str) -> list[Collective]:
                 arrays = max(_operands(rest, shapes), _result(kind, opcode, shape, rest, shapes), key=_size)
                 if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
                     kind = "reduce-scatter"  # as TPUs do it: of the sum each keeps its part
-                channel = _CHANNEL.search(rest)
-                key = (kind, channel[1]) if channel and kind != "collective-permute" else (name, instruction)
+                piece = _PIECE.search(rest)
+                key = (kind, piece[1]) if piece else (name, instruction)
                 one = Collective(kind, _describe(arrays), _group(rest), _size(arrays), runs[name])
                 found[key] = max(found.get(key, one), one, key=lambda one: one.runs)
     total = Counter()

@@ -1,0 +1,300 @@
+"""Compiles training and evaluation for a TPU slice that is not there, and says what they need on each of its chips.
+
+    pip install -e '.[tpu]'
+    python scripts/compile_for_tpu.py --config=configs/lpr4m.py --topology=v5e:2x4 [--config.model.remat=True …]
+    python scripts/compile_for_tpu.py --config=configs/lpr4m.py --topology=v5e:2x4 --largest
+
+The steps are those that `rice_jax.main` runs. A topology is a generation and its chips: v5e-8 is `v5e:2x4`, v5e-256
+`v5e:16x16`, v6e-256 `v6e:16x16`, and v4-64, which counts cores, `v4:2x4x4`. `--largest` looks for the largest batch
+that fits. The exit code is 1 if a step does not fit. A step takes a minute or two of one core.
+
+Memory, operations and bytes are the compiler's, per chip. Its counts take a loop's body once: set
+`--config.model.unroll=True` to count every block of the encoder. Collectives are read from the compiled program, loops
+counted as often as they run. "Sent" is what leaves a chip if they go around a ring of n chips: (n - 1) / n of an
+array for a gather or a scatter, twice that for an all-reduce.
+
+The bound on a step's time is that of the operations that no step can do without (`scripts/benchmark.py flops`), at the
+chip's peak.
+
+What a chip has to send in a training step on B pairs over n chips, with P parameters, E numbers in an embedding, T
+frames of L tokens of D numbers, and K negatives of an image, in the compute dtype unless it says otherwise, is at least
+
+    gradients       2 · (n - 1) / n · P: products leave them in the compute dtype
+    embeddings      (n - 1) / n · 2 · B · E in float32: every chip gets all videos', and their gradients go back; of
+                    the images' softmax a few numbers a pair suffice
+    candidates      (n - 1) / n · 2 · K · B / n · T · L · D, there and back, were each of an image's K videos sent to it
+                    alone; nothing with `--config.loss.negatives=device`
+
+The program gathers keys and values of all B videos once, and scatters their gradients once: (n - 1) / n · 4 · B · T · L
+· D. Which of the videos are candidates, and whose, is not known when it is compiled. So negatives of the whole batch
+are for small slices, and `device` is for large ones. `fsdp` adds gathers of parameters, of which no least is told.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from ml_collections import config_flags
+
+from rice_jax.config import Config, ConfigError, resolve
+from rice_jax.eval.embed import compile_embedder, model_embedder
+from rice_jax.mesh import create_mesh
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.state import create_model, create_params, create_state
+from rice_jax.train.steps import compile_step, retrieval_step
+from rice_jax.types import Batch
+from scripts.benchmark import abstract_batch, least_operations
+from scripts.hlo import Collective, collectives
+
+# Without these libtpu asks the network what machine it is on, and waits, and locks chips.
+LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+# Printed of every step; smaller ones are summed up.
+NUM_COLLECTIVES = 12
+
+
+class Chip(NamedTuple):
+    memory: float  # GiB that programs may use, as the compiler refuses more
+    peak: float  # bfloat16 operations per second
+    options: dict[str, str] = {}  # of its topologies
+
+
+# Source: Google Cloud's system architecture pages; `memory` is what remains of 16, 32, 95 and 32 GB.
+CHIPS = {
+    "v4": Chip(30.75, 275e12, {"chip_config_name": "megacore"}),
+    "v5e": Chip(15.75, 197e12),
+    "v5p": Chip(95.74, 459e12),
+    "v6e": Chip(31.25, 918e12),
+}
+
+
+class Program(NamedTuple):
+    """A step compiled for one chip of many."""
+
+    memory: dict[str, int]  # bytes by kind
+    operations: float
+    bytes_accessed: float
+    collectives: list[Collective]
+
+    @property
+    def needed(self) -> int:
+        """Bytes held at once: results lie where the donated arguments were."""
+        return sum(self.memory.values()) - 2 * self.memory["aliased"]
+
+
+class TooLarge(Exception):
+    """A program that does not fit; the compiler's words, which name what is needed and what is there."""
+
+    @property
+    def excess(self) -> float:
+        """How many times too much it needs; 1 where the compiler does not say."""
+        sizes = [float(size) for size in re.findall(r"\b([\d.]+)G\b", str(self))]
+        return max(1.0, sizes[0] / sizes[1]) if len(sizes) > 1 else 1.0
+
+
+def main(_) -> None:
+    try:
+        config, chip = resolve(CONFIG.value.to_dict()), chip_of(TOPOLOGY.value)
+        devices = devices_of(TOPOLOGY.value)
+        if LARGEST.value:
+            batch_size = largest_batch(config, devices)
+            print(
+                f"{TOPOLOGY.value}: the largest batch that fits is {batch_size:,}, {batch_size // len(devices)} a chip"
+            )
+            return
+        print(f"{TOPOLOGY.value}: {len(devices)} chips of {chip.memory} GiB")
+        fits = report(config, devices, chip)
+    except ConfigError as error:
+        sys.exit(f"ConfigError: {error}")
+    sys.exit(0 if fits else 1)
+
+
+def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:
+    """Compiles and prints all steps; whether they fit."""
+    mesh = create_mesh(config.mesh, devices)
+    fits = True
+    for name, lower in steps(config, mesh).items():
+        print(f"\n{name}", flush=True)
+        try:
+            print_program(compile_program(lower), chip)
+        except TooLarge as error:
+            print(f"  does not fit: {error}", flush=True)
+            fits = False
+    params = jax.eval_shape(lambda: create_params(config.model, mesh, config.seed))
+    sent = least_sent(config, mesh.size, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    parts = ", ".join(f"{name} {size / 2**20:.3f}" for name, size in sent.items())
+    print(f"\nThe least that a chip sends in a training step: {sum(sent.values()) / 2**20:.3f} MiB ({parts})")
+    least = sum(least_operations(config).values())
+    seconds = least / mesh.size / chip.peak
+    pairs = config.data.batch_size
+    print(f"Training on {pairs:,} pairs takes {least / mesh.size / 1e9:,.0f} · 10⁹ operations of every chip or more:")
+    print(
+        f"{seconds * 1e3:.2f} ms at its peak of {chip.peak / 1e12:.0f} · 10¹² a second, {pairs / seconds:,.0f} pairs/s"
+    )
+    return fits
+
+
+def print_program(program: Program, chip: Chip) -> None:
+    """Memory, operations and collectives of one chip."""
+    share = program.needed / 2**30 / chip.memory
+    print(f"  {'memory':34}{program.needed / 2**30:10.3f} GiB, {share:.0%} of the chip's")
+    for kind, size in program.memory.items():
+        print(f"    {kind:32}{size / 2**30:10.3f} GiB")
+    print(f"  {'operations, loops once':34}{program.operations / 1e9:10.1f} · 10⁹")
+    print(f"  {'bytes accessed, loops once':34}{program.bytes_accessed / 2**30:10.3f} GiB")
+    sent = sum(one.sent for one in program.collectives)
+    print(f"  {'collectives':34}{sent / 2**20:10.3f} MiB sent by a chip")
+    for one in program.collectives[:NUM_COLLECTIVES]:
+        shape = one.shape if len(one.shape) < 60 else f"{one.shape[:50]} … ({one.shape.count('[')} arrays)"
+        print(f"    {one.sent / 2**20:12.3f} MiB  {one.kind} × {one.runs} among {one.group or '?'}, {shape}")
+    if rest := program.collectives[NUM_COLLECTIVES:]:
+        print(f"    {sum(one.sent for one in rest) / 2**20:12.3f} MiB  {sum(one.runs for one in rest)} smaller ones")
+
+
+def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
+    """Bytes that a chip has to send in a training step; see above."""
+    data, model, loss = config.data, config.model, config.loss
+    size, share = jnp.dtype(model.dtype).itemsize, (chips - 1) / chips
+    far = model.pmd is not None and loss.negatives == "batch"
+    videos = loss.num_negatives * data.batch_size / chips if far else 0
+    return {
+        "gradients": 2 * share * parameters * size,
+        "embeddings": 2 * share * data.batch_size * model.embed_dim * 4,
+        "candidates": 2 * share * videos * data.num_frames * model.num_tokens * model.width * size,
+    }
+
+
+def largest_batch(config: Config, devices: list[jax.Device]) -> int:
+    """The largest batch whose training step fits, a multiple of chips and chunks.
+
+    The compiler tells what a step that does not fit needs, ten times sooner than it compiles one that does. Memory
+    grows no faster than the batch, so shrinking the batch by what is too much never goes too far.
+
+    Raises:
+        ConfigError: not even the least fits.
+    """
+    unit = len(devices) * config.train.grad_cache_chunks
+    fits, units, failed = 0, max(1, config.data.batch_size // unit), False
+    while units > fits:
+        changed = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=units * unit))
+        try:
+            program = compile_program(steps(changed, create_mesh(config.mesh, devices))["training"])
+            print(f"{units * unit:>10,} pairs: {program.needed / 2**30:.2f} GiB", flush=True)
+            fits, units = units, units if failed else 2 * units
+        except TooLarge as error:
+            print(f"{units * unit:>10,} pairs: {error}", flush=True)
+            units, failed = max(fits, min(units - 1, int(units / error.excess))), True
+    if not fits:
+        raise ConfigError(f"config.data.batch_size: not even {unit} pairs fit on {len(devices)} chips")
+    return fits * unit
+
+
+def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lowered]]:
+    """What `rice_jax.main` runs with a configuration, by name, each as a function that lowers it.
+
+    Raises:
+        ConfigError: it trains a detector, or a batch does not divide over the devices.
+    """
+    if config.model.detector:
+        raise ConfigError("config.model.detector.kind: expected 'none': what is compiled is the training of RICE")
+    for name, size in (("data", config.data.batch_size), ("eval", config.eval.batch_size)):
+        if size % mesh.size:
+            raise ConfigError(f"config.{name}.batch_size: found {size}, expected a multiple of the {mesh.size} chips")
+    graphdef = create_model(config.model, mesh)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps)
+    params = jax.eval_shape(lambda: create_params(config.model, mesh, config.seed))
+    state = jax.eval_shape(lambda: create_state(params, optimizer, mesh))
+    step = compile_step(retrieval_step(graphdef, optimizer, config, mesh), state, mesh)
+    with_queries = config.eval.rerank > 0 and config.eval.rerank_keep_tokens
+    embedder = compile_embedder(model_embedder(graphdef, with_queries=with_queries), params, mesh)
+    data = dataclasses.replace(config.data, batch_size=config.eval.batch_size, num_frames=config.eval.num_frames)
+    rows = with_patch_mask(dataclasses.replace(config, data=data))
+    return {
+        "training": lambda: step.lower(state, with_patch_mask(config)),
+        "embedding images": lambda: embedder.image.lower(params, {"image": rows["image"]}),
+        "embedding videos": lambda: embedder.video.lower(params, rows),
+    }
+
+
+def compile_program(lower: Callable[[], jax.stages.Lowered]) -> Program:
+    """Compiles a step.
+
+    Raises:
+        TooLarge: a chip does not hold it.
+    """
+    try:
+        compiled = lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(re.sub(r".*?RESOURCE_EXHAUSTED: ", "", str(error).splitlines()[0])) from error
+    needed, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory = {
+        "arguments": needed.argument_size_in_bytes,
+        "outputs": needed.output_size_in_bytes,
+        "aliased": needed.alias_size_in_bytes,
+        "temporaries": needed.temp_size_in_bytes,
+        "code": needed.generated_code_size_in_bytes,
+    }
+    return Program(memory, cost["flops"], cost["bytes accessed"], collectives(compiled.as_text()))
+
+
+def with_patch_mask(config: Config) -> Batch:
+    """Shapes of a training batch, with the mask that the pipeline adds where the settings ask for it."""
+    batch, model = abstract_batch(config), config.model
+    if model.ipd != "off" and model.ipd_use == "mask":
+        shape = (config.data.batch_size, config.data.num_frames, model.num_tokens - 1)
+        batch["patch_mask"] = jax.ShapeDtypeStruct(shape, jnp.bool_)
+    return batch
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of `v5e:16x16`.
+
+    Raises:
+        ConfigError: no such chip.
+    """
+    if (name := topology.partition(":")[0]) not in CHIPS:
+        raise ConfigError(f"--topology: found {topology!r}, expected one of {', '.join(CHIPS)} and a size: v5e:16x16")
+    return CHIPS[name]
+
+
+def devices_of(topology: str) -> list[jax.Device]:
+    """The chips of a slice, which need not be there.
+
+    Raises:
+        ConfigError: their compiler is not installed, or there is no such slice.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ConfigError("the TPU's compiler, libtpu, is not installed: pip install -e '.[tpu]'")
+    os.environ.update(LIBTPU)
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        options = chip_of(topology).options
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(f"--topology: found {topology!r}, expected a slice like v5e:16x16: {error}") from error
+
+
+if __name__ == "__main__":
+    CONFIG = config_flags.DEFINE_config_file("config", None, "Settings; --config.a.b=c overrides one.")
+    TOPOLOGY = flags.DEFINE_string("topology", None, "Slice, e.g. v5e:16x16.")
+    LARGEST = flags.DEFINE_bool("largest", False, "Look for the largest batch whose training step fits.")
+    flags.mark_flags_as_required(["config", "topology"])
+    app.run(main)

@@ -1,0 +1,121 @@
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rice_jax.config import ConfigError
+from scripts import compile_for_tpu
+from scripts.hlo import Collective, collectives
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# As a compiler for TPUs writes it, less what nobody reads.
+PROGRAM = """\
+HloModule jit_step, is_scheduled=true, num_partitions=8
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[]{:T(128)} parameter(0)
+  %y = f32[]{:T(128)} parameter(1)
+  ROOT %sum = f32[]{:T(128)} add(%x, %y)
+}
+
+%body (state: (s32[], f32[4,6])) -> (s32[], f32[4,6]) {
+  %state = (s32[]{:T(128)}, f32[4,6]{1,0:T(8,128)}) parameter(0)
+  %part = f32[4,6]{1,0:T(8,128)} get-tuple-element(%state), index=1
+  %all-reduce.1 = f32[4,6]{1,0:T(8,128)} all-reduce(%part), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %next = (s32[]{:T(128)}, f32[4,6]{1,0:T(8,128)}) tuple(%number, %all-reduce.1)
+}
+
+%condition (state.1: (s32[], f32[4,6])) -> pred[] {
+  %state.1 = (s32[]{:T(128)}, f32[4,6]{1,0:T(8,128)}) parameter(0)
+  %twelve = s32[]{:T(128)} constant(12)
+  ROOT %less = pred[]{:T(512)} compare(%number.1, %twelve), direction=LT
+}
+
+%first_half (param_0: bf16[2,3]) -> bf16[16,3] {
+  %param_0 = bf16[2,3]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %all-gather.8 = bf16[16,3]{1,0:T(8,128)(2,1)} all-gather(%param_0), channel_id=1, \
+replica_groups=mesh['axis_0'=1,'axis_1'=8] {'axis_0','axis_1'}, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%second_half (param_1: bf16[2,3]) -> bf16[16,3] {
+  %param_1 = bf16[2,3]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %all-gather.9 = bf16[16,3]{1,0:T(8,128)(2,1)} all-gather(%param_1), channel_id=1, \
+replica_groups=mesh['axis_0'=1,'axis_1'=8] {'axis_0','axis_1'}, dimensions={0}, frontend_attributes={chain_id="0"}
+}
+
+%all-reduce-scatter.1 (input: bf16[8,5]) -> bf16[2,5] {
+  %input = bf16[8,5]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-reduce.2 = bf16[8,5]{1,0:T(8,128)(2,1)} all-reduce(%input), replica_groups={{0,2},{1,3}}, to_apply=%add
+  ROOT %part.1 = bf16[2,5]{1,0:T(8,128)(2,1)} dynamic-slice(%all-reduce.2, %place, %zero), dynamic_slice_sizes={2,5}
+}
+
+ENTRY %main (a: f32[4,6], b: bf16[2,3]) -> f32[4,6] {
+  %a = f32[4,6]{1,0:T(8,128)} parameter(0)
+  %b = bf16[2,3]{1,0:T(8,128)(2,1)} parameter(1)
+  %loop = (s32[]{:T(128)}, f32[4,6]{1,0:T(8,128)}) while(%start), condition=%condition, body=%body
+  %begun = bf16[16,3]{1,0:T(8,128)(2,1)} fusion(%b), kind=kCustom, calls=%first_half
+  %gathered = bf16[16,3]{1,0:T(8,128)(2,1)} fusion(%begun), kind=kCustom, calls=%second_half
+  %scattered = bf16[2,5]{1,0:T(8,128)(2,1)} fusion(%gathered), kind=kCustom, calls=%all-reduce-scatter.1
+  %all-gather-start = (bf16[2,3]{1,0}, bf16[16,3]{1,0}) all-gather-start(%b), channel_id=1, replica_groups=[1,8]<=[8]
+  %all-gather-done = bf16[16,3]{1,0} all-gather-done(%all-gather-start)
+  %scatter = f32[1,6]{1,0} reduce-scatter(%a), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}, to_apply=%add
+  %both = (f32[4,6]{1,0}, /*index=1*/f32[]) all-reduce(%a, %one), replica_groups=[1,8]<=[8], to_apply=%add
+  %permute = (f32[4,6]{1,0}, f32[4,6]{1,0}, u32[]) collective-permute-start(%a), source_target_pairs={{0,1},{1,0}}
+  ROOT %result = f32[4,6]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_collectives_of_a_program():
+    assert set(collectives(PROGRAM)) == {
+        Collective("all-reduce", "f32[4,6]", 4, 96, 12),
+        Collective("all-reduce", "f32[4,6] f32[]", 8, 100, 1),
+        Collective("all-gather", "bf16[16,3]", 8, 96, 2),
+        Collective("reduce-scatter", "f32[4,6]", 4, 96, 1),
+        Collective("reduce-scatter", "bf16[8,5]", 2, 80, 1),
+        Collective("collective-permute", "f32[4,6]", 0, 96, 1),
+    }
+
+
+def test_what_leaves_a_chip():
+    sent = [(one.kind, one.runs, one.sent) for one in collectives(PROGRAM)]
+    assert sent == [
+        ("all-reduce", 12, 2 * 3 / 4 * 96 * 12),
+        ("all-reduce", 1, 2 * 7 / 8 * 100),
+        ("all-gather", 2, 7 / 8 * 96 * 2),
+        ("collective-permute", 1, 96),
+        ("reduce-scatter", 1, 3 / 4 * 96),
+        ("reduce-scatter", 1, 1 / 2 * 80),
+    ]
+
+
+def test_what_cannot_be_compiled():
+    with pytest.raises(ConfigError, match=r"--topology: found 'v3:2x2', expected one of v4, v5e, v5p, v6e and a size"):
+        compile_for_tpu.chip_of("v3:2x2")
+
+
+def test_without_the_compiler_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"libtpu, is not installed: pip install -e '\.\[tpu\]'"):
+        compile_for_tpu.devices_of("v5e:2x4")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, the TPU's compiler, is not installed")
+def test_a_small_model_is_compiled_for_a_slice(tmp_path):
+    """In a process of its own, as libtpu stays loaded."""
+    config = tmp_path / "small.py"
+    config.write_text(
+        "from ml_collections import ConfigDict\n\nfrom tests.settings import small_values\n\n\n"
+        "def get_config():\n    return ConfigDict(small_values(data__batch_size=16))\n"
+    )
+    command = [sys.executable, "scripts/compile_for_tpu.py", f"--config={config}", "--topology=v5e:2x4"]
+    command.append("--config.eval.batch_size=16")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for name in ("training", "embedding images", "embedding videos"):
+        assert re.search(rf"^{name}\n  memory +\d+\.\d+ GiB", done.stdout, re.MULTILINE), done.stdout
+    assert "all-reduce" in done.stdout and "8 chips of 15.75 GiB" in done.stdout
