@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from rice_jax.config import ConfigError
 from scripts import compile_for_tpu
 from scripts.hlo import Collective, collectives
+from tests.settings import small_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -91,6 +93,23 @@ def test_what_leaves_a_chip():
         ("reduce-scatter", 1, 3 / 4 * 96),
         ("reduce-scatter", 1, 1 / 2 * 80),
     ]
+
+
+@pytest.mark.parametrize(("limit", "compiled"), [(100, [96, 192]), (40, [96, 40]), (300, [96, 192, 384, 296])])
+def test_the_largest_batch(monkeypatch, limit, compiled):
+    """Eight chips that hold so many pairs: what does not fit says by how much, and then less is tried."""
+    seen = []
+
+    def compile_program(batch_size):
+        seen.append(batch_size)
+        if batch_size > limit:
+            raise compile_for_tpu.TooLarge(f"Used {batch_size}.0G of {limit}.0G hbm")
+        return compile_for_tpu.Program({"aliased": 0}, 0, 0, [])
+
+    monkeypatch.setattr(compile_for_tpu, "steps", lambda config, mesh: {"training": config.data.batch_size})
+    monkeypatch.setattr(compile_for_tpu, "compile_program", compile_program)
+    largest = compile_for_tpu.largest_batch(small_config(data__batch_size=96), jax.devices())
+    assert largest == limit // 8 * 8 and seen == compiled
 
 
 def test_what_cannot_be_compiled():
