@@ -159,7 +159,7 @@ def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compil
     mesh = jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
     create = lambda: model(config.model, constrain=constrain_batch(mesh), rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, _ = nnx.split(nnx.eval_shape(create))
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
     state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, seed=0), optimizer, mesh))
     step = retrieval_step(graphdef, optimizer, config, mesh)
     return compile_step(step, state, mesh).lower(state, abstract_batch(config)).compile()

@@ -217,7 +217,7 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
         if size % mesh.size:
             raise ConfigError(f"config.{name}.batch_size: found {size}, expected a multiple of the {mesh.size} chips")
     graphdef = create_model(config.model, mesh)
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
     params = jax.eval_shape(lambda: create_params(config.model, mesh, config.seed))
     state = jax.eval_shape(lambda: create_state(params, optimizer, mesh))
     step = compile_step(retrieval_step(graphdef, optimizer, config, mesh), state, mesh)
