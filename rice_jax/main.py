@@ -207,6 +207,8 @@ def speak() -> None:
     logger.propagate = False
     if not flags.FLAGS["verbosity"].present:
         absl_logging.set_verbosity(absl_logging.WARNING)
+        # After a failed save it repeats, in its own words, what our error has said.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # A checkpoint's failure is logged by every thread of Orbax that it passes, and then raised; once is enough.
         absl_logging.get_absl_logger().addFilter(
             lambda record: record.exc_info is None or "orbax" not in record.pathname

@@ -267,10 +267,11 @@ class NaiveRice(Rice):
         frame_mask: Bool[Array, "B T"],
         negatives: Int[Array, "B N"],
         *,
+        patch_mask: None = None,
         num_shards: int = 1,
         dropout_key: Array | None = None,
     ) -> Matches:
-        """As `Rice.match`, without dropout."""
+        """As `Rice.match`, without dropout and for whole frames."""
         candidates = jnp.concatenate([jnp.arange(len(negatives))[:, None], negatives], axis=1)  # [B, K]
         videos = candidates.reshape(-1)
         images = jnp.repeat(tokens.image, candidates.shape[1], axis=0)
