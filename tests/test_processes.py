@@ -126,7 +126,7 @@ def test_a_killed_process_ends_all_of_a_slurm_job(expected, shop, tmp_path):
             "SLURM_NTASKS": "2",
             "PYTHONUNBUFFERED": "1",
         }
-    arguments = command(shop, tmp_path, "--timeout_seconds=60", train__checkpoint_interval_steps=1)
+    arguments = command(shop, tmp_path, "--timeout_seconds=30", train__checkpoint_interval_steps=1)
     running = [
         start(arguments, 1, **environment, SLURM_PROCID=str(process), SLURM_LOCALID=str(process))
         for process in range(2)
