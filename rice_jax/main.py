@@ -57,6 +57,10 @@ TIMEOUT = flags.DEFINE_integer(
 
 STOPPED = 143  # exit code of a run that SIGTERM stopped, as shells number it
 
+# What to do where a module has not been trained.
+MATCHING = "evaluate a run that trained with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
+DETECTING = "use the --config of a run that trained one"
+
 logger = logging.getLogger("rice_jax")
 
 
@@ -94,9 +98,9 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     else:
         source, done = newest_weights(config, workdir)
         if config.eval.rerank:
-            require_decoder(source, params)
+            require_trained(source, params, "pmd", "decoder to match with", MATCHING)
         if config.model.detector:
-            require_detector(source, params)
+            require_trained(source, params, "detector", "detector of this kind", DETECTING)
         evaluate(done, start_from(source, params, config.model))
     if jax.process_index() == 0:
         print_results(workdir, done, config)
@@ -135,7 +139,7 @@ def detect(config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, pa
             f"{config.model.detector and config.model.detector.kind!r} and {config.data.detect!r}"
         )
     source, step = newest_weights(config, workdir)
-    require_detector(source, params)
+    require_trained(source, params, "detector", "detector of this kind", DETECTING)
     params = start_from(source, params, config.model)
     directory = workdir / f"detections-{step}"
     path = write_detections(config, graphdef, params, mesh, directory, source=f"{source} after {step} steps")
@@ -153,24 +157,11 @@ def newest_weights(config: Config, workdir: Path) -> tuple[Path, int]:
     raise CheckpointError(f"{workdir}: found no checkpoint to evaluate; train first, or set config.model.init_from")
 
 
-def require_decoder(source: Path, params: PyTree) -> None:
-    """Refuses to match with a fresh decoder: its order would be none."""
-    expected = {f"pmd/{name}" for name in flatten_dict(params["pmd"], sep="/")}
+def require_trained(source: Path, params: PyTree, module: str, name: str, advice: str) -> None:
+    """Refuses to match with a fresh decoder, whose order would be none, or to look with a fresh detector."""
+    expected = {f"{module}/{parameter}" for parameter in flatten_dict(params[module], sep="/")}
     if missing := sorted(expected - checkpoint.parameter_names(source)):
-        raise CheckpointError(
-            f"{source}: has no trained decoder to match with ({missing[0]} is missing); evaluate a run that trained "
-            "with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
-        )
-
-
-def require_detector(source: Path, params: PyTree) -> None:
-    """Refuses to look with a fresh detector: it would find nothing."""
-    expected = {f"detector/{name}" for name in flatten_dict(params["detector"], sep="/")}
-    if missing := sorted(expected - checkpoint.parameter_names(source)):
-        raise CheckpointError(
-            f"{source}: has no trained detector of this kind ({missing[0]} is missing); use the --config of a run that "
-            "trained one"
-        )
+        raise CheckpointError(f"{source}: has no trained {name} ({missing[0]} is missing); {advice}")
 
 
 def print_results(workdir: Path, step: int, config: Config) -> None:
