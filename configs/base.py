@@ -33,8 +33,10 @@ def get_config() -> ConfigDict:
     config.data.train_boxes = ""
     config.data.query_boxes = ""
     config.data.box_min_score = 0.5
-    config.data.num_workers = 8
-    config.data.num_threads = 8
+    config.data.device_resize_height = 0
+    config.data.device_resize_width = 0
+    config.data.num_workers = 0
+    config.data.num_threads = 16
 
     config.model = ConfigDict()
     config.model.image_size = 224

@@ -24,7 +24,6 @@ def get_config():
     config.data.crop_around_box = True
     config.data.color_jitter = 0.2
     config.data.pair_hue = 0.2
-    config.data.num_workers = 0
     config.data.num_threads = 1
 
     config.model.image_size = 128

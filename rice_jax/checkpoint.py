@@ -17,11 +17,11 @@ from jaxtyping import PyTree
 
 CHECKPOINTS = "checkpoints"
 # Settings that may differ between the run that wrote a checkpoint and the one that continues it: they change where and
-# how fast it runs and what it reports, not what it computes.
+# how fast it runs and what it reports, not what it computes (but for rounding).
 FREE = ("eval", "mesh", "train.log_interval_steps", "train.checkpoint_interval_steps", "train.eval_interval_steps",
         "train.keep_checkpoints", "train.grad_cache_chunks", "data.data_dir", "data.query", "data.gallery",
-        "data.detect", "data.query_boxes", "data.num_workers", "data.num_threads", "model.remat", "model.unroll",
-        "model.init_from")  # fmt: skip
+        "data.detect", "data.query_boxes", "data.num_workers", "data.num_threads", "data.device_resize_height",
+        "data.device_resize_width", "model.remat", "model.unroll", "model.init_from")  # fmt: skip
 
 
 class CheckpointError(ValueError):

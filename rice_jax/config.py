@@ -38,8 +38,14 @@ class DataConfig:
     train_boxes: str
     query_boxes: str
     box_min_score: float  # a box of such a file with a lower score does not count
-    num_workers: int  # Grain worker processes; 0 = threads only
-    num_threads: int  # threads that read and decode, per process
+    # The device cuts and resizes pictures of up to so many pixels, so that a host with few cores need only decode them;
+    # larger ones, and all if 0, the host does.
+    device_resize_height: int
+    device_resize_width: int
+    # Threads that decode, per process; together they make a batch. Python itself keeps some dozen of them busy at
+    # most. Beyond that, worker processes of Grain help, though each batch is then copied; 0 = none.
+    num_threads: int
+    num_workers: int
     image_size: int = 0  # derived: model.image_size
     patch_size: int = 0  # derived: model.patch_size, as the next three
     ipd: str = "off"
@@ -51,6 +57,11 @@ class DataConfig:
     # gallery: an image and a video to train on are then of two items of one product, drawn anew from two of the sets in
     # each epoch; evaluated are retrieval and classification between every two.
     domains: str = ""
+
+    @property
+    def changes_colour(self) -> bool:
+        """Whether the colours of training pictures are drawn."""
+        return bool(self.color_jitter or self.pair_hue)
 
     @property
     def domain_names(self) -> tuple[str, ...]:
@@ -375,6 +386,12 @@ def _check(config: Config) -> None:
         (
             data.resize >= model.image_size,
             f"config.data.resize: found {data.resize}, expected model.image_size ({model.image_size}) or more",
+        ),
+        (
+            (data.device_resize_height, data.device_resize_width) == (0, 0)
+            or min(data.device_resize_height, data.device_resize_width) >= model.image_size,
+            f"config.data.device_resize_height and device_resize_width: found {data.device_resize_height} and "
+            f"{data.device_resize_width}, expected both 0, or both model.image_size ({model.image_size}) or more",
         ),
         (
             model.image_size % model.patch_size == 0,

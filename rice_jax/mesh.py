@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rice_jax.config import ConfigError, MeshConfig
@@ -108,17 +108,17 @@ def path_name(path) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
-def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
     """Joins every process's rows to arrays over all devices.
 
     Raises:
         ConfigError: the global batch does not divide over the devices.
     """
     sharding = NamedSharding(mesh, BATCH)
-    rows = len(next(iter(local.values()))) * jax.process_count()
+    rows = len(jax.tree.leaves(local)[0]) * jax.process_count()
     if rows % mesh.size:
         raise ConfigError(f"a batch of {rows} does not divide over {mesh.size} devices: change the batch size")
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in local.items()}
+    return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), dict(local))
 
 
 def _fit(spec: PartitionSpec, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:

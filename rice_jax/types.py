@@ -11,11 +11,24 @@ of a frame, P layers of its decoder.
 
 from typing import NamedTuple, NotRequired, TypedDict
 
-from jaxtyping import Array, Bool, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 
 class DataError(ValueError):
     """Data that cannot be used as they are; the message says what was found, where, and what to do."""
+
+
+class Decoded(NamedTuple):
+    """Pictures of any size up to H × W, and what of them is to be seen in S × S pixels; see `ops.resample`.
+
+    In a batch it stands for `UInt8[Array, "B S S 3"]` where the device is to do the work.
+    """
+
+    pixels: UInt8[Array, "*B H W 3"]  # RGB, 0 to 255, in the upper left; the rest is of no account
+    size: Int32[Array, "*B 2"]  # height and width of what is; 0 = no picture
+    rows: Float32[Array, "*B S"]  # centres of the result's rows, at equal distances, in pixels
+    columns: Float32[Array, "*B S"]  # falling = mirrored
+    colour: Float32[Array, "*B 3 4"] | None  # maps RGB, and a 1 below it, to RGB; None = unchanged
 
 
 class Batch(TypedDict):

@@ -13,9 +13,10 @@ float32, which is what a CPU computes in. Either takes about a minute of one cor
 `data` makes what a download of LPR4M leaves: rows of 118 frames, and pictures of 256 pixels and quality 95 in
 img2dataset's tars, both from simulated clips. It measures on N cores, all by default,
 - how many pictures are indexed, and clips built, by `data/build.py` with one worker and with N, less its start;
-- how many pictures the training input of `configs/lpr4m.py` makes with N workers of one thread, in small batches,
-  beside Pillow decoding the same pictures in N processes, to RGB and nothing else: bare decoding, the yardstick. Pillow
-  that also squashes each to the model's size, after a draft where one would do, shows what share resizing has;
+- how many pictures the training input of `configs/lpr4m.py` makes with N threads, in small batches, beside the same
+  pictures decoded in N processes, to RGB and nothing else: bare decoding, by Pillow, the yardstick, and by simplejpeg,
+  which the input itself uses where the device resizes. Pillow that also squashes each to the model's size, after a
+  draft where one would do, shows what share resizing has;
 and works out the hours of a whole build and the cores that keep a v5e-8 busy. A core-second is a second of a core's
 time: where other programs take theirs, ratios and what is worked out, which are of core-seconds, still stand. Bare
 decoding, resizing and input take turns, and ratios are medians over the rounds. Files are read from the page cache. It
@@ -46,7 +47,7 @@ from rice_jax.models.rice import Rice
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_params, create_state
 from rice_jax.train.steps import compile_step, retrieval_step
-from rice_jax.types import Batch, Matches, Tokens
+from rice_jax.types import Batch, Decoded, Matches, Tokens
 
 # AdamW, per parameter: moments 7, their corrections 2, step 5, weight decay 3, update 1, norm of the gradient 2.
 OPTIMIZER_OPERATIONS = 20
@@ -167,14 +168,28 @@ def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compil
 
 def abstract_batch(config: Config) -> Batch:
     """Shapes of a batch."""
-    batch, frames, side = config.data.batch_size, config.data.num_frames, config.model.image_size
+    batch, frames = config.data.batch_size, config.data.num_frames
     return {
-        "image": jax.ShapeDtypeStruct((batch, side, side, 3), jnp.uint8),
-        "video": jax.ShapeDtypeStruct((batch, frames, side, side, 3), jnp.uint8),
+        "image": abstract_pictures(config, batch),
+        "video": abstract_pictures(config, batch, frames),
         "frame_mask": jax.ShapeDtypeStruct((batch, frames), jnp.bool_),
         "image_key": jax.ShapeDtypeStruct((batch,), jnp.int32),
         "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
+
+
+def abstract_pictures(config: Config, *shape: int) -> jax.ShapeDtypeStruct | Decoded:
+    """Shapes of pictures, or of what the device is to make of them."""
+    side, room = config.model.image_size, (config.data.device_resize_height, config.data.device_resize_width)
+    if not any(room):
+        return jax.ShapeDtypeStruct((*shape, side, side, 3), jnp.uint8)
+    return Decoded(
+        pixels=jax.ShapeDtypeStruct((*shape, *room, 3), jnp.uint8),
+        size=jax.ShapeDtypeStruct((*shape, 2), jnp.int32),
+        rows=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
+        columns=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
+        colour=jax.ShapeDtypeStruct((*shape, 3, 4), jnp.float32) if config.data.changes_colour else None,
+    )
 
 
 def least_operations(config: Config) -> dict[str, int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import simplejpeg
 from absl import flags
 from PIL import Image
 
@@ -44,26 +45,27 @@ class Speed(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-    """What was measured on `cores` cores; of the last three, in pictures, a value for each round."""
+    """What was measured on `cores` cores; of the last four, in pictures, a value for each round."""
 
     cores: int
     indexed: Speed  # pictures, by one process
     built_by_one: Speed  # clips
     built_by_all: Speed
     pictures_per_pair: float  # that the training input decodes
-    decoded: list[Speed]
+    decoded: list[Speed]  # by Pillow
+    fast_decoded: list[Speed]  # by the training input's own decoder
     resized: list[Speed]
     read: list[Speed]
 
 
 def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapping) -> tuple[Speeds, Config]:
-    """Measures everything; the last three take turns, so that their ratios stand where other programs come and go.
+    """Measures everything; the last four take turns, so that their ratios stand where other programs come and go.
 
     Args:
         cores: processes that build, that decode, and that make batches.
         clips: simulated clips to build and to train on.
         rounds: how often each is measured.
-        seconds: how long the last three are measured in a round.
+        seconds: how long the last four are measured in a round.
         overrides: {"data.batch_size": 8} and the like, on top of `configs/lpr4m.py`.
 
     Returns:
@@ -84,16 +86,16 @@ def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapp
         by_one = _build_speed(raw_dir, few, built, difference, 1, rounds)
         by_all = _build_speed(raw_dir, few, built, difference, cores, rounds) if cores > 1 else by_one
         pictures, per_pair = _pictures_of_a_batch(config.data)
-        decoded, resized, read = [], [], []
+        tasks, read = {"decoded": [], "fast_decoded": [], "resized": []}, []
         with multiprocessing.get_context("spawn").Pool(cores, _take, (pictures, config.model.image_size)) as pool:
             for number in range(rounds):
                 _say(f"decoding and reading, round {number + 1} of {rounds}")
-                for results, resize in ((decoded, False), (resized, True)):
-                    done = pool.map(_decode, [(seconds, resize)] * cores, chunksize=1)
+                for task, results in tasks.items():
+                    done = pool.map(_decode, [(seconds, task)] * cores, chunksize=1)
                     count, elapsed, core_seconds = np.transpose(done)
                     results.append(Speed(sum(count / elapsed), sum(count) / sum(core_seconds)))
                 read.append(_input_speed(config.data, seconds))
-    return Speeds(cores, indexed, by_one, by_all, per_pair, decoded, resized, read), config
+    return Speeds(cores, indexed, by_one, by_all, per_pair, **tasks, read=read), config
 
 
 def report(speeds: Speeds, operations_per_pair: float) -> str:
@@ -105,17 +107,20 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
     """
     cores = speeds.cores
     rows = [
-        ("pictures indexed, 1 process", [speeds.indexed], None),
-        ("clips stored, --workers 1", [speeds.built_by_one], None),
-        (f"clips stored, --workers {cores}", [speeds.built_by_all], None),
-        (f"pictures by bare decoding, {cores} processes", speeds.decoded, speeds.decoded),
-        (f"pictures decoded and resized, {cores} processes", speeds.resized, speeds.decoded),
-        (f"pictures of the training input, {cores} workers", speeds.read, speeds.decoded),
+        ("pictures indexed, 1 process", [speeds.indexed]),
+        ("clips stored, --workers 1", [speeds.built_by_one]),
+        (f"clips stored, --workers {cores}", [speeds.built_by_all]),
+        (f"pictures by bare decoding, Pillow, {cores} processes", speeds.decoded),
+        (f"pictures by bare decoding, simplejpeg, {cores} processes", speeds.fast_decoded),
+        (f"pictures decoded and resized, Pillow, {cores} processes", speeds.resized),
+        (f"pictures of the training input, {cores} threads", speeds.read),
     ]
-    lines = [f"{'':44}{'a second':>12}{'a core-second':>16}{'ratio':>8}"]
-    for name, results, others in rows:
-        share = f"{ratio(results, others):8.2f}" if others else ""
-        lines.append(f"{name:44}{median(results).per_second:12.1f}{median(results).per_core_second:16.1f}{share}")
+    lines = [f"{'':54}{'a second':>12}{'a core-second':>16}{'of Pillow':>12}{'of simplejpeg':>16}"]
+    for name, results in rows:
+        share = ""
+        if len(results) == len(speeds.decoded):
+            share = f"{ratio(results, speeds.decoded):12.2f}{ratio(results, speeds.fast_decoded):16.2f}"
+        lines.append(f"{name:54}{median(results).per_second:12.1f}{median(results).per_core_second:16.1f}{share}")
     lines += [
         "",
         f"all of LPR4M: {FRAMES:,} frames to index; {CLIPS:,} clips to store, each {STORED_FRAMES} frames and an image",
@@ -161,8 +166,8 @@ def pairs_per_second(operations_per_pair: float) -> float:
 
 def _settings(data_dir: Path, cores: int, overrides: Mapping) -> Config:
     values = lpr4m.get_config()
-    # A batch of 384 takes 0.6 GB, of which each thread makes one; its pictures take as long each.
-    own = {"data.batch_size": 32, "data.num_workers": cores, "data.num_threads": 1}
+    # A batch of 384 takes 1.5 GB, of which there are several; its pictures take as long each.
+    own = {"data.batch_size": 32, "data.num_workers": 0, "data.num_threads": cores}
     with values.ignore_type():  # `resolve` says it better
         values.update_from_flattened_dict(own | dict(overrides) | {"data.data_dir": str(data_dir)})
     return resolve(values.to_dict())
@@ -226,17 +231,21 @@ def _take(pictures: list[bytes], size: int) -> None:
     _pictures, _size = pictures, (size, size)
 
 
-def _decode(task: tuple[float, bool]) -> tuple[int, float, float]:
-    """Decodes pictures, and resizes them if asked to, with nothing but Pillow; their number, seconds, core-seconds."""
-    seconds, resize = task
+def _decode(work: tuple[float, str]) -> tuple[int, float, float]:
+    """Decodes pictures and nothing else, or resizes them too; their number, seconds, core-seconds."""
+    seconds, task = work
     count, start, core_start = 0, time.perf_counter(), time.process_time()
     while (elapsed := time.perf_counter() - start) < seconds or not count:
-        picture = Image.open(io.BytesIO(_pictures[count % len(_pictures)]))  # RGB, as all simulated ones
-        if resize:
-            picture.draft("RGB", _size)  # decodes at half the size or less, where that is enough
-            picture.resize(_size, Image.Resampling.BICUBIC)
+        file = _pictures[count % len(_pictures)]  # RGB, as all simulated ones
+        if task == "fast_decoded":
+            simplejpeg.decode_jpeg(file)
         else:
-            picture.load()
+            picture = Image.open(io.BytesIO(file))
+            if task == "resized":
+                picture.draft("RGB", _size)  # decodes at half the size or less, where that is enough
+                picture.resize(_size, Image.Resampling.BICUBIC)
+            else:
+                picture.load()
         count += 1
     return count, elapsed, time.process_time() - core_start
 
@@ -244,12 +253,12 @@ def _decode(task: tuple[float, bool]) -> tuple[int, float, float]:
 def _input_speed(config: DataConfig, seconds: float) -> Speed:
     """Pictures of the training input."""
     batches = train_batches(config)
-    for _ in range(max(1, config.num_workers) * (config.num_threads + 2)):
+    for _ in range(max(1, config.num_workers) * 6):
         next(batches)  # made ahead, while the processes started
     count, start, core_start = 0, time.perf_counter(), _core_seconds_of_all()
     while (elapsed := time.perf_counter() - start) < seconds or not count:
         batch = next(batches)
-        count += len(batch["image"]) + int(batch["frame_mask"].sum())
+        count += len(batch["index"]) + int(batch["frame_mask"].sum())
     core_seconds = _core_seconds_of_all() - core_start
     batches.close()
     return Speed(count / elapsed, count / core_seconds)

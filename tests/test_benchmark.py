@@ -87,6 +87,7 @@ SPEEDS = data_speed.Speeds(
     built_by_all=data_speed.Speed(70.0, 50.0),
     pictures_per_pair=8.75,
     decoded=[data_speed.Speed(1500.0, speed) for speed in (500.0, 1000.0, 2000.0)],
+    fast_decoded=[data_speed.Speed(1800.0, speed) for speed in (800.0, 1250.0, 2400.0)],
     resized=[data_speed.Speed(900.0, speed) for speed in (250.0, 800.0, 1000.0)],
     read=[data_speed.Speed(700.0, speed) for speed in (400.0, 500.0, 600.0)],
 )
@@ -101,15 +102,15 @@ def test_what_follows_from_the_speeds():
     report = data_speed.report(SPEEDS, 315.2e9)
     assert "takes 2,000 pairs and 17,500 pictures a second (8.75 a pair): 35 cores" in report
     assert re.search(r"clips stored, --workers 2 +70.0 +50.0\n", report)
-    assert re.search(r"training input, 2 workers +700.0 +500.0 +0.50\n", report)
+    assert re.search(r"training input, 2 threads +700.0 +500.0 +0.50 +0.40\n", report)
     assert re.search(r"\n16 +0.8 +1.4\n", report)
 
 
 def test_data_is_measured(capsys):
-    small = ["--config.data.batch_size=4", "--config.data.num_workers=0", "--config.model.image_size=32"]
+    small = ["--config.data.batch_size=4", "--config.model.image_size=32"]
     benchmark.main(["data", "--clips=24", "--rounds=1", "--seconds=0.1", "--cores=1", *small])
     out = capsys.readouterr().out
-    for name in ("indexed, 1 process", "bare decoding, 1 process", "resized, 1 process", "training input, 1 worker"):
+    for name in ("indexed, 1 process", "decoding, Pillow, 1 process", "simplejpeg, 1 process", "input, 1 thread"):
         (found,) = re.findall(rf"{name}\w* +(.+)\n", out)
         assert len(found.split()) >= 2 and all(float(number) > 0 for number in found.split()), found
     (pictures_per_pair,) = map(float, re.findall(r"\((.+) a pair\)", out))

@@ -139,6 +139,7 @@ def test_a_loss_without_weight_leaves_its_module_out_and_unchecked():
         (lambda v: detector(v, temporal_layers=-1), r"detector.temporal_layers: found -1, expected 0 or more"),
         (lambda v: detector(v) or v["loss"]["detection"].update(l1_weight=-1), r"config.loss.detection: found .*=-1.0"),
         (lambda v: detector(v) or v["model"].update(ipd="boxes"), r"config.model.ipd: found 'boxes', expected 'off'"),
+        (lambda v: v["data"].update(device_resize_height=99), r"found 99 and 0, expected both 0, or both .* \(16\) or"),
         (lambda v: v["eval"].update(min_score=2), r"config.eval.min_score and draw_clips: found 2.0 and 0"),
         (lambda v: v["train"].update(total_steps=2), r"config.train.total_steps: found 2, expected more than"),
         (lambda v: v["train"].update(log_interval_steps=0), r"config.train: log_interval_steps"),

@@ -57,6 +57,17 @@ def test_eight_devices_give_the_losses_of_one(reference, shop, tmp_path):
     assert eight == one
 
 
+def test_the_device_can_cut_and_resize_what_the_host_decodes(reference, shop, tmp_path):
+    workdir, _ = reference
+    room = dict(data__device_resize_height=200, data__device_resize_width=200)
+    result = run(command(shop, tmp_path, mesh__fsdp=2, **room), devices=8)
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-3), "but for the rounding of pixels"
+    host, device = (json.loads((path / "results.json").read_text())["results"] for path in (workdir, tmp_path))
+    assert device.keys() == host.keys()
+    assert losses(tmp_path) != losses(workdir), "it did it otherwise"
+
+
 def test_continues_after_sigkill(reference, shop, tmp_path):
     workdir, _ = reference
     arguments = command(shop, tmp_path, train__checkpoint_interval_steps=1)

@@ -12,6 +12,7 @@ from jaxtyping import Array, BFloat16, Float, PyTree, UInt8
 
 from rice_jax.mesh import BATCH, global_batch, parameter_shardings, replicated
 from rice_jax.models.rice import embed, embed_frames, normalize
+from rice_jax.ops.resample import show
 
 PIXEL_SIDE = 16  # of the thumbnails that the raw-pixel baseline compares
 
@@ -70,7 +71,8 @@ def compile_embedder(embedder: Embedder, params: PyTree, mesh: Mesh) -> Embedder
 def compile_rows(function: Callable[[PyTree, dict], PyTree], params: PyTree, mesh: Mesh) -> Callable:
     """jit over the mesh: every device computes its rows, every process gets all of them."""
     shardings = (parameter_shardings(mesh, params), NamedSharding(mesh, BATCH))
-    return jax.jit(function, in_shardings=shardings, out_shardings=replicated(mesh))
+    shown = lambda params, batch: function(params, show(batch))  # noqa: E731
+    return jax.jit(shown, in_shardings=shardings, out_shardings=replicated(mesh))
 
 
 def compute_rows(

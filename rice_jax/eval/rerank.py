@@ -74,7 +74,8 @@ def match_batches(
         num = rows.shape[1]
         pictures = eval_batches(data, "gallery", batch_size * num, *processes, rows=rows.ravel().tolist())
         for batch, images in zip(videos, pictures, strict=True):
-            yield batch | {"image": images["image"].reshape(-1, num, *images["image"].shape[1:])}
+            image = jax.tree.map(lambda x: x.reshape(-1, num, *x.shape[1:]), images["image"])
+            yield batch | {"image": image}
 
 
 def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:

@@ -13,6 +13,7 @@ from jaxtyping import Int32
 from rice_jax.config import DataConfig
 from rice_jax.input import pipeline, transforms
 from rice_jax.input.boxes import ProductBoxes, frame_boxes
+from rice_jax.input.decode import WHOLE
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import Box, Crop
 from rice_jax.types import DataError
@@ -49,7 +50,7 @@ def detection_batches(
         )
     rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
     examples = rows.random_map(_TrainClip(config, source, ProductBoxes(config, "", ())))[start:]
-    return pipeline.read(examples.batch(local_size, drop_remainder=True)[process_index::process_count], config)
+    return pipeline.read(examples, config, local_size, process_index, process_count)
 
 
 def clip_windows(config: DataConfig, name: str) -> Int32[np.ndarray, "W 4"]:
@@ -101,7 +102,7 @@ def window_batches(
     local_size = pipeline.share(batch_size, process_index, process_count, "config.eval.batch_size")
     rows = len(windows) + -len(windows) % batch_size
     examples = grain.MapDataset.range(rows).map(_Window(config, name, windows))
-    return pipeline.read(examples.batch(local_size)[process_index::process_count], config)
+    return pipeline.read(examples, config, local_size, process_index, process_count)
 
 
 def frame_id(encoded: np.ndarray) -> str:
@@ -124,7 +125,7 @@ class _TrainClip(pipeline.TrainExample):
         else:
             crops = [self._frame_crop(rng)] * len(frames)
         return {
-            **pipeline.render_frames(self._source, row, frames, crops, self._config, colour),
+            **pipeline.encoded_frames(self._source, row, frames, crops, self._config, colour),
             **_cropped_boxes([boxes[frame] for frame in frames], crops, self._config),
             "index": np.int32(index),
         }
@@ -142,12 +143,12 @@ class _Window(grain.transforms.Map):
             number, first, step, count = self._windows[index].tolist()
             row, frames = self._source[number], first + step * np.arange(count)
             boxes = frame_boxes(row)
-        crops = [pipeline.WHOLE] * len(frames)
+        crops = [WHOLE] * len(frames)
         ids = np.zeros((self._config.num_frames, FRAME_ID_BYTES), np.uint8)
         for position, frame in enumerate(frames):
             ids[position] = self._encode(row["frame_ids"][frame])
         return {
-            **pipeline.render_frames(self._source, row, frames, crops, self._config),
+            **pipeline.encoded_frames(self._source, row, frames, crops, self._config),
             **_cropped_boxes([boxes[frame] for frame in frames], crops, self._config),
             "frame_ids": ids,
             "index": np.int32(index),

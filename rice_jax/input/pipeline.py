@@ -7,22 +7,22 @@ whatever the number of processes, workers and threads, and the position of a run
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 
 import grain
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 
 from rice_jax.config import DataConfig
 from rice_jax.input import transforms
 from rice_jax.input.boxes import ProductBoxes, stored_boxes
+from rice_jax.input.decode import NO_PICTURE, WHOLE, Batcher, Encoded
 from rice_jax.input.items import ItemPairs
 from rice_jax.input.source import Source, build_command
 from rice_jax.input.transforms import Box, Crop
 from rice_jax.types import DataError
 
 Rows = Source | ItemPairs
-
-WHOLE = Crop(0.0, 0.0, 1.0, 1.0, flip=False)
 
 
 def train_batches(
@@ -52,9 +52,10 @@ def train_batches(
             picture that cannot be decoded.
     """
     local_size = share(config.batch_size, process_index, process_count, "config.data.batch_size")
-    boxes = ProductBoxes(config, config.train_boxes, ())
-    features = ("clip_id", "image_id", "frames", "boxes", "image", *boxes.features)
-    source = ItemPairs(config) if config.domains else Source(config.data_dir, config.train, features)
+    boxes = ProductBoxes(config, config.train_boxes, ("boxes",))
+    choosing = ("boxes",) if config.crop_around_box or config.boxed_frames else ()
+    features = {"clip_id", "image_id", "frames", "image", *boxes.features, *choosing}
+    source = ItemPairs(config) if config.domains else Source(config.data_dir, config.train, sorted(features))
     if len(source) < config.batch_size:
         raise DataError(
             f"{source.directory}: found {len(source)} examples, expected at least one batch of {config.batch_size}; "
@@ -62,7 +63,7 @@ def train_batches(
         )
     rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
     examples = rows.random_map(TrainExample(config, source, boxes))[start:]
-    return read(examples.batch(local_size, drop_remainder=True)[process_index::process_count], config)
+    return read(examples, config, local_size, process_index, process_count)
 
 
 def eval_batches(
@@ -100,7 +101,7 @@ def eval_batches(
     rows = range(num_rows) if rows is None else rows
     filling = range(num_rows, num_rows + -len(rows) % batch_size)
     examples = grain.MapDataset.source([*rows, *filling]).map(example)
-    return read(examples.batch(local_size)[process_index::process_count], config)
+    return read(examples, config, local_size, process_index, process_count)
 
 
 def image_key(image_id: bytes) -> np.int32:
@@ -115,9 +116,7 @@ class TrainExample(grain.transforms.RandomMap):
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
         row = self._source.draw(index, rng)
         hue = transforms.random_hue(rng, self._config.pair_hue)
-        image = _render(
-            self._source, row, "image", row["image"], self._image_crop(rng), self._config, self._colour(rng, hue)
-        )
+        image_crop, image_colour = self._image_crop(rng), self._colour(rng, hue)
         count = count_frames(self._source, row)
         boxes = stored_boxes(row)
         frames = self._frames(rng, count, boxes)
@@ -133,8 +132,8 @@ class TrainExample(grain.transforms.RandomMap):
             crops = [self._frame_crop(rng)] * len(frames)
         crops = list(map(transforms.inside, windows, crops))
         return {
-            "image": image,
-            **render_frames(self._source, row, frames, crops, self._config, colour),
+            "image": encoded_image(self._source, row, image_crop, image_colour),
+            **encoded_frames(self._source, row, frames, crops, self._config, colour),
             **_patch_mask(self._config, found, crops),
             "image_key": image_key(row["image_id"]),
             "index": np.int32(index),
@@ -151,7 +150,7 @@ class TrainExample(grain.transforms.RandomMap):
         return transforms.random_crop(rng, config.resize, config.image_size, area, held)
 
     def _colour(self, rng: np.random.Generator, hue: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 4"] | None:
-        if not self._config.color_jitter and not self._config.pair_hue:
+        if not self._config.changes_colour:
             return None
         colour = transforms.random_colour(rng, self._config.color_jitter)
         return np.hstack([colour[:, :3] @ hue, colour[:, 3:]])
@@ -181,7 +180,7 @@ class _Query(grain.transforms.Map):
         centre = transforms.centre_crop(config.resize, config.image_size)
         crops = [transforms.inside(_window(config, box), centre) for box in found]
         return {
-            **render_frames(self.source, row, frames, crops, config),
+            **encoded_frames(self.source, row, frames, crops, config),
             **_patch_mask(config, found, crops),
             "index": np.int32(index),
             "mask": np.bool_(is_row),
@@ -203,11 +202,10 @@ class _GalleryImage(grain.transforms.Map):
     def map(self, index: int) -> dict:
         config, is_row = self._config, index < len(self.source)
         if is_row:
-            row = self.source[index]
             crop = transforms.centre_crop(config.resize, config.image_size)
-            image = _render(self.source, row, "image", row["image"], crop, config)
+            image = encoded_image(self.source, self.source[index], crop)
         else:
-            image = np.zeros((config.image_size, config.image_size, 3), np.uint8)
+            image = NO_PICTURE
         return {"image": image, "index": np.int32(index), "mask": np.bool_(is_row)}
 
 
@@ -223,18 +221,22 @@ def count_frames(source: Rows, row: dict) -> int:
     return len(row["frames"])
 
 
-def render_frames(
+def encoded_image(source: Rows, row: dict, crop: Crop, colour: Float[np.ndarray, "3 4"] | None = None) -> Encoded:
+    """The image of a row, for the batch to decode."""
+    return Encoded((), [row["image"]], ["image"], [crop], colour, partial(_undecodable, source, row))
+
+
+def encoded_frames(
     source: Rows,
     row: dict,
     frames: Int[np.ndarray, " K"],
     crops: Sequence[Crop],
     config: DataConfig,
     colour: Float[np.ndarray, "3 4"] | None = None,
-) -> dict[str, np.ndarray]:
-    """Decodes the chosen frames of a row, and no others, into a padded `video` and its `frame_mask`."""
-    video = np.zeros((config.num_frames, config.image_size, config.image_size, 3), np.uint8)
-    for position, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
-        video[position] = _render(source, row, f"frame {frame}", row["frames"][frame], crop, config, colour)
+) -> dict[str, Encoded | Bool[np.ndarray, " T"]]:
+    """The chosen frames of a row, for the batch to decode into a padded `video`, and its `frame_mask`."""
+    files, names = [row["frames"][frame] for frame in frames], [f"frame {frame}" for frame in frames]
+    video = Encoded((config.num_frames,), files, names, crops, colour, partial(_undecodable, source, row))
     return {"video": video, "frame_mask": np.arange(config.num_frames) < len(frames)}
 
 
@@ -256,31 +258,25 @@ def _patch_mask(config: DataConfig, boxes: Sequence[Box | None], crops: Sequence
     return {"patch_mask": mask}
 
 
-def _render(
-    source: Rows,
-    row: dict,
-    picture: str,
-    encoded: bytes,
-    crop: Crop,
-    config: DataConfig,
-    colour: Float[np.ndarray, "3 4"] | None = None,
-) -> UInt8[np.ndarray, "S S 3"]:
-    try:
-        return transforms.render(encoded, crop, config.image_size, colour)
-    except OSError as error:
-        raise DataError(
-            f"{source.directory}: {picture} of row {row['index']} ({_ids(row)}) cannot be decoded: {error}. "
-            f"The builder leaves such pictures out; build the data set again: {build_command(source.name)}"
-        ) from error
+def _undecodable(source: Rows, row: dict, picture: str, error: OSError) -> DataError:
+    return DataError(
+        f"{source.directory}: {picture} of row {row['index']} ({_ids(row)}) cannot be decoded: {error}. "
+        f"The builder leaves such pictures out; build the data set again: {build_command(source.name)}"
+    )
 
 
 def _ids(row: dict) -> str:
     return ", ".join(f"{name} {row[name].decode()}" for name in ("clip_id", "image_id", "item_id") if name in row)
 
 
-def read(batches: grain.MapDataset, config: DataConfig) -> grain.DatasetIterator:
-    # An element is a whole batch here, so the buffer is as small as keeps every thread busy.
-    options = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=max(1, config.num_threads))
+def read(
+    examples: grain.MapDataset, config: DataConfig, local_size: int, process_index: int, process_count: int
+) -> grain.DatasetIterator:
+    """A process's share of the batches of examples, made by as many workers and threads as the settings say."""
+    batches = examples.batch(local_size, drop_remainder=True, batch_fn=Batcher(config))[process_index::process_count]
+    # An element is a whole batch, which all threads decode together while the next one's rows are read.
+    ahead = min(2, config.num_threads)
+    options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=max(1, ahead))
     dataset = batches.to_iter_dataset(options)
     if config.num_workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.num_workers))

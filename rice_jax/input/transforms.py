@@ -114,8 +114,8 @@ def random_crop(
     """
     flip = rng.random() < 0.5
     if area == (1, 1):
-        left, top = rng.integers(resize - size + 1, size=2)
-        return _crop_of_squashed(int(left), int(top), resize, size, flip)
+        left, top = int(rng.integers(resize - size + 1)), int(rng.integers(resize - size + 1))
+        return _crop_of_squashed(left, top, resize, size, flip)
     share = rng.uniform(*area)
     # The aspect is drawn only as far as the window fits, so that the area stays what was drawn.
     widest = min(4 / 3, 1 / share)

@@ -14,6 +14,7 @@ from rice_jax.losses.contrastive import contrastive_loss, different_images, simi
 from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
 from rice_jax.losses.reconstruction import reconstruction_loss
 from rice_jax.mesh import BATCH, parameter_shardings, replicated
+from rice_jax.ops.resample import show
 from rice_jax.train.state import TrainState
 from rice_jax.types import Batch, Embeddings, Tokens
 
@@ -156,7 +157,7 @@ def compile_step(step: Step, state: TrainState, mesh: Mesh) -> Step:
     """jit with the state's place on the mesh; the state that goes in is donated."""
     shardings = parameter_shardings(mesh, state)
     return jax.jit(
-        step,
+        lambda state, batch: step(state, show(batch)),
         in_shardings=(shardings, NamedSharding(mesh, BATCH)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,

@@ -253,7 +253,8 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         together = ["--distributed", f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2"]
-    arguments = command(shop, tmp_path, *together, "--mode=eval", **settings, eval__rerank_keep_tokens=False)
+    settings |= dict(data__device_resize_height=200, data__device_resize_width=200, eval__rerank_keep_tokens=False)
+    arguments = command(shop, tmp_path, *together, "--mode=eval", **settings)
     processes = [start([*arguments, f"--process_id={process}"], devices=2) for process in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
@@ -262,7 +263,7 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     assert recomputed[rows[2]].seconds != kept[rows[2]].seconds, "was measured again"
     assert top.keys() == _tops(tmp_path).keys()
     for query, scores in _tops(tmp_path).items():
-        assert scores == pytest.approx(top[query], abs=0.005), "but for the rounding of what was kept"
+        assert scores == pytest.approx(top[query], abs=0.005), "but for the rounding of pixels and of what was kept"
 
 
 def _tops(workdir):

@@ -42,6 +42,8 @@ def config(data_dir) -> DataConfig:
         train_boxes="",
         query_boxes="",
         box_min_score=0.5,
+        device_resize_height=0,
+        device_resize_width=0,
         num_workers=0,
         num_threads=1,
         image_size=28,

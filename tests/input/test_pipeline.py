@@ -160,9 +160,10 @@ def test_a_pair_turns_its_hues_together(config, monkeypatch):
     turned = dataclasses.replace(config, pair_hue=1.0, cut_tail=False, num_threads=0)
     batch = take(train_batches(turned), 1)[0]
     different = set()
-    for row in batch["index"]:
+    images = [colours.pop(0) for _ in batch["index"]]  # of a batch they are rendered before the frames
+    for row, image in zip(batch["index"], images, strict=True):
         stored = tiny_shop.TRAIN[row]
-        pair = [colours.pop(0) for _ in range(1 + len(stored["frames"]))]
+        pair = [image, *(colours.pop(0) for _ in stored["frames"])]
         assert [encoded for encoded, _ in pair] == [stored["image"], *stored["frames"]]
         assert all((colour == pair[0][1]).all() for _, colour in pair)
         different.add(pair[0][1].tobytes())
