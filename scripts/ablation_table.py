@@ -1,9 +1,9 @@
-"""Prints the runs of `scripts/ablation.sh` as a table: mean and spread of rank-k over the seeds.
+"""Prints the runs of `scripts/ablation.sh` as tables: rank-k, and rank-1 by scale and number of the products in view.
 
     python scripts/ablation_table.py runs/ablation
 
-The spread is the sample standard deviation. The runs of a seed have the same queries, clips and order of examples, so a
-method's gain over ICL is given by seed too.
+Means over the seeds; the spread is the sample standard deviation. The runs of a seed have the same queries, clips and
+order of examples, so a method's gain over ICL is given by seed too.
 """
 
 import argparse
@@ -13,32 +13,40 @@ import sys
 
 from rice_jax.eval.report import read_results
 
-METHODS = {"icl": "ICL", "pmd": "ICL + PMD", "pfr": "ICL + PMD + PFR"}
+METHODS = {
+    "icl": "ICL",
+    "pmd": "ICL + PMD",
+    "pfr": "ICL + PMD + PFR",
+    "boxes_mask": "all + IPD(boxes), mask",
+    "boxes_crop": "all + IPD(boxes), crop",
+    "detector_mask": "all + IPD(detector), mask",
+    "detector_crop": "all + IPD(detector), crop",
+}
+SUBSETS = ("scale", "number")
 CUTOFFS = ("rank-1", "rank-5", "rank-10")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads the results of every run and prints the table."""
+    """Reads the results of every run and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=pathlib.Path, help="directory of the runs, named METHOD-SEED")
     runs = read_runs(parser.parse_args(arguments).runs)
-    print(table(runs))
+    print(f"{table(runs)}\n\n{subset_table(runs)}")
 
 
 def read_runs(directory: pathlib.Path) -> dict[str, dict[str, dict]]:
     """{method: {seed: {row: result}}} of all runs below a directory.
 
     Raises:
-        SystemExit: a method has no run, or methods have runs of different seeds.
+        SystemExit: there is no run of ICL, or methods have runs of different seeds.
     """
-    runs: dict[str, dict[str, dict]] = {method: {} for method in METHODS}
-    for path in sorted(directory.glob("*/results.json")):
-        method, _, seed = path.parent.name.rpartition("-")
-        if method in runs:
-            runs[method][seed] = read_results(path)
+    runs: dict[str, dict[str, dict]] = {}
+    for method in METHODS:
+        for path in sorted(directory.glob(f"{method}-*/results.json")):
+            runs.setdefault(method, {})[path.parent.name.rpartition("-")[2]] = read_results(path)
     seeds = {method: sorted(by_seed) for method, by_seed in runs.items()}
-    if not all(seeds.values()) or len({tuple(found) for found in seeds.values()}) > 1:
-        sys.exit(f"error: {directory}: found runs of {seeds}, expected the same seeds of every method")
+    if "icl" not in runs or len({tuple(found) for found in seeds.values()}) > 1:
+        sys.exit(f"error: {directory}: found runs of {seeds}, expected ICL and the same seeds of every method")
     return runs
 
 
@@ -54,14 +62,36 @@ def table(runs: dict[str, dict[str, dict]]) -> str:
         _line("before training", [results["before training"] for results in runs["icl"].values()]),
     ]
     baseline = [_trained(results)[0][1] for results in runs["icl"].values()]
-    for method, name in METHODS.items():
+    for method in runs:
         rows = zip(*(_trained(results) for results in runs[method].values()), strict=True)
         for row in rows:
             gains = [
                 _rank(result, "rank-1") - _rank(icl, "rank-1") for (_, result), icl in zip(row, baseline, strict=True)
             ]
             suffix = "" if method == "icl" else "    " + "  ".join(f"{gain:+.1f}" for gain in gains)
-            lines.append(_line(name + row[0][0], [result for _, result in row]) + suffix)
+            lines.append(_line(METHODS[method] + row[0][0], [result for _, result in row]) + suffix)
+    return "\n".join(lines)
+
+
+def subset_table(runs: dict[str, dict[str, dict]]) -> str:
+    """Rank-1 by embedding in each subset as lines, with its number of queries over all seeds."""
+    results = {"before training": [found["before training"] for found in runs["icl"].values()]}
+    results |= {METHODS[name]: [_trained(found)[0][1] for found in by_seed.values()] for name, by_seed in runs.items()}
+    first = results["before training"]
+    columns = [(label, value) for label in SUBSETS for value in first[0].subsets[label]]
+    counts = [sum(one.subsets[label][value].num_queries for one in first) for label, value in columns]
+    lines = [
+        f"{'rank-1':<28}" + "".join(f"{label:>14}" for label, _ in columns),
+        f"{'':<28}" + "".join(f"{value:>14}" for _, value in columns),
+        f"{'queries':<28}" + "".join(f"{count:>14}" for count in counts),
+    ]
+    for name, found in results.items():
+        cells = []
+        for label, value in columns:
+            shares = [100 * one.subsets[label][value].rank["rank-1"] for one in found]
+            spread = f" ±{statistics.stdev(shares):>4.1f}" if len(shares) > 1 else ""
+            cells.append(f"{f'{statistics.mean(shares):.1f}{spread}':>14}")
+        lines.append(f"{name:<28}" + "".join(cells))
     return "\n".join(lines)
 
 
