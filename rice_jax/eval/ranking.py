@@ -1,12 +1,17 @@
 """Ranks every query's ground truth among the images of the query's own gallery."""
 
 import dataclasses
+import heapq
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 
 from rice_jax.types import DataError
+
+# Of an image: its negative score, whether it is a truth, its position. They sort as `rank` does.
+Entry = tuple[float, bool, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +54,8 @@ def rank(
     """Ranks each query inside its own gallery by the inner product of embeddings.
 
     The order is: higher score first; among equal scores images that are no truth of the query before those that are,
-    so that a tie never helps; then gallery order. At most `max_scores` scores (or one query's, if its gallery alone is
-    larger) exist at a time.
+    so that a tie never helps; then gallery order. At most `max_scores` scores exist at a time, however large a gallery
+    is.
 
     Args:
         query_embeddings: l2-normalised, finite.
@@ -85,18 +90,21 @@ def rank(
     num_truths = np.zeros(num_queries, np.int64)
     top: list[tuple[tuple[str, float], ...]] = [()] * num_queries
 
+    num_rows = max(1, math.isqrt(max_scores))  # a block of many queries converts the gallery less often
     for gallery_id, queries in _group(query_gallery_ids).items():
         rows = galleries[gallery_id]  # image id -> row of gallery_embeddings, in gallery order
         names = list(rows)
         position = {name: i for i, name in enumerate(names)}
         images = np.fromiter(rows.values(), np.int64)
-        for chunk, scores in _score_blocks(query_embeddings, queries, gallery_embeddings, images, max_scores):
-            for query, row, threshold in zip(chunk, scores, _thresholds(scores, num_top), strict=True):
-                found = [position[t] for t in dict.fromkeys(truths[query]) if t in position]
-                gallery_size[query] = len(names)
-                num_truths[query] = len(found)
-                best_rank[query] = _best_rank(row, found)
-                top[query] = tuple((names[i], float(row[i])) for i in _best(row, threshold, found, num_top))
+        gallery_size[queries] = len(names)
+        for start in range(0, len(queries), num_rows):
+            chunk = queries[start : start + num_rows]
+            found = [[position[t] for t in dict.fromkeys(truths[query]) if t in position] for query in chunk]
+            ranks, best = _rank_chunk(query_embeddings[chunk], found, gallery_embeddings, images, num_top, max_scores)
+            best_rank[chunk] = ranks
+            num_truths[chunk] = [len(own) for own in found]
+            for query, entries in zip(chunk, best, strict=True):
+                top[query] = tuple((names[i], -negative) for negative, _, i in entries)
 
     return Ranking(
         query_ids=tuple(query_ids),
@@ -109,48 +117,80 @@ def rank(
     )
 
 
-def _best_rank(scores: Float32[np.ndarray, " G"], truths: Sequence[int]) -> int:
-    if not truths:
-        return 0
-    best = scores[truths].max()
+def _rank_chunk(
+    query_embeddings: Float32[np.ndarray, "q E"],
+    truths: Sequence[Sequence[int]],
+    gallery_embeddings: Float32[np.ndarray, "G E"],
+    images: Int64[np.ndarray, " g"],
+    num_top: int,
+    max_scores: int,
+) -> tuple[Int64[np.ndarray, " q"], list[list[Entry]]]:
+    """Ranks some queries of one gallery, a block of its images at a time.
+
+    Returns:
+        The ranks, and of each query the best images in order.
+    """
+    queries = query_embeddings.astype(np.float64)
+    truth_scores = [
+        (gallery_embeddings[images[own]].astype(np.float64) @ query).astype(np.float32)
+        for query, own in zip(queries, truths, strict=True)
+    ]
+    best_truth = np.array([own.max(initial=-np.inf) for own in truth_scores], np.float32)
+    truth_rows = np.repeat(np.arange(len(truths)), [len(own) for own in truths])
+    truth_columns = np.concatenate([np.array(own, np.int64) for own in truths])
+    all_truth_scores = np.concatenate(truth_scores)
+
+    not_worse = np.zeros(len(queries), np.int64)
+    top: list[list[Entry]] = [[] for _ in truths]
+    last_of_top = np.full(len(queries), -np.inf, np.float32)
+    for start, scores in _score_blocks(queries, gallery_embeddings, images, max_scores):
+        # A truth has one score, or it might come before or after itself.
+        here = (truth_columns >= start) & (truth_columns < start + scores.shape[1])
+        scores[truth_rows[here], truth_columns[here] - start] = all_truth_scores[here]
+        not_worse += np.count_nonzero(scores >= best_truth[:, None], axis=1)
+        candidates = scores >= last_of_top[:, None]
+        for row in np.flatnonzero(candidates.any(axis=1)).tolist():
+            columns = np.flatnonzero(candidates[row])
+            top[row] = _best(top[row], scores[row, columns], columns + start, truths[row], num_top)
+            if len(top[row]) == num_top:
+                last_of_top[row] = -top[row][-1][0]
+
     # Everything that is no truth and not worse than the best truth stands before it.
-    return 1 + int((scores >= best).sum() - (scores[truths] >= best).sum())
+    not_before = [(own == own.max(initial=-np.inf)).sum() for own in truth_scores]
+    has_truth = np.array([len(own) > 0 for own in truths])
+    return np.where(has_truth, 1 + not_worse - not_before, 0), top
 
 
-def _thresholds(scores: Float32[np.ndarray, "q G"], num_top: int) -> list[float]:
-    """For each row the score that the last of its `num_top` best images has."""
-    place = max(0, scores.shape[1] - num_top)
-    return np.partition(scores, place, axis=1)[:, place].tolist()
-
-
-def _best(scores: Float32[np.ndarray, " G"], threshold: float, truths: Sequence[int], num_top: int) -> list[int]:
-    """Positions of the best images in the order of `rank`; the threshold spares sorting the whole gallery."""
-    candidates = np.flatnonzero(scores >= threshold).tolist()
-    return sorted(candidates, key=lambda i: (-scores[i], i in truths, i))[:num_top]
+def _best(
+    top: list[Entry],
+    scores: Float32[np.ndarray, " n"],
+    positions: Int64[np.ndarray, " n"],
+    truths: Sequence[int],
+    num_top: int,
+) -> list[Entry]:
+    """The best of those known and some others, in the order of `rank`; a threshold spares sorting all of them."""
+    if (place := len(scores) - num_top) > 0:
+        kept = scores >= np.partition(scores, place)[place]
+        scores, positions = scores[kept], positions[kept]
+    others = [(-score, i in truths, i) for score, i in zip(scores.tolist(), positions.tolist(), strict=True)]
+    return heapq.nsmallest(num_top, top + others)
 
 
 def _score_blocks(
-    query_embeddings: Float32[np.ndarray, "Q E"],
-    queries: Sequence[int],
+    queries: Float64[np.ndarray, "q E"],
     gallery_embeddings: Float32[np.ndarray, "G E"],
     images: Int64[np.ndarray, " g"],
     max_scores: int,
-) -> Iterator[tuple[Sequence[int], Float32[np.ndarray, "q g"]]]:
-    """Yields the scores of some queries at a time against all images of their gallery.
+) -> Iterator[tuple[int, Float32[np.ndarray, "q n"]]]:
+    """Yields the scores of the queries against some images of their gallery, from a first position on.
 
     A float32 matrix product gives the same pair different last bits in different blocks; then two copies of one
     picture would not tie, and the chunking would show in the ranks. Sums in float64, rounded once, do not.
     """
-    num_rows = max(1, max_scores // len(images))
-    num_columns = max(1, max_scores // gallery_embeddings.shape[1])
-    for start in range(0, len(queries), num_rows):
-        chunk = queries[start : start + num_rows]
-        left = query_embeddings[chunk].astype(np.float64)
-        scores = np.empty((len(chunk), len(images)), np.float32)
-        for column in range(0, len(images), num_columns):
-            columns = slice(column, column + num_columns)
-            scores[:, columns] = left @ gallery_embeddings[images[columns]].astype(np.float64).T
-        yield chunk, scores
+    num_columns = max(1, max_scores // max(queries.shape))  # bounds the scores, and the embeddings that make them
+    for start in range(0, len(images), num_columns):
+        columns = images[start : start + num_columns]
+        yield start, (queries @ gallery_embeddings[columns].astype(np.float64).T).astype(np.float32)
 
 
 def _group(keys: Sequence[str]) -> dict[str, list[int]]:
@@ -197,7 +237,8 @@ def _check_queries(
 
 
 def _check_finite(embeddings: np.ndarray, name_of: Callable[[int], str]) -> None:
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    # A sum of float32 in float64 cannot overflow, and takes no copy of the embeddings.
+    bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
     if bad.size:
         raise DataError(
             f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not): no order can "

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -80,12 +82,30 @@ def test_rank_does_not_depend_on_the_chunks(max_scores, levels):
 
 def test_scores_exist_in_bounded_blocks(monkeypatch):
     sizes = []
-    inner = ranking._thresholds
-    monkeypatch.setattr(ranking, "_thresholds", lambda scores, k: sizes.append(scores.size) or inner(scores, k))
+
+    def score_blocks(*args):
+        for start, scores in inner(*args):
+            sizes.append(scores.size)
+            yield start, scores
+
+    inner = ranking._score_blocks
+    monkeypatch.setattr(ranking, "_score_blocks", score_blocks)
     arguments = _random(num_queries=200, num_galleries=1)
     ranking.rank(**arguments, max_scores=100)
     assert max(sizes) <= 100
     assert sum(sizes) == 200 * len(arguments["image_ids"])
+
+
+def test_memory_does_not_grow_with_queries_times_gallery():
+    rng = np.random.default_rng(0)
+    queries, gallery = (rng.standard_normal((n, 4)).astype(np.float32) for n in (200, 20_000))
+    names = [f"i{i}" for i in range(20_000)]
+    arguments = ([f"q{i}" for i in range(200)], ["g"] * 200, [[name] for name in names[:200]])
+    tracemalloc.start()
+    ranking.rank(queries, *arguments, gallery, ["g"] * 20_000, names, max_scores=2**16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.5 * queries.shape[0] * gallery.shape[0] * 4, "bytes of all scores"
 
 
 def test_ties_stand_before_the_truth():
