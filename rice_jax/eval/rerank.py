@@ -99,8 +99,7 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
             queries = jnp.moveaxis(batch["queries"], 1, 0)
 
         def cosine(queries: jax.Array) -> jax.Array:
-            hidden, _ = model.pmd.decode(queries.astype(tokens.dtype), keys_values, token_mask)
-            return model.pmd.cosine(hidden)
+            return model.pmd.cosine(model.pmd.decode(queries.astype(tokens.dtype), keys_values, token_mask))
 
         # Keys and values are not mapped over, and so not repeated for every candidate. Of candidates that are a single
         # row all go together; those of many rows one after another, since their attention would fill the memory.

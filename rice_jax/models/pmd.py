@@ -25,6 +25,8 @@ MASKED_SCORE = -1e9
 Take = Callable[[Array, Array], Array]
 # Keys and values of a video for every pair of blocks, each [B, M, H, C]; M = T · L tokens, C = D / H.
 KeysValues = list[tuple[Array, Array]]
+# The CLS token before the last block, [B, 1, D], and what it sees of a video there, [B, 1, H, C].
+Seen = tuple[Array, Array]
 
 
 class Pmd(nnx.Module):
@@ -90,7 +92,7 @@ class Pmd(nnx.Module):
         queries = self.image_queries(image_tokens, with_attention=with_attention)
         num_videos = 1 + negatives.shape[1]
         dropout_keys = [None] * num_videos if dropout_key is None else list(jax.random.split(dropout_key, num_videos))
-        own, attention = self.decode(
+        own, attention = self.look(
             queries, video, token_mask, with_attention=with_attention, dropout_key=dropout_keys[0]
         )
 
@@ -98,20 +100,22 @@ class Pmd(nnx.Module):
         if num_shards == 1:  # moved once for all candidates
             memory = jax.tree.map(lambda x: self.take(x, negatives), memory)
 
-        def decode_other(self, queries, memory, k, key):
+        def look_at_other(self, queries, memory, k, key):
             if num_shards == 1:
                 video, token_mask = jax.tree.map(lambda x: x[:, k], memory)
             else:
                 other = negatives[:, k]
                 video, token_mask = jax.tree.map(lambda x: self.constrain(take_local(x, other, num_shards)), memory)
-            return self.decode(queries, video, token_mask, dropout_key=key)[0]
+            return self.look(queries, video, token_mask, dropout_key=key)[0]
 
         if self.config.remat:  # else what is made of all candidates waits for the backward pass
-            decode_other = nnx.remat(decode_other, static_argnums=3)
+            look_at_other = nnx.remat(look_at_other, static_argnums=3)
         if self.config.pmd.num_pairs == 1:
             queries = queries[:, :1]
-        others = [decode_other(self, queries, memory, k, dropout_keys[1 + k]) for k in range(num_videos - 1)]
-        return Matches(self.cosine(jnp.stack([own, *others], axis=1)), attention)
+        others = [look_at_other(self, queries, memory, k, dropout_keys[1 + k]) for k in range(num_videos - 1)]
+        # All videos at once: on a mesh every use of a parameter costs a sum of its gradient over the devices.
+        seen = jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), own, *others)
+        return Matches(self.cosine(self.decide(*seen)).reshape(-1, num_videos), attention)
 
     def image_queries(
         self, image_tokens: Float[Array, "B L D"], *, with_attention: bool = False
@@ -130,6 +134,12 @@ class Pmd(nnx.Module):
         return [unstack(self.cross_blocks, pair).keys_values(video_tokens) for pair in pairs]
 
     def decode(
+        self, queries: Float[Array, "B R D"], video: KeysValues, token_mask: Bool[Array, "B M"]
+    ) -> Float[Array, "B D"]:
+        """Lets image i look at video i, without dropout; the CLS token's last hidden state. Arguments as of `look`."""
+        return self.decide(*self.look(queries, video, token_mask)[0])
+
+    def look(
         self,
         queries: Float[Array, "B R D"],
         video: KeysValues,
@@ -137,8 +147,8 @@ class Pmd(nnx.Module):
         *,
         with_attention: bool = False,
         dropout_key: Array | None = None,
-    ) -> tuple[Float[Array, "B D"], Float[Array, "B C R M"] | None]:
-        """Lets image i look at video i.
+    ) -> tuple[Seen, Float[Array, "B C R M"] | None]:
+        """Lets image i look at video i, up to the last block's attention.
 
         Args:
             queries: what `image_queries` gave.
@@ -148,7 +158,7 @@ class Pmd(nnx.Module):
             dropout_key: see `__call__`.
 
         Returns:
-            The CLS token's last hidden state, and the attention probabilities before dropout, float32, or None.
+            What `decide` goes on with, and the attention probabilities before dropout, float32, or None.
         """
         x, maps = queries, []
         for pair, (keys, values) in enumerate(video):
@@ -156,17 +166,19 @@ class Pmd(nnx.Module):
             if pair:
                 self_block = unstack(self.self_blocks, pair)
                 x = self_block(x, num_updated=1 if last and not with_attention else None)
-            x, attention = unstack(self.cross_blocks, pair)(
-                x,
-                keys,
-                values,
-                token_mask,
-                num_updated=1 if last else None,
-                dropout=self.config.pmd.attention_dropout,
-                dropout_key=None if dropout_key is None else jax.random.fold_in(dropout_key, pair),
-            )
+            cross_block = unstack(self.cross_blocks, pair)
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, pair)
+            options = {"dropout": self.config.pmd.attention_dropout, "dropout_key": key}
+            if last:
+                seen, attention = cross_block.attend(x, keys, values, token_mask, num_updated=1, **options)
+            else:
+                x, attention = cross_block(x, keys, values, token_mask, **options)
             maps.append(attention)
-        return x[:, 0], jnp.concatenate(maps, axis=1) if with_attention else None
+        return (x[:, :1], seen), jnp.concatenate(maps, axis=1) if with_attention else None
+
+    def decide(self, x: Float[Array, "B 1 D"], attended: Float[Array, "B 1 H C"]) -> Float[Array, "B D"]:
+        """The CLS token's last hidden state, of what it has seen."""
+        return unstack(self.cross_blocks, self.config.pmd.num_pairs - 1).residuals(x, attended)[:, 0]
 
     def pooled(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """What is compared with the match vector; float32."""
@@ -200,6 +212,13 @@ class CrossBlock(Block):
         return keys, values
 
     def __call__(
+        self, x: Float[Array, "B L D"], *others: Array, dropout: float = 0.0, dropout_key: Array | None = None
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B H L M"]]:
+        """The tokens after the block, and what `attend`, which takes the same arguments, says of attention."""
+        attended, attention = self.attend(x, *others, dropout=dropout, dropout_key=dropout_key)
+        return self.residuals(x, attended), attention
+
+    def attend(
         self,
         x: Float[Array, "B L D"],
         keys: Float[Array, "B M H C"],
@@ -209,12 +228,12 @@ class CrossBlock(Block):
         num_updated: int | None = None,
         dropout: float = 0.0,
         dropout_key: Array | None = None,
-    ) -> tuple[Float[Array, "B U D"], Float[Array, "B H L M"]]:
-        """Lets tokens look at others.
+    ) -> tuple[Float[Array, "B U H C"], Float[Array, "B H L M"]]:
+        """Lets tokens look at others; the rest of the block is `residuals`.
 
         Returns:
-            The first `num_updated` tokens (None = all) after the block, and the attention probabilities of all tokens,
-            before dropout, float32.
+            What the first `num_updated` tokens (None = all) see, and the attention probabilities of all tokens, before
+            dropout, float32.
         """
         queries = self.split_heads(project(self.qkv, self.ln_1(x), 0))
         scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys, preferred_element_type=jnp.float32)
@@ -223,8 +242,7 @@ class CrossBlock(Block):
         weights = attention[:, :, :num_updated]
         if dropout and dropout_key is not None:
             weights = nnx.Dropout(dropout, deterministic=False)(weights, rngs=dropout_key)
-        attended = jnp.einsum("bhlm,bmhc->blhc", weights.astype(values.dtype), values)
-        return self.residuals(x[:, :num_updated], attended), attention
+        return jnp.einsum("bhlm,bmhc->blhc", weights.astype(values.dtype), values), attention
 
 
 def project(qkv: nnx.Linear, x: Float[Array, "B L D"], part: int) -> Float[Array, "B L D"]:

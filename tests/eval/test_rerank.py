@@ -138,7 +138,7 @@ def _pair_by_pair(model, video, frame_mask, images, rows, kept):
         queries = model.pmd.image_queries(image_tokens).astype(jnp.bfloat16).astype(jnp.float32)
         keys_values = model.pmd.keys_values(video_tokens.reshape(1, -1, video_tokens.shape[-1]))
         token_mask = jnp.repeat(frame_mask, video_tokens.shape[1])[None]
-        return model.pmd.cosine(model.pmd.decode(queries, keys_values, token_mask)[0])[0]
+        return model.pmd.cosine(model.pmd.decode(queries, keys_values, token_mask))[0]
 
     found = [
         [match(model, video[query], frame_mask[query], images[row]) for row in candidates]
