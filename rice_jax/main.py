@@ -92,7 +92,10 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     elif config.data.domains:
         evaluate = domains.domain_evaluator(config, graphdef, params, mesh, workdir)
     else:
-        evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir, match_before_training=mode == "eval")
+        finishes = dict(
+            match_before_training=mode == "eval", report_from_step=0 if mode == "eval" else config.train.total_steps
+        )
+        evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir, **finishes)
     if mode == "train":
         done = run_training(config, workdir, mesh, graphdef, params, evaluate)
     else:

@@ -20,6 +20,10 @@ def test_trains_evaluates_and_reports(reference):
     assert list((workdir / "tensorboard").iterdir())
     rankings = (workdir / "rankings.jsonl").read_text().splitlines()
     assert len(rankings) == document["results"]["after 6 steps"]["score"]["num_queries"]
+    report = (workdir / "report.html").read_text(encoding="utf-8")
+    for text in ("after 6 steps", "all 4 queries", "Loss", "Rank-1 while training", 'class="box true"'):
+        assert text in report
+    assert not list(workdir.glob("*.tmp"))
 
 
 @pytest.mark.parametrize(("config", "num_columns"), [("lpr4m", 11), ("lpr750k", 13)])

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 
 from rice_jax.eval.ranking import Ranking
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 3, 5, 10)
+DRAWS = 1000  # of galleries, for an interval
+LEVEL = 0.95  # share of the draws that an interval holds
 # The levels of RICE.md section 8 in the order in which people expect them; other values follow in alphabetical order.
 _LEVELS = ("small", "short", "few", "medium", "large", "long", "abundant")
 
@@ -23,11 +25,20 @@ class Score:
         num_queries: how many queries the shares are of.
         rank: {"rank-1": share in 0..1 of the queries with a ground truth among the first 1, ...}.
         chance: the same shares as expected of a random order of the same galleries.
+        interval: {"rank-1": the ends of its confidence interval, ...}; None = all queries are of one gallery.
     """
 
     num_queries: int
     rank: dict[str, float]
     chance: dict[str, float]
+    interval: dict[str, tuple[float, float]] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Score":
+        """The inverse of `dataclasses.asdict`, also after JSON, which knows no tuples."""
+        interval = values.get("interval")
+        ends = interval and {cutoff: tuple(pair) for cutoff, pair in interval.items()}
+        return cls(**{**values, "interval": ends})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +82,11 @@ class Result:
     def from_dict(cls, values: Mapping[str, Any]) -> "Result":
         """The inverse of `to_dict`."""
         return cls(
-            score=Score(**values["score"]),
+            score=Score.from_dict(values["score"]),
             num_missing=values["num_missing"],
             galleries=Galleries(**values["galleries"]),
             subsets={
-                label: {value: Score(**score) for value, score in scores.items()}
+                label: {value: Score.from_dict(score) for value, score in scores.items()}
                 for label, scores in values["subsets"].items()
             },
             num_unknown=dict(values["num_unknown"]),
@@ -155,13 +166,44 @@ def chance(gallery_size: Int64[np.ndarray, " Q"], num_truths: Int64[np.ndarray, 
     return np.where(num_truths > 0, 1 - no_hit, 0.0)
 
 
+def confidence_intervals(
+    values: Float[np.ndarray, "Q C"], gallery_ids: Sequence[str]
+) -> Float[np.ndarray, "C 2"] | None:
+    """Bootstraps means over queries by drawing galleries: the queries of a livestream stand or fall together.
+
+    Args:
+        values: of each query, e.g. 1 for a hit and 0 for a miss at each of C cutoffs.
+        gallery_ids: the gallery of each query.
+
+    Returns:
+        The ends of the middle 95 % of the means in as many galleries drawn with replacement, the same for the same
+        values; None of a single gallery. Of a few galleries they are too narrow: what is drawn hardly varies.
+
+    Source: Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69 (2007), the cluster bootstrap.
+    """
+    galleries, group = np.unique(np.asarray(gallery_ids), return_inverse=True)
+    if len(galleries) < 2:
+        return None
+    num_queries = np.bincount(group)  # [galleries]
+    sums = np.stack([np.bincount(group, weights=column) for column in values.T], axis=1)  # [galleries, C]
+    even = np.full(len(galleries), 1 / len(galleries))
+    times = np.random.default_rng(0).multinomial(len(galleries), even, size=DRAWS)  # [draws, galleries]
+    means = times @ sums / (times @ num_queries)[:, None]
+    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
+
+
 def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Sequence[int]) -> Score:
     rows = np.asarray(rows, np.int64)
     rank, size, truths = ranking.rank[rows], ranking.gallery_size[rows], ranking.num_truths[rows]
+    hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
+    ends = confidence_intervals(hits.astype(float), [ranking.gallery_ids[row] for row in rows])
+    ranked = len(rows) / num_queries  # those that were not are misses in every draw
+    names = [f"rank-{k}" for k in cutoffs]
     return Score(
         num_queries=num_queries,
-        rank={f"rank-{k}": int(((rank > 0) & (rank <= k)).sum()) / num_queries for k in cutoffs},
+        rank={name: int(column.sum()) / num_queries for name, column in zip(names, hits.T, strict=True)},
         chance={f"rank-{k}": float(chance(size, truths, k).sum()) / num_queries for k in cutoffs},
+        interval=None if ends is None else dict(zip(names, map(tuple, (ends * ranked).tolist()), strict=True)),
     )
 
 

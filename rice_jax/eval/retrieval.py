@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rice_jax.config import Config
-from rice_jax.eval import metrics, ranking, report, rerank
+from rice_jax.eval import metrics, page, ranking, report, rerank
+from rice_jax.eval.album import Album
 from rice_jax.eval.embed import (
     Embedder,
     Images,
@@ -21,6 +22,7 @@ from rice_jax.eval.embed import (
     model_embedder,
     pixel_embedder,
 )
+from rice_jax.input.boxes import ProductBoxes
 from rice_jax.input.index import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.processes import agree
@@ -44,6 +46,7 @@ def retrieval_evaluator(
     workdir: Path,
     *,
     match_before_training: bool = False,
+    report_from_step: int | None = None,
 ) -> Callable[[int, PyTree], dict[str, float]]:
     """Prepares the evaluation of a run's parameters on its queries and galleries.
 
@@ -55,6 +58,7 @@ def retrieval_evaluator(
         workdir: where `results.json` (one row per evaluated step, another one where images were matched) and
             `rankings.jsonl` (the newest row's, which `results.json` names) are written.
         match_before_training: whether the decoder of step 0 has been trained elsewhere; a fresh one is not asked.
+        report_from_step: from this step on `report.html` is written too (`page`); None = never.
 
     Returns:
         A function of (step, params) that evaluates, writes both files and returns rank-k as {"rank-1": share, …}, and
@@ -106,6 +110,27 @@ def retrieval_evaluator(
         # Times are there to compare two rankings; without them equal runs write equal files.
         return dataclasses.replace(result, seconds=seconds if num_matched else None)
 
+    def write_page(
+        results: dict[str, metrics.Result], name: str, ranked: ranking.Ranking, step: int, shares: dict[str, float]
+    ) -> None:
+        rows = {pair: row for row, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
+        boxes = ProductBoxes(data, data.query_boxes, ()) if data.query_boxes else None
+        album = Album(data.data_dir, data.query, data.gallery, rows, data.num_frames, boxes)
+        now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
+        log = [line for line in page.read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
+        page.write_report(
+            workdir / "report.html",
+            workdir.name,
+            results,
+            name,
+            ranked,
+            queries,
+            LABELS,
+            album,
+            [*log, now],  # a training logs its last evaluation only after this
+            read_metadata(data, "query").get("skipped", {}),
+        )
+
     def evaluate(step: int, params: PyTree) -> dict[str, float]:
         results = report.read_results(path) if path.exists() else {}
         if config.eval.pixels and agree(PIXELS not in results):
@@ -120,9 +145,18 @@ def retrieval_evaluator(
             results[name] = score(ranked, time.perf_counter() - start)
             shares = shares | {f"matched-{key}": share for key, share in results[name].score.rank.items()}
         if jax.process_index() == 0:
-            about = {"step": step, "query": config.data.query, "gallery": config.data.gallery, "rankings": name}
+            about = {
+                "step": step,
+                "data_dir": data.data_dir,
+                "query": data.query,
+                "gallery": data.gallery,
+                "num_frames": data.num_frames,
+                "rankings": name,
+            }
             report.write_results(path, results, about)
             report.write_rankings(workdir / "rankings.jsonl", ranked)
+            if report_from_step is not None and step >= report_from_step:
+                write_page(results, name, ranked, step, shares)
         return shares
 
     return evaluate

@@ -150,3 +150,40 @@ def test_bad_counts(arguments):
 def test_no_query():
     with pytest.raises(ValueError, match="No query was ranked"):
         metrics.evaluate(_ranking([], []))
+
+
+def test_intervals_are_those_of_a_bootstrap_over_galleries():
+    rng = np.random.default_rng(0)
+    easy = np.repeat(rng.uniform(0, 1, 12), 20)  # queries of a gallery stand or fall together
+    hits = rng.uniform(size=240) < easy
+    galleries = [f"g{i // 20}" for i in range(240)]
+    result = metrics.evaluate(_ranking(np.where(hits, 1, 9), [30] * 240, galleries=galleries))
+    means = hits.reshape(12, 20).mean(axis=1)  # of galleries of one size the share is their mean
+    expected = scipy.stats.bootstrap((means,), np.mean, method="percentile", rng=rng).confidence_interval
+    np.testing.assert_allclose(result.score.interval["rank-1"], expected, atol=0.02)
+    assert result.score.interval["rank-10"] == (1, 1)
+    again = metrics.evaluate(_ranking(np.where(hits, 1, 9), [30] * 240, galleries=galleries))
+    assert again == result == metrics.Result.from_dict(json.loads(json.dumps(result.to_dict())))
+
+
+def test_large_galleries_weigh_more():
+    values = np.repeat([[1.0], [0.0]], [90, 10], axis=0)
+    ends = metrics.confidence_intervals(values, ["a"] * 90 + ["b"] * 10)
+    assert ends.tolist() == [[0, 1]], "one of them, or both"
+    many = metrics.confidence_intervals(values, ["a"] * 90 + [f"b{i}" for i in range(10)])
+    assert many[0, 0] == 0 and many[0, 1] > 0.9
+
+
+def test_queries_that_were_not_ranked_are_misses_in_every_draw():
+    ranked = _ranking([1, 2] * 50, [30] * 100, galleries=[f"g{i % 7}" for i in range(100)])
+    all_ranked, half = (metrics.evaluate(ranked, num_queries=num).score for num in (100, 200))
+    for cutoff, ends in half.interval.items():
+        assert ends == pytest.approx(np.array(all_ranked.interval[cutoff]) / 2)
+        assert ends[0] <= half.rank[cutoff] <= ends[1]
+
+
+def test_one_gallery_has_no_interval():
+    result = metrics.evaluate(
+        _ranking([1, 2, 3], [30] * 3, galleries=["g"] * 3), labels={"scale": ["small", "small", ""]}
+    )
+    assert result.score.interval is None and result.subsets["scale"]["small"].interval is None

@@ -1,0 +1,121 @@
+"""The pictures of a page: thumbnails of a query's frames and of a gallery's images, each stored once."""
+
+import base64
+import io
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from rice_jax.input.boxes import ProductBoxes, frame_boxes
+from rice_jax.input.source import Source
+from rice_jax.input.transforms import sample_frames
+
+HEIGHT, WIDTH = 144, 192  # pixels of a thumbnail at most
+QUALITY = 70  # of its JPEG
+
+
+class Thumbnail(NamedTuple):
+    """A small picture: its place in `Album.pictures`, and its size in pixels."""
+
+    place: int
+    width: int
+    height: int
+
+
+class Album:
+    """Reads pictures of queries and galleries where a page asks for them, and keeps their thumbnails.
+
+    Attributes:
+        pictures: base64 of the thumbnails' JPEG files.
+        num_characters: their length together.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        query: str,
+        gallery: str,
+        image_rows: Mapping[tuple[str, str], int],
+        num_frames: int,
+        boxes: ProductBoxes | None = None,
+    ):
+        """Opens the data sets.
+
+        Args:
+            data_dir, query, gallery: as in `DataConfig`.
+            image_rows: {(gallery id, image id): row of the gallery's data set}.
+            num_frames: of a query that are shown at most, evenly chosen as for its embedding.
+            boxes: of detections; None = there are none.
+
+        Raises:
+            FileNotFoundError: a data set is missing.
+        """
+        found = boxes.features if boxes else ()
+        self._queries = Source(data_dir, query, ("clip_id", "frames", *found), optional=("boxes", "box_frame"))
+        self._gallery = Source(data_dir, gallery, ("image",), optional=("title",))
+        self._rows, self._num_frames, self._boxes = image_rows, num_frames, boxes
+        self._thumbnails: dict[Hashable, Thumbnail] = {}
+        self._titles: dict[int, str] = {}
+        self.pictures: list[str] = []
+        self.num_characters = 0
+
+    def query(self, row: int) -> list[dict[str, Any]]:
+        """The frames of a query that its embedding is made of.
+
+        Returns:
+            A dict a frame: `thumbnail`; `truths`, the data set's boxes, the intended product's first; `found`, the
+            detected ones. Boxes are left, top, right, bottom in shares of the frame.
+        """
+        stored = self._queries[row]
+        chosen = sample_frames(len(stored["frames"]), self._num_frames)
+        truths = frame_boxes(stored)
+        found = self._boxes.of(stored, chosen) if self._boxes else [None] * len(chosen)
+        return [
+            {
+                "thumbnail": self._add(("frame", row, int(frame)), lambda frame=frame: stored["frames"][frame]),
+                "truths": truths[frame],
+                "found": [box] if box else [],
+            }
+            for frame, box in zip(chosen, found, strict=True)
+        ]
+
+    def image(self, gallery_id: str, image_id: str) -> dict[str, Any]:
+        """An image of a gallery: its `id`, `title` ("" = unknown) and `thumbnail`, None if it is not there."""
+        row = self._rows.get((gallery_id, image_id))
+        thumbnail = None if row is None else self._add(("image", row), lambda: self._read_image(row))
+        return {"id": image_id, "title": self._titles.get(row, ""), "thumbnail": thumbnail}
+
+    def _read_image(self, row: int) -> bytes:
+        stored = self._gallery[row]
+        self._titles[row] = stored.get("title", b"").decode()
+        return stored["image"]
+
+    def _add(self, name: Hashable, read: Callable[[], bytes]) -> Thumbnail:
+        if name not in self._thumbnails:
+            encoded, size = thumbnail(read())
+            self._thumbnails[name] = Thumbnail(len(self.pictures), *size)
+            self.pictures.append(base64.b64encode(encoded).decode())
+            self.num_characters += len(self.pictures[-1])
+        return self._thumbnails[name]
+
+
+def thumbnail(encoded: bytes) -> tuple[bytes, Sequence[int]]:
+    """Makes a picture small.
+
+    Args:
+        encoded: its file; an EXIF orientation is ignored, as boxes ignore it.
+
+    Returns:
+        A JPEG of at most `WIDTH` × `HEIGHT` pixels, never larger than the picture, and its width and height.
+
+    Raises:
+        OSError: the picture cannot be decoded.
+    """
+    picture = Image.open(io.BytesIO(encoded))
+    picture.draft("RGB", (2 * WIDTH, 2 * HEIGHT))
+    picture = picture.convert("RGB")
+    picture.thumbnail((WIDTH, HEIGHT))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return file.getvalue(), picture.size
