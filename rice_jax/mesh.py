@@ -82,6 +82,24 @@ def take_rows(mesh: Mesh):
     return jax.shard_map(take, mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)
 
 
+def visit_rows(mesh: Mesh):
+    """A function that lets rows of the batch look at rows that are elsewhere; see `Pmd`.
+
+    Guests go to all devices, and what each of them is given comes back to where it lives.
+    """
+    axes = ("data", "fsdp")
+
+    def visit(look, guests, hosts):
+        def look_here(guests, hosts):
+            first = jax.lax.axis_index(axes) * len(jax.tree.leaves(hosts)[0])
+            seen = look(jax.tree.map(lambda x: jax.lax.all_gather(x, axes, tiled=True), guests), hosts, first)
+            return jax.lax.psum_scatter(seen, axes, tiled=True)
+
+        return jax.shard_map(look_here, mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(guests, hosts)
+
+    return visit
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

@@ -22,12 +22,13 @@ frames of L tokens of D numbers, and K negatives of an image, in the compute dty
     gradients       2 · (n - 1) / n · P: products leave them in the compute dtype
     embeddings      (n - 1) / n · 2 · B · E in float32: every chip gets all videos', and their gradients go back; of
                     the images' softmax a few numbers a pair suffice
-    candidates      (n - 1) / n · 2 · K · B / n · T · L · D, there and back, were each of an image's K videos sent to it
-                    alone; nothing with `--config.loss.negatives=device`
+    candidates      (n - 1) / n · 2 · (1 + K) · B · D: every image's query to every chip, and what it sees of its K
+                    videos back, each with its gradient; nothing with `--config.loss.negatives=device`
 
-The program gathers keys and values of all B videos once, and scatters their gradients once: (n - 1) / n · 4 · B · T · L
-· D. Which of the videos are candidates, and whose, is not known when it is compiled. So negatives of the whole batch
-are for small slices, and `device` is for large ones. `fsdp` adds gathers of parameters, of which no least is told.
+Which of the videos are candidates, and whose, is not known when it is compiled, so a query goes everywhere and looks at
+all videos. With more than one pair of blocks the videos' keys and values move instead: of all B videos, where those of
+K · B / n would do, (n - 1) / n · 2 · K · B / n · T · L · D as the least. `fsdp` adds gathers of parameters, of which no
+least is told.
 """
 
 import dataclasses
@@ -171,12 +172,15 @@ def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
     """Bytes that a chip has to send in a training step; see above."""
     data, model, loss = config.data, config.model, config.loss
     size, share = jnp.dtype(model.dtype).itemsize, (chips - 1) / chips
-    far = model.pmd is not None and loss.negatives == "batch"
-    videos = loss.num_negatives * data.batch_size / chips if far else 0
+    candidates = 0
+    if model.pmd and loss.negatives == "batch" and model.pmd.num_pairs == 1:
+        candidates = (1 + loss.num_negatives) * data.batch_size
+    elif model.pmd and loss.negatives == "batch":
+        candidates = loss.num_negatives * data.batch_size / chips * data.num_frames * model.num_tokens
     return {
         "gradients": 2 * share * parameters * size,
         "embeddings": 2 * share * data.batch_size * model.embed_dim * 4,
-        "candidates": 2 * share * videos * data.num_frames * model.num_tokens * model.width * size,
+        "candidates": 2 * share * candidates * model.width * size,
     }
 
 

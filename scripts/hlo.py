@@ -57,7 +57,7 @@ def collectives(text: str) -> list[Collective]:
                 piece = _PIECE.search(rest)
                 key = (kind, piece[1]) if piece else (name, instruction)
                 one = Collective(kind, _describe(arrays), _group(rest), _size(arrays), runs[name])
-                found[key] = max(found.get(key, one), one, key=lambda one: one.runs)
+                found[key] = min(found.get(key, one), one, key=lambda one: one.runs)
     total = Counter()
     for one in found.values():
         total[one[:-1]] += one.runs

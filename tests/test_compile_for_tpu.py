@@ -28,7 +28,14 @@ HloModule jit_step, is_scheduled=true, num_partitions=8
   %state = (s32[]{:T(128)}, f32[4,6]{1,0:T(8,128)}) parameter(0)
   %part = f32[4,6]{1,0:T(8,128)} get-tuple-element(%state), index=1
   %all-reduce.1 = f32[4,6]{1,0:T(8,128)} all-reduce(%part), channel_id=1, replica_groups=[2,4]<=[8], to_apply=%add
+  %going_on = bf16[16,3]{1,0:T(8,128)(2,1)} fusion(%part), kind=kCustom, calls=%meanwhile
   ROOT %next = (s32[]{:T(128)}, f32[4,6]{1,0:T(8,128)}) tuple(%number, %all-reduce.1)
+}
+
+%meanwhile (param_2: bf16[2,3]) -> bf16[16,3] {
+  %param_2 = bf16[2,3]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %all-gather.10 = bf16[16,3]{1,0:T(8,128)(2,1)} all-gather(%param_2), channel_id=1, \
+replica_groups=mesh['axis_0'=1,'axis_1'=8] {'axis_0','axis_1'}, dimensions={0}, frontend_attributes={chain_id="0"}
 }
 
 %condition (state.1: (s32[], f32[4,6])) -> pred[] {

@@ -7,11 +7,12 @@ works only for what is asked of it, the CLS token, and for the attention maps of
 
 import operator
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rice_jax.config import ModelConfig
 from rice_jax.models.layers import Block, layer_norm, split3, stack, unstack, video_token_mask
@@ -23,17 +24,29 @@ SELF_EPSILON = 1e-12
 MASKED_SCORE = -1e9
 # See `Pmd`.
 Take = Callable[[Array, Array], Array]
+Visit = Callable[[Callable, PyTree, PyTree], Array]
 # Keys and values of a video for every pair of blocks, each [B, M, H, C]; M = T · L tokens, C = D / H.
 KeysValues = list[tuple[Array, Array]]
 # The CLS token before the last block, [B, 1, D], and what it sees of a video there, [B, 1, H, C].
 Seen = tuple[Array, Array]
 
 
+def visit_here(look: Callable, guests: PyTree, hosts: PyTree) -> Array:
+    """`visit` of `Pmd` where all is in one place."""
+    return look(guests, hosts, 0)
+
+
 class Pmd(nnx.Module):
     """Pairs of a self-attention block on the image's tokens and a cross-attention block to the video's tokens."""
 
     def __init__(
-        self, config: ModelConfig, *, constrain: Constrain = lambda x: x, take: Take = operator.getitem, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        *,
+        constrain: Constrain = lambda x: x,
+        take: Take = operator.getitem,
+        visit: Visit = visit_here,
+        rngs: nnx.Rngs,
     ):
         """Builds the decoder with fresh weights.
 
@@ -42,12 +55,15 @@ class Pmd(nnx.Module):
             constrain: pins the leading axis of candidates' keys and values to the devices; see `Vit`.
             take: gives the rows of an array that a second one numbers, `[B, K]`, of the whole batch; whoever knows the
                 device mesh moves them here.
+            visit: of (look, guests, hosts), both trees of rows of the batch: gives a row for each guest, the sum over
+                the devices of look(all guests, the hosts that are there, the number of the first of these).
             rngs: key stream `params`.
         """
         pmd, width = config.pmd, config.width
         self.config = config
         self.constrain = constrain
         self.take = take
+        self.visit = visit
         self.self_blocks = stack(
             lambda rngs: SelfBlock(config, rngs, heads=pmd.num_heads, epsilon=SELF_EPSILON), pmd.num_pairs, rngs
         )
@@ -71,9 +87,12 @@ class Pmd(nnx.Module):
     ) -> Matches:
         """Matches every image with its own video and with K others of the batch.
 
-        With `num_shards=1` the others may be anywhere: on a mesh every device gets the keys and values of the whole
-        batch, 2 · pairs · B · T · L · D numbers. Otherwise the batch is as many equal parts, `negatives` of an image
-        lie in its own part, and nothing is moved if a part is what one device holds.
+        With `num_shards=1` the others may be anywhere. With one pair of blocks an image's query, D numbers, goes to
+        every device, looks at all videos there, and what it sees of its K others comes back: B² looks, of which B · K
+        count, are cheaper than moving a video's 2 · T · L · D keys and values. With more pairs all of an image's tokens
+        would have to go, B · L · B looks; so every device gets the keys and values of the whole batch. With other
+        `num_shards` the batch is as many equal parts, `negatives` of an image lie in its own part, and nothing is moved
+        if a part is what one device holds.
 
         Args:
             image_tokens, video_tokens: of the encoder; row i of one belongs to row i of the other.
@@ -90,13 +109,64 @@ class Pmd(nnx.Module):
         token_mask = video_token_mask(frame_mask, patch_mask, video_tokens.shape[2])
         video = self.keys_values(video_tokens.reshape(video_tokens.shape[0], -1, video_tokens.shape[-1]))
         queries = self.image_queries(image_tokens, with_attention=with_attention)
-        num_videos = 1 + negatives.shape[1]
-        dropout_keys = [None] * num_videos if dropout_key is None else list(jax.random.split(dropout_key, num_videos))
-        own, attention = self.look(
-            queries, video, token_mask, with_attention=with_attention, dropout_key=dropout_keys[0]
-        )
+        keys = [None, None] if dropout_key is None else list(jax.random.split(dropout_key))
+        own, attention = self.look(queries, video, token_mask, with_attention=with_attention, dropout_key=keys[0])
+        if self.config.pmd.num_pairs > 1 or num_shards > 1:
+            others = self.fetch_others(queries, video, token_mask, negatives, num_shards, keys[1])
+        else:
+            others = self.visit_others(queries[:, :1], video[0], token_mask, negatives, keys[1])
+        # All videos at once: on a mesh every use of a parameter costs a sum of its gradient over the devices.
+        seen = jax.tree.map(lambda *x: jnp.concatenate([x[0][:, None], x[1]], axis=1), own, others)
+        hidden = self.decide(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen))
+        return Matches(self.cosine(hidden).reshape(negatives.shape[0], -1), attention)
 
-        memory = (video, token_mask)
+    def visit_others(
+        self,
+        queries: Float[Array, "B 1 D"],
+        video: tuple[Float[Array, "B M H C"], Float[Array, "B M H C"]],
+        token_mask: Bool[Array, "B M"],
+        negatives: Int[Array, "B K"],
+        dropout_key: Array | None,
+    ) -> Seen:
+        """What image i sees of videos negatives[i], wherever these are; each `Seen` array with K after B."""
+        block, drop = unstack(self.cross_blocks, 0), self.config.pmd.attention_dropout
+        keep = None
+        if drop and dropout_key is not None:  # the same for all who look at a video
+            shape = token_mask.shape[0], block.heads, token_mask.shape[1]
+            keep = jax.random.bernoulli(dropout_key, 1 - drop, shape) / (1 - drop)
+
+        def look(guests: tuple[Array, Array], hosts: tuple, first: Int[Array, ""] | int) -> Float[Array, "B K H C"]:
+            queries, negatives = guests
+
+            def look_at(host: tuple) -> Float[Array, "B H C"]:
+                keys, values, token_mask, keep = host
+                scores = jnp.einsum("bhc,mhc->bhm", queries, keys, preferred_element_type=jnp.float32)
+                weights = jax.nn.softmax(jnp.where(token_mask, scores * keys.shape[-1] ** -0.5, MASKED_SCORE))
+                weights = weights if keep is None else weights * keep
+                return jnp.einsum("bhm,mhc->bhc", weights.astype(values.dtype), values)
+
+            # With remat one video after the other: the weights of all would fill the memory.
+            look_at_all = partial(jax.lax.map, jax.checkpoint(look_at)) if self.config.remat else jax.vmap(look_at)
+            views, place = look_at_all(hosts), negatives - first  # [V, B, H, C]
+            here = (place >= 0) & (place < len(views))
+            found = views[place.clip(0, len(views) - 1), jnp.arange(len(place))[:, None]]
+            return jnp.where(here[..., None, None], found, 0)
+
+        projected = block.queries(queries)[:, 0]  # [B, H, C]
+        seen = self.visit(look, (projected, negatives), (*video, token_mask, keep))
+        return jnp.repeat(queries[:, None], negatives.shape[1], axis=1), seen[:, :, None]
+
+    def fetch_others(
+        self,
+        queries: Float[Array, "B R D"],
+        video: KeysValues,
+        token_mask: Bool[Array, "B M"],
+        negatives: Int[Array, "B K"],
+        num_shards: int,
+        dropout_key: Array | None,
+    ) -> Seen:
+        """The same with any number of pairs of blocks, or where all is near: the videos come to the images."""
+        memory, num_others = (video, token_mask), negatives.shape[1]
         if num_shards == 1:  # moved once for all candidates
             memory = jax.tree.map(lambda x: self.take(x, negatives), memory)
 
@@ -112,10 +182,9 @@ class Pmd(nnx.Module):
             look_at_other = nnx.remat(look_at_other, static_argnums=3)
         if self.config.pmd.num_pairs == 1:
             queries = queries[:, :1]
-        others = [look_at_other(self, queries, memory, k, dropout_keys[1 + k]) for k in range(num_videos - 1)]
-        # All videos at once: on a mesh every use of a parameter costs a sum of its gradient over the devices.
-        seen = jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), own, *others)
-        return Matches(self.cosine(self.decide(*seen)).reshape(-1, num_videos), attention)
+        keys = [None] * num_others if dropout_key is None else list(jax.random.split(dropout_key, num_others))
+        others = [look_at_other(self, queries, memory, k, keys[k]) for k in range(num_others)]
+        return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *others)
 
     def image_queries(
         self, image_tokens: Float[Array, "B L D"], *, with_attention: bool = False
@@ -207,6 +276,9 @@ class SelfBlock(Block):
 class CrossBlock(Block):
     """The same parameters, but keys and values come from other tokens, which are not normalised."""
 
+    def queries(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
+        return self.split_heads(project(self.qkv, self.ln_1(x), 0))
+
     def keys_values(self, tokens: Float[Array, "B M D"]) -> tuple[Float[Array, "B M H C"], Float[Array, "B M H C"]]:
         keys, values = (self.split_heads(project(self.qkv, tokens, part)) for part in (1, 2))
         return keys, values
@@ -235,7 +307,7 @@ class CrossBlock(Block):
             What the first `num_updated` tokens (None = all) see, and the attention probabilities of all tokens, before
             dropout, float32.
         """
-        queries = self.split_heads(project(self.qkv, self.ln_1(x), 0))
+        queries = self.queries(x)
         scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys, preferred_element_type=jnp.float32)
         scores = jnp.where(token_mask[:, None, None], scores * keys.shape[-1] ** -0.5, MASKED_SCORE)
         attention = jax.nn.softmax(scores)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import ModelConfig
 from rice_jax.models.pfr import Pfr
-from rice_jax.models.pmd import Pmd, Take
+from rice_jax.models.pmd import Pmd, Take, Visit, visit_here
 from rice_jax.models.vit import Constrain, Vit
 from rice_jax.types import Embeddings, Matches, Tokens
 
@@ -19,7 +19,13 @@ PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 class Rice(nnx.Module):
     def __init__(
-        self, config: ModelConfig, *, constrain: Constrain = lambda x: x, take: Take = operator.getitem, rngs: nnx.Rngs
+        self,
+        config: ModelConfig,
+        *,
+        constrain: Constrain = lambda x: x,
+        take: Take = operator.getitem,
+        visit: Visit = visit_here,
+        rngs: nnx.Rngs,
     ):
         """Builds the model with fresh weights; arguments as of `Vit` and `Pmd`.
 
@@ -28,7 +34,7 @@ class Rice(nnx.Module):
         self.encoder = Vit(config, constrain=constrain, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
         if config.pmd:
-            self.pmd = Pmd(config, constrain=constrain, take=take, rngs=rngs)
+            self.pmd = Pmd(config, constrain=constrain, take=take, visit=visit, rngs=rngs)
         if config.pfr:
             self.pfr = Pfr(config, rngs=rngs)
 

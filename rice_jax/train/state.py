@@ -16,7 +16,7 @@ from jaxtyping import Array, Int32, PyTree
 
 from rice_jax import checkpoint
 from rice_jax.config import Config, ModelConfig
-from rice_jax.mesh import constrain_batch, parameter_shardings, take_rows
+from rice_jax.mesh import constrain_batch, parameter_shardings, take_rows, visit_rows
 from rice_jax.models.detr import Detector
 from rice_jax.models.rice import Rice
 from rice_jax.models.vit import resize_positions
@@ -139,4 +139,4 @@ def _model(config: ModelConfig, mesh: Mesh, seed: int) -> Rice | Detector:
     constrain, rngs = constrain_batch(mesh), nnx.Rngs(seed)
     if config.detector:
         return Detector(config, constrain=constrain, rngs=rngs)
-    return Rice(config, constrain=constrain, take=take_rows(mesh), rngs=rngs)
+    return Rice(config, constrain=constrain, take=take_rows(mesh), visit=visit_rows(mesh), rngs=rngs)
