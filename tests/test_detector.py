@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import time
 
 import pytest
@@ -64,6 +65,28 @@ def test_training_continues_after_sigkill_on_other_devices(trained, clips, tmp_p
     assert result.returncode == 0, result.stderr
     assert "resuming" in result.stderr
     assert losses(tmp_path) == pytest.approx(losses(trained[0]), rel=2e-5)
+
+
+def test_two_processes_train_and_find_what_one_does(trained, clips, tmp_path):
+    workdir, _ = trained
+    one = run(detector(clips, workdir, "--mode=detect"))
+    assert one.returncode == 0, one.stderr
+    for mode in ("train", "detect"):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            together = ["--distributed", f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2"]
+        arguments = detector(clips, tmp_path, *together, f"--mode={mode}")
+        processes = [start([*arguments, f"--process_id={process}"], devices=2) for process in range(2)]
+        outputs = [process.communicate(timeout=300) for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], outputs
+    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
+    found, expected = (
+        [json.loads(line) for line in (path / "detections-4" / "lpr4m-query.jsonl").open()]
+        for path in (tmp_path, workdir)
+    )
+    assert [line["frame_id"] for line in found] == [line["frame_id"] for line in expected]
+    for line, other in zip(found, expected, strict=True):
+        assert line["scores"] == pytest.approx(other["scores"], abs=2e-3)
 
 
 def test_detection_continues_after_sigkill(trained, clips, tmp_path):
