@@ -65,7 +65,21 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
 def constrain_batch(mesh: Mesh):
     """A function that pins the leading axis of activations to all devices; see `Vit`."""
     sharding = NamedSharding(mesh, BATCH)
-    return lambda x: jax.lax.with_sharding_constraint(x, sharding)
+
+    def constrain(x):  # within `each_device` there is nothing to pin
+        inside = jax.sharding.get_abstract_mesh().manual_axes
+        return x if inside else jax.lax.with_sharding_constraint(x, sharding)
+
+    return constrain
+
+
+def each_device(mesh: Mesh):
+    """A function that makes one of (params, rows) to rows run on each device by itself, on its part of the batch.
+
+    A parameter's gradient is summed over the devices when all is done, whatever loops there are in between. Parameters
+    that are split are gathered first.
+    """
+    return lambda function: jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), BATCH), out_specs=BATCH)
 
 
 def take_rows(mesh: Mesh):

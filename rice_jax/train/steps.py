@@ -1,6 +1,7 @@
 """Training steps: functions of (state, batch) that the loop runs."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,14 @@ from rice_jax.config import Config, ConfigError, LossConfig
 from rice_jax.losses.contrastive import contrastive_loss, different_images, similarity
 from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
 from rice_jax.losses.reconstruction import reconstruction_loss
-from rice_jax.mesh import BATCH, parameter_shardings, replicated
+from rice_jax.mesh import BATCH, each_device, parameter_shardings, replicated
 from rice_jax.ops.resample import show
 from rice_jax.train.state import TrainState
 from rice_jax.types import Batch, Embeddings, Tokens
 
 Metrics = dict[str, Float[Array, ""]]
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+EachPart = Callable[[Callable], Callable]
 
 
 def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, config: Config, mesh: Mesh) -> Step:
@@ -49,7 +51,7 @@ def retrieval_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformati
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         dropout_key = jax.random.fold_in(jax.random.key(config.seed), state.step)
         loss = lambda params: retrieval_loss(  # noqa: E731
-            graphdef, params, batch, config.loss, num_shards, dropout_key, num_chunks
+            graphdef, params, batch, config.loss, num_shards, dropout_key, num_chunks, each_device(mesh)
         )
         return update(state, optimizer, loss)
 
@@ -75,6 +77,7 @@ def retrieval_loss(
     num_shards: int = 1,
     dropout_key: Array | None = None,
     num_chunks: int = 1,
+    each_part: EachPart = lambda encode: encode,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Total loss over the global batch, and what is reported of it.
 
@@ -85,11 +88,13 @@ def retrieval_loss(
         config: weights of the losses and choice of negatives.
         num_shards: equal parts of the batch; negatives come from an image's own part.
         dropout_key: for the decoder's attention; None = no dropout.
-        num_chunks: see `encode_in_chunks`; the losses see the global batch, whatever it is.
+        num_chunks, each_part: see `encode_in_chunks`; the losses see the global batch, whatever they are.
     """
     model = nnx.merge(graphdef, params)
     frame_mask, patch_mask = batch["frame_mask"], batch.get("patch_mask")
-    (image, video), tokens = encode_in_chunks(graphdef, params, batch, num_chunks, with_tokens=config.pmd_weight > 0)
+    (image, video), tokens = encode_in_chunks(
+        graphdef, params, batch, num_chunks, each_part, with_tokens=config.pmd_weight > 0
+    )
     negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
     logit_scale = model.logit_scale[...]
     loss = icl = contrastive_loss(image, video, logit_scale, negative_mask)
@@ -120,7 +125,13 @@ def retrieval_loss(
 
 
 def encode_in_chunks(
-    graphdef: nnx.GraphDef, params: PyTree, batch: Batch, num_chunks: int, *, with_tokens: bool
+    graphdef: nnx.GraphDef,
+    params: PyTree,
+    batch: Batch,
+    num_chunks: int,
+    each_part: EachPart = lambda encode: encode,
+    *,
+    with_tokens: bool,
 ) -> tuple[Embeddings, Tokens | None]:
     """Encodes pairs in chunks, one after the other, which are encoded again when gradients are asked for.
 
@@ -131,26 +142,28 @@ def encode_in_chunks(
         graphdef: of the model.
         params: of the model.
         batch: global.
-        num_chunks: 1 = everything at once. Else a chunk takes every so manieth row, so that of every device's rows, and
-            nothing is moved between devices if a chunk divides over them.
+        num_chunks: 1 = everything at once.
+        each_part: makes of the function that encodes in chunks one that does so in each part of the batch, where a
+            device mesh splits it; else a sum over the devices would be made of every chunk's gradients.
         with_tokens: return tokens too, which the decoder needs.
 
     Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (GradCache).
     Differs: tokens are kept beside the embeddings, for the decoder's losses; the second pass is rematerialisation.
     """
 
-    def encode(rows: Mapping[str, Array]) -> tuple[Embeddings, Tokens | None]:
+    def encode(params: PyTree, rows: Mapping[str, Array]) -> tuple[Embeddings, Tokens | None]:
         model = nnx.merge(graphdef, params)
         embeddings, tokens = model(rows["image"], rows["video"], rows["frame_mask"], rows.get("patch_mask"))
         return embeddings, tokens if with_tokens else None
 
+    def encode_chunks(params: PyTree, rows: Mapping[str, Array]) -> tuple[Embeddings, Tokens | None]:
+        chunks = jax.tree.map(lambda x: x.reshape(num_chunks, -1, *x.shape[1:]), rows)
+        # In a loop the compiler cannot merge the second pass with the first, so nothing has to prevent it.
+        encoded = jax.lax.map(jax.checkpoint(partial(encode, params), prevent_cse=False), chunks)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), encoded)
+
     rows = {name: batch[name] for name in ("image", "video", "frame_mask", "patch_mask") if name in batch}
-    if num_chunks == 1:
-        return encode(rows)
-    chunks = jax.tree.map(lambda x: x.reshape(-1, num_chunks, *x.shape[1:]).swapaxes(0, 1), rows)
-    # In a loop the compiler cannot merge the second pass with the first, so nothing has to prevent it.
-    encoded = jax.lax.map(jax.checkpoint(encode, prevent_cse=False), chunks)
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), encoded)
+    return encode(params, rows) if num_chunks == 1 else each_part(encode_chunks)(params, rows)
 
 
 def compile_step(step: Step, state: TrainState, mesh: Mesh) -> Step:
