@@ -1,8 +1,25 @@
-"""Says what a training step costs, by compiling it for one CPU device without running it, and how fast data is made.
+"""Says what a training step costs, by compiling it for one CPU device without running it, and how fast things are.
 
+    python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
+    python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
+    python scripts/benchmark.py rank [--sizes=20079x66358x110,200x1000000x1] [--cores=N] [--rounds=3]
     python scripts/benchmark.py flops [--config.data.batch_size=16 …]
     python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
     python scripts/benchmark.py data [--cores=N] [--clips=1500] [--rounds=5] [--seconds=5] [--config.data.resize=288 …]
+
+`step`, `encode` and `rank` print a table and then its numbers as a line of JSON. What is compared takes turns, once a
+round; figures are medians over the rounds, and so are ratios, which stand where other programs come and go. `step` and
+`encode` run on the device that JAX finds, on one of it: on a CPU in float32 and small, elsewhere in bfloat16 and with
+several sizes of a batch. FLOP are those that no program can do without (`least_operations`), and utilisation is their
+share of the device's peak, where the peak is known: not on a CPU. `--profile` writes a trace of our program for each
+row of it. Settings are those of `configs/base.py`.
+- `step` trains RICE, ICL, PMD, PFR and AdamW, beside a step that matches as the reference does, written in JAX too.
+  Neither has dropout.
+- `encode` encodes pictures, and goes back to the gradients of the weights, beside transformers' encoder of the same
+  sizes in PyTorch, if that is installed, on as many cores.
+- `rank` ranks random embeddings of so many queries among so many images in so many galleries, LPR4M's number and one
+  gallery of a million, beside plain numpy, which holds all scores of a gallery, and faiss, if that is installed, which
+  looks for the first ten only. Memory is what the process held at once. It takes Linux.
 
 `flops` counts the operations of our step, of the least that RICE needs, and of a step that matches as the reference
 does. `memory` says what a step needs beside its state and batch, with and without recomputing activations, and in
@@ -25,7 +42,6 @@ takes minutes, 1 GB of TMPDIR, and Linux.
 
 import argparse
 import ast
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -36,11 +52,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, w
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import AxisType
+from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from configs import base
-from rice_jax.config import Config, ConfigError, resolve
+from rice_jax.config import Config, ConfigError, ModelConfig, resolve
 from rice_jax.mesh import constrain_batch
 from rice_jax.models.layers import unstack
 from rice_jax.models.rice import Rice
@@ -48,9 +64,11 @@ from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_params, create_state
 from rice_jax.train.steps import compile_step, retrieval_step
 from rice_jax.types import Batch, Decoded, Matches, Tokens
+from scripts.timing import on_cores, print_rows
 
 # AdamW, per parameter: moments 7, their corrections 2, step 5, weight decay 3, update 1, norm of the gradient 2.
 OPTIMIZER_OPERATIONS = 20
+SIZES = "20079x66358x110,200x1000000x1"  # LPR4M's, and one gallery of a million images
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,25 +78,86 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="flops|memory|data")
-    for command in (flops, memory, data):
+    commands = parser.add_subparsers(required=True, metavar="step|encode|rank|flops|memory|data")
+    for command in (step, encode, rank, flops, memory, data):
         subparser = commands.add_parser(command.__name__, description=command.__doc__)
         subparser.set_defaults(command=command)
-    subparser.add_argument("--cores", type=_positive(int), help="use so many (default: all)")
-    subparser.add_argument("--clips", type=_positive(int), default=1500, help="simulated clips (default: 1500)")
-    subparser.add_argument("--rounds", type=_positive(int), default=5, help="measure each so often (default: 5)")
-    subparser.add_argument("--seconds", type=_positive(float), default=5.0, help="decode and read so long (default: 5)")
-    commands.choices["memory"].add_argument("--chunk", type=_positive(int), default=64, help="pairs (default: 64)")
+    positive, add = _positive(int), {name: subparser.add_argument for name, subparser in commands.choices.items()}
+    for name in ("step", "encode", "rank", "data"):
+        rounds = 5 if name == "data" else 3
+        add[name]("--cores", type=positive, help="use so many (default: all)")
+        add[name]("--rounds", type=positive, default=rounds, help=f"measure each so often (default: {rounds})")
+    for name, seconds in (("step", 2.0), ("encode", 2.0), ("data", 5.0)):
+        text = f"measure each so long in a round (default: {seconds:.0f})"
+        add[name]("--seconds", type=_positive(float), default=seconds, help=text)
+    for name in ("step", "encode"):
+        add[name]("--batch", type=_several(positive), help="sizes of a batch, with commas between")
+        add[name]("--profile", type=Path, help="directory for traces, which TensorBoard and Perfetto show")
+    add["rank"](
+        "--sizes", type=_several(_size), default=SIZES, help="queries x images x galleries, with commas between"
+    )
+    add["data"]("--clips", type=positive, default=1500, help="simulated clips (default: 1500)")
+    add["memory"]("--chunk", type=positive, default=64, help="pairs (default: 64)")
     args, rest = parser.parse_known_args(arguments)
     if wrong := [flag for flag in rest if not re.fullmatch(r"--config\.[\w.]+=.+", flag)]:
         parser.error(f"found {' '.join(wrong)}, expected --config.x.y=value")
     overrides = dict(flag.removeprefix("--config.").split("=", 1) for flag in rest)
     options = vars(args)
-    jax.config.update("jax_platforms", "cpu")
+    command = options.pop("command")
+    if command not in (step, encode):
+        jax.config.update("jax_platforms", "cpu")
     try:
-        options.pop("command")({name: _literal(value) for name, value in overrides.items()}, **options)
+        command({name: _literal(value) for name, value in overrides.items()}, **options)
     except (ConfigError, KeyError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+
+
+def step(
+    overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
+) -> None:
+    """Measures the speed of training RICE, beside a step that matches as the reference does."""
+    from scripts import step_speed  # imports this file
+
+    with on_cores(cores) as used:
+        own = {"data.num_frames": 3} if on_cpu() else {}
+        sizes = batch or ([4] if on_cpu() else [32, 96, 256])
+        configs = [settings({**own, **default_dtype(), **overrides, "data.batch_size": size}) for size in sizes]
+        if not configs[0].model.pmd:
+            raise ConfigError("config.loss.pmd_weight: found 0, expected more: the decoder is what is compared")
+        rows = step_speed.measure(configs, rounds, seconds, profile)
+        print_rows(step_speed.COLUMNS, rows, **about(configs[0], used))
+
+
+def encode(
+    overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
+) -> None:
+    """Measures the speed of encoding pictures, beside PyTorch."""
+    from scripts import encode_speed
+
+    with on_cores(cores) as used:
+        config = settings({**default_dtype(), **overrides})
+        sizes = batch or ([8] if on_cpu() else [64, 256, 1024])
+        learning, weights_learning = encoder_operations(config)
+        forward = sum(learning.values()) + sum(weights_learning.values())
+        backward = 2 * sum(learning.values()) + sum(weights_learning.values())
+        operations = dict(zip(encode_speed.WORKS, (forward, forward + backward), strict=True))
+        rows = encode_speed.measure(config.model, sizes, operations, used, rounds, seconds, profile)
+        print_rows(encode_speed.COLUMNS, rows, **about(config, used))
+    if why := encode_speed.missing_torch(jax.devices()[0]):
+        print(f"{why}: no rows of it", file=sys.stderr)
+
+
+def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | None, rounds: int) -> None:
+    """Measures the speed and memory of ranking galleries, beside numpy and faiss."""
+    from scripts import rank_speed
+
+    if overrides:
+        raise ConfigError(f"rank: found settings {sorted(overrides)}, expected none")
+    with on_cores(cores) as used:
+        rows = rank_speed.measure([rank_speed.Size(*size) for size in sizes], rounds)
+        print_rows(rank_speed.COLUMNS, rows, cores=used)
+    if "faiss" not in rank_speed.methods():
+        print("faiss is not installed: no rows of it", file=sys.stderr)
 
 
 def flops(overrides: Mapping) -> None:
@@ -126,14 +205,26 @@ def data(overrides: Mapping, *, cores: int | None, clips: int, rounds: int, seco
     """Measures the speed of building LPR4M and of the training input, beside that of bare JPEG decoding."""
     from scripts import data_speed  # TFDS and pyarrow take seconds to import
 
-    own = sorted(os.sched_getaffinity(0))
-    used = own[:cores]
-    os.sched_setaffinity(0, used)  # of the processes to come, too
-    try:
-        speeds, config = data_speed.measure(len(used), clips, rounds, seconds, overrides)
-    finally:
-        os.sched_setaffinity(0, own)
+    with on_cores(cores) as used:
+        speeds, config = data_speed.measure(used, clips, rounds, seconds, overrides)
     print(data_speed.report(speeds, sum(least_operations(config).values()) / config.data.batch_size))
+
+
+def on_cpu() -> bool:
+    """Whether JAX finds nothing faster."""
+    return jax.default_backend() == "cpu"
+
+
+def default_dtype() -> dict[str, str]:
+    """The setting of what the device computes in."""
+    return {"model.dtype": "float32" if on_cpu() else "bfloat16"}
+
+
+def about(config: Config, cores: int) -> dict:
+    """What the rows of a table have in common."""
+    model = config.model
+    encoder = f"{model.layers} layers of {model.width}, {model.image_size} px in patches of {model.patch_size}"
+    return {"device": jax.devices()[0].device_kind, "cores": cores, "dtype": model.dtype, "encoder": encoder}
 
 
 def settings(overrides: Mapping) -> Config:
@@ -157,13 +248,18 @@ def operations(config: Config, model: type[Rice] = Rice) -> float:
 
 def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compiled:
     """The step as `rice_jax.main` trains with, for one device; nothing is allocated."""
-    mesh = jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
+    mesh = one_device()
     create = lambda: model(config.model, constrain=constrain_batch(mesh), rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, _ = nnx.split(nnx.eval_shape(create))
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
     state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, seed=0), optimizer, mesh))
     step = retrieval_step(graphdef, optimizer, config, mesh)
     return compile_step(step, state, mesh).lower(state, abstract_batch(config)).compile()
+
+
+def one_device() -> Mesh:
+    """The mesh of the first device."""
+    return jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
 
 
 def abstract_batch(config: Config) -> Batch:
@@ -224,16 +320,10 @@ def least_operations(config: Config) -> dict[str, int]:
     pictures, memory = batch * (1 + config.data.num_frames), config.data.num_frames * tokens
     pixels = 3 * model.patch_size**2
 
-    def block(updated: int) -> int:
-        attention = 2 * (updated + 2 * tokens) * width**2 + 4 * updated * tokens * width
-        return attention + 18 * updated * width**2
-
-    learning = {  # both factors of these products learn
-        "encoder": pictures * model.layers * block(tokens),
-        "features": pictures * 2 * width * model.embed_dim,
-        "contrast": batch**2 * 2 * model.embed_dim,
-    }
-    weights_learning = {"patches": pictures * 2 * (tokens - 1) * pixels * width}
+    learning, weights_learning = (
+        {name: pictures * count for name, count in counts.items()} for counts in encoder_operations(config)
+    )
+    learning["contrast"] = batch**2 * 2 * model.embed_dim
     parameters = pixels * width + tokens * width + model.layers * 12 * width**2 + width * model.embed_dim
     if pmd:
         candidates = 1 + config.loss.num_negatives
@@ -245,7 +335,7 @@ def least_operations(config: Config) -> dict[str, int]:
             queries = looking if pair else looking[:1]
             pairs.append(
                 {
-                    "self attention": sum(block(updated) for updated in queries),
+                    "self attention": sum(block_operations(model, updated) for updated in queries),
                     "queries": sum(queries) * 2 * width**2,
                     "keys and values": 4 * memory * width**2,
                     "scores": sum(looking) * 2 * memory * width,
@@ -265,6 +355,22 @@ def least_operations(config: Config) -> dict[str, int]:
         **{name: 2 * count for name, count in weights_learning.items()},
         "optimiser": OPTIMIZER_OPERATIONS * parameters,
     }
+
+
+def encoder_operations(config: Config) -> tuple[dict[str, int], dict[str, int]]:
+    """Of one picture, forward, and as above; of the second ones only the weights learn."""
+    model = config.model
+    return {
+        "encoder": model.layers * block_operations(model, model.num_tokens),
+        "features": 2 * model.width * model.embed_dim,
+    }, {"patches": 2 * (model.num_tokens - 1) * 3 * model.patch_size**2 * model.width}
+
+
+def block_operations(model: ModelConfig, updated: int) -> int:
+    """Of one block on one picture, forward, if so many of its tokens are updated."""
+    tokens, width = model.num_tokens, model.width
+    attention = 2 * (updated + 2 * tokens) * width**2 + 4 * updated * tokens * width
+    return attention + 18 * updated * width**2
 
 
 class NaiveRice(Rice):
@@ -316,6 +422,16 @@ def _positive(kind: type) -> Callable[[str], float]:
         return value
 
     return positive
+
+
+def _several(kind: Callable[[str], object]) -> Callable[[str], list]:
+    return lambda text: [kind(part) for part in text.split(",")]
+
+
+def _size(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"found {text}, expected queries x images x galleries like 20x50x2")
+    return tuple(map(int, text.split("x")))
 
 
 def _literal(value: str):

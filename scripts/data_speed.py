@@ -7,14 +7,12 @@ import multiprocessing
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -28,19 +26,13 @@ from rice_jax.config import Config, DataConfig, resolve
 from rice_jax.input.pipeline import train_batches
 from rice_jax.input.source import Source
 from scripts.simulated_download import FRAMES_PER_CLIP, ROOT, simulate_download, some_clips
+from scripts.timing import Speed, median, ratio
 
 CLIPS, FRAMES = 4_013_617, 473_402_226  # of LPR4M's training set
 STORED_FRAMES = 10  # of a clip, at most: the builder's choice
 CHIPS, PEAK, UTILISATION = 8, 197e12, 0.4  # a v5e-8: bf16 operations per second and chip, and the assumed use of them
 CORES = (2, 16, 64)  # to tell the hours of
 PRODUCTS = 60
-
-
-class Speed(NamedTuple):
-    """How many in a second, and in a second of a core's time: of these there are fewer while other programs run."""
-
-    per_second: float
-    per_core_second: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +111,8 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
     for name, results in rows:
         share = ""
         if len(results) == len(speeds.decoded):
-            share = f"{ratio(results, speeds.decoded):12.2f}{ratio(results, speeds.fast_decoded):16.2f}"
+            shares = [ratio(results, bare).per_core_second for bare in (speeds.decoded, speeds.fast_decoded)]
+            share = f"{shares[0]:12.2f}{shares[1]:16.2f}"
         lines.append(f"{name:54}{median(results).per_second:12.1f}{median(results).per_core_second:16.1f}{share}")
     lines += [
         "",
@@ -139,17 +132,6 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
         f"{math.ceil(pictures / median(speeds.read).per_core_second)} cores like these",
     ]
     return "\n".join(lines)
-
-
-def median(results: list[Speed]) -> Speed:
-    """The median of each."""
-    return Speed(*map(statistics.median, zip(*results, strict=True)))
-
-
-def ratio(results: list[Speed], others: list[Speed]) -> float:
-    """The median over the rounds of how the core-seconds compare."""
-    pairs = zip(results, others, strict=True)
-    return statistics.median(result.per_core_second / other.per_core_second for result, other in pairs)
 
 
 def build_hours(speeds: Speeds, cores: int) -> tuple[float, float]:

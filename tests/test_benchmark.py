@@ -1,14 +1,19 @@
+import importlib.util
+import json
 import re
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from rice_jax.models.rice import Rice
+from rice_jax.models.vit import Vit
 from rice_jax.train.state import create_params
 from rice_jax.train.steps import retrieval_loss
-from scripts import benchmark, data_speed
+from scripts import benchmark, data_speed, encode_speed, peaks, rank_speed, step_speed, timing
 from tests.settings import small_config
 from tests.train.test_steps import batch, mesh_of
 
@@ -29,6 +34,16 @@ SIZES = {
 
 def arguments(**more):
     return [f"--config.{name}={value}" for name, value in (SIZES | more).items()]
+
+
+def run(capsys, *arguments):
+    """What a table says, row by row, as JSON and as text."""
+    benchmark.main(arguments)
+    about, header, *cells, result = capsys.readouterr().out.splitlines()
+    result = json.loads(result)
+    assert len(cells) == len(result["rows"])
+    assert header.split() == " ".join(name.replace("_", " ") for name in result["rows"][0]).split()
+    return result, cells
 
 
 def test_our_step_does_little_more_than_the_least_and_the_naive_one_much_more(capsys):
@@ -82,19 +97,21 @@ def test_bad_settings(capsys, flag, expected):
 
 SPEEDS = data_speed.Speeds(
     cores=2,
-    indexed=data_speed.Speed(9_000.0, 10_000.0),
-    built_by_one=data_speed.Speed(40.0, 60.0),
-    built_by_all=data_speed.Speed(70.0, 50.0),
+    indexed=timing.Speed(9_000.0, 10_000.0),
+    built_by_one=timing.Speed(40.0, 60.0),
+    built_by_all=timing.Speed(70.0, 50.0),
     pictures_per_pair=8.75,
-    decoded=[data_speed.Speed(1500.0, speed) for speed in (500.0, 1000.0, 2000.0)],
-    fast_decoded=[data_speed.Speed(1800.0, speed) for speed in (800.0, 1250.0, 2400.0)],
-    resized=[data_speed.Speed(900.0, speed) for speed in (250.0, 800.0, 1000.0)],
-    read=[data_speed.Speed(700.0, speed) for speed in (400.0, 500.0, 600.0)],
+    decoded=[timing.Speed(1500.0, speed) for speed in (500.0, 1000.0, 2000.0)],
+    fast_decoded=[timing.Speed(1800.0, speed) for speed in (800.0, 1250.0, 2400.0)],
+    resized=[timing.Speed(900.0, speed) for speed in (250.0, 800.0, 1000.0)],
+    read=[timing.Speed(700.0, speed) for speed in (400.0, 500.0, 600.0)],
 )
 
 
 def test_what_follows_from_the_speeds():
-    assert data_speed.ratio(SPEEDS.read, SPEEDS.decoded) == 0.5, "of 0.8, 0.5 and 0.3, not of the medians' ratio"
+    assert timing.ratio(SPEEDS.read, SPEEDS.decoded).per_core_second == 0.5, (
+        "of 0.8, 0.5 and 0.3, not of the medians' ratio"
+    )
     index, clips = data_speed.build_hours(SPEEDS, 20)
     assert index == pytest.approx(473_402_226 / 200_000 / 3600)
     assert clips == pytest.approx(4_013_617 / 1000 / 3600)
@@ -124,3 +141,154 @@ def test_too_few_clips_to_tell_the_speed_of_a_build(tmp_path, monkeypatch):
     monkeypatch.setattr(data_speed.subprocess, "run", lambda *args, **kwargs: None)
     speed = data_speed._build_speed(tmp_path, tmp_path, tmp_path, difference=12, workers=1, rounds=1)
     np.testing.assert_array_equal(speed, (np.nan, 4.0))
+
+
+class Clock:
+    """Stands still until a task takes its time."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def task(self, durations, calls):
+        def work(times):
+            calls.append(times)
+            self.seconds += times * next(durations)
+
+        return work
+
+
+def test_tasks_take_turns(monkeypatch):
+    clock, fast, slow = Clock(), [], []
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.seconds)
+    monkeypatch.setattr(timing.time, "process_time", lambda: 2 * clock.seconds)
+    durations = {"fast": iter([9.0, 0.5, 0.5, 1.0]), "slow": iter([9.0, 3.0, 2.0, 8.0])}  # compiles; 1 to tell; rounds
+    tasks = {"fast": clock.task(durations["fast"], fast), "slow": clock.task(durations["slow"], slow)}
+    results = timing.take_turns(tasks, units=4, rounds=2, seconds=2.0)
+    assert (fast, slow) == ([1, 1, 4, 4], [1, 1, 1, 1])
+    assert results == {"fast": [(8, 4), (4, 2)], "slow": [(2, 1), (0.5, 0.25)]}
+    assert timing.median(results["fast"]) == (6, 3)
+    assert timing.ratio(results["fast"], results["slow"]) == (6, 6), "of 4 and 8"
+
+
+def test_unknown_values_stay_empty(capsys):
+    timing.print_rows({"name": "", "pictures_per_second": ".1f"}, [{"name": "a", "pictures_per_second": None}], cores=2)
+    about, header, row, result = capsys.readouterr().out.splitlines()
+    assert (about, header.split(), row.split()) == ("cores 2", ["name", "pictures", "per", "second"], ["a"])
+    assert json.loads(result) == {"cores": 2, "rows": [{"name": "a", "pictures_per_second": None}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU v5p", 459e12),
+        ("TPU v6 lite", 918e12),
+        ("cpu", None),
+    ],
+)
+def test_peaks(kind, peak):
+    device = types.SimpleNamespace(device_kind=kind)
+    assert peaks.peak_operations(device, "bfloat16") == peak
+    assert peaks.peak_operations(device, "float32") is None
+
+
+def test_all_rank_alike():
+    data = rank_speed.make_data(rank_speed.Size(queries=50, images=333, galleries=7))
+    np.testing.assert_allclose(np.linalg.norm(data.images, axis=1), 1, rtol=1e-6)
+    ours, (ranks, first) = rank_speed.rank(data), rank_speed.rank_with_numpy(data)
+    np.testing.assert_array_equal(ours.rank, ranks)
+    np.testing.assert_array_equal([[int(name[1:]) for name, _ in top] for top in ours.top], first)
+    if "faiss" in rank_speed.methods():
+        np.testing.assert_array_equal(rank_speed.find_with_faiss(data), first)
+
+
+def test_ranking_is_measured(capsys):
+    result, cells = run(capsys, "rank", "--sizes=1000x5000x1", "--rounds=1", "--cores=1")
+    rows = {row["by"]: row for row in result["rows"]}
+    assert rows.keys() == rank_speed.methods().keys()
+    assert result["cores"] == 1 and cells[0].split()[:4] == ["1,000", "5,000", "1", "ours"]
+    assert rows["numpy"]["GiB_beside_data"] > 1000 * 5000 * 4 / 2**30, "all scores"
+    assert all(0 < row["GiB_in_all"] < 2 and row["seconds"] > 0 for row in rows.values())
+    assert rows["ours"]["of_our_seconds"] == rows["ours"]["of_our_core_seconds"] == 1
+
+
+@pytest.mark.parametrize("size", ["20x30", "20x30x0", "20x30xa"])
+def test_bad_sizes(capsys, size):
+    with pytest.raises(SystemExit):
+        benchmark.main(["rank", f"--sizes={size}"])
+    assert f"found {size}, expected queries x images x galleries" in capsys.readouterr().err
+
+
+def test_what_an_encoder_cannot_do_without():
+    config = benchmark.settings({**SIZES, "model.unroll": True})
+    learning, weights_learning = benchmark.encoder_operations(config)
+    graphdef, params = nnx.split(Vit(config.model, rngs=nnx.Rngs(0)))
+    forward = jax.jit(lambda params, pictures: nnx.merge(graphdef, params)(pictures)[1])
+    compiled = forward.lower(params, jnp.zeros((1, 32, 32, 3))).compile()
+    least = sum(learning.values()) + sum(weights_learning.values())
+    assert least < compiled.cost_analysis()["flops"] < 1.05 * least
+
+
+def test_encoding_is_measured(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(encode_speed.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(benchmark, "on_cpu", lambda: False)  # bfloat16, then
+    monkeypatch.setitem(peaks.PEAKS, "cpu", 1e15)
+    small = ["--batch=2,3", "--rounds=1", "--seconds=0.01", f"--profile={tmp_path}"]
+    result, _ = run(capsys, "encode", *small, *arguments())
+    rows = result["rows"]
+    assert [(row["batch"], row["work"], row["by"]) for row in rows] == [
+        (batch, work, "ours bfloat16") for batch in (2, 3) for work in ("forward", "forward + backward")
+    ]
+    for row in rows:
+        rate = row["pictures_per_second"] * row["GFLOP_per_picture"] * 1e9
+        assert row["of_torch_float32"] is None and row["TFLOP_per_second"] == pytest.approx(rate / 1e12)
+        assert row["utilisation"] == pytest.approx(rate / 1e15)
+    assert 2.5 < rows[1]["GFLOP_per_picture"] / rows[0]["GFLOP_per_picture"] < 3
+    assert len(list(tmp_path.glob("*/plugins/profile/*/*.xplane.pb"))) == 4
+
+
+def test_says_that_there_is_nothing_to_compare_with(monkeypatch):
+    monkeypatch.setattr(encode_speed.importlib.util, "find_spec", lambda name: None)
+    assert encode_speed.missing_torch(jax.devices()[0]) == "PyTorch is not installed"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
+class TestWithTorch:
+    def test_both_encoders_are_of_one_size(self):
+        from transformers import CLIPVisionModelWithProjection
+
+        config = benchmark.settings(SIZES).model
+        theirs = CLIPVisionModelWithProjection(encode_speed.vision_config(config))
+        ours = jax.tree.leaves(nnx.split(Vit(config, rngs=nnx.Rngs(0)))[1])
+        assert sum(leaf.size for leaf in ours) == sum(parameter.numel() for parameter in theirs.parameters())
+
+    def test_encoding_is_measured(self, capsys):
+        result, _ = run(capsys, "encode", "--batch=2", "--rounds=2", "--seconds=0.01", "--cores=1", *arguments())
+        rows = {(row["work"], row["by"]): row for row in result["rows"]}
+        names = ["ours float32", "torch float32", "torch bfloat16"]
+        assert list(rows) == [(work, name) for work in encode_speed.WORKS for name in names]
+        for (_, name), row in rows.items():
+            assert row["pictures_per_second"] > 0 and row["utilisation"] is None
+            assert (row["of_torch_float32"] == 1) == (name == "torch float32")
+
+
+def test_training_is_measured(capsys, tmp_path):
+    small = ["--batch=4", "--rounds=1", "--seconds=0.01", "--cores=1", f"--profile={tmp_path}"]
+    result, _ = run(capsys, "step", *small, *arguments(**{"model.width": 32}))
+    ours, naive = result["rows"]
+    assert [(row["pairs"], row["frames"], row["by"]) for row in (ours, naive)] == [(4, 3, "ours"), (4, 3, "naive")]
+    assert ours["of_naive"] == pytest.approx(ours["pairs_per_second"] / naive["pairs_per_second"])
+    assert naive["of_naive"] == 1 and naive["utilisation"] is None and naive["per_core_second"] > 0
+    assert result["device"] == "cpu" and result["dtype"] == "float32"
+    assert len(list(tmp_path.glob("batch4/plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_a_batch_of_noise():
+    config = benchmark.settings({**SIZES, "data.batch_size": 4})
+    batch = step_speed.random_batch(config)
+    assert batch["video"].shape == (4, 3, 32, 32, 3) and batch["video"].std() > 70 and batch["frame_mask"].all()
+    assert batch["image_key"].tolist() == [0, 1, 2, 3], "or none would be a negative"

@@ -1,0 +1,158 @@
+"""How fast pictures are encoded, beside PyTorch: `python scripts/benchmark.py encode` says the rest."""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.vit import Vit
+from scripts.peaks import peak_operations
+from scripts.timing import median, ratio, repeat, take_turns
+
+COLUMNS = {
+    "batch": "",
+    "work": "",
+    "by": "",
+    "pictures_per_second": ".1f",
+    "per_core_second": ".1f",
+    "of_torch_float32": ".2f",
+    "of_torch_bfloat16": ".2f",
+    "GFLOP_per_picture": ".2f",
+    "TFLOP_per_second": ".3f",
+    "utilisation": ".1%",
+}
+WORKS = ("forward", "forward + backward")
+TORCH_DTYPES = ("float32", "bfloat16")
+
+
+def measure(
+    config: ModelConfig,
+    batches: list[int],
+    operations: Mapping[str, float],
+    cores: int,
+    rounds: int,
+    seconds: float,
+    profile: Path | None = None,
+) -> Iterator[dict]:
+    """Encodes random pictures with our encoder and, where it is installed, with PyTorch's, which take turns.
+
+    Args:
+        config: of the encoder.
+        batches: numbers of pictures at once.
+        operations: of a picture, for each of `WORKS`: those of matrix products that no encoder can do without.
+        cores: threads that PyTorch may use.
+        rounds: how often each is measured.
+        seconds: how long each is measured in a round.
+        profile: directory for a trace of our encoder at each size; None = no trace.
+
+    Yields:
+        The rows of the table.
+    """
+    device = jax.devices()[0]
+    peak = peak_operations(device, config.dtype)
+    ours = f"ours {config.dtype}"
+    encoders = {ours: our_encoder(config)}
+    if missing_torch(device) is None:
+        encoders |= {f"torch {dtype}": torch_encoder(config, dtype, cores) for dtype in TORCH_DTYPES}
+    for batch in batches:
+        pictures = np.random.default_rng(0).standard_normal((batch, config.image_size, config.image_size, 3))
+        for work in WORKS:
+            tasks = {name: encoder(pictures.astype(np.float32), work) for name, encoder in encoders.items()}
+            results = take_turns(tasks, batch, rounds, seconds)
+            if profile:
+                with jax.profiler.trace(str(profile / f"batch{batch}-{work.replace(' + ', '-')}")):
+                    tasks[ours](3)
+            for name, speeds in results.items():
+                rate = median(speeds).per_second * operations[work]
+                yield {
+                    "batch": batch,
+                    "work": work,
+                    "by": name,
+                    "pictures_per_second": median(speeds).per_second,
+                    "per_core_second": median(speeds).per_core_second if device.platform == "cpu" else None,
+                    **{
+                        f"of_torch_{dtype}": ratio(speeds, results[f"torch {dtype}"]).per_second
+                        if f"torch {dtype}" in results
+                        else None
+                        for dtype in TORCH_DTYPES
+                    },
+                    "GFLOP_per_picture": operations[work] / 1e9,
+                    "TFLOP_per_second": rate / 1e12,
+                    "utilisation": rate / peak if peak and name == ours else None,
+                }
+
+
+def missing_torch(device: jax.Device) -> str | None:
+    """Why there is nothing to compare with; None = there is."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    import torch
+
+    if device.platform != "cpu" and not torch.cuda.is_available():
+        return f"PyTorch finds no device like {device.device_kind}"
+    return None
+
+
+def our_encoder(config: ModelConfig) -> Callable[[np.ndarray, str], Callable[[int], None]]:
+    """Makes tasks of our encoder, with random weights, on the first device."""
+    create = lambda: Vit(config, rngs=nnx.Rngs(0))  # noqa: E731
+    graphdef = nnx.split(nnx.eval_shape(create))[0]
+    params = jax.jit(lambda: nnx.split(create())[1])()
+    forward = jax.jit(lambda params, pictures: nnx.merge(graphdef, params)(pictures)[1])
+    backward = jax.jit(
+        jax.grad(lambda params, pictures: jnp.square(forward(params, pictures).astype(jnp.float32)).sum())
+    )
+
+    def task(pictures: np.ndarray, work: str) -> Callable[[int], None]:
+        placed = jax.device_put(pictures)
+        return repeat(lambda: (forward if work == "forward" else backward)(params, placed))
+
+    return task
+
+
+def torch_encoder(config: ModelConfig, dtype: str, cores: int) -> Callable[[np.ndarray, str], Callable[[int], None]]:
+    """Makes tasks of transformers' encoder of the same sizes, with random weights, on a GPU where there is one."""
+    import torch
+    from transformers import CLIPVisionModelWithProjection
+
+    torch.set_num_threads(cores)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = CLIPVisionModelWithProjection(vision_config(config)).to(device, getattr(torch, dtype))
+
+    def task(pictures: np.ndarray, work: str) -> Callable[[int], None]:
+        placed = torch.from_numpy(pictures).movedim(-1, 1).contiguous().to(device, model.dtype)
+
+        def repeat_work(times: int) -> None:
+            with torch.inference_mode() if work == "forward" else contextlib.nullcontext():
+                for _ in range(times):
+                    features = model(placed).image_embeds
+                    if work != "forward":
+                        model.zero_grad()
+                        features.float().square().sum().backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return repeat_work
+
+    return task
+
+
+def vision_config(config: ModelConfig):
+    """transformers' name for the sizes."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=config.width,
+        intermediate_size=4 * config.width,
+        projection_dim=config.embed_dim,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+    )

@@ -1,0 +1,100 @@
+"""How fast RICE trains, beside a step like PyTorch's: `python scripts/benchmark.py step` says the rest."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from rice_jax.config import Config
+from rice_jax.mesh import BATCH
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.state import create_params, create_state
+from rice_jax.types import Batch
+from scripts.benchmark import NaiveRice, abstract_batch, compiled_step, least_operations, one_device
+from scripts.peaks import peak_operations
+from scripts.timing import median, ratio, take_turns
+
+COLUMNS = {
+    "pairs": "",
+    "frames": "",
+    "by": "",
+    "pairs_per_second": ".2f",
+    "per_core_second": ".2f",
+    "of_naive": ".2f",
+    "GFLOP_per_pair": ".1f",
+    "TFLOP_per_second": ".3f",
+    "utilisation": ".1%",
+}
+
+
+def measure(configs: list[Config], rounds: int, seconds: float, profile: Path | None = None) -> Iterator[dict]:
+    """Trains on random pairs with our step and with the naive one, which take turns, on the first device.
+
+    Args:
+        configs: one for each size of a batch.
+        rounds: how often each step is measured.
+        seconds: how long each step is measured in a round.
+        profile: directory for a trace of our step at each size; None = no trace.
+
+    Yields:
+        The rows of the table.
+    """
+    device = jax.devices()[0]
+    for config in configs:
+        pairs = config.data.batch_size
+        operations = sum(least_operations(config).values()) / pairs
+        peak = peak_operations(device, config.model.dtype)
+        tasks = training_tasks(config)
+        results = take_turns(tasks, pairs, rounds, seconds)
+        if profile:
+            with jax.profiler.trace(str(profile / f"batch{pairs}")):
+                tasks["ours"](3)
+        for name, speeds in results.items():
+            rate = median(speeds).per_second * operations
+            yield {
+                "pairs": pairs,
+                "frames": config.data.num_frames,
+                "by": name,
+                "pairs_per_second": median(speeds).per_second,
+                "per_core_second": median(speeds).per_core_second if device.platform == "cpu" else None,
+                "of_naive": ratio(speeds, results["naive"]).per_second,
+                "GFLOP_per_pair": operations / 1e9,
+                "TFLOP_per_second": rate / 1e12,
+                "utilisation": rate / peak if peak else None,
+            }
+
+
+def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
+    """Both steps; they train one state in turn, so that the memory of a second one is not needed."""
+    mesh = one_device()
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    steps = {"ours": compiled_step(config), "naive": compiled_step(config, NaiveRice)}
+    state = create_state(create_params(config.model, mesh, config.seed), optimizer, mesh)
+    batch = jax.device_put(random_batch(config), NamedSharding(mesh, BATCH))
+
+    def task(step: jax.stages.Compiled) -> Callable[[int], None]:
+        def repeat_step(times: int) -> None:
+            nonlocal state
+            for _ in range(times):
+                state, _ = step(state, batch)
+            jax.block_until_ready(state)
+
+        return repeat_step
+
+    return {name: task(step) for name, step in steps.items()}
+
+
+def random_batch(config: Config) -> Batch:
+    """A full batch of noise, each of another product."""
+    rng = np.random.default_rng(0)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.dtype == jnp.uint8:
+            return rng.integers(0, 256, leaf.shape, np.uint8)
+        return np.ones(leaf.shape, leaf.dtype)
+
+    numbers = np.arange(config.data.batch_size, dtype=np.int32)
+    return jax.tree.map(fill, abstract_batch(config)) | {"image_key": numbers, "index": numbers}

@@ -1,0 +1,106 @@
+"""Measures tasks that take turns: where other programs come and go, the ratios of their speeds still stand."""
+
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+
+
+class Speed(NamedTuple):
+    """How many in a second, and in a second of a core's time: of these there are fewer while other programs run."""
+
+    per_second: float
+    per_core_second: float
+
+
+def take_turns(
+    tasks: Mapping[str, Callable[[int], None]], units: int, rounds: int, seconds: float
+) -> dict[str, list[Speed]]:
+    """Measures each task once a round.
+
+    Args:
+        tasks: each does its work so many times, and returns when it is done.
+        units: what one time makes, pictures for example.
+        rounds: how often each is measured.
+        seconds: how long a task is measured in a round, or once if that takes longer.
+
+    Returns:
+        Of each task its speed in each round, in units.
+    """
+    times = {}
+    for name, task in tasks.items():
+        task(1)  # compiles, allocates, or wakes the threads
+        start = time.perf_counter()
+        task(1)
+        times[name] = max(1, round(seconds / (time.perf_counter() - start)))
+    results = {name: [] for name in tasks}
+    for _ in range(rounds):
+        for name, task in tasks.items():
+            start, core_start = time.perf_counter(), time.process_time()
+            task(times[name])
+            count = units * times[name]
+            results[name].append(
+                Speed(count / (time.perf_counter() - start), count / (time.process_time() - core_start))
+            )
+    return results
+
+
+def repeat(call: Callable[[], jax.Array | dict]) -> Callable[[int], None]:
+    """A task that calls so many times; the device gets the next call before it has ended this one, but no third."""
+
+    def task(times: int) -> None:
+        last = None
+        for _ in range(times):
+            last, _ = call(), jax.block_until_ready(last)
+        jax.block_until_ready(last)
+
+    return task
+
+
+def median(results: list[Speed]) -> Speed:
+    """The median of each."""
+    return Speed(*map(statistics.median, zip(*results, strict=True)))
+
+
+def ratio(results: list[Speed], others: list[Speed]) -> Speed:
+    """The medians over the rounds of how they compare, by the clock and by core-seconds."""
+    return median([Speed(*(a / b for a, b in zip(*pair, strict=True))) for pair in zip(results, others, strict=True)])
+
+
+@contextlib.contextmanager
+def on_cores(number: int | None) -> Iterator[int]:
+    """Keeps this process, and those that it starts, on so many cores, by default on all that it has.
+
+    Yields:
+        How many it uses. Libraries that start as many threads as there are cores start no more.
+    """
+    own = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, own[:number])
+    try:
+        yield len(own[:number])
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def print_rows(formats: Mapping[str, str], rows: Iterable[Mapping], **about) -> None:
+    """Prints a table, each row as soon as it is there, and then a line of JSON with the same values.
+
+    Args:
+        formats: of the columns, by name.
+        rows: values by the same names; None = unknown, the cell stays empty.
+        about: what holds for all rows, for the JSON.
+    """
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    widths = {name: max(len(name), 10) + 2 for name in formats}
+    print("".join(f"{name.replace('_', ' '):>{width}}" for name, width in widths.items()), flush=True)
+    done = []
+    for row in rows:
+        done.append({name: row[name] for name in formats})
+        cells = {name: "" if row[name] is None else format(row[name], formats[name]) for name in formats}
+        print("".join(f"{cells[name]:>{width}}" for name, width in widths.items()), flush=True)
+    print(json.dumps(about | {"rows": done}))
