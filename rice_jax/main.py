@@ -18,6 +18,7 @@ from rice_jax import checkpoint
 from rice_jax.checkpoint import CheckpointError
 from rice_jax.config import Config, ConfigError, resolve
 from rice_jax.eval import domains, report
+from rice_jax.eval.compare import write_comparison
 from rice_jax.eval.detect import detection_evaluator, detection_table, write_detections
 from rice_jax.eval.draw import draw_clips
 from rice_jax.eval.retrieval import retrieval_evaluator, row_name
@@ -39,8 +40,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoint
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "detect"],
-    "train (and evaluate), only evaluate the newest checkpoint, or write a detector's boxes in config.data.detect.",
+    ["train", "eval", "detect", "compare"],
+    "train (and evaluate), only evaluate the newest checkpoint, write a detector's boxes in config.data.detect, or "
+    "compare the runs whose workdirs are the arguments, which needs no --config.",
 )
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -64,9 +66,13 @@ DETECTING = "use the --config of a run that trained one"
 logger = logging.getLogger("rice_jax")
 
 
-def main(_) -> None:
+def main(arguments: list[str]) -> None:
     speak()
     try:
+        if MODE.value == "compare":
+            return compare(Path(WORKDIR.value), [Path(argument) for argument in arguments[1:]])
+        if arguments[1:]:
+            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected nothing but flags with --mode={MODE.value}")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
         config, workdir = resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute()
         share_directory(workdir)
@@ -151,6 +157,13 @@ def detect(config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, pa
         print(f"\n{path}")
 
 
+def compare(workdir: Path, runs: list[Path]) -> None:
+    """Writes a page about several runs; no model is needed for it."""
+    path = workdir / "compare.html"
+    write_comparison(path, runs)
+    print(path)
+
+
 def newest_weights(config: Config, workdir: Path) -> tuple[Path, int]:
     """The checkpoint to evaluate and its step: the run's newest, or what it would start from."""
     if step := checkpoint.newest_step(workdir):
@@ -210,5 +223,10 @@ def speak() -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("workdir")
+    flags.register_multi_flags_validator(
+        ["config", "mode"],
+        lambda given: given["config"] is not None or given["mode"] == "compare",
+        "Flag --config must have a value other than None.",
+    )
     app.run(main, flags_parser=parse_flags)

@@ -1,7 +1,9 @@
 """The program as a user runs it, from the command line, on data built from raw files."""
 
 import json
+import shutil
 import signal
+import sys
 
 import pytest
 
@@ -49,6 +51,22 @@ def test_a_finished_run_can_be_run_again_and_evaluated(reference, shop):
     evaluated = run(command(shop, workdir, "--mode=eval"))
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout == again.stdout == first.stdout
+
+
+def test_compares_runs_without_a_config(reference, tmp_path):
+    workdir, _ = reference
+    other = shutil.copytree(workdir, tmp_path / "other", ignore=shutil.ignore_patterns("checkpoints"))
+    program = [sys.executable, "-m", "rice_jax.main", f"--workdir={tmp_path / 'out'}"]
+    result = run([*program, "--mode=compare", str(workdir), str(other)])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(tmp_path / "out" / "compare.html")]
+    assert "0 of 4 queries have a true image" in (tmp_path / "out" / "compare.html").read_text()
+    for arguments, expected in [
+        (["--mode=eval"], "Flag --config must have a value"),
+        (["--config=configs/sample.py", str(workdir)], f"found '{workdir}', expected nothing but flags"),
+    ]:
+        result = run([*program, *arguments])
+        assert result.returncode != 0 and expected in result.stderr and "Traceback" not in result.stderr
 
 
 def test_eight_devices_give_the_losses_of_one(reference, shop, tmp_path):

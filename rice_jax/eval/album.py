@@ -10,6 +10,7 @@ from PIL import Image
 from rice_jax.input.boxes import ProductBoxes, frame_boxes
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import sample_frames
+from rice_jax.types import DataError
 
 HEIGHT, WIDTH = 144, 192  # pixels of a thumbnail at most
 QUALITY = 70  # of its JPEG
@@ -60,14 +61,26 @@ class Album:
         self.pictures: list[str] = []
         self.num_characters = 0
 
-    def query(self, row: int) -> list[dict[str, Any]]:
+    def query(self, row: int, clip_id: str) -> list[dict[str, Any]]:
         """The frames of a query that its embedding is made of.
+
+        Args:
+            row: of the data set.
+            clip_id: that is expected there.
 
         Returns:
             A dict a frame: `thumbnail`; `truths`, the data set's boxes, the intended product's first; `found`, the
             detected ones. Boxes are left, top, right, bottom in shares of the frame.
+
+        Raises:
+            DataError: another clip is there.
         """
         stored = self._queries[row]
+        if stored["clip_id"].decode() != clip_id:
+            raise DataError(
+                f"{self._queries.directory}: found clip {stored['clip_id'].decode()} in row {row}, expected {clip_id}: "
+                "the data set is not the one that was evaluated; evaluate again (--mode=eval)"
+            )
         chosen = sample_frames(len(stored["frames"]), self._num_frames)
         truths = frame_boxes(stored)
         found = self._boxes.of(stored, chosen) if self._boxes else [None] * len(chosen)

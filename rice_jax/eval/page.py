@@ -35,7 +35,12 @@ NUM_SUBSETS = 60  # of a label, the largest
 NUM_POINTS = 300  # of a training curve
 MAX_CHARACTERS = 14_000_000  # of pictures; a report stays below 20 MB
 MAX_TEXT = 160  # characters of a title or name
-CURVES = {"Loss": ("loss", "icl", "pmd", "pfr"), "Accuracy in the batch": ("accuracy", "match_accuracy")}
+LOSSES = ("loss", "icl", "pmd", "pfr")
+CURVES = {
+    "Loss": LOSSES,
+    "Accuracy in the batch": ("accuracy", "match_accuracy"),
+    "Rank-1 while training": ("retrieval/rank-1", "retrieval/matched-rank-1"),
+}
 
 Line = Mapping[str, float | int]  # of `metrics.jsonl`
 
@@ -190,20 +195,28 @@ def rank_plot(
     return plots.lines("Rank-k", curves, xlabel="first k images", percent=True, places=places)
 
 
-def training_plots(logs: Mapping[str, Sequence[Line]]) -> list[Plot]:
-    """What `metrics.jsonl` says over the steps, of one run ("") or of several by their names; [] if it says nothing."""
+def training_plots(logs: Mapping[str, Sequence[Line]], curves: Mapping[str, Sequence[str]] = CURVES) -> list[Plot]:
+    """What the lines of `metrics.jsonl` say over the steps.
+
+    Args:
+        logs: {name of a run, "" where there is only one: its lines}.
+        curves: {title of a plot: the metrics in it}.
+
+    Returns:
+        The plots for which there is something to draw.
+    """
     found = []
-    groups = dict(CURVES)
-    groups["Rank-1 while training"] = ("retrieval/rank-1", "retrieval/matched-rank-1")
-    for title, keys in groups.items():
-        curves = {}
+    for title, keys in curves.items():
+        drawn = {}
         for run, log in logs.items():
             for key in keys:
                 points = [(line["step"], line[key]) for line in log if key in line]
                 if len(points) > 1:
-                    curves[" ".join(filter(None, (run, key.removeprefix("retrieval/"))))] = _thin(points)
-        if curves:
-            found.append(plots.lines(title, curves, xlabel="step", percent=title != "Loss"))
+                    metric = "" if run and len(keys) == 1 else key.removeprefix("retrieval/")
+                    drawn[" ".join(filter(None, (run, metric)))] = _thin(points)
+        if drawn:
+            shares = not any(key in LOSSES for key in keys)
+            found.append(plots.lines(title, drawn, xlabel="step", percent=shares))
     return found
 
 
@@ -266,7 +279,7 @@ def _card(place: int, ranking: Ranking, query: Query, labels: Sequence[str], alb
         },
         "rank": rank,
         "gallery_size": int(ranking.gallery_size[place]),
-        "frames": album.query(place),
+        "frames": album.query(place, ranking.query_ids[place]),
         "images": images,
         # Where none is among the first, one is shown behind them.
         "truth": None if any(image["truth"] for image in images) else _truth(gallery, truths, album),

@@ -12,6 +12,7 @@ from rice_jax.eval import album, metrics, page, plots, ranking
 from rice_jax.input.boxes import ProductBoxes
 from rice_jax.input.index import Query
 from rice_jax.input.source import Source
+from rice_jax.types import DataError
 from tests.eval.pages import EVIL, LOG, evaluated, write
 from tests.settings import small_config
 
@@ -80,7 +81,7 @@ class Noise:
         self.row = {"frames": [file.getvalue()] * 10, "image": file.getvalue()}
 
     def __getitem__(self, index):
-        return self.row
+        return self.row | {"clip_id": f"q{index}".encode()}
 
 
 def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
@@ -183,6 +184,13 @@ def test_detected_boxes_are_drawn_beside_the_data_set_s_own(evil_shop, tmp_path)
     (tmp_path / "boxes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = small_config(model__ipd="boxes", data__query_boxes=str(tmp_path / "boxes.jsonl")).data
     boxes = ProductBoxes(data, data.query_boxes, ())
-    first, *others = album.Album(str(evil_shop), "lpr4m/query", "lpr4m/gallery", {}, 3, boxes).query(0)
+    clip_id = lines[0]["frame_id"].rpartition("-")[0]
+    first, *others = album.Album(str(evil_shop), "lpr4m/query", "lpr4m/gallery", {}, 3, boxes).query(0, clip_id)
     assert first["found"] == [pytest.approx((0.25, 0.5, 0.75, 1.0))] and not any(frame["found"] for frame in others)
     assert first["truths"] == [pytest.approx((0.1, 0.2, 0.6, 0.8)), pytest.approx((0.5, 0.5, 1.0, 1.0))]
+
+
+def test_a_data_set_that_was_built_anew_is_refused(evil_shop):
+    pictures = album.Album(str(evil_shop), "lpr4m/query", "lpr4m/gallery", {}, 3)
+    with pytest.raises(DataError, match="query/1.0.0: found clip .* in row 1, expected another-one.*--mode=eval"):
+        pictures.query(1, "another-one")
