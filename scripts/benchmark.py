@@ -7,12 +7,13 @@
     python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
     python scripts/benchmark.py data [--cores=N] [--clips=1500] [--rounds=5] [--seconds=5] [--config.data.resize=288 …]
 
-`step`, `encode` and `rank` print a table and then its numbers as a line of JSON. What is compared takes turns, once a
-round; figures are medians over the rounds, and so are ratios, which stand where other programs come and go. `step` and
-`encode` run on the device that JAX finds, on one of it: on a CPU in float32 and small, elsewhere in bfloat16 and with
-several sizes of a batch. FLOP are those that no program can do without (`least_operations`), and utilisation is their
-share of the device's peak, where the peak is known: not on a CPU. `--profile` writes a trace of our program for each
-row of it. Settings are those of `configs/base.py`.
+`step`, `encode`, `rank` and `data` print their numbers once more as a line of JSON. In the first three what is compared
+takes turns, once a round; figures are medians over the rounds, and so are ratios, by the clock. A core-second is a
+second of a core's time: where other programs take theirs, these still tell. `step` and `encode` run on the first device
+that JAX finds: on a CPU in float32 and small, elsewhere in bfloat16 and with several sizes of a batch. FLOP are those
+that no program can do without (`least_operations`), and utilisation is their share of the device's peak, where that is
+known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are those of
+`configs/base.py`.
 - `step` trains RICE, ICL, PMD, PFR and AdamW, beside a step that matches as the reference does, written in JAX too.
   Neither has dropout.
 - `encode` encodes pictures, and goes back to the gradients of the weights, beside transformers' encoder of the same
@@ -34,14 +35,14 @@ img2dataset's tars, both from simulated clips. It measures on N cores, all by de
   pictures decoded in N processes, to RGB and nothing else: bare decoding, by Pillow, the yardstick, and by simplejpeg,
   which the input itself uses where the device resizes. Pillow that also squashes each to the model's size, after a
   draft where one would do, shows what share resizing has;
-and works out the hours of a whole build and the cores that keep a v5e-8 busy. A core-second is a second of a core's
-time: where other programs take theirs, ratios and what is worked out, which are of core-seconds, still stand. Bare
-decoding, resizing and input take turns, and ratios are medians over the rounds. Files are read from the page cache. It
-takes minutes, 1 GB of TMPDIR, and Linux.
+and works out the hours of a whole build and the cores that keep a v5e-8 busy. Ratios and what is worked out are of
+core-seconds. Bare decoding, resizing and input take turns, and ratios are medians over the rounds. Files are read from
+the page cache. It takes minutes, 1 GB of TMPDIR, and Linux.
 """
 
 import argparse
 import ast
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -134,6 +135,7 @@ def encode(
     """Measures the speed of encoding pictures, beside PyTorch."""
     from scripts import encode_speed
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or a GPU has no room for PyTorch
     with on_cores(cores) as used:
         config = settings({**default_dtype(), **overrides})
         sizes = batch or ([8] if on_cpu() else [64, 256, 1024])

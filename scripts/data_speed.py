@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import math
 import multiprocessing
 import os
@@ -91,7 +92,7 @@ def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapp
 
 
 def report(speeds: Speeds, operations_per_pair: float) -> str:
-    """Tables of what was measured and of what follows from it.
+    """Tables of what was measured and of what follows from it, and a line of JSON with the same numbers.
 
     Args:
         speeds: what `measure` returned.
@@ -107,13 +108,16 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
         (f"pictures decoded and resized, Pillow, {cores} processes", speeds.resized),
         (f"pictures of the training input, {cores} threads", speeds.read),
     ]
+    result = {"cores": cores, "pictures_per_pair": speeds.pictures_per_pair, "rows": [], "hours": []}
     lines = [f"{'':54}{'a second':>12}{'a core-second':>16}{'of Pillow':>12}{'of simplejpeg':>16}"]
     for name, results in rows:
         share = ""
         if len(results) == len(speeds.decoded):
             shares = [ratio(results, bare).per_core_second for bare in (speeds.decoded, speeds.fast_decoded)]
             share = f"{shares[0]:12.2f}{shares[1]:16.2f}"
-        lines.append(f"{name:54}{median(results).per_second:12.1f}{median(results).per_core_second:16.1f}{share}")
+        speed = median(results)
+        result["rows"].append({"name": name, **{unit: _known(number) for unit, number in speed._asdict().items()}})
+        lines.append(f"{name:54}{speed.per_second:12.1f}{speed.per_core_second:16.1f}{share}")
     lines += [
         "",
         f"all of LPR4M: {FRAMES:,} frames to index; {CLIPS:,} clips to store, each {STORED_FRAMES} frames and an image",
@@ -121,15 +125,18 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
     ]
     for count in CORES:
         index, build = build_hours(speeds, count)
+        result["hours"].append({"cores": count, "index": _known(index), "clips": _known(build)})
         lines.append(f"{count:<24}{index:14.1f}{build:14.1f}")
     pairs = pairs_per_second(operations_per_pair)
     pictures = pairs * speeds.pictures_per_pair
+    needed = math.ceil(pictures / median(speeds.read).per_core_second)
     lines += [
         "",
         f"a v5e-8 that uses {UTILISATION:.0%} (assumed) of {CHIPS} · {PEAK / 1e12:.0f} · 10¹² operations a second, at "
         f"{operations_per_pair / 1e9:.0f} · 10⁹ a pair,",
         f"takes {pairs:,.0f} pairs and {pictures:,.0f} pictures a second ({speeds.pictures_per_pair:.2f} a pair): "
-        f"{math.ceil(pictures / median(speeds.read).per_core_second)} cores like these",
+        f"{needed} cores like these",
+        json.dumps(result | {"v5e-8": {"pairs_per_second": pairs, "pictures_per_second": pictures, "cores": needed}}),
     ]
     return "\n".join(lines)
 
@@ -258,6 +265,11 @@ def _core_seconds_of_all() -> float:
 def _core_seconds(who: int) -> float:
     usage = resource.getrusage(who)
     return usage.ru_utime + usage.ru_stime
+
+
+def _known(number: float) -> float | None:
+    """JSON has no nan."""
+    return None if math.isnan(number) else number
 
 
 def _say(what: str) -> None:

@@ -13,7 +13,7 @@ from flax import nnx
 from rice_jax.config import ModelConfig
 from rice_jax.models.vit import Vit
 from scripts.peaks import peak_operations
-from scripts.timing import median, ratio, repeat, take_turns
+from scripts.timing import Speed, median, ratio, repeat, skip_too_large, take_turns
 
 COLUMNS = {
     "batch": "",
@@ -54,38 +54,45 @@ def measure(
     Yields:
         The rows of the table.
     """
-    device = jax.devices()[0]
-    peak = peak_operations(device, config.dtype)
-    ours = f"ours {config.dtype}"
-    encoders = {ours: our_encoder(config)}
-    if missing_torch(device) is None:
+    encoders = {f"ours {config.dtype}": our_encoder(config)}
+    if missing_torch(jax.devices()[0]) is None:
         encoders |= {f"torch {dtype}": torch_encoder(config, dtype, cores) for dtype in TORCH_DTYPES}
     for batch in batches:
-        pictures = np.random.default_rng(0).standard_normal((batch, config.image_size, config.image_size, 3))
+        shape = (batch, config.image_size, config.image_size, 3)
+        pictures = np.random.default_rng(0).standard_normal(shape, np.float32)
         for work in WORKS:
-            tasks = {name: encoder(pictures.astype(np.float32), work) for name, encoder in encoders.items()}
-            results = take_turns(tasks, batch, rounds, seconds)
-            if profile:
-                with jax.profiler.trace(str(profile / f"batch{batch}-{work.replace(' + ', '-')}")):
-                    tasks[ours](3)
-            for name, speeds in results.items():
-                rate = median(speeds).per_second * operations[work]
-                yield {
-                    "batch": batch,
-                    "work": work,
-                    "by": name,
-                    "pictures_per_second": median(speeds).per_second,
-                    "per_core_second": median(speeds).per_core_second if device.platform == "cpu" else None,
-                    **{
-                        f"of_torch_{dtype}": ratio(speeds, results[f"torch {dtype}"]).per_second
-                        if f"torch {dtype}" in results
-                        else None
-                        for dtype in TORCH_DTYPES
-                    },
-                    "GFLOP_per_picture": operations[work] / 1e9,
-                    "TFLOP_per_second": rate / 1e12,
-                    "utilisation": rate / peak if peak and name == ours else None,
-                }
+            with skip_too_large(f"{batch} pictures, {work}"):
+                tasks = {name: encoder(pictures, work) for name, encoder in encoders.items()}
+                results = take_turns(tasks, batch, rounds, seconds)
+                if profile:
+                    with jax.profiler.trace(str(profile / f"batch{batch}-{work.replace(' + ', '-')}")):
+                        tasks[f"ours {config.dtype}"](3)
+                for name in results:
+                    yield {"batch": batch, "work": work, "by": name, **_figures(name, results, operations[work])}
+
+
+def _figures(name: str, results: dict[str, list[Speed]], operations: float) -> dict:
+    """What a row says of an encoder.
+
+    Args:
+        name: of the encoder, which ends in its dtype.
+        results: of all of them.
+        operations: of a picture.
+    """
+    device, speed = jax.devices()[0], median(results[name])
+    peak, rate = peak_operations(device, name.split()[-1]), speed.per_second * operations
+    of_torch = {
+        f"of_torch_{dtype}": ratio(results[name], results[other]).per_second if other in results else None
+        for dtype, other in ((dtype, f"torch {dtype}") for dtype in TORCH_DTYPES)
+    }
+    return {
+        "pictures_per_second": speed.per_second,
+        "per_core_second": speed.per_core_second if device.platform == "cpu" else None,
+        **of_torch,
+        "GFLOP_per_picture": operations / 1e9,
+        "TFLOP_per_second": rate / 1e12,
+        "utilisation": rate / peak if peak else None,
+    }
 
 
 def missing_torch(device: jax.Device) -> str | None:

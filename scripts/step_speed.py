@@ -15,7 +15,7 @@ from rice_jax.train.state import create_params, create_state
 from rice_jax.types import Batch
 from scripts.benchmark import NaiveRice, abstract_batch, compiled_step, least_operations, one_device
 from scripts.peaks import peak_operations
-from scripts.timing import median, ratio, take_turns
+from scripts.timing import median, ratio, skip_too_large, take_turns
 
 COLUMNS = {
     "pairs": "",
@@ -42,29 +42,34 @@ def measure(configs: list[Config], rounds: int, seconds: float, profile: Path | 
     Yields:
         The rows of the table.
     """
-    device = jax.devices()[0]
     for config in configs:
-        pairs = config.data.batch_size
-        operations = sum(least_operations(config).values()) / pairs
-        peak = peak_operations(device, config.model.dtype)
-        tasks = training_tasks(config)
-        results = take_turns(tasks, pairs, rounds, seconds)
-        if profile:
-            with jax.profiler.trace(str(profile / f"batch{pairs}")):
-                tasks["ours"](3)
-        for name, speeds in results.items():
-            rate = median(speeds).per_second * operations
-            yield {
-                "pairs": pairs,
-                "frames": config.data.num_frames,
-                "by": name,
-                "pairs_per_second": median(speeds).per_second,
-                "per_core_second": median(speeds).per_core_second if device.platform == "cpu" else None,
-                "of_naive": ratio(speeds, results["naive"]).per_second,
-                "GFLOP_per_pair": operations / 1e9,
-                "TFLOP_per_second": rate / 1e12,
-                "utilisation": rate / peak if peak else None,
-            }
+        with skip_too_large(f"{config.data.batch_size} pairs"):
+            yield from _rows(config, rounds, seconds, profile)
+
+
+def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> Iterator[dict]:
+    """Those of one size; nothing stays on the device."""
+    device, pairs = jax.devices()[0], config.data.batch_size
+    operations = sum(least_operations(config).values()) / pairs
+    peak = peak_operations(device, config.model.dtype)
+    tasks = training_tasks(config)
+    results = take_turns(tasks, pairs, rounds, seconds)
+    if profile:
+        with jax.profiler.trace(str(profile / f"batch{pairs}")):
+            tasks["ours"](3)
+    for name, speeds in results.items():
+        rate = median(speeds).per_second * operations
+        yield {
+            "pairs": pairs,
+            "frames": config.data.num_frames,
+            "by": name,
+            "pairs_per_second": median(speeds).per_second,
+            "per_core_second": median(speeds).per_core_second if device.platform == "cpu" else None,
+            "of_naive": ratio(speeds, results["naive"]).per_second,
+            "GFLOP_per_pair": operations / 1e9,
+            "TFLOP_per_second": rate / 1e12,
+            "utilisation": rate / peak if peak else None,
+        }
 
 
 def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -70,6 +72,17 @@ def median(results: list[Speed]) -> Speed:
 def ratio(results: list[Speed], others: list[Speed]) -> Speed:
     """The medians over the rounds of how they compare, by the clock and by core-seconds."""
     return median([Speed(*(a / b for a, b in zip(*pair, strict=True))) for pair in zip(results, others, strict=True)])
+
+
+@contextlib.contextmanager
+def skip_too_large(what: str) -> Iterator[None]:
+    """Says what does not fit on the device, and goes on."""
+    try:
+        yield
+    except RuntimeError as error:  # JAX's and PyTorch's are
+        if not re.search("RESOURCE_EXHAUSTED|out of memory", str(error)):
+            raise
+        print(f"{what}: more memory than there is", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -121,6 +121,13 @@ def test_what_follows_from_the_speeds():
     assert re.search(r"clips stored, --workers 2 +70.0 +50.0\n", report)
     assert re.search(r"training input, 2 threads +700.0 +500.0 +0.50 +0.40\n", report)
     assert re.search(r"\n16 +0.8 +1.4\n", report)
+    result = json.loads(report.splitlines()[-1])
+    assert result["rows"][-1] == {
+        "name": "pictures of the training input, 2 threads",
+        "per_second": 700.0,
+        "per_core_second": 500.0,
+    }
+    assert result["v5e-8"]["cores"] == 35 and result["hours"][1]["clips"] == pytest.approx(1.4, abs=0.05)
 
 
 def test_data_is_measured(capsys):
@@ -274,6 +281,21 @@ class TestWithTorch:
         for (_, name), row in rows.items():
             assert row["pictures_per_second"] > 0 and row["utilisation"] is None
             assert (row["of_torch_float32"] == 1) == (name == "torch float32")
+
+
+def test_what_does_not_fit_is_left_out(capsys, monkeypatch):
+    def take_turns(tasks, units, rounds, seconds):
+        if units > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return {name: [timing.Speed(3.0, 2.0)] for name in tasks}
+
+    configs = [benchmark.settings({**SIZES, "data.batch_size": size}) for size in (8, 4)]
+    monkeypatch.setattr(step_speed, "training_tasks", lambda config: {"ours": None, "naive": None})
+    monkeypatch.setattr(step_speed, "take_turns", take_turns)
+    assert [row["pairs"] for row in step_speed.measure(configs, rounds=1, seconds=1.0)] == [4, 4]
+    assert capsys.readouterr().err == "8 pairs: more memory than there is\n"
+    with pytest.raises(RuntimeError, match="something else"), timing.skip_too_large("8 pairs"):
+        raise RuntimeError("something else")
 
 
 def test_training_is_measured(capsys, tmp_path):
