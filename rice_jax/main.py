@@ -98,10 +98,18 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     elif config.data.domains:
         evaluate = domains.domain_evaluator(config, graphdef, params, mesh, workdir)
     else:
-        finishes = dict(
-            match_before_training=mode == "eval", report_from_step=0 if mode == "eval" else config.train.total_steps
+        evaluates = mode == "eval"
+        evaluate = retrieval_evaluator(
+            config,
+            graphdef,
+            params,
+            mesh,
+            workdir,
+            match_before_training=evaluates,
+            report_from_step=0 if evaluates else config.train.total_steps,
+            with_attention=config.model.pmd is not None
+            and not (evaluates and missing(newest_weights(config, workdir)[0], params, "pmd")),
         )
-        evaluate = retrieval_evaluator(config, graphdef, params, mesh, workdir, **finishes)
     if mode == "train":
         done = run_training(config, workdir, mesh, graphdef, params, evaluate)
     else:
@@ -175,9 +183,14 @@ def newest_weights(config: Config, workdir: Path) -> tuple[Path, int]:
 
 def require_trained(source: Path, params: PyTree, module: str, name: str, advice: str) -> None:
     """Refuses to match with a fresh decoder, whose order would be none, or to look with a fresh detector."""
+    if untrained := missing(source, params, module):
+        raise CheckpointError(f"{source}: has no trained {name} ({untrained[0]} is missing); {advice}")
+
+
+def missing(source: Path, params: PyTree, module: str) -> list[str]:
+    """The parameters of a module that a checkpoint does not have."""
     expected = {f"{module}/{parameter}" for parameter in flatten_dict(params[module], sep="/")}
-    if missing := sorted(expected - checkpoint.parameter_names(source)):
-        raise CheckpointError(f"{source}: has no trained {name} ({missing[0]} is missing); {advice}")
+    return sorted(expected - checkpoint.parameter_names(source))
 
 
 def print_results(workdir: Path, step: int, config: Config) -> None:

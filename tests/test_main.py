@@ -23,7 +23,14 @@ def test_trains_evaluates_and_reports(reference):
     rankings = (workdir / "rankings.jsonl").read_text().splitlines()
     assert len(rankings) == document["results"]["after 6 steps"]["score"]["num_queries"]
     report = (workdir / "report.html").read_text(encoding="utf-8")
-    for text in ("after 6 steps", "all 4 queries", "Loss", "Rank-1 while training", 'class="box true"'):
+    for text in (
+        "after 6 steps",
+        "all 4 queries",
+        "Loss",
+        "Rank-1 while training",
+        'class="box true"',
+        "4 of them also show where the decoder",
+    ):
         assert text in report
     assert not list(workdir.glob("*.tmp"))
 

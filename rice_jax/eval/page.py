@@ -21,6 +21,7 @@ from jaxtyping import Int64
 
 from rice_jax.eval import plots
 from rice_jax.eval.album import Album
+from rice_jax.eval.attention import Attention
 from rice_jax.eval.metrics import Result
 from rice_jax.eval.plots import Curve, Plot
 from rice_jax.eval.ranking import Ranking
@@ -33,7 +34,7 @@ NUM_IMAGES = 10  # of each
 NUM_PAIRS = 12  # of images that are mistaken for each other
 NUM_SUBSETS = 60  # of a label, the largest
 NUM_POINTS = 300  # of a training curve
-MAX_CHARACTERS = 14_000_000  # of pictures; a report stays below 20 MB
+MAX_CHARACTERS = 12_000_000  # of pictures; with attention and very long titles a report stays below 20 MB
 MAX_TEXT = 160  # characters of a title or name
 LOSSES = ("loss", "icl", "pmd", "pfr")
 CURVES = {
@@ -68,6 +69,7 @@ def write_report(
     album: Album,
     log: Sequence[Line],
     skipped: Mapping[str, str],
+    attention: Attention | None = None,
 ) -> None:
     """Writes the report of a run, whole or not at all.
 
@@ -82,6 +84,7 @@ def write_report(
         album: pictures of these queries and their galleries; nothing has been asked of it yet.
         log: lines of `metrics.jsonl`, may be empty.
         skipped: {query id: reason} of queries that the data set's builder left out.
+        attention: of some of the queries, where there is a trained decoder.
 
     Raises:
         OSError: the file cannot be written.
@@ -91,12 +94,10 @@ def write_report(
         for pair in confused_pairs(ranking)
     ]
     cards = []
-    chosen = choose_queries(ranking.rank)
-    # In an order that is no order, so that what has no room is missing everywhere alike.
-    for place in np.random.default_rng(0).permutation(chosen).tolist():
+    for place in choose_queries(ranking.rank):
         if album.num_characters > MAX_CHARACTERS:
             break
-        cards.append(_card(place, ranking, queries[place], labels, album))
+        cards.append(_card(place, ranking, queries[place], labels, album, attention))
     cards.sort(key=lambda card: card["place"])
     result = results[row]
     html = render(
@@ -117,6 +118,7 @@ def write_report(
         num_ranked=len(ranking.rank),
         num_misses=int((ranking.rank != 1).sum()),
         num_images=NUM_IMAGES,
+        num_seen=sum(card["attention"] is not None for card in cards),
     )
     replace_file(path, [html])
     logger.info("%s: %d of %d queries shown, %.1f MB", path, len(cards), len(ranking.rank), len(html.encode()) / 1e6)
@@ -144,12 +146,12 @@ def choose_queries(rank: Int64[np.ndarray, " Q"], num: int = NUM_QUERIES) -> lis
         num: how many to choose at most.
 
     Returns:
-        Ascending places.
+        Places in an order that is no order: the first of them are as good a choice of fewer.
     """
     misses, hits = np.flatnonzero(rank != 1), np.flatnonzero(rank == 1)
     num_misses = min(len(misses), max(num // 2, num - len(hits)))
     chosen = [rows[sample_frames(len(rows), k)] for rows, k in ((misses, num_misses), (hits, num - num_misses))]
-    return sorted(np.concatenate(chosen).tolist())
+    return np.random.default_rng(0).permutation(np.concatenate(chosen)).tolist()
 
 
 def confused_pairs(ranking: Ranking, num: int = NUM_PAIRS) -> list[Confusion]:
@@ -260,12 +262,16 @@ def _score_plots(ranking: Ranking) -> list[Plot]:
     ]
 
 
-def _card(place: int, ranking: Ranking, query: Query, labels: Sequence[str], album: Album) -> dict[str, Any]:
+def _card(
+    place: int, ranking: Ranking, query: Query, labels: Sequence[str], album: Album, attention: Attention | None
+) -> dict[str, Any]:
     """What is shown of a query, and by which values of the filters it is found."""
     gallery, truths, top = ranking.gallery_ids[place], ranking.truths[place], ranking.top[place][:NUM_IMAGES]
     images = [album.image(gallery, image) | {"score": score, "truth": image in truths} for image, score in top]
     rank, values = int(ranking.rank[place]), {label: getattr(query, label).strip() for label in labels}
-    outcome = {"hit": rank == 1, "miss": rank != 1, "far": rank == 0 or rank > NUM_IMAGES}
+    frames = album.query(place, ranking.query_ids[place])
+    seen = attention.of(place, gallery, frames, album) if attention else None
+    outcome = {"hit": rank == 1, "miss": rank != 1, "far": rank == 0 or rank > NUM_IMAGES, "seen": seen is not None}
     return {
         "place": place,
         "id": ranking.query_ids[place],
@@ -279,7 +285,8 @@ def _card(place: int, ranking: Ranking, query: Query, labels: Sequence[str], alb
         },
         "rank": rank,
         "gallery_size": int(ranking.gallery_size[place]),
-        "frames": album.query(place, ranking.query_ids[place]),
+        "frames": frames,
+        "attention": seen,
         "images": images,
         # Where none is among the first, one is shown behind them.
         "truth": None if any(image["truth"] for image in images) else _truth(gallery, truths, album),

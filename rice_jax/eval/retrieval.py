@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rice_jax.config import Config
-from rice_jax.eval import metrics, page, ranking, report, rerank
+from rice_jax.eval import attention, metrics, page, ranking, report, rerank
 from rice_jax.eval.album import Album
 from rice_jax.eval.embed import (
     Embedder,
@@ -47,6 +47,7 @@ def retrieval_evaluator(
     *,
     match_before_training: bool = False,
     report_from_step: int | None = None,
+    with_attention: bool = False,
 ) -> Callable[[int, PyTree], dict[str, float]]:
     """Prepares the evaluation of a run's parameters on its queries and galleries.
 
@@ -59,6 +60,7 @@ def retrieval_evaluator(
             `rankings.jsonl` (the newest row's, which `results.json` names) are written.
         match_before_training: whether the decoder of step 0 has been trained elsewhere; a fresh one is not asked.
         report_from_step: from this step on `report.html` is written too (`page`); None = never.
+        with_attention: whether the report draws the decoder's attention: there is one, which has been trained by then.
 
     Returns:
         A function of (step, params) that evaluates, writes both files and returns rank-k as {"rank-1": share, …}, and
@@ -111,9 +113,17 @@ def retrieval_evaluator(
         return dataclasses.replace(result, seconds=seconds if num_matched else None)
 
     def write_page(
-        results: dict[str, metrics.Result], name: str, ranked: ranking.Ranking, step: int, shares: dict[str, float]
+        results: dict[str, metrics.Result],
+        name: str,
+        ranked: ranking.Ranking,
+        step: int,
+        shares: dict[str, float],
+        params: PyTree,
     ) -> None:
         rows = {pair: row for row, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
+        seen = attend(ranked, rows, params) if with_attention else None  # on all devices, and so in all processes
+        if jax.process_index():
+            return
         boxes = ProductBoxes(data, data.query_boxes, ()) if data.query_boxes else None
         album = Album(data.data_dir, data.query, data.gallery, rows, data.num_frames, boxes)
         now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
@@ -129,7 +139,18 @@ def retrieval_evaluator(
             album,
             [*log, now],  # a training logs its last evaluation only after this
             read_metadata(data, "query").get("skipped", {}),
+            seen,
         )
+
+    def attend(ranked: ranking.Ranking, rows: dict[tuple[str, str], int], params: PyTree) -> attention.Attention | None:
+        places = page.choose_queries(ranked.rank)[: attention.NUM_QUERIES]
+        found = attention.true_images(places, ranked, rows)
+        if not found:
+            return None
+        images = [rows[ranked.gallery_ids[place], image_id] for place, image_id in found.items()]
+        batches = attention.attention_batches(data, batch_size, list(found), images)
+        function = compile_rows(attention.attention_maps(graphdef), params, mesh)
+        return attention.Attention(data, found, compute_rows(function, params, batches, len(found), mesh))
 
     def evaluate(step: int, params: PyTree) -> dict[str, float]:
         results = report.read_results(path) if path.exists() else {}
@@ -155,8 +176,8 @@ def retrieval_evaluator(
             }
             report.write_results(path, results, about)
             report.write_rankings(workdir / "rankings.jsonl", ranked)
-            if report_from_step is not None and step >= report_from_step:
-                write_page(results, name, ranked, step, shares)
+        if report_from_step is not None and step >= report_from_step:
+            write_page(results, name, ranked, step, shares, params)
         return shares
 
     return evaluate

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from rice_jax.eval import album, metrics, page, ranking
+from rice_jax.eval import album, attention, metrics, page, ranking
 from rice_jax.eval.retrieval import LABELS
 from rice_jax.input.index import read_gallery_index, read_query_index
 from tests.settings import small_config
@@ -44,11 +44,16 @@ def evaluated(data_dir, *, labels=LABELS, num_frames=3, single=False):
     return ranked, queries, result, album.Album(data.data_dir, data.query, data.gallery, rows, num_frames)
 
 
-def write(path, data_dir, log=(), **kwargs):
+def write(path, data_dir, log=(), weights=None, **kwargs):
+    """Writes a report; `weights` is the attention of the last query."""
     ranked, queries, result, pictures = evaluated(data_dir, **kwargs)
+    seen = None
+    if weights is not None:
+        last = len(queries) - 1
+        seen = attention.Attention(small_config().data, {last: ranked.truths[last][0]}, weights[None])
     results = {f"before {EVIL}": result, "after 6 steps": result}
     page.write_report(
         path, f"run {EVIL}", results, "after 6 steps", ranked, queries, list(result.subsets), pictures, log,
-        {"a": f"no frames {EVIL}", "b": "unreadable"},
+        {"a": f"no frames {EVIL}", "b": "unreadable"}, seen,
     )  # fmt: skip
     return path.read_text(encoding="utf-8")

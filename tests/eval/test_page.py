@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rice_jax.eval import album, metrics, page, plots, ranking
+from rice_jax.eval import album, attention, metrics, page, plots, ranking
 from rice_jax.input.boxes import ProductBoxes
 from rice_jax.input.index import Query
 from rice_jax.input.source import Source
@@ -105,12 +105,16 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     rows = {(f"g{gallery}", name): place for place, name in enumerate(names) for gallery in range(100)}
     pictures = album.Album("", "", "", {pair: hash(pair) for pair in rows}, 10)
     path = tmp_path / "report.html"
-    page.write_report(path, "run", {"row": result}, "row", ranked, queries, ["category"], pictures, [], {})
+    places = sorted(page.choose_queries(ranked.rank)[: attention.NUM_QUERIES])
+    weights = rng.integers(0, 256, (len(places), attention.GRID**2, 10, attention.GRID**2)).astype(np.uint8)
+    seen = attention.Attention(small_config().data, {place: names[place % 60] for place in places}, weights)
+    page.write_report(path, "run", {"row": result}, "row", ranked, queries, ["category"], pictures, [], {}, seen)
     text = path.read_text()
     assert 10e6 < path.stat().st_size < 20e6
     assert "The 60 largest of 900." in text
     [shown] = re.findall(r"a sample of (\d+) of 20,000 queries", text)
     assert text.count("<article") == int(shown) > 30
+    assert text.count("<details") == len(places) == 40
     assert 0.3 < text.count("card hit") / int(shown) < 0.7, "what has no room is missing everywhere alike"
 
 
@@ -121,8 +125,8 @@ def test_misses_and_hits_are_shown_alike(num_misses, num_hits, expected):
     rank = np.array([2, 0, 9] * num_misses)[:num_misses].tolist() + [1] * num_hits
     rank = np.random.default_rng(0).permutation(rank)
     chosen = page.choose_queries(rank, 10)
-    assert chosen == sorted(set(chosen)) == page.choose_queries(rank, 10)
-    assert len(chosen) == min(10, num_misses + num_hits)
+    assert chosen == page.choose_queries(rank, 10)
+    assert len(set(chosen)) == len(chosen) == min(10, num_misses + num_hits)
     assert sum(rank[chosen] != 1) == expected
 
 

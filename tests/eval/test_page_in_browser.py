@@ -1,5 +1,6 @@
 """The report as its reader sees it."""
 
+import numpy as np
 import pytest
 
 from tests.eval.browser import browser, resize
@@ -8,7 +9,7 @@ from tests.eval.pages import EVIL, LOG, write
 SHOWN = "return [...document.querySelectorAll('.card')].filter(card => card.checkVisibility()).length"
 # A picture is read when it comes near the window.
 PICTURES = """
-const images = [...document.querySelectorAll('img[data-picture]')];
+const images = [...document.querySelectorAll('img[data-picture]')].filter((image) => image.checkVisibility());
 const missing = images.find((image) => !image.naturalWidth);
 if (missing) missing.scrollIntoView({ block: "center", inline: "center" });
 return !missing && images.every((image) => image.naturalWidth == image.getAttribute("width"));"""
@@ -31,7 +32,8 @@ return (high + 0.05) / (low + 0.05)"""
 @pytest.fixture(scope="module")
 def opened(evil_shop, tmp_path_factory):
     directory = tmp_path_factory.mktemp("browser")
-    write(directory / "report.html", evil_shop, LOG)
+    weights = np.random.default_rng(0).integers(0, 256, (4, 3, 4)).astype(np.uint8)
+    write(directory / "report.html", evil_shop, LOG, weights)
     with browser(directory / "profile") as driver:
         driver.get((directory / "report.html").as_uri())
         yield driver
@@ -79,3 +81,36 @@ def test_it_fits_and_can_be_read(opened, width, scheme):
         assert opened.execute_script(CONTRAST, text) > 4.5, text  # what WCAG asks for
     dark = opened.execute_script("return getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")
+
+
+def test_boxes_and_attention_lie_on_their_frames(opened):
+    [details] = opened.find_elements("css selector", "details.attention")
+    details.find_element("css selector", "summary").click()
+    opened.execute_script("document.querySelectorAll('.frame img').forEach(image => image.scrollIntoView())")
+    outside = opened.execute_script("""
+        return [...document.querySelectorAll('.frame')].filter((frame) => {
+          const [image, ...others] = [...frame.children].map((child) => child.getBoundingClientRect());
+          return others.some((other) => other.width < 2 || other.left < image.left - 1 || other.top < image.top - 1
+            || other.right > image.right + 1 || other.bottom > image.bottom + 1);
+        }).length""")
+    assert outside == 0
+
+
+def test_a_chosen_patch_shows_its_attention(opened):
+    [details] = opened.find_elements("css selector", "details.attention")
+    if not details.get_attribute("open"):
+        details.find_element("css selector", "summary").click()
+    weights = np.random.default_rng(0).integers(0, 256, (4, 3, 4))
+    buttons = details.find_elements("css selector", ".patches button")
+    assert [button.accessible_name for button in buttons] == [f"row {r}, column {c}" for r in (1, 2) for c in (1, 2)]
+    for patch in (3, 1):
+        opened.execute_script("arguments[0].click()", buttons[patch])
+        pressed = [button.get_attribute("aria-pressed") for button in buttons]
+        assert pressed == ["true" if other == patch else "false" for other in range(4)]
+    drawn = opened.execute_script(
+        """
+        return [...arguments[0].querySelectorAll('canvas')].map((canvas) =>
+          [...canvas.getContext('2d').getImageData(0, 0, 2, 2).data].filter((_, place) => place % 4 === 3))""",
+        details,
+    )
+    np.testing.assert_allclose(drawn, 0.85 * weights[patch], atol=1)

@@ -26,3 +26,29 @@ if (form) {
   form.addEventListener("submit", (event) => event.preventDefault());
   filter();
 }
+
+for (const details of document.querySelectorAll("details.attention")) {
+  details.addEventListener("toggle", () => showAttention(details), { once: true });
+}
+function showAttention(details) {
+  const grid = Number(details.dataset.grid), patches = grid * grid;
+  const weights = Uint8Array.from(atob(details.dataset.weights), (byte) => byte.charCodeAt(0));
+  const canvases = [...details.querySelectorAll("canvas")];
+  const buttons = Array.from({ length: patches }, (_, patch) => {
+    const button = document.createElement("button");
+    button.ariaLabel = `row ${Math.floor(patch / grid) + 1}, column ${patch % grid + 1}`;
+    button.addEventListener("click", () => choose(patch));
+    return button;
+  });
+  function choose(patch) {
+    buttons.forEach((button, other) => { button.ariaPressed = other === patch; });
+    canvases.forEach((canvas, frame) => {
+      const context = canvas.getContext("2d"), image = context.createImageData(grid, grid);
+      const first = (patch * canvases.length + frame) * patches;
+      for (let k = 0; k < patches; k++) image.data.set([255, 70, 0, 0.85 * weights[first + k]], 4 * k);
+      context.putImageData(image, 0, 0);
+    });
+  }
+  details.querySelector(".patches").append(...buttons);
+  choose(Math.floor(grid / 2) * grid + Math.floor(grid / 2));
+}
