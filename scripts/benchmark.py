@@ -121,8 +121,12 @@ def step(
 
     with on_cores(cores) as used:
         own = {"data.num_frames": 3} if on_cpu() else {}
-        sizes = batch or ([4] if on_cpu() else [32, 96, 256])
-        configs = [settings({**own, **default_dtype(), **overrides, "data.batch_size": size}) for size in sizes]
+        sizes = [4] if on_cpu() else [32, 96, 256]
+        if "data.batch_size" in overrides:
+            sizes = [overrides["data.batch_size"]]
+        configs = [
+            settings({**own, **default_dtype(), **overrides, "data.batch_size": size}) for size in batch or sizes
+        ]
         if not configs[0].model.pmd:
             raise ConfigError("config.loss.pmd_weight: found 0, expected more: the decoder is what is compared")
         rows = step_speed.measure(configs, rounds, seconds, profile)
@@ -224,9 +228,18 @@ def default_dtype() -> dict[str, str]:
 
 def about(config: Config, cores: int) -> dict:
     """What the rows of a table have in common."""
-    model = config.model
+    from scripts.peaks import peak_operations  # imports this file
+
+    model, device = config.model, jax.devices()[0]
+    peak = peak_operations(device, model.dtype)
     encoder = f"{model.layers} layers of {model.width}, {model.image_size} px in patches of {model.patch_size}"
-    return {"device": jax.devices()[0].device_kind, "cores": cores, "dtype": model.dtype, "encoder": encoder}
+    return {
+        "device": device.device_kind,
+        "peak": f"{peak / 1e12:.0f} TFLOP/s" if peak else "unknown",
+        "cores": cores,
+        "dtype": model.dtype,
+        "encoder": encoder,
+    }
 
 
 def settings(overrides: Mapping) -> Config:

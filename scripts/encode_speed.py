@@ -17,8 +17,8 @@ from scripts.timing import Speed, median, ratio, repeat, skip_too_large, take_tu
 
 COLUMNS = {
     "batch": "",
-    "work": "",
-    "by": "",
+    "work": "18",
+    "by": "14",
     "pictures_per_second": ".1f",
     "per_core_second": ".1f",
     "of_torch_float32": ".2f",

@@ -104,12 +104,12 @@ def print_rows(formats: Mapping[str, str], rows: Iterable[Mapping], **about) -> 
     """Prints a table, each row as soon as it is there, and then a line of JSON with the same values.
 
     Args:
-        formats: of the columns, by name.
+        formats: of the columns, by name; one that begins with a number is at least as wide.
         rows: values by the same names; None = unknown, the cell stays empty.
         about: what holds for all rows, for the JSON.
     """
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    widths = {name: max(len(name), 10) + 2 for name in formats}
+    widths = {name: max(len(name), 8, *map(int, re.findall(r"^\d+", kind))) + 2 for name, kind in formats.items()}
     print("".join(f"{name.replace('_', ' '):>{width}}" for name, width in widths.items()), flush=True)
     done = []
     for row in rows:
