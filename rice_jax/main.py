@@ -1,6 +1,7 @@
 """The front door: flags and wiring."""
 
 import logging
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -68,6 +69,7 @@ logger = logging.getLogger("rice_jax")
 
 def main(arguments: list[str]) -> None:
     speak()
+    keep_compiled()
     try:
         if MODE.value == "compare":
             return compare(Path(WORKDIR.value), [Path(argument) for argument in arguments[1:]])
@@ -216,6 +218,13 @@ def parse_flags(arguments: list[str]) -> list[str]:
         return app.parse_flags_with_usage(arguments)
     except AttributeError as error:
         sys.exit(f"ConfigError: unknown setting: {error}\nAll settings are in configs/base.py.")
+
+
+def keep_compiled() -> None:
+    """What is compiled is kept for the next start: in JAX_COMPILATION_CACHE_DIR, or in the user's cache directory."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "rice_jax"))
 
 
 def speak() -> None:

@@ -18,6 +18,12 @@ os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 flags.FLAGS.mark_as_parsed()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Runs of the program keep what they compile here and not among the user's files."""
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
     """Data directory of a tiny LPR4M, built from raw files."""
