@@ -113,6 +113,8 @@ def test_sigterm_to_one_process_saves_and_two_continue(reference, expected, shop
     require_same(tmp_path, examples + taken_examples(tmp_path), expected)
     one, two = (json.loads((path / "results.json").read_text())["results"] for path in (reference[0], tmp_path))
     assert two == one
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "4 of them also show where the decoder looks" in report, "both computed it, one wrote"
 
 
 def test_a_killed_process_ends_all_of_a_slurm_job(expected, shop, tmp_path):
