@@ -99,10 +99,12 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
         operations_per_pair: of a training step.
     """
     cores = speeds.cores
-    rows = [
+    built = [
         ("pictures indexed, 1 process", [speeds.indexed]),
         ("clips stored, --workers 1", [speeds.built_by_one]),
         (f"clips stored, --workers {cores}", [speeds.built_by_all]),
+    ]
+    read = [
         (f"pictures by bare decoding, Pillow, {cores} processes", speeds.decoded),
         (f"pictures by bare decoding, simplejpeg, {cores} processes", speeds.fast_decoded),
         (f"pictures decoded and resized, Pillow, {cores} processes", speeds.resized),
@@ -110,9 +112,9 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
     ]
     result = {"cores": cores, "pictures_per_pair": speeds.pictures_per_pair, "rows": [], "hours": []}
     lines = [f"{'':54}{'a second':>12}{'a core-second':>16}{'of Pillow':>12}{'of simplejpeg':>16}"]
-    for name, results in rows:
+    for name, results in built + read:
         share = ""
-        if len(results) == len(speeds.decoded):
+        if (name, results) in read:
             shares = [ratio(results, bare).per_core_second for bare in (speeds.decoded, speeds.fast_decoded)]
             share = f"{shares[0]:12.2f}{shares[1]:16.2f}"
         speed = median(results)
