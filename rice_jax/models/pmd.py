@@ -116,8 +116,8 @@ class Pmd(nnx.Module):
         else:
             others = self.visit_others(queries[:, :1], video[0], token_mask, negatives, keys[1])
         # All videos at once: on a mesh every use of a parameter costs a sum of its gradient over the devices.
-        seen = jax.tree.map(lambda *x: jnp.concatenate([x[0][:, None], x[1]], axis=1), own, others)
-        hidden = self.decide(*jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen))
+        seen = jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), own, *others)
+        hidden = self.decide(*seen)
         return Matches(self.cosine(hidden).reshape(negatives.shape[0], -1), attention)
 
     def visit_others(
@@ -127,8 +127,8 @@ class Pmd(nnx.Module):
         token_mask: Bool[Array, "B M"],
         negatives: Int[Array, "B K"],
         dropout_key: Array | None,
-    ) -> Seen:
-        """What image i sees of videos negatives[i], wherever these are; each `Seen` array with K after B."""
+    ) -> list[Seen]:
+        """What image i sees of videos negatives[i], wherever these are; for each of the K."""
         block, drop = unstack(self.cross_blocks, 0), self.config.pmd.attention_dropout
         keep = None
         if drop and dropout_key is not None:  # the same for all who look at a video
@@ -154,7 +154,7 @@ class Pmd(nnx.Module):
 
         projected = block.queries(queries)[:, 0]  # [B, H, C]
         seen = self.visit(look, (projected, negatives), (*video, token_mask, keep))
-        return jnp.repeat(queries[:, None], negatives.shape[1], axis=1), seen[:, :, None]
+        return [(queries, seen[:, k, None]) for k in range(negatives.shape[1])]
 
     def fetch_others(
         self,
@@ -164,7 +164,7 @@ class Pmd(nnx.Module):
         negatives: Int[Array, "B K"],
         num_shards: int,
         dropout_key: Array | None,
-    ) -> Seen:
+    ) -> list[Seen]:
         """The same with any number of pairs of blocks, or where all is near: the videos come to the images."""
         memory, num_others = (video, token_mask), negatives.shape[1]
         if num_shards == 1:  # moved once for all candidates
@@ -183,8 +183,7 @@ class Pmd(nnx.Module):
         if self.config.pmd.num_pairs == 1:
             queries = queries[:, :1]
         keys = [None] * num_others if dropout_key is None else list(jax.random.split(dropout_key, num_others))
-        others = [look_at_other(self, queries, memory, k, keys[k]) for k in range(num_others)]
-        return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *others)
+        return [look_at_other(self, queries, memory, k, keys[k]) for k in range(num_others)]
 
     def image_queries(
         self, image_tokens: Float[Array, "B L D"], *, with_attention: bool = False
