@@ -91,10 +91,13 @@ def test_the_device_can_cut_and_resize_what_the_host_decodes(reference, shop, tm
     room = dict(data__device_resize_height=200, data__device_resize_width=200)
     result = run(command(shop, tmp_path, mesh__fsdp=2, **room), devices=8)
     assert result.returncode == 0, result.stderr
-    assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-3), "but for the rounding of pixels"
+    found, expected = losses(tmp_path), losses(workdir)
+    assert found.keys() == expected.keys()
+    # Pixels are rounded otherwise, which shows more with each update of these large steps.
+    assert found[1] == pytest.approx(expected[1], rel=2e-4) and found[2] == pytest.approx(expected[2], rel=1e-3)
     host, device = (json.loads((path / "results.json").read_text())["results"] for path in (workdir, tmp_path))
     assert device.keys() == host.keys()
-    assert losses(tmp_path) != losses(workdir), "it did it otherwise"
+    assert found != expected, "it did it otherwise"
 
 
 def test_continues_after_sigkill(reference, shop, tmp_path):
