@@ -57,8 +57,8 @@ def table(runs: dict[str, dict[str, dict]]) -> str:
     lines = [
         f"{first.score.num_queries} queries a seed; percent, mean ± spread over seeds {', '.join(seeds)}",
         "",
-        f"{'':<36}" + "".join(f"{cutoff:>14}" for cutoff in CUTOFFS) + "    rank-1 minus ICL's, by seed",
-        f"{'chance':<36}" + "".join(f"{100 * first.score.chance[cutoff]:>8.1f}      " for cutoff in CUTOFFS),
+        f"{'':<44}" + "".join(f"{cutoff:>14}" for cutoff in CUTOFFS) + "    rank-1 minus ICL's, by seed",
+        f"{'chance':<44}" + "".join(f"{100 * first.score.chance[cutoff]:>8.1f}      " for cutoff in CUTOFFS),
         _line("before training", [results["before training"] for results in runs["icl"].values()]),
     ]
     baseline = [_trained(results)[0][1] for results in runs["icl"].values()]
@@ -110,7 +110,7 @@ def _line(name: str, results: list) -> str:
         values = [_rank(result, cutoff) for result in results]
         spread = f" ±{statistics.stdev(values):>4.1f}" if len(values) > 1 else " " * 6
         cells.append(f"{statistics.mean(values):>8.1f}{spread}")
-    return f"{name:<36}" + "".join(cells)
+    return f"{name:<44}" + "".join(cells)
 
 
 def _rank(result, cutoff: str) -> float:
