@@ -86,6 +86,7 @@ def train(
                 logger.info("SIGTERM: saved step %d; the same command continues there", number)
                 break
             if due(number, plan.eval_interval_steps):
+                checkpoint.finish(checkpoints)  # what ends an evaluation must not cost it
                 evaluate(number)
         checkpoint.finish(checkpoints)
     batches.close()
