@@ -23,7 +23,7 @@ for seed in ${SEEDS:-0 1 2}; do
     train icl "$seed" --config.loss.pmd_weight=0 "$@"
     train pmd "$seed" --config.loss.pmd_weight=1 --config.loss.pfr_weight=0 --config.eval.rerank=30 "$@"
     train pfr "$seed" "${all[@]}" "$@"
-    found=$(ls -d runs/detectors/clip-"$seed"/detections-* 2>/dev/null | tail -1)
+    found=$(ls -d runs/detectors/clip-"$seed"/detections-* 2>/dev/null | tail -1) || true  # none is no error
     for use in mask crop; do
         train boxes_$use "$seed" "${all[@]}" --config.model.ipd=boxes --config.model.ipd_use=$use "$@"
         if [ -e "$found/lpr4m-query.jsonl" ]; then
