@@ -42,8 +42,9 @@ class DataConfig:
     # larger ones, and all if 0, the host does.
     device_resize_height: int
     device_resize_width: int
-    # Threads that decode, per process; together they make a batch. Python itself keeps some dozen of them busy at
-    # most. Beyond that, worker processes of Grain help, though each batch is then copied; 0 = none.
+    # Threads that decode, per process; together they make a batch. Python keeps no more than some eight of them busy
+    # where the device resizes, 24 where the host does; beyond that, worker processes of Grain help, though each batch
+    # is then copied; 0 = none.
     num_threads: int
     num_workers: int
     image_size: int = 0  # derived: model.image_size
