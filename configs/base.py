@@ -47,7 +47,7 @@ def get_config() -> ConfigDict:
     config.model.embed_dim = 512
     config.model.logit_scale = 4.0
     config.model.dtype = "bfloat16"
-    config.model.remat = False
+    config.model.remat = "none"
     config.model.unroll = False
     config.model.init_from = ""
     config.model.ipd = "off"

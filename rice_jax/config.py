@@ -107,7 +107,9 @@ class ModelConfig:
     embed_dim: int
     logit_scale: float  # initial value; similarities are multiplied by its square
     dtype: str  # compute dtype, "float32" or "bfloat16"; parameters, losses and similarities are float32
-    remat: bool  # recompute activations in the backward pass: less memory, about a third more compute
+    # What of the blocks' activations the backward pass computes again, for less memory: "none"; "dots" = all but the
+    # outputs of the linear layers; "full" = all, which is about a third more compute. The decoder's go with either.
+    remat: str
     init_from: str  # directory of a converted model, or of a training run, whose weights to start from; "" = fresh
     pmd: PmdConfig | None = None  # derived None, whatever is set, if loss.pmd_weight is 0: then there is no decoder
     pfr: PfrConfig | None = None  # derived None if there is no decoder or loss.pfr_weight is 0
@@ -401,6 +403,10 @@ def _check(config: Config) -> None:
         (
             model.width % model.heads == 0,
             f"config.model.width: found {model.width}, expected a multiple of heads ({model.heads})",
+        ),
+        (
+            model.remat in ("none", "dots", "full"),
+            f"config.model.remat: found {model.remat!r}, expected 'none', 'dots' or 'full'",
         ),
         (
             model.dtype in ("float32", "bfloat16"),

@@ -198,7 +198,7 @@ def flops(overrides: Mapping) -> None:
 def memory(overrides: Mapping, *, chunk: int) -> None:
     """Counts the bytes of a step: of its state and batch, and of what it holds besides while it runs."""
     print(f"{'GiB':20}{'state and batch':>18}{'while it runs':>18}")
-    rows = {f"model.remat={remat}": {"model.remat": remat} for remat in (False, True)}
+    rows = {f"model.remat={remat}": {"model.remat": remat} for remat in ("none", "dots", "full")}
     if (chunks := settings(overrides).data.batch_size // chunk) > 1:
         rows[f"{chunks} chunks"] = {"train.grad_cache_chunks": chunks}
     for name, changes in rows.items():

@@ -147,7 +147,7 @@ class Subject:
             pfr=PfrConfig(mask_padding=False, init="ones"),
             logit_scale=1.0,
             dtype="float32",
-            remat=False,
+            remat="none",
             init_from="",
         )
         self.graphdef = nnx.split(nnx.eval_shape(lambda: Rice(model, rngs=nnx.Rngs(0))))[0]

@@ -1,7 +1,7 @@
 """Compiles training and evaluation for a TPU slice that is not there, and says what they need on each of its chips.
 
     pip install -e '.[tpu]'
-    python scripts/compile_for_tpu.py --config=configs/lpr4m.py --topology=v5e:2x4 [--config.model.remat=True …]
+    python scripts/compile_for_tpu.py --config=configs/lpr4m.py --topology=v5e:2x4 [--config.model.remat=full …]
     python scripts/compile_for_tpu.py --config=configs/lpr4m.py --topology=v5e:2x4 --largest
 
 The steps are those that `rice_jax.main` runs. A topology is a generation and its chips: v5e-8 is `v5e:2x4`, v5e-256
@@ -114,7 +114,7 @@ def main(_) -> None:
         config, chip = resolve(CONFIG.value.to_dict()), chip_of(TOPOLOGY.value)
         devices = devices_of(TOPOLOGY.value)
         if LARGEST.value:
-            batch_size = largest_batch(config, devices)
+            batch_size = largest_batch(config, devices, chip)
             print(
                 f"{TOPOLOGY.value}: the largest batch that fits is {batch_size:,}, {batch_size // len(devices)} a chip"
             )
@@ -133,7 +133,7 @@ def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:
     for name, lower in steps(config, mesh).items():
         print(f"\n{name}", flush=True)
         try:
-            print_program(compile_program(lower), chip)
+            print_program(compile_program(lower, chip), chip)
         except TooLarge as error:
             print(f"  does not fit: {error}", flush=True)
             fits = False
@@ -184,7 +184,7 @@ def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
     }
 
 
-def largest_batch(config: Config, devices: list[jax.Device]) -> int:
+def largest_batch(config: Config, devices: list[jax.Device], chip: Chip) -> int:
     """The largest batch whose training step fits, a multiple of chips and chunks.
 
     The compiler tells what a step that does not fit needs, ten times sooner than it compiles one that does. Memory
@@ -198,7 +198,7 @@ def largest_batch(config: Config, devices: list[jax.Device]) -> int:
     while units > fits:
         changed = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=units * unit))
         try:
-            program = compile_program(steps(changed, create_mesh(config.mesh, devices))["training"])
+            program = compile_program(steps(changed, create_mesh(config.mesh, devices))["training"], chip)
             print(f"{units * unit:>10,} pairs: {program.needed / 2**30:.2f} GiB", flush=True)
             fits, units = units, units if failed else 2 * units
         except TooLarge as error:
@@ -236,11 +236,11 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
     }
 
 
-def compile_program(lower: Callable[[], jax.stages.Lowered]) -> Program:
+def compile_program(lower: Callable[[], jax.stages.Lowered], chip: Chip) -> Program:
     """Compiles a step.
 
     Raises:
-        TooLarge: a chip does not hold it.
+        TooLarge: a chip does not hold it, as the compiler says or its own account of what is needed does.
     """
     try:
         compiled = lower().compile()
@@ -256,7 +256,10 @@ def compile_program(lower: Callable[[], jax.stages.Lowered]) -> Program:
         "temporaries": needed.temp_size_in_bytes,
         "code": needed.generated_code_size_in_bytes,
     }
-    return Program(memory, cost["flops"], cost["bytes accessed"], collectives(compiled.as_text()))
+    program = Program(memory, cost["flops"], cost["bytes accessed"], collectives(compiled.as_text()))
+    if program.needed > chip.memory * 2**30:
+        raise TooLarge(f"It needs {program.needed / 2**30:.2f}G of {chip.memory}G.")
+    return program
 
 
 def with_patch_mask(config: Config) -> Batch:

@@ -107,7 +107,7 @@ def test_the_largest_batch(monkeypatch, limit, compiled):
     """Eight chips that hold so many pairs: what does not fit says by how much, and then less is tried."""
     seen = []
 
-    def compile_program(batch_size):
+    def compile_program(batch_size, chip):
         seen.append(batch_size)
         if batch_size > limit:
             raise compile_for_tpu.TooLarge(f"Used {batch_size}.0G of {limit}.0G hbm")
@@ -115,8 +115,18 @@ def test_the_largest_batch(monkeypatch, limit, compiled):
 
     monkeypatch.setattr(compile_for_tpu, "steps", lambda config, mesh: {"training": config.data.batch_size})
     monkeypatch.setattr(compile_for_tpu, "compile_program", compile_program)
-    largest = compile_for_tpu.largest_batch(small_config(data__batch_size=96), jax.devices())
+    largest = compile_for_tpu.largest_batch(
+        small_config(data__batch_size=96), jax.devices(), compile_for_tpu.CHIPS["v4"]
+    )
     assert largest == limit // 8 * 8 and seen == compiled
+
+
+def test_a_program_that_the_compiler_takes_but_that_needs_more_than_there_is():
+    lower = lambda: jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((2**18,), "float32"))  # noqa: E731
+    needed = compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=1.0, peak=1.0)).needed
+    assert needed >= 2 * 2**20
+    with pytest.raises(compile_for_tpu.TooLarge, match=r"It needs 0\.00G of 0\.001G"):
+        compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=0.001, peak=1.0))
 
 
 def test_what_cannot_be_compiled():

@@ -286,7 +286,7 @@ def _what(num_blocks: int) -> str:
 
 
 def _shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    config = ModelConfig(**dataclasses.asdict(sizes), logit_scale=1.0, dtype="float32", remat=False, init_from="")
+    config = ModelConfig(**dataclasses.asdict(sizes), logit_scale=1.0, dtype="float32", remat="none", init_from="")
     return parameter_shapes(lambda: Vit(config, rngs=nnx.Rngs(0)))
 
 

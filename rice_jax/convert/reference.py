@@ -193,7 +193,7 @@ def _shapes(parts: set[str], model: Mapping) -> dict[str, tuple[int, ...]]:
         **{field.name: model[field.name] for field in dataclasses.fields(Sizes)},
         logit_scale=1.0,
         dtype="float32",
-        remat=False,
+        remat="none",
         init_from="",
         pmd=PmdConfig(model["pmd"]["num_pairs"], model["pmd"]["num_heads"], 0.0) if "pmd" in parts else None,
         pfr=PfrConfig(mask_padding=False, init="ones") if "pfr" in parts else None,

@@ -146,7 +146,8 @@ class Pmd(nnx.Module):
                 return jnp.einsum("bhm,mhc->bhc", weights.astype(values.dtype), values)
 
             # With remat one video after the other: the weights of all would fill the memory.
-            look_at_all = partial(jax.lax.map, jax.checkpoint(look_at)) if self.config.remat else jax.vmap(look_at)
+            one_by_one = partial(jax.lax.map, jax.checkpoint(look_at))
+            look_at_all = jax.vmap(look_at) if self.config.remat == "none" else one_by_one
             views, place = look_at_all(hosts), negatives - first  # [V, B, H, C]
             here = (place >= 0) & (place < len(views))
             found = views[place.clip(0, len(views) - 1), jnp.arange(len(place))[:, None]]
@@ -178,7 +179,7 @@ class Pmd(nnx.Module):
                 video, token_mask = jax.tree.map(lambda x: self.constrain(take_local(x, other, num_shards)), memory)
             return self.look(queries, video, token_mask, dropout_key=key)[0]
 
-        if self.config.remat:  # else what is made of all candidates waits for the backward pass
+        if self.config.remat != "none":  # else what is made of all candidates waits for the backward pass
             look_at_other = nnx.remat(look_at_other, static_argnums=3)
         if self.config.pmd.num_pairs == 1:
             queries = queries[:, :1]

@@ -17,6 +17,12 @@ from rice_jax.models.layers import Block, layer_norm, stack, with_cls
 
 Constrain = Callable[[jax.Array], jax.Array]
 
+# What is kept for the backward pass, by `ModelConfig.remat`. The products within attention have batch dimensions.
+REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
 
 class Vit(nnx.Module):
     """Encoder shared by shop images and video frames."""
@@ -83,8 +89,8 @@ class Vit(nnx.Module):
         def apply(block, x, token_mask):
             return constrain(block(constrain(x), token_mask))
 
-        if self.config.remat:
-            apply = nnx.remat(apply)
+        if self.config.remat != "none":
+            apply = nnx.remat(apply, policy=REMAT_POLICIES[self.config.remat])
         scan = nnx.scan(apply, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry, unroll=self.config.unroll)
         return scan(self.blocks, x, token_mask)
 

@@ -46,7 +46,7 @@ def _config(**pmd):
         **MICRO,
         logit_scale=1.0,
         dtype="float32",
-        remat=False,
+        remat="none",
         init_from="",
         pmd=PmdConfig(**(MICRO_PMD | pmd), attention_dropout=0.0),
         pfr=PfrConfig(mask_padding=False, init="random"),

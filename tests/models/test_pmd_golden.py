@@ -26,7 +26,7 @@ def recorded():
     state |= {f"{oracle.DECODER}{key[7:]}": x for key, x in arrays.items() if key.startswith("params/")}
     params, sizes = from_reference(state, encoder_heads=1)
     pmd = PmdConfig(**sizes["pmd"], attention_dropout=0.0)
-    model = ModelConfig(**sizes | {"pmd": pmd}, logit_scale=1.0, dtype="float32", remat=False, init_from="")
+    model = ModelConfig(**sizes | {"pmd": pmd}, logit_scale=1.0, dtype="float32", remat="none", init_from="")
     graphdef = nnx.split(nnx.eval_shape(lambda: Pmd(model, rngs=nnx.Rngs(0))))[0]
     arrays, params = jax.tree.map(jnp.asarray, (arrays, params["pmd"]))
     return arrays, nnx.merge(graphdef, params)

@@ -38,7 +38,7 @@ def test_scan_equals_an_unrolled_loop():
 
 def test_rematerialisation_and_unrolling_change_no_number():
     outputs = []
-    for changes in ({}, {"remat": True}, {"unroll": True}):
+    for changes in ({}, {"remat": "dots"}, {"remat": "full"}, {"unroll": True}):
         vit = Vit(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
         loss = lambda vit: (vit(pictures())[1] ** 2).sum()  # noqa: E731
         outputs.append(nnx.jit(nnx.value_and_grad(loss))(vit))
@@ -89,7 +89,7 @@ def test_masked_patches_are_as_if_they_were_not_there():
         np.testing.assert_allclose(features[i], vit.projection(vit.ln_post(alone[0, 0])), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_a_mask_of_all_ones_changes_no_bit_of_what_comes_out(remat):
     """Gradients are summed in the order of another program, and so agree to rounding."""
     vit = Vit(dataclasses.replace(CONFIG, remat=remat), rngs=nnx.Rngs(0))
