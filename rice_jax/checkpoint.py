@@ -5,6 +5,8 @@ A checkpoint is a directory with the items `weights`, `optimizer`, `position` an
 """
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +15,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+
+from rice_jax.config import ModelConfig
 
 CHECKPOINTS = "checkpoints"
 # Settings that may differ between the run that wrote a checkpoint and the one that continues it: they change where and
 # how fast it runs and what it reports, not what it computes (but for rounding).
-FREE = ("eval", "mesh", "train.log_interval_steps", "train.checkpoint_interval_steps", "train.eval_interval_steps",
-        "train.keep_checkpoints", "train.grad_cache_chunks", "data.data_dir", "data.query", "data.gallery",
-        "data.detect", "data.query_boxes", "data.num_workers", "data.num_threads", "data.device_resize_height",
-        "data.device_resize_width", "model.remat", "model.unroll", "model.init_from")  # fmt: skip
+FREE = ("eval", "index", "mesh", "train.log_interval_steps", "train.checkpoint_interval_steps",
+        "train.eval_interval_steps", "train.keep_checkpoints", "train.grad_cache_chunks", "data.data_dir", "data.query",
+        "data.gallery", "data.detect", "data.query_boxes", "data.num_workers", "data.num_threads",
+        "data.device_resize_height", "data.device_resize_width", "model.remat", "model.unroll",
+        "model.init_from")  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -130,6 +136,26 @@ def parameter_names(directory: str | os.PathLike) -> set[str]:
     """The names of what `load_weights` would read, e.g. "pmd/pool/kernel", without reading it; same arguments."""
     saved = ocp.PyTreeCheckpointHandler().metadata(_find_weights(Path(directory).absolute()) / "weights").tree
     return set(flatten_dict(saved, sep="/"))
+
+
+def fingerprint(params: PyTree, model: ModelConfig, resize: int) -> str:
+    """Tells encoders apart: only vectors of one fingerprint can be compared.
+
+    Args:
+        params: as `train.state.start_from` placed them; those of the encoder count. All processes call this together.
+        model: its sizes; what it computes in plays no part.
+        resize: side to which a picture is squashed before the crop, pixels.
+
+    Returns:
+        SHA-256 as hexadecimal digits.
+    """
+    sizes = {"heads": model.heads, "image_size": model.image_size, "patch_size": model.patch_size, "resize": resize}
+    digest = hashlib.sha256(json.dumps(sizes).encode())
+    for name, value in sorted(flatten_dict(params["encoder"], sep="/").items()):
+        whole = np.ascontiguousarray(multihost_utils.process_allgather(value, tiled=True), "<f4")
+        digest.update(f"{name} {whole.shape}".encode())
+        digest.update(whole)
+    return digest.hexdigest()
 
 
 def newest_step(workdir: str | os.PathLike) -> int | None:
