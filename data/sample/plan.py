@@ -37,7 +37,7 @@ class Path:
     held: bool
 
 
-def plan_intended(view_count, count, annotated_every, rng):
+def plan_intended(view_count, count, annotated_every, rng, shown=None):
     """Draws how the intended product is shown in a clip of `count` frames.
 
     Args:
@@ -45,6 +45,7 @@ def plan_intended(view_count, count, annotated_every, rng):
       count: number of frames.
       annotated_every: the product is in view in at least one of the frames 0, annotated_every, ...
       rng: numpy Generator.
+      shown: [count] bool, in which frames it is in view; None = drawn.
 
     Returns:
       Path.
@@ -58,7 +59,8 @@ def plan_intended(view_count, count, annotated_every, rng):
     room_y = np.clip((HEIGHT - size) / 2, 10, 90)
     x = WIDTH * rng.uniform(0.42, 0.58) + room_x * wave(time, 0.6 if held else 0.25, rng)
     y = HEIGHT * rng.uniform(0.45, 0.62) + room_y * wave(time, 0.5 if held else 0.12, rng)
-    shown = _plan_shown(count, annotated_every, rng)
+    if shown is None:
+        shown = _plan_shown(count, annotated_every, rng)
     edges = shown & (~np.roll(shown, 1) | ~np.roll(shown, -1))  # comes in and goes out at the side
     side = -1 if rng.random() < 0.5 else 1
     for t in np.flatnonzero(edges):

@@ -24,6 +24,21 @@ class Clip:
     boxes: list
 
 
+@dataclasses.dataclass(frozen=True)
+class Set:
+    """What stays the same in a whole video, however many products are shown on it."""
+
+    back: Image.Image  # with MARGIN around, as the camera moves
+    stands: list
+    tone: props.Tone
+    host: props.Host
+    softness: float
+    noise: Image.Image | None
+    camera_x: np.ndarray  # [frames] int
+    camera_y: np.ndarray
+    exposure: np.ndarray
+
+
 def render(product_id, shop_ids, elsewhere_ids, backgrounds, directory, settings, annotated_every, rng):
     """Renders a clip.
 
@@ -56,6 +71,47 @@ def render(product_id, shop_ids, elsewhere_ids, backgrounds, directory, settings
         f"{shop.views_path(directory, product_id)}: the product was hidden in every frame of {_ATTEMPTS} clips, "
         f"expected views that show it: are they nearly transparent?"
     )
+
+
+def draw_set(backgrounds, settings, count, rng):
+    """Draws the set of a video of `count` frames."""
+    clutter, time = settings.clutter, np.arange(count)
+    back, stands = props.background(backgrounds, WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, rng)
+    drift = clutter * MARGIN * rng.uniform(0, 0.9)
+    return Set(
+        back,
+        stands,
+        props.Tone(clutter, rng),
+        props.Host(rng),
+        rng.uniform(0.6, 0.95),
+        props.noise(WIDTH, HEIGHT, rng.uniform(1.5, 5), rng) if rng.random() < 0.4 * clutter else None,
+        *(np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int) for _ in range(2)),
+        1 + clutter * wave(time, 0.06, rng),
+    )
+
+
+def act(product_id, path, distractors, on, start, directory, settings, rng):
+    """Renders a part of a video.
+
+    Args:
+      product_id: the product that is shown; None = none is.
+      path: Path, how it is shown; its length is the part's.
+      distractors: ids of the other products.
+      on: Set of the video.
+      start: the part's first frame in the video.
+      directory: the directory of products.
+      settings: Settings.
+      rng: numpy Generator.
+
+    Yields:
+      (RGB picture, whether the product counts as in view).
+    """
+    views = load_views(str(directory), product_id) if product_id else ()
+    count = len(path.shown)
+    stage = _Stage(path, distractors, None, directory, settings, count, rng, on, start)
+    for t in range(count):
+        picture, ids, full = stage.draw(t, views)
+        yield picture, bool(_boxes(ids, full))
 
 
 def _film(stage, views, count):
@@ -98,13 +154,19 @@ def load_views(directory, product_id):
 
 
 class _Stage:
-    """What stays the same in a clip: set, lighting, hands; `draw` adds the intended product at a time."""
+    """What stays the same in a clip: set, lighting, hands; `draw` adds the intended product at a time.
 
-    def __init__(self, path, distractors, backgrounds, directory, settings, count, rng):
+    The clip may be a part of a video, from its frame `start`; then `on` is the video's set.
+    """
+
+    def __init__(self, path, distractors, backgrounds, directory, settings, count, rng, on=None, start=0):
         self.path = path
         self.quality = int(rng.integers(40, 81))
         clutter = settings.clutter
-        self.back, stands = props.background(backgrounds, WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, rng)
+        if on is None:
+            self.back, stands = props.background(backgrounds, WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, rng)
+        else:
+            self.back, stands = on.back.copy(), on.stands
         self.ids = Image.new("L", self.back.size, 0)
         self.full = {}
         self.front, self.moving = [], []
@@ -116,7 +178,7 @@ class _Stage:
         self.camera_y = np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int)
         self.tone = props.Tone(clutter, rng)
         self.exposure = 1 + clutter * wave(time, 0.06, rng)
-        host = props.Host(rng)
+        host = props.Host(rng) if on is None else on.host
         size = path.size.mean()
         self.hand = host.hand(size, rng) if path.held and rng.random() < 0.75 else None
         self.cover = host.hand(0.9 * size, rng) if rng.random() < 0.35 * clutter else None
@@ -133,6 +195,10 @@ class _Stage:
         self.gain = rng.uniform(0.82, 1.1)  # the light on the product differs from that of the set
         self.noise = props.noise(WIDTH, HEIGHT, rng.uniform(1.5, 5), rng) if rng.random() < 0.4 * clutter else None
         self.noise_shift = rng.integers(0, props.NOISE_ROOM, (count, 2))
+        if on is not None:
+            part = slice(start, start + count)
+            self.camera_x, self.camera_y, self.exposure = on.camera_x[part], on.camera_y[part], on.exposure[part]
+            self.tone, self.softness, self.noise = on.tone, on.softness, on.noise
 
     def draw(self, t, views):
         """Draws frame t: the picture, a map of product numbers (1 = intended) and the pixels of each if uncovered."""

@@ -95,17 +95,24 @@ def _parse(argv):
     add("--distractors", type=int, default=8, help="most other products in a clip (default 8)")
     add("--clutter", type=float, default=1.0, help="0 plain .. 1 (default): blur, hands, banners, colour casts")
     add("--categories", action="store_true", help="also write test_image_category.txt (not an LPR4M file)")
-    add(
-        "--workers",
-        type=int,
-        default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    )
+    add("--workers", type=int, default=count_cores())
     flags = parser.parse_args(argv)
     for name in ("clips_per_product", "test_clips_per_product", "workers", "min_frames"):
         if getattr(flags, name) < 1:
             parser.error(f"--{name}={getattr(flags, name)}: expected at least 1")
     if flags.max_frames < flags.min_frames:
         parser.error(f"--max_frames={flags.max_frames}: expected at least --min_frames={flags.min_frames}")
+    check_common(parser, flags)
+    return flags
+
+
+def count_cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def check_common(parser, flags):
+    """Ends the program if a flag that film.py has too is out of range."""
     for name in ("distractors", "seed", "split_seed"):
         if getattr(flags, name) < 0:
             parser.error(f"--{name}={getattr(flags, name)}: must not be negative")
@@ -113,7 +120,6 @@ def _parse(argv):
         parser.error(f"--clutter={flags.clutter}: expected 0 to 1")
     if flags.lives is not None and flags.lives < 1:
         parser.error(f"--lives={flags.lives}: expected at least 1")
-    return flags
 
 
 def _tasks(lives, clips_per_product, split, flags):

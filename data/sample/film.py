@@ -1,0 +1,283 @@
+"""Films whole livestreams of a shop: videos of several products one after another, with gaps in which none is shown.
+
+    python data/sample/film.py --products data/sample --out /tmp/films
+
+README.md beside this file says what comes out.
+"""
+
+import argparse
+import csv
+import dataclasses
+import fractions
+import json
+import multiprocessing
+import pathlib
+import shutil
+
+import av
+import numpy as np
+import plan
+import scene
+import shop
+import simulate
+import speech
+import tqdm
+
+GAPS = (("empty", 0.35), ("around", 0.25), ("other", 0.4))  # what a gap shows of other shops' products, and how often
+GAP_AFTER = 0.75  # how often a gap, and not the next product, follows a product
+PUT_AWAY = 0.4  # how often a product is out of view for a while
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+    """A shop: its products, and the ids of those that are none of its."""
+
+    name: str
+    products: tuple
+    other_ids: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """A part of a video: a product of the shop, or a gap (`product` None) of one of the kinds GAPS."""
+
+    seconds: int
+    product: str | None
+    gap: str | None
+    presented: str | None  # what the host holds: the product, in a gap one of another shop or nothing
+    distractors: tuple  # ids of what else may be seen
+
+
+def main(argv=None):
+    """Parses the flags, films every video and writes truth.jsonl last."""
+    flags = _parse(argv)
+    try:
+        film(flags)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def film(flags):
+    """Writes the videos, the shops' pictures and the truth.
+
+    Args:
+      flags: the parsed flags, see `_parse`.
+
+    Raises:
+      ValueError: a flag or a file of the product directory is wrong, or --out holds files already.
+    """
+    out = pathlib.Path(flags.out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out={out} is not empty: remove it or choose another directory")
+    products = shop.read_products(flags.products)
+    backgrounds = shop.read_backgrounds(flags.products)
+    train, test = shop.arrange(
+        products,
+        train_products=None,
+        test_products=flags.test_products,
+        lives=flags.lives,
+        split_seed=flags.split_seed,
+        seed=flags.seed,
+    )
+    shops = open_shops(train if flags.split == "train" else test, flags)
+    (out / "videos").mkdir(parents=True)
+    _write_shops(shops, flags, out)
+    tasks = [(number, shops[number % len(shops)]) for number in range(flags.videos)]
+    with multiprocessing.Pool(flags.workers, _start_worker, (flags, backgrounds, out)) as pool:
+        videos = list(tqdm.tqdm(pool.imap(_film_one, tasks), total=len(tasks), unit="video", desc="filming"))
+    with (out / "truth.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(video) + "\n" for video in videos)
+
+
+def open_shops(lives, flags):
+    """Makes a shop of each livestream of a split, of the first --shop_products of its products.
+
+    Raises:
+      ValueError: too few products for a video, or none of another shop for the gaps.
+    """
+    shops = []
+    for number, live in enumerate(lives, 1):
+        own = live.products[: flags.shop_products]
+        if len(own) < flags.products_per_video:
+            raise ValueError(
+                f"--products_per_video={flags.products_per_video}: found {len(own)} products in a shop, and a video "
+                f"shows none twice: lower it"
+            )
+        others = [p for other in lives for p in other.products if other is not live or p not in own]
+        if not others:
+            raise ValueError(
+                f"--lives=1: gaps show products of another shop and there is none: choose more --lives or less than "
+                f"--shop_products={len(own)}"
+            )
+        shops.append(Shop(f"{flags.split}-{number}", own, [p.product_id for p in others]))
+    return shops
+
+
+def plan_video(store, flags, rng):
+    """Draws a video: which products it shows, for how long, with what beside them, and its gaps.
+
+    Args:
+      store: Shop.
+      flags: the parsed flags.
+      rng: numpy Generator.
+
+    Returns:
+      list of Segment; it begins and ends with a gap, and nothing of the shop can be seen in a gap.
+    """
+    settings = _settings(flags)
+    shop_ids, other_ids = [p.product_id for p in store.products], store.other_ids
+    shown = [shop_ids[i] for i in rng.permutation(len(shop_ids))[: flags.products_per_video]]
+    segments = [_plan_gap(other_ids, flags, rng)]
+    for product in shown:
+        rest = [p for p in shop_ids if p != product]
+        distractors = plan.choose_distractors(rest, other_ids, settings, rng)
+        seconds = _draw_seconds(flags.shown_seconds, rng)
+        segments.append(Segment(seconds, product, None, product, tuple(distractors)))
+        if product == shown[-1] or rng.random() < GAP_AFTER:
+            segments.append(_plan_gap(other_ids, flags, rng))
+    return segments
+
+
+def _plan_gap(other_ids, flags, rng):
+    kind = GAPS[int(rng.choice(len(GAPS), p=[p for _, p in GAPS]))][0]
+    seconds = _draw_seconds(flags.gap_seconds, rng)
+    order = [other_ids[i] for i in rng.permutation(len(other_ids))]
+    presented = order[0] if kind == "other" else None
+    around = [] if kind == "empty" else plan.choose_distractors(order[1:], [], _settings(flags), rng)
+    if kind == "around" and not around:
+        around = order[1:2]
+    return Segment(seconds, None, kind, presented, tuple(around))
+
+
+def _draw_seconds(limits, rng):
+    return int(rng.integers(limits[0], limits[1] + 1))
+
+
+def _settings(flags):
+    return plan.Settings(1, 1, max_distractors=flags.distractors, clutter=flags.clutter)
+
+
+def _start_worker(*context):
+    global _context  # multiprocessing hands a worker its constants through a global
+    _context = context
+
+
+def _film_one(task):
+    """Films one video and returns its line of truth.jsonl."""
+    number, store = task
+    flags, backgrounds, out = _context
+    rng = np.random.default_rng([flags.seed, 4, number])  # 1 to 3 are those of simulate.py and shop.py
+    settings = _settings(flags)
+    segments = plan_video(store, flags, rng)
+    total = sum(s.seconds for s in segments)
+    on = scene.draw_set(backgrounds, settings, total, rng)
+    name, start, lines = f"videos/{store.name}-{number:03d}.mp4", 0, []
+    with _Mp4(out / name, flags.frame_rate, quality=int(rng.integers(23, 33))) as video:
+        for segment in segments:
+            shown = _shown(segment, rng)
+            views = scene.load_views(str(flags.products), segment.presented) if segment.presented else [None]
+            path = plan.plan_intended(len(views), segment.seconds, 1, rng, shown)
+            seen = 0
+            for picture, in_view in scene.act(
+                segment.presented, path, list(segment.distractors), on, start, flags.products, settings, rng
+            ):
+                video.write(picture)
+                seen += in_view
+            line = {"start": start, "end": start + segment.seconds, "product": segment.product}
+            lines.append(line | ({"gap": segment.gap} if segment.gap else {"seen": seen}))
+            start += segment.seconds
+    return {"video": name, "gallery": store.name, "seconds": total, "segments": lines}
+
+
+def _shown(segment, rng):
+    """In which seconds what is presented is in view: from first to last, but for a while in which it is put away."""
+    shown = np.full(segment.seconds, segment.presented is not None)
+    if segment.seconds >= 6 and rng.random() < PUT_AWAY:
+        length = int(rng.integers(1, 1 + max(1, round(0.3 * segment.seconds))))
+        start = int(rng.integers(1, segment.seconds - length))
+        shown[start : start + length] = False
+    return shown
+
+
+class _Mp4:
+    """A file to which one writes a picture for each second."""
+
+    def __init__(self, path, frame_rate, quality):
+        self.path, self.frame_rate, self.quality = path, frame_rate, quality
+
+    def __enter__(self):
+        self.file = av.open(str(self.path), "w")
+        options = {"crf": str(self.quality), "preset": "veryfast", "threads": "1", "g": str(10 * self.frame_rate)}
+        self.stream = self.file.add_stream("libx264", rate=self.frame_rate, options=options)
+        self.stream.width, self.stream.height, self.stream.pix_fmt = plan.WIDTH, plan.HEIGHT, "yuv420p"
+        self.stream.codec_context.time_base = fractions.Fraction(1, self.frame_rate)
+        self.count = 0
+        return self
+
+    def write(self, picture):
+        """Adds a second that shows the picture."""
+        frame = av.VideoFrame.from_image(picture)
+        for _ in range(self.frame_rate):
+            frame.pts = self.count
+            self.count += 1
+            self.file.mux(self.stream.encode(frame))
+
+    def __exit__(self, *_):
+        self.file.mux(self.stream.encode(None))
+        self.file.close()
+
+
+def _write_shops(shops, flags, out):
+    """Copies the shops' pictures; shop.csv gives them their titles, attribution.csv keeps whose work each is."""
+    with (
+        (out / "shop.csv").open("w", newline="", encoding="utf-8") as titles,
+        (out / "attribution.csv").open("w", newline="", encoding="utf-8") as attribution,
+    ):
+        titles = csv.DictWriter(titles, ["id", "path", "gallery", "title"], lineterminator="\n")
+        titles.writeheader()
+        attribution = csv.DictWriter(attribution, list(shops[0].products[0].row), lineterminator="\n")
+        attribution.writeheader()
+        for store in shops:
+            (out / "shop" / store.name).mkdir(parents=True)
+            for product in store.products:
+                name = product.product_id
+                path = f"shop/{store.name}/{name}.jpg"
+                shutil.copyfile(shop.image_path(flags.products, name), out / path)
+                title = speech.title(product, np.random.default_rng([flags.seed, *name.encode()]))
+                titles.writerow({"id": name, "path": path, "gallery": store.name, "title": title})
+                attribution.writerow(product.row)
+
+
+def _parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
+    add("--out", required=True, help="directory to write; must be new or empty")
+    add("--videos", type=int, default=20, help="number of videos, the shops in turn (default 20)")
+    add("--products_per_video", type=int, default=8, help="products that a video shows, none twice (default 8)")
+    add("--shop_products", type=int, help="products of a shop (default: its livestream's whole gallery)")
+    add("--split", choices=("train", "test"), default="test", help="the shops' products (default test)")
+    add("--seed", type=int, default=0, help="equal seeds give equal videos (default 0)")
+    add("--split_seed", type=int, default=0, help="as in simulate.py (default 0)")
+    add("--test_products", type=int, default=60, help="as in simulate.py (default 60)")
+    add("--lives", type=int, help="as in simulate.py")
+    add("--shown_seconds", type=int, nargs=2, default=(8, 40), metavar=("LEAST", "MOST"), help="default 8 40")
+    add("--gap_seconds", type=int, nargs=2, default=(5, 20), metavar=("LEAST", "MOST"), help="default 5 20")
+    add("--distractors", type=int, default=8, help="most other products at once (default 8)")
+    add("--clutter", type=float, default=1.0, help="0 plain .. 1 (default): blur, hands, banners, colour casts")
+    add("--frame_rate", type=int, default=4, help="frames a second of the file; each second is one picture (default 4)")
+    add("--workers", type=int, default=simulate.count_cores())
+    flags = parser.parse_args(argv)
+    for name in ("videos", "products_per_video", "shop_products", "frame_rate", "workers"):
+        if getattr(flags, name) is not None and getattr(flags, name) < 1:
+            parser.error(f"--{name}={getattr(flags, name)}: expected at least 1")
+    for name in ("shown_seconds", "gap_seconds"):
+        least, most = getattr(flags, name)
+        if not 1 <= least <= most:
+            parser.error(f"--{name} {least} {most}: expected at least 1, and the least before the most")
+    simulate.check_common(parser, flags)
+    return flags
+
+
+if __name__ == "__main__":
+    main()
