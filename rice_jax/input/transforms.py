@@ -48,7 +48,16 @@ def render(
     Raises:
         OSError: the picture cannot be decoded.
     """
-    picture = Image.open(io.BytesIO(encoded))
+    return cut(Image.open(io.BytesIO(encoded)), crop, size, colour)
+
+
+def cut(
+    picture: Image.Image, crop: Crop, size: int, colour: Float[np.ndarray, "3 4"] | None = None
+) -> UInt8[np.ndarray, "S S 3"]:
+    """Resizes a window of a picture that is open; arguments, result and error as of `render`.
+
+    One whose file has not been decoded yet is changed by it, and good for nothing else.
+    """
     # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size. That low-pass comes out of the cosine transform for free and
     # is several times faster; as long as a source pixel is left for each result pixel it differs from a full decode by
     # less than the JPEG does from its original (mean 0.3-0.5 grey levels).
