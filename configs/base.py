@@ -108,6 +108,11 @@ def get_config() -> ConfigDict:
     config.eval.min_score = 0.05
     config.eval.draw_clips = 0
 
+    config.index = ConfigDict()
+    config.index.images = ""
+    config.index.directory = ""
+    config.index.change = "add"
+
     config.mesh = ConfigDict()
     config.mesh.data = -1
     config.mesh.fsdp = 1

@@ -185,6 +185,17 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class IndexConfig:
+    # What --mode=index reads: a directory with ID.jpg or GALLERY/ID.jpg, or a CSV with the columns id, path (from the
+    # CSV's directory) and possibly gallery and title.
+    images: str
+    directory: str  # where the index is; "" = `index` in the workdir
+    # What happens to the index: "add" = it gets what is new or has changed; "mirror" = it then also loses what is not
+    # in images; "remove" = it loses what is in images.
+    change: str
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
     # Their product is the number of devices; -1 = what the other leaves.
     data: int = -1  # groups of devices that each hold all parameters
@@ -200,6 +211,7 @@ class Config:
     optimizer: OptimizerConfig
     train: TrainConfig
     eval: EvalConfig
+    index: IndexConfig
     mesh: MeshConfig
 
     def to_dict(self) -> dict:
@@ -456,6 +468,10 @@ def _check(config: Config) -> None:
             not config.eval.rerank or pmd is not None,
             f"config.eval.rerank: found {config.eval.rerank}, expected 0 with config.loss.pmd_weight=0: without a "
             "decoder nothing can be matched",
+        ),
+        (
+            config.index.change in ("add", "mirror", "remove"),
+            f"config.index.change: found {config.index.change!r}, expected 'add', 'mirror' or 'remove'",
         ),
         (
             all(size > 0 or size == -1 for size in (mesh.data, mesh.fsdp)) and (mesh.data, mesh.fsdp) != (-1, -1),

@@ -1,5 +1,6 @@
 """The front door: flags and wiring."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -25,6 +26,8 @@ from rice_jax.eval.draw import draw_clips
 from rice_jax.eval.retrieval import retrieval_evaluator, row_name
 from rice_jax.input.detection import detection_batches
 from rice_jax.input.pipeline import train_batches
+from rice_jax.live.index import FILE, export_faiss, read_index
+from rice_jax.live.indexing import remove_pictures, update_index
 from rice_jax.mesh import create_mesh
 from rice_jax.processes import ProcessError, join, leave, share_directory
 from rice_jax.train.detection import detection_step
@@ -41,10 +44,12 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoint
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "eval", "detect", "compare"],
-    "train (and evaluate), only evaluate the newest checkpoint, write a detector's boxes in config.data.detect, or "
-    "compare the runs whose workdirs are the arguments, which needs no --config.",
+    ["train", "eval", "detect", "index", "compare"],
+    "train (and evaluate), only evaluate the newest checkpoint, write a detector's boxes in config.data.detect, make "
+    "or change an index of the pictures in config.index.images, or compare the runs whose workdirs are the arguments, "
+    "which needs no --config.",
 )
+EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: write the index in this form, too.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,
@@ -88,9 +93,11 @@ def main(arguments: list[str]) -> None:
 
 
 def run(config: Config, workdir: Path, mode: str) -> None:
-    """Trains, evaluates or detects; see the flags."""
+    """Trains, evaluates, detects or indexes; see the flags."""
     mesh = create_mesh(config.mesh)
     logger.info("%d %s devices as %s", mesh.size, jax.default_backend(), dict(mesh.shape))
+    if mode == "index":
+        return index(config, workdir, mesh)
     graphdef = create_model(config.model, mesh)
     params = create_params(config.model, mesh, config.seed)
     if mode == "detect":
@@ -165,6 +172,29 @@ def detect(config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, pa
     if jax.process_index() == 0:
         draw_clips(config.data, path, config.eval.draw_clips, config.model.detector.num_boxes)
         print(f"\n{path}")
+
+
+def index(config: Config, workdir: Path, mesh: Mesh) -> None:
+    """Brings an index up to date with a shop's pictures, and writes it in another form if asked to."""
+    directory = Path(config.index.directory or workdir / "index")
+    if config.model.detector or not (config.index.images or EXPORT.value):
+        raise ConfigError(
+            "--mode=index: expected config.index.images (or --export) and no detector, found "
+            f"{config.index.images!r} and {config.model.detector and config.model.detector.kind!r}"
+        )
+    if EXPORT.value and not importlib.util.find_spec("faiss"):
+        raise ConfigError("--export=faiss: faiss is not installed; pip install -e '.[faiss]'")
+    if config.index.images and config.index.change == "remove":
+        remove_pictures(directory, config.index.images)
+    elif config.index.images:
+        source, _ = newest_weights(config, workdir)
+        params = create_params(config.model, mesh, config.seed)
+        with_decoder = config.model.pmd is not None and not missing(source, params, "pmd")
+        params = start_from(source, params, config.model)
+        graphdef = create_model(config.model, mesh)
+        update_index(config, graphdef, params, mesh, directory, source, workdir, with_decoder=with_decoder)
+    if jax.process_index() == 0:
+        print(export_faiss(directory, read_index(directory)) if EXPORT.value else directory / FILE)
 
 
 def compare(workdir: Path, runs: list[Path]) -> None:

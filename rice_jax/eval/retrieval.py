@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from rice_jax import checkpoint
 from rice_jax.config import Config
 from rice_jax.eval import attention, metrics, page, ranking, report, rerank
 from rice_jax.eval.album import Album
+from rice_jax.eval.calibration import fit_calibration, write_calibration
 from rice_jax.eval.embed import (
     Embedder,
     Images,
@@ -59,7 +62,8 @@ def retrieval_evaluator(
         workdir: where `results.json` (one row per evaluated step, another one where images were matched) and
             `rankings.jsonl` (the newest row's, which `results.json` names) are written.
         match_before_training: whether the decoder of step 0 has been trained elsewhere; a fresh one is not asked.
-        report_from_step: from this step on `report.html` is written too (`page`); None = never.
+        report_from_step: from this step on `report.html` (`page`) is written too, and `calibration.json` unless boxes
+            tell where to look, which nobody does of a livestream; None = never.
         with_attention: whether the report draws the decoder's attention: there is one, which has been trained by then.
 
     Returns:
@@ -85,10 +89,11 @@ def retrieval_evaluator(
         batches = eval_batches(data, role, batch_size, jax.process_index(), jax.process_count())
         return compute_rows(function, params, batches, num_rows, mesh)
 
-    def rank(embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, Images]:
+    def rank(embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, Images, np.ndarray]:
         images = embed(embedder.image, params, "gallery", len(image_ids))
+        videos = embed(embedder.video, params, "query", len(queries))
         ranked = ranking.rank(
-            embed(embedder.video, params, "query", len(queries)),
+            videos,
             [query.clip_id for query in queries],
             [query.gallery_id for query in queries],
             [query.image_ids for query in queries],
@@ -98,7 +103,7 @@ def retrieval_evaluator(
             skipped_images=skipped_images,
             num_top=max(NUM_TOP, num_matched),
         )
-        return ranked, images
+        return ranked, images, videos
 
     def match_first(ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
         rows = rerank.candidates(ranked, num_matched, gallery_ids, image_ids)
@@ -111,6 +116,20 @@ def retrieval_evaluator(
         result = metrics.evaluate(ranked, num_queries=num_queries, labels=labels)
         # Times are there to compare two rankings; without them equal runs write equal files.
         return dataclasses.replace(result, seconds=seconds if num_matched else None)
+
+    def calibrate(videos: np.ndarray, images: Images, params: PyTree) -> None:
+        calibration = fit_calibration(
+            videos,
+            [query.gallery_id for query in queries],
+            [query.image_ids for query in queries],
+            images.embedding,
+            gallery_ids,
+            image_ids,
+            num_frames=data.num_frames,
+            fingerprint=checkpoint.fingerprint(params, config.model, data.resize),
+        )
+        if calibration and jax.process_index() == 0:
+            write_calibration(workdir, calibration)
 
     def write_page(
         results: dict[str, metrics.Result],
@@ -157,7 +176,7 @@ def retrieval_evaluator(
         if config.eval.pixels and agree(PIXELS not in results):
             results = {PIXELS: score(rank(compile_embedder(pixel_embedder(), {}, mesh), {})[0]), **results}
         start, name = time.perf_counter(), row_name(step)
-        ranked, images = rank(embedder, params)
+        ranked, images, videos = rank(embedder, params)
         results[name] = score(ranked, time.perf_counter() - start)
         shares = results[name].score.rank
         if num_matched and (step or match_before_training):
@@ -177,6 +196,8 @@ def retrieval_evaluator(
             report.write_results(path, results, about)
             report.write_rankings(workdir / "rankings.jsonl", ranked)
         if report_from_step is not None and step >= report_from_step:
+            if config.model.ipd == "off":
+                calibrate(videos, images, params)
             write_page(results, name, ranked, step, shares, params)
         return shares
 
