@@ -185,7 +185,8 @@ def index(config: Config, workdir: Path, mesh: Mesh) -> None:
     if EXPORT.value and not importlib.util.find_spec("faiss"):
         raise ConfigError("--export=faiss: faiss is not installed; pip install -e '.[faiss]'")
     if config.index.images and config.index.change == "remove":
-        remove_pictures(directory, config.index.images)
+        if jax.process_index() == 0:
+            remove_pictures(directory, config.index.images)
     elif config.index.images:
         source, _ = newest_weights(config, workdir)
         params = create_params(config.model, mesh, config.seed)

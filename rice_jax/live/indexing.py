@@ -98,7 +98,7 @@ def update_index(
 
 
 def remove_pictures(directory: Path, images: str) -> None:
-    """Takes pictures out of an index; their files need not exist any more.
+    """Takes pictures out of an index; their files need not exist any more. One process does it.
 
     Args:
         directory: of the index.
@@ -118,8 +118,7 @@ def remove_pictures(directory: Path, images: str) -> None:
             f"{images}: none of its {len(named)} pictures, e.g. {name!r} of gallery {gallery!r}, is in {directory}; "
             "expected the ids and galleries that they were indexed with"
         )
-    if jax.process_index() == 0:
-        write_index(directory, index.take(kept))
+    write_index(directory, index.take(kept))
     logger.info(
         "%s: removed %d pictures, %d were not there; %d are left",
         directory,
@@ -206,7 +205,7 @@ def _embed(
         queries=images.queries,
         about=about,
     )
-    return index.take(np.flatnonzero(decoded)), [pictures[row] for row in np.flatnonzero(~decoded)]
+    return index.take(np.flatnonzero(decoded).tolist()), [pictures[row] for row in np.flatnonzero(~decoded)]
 
 
 def _picture_batches(config: Config, pictures: Sequence[tuple[Picture, str]], batch_size: int) -> Iterator[dict]:

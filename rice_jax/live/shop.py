@@ -41,6 +41,8 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
         FileNotFoundError: there is nothing at `path`.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: found nothing there, expected a directory of pictures or a CSV")
     pictures = list(_read_directory(path) if path.is_dir() else _read_csv(path, with_paths))
     if not pictures:
         expected = f"pictures ({', '.join(SUFFIXES)})" if path.is_dir() else "a line for each picture"
@@ -98,7 +100,7 @@ def _read_csv(path: Path, with_paths: bool) -> Iterator[Picture]:
                 file_path = path.parent / row.get("path", "")
                 yield Picture(row.get("gallery", ""), row["id"], file_path, row.get("title", ""), place)
         except csv.Error as error:
-            raise DataError(f"{path}:{rows.line_num}: {error}; expected a CSV") from error
+            raise DataError(f"{path}:{rows.reader.line_num}: {error}; expected a CSV") from error
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: {error}; expected a CSV in UTF-8") from error
 

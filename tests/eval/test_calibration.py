@@ -1,0 +1,125 @@
+"""How sure a similarity is; oracles: scipy's general minimiser on a plain likelihood, and how often it is right."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
+
+from rice_jax.eval.calibration import MAX_SCALE, Calibration, fit_calibration, read_calibration, write_calibration
+from rice_jax.types import DataError
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def make_shop(num_clips=300, noise=0.5, seed=0):
+    """Two galleries of 12 and 5 images, and clips that look like one of theirs; of some two images are right."""
+    rng = np.random.default_rng(seed)
+    images = unit(rng.normal(size=(17, 8)))
+    gallery_ids, image_ids = ["a"] * 12 + ["b"] * 5, [f"p{i % 12}" for i in range(17)]
+    rows = rng.integers(0, 17, num_clips)
+    videos = unit(images[rows] + noise * rng.normal(size=(num_clips, 8)))
+    truths = [[image_ids[row], "p3"] if row % 5 == 0 else [image_ids[row]] for row in rows]
+    return videos, [gallery_ids[row] for row in rows], truths, images, gallery_ids, image_ids
+
+
+def negative_log_likelihood(values, videos, query_gallery_ids, truths, images, gallery_ids, image_ids):
+    scale, none = values
+    total = 0.0
+    for video, gallery_id, own in zip(videos, query_gallery_ids, truths, strict=True):
+        here = [row for row in range(len(images)) if gallery_ids[row] == gallery_id]
+        logits = scale * (images[here].astype(np.float64) @ video.astype(np.float64))
+        right = np.array([image_ids[row] in own for row in here])
+        total += logsumexp([*logits, none]) - logsumexp(logits[right])
+        total += logsumexp([*logits[~right], none]) - none
+    return total / len(videos)
+
+
+def fit(*shop, **changes):
+    return fit_calibration(*shop, **{"num_frames": 10, "fingerprint": "f"} | changes)
+
+
+def test_is_the_likeliest():
+    shop = make_shop(num_clips=40)
+    found = fit(*shop)
+    best = minimize(negative_log_likelihood, [1.0, 1.0], args=shop, method="Nelder-Mead", options={"xatol": 1e-3})
+    assert [found.scale, found.none] == pytest.approx(best.x, rel=5e-3)
+    assert negative_log_likelihood((found.scale, found.none), *shop) < best.fun + 1e-6
+    assert (found.num_clips, found.num_frames, found.fingerprint) == (40, 10, "f")
+
+
+def test_probabilities_are_what_they_say():
+    found = fit(*make_shop(num_clips=2000))
+    videos, galleries, truths, images, gallery_ids, image_ids = make_shop(num_clips=2000, seed=0)
+    # Other clips of the same shop, half of them of a product that is taken out of it.
+    rng, sure, right = np.random.default_rng(5), [], []
+    for video, gallery_id, own in zip(videos, galleries, truths, strict=True):
+        there = rng.random() < 0.5
+        here = [
+            row for row, name in enumerate(image_ids) if gallery_ids[row] == gallery_id and (there or name not in own)
+        ]
+        shares = found.probabilities(images[here] @ video)
+        best = int(shares.argmax())
+        sure.append(shares[best])
+        right.append(image_ids[here[best]] in own if best < len(here) else not there)
+    sure, right = np.array(sure), np.array(right)
+    for low, high in [(0.3, 0.5), (0.5, 0.7), (0.7, 1.0)]:
+        chosen = (sure > low) & (sure <= high)
+        assert chosen.sum() > 100
+        assert right[chosen].mean() == pytest.approx(sure[chosen].mean(), abs=0.06)
+
+
+def test_probabilities_are_a_softmax_with_one_more():
+    calibration = Calibration(scale=30.0, none=20.0, num_clips=1, num_frames=1, fingerprint="")
+    cosines = np.random.default_rng(0).uniform(-1, 1, (3, 4, 6))
+    expected = softmax(np.concatenate([30 * cosines, np.full((3, 4, 1), 20.0)], -1), axis=-1)
+    np.testing.assert_allclose(calibration.probabilities(cosines), expected, rtol=1e-12)
+    assert calibration.probabilities(np.empty(0)) == [1.0], "nothing is in an empty gallery"
+    sharp = dataclasses.replace(calibration, scale=MAX_SCALE, none=999.0)
+    np.testing.assert_allclose(sharp.probabilities(np.array([1.0, -1.0])), softmax([1000, -1000, 999]))
+
+
+def test_clips_that_are_all_right_or_all_wrong():
+    images = np.eye(4, dtype=np.float32)
+    shop = (images, ["a"] * 4, [[name] for name in "0123"], images, ["a"] * 4, list("0123"))
+    sure = fit(*shop)
+    assert sure.scale <= MAX_SCALE and np.isfinite(sure.none)
+    assert sure.probabilities(images[0])[0] > 0.99 and sure.probabilities(np.zeros(3))[3] > 0.99
+    wrong = fit(-images, *shop[1:])
+    assert wrong.scale == pytest.approx(0, abs=1e-6), "similarity that tells the opposite tells nothing"
+    shares = wrong.probabilities(images[0])
+    assert np.isfinite(shares).all() and shares.sum() == pytest.approx(1)
+
+
+def test_a_gallery_of_nothing_but_truths_and_clips_without():
+    videos, galleries, truths, images, gallery_ids, image_ids = make_shop(num_clips=50)
+    known = fit(videos, galleries, truths, images, gallery_ids, image_ids)
+    # A clip whose truth was skipped, and one of an unknown gallery, are left out.
+    more = (np.concatenate([videos, videos[:2]]), [*galleries, "a", "c"], [*truths, ["skipped"], ["p1"]])
+    assert fit(*more, images, gallery_ids, image_ids) == known
+    assert fit(videos[:1], ["a"], [["skipped"]], images, gallery_ids, image_ids) is None
+    alone = fit(videos, ["only"] * 50, [["p"]] * 50, images[:1], ["only"], ["p"])
+    assert np.isfinite([alone.scale, alone.none]).all()
+
+
+def test_of_very_many_scores_some_are_enough():
+    shop = make_shop(num_clips=2000)
+    all_clips, some = fit(*shop), fit(*shop, max_scores=6000)
+    assert 400 < some.num_clips < 800 and all_clips.num_clips == 2000
+    assert [some.scale, some.none] == pytest.approx([all_clips.scale, all_clips.none], rel=0.15)
+
+
+def test_its_file(tmp_path):
+    assert read_calibration(tmp_path) is None
+    calibration = Calibration(30.5, 20.25, 100, 10, "f" * 64)
+    write_calibration(tmp_path / "run", calibration)
+    assert read_calibration(tmp_path / "run") == calibration
+    assert json.loads((tmp_path / "run" / "calibration.json").read_text())["scale"] == 30.5
+    for text in ("{", '{"scale": 1}', "[]"):
+        (tmp_path / "calibration.json").write_text(text)
+        with pytest.raises(DataError, match="calibration.json: cannot be read .* evaluate the run again"):
+            read_calibration(tmp_path)
