@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -18,6 +17,7 @@ from ml_collections import config_flags
 
 from rice_jax import checkpoint
 from rice_jax.checkpoint import CheckpointError
+from rice_jax.compiled import keep_compiled
 from rice_jax.config import Config, ConfigError, resolve
 from rice_jax.eval import domains, report
 from rice_jax.eval.compare import write_comparison
@@ -249,13 +249,6 @@ def parse_flags(arguments: list[str]) -> list[str]:
         return app.parse_flags_with_usage(arguments)
     except AttributeError as error:
         sys.exit(f"ConfigError: unknown setting: {error}\nAll settings are in configs/base.py.")
-
-
-def keep_compiled() -> None:
-    """What is compiled is kept for the next start: in JAX_COMPILATION_CACHE_DIR, or in the user's cache directory."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(cache / "rice_jax"))
 
 
 def speak() -> None:

@@ -5,6 +5,8 @@ import io
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from rice_jax.input.boxes import ProductBoxes, frame_boxes
@@ -24,13 +26,32 @@ class Thumbnail(NamedTuple):
     height: int
 
 
-class Album:
-    """Reads pictures of queries and galleries where a page asks for them, and keeps their thumbnails.
+class Pictures:
+    """Thumbnails of a page, each stored once.
 
     Attributes:
         pictures: base64 of the thumbnails' JPEG files.
         num_characters: their length together.
     """
+
+    def __init__(self):
+        """Starts without any."""
+        self._thumbnails: dict[Hashable, Thumbnail] = {}
+        self.pictures: list[str] = []
+        self.num_characters = 0
+
+    def add(self, name: Hashable, make: Callable[[], tuple[bytes, Sequence[int]]]) -> Thumbnail:
+        """The thumbnail of that name, which `make`, e.g. `thumbnail`, gives when it is asked for the first time."""
+        if name not in self._thumbnails:
+            encoded, size = make()
+            self._thumbnails[name] = Thumbnail(len(self.pictures), *size)
+            self.pictures.append(base64.b64encode(encoded).decode())
+            self.num_characters += len(self.pictures[-1])
+        return self._thumbnails[name]
+
+
+class Album(Pictures):
+    """Reads pictures of queries and galleries where a page asks for them."""
 
     def __init__(
         self,
@@ -52,14 +73,12 @@ class Album:
         Raises:
             FileNotFoundError: a data set is missing.
         """
+        super().__init__()
         found = boxes.features if boxes else ()
         self._queries = Source(data_dir, query, ("clip_id", "frames", *found), optional=("boxes", "box_frame"))
         self._gallery = Source(data_dir, gallery, ("image",), optional=("title",))
         self._rows, self._num_frames, self._boxes = image_rows, num_frames, boxes
-        self._thumbnails: dict[Hashable, Thumbnail] = {}
         self._titles: dict[int, str] = {}
-        self.pictures: list[str] = []
-        self.num_characters = 0
 
     def query(self, row: int, clip_id: str) -> list[dict[str, Any]]:
         """The frames of a query that its embedding is made of.
@@ -86,7 +105,9 @@ class Album:
         found = self._boxes.of(stored, chosen) if self._boxes else [None] * len(chosen)
         return [
             {
-                "thumbnail": self._add(("frame", row, int(frame)), lambda frame=frame: stored["frames"][frame]),
+                "thumbnail": self.add(
+                    ("frame", row, int(frame)), lambda frame=frame: thumbnail(stored["frames"][frame])
+                ),
                 "truths": truths[frame],
                 "found": [box] if box else [],
             }
@@ -96,28 +117,20 @@ class Album:
     def image(self, gallery_id: str, image_id: str) -> dict[str, Any]:
         """An image of a gallery: its `id`, `title` ("" = unknown) and `thumbnail`, None if it is not there."""
         row = self._rows.get((gallery_id, image_id))
-        thumbnail = None if row is None else self._add(("image", row), lambda: self._read_image(row))
-        return {"id": image_id, "title": self._titles.get(row, ""), "thumbnail": thumbnail}
+        small = None if row is None else self.add(("image", row), lambda: thumbnail(self._read_image(row)))
+        return {"id": image_id, "title": self._titles.get(row, ""), "thumbnail": small}
 
     def _read_image(self, row: int) -> bytes:
         stored = self._gallery[row]
         self._titles[row] = stored.get("title", b"").decode()
         return stored["image"]
 
-    def _add(self, name: Hashable, read: Callable[[], bytes]) -> Thumbnail:
-        if name not in self._thumbnails:
-            encoded, size = thumbnail(read())
-            self._thumbnails[name] = Thumbnail(len(self.pictures), *size)
-            self.pictures.append(base64.b64encode(encoded).decode())
-            self.num_characters += len(self.pictures[-1])
-        return self._thumbnails[name]
 
-
-def thumbnail(encoded: bytes) -> tuple[bytes, Sequence[int]]:
+def thumbnail(picture: bytes | UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, Sequence[int]]:
     """Makes a picture small.
 
     Args:
-        encoded: its file; an EXIF orientation is ignored, as boxes ignore it.
+        picture: its file, whose EXIF orientation is ignored, as boxes ignore it; or RGB, 0 to 255.
 
     Returns:
         A JPEG of at most `WIDTH` × `HEIGHT` pixels, never larger than the picture, and its width and height.
@@ -125,10 +138,10 @@ def thumbnail(encoded: bytes) -> tuple[bytes, Sequence[int]]:
     Raises:
         OSError: the picture cannot be decoded.
     """
-    picture = Image.open(io.BytesIO(encoded))
-    picture.draft("RGB", (2 * WIDTH, 2 * HEIGHT))
-    picture = picture.convert("RGB")
-    picture.thumbnail((WIDTH, HEIGHT))
+    small = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else Image.fromarray(picture)
+    small.draft("RGB", (2 * WIDTH, 2 * HEIGHT))
+    small = small.convert("RGB")
+    small.thumbnail((WIDTH, HEIGHT))
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=QUALITY, optimize=True)
-    return file.getvalue(), picture.size
+    small.save(file, "JPEG", quality=QUALITY, optimize=True)
+    return file.getvalue(), small.size

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rice_jax.eval import plots
-from rice_jax.eval.album import Album
+from rice_jax.eval.album import Album, Pictures
 from rice_jax.eval.attention import Attention
 from rice_jax.eval.metrics import Result
 from rice_jax.eval.plots import Curve, Plot
@@ -124,9 +124,9 @@ def write_report(
     logger.info("%s: %d of %d queries shown, %.1f MB", path, len(cards), len(ranking.rank), len(html.encode()) / 1e6)
 
 
-def render(template: str, album: Album | None, **values: Any) -> str:
-    """A page from a template, with the pictures of an album."""
-    loader = jinja2.PackageLoader("rice_jax.eval")
+def render(template: str, album: Pictures | None, *, package: str = "rice_jax.eval", **values: Any) -> str:
+    """A page from a template of that package, with the pictures of an album."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, "rice_jax.eval")])
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -3,11 +3,11 @@
 import logging
 import threading
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rice_jax import checkpoint
 from rice_jax.checkpoint import CheckpointError
 from rice_jax.input.transforms import sample_frames
 from rice_jax.live.engine import Engine, Frames, first_places
@@ -17,8 +17,8 @@ from tests.live.shop import NONE, NUM_FRAMES, SCALE, make_shop, png, show
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return make_shop(tmp_path_factory.mktemp("shop"))
+def shop(live_shop):
+    return live_shop
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +29,6 @@ def engine(shop):
 @pytest.fixture(scope="module")
 def matching(shop):
     return Engine(None, shop.directory, rerank=3)
-
-
-@pytest.fixture
-def compiled():
-    """The number of programs that were compiled since."""
-    counted = []
-
-    def count(event, *_, **__):
-        if event == "/jax/core/compile/backend_compile_duration":
-            counted.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(count)
-    jax.jit(lambda x: x * 17 + len(counted))(jnp.ones(3)).block_until_ready()
-    assert counted, "the listener hears of what is compiled"
-    counted.clear()
-    yield counted
-    jax.monitoring.unregister_event_duration_listener(count)
 
 
 def encode(engine, shop, rows):
@@ -151,13 +134,13 @@ def test_the_decoder_re_orders_the_first(matching, engine, shop):
     assert sorted(match.id for match in small.products) == ["p6", "p7"], "a gallery of fewer than are re-ranked"
 
 
-def test_nothing_is_compiled_after_the_constructor(engine, matching, shop, compiled):
+def test_nothing_is_compiled_after_the_constructor(engine, matching, shop, programs):
     for number in range(1, 7):
         for used in (engine, matching):
             frames = encode(used, shop, range(number))
             for gallery in (None, "a", "b"):
                 used.rank(frames, gallery, top=number)
-    assert not compiled
+    assert not programs
 
 
 def test_many_threads_get_their_own_answers(engine, shop):
@@ -195,8 +178,6 @@ def test_without_decoder_nothing_is_re_ranked(tmp_path, caplog):
 
 def test_another_models_checkpoint_is_refused(shop, tmp_path):
     other = make_shop(tmp_path / "other", decoder=False)
-    from rice_jax import checkpoint
-
     params, config = checkpoint.load_weights(other.index.about.checkpoint)
     params["encoder"]["position_embedding"] = params["encoder"]["position_embedding"] + 0.1
     checkpoint.save_weights(tmp_path / "changed", params, config)

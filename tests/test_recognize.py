@@ -1,0 +1,73 @@
+"""The command that recognises a video, in this process."""
+
+import json
+
+import pytest
+
+from rice_jax import recognize
+from tests.live.shop import make_shop, png, write_mp4
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(autouse=True)
+def leave_the_users_cache_alone(monkeypatch):
+    monkeypatch.setattr(recognize, "keep_compiled", lambda: None)
+
+
+def run(capsys, *arguments):
+    recognize.main([str(argument) for argument in arguments])
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_a_video_gives_lines_and_a_page(shop, tmp_path, capsys):
+    video = write_mp4(tmp_path / "video.mp4", [shop.pictures[row] for row in (1, 10, 5)], 9)
+    page = tmp_path / "out.html"
+    lines = run(capsys, video, f"--index={shop.directory}", "--top=2", f"--report={page}")
+    assert [(line["start"], line["end"]) for line in lines] == [(0, 8.5), (8.5, 17.5), (17.5, 27)]
+    first, gap, last = lines
+    assert first["product"] == {"id": "p1", "gallery": "a", "title": "title p1"} | {
+        name: first["product"][name] for name in ("score", "confidence")
+    }
+    assert gap["product"] is None and last["product"]["id"] == "p5"
+    assert [len(line["products"]) for line in lines] == [2, 2, 2]
+    assert all(0 <= line["confidence"] <= 1 for line in lines)
+    assert "video.mp4" in page.read_text(encoding="utf-8")
+
+
+def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(png(shop.pictures[6]))
+    arguments = f"--index={shop.directory}", "--gallery=b", "--rerank=2", "--interval_seconds=0.5"
+    [line] = run(capsys, tmp_path, *arguments, f"--checkpoint={shop.index.about.checkpoint}")
+    assert line["end"] == 3 and {match["id"] for match in line["products"]} == {"p6", "p7"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["video.mp4"], "DataError: video.mp4: is not there"),
+        (["video.mp4", "--gallery=c"], "DataError: found no gallery 'c'"),
+        (["broken.txt", "--report=out.html"], "DataError: frame at second 1: a picture of 0 bytes cannot be decoded"),
+        (["video.mp4", "--checkpoint=nowhere"], "CheckpointError: .*nowhere: found no checkpoint"),
+        (["video.mp4", "--index=nowhere"], "FileNotFoundError: nowhere/index.parquet: found no index"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(shop, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.png").write_bytes(png(shop.pictures[0]))
+    (tmp_path / "bad.png").write_bytes(b"")
+    (tmp_path / "broken.txt").write_text("good.png\nbad.png\n")
+    with pytest.raises(SystemExit, match=message):
+        recognize.main([f"--index={shop.directory}", *arguments])
+    assert capsys.readouterr().out == "" and not (tmp_path / "out.html").exists()
+
+
+@pytest.mark.parametrize("flag", ["--top=0", "--rerank=-1", "--interval_seconds=0"])
+def test_impossible_numbers(flag, capsys):
+    with pytest.raises(SystemExit):
+        recognize.main(["video.mp4", "--index=index", flag])
+    assert "expected --top of 1 or more" in capsys.readouterr().err
