@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32
-from scipy.optimize import minimize
 
 from rice_jax.eval.report import replace_file
 from rice_jax.types import DataError
@@ -123,6 +122,8 @@ def read_calibration(workdir: str | os.PathLike) -> Calibration | None:
 
 def _most_likely(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> tuple[float, float]:
     """Scale and none for the cosines of each clip and which of them are of a truth, at least one."""
+    from scipy.optimize import minimize  # here, as it takes long to import and most runs fit at their end
+
     starts = np.cumsum([0, *map(len, cosines[:-1])])
     best = np.array([own.max() for own in cosines], np.float64)
     behind = np.concatenate(cosines) - np.repeat(best, list(map(len, cosines)))  # 0 or less: no exp is too large

@@ -4,9 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
+# matplotlib, a sixth of the program's start, is imported where it is used: most runs draw only at their end.
 
 # Of middle brightness: told apart on white and on black.
 COLOURS = ("#3f87f5", "#e8760a", "#1ea97c", "#ab6bf2", "#d94a7a", "#8f8a00", "#0aa2c0", "#8a8f98")
@@ -61,6 +59,9 @@ def lines(
         percent: y is a share in 0..1, drawn from 0 to 100 %.
         places: marks of a logarithmic horizontal axis; None = a linear one.
     """
+    import matplotlib
+    from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
+
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(xlabel)
         for curve, colour in zip(curves.values(), _colours(len(curves)), strict=True):
@@ -86,6 +87,9 @@ def histogram(title: str, groups: Mapping[str, Sequence[float]], *, xlabel: str,
         xlabel: of the horizontal axis.
         num_bins: of all groups together.
     """
+    import matplotlib
+    from matplotlib.ticker import NullLocator
+
     groups = {name: values for name, values in groups.items() if len(values)}
     everything = [value for values in groups.values() for value in values]
     span = (min(everything), max(everything)) if min(everything) < max(everything) else None
@@ -100,6 +104,8 @@ def histogram(title: str, groups: Mapping[str, Sequence[float]], *, xlabel: str,
 
 
 def _figure(xlabel: str):
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.3, 2.7), layout="constrained")  # narrow, so that a phone need not shrink it much
     axes = figure.subplots()
     axes.set_xlabel(xlabel)
@@ -110,7 +116,7 @@ def _colours(num: int) -> list[str]:
     return [COLOURS[place % len(COLOURS)] for place in range(num)]
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure) -> str:
     """The element alone; without a date, so that equal runs write equal pages."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
