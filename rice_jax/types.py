@@ -19,7 +19,7 @@ class DataError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """Pictures of any size up to H × W, and what of them is to be seen in S × S pixels; see `ops.resample`.
+    """Pictures of any size up to H × W, and what of them is to be seen in S × S pixels; see `models.resample`.
 
     In a batch it stands for `UInt8[Array, "B S S 3"]` where the device is to do the work.
     """

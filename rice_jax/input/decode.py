@@ -1,7 +1,7 @@
 """From encoded pictures to the arrays of a batch, each decoded where it will lie.
 
 Either the host does all of it (`transforms.render`), or it only decodes and the device cuts and resizes
-(`ops.resample`), which spares the host three quarters of the work.
+(`models.resample`), which spares the host three quarters of the work.
 """
 
 import collections

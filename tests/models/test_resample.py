@@ -9,7 +9,7 @@ from PIL import Image
 
 from rice_jax.input.decode import Batcher, Encoded, recycled
 from rice_jax.input.transforms import Crop, random_colour, render
-from rice_jax.ops.resample import resample, show, weights
+from rice_jax.models.resample import resample, show, weights
 from rice_jax.types import DataError, Decoded
 from tests.settings import small_config
 
