@@ -3,16 +3,17 @@
     python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
     python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
     python scripts/benchmark.py rank [--sizes=20079x66358x110,200x1000000x1] [--cores=N] [--rounds=3]
+    python scripts/benchmark.py live [--images=1000] [--rerank=50] [--frames=300] [--cores=N] [--config.…]
     python scripts/benchmark.py flops [--config.data.batch_size=16 …]
     python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
     python scripts/benchmark.py data [--cores=N] [--clips=1500] [--rounds=5] [--seconds=5] [--config.data.resize=288 …]
 
-`step`, `encode`, `rank` and `data` print their numbers once more as a line of JSON. In the first three what is compared
-takes turns, once a round; figures are medians over the rounds, and so are ratios, by the clock. A core-second is a
-second of a core's time: where other programs take theirs, these still tell. `step` and `encode` run on the first device
-that JAX finds: on a CPU in float32 and small, elsewhere in bfloat16 and with several sizes of a batch. FLOP are those
-that no program can do without (`least_operations`), and utilisation is their share of the device's peak, where that is
-known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are those of
+`step`, `encode`, `rank`, `live` and `data` print their numbers once more as a line of JSON. In the first three what is
+compared takes turns, once a round; figures are medians over the rounds, and so are ratios, by the clock. A core-second
+is a second of a core's time: where other programs take theirs, these still tell. `step`, `encode` and `live` run on the
+first device that JAX finds: on a CPU in float32 and small, elsewhere in bfloat16 and with several sizes of a batch.
+FLOP are those that no program can do without (`least_operations`), and utilisation is their share of the device's peak,
+where that is known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are those of
 `configs/base.py`.
 - `step` trains RICE, ICL, PMD, PFR and AdamW, beside a step that matches as the reference does, written in JAX too.
   Neither has dropout.
@@ -21,6 +22,9 @@ known: not on a CPU. `--profile` writes a trace of our program for each row of i
 - `rank` ranks random embeddings of so many queries among so many images in so many galleries, LPR4M's number and one
   gallery of a million, beside plain numpy, which holds all scores of a gallery, and faiss, if that is installed, which
   looks for the first ten only. Memory is what the process held at once. It takes Linux.
+- `live` says how long a frame that is pushed (`live.recognizer`), a JPEG of 720 × 1280, waits for the ranking of an
+  index of random images, with and without re-ranking, when the window is full and nobody else pushes: of the sample
+  shop's model and of ViT-B/32, or of what other settings make of the latter.
 
 `flops` counts the operations of our step, of the least that RICE needs, and of a step that matches as the reference
 does. `memory` says what a step needs beside its state and batch, with and without recomputing activations, and in
@@ -56,7 +60,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from configs import base
+from configs import base, sample
 from rice_jax.config import Config, ConfigError, ModelConfig, resolve
 from rice_jax.mesh import constrain_batch
 from rice_jax.models.layers import unstack
@@ -79,14 +83,15 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="step|encode|rank|flops|memory|data")
-    for command in (step, encode, rank, flops, memory, data):
+    commands = parser.add_subparsers(required=True, metavar="step|encode|rank|live|flops|memory|data")
+    for command in (step, encode, rank, live, flops, memory, data):
         subparser = commands.add_parser(command.__name__, description=command.__doc__)
         subparser.set_defaults(command=command)
     positive, add = _positive(int), {name: subparser.add_argument for name, subparser in commands.choices.items()}
+    for name in ("step", "encode", "rank", "live", "data"):
+        add[name]("--cores", type=positive, help="use so many (default: all)")
     for name in ("step", "encode", "rank", "data"):
         rounds = 5 if name == "data" else 3
-        add[name]("--cores", type=positive, help="use so many (default: all)")
         add[name]("--rounds", type=positive, default=rounds, help=f"measure each so often (default: {rounds})")
     for name, seconds in (("step", 2.0), ("encode", 2.0), ("data", 5.0)):
         text = f"measure each so long in a round (default: {seconds:.0f})"
@@ -97,6 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
     add["rank"](
         "--sizes", type=_several(_size), default=SIZES, help="queries x images x galleries, with commas between"
     )
+    add["live"]("--images", type=positive, default=1000, help="in the index (default: 1000)")
+    add["live"]("--rerank", type=positive, default=50, help="match so many in every second row (default: 50)")
+    add["live"]("--frames", type=positive, default=300, help="measure so many (default: 300)")
     add["data"]("--clips", type=positive, default=1500, help="simulated clips (default: 1500)")
     add["memory"]("--chunk", type=positive, default=64, help="pairs (default: 64)")
     args, rest = parser.parse_known_args(arguments)
@@ -105,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     overrides = dict(flag.removeprefix("--config.").split("=", 1) for flag in rest)
     options = vars(args)
     command = options.pop("command")
-    if command not in (step, encode):
+    if command not in (step, encode, live):
         jax.config.update("jax_platforms", "cpu")
     try:
         command({name: _literal(value) for name, value in overrides.items()}, **options)
@@ -164,6 +172,20 @@ def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | 
         print_rows(rank_speed.COLUMNS, rows, cores=used)
     if "faiss" not in rank_speed.methods():
         print("faiss is not installed: no rows of it", file=sys.stderr)
+
+
+def live(overrides: Mapping, *, cores: int | None, images: int, rerank: int, frames: int) -> None:
+    """Measures how long a pushed frame waits for its ranking."""
+    from scripts import live_speed
+
+    with on_cores(cores) as used:
+        configs = {"as set": settings({**default_dtype(), **overrides})}
+        if not overrides:
+            shop = sample.get_config()
+            shop.loss.pmd_weight = 1.0  # for a decoder to re-rank with
+            configs = {"sample": resolve(shop.to_dict()), "ViT-B/32": configs["as set"]}
+        rows = live_speed.measure(configs, images, rerank, frames)
+        print_rows(live_speed.COLUMNS, rows, device=jax.devices()[0].device_kind, cores=used, images=images)
 
 
 def flops(overrides: Mapping) -> None:
@@ -411,9 +433,15 @@ class NaiveRice(Rice):
         candidates = jnp.concatenate([jnp.arange(len(negatives))[:, None], negatives], axis=1)  # [B, K]
         videos = candidates.reshape(-1)
         images = jnp.repeat(tokens.image, candidates.shape[1], axis=0)
-        hidden, _ = self.decode_all(images, tokens.video[videos], frame_mask[videos])
+        hidden = self.decode_pairs(images, tokens.video[videos], frame_mask[videos])
         _, attention = self.decode_all(tokens.image, tokens.video, frame_mask)
-        return Matches(self.pmd.cosine(hidden[:, 0].reshape(*candidates.shape, -1)), attention)
+        return Matches(self.pmd.cosine(hidden.reshape(*candidates.shape, -1)), attention)
+
+    def decode_pairs(
+        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B D"]:
+        """The images' CLS tokens after the last pair of blocks."""
+        return self.decode_all(x, video_tokens, frame_mask)[0][:, 0]
 
     def decode_all(
         self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
@@ -428,6 +456,21 @@ class NaiveRice(Rice):
             x, attention = cross_block(x, *cross_block.keys_values(video_tokens), token_mask)
             maps.append(attention)
         return x, jnp.concatenate(maps, axis=1)
+
+
+class PairwiseRice(NaiveRice):
+    """The same with an image and a candidate at a time, as a loop over pairs does it."""
+
+    def decode_pairs(
+        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B D"]:
+        graphdef, params = nnx.split(self)
+
+        def decode_pair(pair: tuple[Array, Array, Array]) -> Float[Array, " D"]:
+            model = nnx.merge(graphdef, params)  # its own: a module does not go from one trace into another
+            return NaiveRice.decode_pairs(model, *(rows[None] for rows in pair))[0]
+
+        return jax.lax.map(decode_pair, (x, video_tokens, frame_mask))
 
 
 def _positive(kind: type) -> Callable[[str], float]:

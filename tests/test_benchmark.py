@@ -60,11 +60,13 @@ def test_our_step_does_little_more_than_the_least_and_the_naive_one_much_more(ca
 
 def test_recomputing_activations_needs_less_memory(capsys):
     benchmark.main(["memory", *arguments(**{"model.layers": 6, "model.width": 32})])
-    _, kept, recomputed = (line.split()[1:] for line in capsys.readouterr().out.splitlines())
-    assert kept[0] == recomputed[0] and float(recomputed[1]) < 0.5 * float(kept[1])
+    _, none, dots, full = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert none[1] == dots[1] == full[1]
+    assert float(full[2]) < 0.5 * float(none[2]) and float(full[2]) < float(dots[2]) < float(none[2])
 
 
-def test_the_naive_step_computes_the_same():
+@pytest.mark.parametrize("naive", [benchmark.NaiveRice, benchmark.PairwiseRice])
+def test_the_naive_step_computes_the_same(naive):
     config = small_config(data__batch_size=16, model__layers=4, model__pmd__num_pairs=2)
     params = create_params(config.model, mesh_of(1), seed=0)
 
@@ -76,7 +78,7 @@ def test_the_naive_step_computes_the_same():
     def assert_same(ours, naive):
         np.testing.assert_allclose(ours, naive, rtol=1e-4, atol=1e-4 * np.abs(naive).max() + 1e-7)
 
-    jax.tree.map(assert_same, loss_and_gradients(Rice), loss_and_gradients(benchmark.NaiveRice))
+    jax.tree.map(assert_same, loss_and_gradients(Rice), loss_and_gradients(naive))
 
 
 @pytest.mark.parametrize(
@@ -228,6 +230,16 @@ def test_bad_sizes(capsys, size):
     with pytest.raises(SystemExit):
         benchmark.main(["rank", f"--sizes={size}"])
     assert f"found {size}, expected queries x images x galleries" in capsys.readouterr().err
+
+
+def test_pushing_frames_is_measured(capsys):
+    small = {"model.width": 32, "model.layers": 2, "model.heads": 2, "model.pmd.num_heads": 2, "model.image_size": 64}
+    settings = [f"--config.{name}={value}" for name, value in small.items()]
+    result, cells = run(capsys, "live", "--images=20", "--rerank=5", "--frames=8", "--cores=1", *settings)
+    assert [row["re-ranked"] for row in result["rows"]] == [0, 5] and result["images"] == 20
+    assert cells[0].split()[:3] == ["as", "set", "0"]
+    for row in result["rows"]:
+        assert 0 < row["median_ms"] <= row["p99_ms"] <= row["longest_ms"] and row["core_ms"] > 0
 
 
 def test_what_an_encoder_cannot_do_without():
