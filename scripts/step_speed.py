@@ -10,10 +10,11 @@ from jax.sharding import NamedSharding
 
 from rice_jax.config import Config
 from rice_jax.mesh import BATCH
+from rice_jax.models.rice import Rice
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_params, create_state
 from rice_jax.types import Batch
-from scripts.benchmark import NaiveRice, abstract_batch, compiled_step, least_operations, one_device
+from scripts.benchmark import NaiveRice, PairwiseRice, abstract_batch, compiled_step, least_operations, one_device
 from scripts.peaks import peak_operations
 from scripts.timing import median, ratio, skip_too_large, take_turns
 
@@ -31,7 +32,7 @@ COLUMNS = {
 
 
 def measure(configs: list[Config], rounds: int, seconds: float, profile: Path | None = None) -> Iterator[dict]:
-    """Trains on random pairs with our step and with the naive one, which take turns, on the first device.
+    """Trains on random pairs with our step and with the naive ones, which take turns, on the first device.
 
     Args:
         configs: one for each size of a batch.
@@ -73,10 +74,11 @@ def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> 
 
 
 def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
-    """Both steps; they train one state in turn, so that the memory of a second one is not needed."""
+    """The steps; they train one state in turn, so that the memory of a second one is not needed."""
     mesh = one_device()
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
-    steps = {"ours": compiled_step(config), "naive": compiled_step(config, NaiveRice)}
+    models = {"ours": Rice, "naive": NaiveRice, "naive, pair by pair": PairwiseRice}
+    steps = {name: compiled_step(config, model) for name, model in models.items()}
     state = create_state(create_params(config.model, mesh, config.seed), optimizer, mesh)
     batch = jax.device_put(random_batch(config), NamedSharding(mesh, BATCH))
 
