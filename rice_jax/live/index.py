@@ -102,7 +102,8 @@ def read_index(directory: str | os.PathLike) -> Index:
             f"--config.index.images=DIR_OR_CSV --config.index.directory={directory}"
         )
     try:
-        table = pq.read_table(path, memory_map=True)
+        with path.open("rb") as file:  # once: by its name, Arrow opens it twice, and may meet another one in between
+            table = pq.ParquetFile(file).read()
         about = About.from_dict(json.loads(table.schema.metadata[SETTINGS]))
         texts = {name: table[column].to_pylist() for name, column in TEXTS.items()}
         vectors = _read_rows(table["vector"], np.float32)

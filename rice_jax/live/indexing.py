@@ -25,6 +25,7 @@ from rice_jax.input import transforms
 from rice_jax.input.pipeline import share
 from rice_jax.live.index import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.live.shop import Picture, read_shop
+from rice_jax.processes import agree
 from rice_jax.types import DataError
 
 NUM_NAMED = 10  # pictures that cannot be used, in an error
@@ -86,6 +87,7 @@ def update_index(
     index = _merge([index for index in (old, new) if index is not None], pictures, about, config.index.change)
     if jax.process_index() == 0:
         write_index(directory, index)
+    agree(True)  # a process that ends may end the others, so none does before the index is there
     logger.info("%s: %d pictures in %d galleries", directory, len(index.image_ids), len(set(index.gallery_ids)))
     if broken:
         reasons = [_problem(config, picture, digest) for picture, digest in broken[:NUM_NAMED]]

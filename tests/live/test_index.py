@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
 import numpy as np
@@ -76,6 +77,16 @@ def test_what_ends_while_it_writes_leaves_the_old_one(tmp_path, monkeypatch, pla
     write_index(tmp_path, make_index(4))  # what is left of the other is in nobody's way
     assert_equal(read_index(tmp_path), make_index(4))
     assert os.listdir(tmp_path) == ["index.parquet"]
+
+
+def test_who_reads_while_another_writes_reads_one_or_the_other(tmp_path):
+    write_index(tmp_path, make_index(2000))
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [write_index(tmp_path, make_index(2000 + i % 2)) for i in range(30)])
+        while not writing.done():
+            index = read_index(tmp_path)
+            assert len(index.vectors) == len(index.queries) == len(index.image_ids) in (2000, 2001)
+        writing.result()
 
 
 def test_no_index(tmp_path):
