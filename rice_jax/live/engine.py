@@ -155,15 +155,15 @@ class Engine:
         Args:
             frames: of the clip, in order; at least one.
             gallery: its id; None = all images of the index.
-            top: how many images to name.
+            top: how many images to name, at least 1.
             time: of the clip's newest frame, which the result repeats.
 
         Raises:
-            DataError: there is no such gallery, no frame, or a number that is not finite.
+            DataError: there is no such gallery, no frame, nothing to name, or a number that is not finite.
         """
         rows = self.rows(gallery)
-        if not len(frames.features):
-            raise DataError("found no frame, expected at least one")
+        if not len(frames.features) or top < 1:
+            raise DataError(f"found {len(frames.features)} frames and top={top}, expected at least one of both")
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))
         cosines = self._cosines(frames)[rows]
         if not np.isfinite(cosines).all():
@@ -177,13 +177,12 @@ class Engine:
             scores[: len(order)] = matched[order]
         shares = self.calibration.probabilities(cosines) if self.calibration else None
         products = tuple(
-            self.name(int(rows[place]), float(score), None if shares is None else float(shares[place]))
+            self._name(int(rows[place]), float(score), None if shares is None else float(shares[place]))
             for place, score in zip(best[:top].tolist(), scores.tolist(), strict=False)
         )
         return Recognition(time, products, None if shares is None else float(shares[-1]))
 
-    def name(self, row: int, score: float, confidence: float | None) -> Match:
-        """An image of the index by its row; the others as of `Match`."""
+    def _name(self, row: int, score: float, confidence: float | None) -> Match:
         index = self.index
         return Match(index.image_ids[row], index.gallery_ids[row], index.titles[row], score, confidence)
 

@@ -162,26 +162,25 @@ def products_over_time(
 ) -> list[Shown]:
     """Says which product a video shows from when to when.
 
-    The timeline follows the embeddings (`timeline`). Where the engine re-ranks, the product of a segment is the first
-    one after that, with the confidence of its embedding in the segment's frames.
+    `timeline` says where its parts begin and end, and which of them show none of the gallery's products. The product of
+    another one is the first that `Engine.rank` names for the part's frames, which are a clip; so are the confidences.
 
     Args:
         engine: that encoded the frames.
         times: of the frames, ascending, in seconds.
         frames: of the video.
         gallery: whose images may be shown; None = all of the index.
-        top: how many images to name for each segment, as `rank` does for the segment's frames.
+        top: how many images to name for each part, at least 1.
         interval_seconds: between sampled frames.
 
     Raises:
         DataError: as of `Engine.rank`.
     """
-    rows, calibration = engine.rows(gallery), engine.calibration
-    vectors = engine.index.vectors[rows]
+    calibration = engine.calibration
     segments = timeline(
         frames.features,
         np.asarray(times, np.float64),
-        vectors,
+        engine.index.vectors[engine.rows(gallery)],
         calibration.scale if calibration else engine.logit_scale,
         calibration.none if calibration else None,
         num_frames=engine.num_frames,
@@ -189,16 +188,10 @@ def products_over_time(
     )
     found = []
     for segment in segments:
-        own = frames.take(segment.frames)
-        products = engine.rank(own, gallery, max(top, 1)).products
-        product, confidence = None, segment.confidence if calibration else None
-        if segment.row is not None and engine.reranks:
-            product, confidence = products[0], products[0].confidence
-        elif segment.row is not None:
-            mean = own.features.mean(axis=0)
-            score = float(vectors[segment.row] @ mean / np.linalg.norm(mean))
-            product = engine.name(int(rows[segment.row]), score, confidence)
-        found.append(Shown(segment.start, segment.end, product, confidence, products[:top], segment.frames))
+        ranked = engine.rank(frames.take(segment.frames), gallery, top)
+        product = None if segment.row is None else ranked.products[0]
+        confidence = product.confidence if product else ranked.none
+        found.append(Shown(segment.start, segment.end, product, confidence, ranked.products, segment.frames))
     return found
 
 

@@ -81,7 +81,7 @@ def test_a_gallery_is_all_there_is(engine, shop):
     "gallery, frames, message",
     [
         ("c", 1, "no gallery 'c' among the index's 2: 'a', 'b'"),
-        (None, 0, "found no frame"),
+        (None, 0, "found 0 frames and top=5, expected at least one of both"),
         (None, np.nan, "not finite"),
     ],
 )
@@ -89,6 +89,11 @@ def test_what_cannot_be_ranked(engine, gallery, frames, message):
     features = np.full((1, 16), frames, np.float32) if frames else np.empty((0, 16), np.float32)
     with pytest.raises(DataError, match=message):
         engine.rank(Frames(features, None), gallery)
+
+
+def test_nothing_to_name(engine, shop):
+    with pytest.raises(DataError, match="found 1 frames and top=0"):
+        engine.rank(encode(engine, shop, [0]), top=0)
 
 
 def test_any_number_of_pictures_is_encoded(engine, shop):

@@ -154,7 +154,6 @@ def test_the_products_of_a_video(engine, video, programs):
     assert not programs
     assert [first.product.id, gap.product, last.product.id] == ["p1", None, "p5"], "the second is not in the index"
     assert (first.start, first.end, gap.end, last.end) == (0, 8.5, 17.5, 27)
-    assert first.product.score == pytest.approx(first.products[0].score, abs=1e-5)
     assert first.product.confidence == first.confidence > 0.9 and gap.confidence > 0.9
     assert [len(part.products) for part in (first, gap, last)] == [5, 5, 5]
 
@@ -165,13 +164,17 @@ def test_the_products_of_another_gallery(engine, video):
     assert part.product is None and part.products[0].gallery == "b"
 
 
-def test_where_the_engine_re_ranks_the_decoder_has_the_last_word(matching, video):
-    times, frames = encode_video(matching, read_video(video), 4)
-    for part in products_over_time(matching, times, frames, top=2):
-        ranked = matching.rank(frames.take(part.frames), top=2)
+@pytest.mark.parametrize("which", ["engine", "matching"])
+def test_a_part_is_a_clip(which, video, request):
+    engine = request.getfixturevalue(which)
+    times, frames = encode_video(engine, read_video(video), 4)
+    for part in products_over_time(engine, times, frames, top=2):
+        ranked = engine.rank(frames.take(part.frames), top=2)
         assert part.products == ranked.products
         if part.product:
             assert (part.product, part.confidence) == (ranked.products[0], ranked.products[0].confidence)
+        else:
+            assert part.confidence == ranked.none
 
 
 def test_a_broken_frame_of_a_video_is_named(engine, live_shop):
