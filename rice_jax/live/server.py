@@ -116,7 +116,7 @@ def create_app(
             return await service.recognize(request, uploads.read_form(form, limits))
 
     @app.post("/streams/{stream_id}/frames", openapi_extra=_body(dict.fromkeys(PICTURES.values(), _FILE)))
-    async def push(request: Request, stream_id: StreamId, wanted: Annotated[WantedNow, Query()]) -> StreamRanking:
+    async def push_frame(request: Request, stream_id: StreamId, wanted: Annotated[WantedNow, Query()]) -> StreamRanking:
         """Takes a picture of a stream, which begins with it if it is new, and says what the stream shows now.
 
         Of several pictures in one interval only the first counts.
@@ -125,7 +125,7 @@ def create_app(
         return await service.push(await request.body(), stream_id, wanted, streams)
 
     @app.delete("/streams/{stream_id}", status_code=204)
-    async def end(stream_id: StreamId) -> None:
+    async def end_stream(stream_id: StreamId) -> None:
         """Forgets a stream."""
         if not streams.end(stream_id):
             raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")

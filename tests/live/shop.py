@@ -84,10 +84,10 @@ def show(encoded: bytes, config) -> np.ndarray:
     return render(encoded, centre_crop(config.data.resize, side), side)
 
 
-def write_mp4(path: Path, pictures: list[np.ndarray], seconds: float, rate: int = 10) -> Path:
+def write_mp4(path: Path, pictures: list[np.ndarray], seconds: float, rate: int = 10, codec: str = "mpeg4") -> Path:
     """A video that shows each picture for so long."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
+        stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.bit_rate = 2_000_000
         stream.pix_fmt = "yuv420p"

@@ -3,7 +3,7 @@
 const part = (id) => document.getElementById(id);
 const limits = JSON.parse(part("form").dataset.limits);
 const video = part("video");
-let asked = null, address = null, segments = [];
+let asked = null, last = [], address = null, segments = [];
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -22,12 +22,14 @@ const percent = (share) => `${Math.round(100 * share)} %`;
 const certainty = ({ confidence, score }) =>
   confidence === null ? (score === undefined ? "" : `similarity ${score.toFixed(3)}`) : `${percent(confidence)} sure`;
 
-function picture({ image, title, id }) {
+const called = ({ title, id }) => title || id;
+
+function picture(product) {
   const made = element("img");
-  made.alt = title || id;
+  made.alt = called(product);
   made.loading = "lazy";
   made.addEventListener("error", () => made.replaceWith(element("span", "nopicture", "no picture")));
-  made.src = image;
+  made.src = product.image;
   return made;
 }
 
@@ -39,6 +41,7 @@ function say(text, kind = "") {
 async function recognise(files) {
   if (!files.length) return;
   asked?.abort();
+  last = files;
   const ask = asked = new AbortController();
   const isVideo = files.length === 1 && !files[0].type.startsWith("image/");
   part("result").hidden = true;
@@ -74,7 +77,7 @@ function show(found, file) {
   segments = found.timeline.map((segment) => {
     const { product } = segment, key = product && `${product.gallery}\n${product.id}`;
     if (product && !own.has(key)) own.set(key, `hsl(${(210 + 137.5 * own.size) % 360} 65% 68%)`);
-    const name = product ? product.title || product.id : "none of the shop’s products";
+    const name = product ? called(product) : "none of the shop’s products";
     const bar = element("button", product ? "" : "none", name);
     bar.title = `${clock(segment.start)} – ${clock(segment.end)} ${name}`;
     bar.style.left = share(segment.start);
@@ -84,6 +87,7 @@ function show(found, file) {
     if (product?.title) words.append(element("small", "", product.id));
     const sure = certainty({ confidence: segment.confidence, score: product?.score });
     words.append(element("small", "sure", sure));
+    if (!product) words.append(element("small", "", `most similar: ${segment.products.map(called).join("; ")}`));
     if (product) button.append(picture(product));
     button.append(words);
     item.append(button);
@@ -101,7 +105,7 @@ function show(found, file) {
   part("whole").textContent = found.none === null
     ? "The most similar images." : `That none of the shop’s products is shown: ${percent(found.none)}.`;
   part("products").replaceChildren(...found.products.map((product, place) => {
-    const image = element("div", "image"), name = element("span", "name", product.title || product.id);
+    const image = element("div", "image"), name = element("span", "name", called(product));
     name.title = product.id;
     image.append(picture(product), element("b", "", `${place + 1}. ${certainty(product)}`), name);
     return image;
@@ -125,4 +129,5 @@ addEventListener("drop", (event) => {
   part("drop").classList.remove("over");
   recognise([...event.dataTransfer.files]);
 });
+part("gallery")?.addEventListener("change", () => recognise(last));
 part("form").addEventListener("submit", (event) => event.preventDefault());
