@@ -12,7 +12,7 @@
 compared takes turns, once a round; figures are medians over the rounds, and so are ratios, by the clock. A core-second
 is a second of a core's time: where other programs take theirs, these still tell. `step`, `encode` and `live` run on the
 first device that JAX finds: on a CPU in float32 and small, elsewhere in bfloat16 and with several sizes of a batch.
-FLOP are those that no program can do without (`least_operations`), and utilisation is their share of the device's peak,
+FLOP are those that no program can do without (`scripts/least.py`), and utilisation is their share of the device's peak,
 where that is known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are those of
 `configs/base.py`.
 - `step` trains RICE, ICL, PMD, PFR and AdamW, beside a step that matches as the reference does, written in JAX too.
@@ -55,24 +55,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
-from jax.sharding import AxisType, Mesh
-from jaxtyping import Array, Bool, Float, Int
 
 from configs import base, sample
-from rice_jax.config import Config, ConfigError, ModelConfig, resolve
-from rice_jax.mesh import constrain_batch
-from rice_jax.models.layers import unstack
-from rice_jax.models.rice import Rice
-from rice_jax.train.optimizer import create_optimizer
-from rice_jax.train.state import create_params, create_state
-from rice_jax.train.steps import compile_step, retrieval_step
-from rice_jax.types import Batch, Decoded, Matches, Tokens
+from rice_jax.config import Config, ConfigError, resolve
+from scripts.compiled_step import compiled_step, operations
+from scripts.least import encoder_operations, least_operations
+from scripts.naive import NaiveRice
 from scripts.timing import on_cores, print_rows
 
-# AdamW, per parameter: moments 7, their corrections 2, step 5, weight decay 3, update 1, norm of the gradient 2.
-OPTIMIZER_OPERATIONS = 20
 SIZES = "20079x66358x110,200x1000000x1"  # LPR4M's, and one gallery of a million images
 
 
@@ -125,7 +115,7 @@ def step(
     overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
 ) -> None:
     """Measures the speed of training RICE, beside a step that matches as the reference does."""
-    from scripts import step_speed  # imports this file
+    from scripts import step_speed
 
     with on_cores(cores) as used:
         own = {"data.num_frames": 3} if on_cpu() else {}
@@ -250,7 +240,7 @@ def default_dtype() -> dict[str, str]:
 
 def about(config: Config, cores: int) -> dict:
     """What the rows of a table have in common."""
-    from scripts.peaks import peak_operations  # imports this file
+    from scripts.peaks import peak_operations
 
     model, device = config.model, jax.devices()[0]
     peak = peak_operations(device, model.dtype)
@@ -276,201 +266,6 @@ def settings(overrides: Mapping) -> Config:
             {"model.dtype": "float32", "model.pmd.attention_dropout": 0.0} | dict(overrides)
         )
     return resolve(values.to_dict())
-
-
-def operations(config: Config, model: type[Rice] = Rice) -> float:
-    """Additions, multiplications and the like in a compiled step; exponentials and roots are not among them."""
-    return compiled_step(config, model).cost_analysis()["flops"]
-
-
-def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compiled:
-    """The step as `rice_jax.main` trains with, for one device; nothing is allocated."""
-    mesh = one_device()
-    create = lambda: model(config.model, constrain=constrain_batch(mesh), rngs=nnx.Rngs(0))  # noqa: E731
-    graphdef, _ = nnx.split(nnx.eval_shape(create))
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
-    state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, seed=0), optimizer, mesh))
-    step = retrieval_step(graphdef, optimizer, config, mesh)
-    return compile_step(step, state, mesh).lower(state, abstract_batch(config)).compile()
-
-
-def one_device() -> Mesh:
-    """The mesh of the first device."""
-    return jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
-
-
-def abstract_batch(config: Config) -> Batch:
-    """Shapes of a batch."""
-    batch, frames = config.data.batch_size, config.data.num_frames
-    return {
-        "image": abstract_pictures(config, batch),
-        "video": abstract_pictures(config, batch, frames),
-        "frame_mask": jax.ShapeDtypeStruct((batch, frames), jnp.bool_),
-        "image_key": jax.ShapeDtypeStruct((batch,), jnp.int32),
-        "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
-    }
-
-
-def abstract_pictures(config: Config, *shape: int) -> jax.ShapeDtypeStruct | Decoded:
-    """Shapes of pictures, or of what the device is to make of them."""
-    side, room = config.model.image_size, (config.data.device_resize_height, config.data.device_resize_width)
-    if not any(room):
-        return jax.ShapeDtypeStruct((*shape, side, side, 3), jnp.uint8)
-    return Decoded(
-        pixels=jax.ShapeDtypeStruct((*shape, *room, 3), jnp.uint8),
-        size=jax.ShapeDtypeStruct((*shape, 2), jnp.int32),
-        rows=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
-        columns=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
-        colour=jax.ShapeDtypeStruct((*shape, 3, 4), jnp.float32) if config.data.changes_colour else None,
-    )
-
-
-def least_operations(config: Config) -> dict[str, int]:
-    """The operations that no training step can do without, term by term.
-
-    Those of matrix products, where a multiplication and an addition are two, and of the optimiser. The rest (layer
-    norms, softmaxes, GELU) is not counted: it grows with D, not with D². Going backward through a product takes two
-    more, one for either factor, or one if only one of them learns. Forward, with P = B · (1 + T) pictures, M = T · L
-    tokens of a video, patches of p · p pixels, K candidates and C attention maps:
-
-        patches               P · 2 · N · 3p² · D, and backward only for the weights
-        encoder               P · layers · (24 · L · D² + 4 · L² · D), all tokens, since PMD takes them
-        features              P · 2 · D · E
-        contrast              B² · 2 · E, which serves both directions and the choice of negatives
-        self attention        per image, in the second pair of blocks and later per candidate:
-                              2 · (U + 2L) · D² + 4 · U · L · D + 18 · U · D², where U tokens are updated
-        queries               per U of these: 2 · D², in the first pair once per image
-        keys and values       per video and pair: 4 · M · D²
-        scores                per candidate: 2 · U · M · D
-        sums of values        per candidate: 2 · V · M · D, where V tokens go on
-        output and MLP        per candidate: 18 · V · D²
-        match                 per candidate: 2 · D² + 2 · D
-        PFR's convolutions    per image: 2 · L · M · (C · C/2 + C/2)
-        PFR's reconstruction  per image: 2 · L · M · D, and backward only for the weights
-        optimiser             20 per parameter
-
-    In the last pair only CLS goes on, V = 1, and U = 1 but for an image's own video, where PFR wants the maps of all L
-    tokens; in earlier pairs U = V = L.
-    """
-    model, pmd = config.model, config.model.pmd
-    batch, tokens, width = config.data.batch_size, model.num_tokens, model.width
-    pictures, memory = batch * (1 + config.data.num_frames), config.data.num_frames * tokens
-    pixels = 3 * model.patch_size**2
-
-    learning, weights_learning = (
-        {name: pictures * count for name, count in counts.items()} for counts in encoder_operations(config)
-    )
-    learning["contrast"] = batch**2 * 2 * model.embed_dim
-    parameters = pixels * width + tokens * width + model.layers * 12 * width**2 + width * model.embed_dim
-    if pmd:
-        candidates = 1 + config.loss.num_negatives
-        pairs = []
-        for pair in range(pmd.num_pairs):
-            last = pair == pmd.num_pairs - 1
-            going_on = candidates * [1 if last else tokens]
-            looking = [tokens if model.pfr else going_on[0], *going_on[1:]]
-            queries = looking if pair else looking[:1]
-            pairs.append(
-                {
-                    "self attention": sum(block_operations(model, updated) for updated in queries),
-                    "queries": sum(queries) * 2 * width**2,
-                    "keys and values": 4 * memory * width**2,
-                    "scores": sum(looking) * 2 * memory * width,
-                    "sums of values": sum(going_on) * 2 * memory * width,
-                    "output and MLP": sum(going_on) * 18 * width**2,
-                }
-            )
-        learning |= {name: batch * sum(pair[name] for pair in pairs) for name in pairs[0]}
-        learning["match"] = batch * candidates * (2 * width**2 + 2 * width)
-        parameters += pmd.num_pairs * 24 * width**2 + width**2
-    if model.pfr:
-        maps = pmd.num_pairs * pmd.num_heads
-        learning["PFR's convolutions"] = batch * tokens * memory * 2 * (maps + 1) * (maps // 2)
-        weights_learning["PFR's reconstruction"] = batch * tokens * memory * 2 * width
-    return {
-        **{name: 3 * count for name, count in learning.items()},
-        **{name: 2 * count for name, count in weights_learning.items()},
-        "optimiser": OPTIMIZER_OPERATIONS * parameters,
-    }
-
-
-def encoder_operations(config: Config) -> tuple[dict[str, int], dict[str, int]]:
-    """Of one picture, forward, and as above; of the second ones only the weights learn."""
-    model = config.model
-    return {
-        "encoder": model.layers * block_operations(model, model.num_tokens),
-        "features": 2 * model.width * model.embed_dim,
-    }, {"patches": 2 * (model.num_tokens - 1) * 3 * model.patch_size**2 * model.width}
-
-
-def block_operations(model: ModelConfig, updated: int) -> int:
-    """Of one block on one picture, forward, if so many of its tokens are updated."""
-    tokens, width = model.num_tokens, model.width
-    attention = 2 * (updated + 2 * tokens) * width**2 + 4 * updated * tokens * width
-    return attention + 18 * updated * width**2
-
-
-class NaiveRice(Rice):
-    """RICE that matches as the reference does: the same numbers from more work.
-
-    All tokens of an image go through both blocks with every candidate, whose keys and values are projected anew each
-    time, and PFR pays a second pass over the own pairs. What the compiler finds to be unused of that is left out.
-
-    Source: RICE.md §9.
-    """
-
-    def match(
-        self,
-        tokens: Tokens,
-        frame_mask: Bool[Array, "B T"],
-        negatives: Int[Array, "B N"],
-        *,
-        patch_mask: None = None,
-        num_shards: int = 1,
-        dropout_key: Array | None = None,
-    ) -> Matches:
-        """As `Rice.match`, without dropout and for whole frames."""
-        candidates = jnp.concatenate([jnp.arange(len(negatives))[:, None], negatives], axis=1)  # [B, K]
-        videos = candidates.reshape(-1)
-        images = jnp.repeat(tokens.image, candidates.shape[1], axis=0)
-        hidden = self.decode_pairs(images, tokens.video[videos], frame_mask[videos])
-        _, attention = self.decode_all(tokens.image, tokens.video, frame_mask)
-        return Matches(self.pmd.cosine(hidden.reshape(*candidates.shape, -1)), attention)
-
-    def decode_pairs(
-        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
-    ) -> Float[Array, "B D"]:
-        """The images' CLS tokens after the last pair of blocks."""
-        return self.decode_all(x, video_tokens, frame_mask)[0][:, 0]
-
-    def decode_all(
-        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B C L M"]]:
-        """All tokens after the last pair of blocks, and all attention maps."""
-        token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)
-        video_tokens = video_tokens.reshape(*token_mask.shape, -1)
-        maps = []
-        for pair in range(self.pmd.config.pmd.num_pairs):
-            x = unstack(self.pmd.self_blocks, pair)(x)
-            cross_block = unstack(self.pmd.cross_blocks, pair)
-            x, attention = cross_block(x, *cross_block.keys_values(video_tokens), token_mask)
-            maps.append(attention)
-        return x, jnp.concatenate(maps, axis=1)
-
-
-class PairwiseRice(NaiveRice):
-    """The same with an image and a candidate at a time, as a loop over pairs does it."""
-
-    def decode_pairs(
-        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
-    ) -> Float[Array, "B D"]:
-        graphdef, params = nnx.split(self)
-
-        def decode_pair(pair: tuple[Array, Array, Array]) -> Float[Array, " D"]:
-            model = nnx.merge(graphdef, params)  # its own: a module does not go from one trace into another
-            return NaiveRice.decode_pairs(model, *(rows[None] for rows in pair))[0]
-
-        return jax.lax.map(decode_pair, (x, video_tokens, frame_mask))
 
 
 def _positive(kind: type) -> Callable[[str], float]:

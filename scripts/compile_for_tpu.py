@@ -55,8 +55,9 @@ from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_model, create_params, create_state
 from rice_jax.train.steps import compile_step, retrieval_step
 from rice_jax.types import Batch
-from scripts.benchmark import abstract_batch, least_operations
+from scripts.compiled_step import abstract_batch
 from scripts.hlo import Collective, collectives
+from scripts.least import least_operations
 
 # Without these libtpu asks the network what machine it is on, and waits, and locks chips.
 LIBTPU = {

@@ -14,7 +14,9 @@ from rice_jax.models.rice import Rice
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_params, create_state
 from rice_jax.types import Batch
-from scripts.benchmark import NaiveRice, PairwiseRice, abstract_batch, compiled_step, least_operations, one_device
+from scripts.compiled_step import abstract_batch, compiled_step, one_device
+from scripts.least import least_operations
+from scripts.naive import NaiveRice, PairwiseRice
 from scripts.peaks import peak_operations
 from scripts.timing import median, ratio, skip_too_large, take_turns
 

@@ -14,6 +14,8 @@ from rice_jax.models.vit import Vit
 from rice_jax.train.state import create_params
 from rice_jax.train.steps import retrieval_loss
 from scripts import benchmark, data_speed, encode_speed, peaks, rank_speed, step_speed, timing
+from scripts.least import encoder_operations
+from scripts.naive import NaiveRice, PairwiseRice
 from tests.settings import small_config
 from tests.train.test_steps import batch, mesh_of
 
@@ -65,7 +67,7 @@ def test_recomputing_activations_needs_less_memory(capsys):
     assert float(full[2]) < 0.5 * float(none[2]) and float(full[2]) < float(dots[2]) < float(none[2])
 
 
-@pytest.mark.parametrize("naive", [benchmark.NaiveRice, benchmark.PairwiseRice])
+@pytest.mark.parametrize("naive", [NaiveRice, PairwiseRice])
 def test_the_naive_step_computes_the_same(naive):
     config = small_config(data__batch_size=16, model__layers=4, model__pmd__num_pairs=2)
     params = create_params(config.model, mesh_of(1), seed=0)
@@ -244,7 +246,7 @@ def test_pushing_frames_is_measured(capsys):
 
 def test_what_an_encoder_cannot_do_without():
     config = benchmark.settings({**SIZES, "model.unroll": True})
-    learning, weights_learning = benchmark.encoder_operations(config)
+    learning, weights_learning = encoder_operations(config)
     graphdef, params = nnx.split(Vit(config.model, rngs=nnx.Rngs(0)))
     forward = jax.jit(lambda params, pictures: nnx.merge(graphdef, params)(pictures)[1])
     compiled = forward.lower(params, jnp.zeros((1, 32, 32, 3))).compile()

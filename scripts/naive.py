@@ -1,0 +1,73 @@
+"""RICE as a straightforward program in PyTorch's style would match: what ours is compared with."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from rice_jax.models.layers import unstack
+from rice_jax.models.rice import Rice
+from rice_jax.types import Matches, Tokens
+
+
+class NaiveRice(Rice):
+    """RICE that matches as the reference does: the same numbers from more work.
+
+    All tokens of an image go through both blocks with every candidate, whose keys and values are projected anew each
+    time, and PFR pays a second pass over the own pairs. What the compiler finds to be unused of that is left out.
+
+    Source: RICE.md §9.
+    """
+
+    def match(
+        self,
+        tokens: Tokens,
+        frame_mask: Bool[Array, "B T"],
+        negatives: Int[Array, "B N"],
+        *,
+        patch_mask: None = None,
+        num_shards: int = 1,
+        dropout_key: Array | None = None,
+    ) -> Matches:
+        """As `Rice.match`, without dropout and for whole frames."""
+        candidates = jnp.concatenate([jnp.arange(len(negatives))[:, None], negatives], axis=1)  # [B, K]
+        videos = candidates.reshape(-1)
+        images = jnp.repeat(tokens.image, candidates.shape[1], axis=0)
+        hidden = self.decode_pairs(images, tokens.video[videos], frame_mask[videos])
+        _, attention = self.decode_all(tokens.image, tokens.video, frame_mask)
+        return Matches(self.pmd.cosine(hidden.reshape(*candidates.shape, -1)), attention)
+
+    def decode_pairs(
+        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B D"]:
+        """The images' CLS tokens after the last pair of blocks."""
+        return self.decode_all(x, video_tokens, frame_mask)[0][:, 0]
+
+    def decode_all(
+        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B C L M"]]:
+        """All tokens after the last pair of blocks, and all attention maps."""
+        token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)
+        video_tokens = video_tokens.reshape(*token_mask.shape, -1)
+        maps = []
+        for pair in range(self.pmd.config.pmd.num_pairs):
+            x = unstack(self.pmd.self_blocks, pair)(x)
+            cross_block = unstack(self.pmd.cross_blocks, pair)
+            x, attention = cross_block(x, *cross_block.keys_values(video_tokens), token_mask)
+            maps.append(attention)
+        return x, jnp.concatenate(maps, axis=1)
+
+
+class PairwiseRice(NaiveRice):
+    """The same with an image and a candidate at a time, as a loop over pairs does it."""
+
+    def decode_pairs(
+        self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]
+    ) -> Float[Array, "B D"]:
+        graphdef, params = nnx.split(self)
+
+        def decode_pair(pair: tuple[Array, Array, Array]) -> Float[Array, " D"]:
+            model = nnx.merge(graphdef, params)  # its own: a module does not go from one trace into another
+            return NaiveRice.decode_pairs(model, *(rows[None] for rows in pair))[0]
+
+        return jax.lax.map(decode_pair, (x, video_tokens, frame_mask))
