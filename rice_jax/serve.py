@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     limits = Limits(
         upload_bytes=round(options.upload_megabytes * 1e6),
         upload_seconds=options.upload_seconds,
+        picture_bytes=round(options.picture_megabytes * 1e6),
         frames=options.frames,
         pixels=round(options.megapixels * 1e6),
         video_seconds=options.video_seconds,
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         ("batch_size", whole, 16, "pictures that are encoded at once, at most"),
         ("upload_megabytes", number, 200.0, "of a request, at most,"),
         ("upload_seconds", number, 60.0, "in which they have to arrive"),
+        ("picture_megabytes", number, 20.0, "of a picture's file, at most"),
         ("frames", whole, 100, "pictures of a clip, at most"),
         ("megapixels", number, 25.0, "of a picture or a video's frame, at most"),
         ("video_seconds", number, 900.0, "of a video, at most"),

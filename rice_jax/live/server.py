@@ -122,7 +122,7 @@ def create_app(
         Of several pictures in one interval only the first counts.
         """
         uploads.require_type(request, *PICTURES.values(), ANYTHING)
-        return await service.push(await request.body(), stream_id, wanted, streams)
+        return await service.push(await uploads.read_picture(request, limits), stream_id, wanted, streams)
 
     @app.delete("/streams/{stream_id}", status_code=204)
     async def end_stream(stream_id: StreamId) -> None:

@@ -41,6 +41,7 @@ class Limits:
     Attributes:
         upload_bytes: of a request's body.
         upload_seconds: in which it has to arrive.
+        picture_bytes: of a picture's file, which is held in memory.
         frames: of a request.
         pixels: of a picture, or of a video's frame.
         video_seconds: of a video.
@@ -51,6 +52,7 @@ class Limits:
 
     upload_bytes: int = 200_000_000
     upload_seconds: float = 60.0
+    picture_bytes: int = 20_000_000
     frames: int = 100
     pixels: int = 25_000_000
     video_seconds: float = 900.0
@@ -86,6 +88,15 @@ def require_type(request: Request, *expected: str) -> None:
     given = _bare(request.headers.get("content-type"))
     if given not in expected:
         raise HTTPException(415, f"found the content type {_quote(given)}, expected {' or '.join(expected)}")
+
+
+async def read_picture(request: Request, limits: Limits) -> bytes:
+    """Reads a body that is a picture's file, as far as it may go."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        _require_bytes(len(body), limits, "the picture")
+    return bytes(body)
 
 
 def read_form(form: FormData, limits: Limits) -> Upload:
@@ -126,9 +137,11 @@ def read_pictures(
 ) -> Iterator[Prepared]:
     """The pictures of a clip, as if they were `interval_seconds` apart; each file is closed when it has been read."""
     for place, file in enumerate(files):
+        name = f"frame {place + 1}"
+        _require_bytes(file.size, limits, name)
         with file.file as opened:
             encoded = opened.read()
-        yield Prepared(place * interval_seconds, prepare_picture(encoded, limits, prepare, f"frame {place + 1}"))
+        yield Prepared(place * interval_seconds, prepare_picture(encoded, limits, prepare, name))
 
 
 def read_frames(
@@ -196,6 +209,11 @@ def _check_video(path: str, limits: Limits) -> None:
     _require_size(size, limits, "the video")
     if seconds > limits.video_seconds:
         raise HTTPException(413, f"the video is {seconds:.0f} seconds long, expected at most {limits.video_seconds:g}")
+
+
+def _require_bytes(size: int, limits: Limits, name: str) -> None:
+    if size > limits.picture_bytes:
+        raise HTTPException(413, f"{name} has more than {limits.picture_bytes:,} bytes, expected at most so many")
 
 
 def _require_size(size: tuple[int, int], limits: Limits, name: str) -> None:

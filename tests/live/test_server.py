@@ -29,7 +29,9 @@ from tests.fixtures import ROOT
 from tests.live.serving import BATCH_SIZES, make_named_shop, serving, start_program
 from tests.live.shop import png, write_mp4
 
-LIMITS = Limits(upload_bytes=300_000, frames=12, pixels=40_000, video_seconds=9.0, streams=3, requests=20)
+LIMITS = Limits(
+    upload_bytes=300_000, picture_bytes=150_000, frames=12, pixels=40_000, video_seconds=9.0, streams=3, requests=20
+)
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +208,15 @@ def test_videos_are_measured(client, shop, tmp_path):
 
 
 def test_bytes_are_counted_whatever_the_client_says(client):
-    def body():
-        for _ in range(100):
-            yield b"x" * 10_000
+    def body(size):  # is sent in chunks, without a length
+        yield from [b"x" * 10_000] * (size // 10_000)
 
-    kind = {"content-type": "image/png"}
-    answer = client.post("/streams/x/frames?time=1", content=body(), headers=kind)  # in chunks, without a length
+    answer = client.post("/streams/x/frames?time=1", content=body(400_000), headers={"content-type": "image/png"})
     assert answer.status_code == 413, answer.text
+    answer = client.post("/streams/x/frames?time=1", content=body(200_000), headers={"content-type": "image/png"})
+    assert answer.status_code == 413 and "150,000" in answer.json()["detail"], answer.text
+    answer = client.post("/recognize", files=frames(b"x" * 160_000))
+    assert answer.status_code == 413 and "frame 1 has more than 150,000" in answer.json()["detail"], answer.text
 
 
 def test_a_slow_body_is_given_up(engine):

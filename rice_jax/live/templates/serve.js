@@ -18,7 +18,7 @@ function clock(seconds) {
   return (hours ? `${hours}:${pad(minutes)}` : minutes) + ":" + pad(whole % 60);
 }
 
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 const certainty = ({ confidence, score }) =>
   confidence === null ? (score === undefined ? "" : `similarity ${score.toFixed(3)}`) : `${percent(confidence)} sure`;
 
