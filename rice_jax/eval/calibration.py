@@ -1,12 +1,17 @@
 """How sure a similarity is: the probability of each image of a gallery, and that the product is none of them.
 
-Of a clip with cosines s_g to the images g of its gallery
+Of a clip with cosines s_g to the images g of its gallery, the largest of them s,
 
-    P(g) = exp(scale · s_g) / Z,    P(none) = exp(none) / Z,    Z = Σ_g exp(scale · s_g) + exp(none).
+    P(none) = 1 / (1 + exp(slope · (s - threshold))),    P(g) = (1 - P(none)) · exp(scale · s_g) / Σ exp(scale · s_g').
 
-Both numbers are of maximum likelihood over the clips of an evaluation, each counted twice: with its gallery, where its
-truth is right (of several their sum), and with its truths taken out of the gallery, where none is. So a clip of a
-product that the shop does not have is taken to be as frequent as one of a product that it has.
+Which image it is and whether it is one of them are two questions. With a common softmax, a further entry of which is
+none, a weak encoder's small scale sums over the whole gallery, and what is like every image a little, a set on which
+nothing is shown, passes for a product.
+
+All three numbers are of maximum likelihood over the clips of an evaluation: the scale over the truths (of several their
+sum), slope and threshold over every clip twice, with its gallery, where one of them is shown, and with its truths taken
+out of the gallery, where none is. So a clip of a product that the shop does not have is taken to be as frequent as one
+of a product that it has.
 """
 
 import dataclasses
@@ -22,7 +27,7 @@ from rice_jax.eval.report import replace_file
 from rice_jax.types import DataError
 
 FILE = "calibration.json"
-MAX_SCALE = 1000.0  # where few clips are all right it would grow for ever
+MAX_SCALE = 1000.0  # and slope; where few clips are all right they would grow for ever
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +35,17 @@ class Calibration:
     """What turns cosines into probabilities.
 
     Attributes:
-        scale: of the cosines; 0 = they tell nothing.
-        none: what stands for no image beside `scale` times a cosine: as likely as an image of cosine none / scale.
+        scale: of the cosines, to tell images apart; 0 = they tell nothing.
+        slope: of the largest cosine, to tell whether one of them is shown; 0 = it tells nothing.
+        threshold: the largest cosine at which that is as likely as not.
         num_clips: that they were fitted to.
         num_frames: of these clips at most.
         fingerprint: of the encoder (`checkpoint.fingerprint`).
     """
 
     scale: float
-    none: float
+    slope: float
+    threshold: float
     num_clips: int
     num_frames: int
     fingerprint: str
@@ -49,10 +56,12 @@ class Calibration:
         Args:
             cosines: of clips and all images of a gallery, no matter how many.
         """
-        none = np.full((*cosines.shape[:-1], 1), self.none)
-        logits = np.concatenate([self.scale * cosines, none], axis=-1)
-        shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return shares / shares.sum(axis=-1, keepdims=True)
+        if not cosines.shape[-1]:
+            return np.ones((*cosines.shape[:-1], 1))
+        best = cosines.max(axis=-1, keepdims=True)
+        none = 0.5 - 0.5 * np.tanh(self.slope * (best - self.threshold) / 2)  # the logistic function, never overflowing
+        shares = np.exp(self.scale * (cosines - best))
+        return np.concatenate([(1 - none) * shares / shares.sum(axis=-1, keepdims=True), none], axis=-1)
 
 
 def fit_calibration(
@@ -96,8 +105,10 @@ def fit_calibration(
         return None
     clips = clips[:: -(-sum(len(is_truth[query]) for query in clips) // max_scores)]
     cosines = [image_embeddings[columns[query_gallery_ids[query]]] @ video_embeddings[query] for query in clips]
-    scale, none = _most_likely(cosines, [is_truth[query] for query in clips])
-    return Calibration(scale, none, len(clips), num_frames, fingerprint)
+    is_truth = [is_truth[query] for query in clips]
+    return Calibration(
+        _fit_scale(cosines, is_truth), *_fit_threshold(cosines, is_truth), len(clips), num_frames, fingerprint
+    )
 
 
 def write_calibration(workdir: str | os.PathLike, calibration: Calibration) -> None:
@@ -120,33 +131,41 @@ def read_calibration(workdir: str | os.PathLike) -> Calibration | None:
         raise DataError(f"{path}: cannot be read ({error}); evaluate the run again (--mode=eval)") from error
 
 
-def _most_likely(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Scale and none for the cosines of each clip and which of them are of a truth, at least one."""
-    from scipy.optimize import minimize  # here, as it takes long to import and most runs fit at their end
+def _fit_scale(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> float:
+    """The scale for the cosines of each clip and which of them are of a truth, at least one."""
+    from scipy.optimize import minimize_scalar  # here, as it takes long to import and most runs fit at their end
 
     starts = np.cumsum([0, *map(len, cosines[:-1])])
-    best = np.array([own.max() for own in cosines], np.float64)
-    behind = np.concatenate(cosines) - np.repeat(best, list(map(len, cosines)))  # 0 or less: no exp is too large
+    behind = np.concatenate([own - own.max() for own in cosines]).astype(np.float64)  # 0 or less: no exp is too large
     right = np.concatenate(is_truth)
+    least = np.finfo(np.float64).tiny  # never log 0
+
+    def loss(scale: float) -> float:
+        shares = np.exp(scale * behind)
+        true = np.add.reduceat(shares * right, starts)
+        return float((np.log(np.add.reduceat(shares, starts)) - np.log(np.maximum(true, least))).mean())
+
+    # Few clips that are all right want a scale without end: along its logarithm, its bounds are near.
+    fitted = minimize_scalar(lambda power: loss(np.exp(power)), bounds=(np.log(1e-3), np.log(MAX_SCALE)))
+    return float(np.exp(fitted.x)) if fitted.fun < loss(0.0) else 0.0
+
+
+def _fit_threshold(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Slope and threshold for the same: a logistic regression of whether a truth is there on the largest cosine."""
+    from scipy.optimize import minimize
+
+    present = np.array([own.max() for own in cosines], np.float64)
+    absent = np.array(
+        [own[~right].max() for own, right in zip(cosines, is_truth, strict=True) if not right.all()], np.float64
+    )
+    if not len(absent):  # in a gallery of truths alone nobody can see what is none
+        return 0.0, float(present.mean())
 
     def loss(values: np.ndarray) -> float:
-        scale, none = values
-        shares = np.exp(scale * behind)
-        # Never log 0: a gallery may have nothing but truths.
-        true, others = (
-            scale * best + np.log(np.maximum(np.add.reduceat(shares * chosen, starts), np.finfo(np.float64).tiny))
-            for chosen in (right, ~right)
-        )
-        found = np.logaddexp(np.logaddexp(true, others), none) - true
-        missed = np.logaddexp(others, none) - none
-        return float((found + missed).mean())
+        slope, threshold = values
+        there, missing = slope * (present - threshold), slope * (absent - threshold)
+        return float(np.logaddexp(0, -there).mean() + np.logaddexp(0, missing).mean())
 
-    # Both terms are convex but for a sum over several truths. The threshold none / scale hardly depends on the scale.
-    fitted = minimize(
-        lambda values: loss(np.array([values[0], values[0] * values[1]])),
-        [10.0, float(best.mean())],
-        method="L-BFGS-B",
-        bounds=[(0.0, MAX_SCALE), (None, None)],
-    )
-    scale, threshold = fitted.x
-    return float(scale), float(scale * threshold)
+    start = [10.0, float((present.mean() + absent.mean()) / 2)]
+    slope, threshold = minimize(loss, start, method="L-BFGS-B", bounds=[(0.0, MAX_SCALE), (-1.0, 1.0)]).x
+    return float(slope), float(threshold)

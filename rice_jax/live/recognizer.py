@@ -182,7 +182,7 @@ def products_over_time(
         np.asarray(times, np.float64),
         engine.index.vectors[engine.rows(gallery)],
         calibration.scale if calibration else engine.logit_scale,
-        calibration.none if calibration else None,
+        calibration.scale * calibration.threshold if calibration else None,
         num_frames=engine.num_frames,
         interval_seconds=interval_seconds,
     )

@@ -1,11 +1,12 @@
 """Which product is shown from when to when: the likeliest path through a hidden Markov model of the sampled frames.
 
-The states are a gallery's images and, where the index has a calibration, "none of them". That calibration says of a
-clip of n frames with the cosines s_g how likely an image g is shown, as exp(scale · s_g), or none, as exp(none). As s_g
-is a mean over the clip's frames, one frame contributes f · g / |mean of the features of the n frames around it|; and as
-the frames of a clip are no independent witnesses, all n of them weigh what one clip does: each scale / n times its
-contribution, beside none / n, and all that times `FRAME_WEIGHT`. A state lasts `MEAN_SECONDS` on average, and then any
-other follows, each as likely.
+The states are a gallery's images and, where the index has a calibration, "none of them". Of a clip of n frames with the
+cosines s_g that calibration weighs an image g by exp(scale · s_g), and "none" is what an image at its threshold would
+be, exp(scale · threshold): the largest cosine at which it is as likely as not that one is shown. As s_g is a mean over
+the clip's frames, one frame contributes f · g / |mean of the features of the n frames around it|; and as the frames of
+a clip are no independent witnesses, all n of them weigh what one clip does: each scale / n times its contribution,
+beside scale / n times the threshold, and all that times `FRAME_WEIGHT`. A state lasts `MEAN_SECONDS` on average, and
+then any other follows, each as likely.
 
 The path says where a product begins and ends, and where there is none, but not how sure that is: its posterior would
 take the frames for more witnesses than they are. What says it is the calibration, of a part's frames as one clip
@@ -48,8 +49,9 @@ def timeline(
         features: of its sampled frames, not normalised.
         times: of these, ascending, in seconds.
         vectors: embeddings of the gallery's images, at unit length; at least one.
-        scale, none: of the calibration; none = None: nothing is known of videos that show no product, some product is
-            always shown.
+        scale: of the calibration.
+        none: scale times its threshold; None = nothing is known of videos that show no product, some product is always
+            shown.
         num_frames: of a clip, as the calibration means it.
         interval_seconds: how long the last frame lasts; every other one changes into the next half-way between them.
         mean_seconds: how long a product is shown on average.

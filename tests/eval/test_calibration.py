@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, log_expit, logsumexp, softmax
 
 from rice_jax.eval.calibration import MAX_SCALE, Calibration, fit_calibration, read_calibration, write_calibration
 from rice_jax.types import DataError
@@ -27,16 +27,18 @@ def make_shop(num_clips=300, noise=0.5, seed=0):
     return videos, [gallery_ids[row] for row in rows], truths, images, gallery_ids, image_ids
 
 
-def negative_log_likelihood(values, videos, query_gallery_ids, truths, images, gallery_ids, image_ids):
-    scale, none = values
-    total = 0.0
+def negative_log_likelihoods(values, videos, query_gallery_ids, truths, images, gallery_ids, image_ids):
+    """Of which image it is, and of whether it is one of them."""
+    scale, slope, threshold = values
+    which = whether = 0.0
     for video, gallery_id, own in zip(videos, query_gallery_ids, truths, strict=True):
         here = [row for row in range(len(images)) if gallery_ids[row] == gallery_id]
-        logits = scale * (images[here].astype(np.float64) @ video.astype(np.float64))
+        cosines = images[here].astype(np.float64) @ video.astype(np.float64)
         right = np.array([image_ids[row] in own for row in here])
-        total += logsumexp([*logits, none]) - logsumexp(logits[right])
-        total += logsumexp([*logits[~right], none]) - none
-    return total / len(videos)
+        which += logsumexp(scale * cosines) - logsumexp(scale * cosines[right])
+        whether -= log_expit(slope * (cosines.max() - threshold))
+        whether -= log_expit(-slope * (cosines[~right].max() - threshold))
+    return np.array([which, whether]) / len(videos)
 
 
 def fit(*shop, **changes):
@@ -46,9 +48,11 @@ def fit(*shop, **changes):
 def test_is_the_likeliest():
     shop = make_shop(num_clips=40)
     found = fit(*shop)
-    best = minimize(negative_log_likelihood, [1.0, 1.0], args=shop, method="Nelder-Mead", options={"xatol": 1e-3})
-    assert [found.scale, found.none] == pytest.approx(best.x, rel=5e-3)
-    assert negative_log_likelihood((found.scale, found.none), *shop) < best.fun + 1e-6
+    loss = lambda values: negative_log_likelihoods(values, *shop).sum()  # noqa: E731
+    best = minimize(loss, [1.0, 1.0, 0.5], method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-9})
+    values = [found.scale, found.slope, found.threshold]
+    assert values == pytest.approx(best.x, rel=5e-3)
+    assert loss(values) < best.fun + 1e-6
     assert (found.num_clips, found.num_frames, found.fingerprint) == (40, 10, "f")
 
 
@@ -73,26 +77,35 @@ def test_probabilities_are_what_they_say():
         assert right[chosen].mean() == pytest.approx(sure[chosen].mean(), abs=0.06)
 
 
-def test_probabilities_are_a_softmax_with_one_more():
-    calibration = Calibration(scale=30.0, none=20.0, num_clips=1, num_frames=1, fingerprint="")
+def test_probabilities_by_hand():
+    calibration = Calibration(scale=30.0, slope=9.0, threshold=0.6, num_clips=1, num_frames=1, fingerprint="")
     cosines = np.random.default_rng(0).uniform(-1, 1, (3, 4, 6))
-    expected = softmax(np.concatenate([30 * cosines, np.full((3, 4, 1), 20.0)], -1), axis=-1)
+    none = expit(9 * (0.6 - cosines.max(-1, keepdims=True)))
+    expected = np.concatenate([(1 - none) * softmax(30 * cosines, axis=-1), none], -1)
     np.testing.assert_allclose(calibration.probabilities(cosines), expected, rtol=1e-12)
     assert calibration.probabilities(np.empty(0)) == [1.0], "nothing is in an empty gallery"
-    sharp = dataclasses.replace(calibration, scale=MAX_SCALE, none=999.0)
-    np.testing.assert_allclose(sharp.probabilities(np.array([1.0, -1.0])), softmax([1000, -1000, 999]))
+    sharp = dataclasses.replace(calibration, scale=MAX_SCALE, slope=MAX_SCALE)
+    np.testing.assert_allclose(sharp.probabilities(np.array([1.0, -1.0])), [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(sharp.probabilities(np.array([-1.0, -0.9])), [0, 0, 1], atol=1e-12)
+
+
+def test_what_is_like_every_image_a_little_is_none():
+    """A set without a product, beside a clip of one: by a common softmax the first would be the likelier product."""
+    found = fit(*make_shop(noise=1.0))
+    nothing, product = np.full(200, 0.4), np.array([0.9, *np.full(199, -0.5)])
+    assert found.probabilities(nothing)[-1] > 0.5 > found.probabilities(product)[-1]
+    assert np.exp(found.scale * nothing).sum() > np.exp(found.scale * product).sum()
 
 
 def test_clips_that_are_all_right_or_all_wrong():
     images = np.eye(4, dtype=np.float32)
     shop = (images, ["a"] * 4, [[name] for name in "0123"], images, ["a"] * 4, list("0123"))
     sure = fit(*shop)
-    assert sure.scale <= MAX_SCALE and np.isfinite(sure.none)
+    assert sure.scale <= MAX_SCALE and sure.slope <= MAX_SCALE and 0 < sure.threshold < 1
     assert sure.probabilities(images[0])[0] > 0.99 and sure.probabilities(np.zeros(3))[3] > 0.99
     wrong = fit(-images, *shop[1:])
-    assert wrong.scale == pytest.approx(0, abs=1e-6), "similarity that tells the opposite tells nothing"
-    shares = wrong.probabilities(images[0])
-    assert np.isfinite(shares).all() and shares.sum() == pytest.approx(1)
+    assert wrong.scale == 0, "similarity that tells the opposite tells nothing"
+    np.testing.assert_allclose(wrong.probabilities(np.array([0.0, -1, 0, 0])), [0.125] * 4 + [0.5])
 
 
 def test_a_gallery_of_nothing_but_truths_and_clips_without():
@@ -103,19 +116,20 @@ def test_a_gallery_of_nothing_but_truths_and_clips_without():
     assert fit(*more, images, gallery_ids, image_ids) == known
     assert fit(videos[:1], ["a"], [["skipped"]], images, gallery_ids, image_ids) is None
     alone = fit(videos, ["only"] * 50, [["p"]] * 50, images[:1], ["only"], ["p"])
-    assert np.isfinite([alone.scale, alone.none]).all()
+    assert np.isfinite(dataclasses.astuple(alone)[:3]).all() and alone.slope == 0
 
 
 def test_of_very_many_scores_some_are_enough():
     shop = make_shop(num_clips=2000)
     all_clips, some = fit(*shop), fit(*shop, max_scores=6000)
     assert 400 < some.num_clips < 800 and all_clips.num_clips == 2000
-    assert [some.scale, some.none] == pytest.approx([all_clips.scale, all_clips.none], rel=0.15)
+    for name in ("scale", "slope", "threshold"):
+        assert getattr(some, name) == pytest.approx(getattr(all_clips, name), rel=0.15)
 
 
 def test_its_file(tmp_path):
     assert read_calibration(tmp_path) is None
-    calibration = Calibration(30.5, 20.25, 100, 10, "f" * 64)
+    calibration = Calibration(30.5, 20.25, 0.5, 100, 10, "f" * 64)
     write_calibration(tmp_path / "run", calibration)
     assert read_calibration(tmp_path / "run") == calibration
     assert json.loads((tmp_path / "run" / "calibration.json").read_text())["scale"] == 30.5

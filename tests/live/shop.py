@@ -24,7 +24,7 @@ from tests.settings import small_config
 
 SIDE = 48  # of the pictures
 NUM_FRAMES = 4  # of a clip
-SCALE, NONE = 4000.0, 3990.0  # a fresh model's embeddings are all alike
+SCALE, SLOPE, THRESHOLD = 4000.0, 3000.0, 0.9975  # a fresh model's embeddings are all alike
 
 
 class Shop(NamedTuple):
@@ -47,7 +47,7 @@ def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True,
     embedder = model_embedder(nnx.split(model)[0], with_queries=decoder)
     images = embedder.image(nnx.split(model)[1], {"image": jnp.asarray(shown)})
     fingerprint = checkpoint.fingerprint(params, config.model, config.data.resize)
-    calibration = Calibration(SCALE, NONE, 10, NUM_FRAMES, fingerprint) if calibrated else None
+    calibration = Calibration(SCALE, SLOPE, THRESHOLD, 10, NUM_FRAMES, fingerprint) if calibrated else None
     about = About(config.model, config.data.resize, NUM_FRAMES, fingerprint, str(weights), calibration)
     names = [f"p{row}" for row in range(8)]
     index = Index(

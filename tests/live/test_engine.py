@@ -13,7 +13,7 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.live.engine import Engine, Frames, first_places
 from rice_jax.models.layers import video_token_mask
 from rice_jax.types import DataError
-from tests.live.shop import NONE, NUM_FRAMES, SCALE, make_shop, png, show
+from tests.live.shop import NUM_FRAMES, SCALE, SLOPE, THRESHOLD, make_shop, png, show
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,11 @@ def test_a_clip_ranks_as_the_model_says(engine, shop):
     order = np.argsort(-cosines)
     assert [match.id for match in found.products] == [f"p{row}" for row in order[:3]]
     np.testing.assert_allclose([match.score for match in found.products], cosines[order[:3]], atol=1e-6)
-    likelihoods = np.exp(np.append(SCALE * cosines, NONE) - NONE)
-    expected = likelihoods / likelihoods.sum()
+    none = 1 / (1 + np.exp(SLOPE * (cosines.max() - THRESHOLD)))
+    shares = np.exp(SCALE * (cosines - cosines.max()))
+    expected = (1 - none) * shares / shares.sum()
     np.testing.assert_allclose([match.confidence for match in found.products], expected[order[:3]], rtol=2e-3)
-    np.testing.assert_allclose(found.none, expected[-1], rtol=2e-3)
+    np.testing.assert_allclose(found.none, none, rtol=2e-3)
     assert found.time == 7.0
     first = found.products[0]
     assert (first.gallery, first.title) == ("a", "title p2")

@@ -30,7 +30,7 @@ def make_index(num=5, *, with_queries=True, several_rows=False) -> Index:
         digests=["0" * 64] * num,
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
         queries=rng.normal(size=(num, rows, 32)).astype(ml_dtypes.bfloat16) if with_queries else None,
-        about=About(model, 20, 10, "f" * 64, "/run", Calibration(20.0, 9.0, 4, 10, "f" * 64)),
+        about=About(model, 20, 10, "f" * 64, "/run", Calibration(20.0, 9.0, 0.5, 4, 10, "f" * 64)),
     )
 
 

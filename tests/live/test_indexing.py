@@ -253,7 +253,7 @@ def test_a_calibration_is_copied_if_it_is_of_this_model(made, caplog):
     with caplog.at_level(logging.INFO, "rice_jax"):
         index = made.update()
     assert index.about.calibration is None and "no calibration of this model" in caplog.text
-    calibration = Calibration(30.0, 20.0, 5, 10, "of another")
+    calibration = Calibration(30.0, 20.0, 0.5, 5, 10, "of another")
     write_calibration(made.workdir, calibration)
     assert made.update().about.calibration is None
     calibration = dataclasses.replace(calibration, fingerprint=index.about.fingerprint)
