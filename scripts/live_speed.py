@@ -83,7 +83,7 @@ def make_index(directory: Path, config: Config, images: int) -> None:
     fingerprint = checkpoint.fingerprint(params, model, config.data.resize)
     vectors = rng.standard_normal((images, model.embed_dim)).astype(np.float32)
     num_frames = config.eval.num_frames
-    calibration = Calibration(30.0, 20.0, 1, num_frames, fingerprint)
+    calibration = Calibration(15.0, 10.0, 0.7, 1, num_frames, fingerprint)
     rows = 1 if model.pmd.num_pairs == 1 else model.num_tokens
     index = Index(
         gallery_ids=[""] * images,
