@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 MEAN_SECONDS = 15.0  # that a product is shown without a break; nothing depends on it closely
 # Of a frame's evidence beside 1/n of a clip's. With 1 a product that is shown for seconds never outweighs the two
-# changes that it needs. Chosen on simulated films of products that the encoder was trained on, where 4 to 7 do alike.
+# changes that it needs. Chosen on simulated films of products that the encoder was trained on, where 3 to 5 do alike.
 FRAME_WEIGHT = 4.0
 
 
