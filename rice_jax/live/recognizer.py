@@ -4,14 +4,14 @@ import math
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.live.engine import Engine, Frames, Match, Recognition, join_frames
-from rice_jax.live.timeline import timeline
+from rice_jax.live.timeline import Segment, timeline
 from rice_jax.live.video import Frame
 from rice_jax.types import DataError
 
@@ -164,6 +164,7 @@ def products_over_time(
 
     `timeline` says where its parts begin and end, and which of them show none of the gallery's products. The product of
     another one is the first that `Engine.rank` names for the part's frames, which are a clip; so are the confidences.
+    Neighbours of which it names the same are one part.
 
     Args:
         engine: that encoded the frames.
@@ -186,13 +187,30 @@ def products_over_time(
         num_frames=engine.num_frames,
         interval_seconds=interval_seconds,
     )
-    found = []
-    for segment in segments:
+
+    def shown(segment: Segment) -> Shown:
         ranked = engine.rank(frames.take(segment.frames), gallery, top)
         product = None if segment.row is None else ranked.products[0]
         confidence = product.confidence if product else ranked.none
-        found.append(Shown(segment.start, segment.end, product, confidence, ranked.products, segment.frames))
-    return found
+        return Shown(segment.start, segment.end, product, confidence, ranked.products, segment.frames)
+
+    # As a clip a part may look like its neighbour: then they are one, which is looked at again.
+    while True:
+        parts = [shown(segment) for segment in segments]
+        alike = groupby(zip(segments, parts, strict=True), lambda pair: _name(pair[1].product))
+        segments = [_join([segment for segment, _ in pairs]) for _, pairs in alike]
+        if len(segments) == len(parts):
+            return parts
+
+
+def _name(product: Match | None) -> tuple[str, str] | None:
+    return product and (product.gallery, product.id)
+
+
+def _join(segments: Sequence[Segment]) -> Segment:
+    """One segment of neighbours, the first of which says what its row is."""
+    first, last = segments[0], segments[-1]
+    return first._replace(end=last.end, frames=slice(first.frames.start, last.frames.stop))
 
 
 def _prepare(engine: Engine, frame: Frame) -> UInt8[np.ndarray, "S S 3"]:

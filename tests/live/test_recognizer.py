@@ -5,8 +5,10 @@ import threading
 import numpy as np
 import pytest
 
+from rice_jax.live import recognizer as recognizer_module
 from rice_jax.live.engine import Engine, Frames
 from rice_jax.live.recognizer import Recognizer, Window, encode_video, products_over_time
+from rice_jax.live.timeline import Segment
 from rice_jax.live.video import Frame, read_video
 from rice_jax.types import DataError
 from tests.live.shop import NUM_FRAMES, png, write_mp4
@@ -175,6 +177,20 @@ def test_a_part_is_a_clip(which, video, request):
             assert (part.product, part.confidence) == (ranked.products[0], ranked.products[0].confidence)
         else:
             assert part.confidence == ranked.none
+
+
+def test_neighbours_that_are_alike_as_clips_are_one_part(engine, video, monkeypatch):
+    """Whatever the path took them for."""
+    cut = [(0.0, 4.0, 7), (4.0, 8.5, 3), (8.5, 12.0, None), (12.0, 17.5, None), (17.5, 27.0, 2)]
+    edges = [0, 4, 9, 12, 18, 27]
+    segments = [Segment(*part, slice(*edges[place : place + 2])) for place, part in enumerate(cut)]
+    monkeypatch.setattr(recognizer_module, "timeline", lambda *_, **__: segments)
+    times, frames = encode_video(engine, read_video(video), 4)
+    parts = products_over_time(engine, times, frames)
+    assert [(part.start, part.end, part.product and part.product.id) for part in parts] == [
+        (0, 8.5, "p1"), (8.5, 17.5, None), (17.5, 27, "p5")
+    ]  # fmt: skip
+    assert [part.frames for part in parts] == [slice(0, 9), slice(9, 18), slice(18, 27)]
 
 
 def test_a_broken_frame_of_a_video_is_named(engine, live_shop):
