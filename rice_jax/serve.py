@@ -11,7 +11,6 @@ import contextlib
 import logging
 import socket
 import sys
-import warnings
 from pathlib import Path
 
 from PIL import Image
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we look at pictures' sizes ourselves
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; we look at sizes ourselves
     keep_compiled()
     limits = Limits(
         upload_bytes=round(options.upload_megabytes * 1e6),

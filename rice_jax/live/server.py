@@ -112,7 +112,7 @@ def create_app(
     async def recognize(request: Request) -> Recognised:
         """Says which products a clip or a video shows, as a whole and over time."""
         uploads.require_type(request, FORM)
-        async with request.form(max_files=limits.frames, max_fields=8, max_part_size=uploads.MAX_TEXT) as form:
+        async with request.form(max_files=limits.frames, max_fields=8, max_part_size=4 * uploads.MAX_TEXT) as form:
             return await service.recognize(request, uploads.read_form(form, limits))
 
     @app.post("/streams/{stream_id}/frames", openapi_extra=_body(dict.fromkeys(PICTURES.values(), _FILE)))

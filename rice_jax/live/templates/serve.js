@@ -111,7 +111,7 @@ function show(found, file) {
     return image;
   }));
   video.ontimeupdate = () => {
-    const time = start + video.currentTime;
+    const time = start + video.currentTime + 0.01;  // a player rounds
     now.style.left = share(Math.min(time, end));
     for (const { start, end, item } of segments) item.classList.toggle("now", start <= time && time < end);
   };
