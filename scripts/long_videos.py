@@ -1,0 +1,263 @@
+"""Measures what is recognised in the long videos of `data/sample/film.py`, over time and in their gaps.
+
+    python scripts/long_videos.py --films FILMS --run INDEX CLIPS [--run INDEX CLIPS …]
+
+FILMS is what film.py wrote, INDEX an index of its shops by a trained run, CLIPS what simulate.py wrote, with clips of
+the same products. Each shop's videos are recognised with a calibration by the clips of all other shops, so that nothing
+was chosen or fitted to the products that are measured. `scripts/long_videos.sh` makes all of these. Several runs give
+means, and their spread as sample standard deviation.
+"""
+
+import argparse
+import bisect
+import collections
+import csv
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from rice_jax.eval.calibration import Calibration, fit_calibration
+from rice_jax.input.transforms import sample_frames
+from rice_jax.live.engine import Engine, Frames
+from rice_jax.live.recognizer import Window, encode_video, products_over_time
+from rice_jax.live.timeline import timeline
+from rice_jax.live.video import Frame, read_video
+
+BATCH_SIZE = 32
+WAYS = {
+    "timeline": "the whole video at once (rice_jax.recognize)",
+    "live": "each second by the last frames (Recognizer)",
+    "known": "each part as one clip, its borders known",
+}
+GAPS = {
+    "empty": "the set is empty",
+    "around": "other shops' products stand around",
+    "other": "another shop's is presented",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Recognises all videos with every run and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--films", type=pathlib.Path, required=True)
+    parser.add_argument("--run", nargs=2, action="append", required=True, metavar=("INDEX", "CLIPS"))
+    flags = parser.parse_args(arguments)
+    videos = read_truth(flags.films)
+    runs = [measure(Engine(None, index, batch_sizes=(BATCH_SIZE,)), pathlib.Path(clips), flags.films, videos)
+            for index, clips in flags.run]  # fmt: skip
+    print(table(videos, runs))
+
+
+def read_truth(films: pathlib.Path) -> list[dict]:
+    """The lines of film.py's truth.jsonl.
+
+    Raises:
+        SystemExit: it is not there, or its videos are of a single shop, which leaves none to calibrate with.
+    """
+    path = films / "truth.jsonl"
+    if not path.is_file():
+        sys.exit(f"error: {path} is not there; expected what data/sample/film.py writes")
+    videos = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if len({video["gallery"] for video in videos}) < 2:
+        sys.exit(f"error: {path}: found videos of one shop, expected several: each is calibrated with the others")
+    return videos
+
+
+def measure(engine: Engine, clips: pathlib.Path, films: pathlib.Path, videos: Sequence[dict]) -> dict[str, float]:
+    """Percentages and counts over all videos, as `table` names them."""
+    galleries = {video["gallery"] for video in videos}
+    known = read_clips(clips)
+    embeddings = [embed(encode_video(engine, pictures, BATCH_SIZE)[1]) for pictures in frames_of(clips, known, engine)]
+    total: dict[str, float] = collections.Counter()
+    calibrations = {
+        gallery: calibrate(engine, known, np.stack(embeddings), galleries - {gallery}) for gallery in galleries
+    }
+    for video in videos:
+        engine.calibration = calibrations[video["gallery"]]
+        times, frames = encode_video(engine, read_video(films / video["video"]), BATCH_SIZE)
+        truth = [at(video["segments"], [s["start"] for s in video["segments"]], time) for time in times]
+        total["chance"] += sum(segment["product"] is not None for segment in truth) / len(engine.rows(video["gallery"]))
+        for way, (named, forced) in recognise(engine, video, truth, times, frames).items():
+            total.update({f"{way} {name}": count for name, count in tally(truth, named, forced).items()})
+    return percentages(total)
+
+
+def recognise(
+    engine: Engine, video: dict, truth: Sequence[dict], times: Sequence[float], frames: Frames
+) -> dict[str, tuple[list[str | None], list[str]]]:
+    """For each of `WAYS` who is named in every sampled frame: as calibrated, and if somebody must be."""
+    gallery = video["gallery"]
+    rows, calibration = engine.rows(gallery), engine.calibration
+    vectors = engine.index.vectors[rows]
+    shown = products_over_time(engine, times, frames, gallery=gallery)
+    found = [at(shown, [s.start for s in shown], time).product for time in times]
+    segments = timeline(
+        frames.features, np.asarray(times), vectors, calibration.scale, None,
+        num_frames=engine.num_frames, interval_seconds=1.0,
+    )  # fmt: skip
+    first = [engine.rank(frames.take(segment.frames), gallery, 1).products[0].id for segment in segments]
+    forced = [name for segment, name in zip(segments, first, strict=True) for _ in range(len(times))[segment.frames]]
+    results = {"timeline": ([match and match.id for match in found], forced)}
+
+    window, live = Window(engine.num_frames), []
+    for place, time in enumerate(times):
+        window.put(time, frames.take(slice(place, place + 1)))
+        live.append(best(engine, window.frames()[1], gallery))
+    results["live"] = tuple(zip(*live, strict=True))
+
+    parts = [[place for place, own in enumerate(truth) if own is segment] for segment in video["segments"]]
+    clips = [best(engine, frames.take(np.array(part)), gallery) for part in parts]
+    known = [clip for part, clip in zip(parts, clips, strict=True) for _ in part]
+    results["known"] = tuple(zip(*known, strict=True))
+    return results
+
+
+def best(engine: Engine, frames: Frames, gallery: str) -> tuple[str | None, str]:
+    """Who is named for a clip: the most similar product, if one is likelier shown than none; and if one has to be."""
+    found = engine.rank(frames, gallery, 1)
+    first = found.products[0].id
+    return (first if found.none < 0.5 else None), first
+
+
+def tally(truth: Sequence[dict], named: Sequence[str | None], forced: Sequence[str]) -> dict[str, int]:
+    """Counts frames, one a second, and false segments: runs of one product most of whose frames lie in gaps."""
+    counts: collections.Counter[str] = collections.Counter()
+    for segment, name, first in zip(truth, named, forced, strict=True):
+        if segment["product"]:
+            counts["shown"] += 1
+            counts["right" if name == segment["product"] else "none" if name is None else "wrong"] += 1
+            counts["forced"] += first == segment["product"]
+        else:
+            counts["gap"] += 1
+            counts["alarm"] += name is not None
+            counts[f"gap {segment['gap']}"] += 1
+            counts[f"alarm {segment['gap']}"] += name is not None
+    for name, places in runs_of(named):
+        in_gaps = sum(truth[place]["product"] is None for place in places)
+        counts["false segments"] += name is not None and 2 * in_gaps > len(places)
+    return dict(counts)
+
+
+def runs_of(named: Sequence[str | None]) -> list[tuple[str | None, list[int]]]:
+    """Maximal stretches of one name, with their places."""
+    found: list[tuple[str | None, list[int]]] = []
+    for place, name in enumerate(named):
+        if place and named[place - 1] == name:
+            found[-1][1].append(place)
+        else:
+            found.append((name, [place]))
+    return found
+
+
+def percentages(total: dict[str, float]) -> dict[str, float]:
+    """Shares of the time that is meant, and false segments a minute of gap."""
+    found = {}
+    for way in WAYS:
+        of = {name: total.get(f"{way} {name}", 0) for name in ("shown", "gap", *(f"gap {kind}" for kind in GAPS))}
+        for name in ("right", "wrong", "none", "forced"):
+            found[f"{way} {name}"] = 100 * total.get(f"{way} {name}", 0) / of["shown"]
+        for kind in ("", *(f" {kind}" for kind in GAPS)):
+            found[f"{way} alarm{kind}"] = 100 * total.get(f"{way} alarm{kind}", 0) / max(of[f"gap{kind}"], 1)
+        found[f"{way} chance"] = 100 * total.get("chance", 0) / of["shown"]
+        found[f"{way} false segments"] = 60 * total.get(f"{way} false segments", 0) / of["gap"]
+    return found
+
+
+def read_clips(raw: pathlib.Path) -> dict[str, str]:
+    """{clip: product} of the test clips of a directory of simulate.py."""
+    paths = list(raw.glob("test_videoid_to_gtimage_*.json"))
+    if len(paths) != 1 or not (raw / "attribution.csv").is_file():
+        sys.exit(f"error: {raw}: found {len(paths)} test_videoid_to_gtimage_*.json, expected what simulate.py writes")
+    with (raw / "attribution.csv").open(newline="", encoding="utf-8") as file:
+        products = {row["image_id"]: row["product_id"] for row in csv.DictReader(file)}
+    return {clip: products[images[0]] for clip, images in json.loads(paths[0].read_text(encoding="utf-8")).items()}
+
+
+def frames_of(raw: pathlib.Path, clips: Sequence[str], engine: Engine):
+    """Yields the frames of each clip that an evaluation looks at."""
+    for clip in clips:
+        paths = sorted((raw / "frames" / clip).iterdir())
+        chosen = sample_frames(len(paths), engine.num_frames)
+        yield [Frame(float(place), paths[place].read_bytes()) for place in chosen]
+
+
+def embed(frames: Frames) -> np.ndarray:
+    """A clip's embedding, as in an evaluation."""
+    mean = frames.features.mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def calibrate(engine: Engine, clips: dict[str, str], embeddings: np.ndarray, galleries: set[str]) -> Calibration:
+    """A calibration by the clips of these galleries' products.
+
+    Raises:
+        SystemExit: there are none.
+    """
+    index = engine.index
+    gallery_of = {
+        name: gallery for name, gallery in zip(index.image_ids, index.gallery_ids, strict=True) if gallery in galleries
+    }
+    chosen = [place for place, product in enumerate(clips.values()) if product in gallery_of]
+    products = [list(clips.values())[place] for place in chosen]
+    fitted = fit_calibration(
+        embeddings[chosen],
+        [gallery_of[product] for product in products],
+        [[product] for product in products],
+        index.vectors,
+        index.gallery_ids,
+        index.image_ids,
+        num_frames=engine.num_frames,
+        fingerprint=index.about.fingerprint,
+    )
+    if fitted is None:
+        sys.exit(f"error: no clip shows a product of {sorted(galleries)}: are clips and films of one --split_seed?")
+    return fitted
+
+
+def at(segments: Sequence, starts: Sequence[float], time: float):
+    """The segment at a time."""
+    return segments[max(bisect.bisect_right(starts, time) - 1, 0)]
+
+
+def table(videos: Sequence[dict], runs: Sequence[dict[str, float]]) -> str:
+    """The table as lines."""
+    segments = [segment for video in videos for segment in video["segments"]]
+    shown = sum(segment["end"] - segment["start"] for segment in segments if segment["product"])
+    total = sum(video["seconds"] for video in videos)
+    lines = [
+        f"{len(videos)} videos of {len({video['gallery'] for video in videos})} shops, {total / 60:.0f} minutes; "
+        f"one of {sum(segment['product'] is not None for segment in segments)} products is shown for {shown / 60:.0f}, "
+        f"none of the shop's for {(total - shown) / 60:.0f}",
+        "",
+        *(f"{way:<10}{meaning}" for way, meaning in WAYS.items()),
+        "",
+        f"{'':<44}" + "".join(f"{way:>16}" for way in WAYS),
+        "share of the time with a product, percent",
+        _line("  the right one is named", "right", runs),
+        _line("  another one is named", "wrong", runs),
+        _line("  none is named", "none", runs),
+        _line("  the right one, where one has to be named", "forced", runs),
+        _line("    by chance", "chance", runs),
+        "share of the time without, percent",
+        _line("  one is named", "alarm", runs),
+        *(_line(f"    while {meaning}", f"alarm {kind}", runs) for kind, meaning in GAPS.items()),
+        _line("false segments a minute of gap", "false segments", runs),
+    ]
+    return "\n".join(lines)
+
+
+def _line(label: str, name: str, runs: Sequence[dict[str, float]]) -> str:
+    cells = []
+    for way in WAYS:
+        values = [run[f"{way} {name}"] for run in runs]
+        spread = f" ±{statistics.stdev(values):>4.1f}" if len(values) > 1 else ""
+        cells.append(f"{f'{statistics.mean(values):.1f}{spread}':>16}")
+    return f"{label:<44}" + "".join(cells)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# How whole livestreams of products never seen are recognised, gaps included: films some, trains the demo with three
+# seeds where that has not been done, indexes the films' shops with each, and prints what scripts/long_videos.py measures.
+#
+#   scripts/long_videos.sh      SEEDS="0 1 2" chooses the seeds, VIDEOS=24 how many are filmed
+set -euo pipefail
+source "$(dirname "$0")/setup.sh"
+source scripts/sample.sh
+films=data/raw/films-${VIDEOS:=24}
+if [ ! -e "$films/truth.jsonl" ]; then
+    rm -rf "$films"
+    python data/sample/film.py --products data/sample --out "$films" --videos "$VIDEOS"
+fi
+
+measured=()
+for seed in ${SEEDS:-0 1 2}; do
+    [ -e "runs/demo-$seed/results.json" ] || scripts/demo.sh --seed="$seed"
+    prepare_sample "$seed"
+    index=runs/long_videos/index-$seed
+    python -m rice_jax.main --config=configs/sample.py --workdir="runs/demo-$seed" --config.seed="$seed" \
+        --config.data.data_dir="$built" --config.model.init_from="$encoder" \
+        --mode=index --config.index.images="$films/shop.csv" --config.index.directory="$index"
+    measured+=(--run "$index" "data/raw/sample-$seed/test")
+done
+python scripts/long_videos.py --films "$films" "${measured[@]}"

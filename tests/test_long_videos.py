@@ -1,0 +1,130 @@
+"""Tests of scripts/long_videos.py: the counting by hand, the recognising on a shop that is known by heart."""
+
+import dataclasses
+import json
+import shutil
+import types
+
+import numpy as np
+import pytest
+
+from rice_jax.live.engine import Engine
+from rice_jax.live.recognizer import encode_video
+from rice_jax.live.video import Frame
+from scripts import long_videos
+from tests.live.shop import draw, make_shop
+
+A, B = {"product": "a"}, {"product": "b"}
+EMPTY, OTHER = {"product": None, "gap": "empty"}, {"product": None, "gap": "other"}
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    return Engine(None, make_shop(tmp_path_factory.mktemp("shop"), decoder=False).directory, batch_sizes=(32,))
+
+
+def test_tally_by_hand():
+    truth = [EMPTY] * 3 + [A] * 4 + [B] * 2 + [OTHER] * 2
+    named = [None, "a", "a", "a", "a", None, "b", "b", "b", "a", None]
+    found = long_videos.tally(truth, named, ["a"] * 11)
+    assert found == {
+        "shown": 6, "right": 4, "none": 1, "wrong": 1, "forced": 4,
+        "gap": 5, "alarm": 3, "gap empty": 3, "alarm empty": 2, "gap other": 2, "alarm other": 1,
+        "false segments": 1,  # the last "a"; of the first one half lies in the product's time
+    }  # fmt: skip
+
+
+def test_percentages():
+    total = {"timeline shown": 8, "timeline right": 6, "timeline none": 2, "timeline gap": 30, "timeline alarm": 3}
+    total |= {"timeline gap other": 10, "timeline alarm other": 3, "timeline false segments": 2}
+    total |= {f"{way} {name}": 1 for way in ("live", "known") for name in ("shown", "gap")}
+    found = long_videos.percentages(total)
+    assert found["timeline right"] == 75 and found["timeline none"] == 25 and found["timeline wrong"] == 0
+    assert found["timeline alarm"] == 10 and found["timeline alarm other"] == 30 and found["timeline alarm empty"] == 0
+    assert found["timeline false segments"] == 4, "two in half a minute"
+
+
+def test_recognises_what_it_knows(engine):
+    """The shop's own pictures as frames: only borders may be blurred, and only of what does not know them."""
+    shows = [(None, 9)] * 8 + [("p0", 0)] * 8 + [("p3", 3)] * 8 + [(None, 10)] * 8
+    segments, truth = [], []
+    for start in range(0, 32, 8):
+        product = shows[start][0]
+        segments.append({"start": start, "end": start + 8, "product": product} | ({} if product else {"gap": "other"}))
+        truth += [segments[-1]] * 8
+    frames = [Frame(float(t), draw(picture)) for t, (_, picture) in enumerate(shows)]
+    times, encoded = encode_video(engine, frames, 32)
+    video = {"gallery": "a", "segments": segments}
+    found = long_videos.recognise(engine, video, truth, times, encoded)
+    assert list(found) == list(long_videos.WAYS)
+    expected = [product for product, _ in shows]
+    for way, (named, forced) in found.items():
+        right = np.array([name == product for name, product in zip(named, expected, strict=True)])
+        assert len(forced) == 32 and None not in forced
+        if way == "known":
+            assert right.all()
+        else:
+            assert right.sum() >= 24 and right[[4, 12, 20, 28]].all()
+    assert set(found["known"][1][8:24]) == {"p0", "p3"}
+
+
+def test_calibrates_with_the_other_shops_clips_alone(engine):
+    vectors = engine.index.vectors
+    clips = {"c0": "p0", "c1": "p6", "c2": "p7", "c3": "elsewhere"}
+    embeddings = vectors[[1, 6, 7, 2]]  # those of shop "b" are right, that of "a" is wrong
+    assert long_videos.calibrate(engine, clips, embeddings, {"b"}).num_clips == 2
+    alone = long_videos.calibrate(engine, clips, embeddings, {"b"})
+    changed = long_videos.calibrate(engine, clips, vectors[[0, 6, 7, 5]], {"b"})
+    assert dataclasses.astuple(alone) == dataclasses.astuple(changed), "nothing of shop a plays a part"
+    with pytest.raises(SystemExit, match="no clip"):
+        long_videos.calibrate(engine, {"c": "elsewhere"}, embeddings[:1], {"b"})
+
+
+def test_measures_films_and_clips(engine, tmp_path, monkeypatch):
+    """All of it, with pictures that the model knows instead of films."""
+    (tmp_path / "frames").mkdir()
+    galleries = dict(zip(engine.index.image_ids, engine.index.gallery_ids, strict=True))
+    lines = ["image_id,product_id\n"]
+    for row, name in enumerate(galleries):
+        (tmp_path / "frames" / f"clip{row}").mkdir()
+        shutil.copy(engine.index.paths[row], tmp_path / "frames" / f"clip{row}" / "0000.png")
+        lines.append(f"i{row},{name}\n")
+    (tmp_path / "attribution.csv").write_text("".join(lines))
+    truth = {f"clip{row}": [f"i{row}"] for row in range(8)}
+    (tmp_path / "test_videoid_to_gtimage_8.json").write_text(json.dumps(truth))
+    videos = [
+        {"video": name, "gallery": galleries[name], "seconds": 8, "segments": [{"start": 0, "end": 8, "product": name}]}
+        for name in ("p2", "p6")
+    ]
+    for video in videos:
+        video["segments"] = [
+            {"start": 0, "end": 6, "product": video["video"]},
+            {"start": 6, "end": 8, "product": None, "gap": "empty"},
+        ]
+    shown = {"p2": 2, "p6": 6}
+    monkeypatch.setattr(
+        long_videos, "read_video", lambda path: [Frame(float(t), draw(shown[path.name])) for t in range(8)]
+    )
+    (tmp_path / "truth.jsonl").write_text("".join(json.dumps(video) + "\n" for video in videos))
+    found = long_videos.measure(engine, tmp_path, tmp_path, long_videos.read_truth(tmp_path))
+    assert found["known right"] == found["timeline forced"] == 100
+    assert found["timeline chance"] == pytest.approx((100 / 6 + 100 / 2) / 2), "a gallery has six images, the other two"
+    assert found["timeline alarm"] == found["timeline alarm empty"] == 100, "the gap shows the product still"
+    printed = long_videos.table(videos, [found, found])
+    assert "2 videos of 2 shops" in printed and "100.0 ± 0.0" in printed
+
+
+def test_says_what_is_missing(tmp_path):
+    with pytest.raises(SystemExit, match="not there"):
+        long_videos.read_truth(tmp_path)
+    (tmp_path / "truth.jsonl").write_text(json.dumps({"gallery": "a"}) + "\n")
+    with pytest.raises(SystemExit, match="one shop"):
+        long_videos.read_truth(tmp_path)
+    with pytest.raises(SystemExit, match="simulate.py"):
+        long_videos.read_clips(tmp_path)
+
+
+def test_segment_at_a_time():
+    segments = [types.SimpleNamespace(start=0.0), types.SimpleNamespace(start=2.5)]
+    starts = [0.0, 2.5]
+    assert [segments.index(long_videos.at(segments, starts, t)) for t in (0.0, 2.0, 2.5, 9.0)] == [0, 0, 1, 1]
