@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; we look at sizes ourselves
     keep_compiled()
     limits = Limits(
