@@ -81,7 +81,7 @@ def film(flags):
     )
     shops = open_shops(train if flags.split == "train" else test, flags)
     (out / "videos").mkdir(parents=True)
-    _write_shops(shops, flags, out)
+    _write_shops(shops[: flags.videos], flags, out)
     tasks = [(number, shops[number % len(shops)]) for number in range(flags.videos)]
     with multiprocessing.Pool(flags.workers, _start_worker, (flags, backgrounds, out)) as pool:
         videos = list(tqdm.tqdm(pool.imap(_film_one, tasks), total=len(tasks), unit="video", desc="filming"))

@@ -111,11 +111,11 @@ def test_seed_alone_decides_every_byte(plain, tmp_path):
 
 
 def test_training_shops_are_of_other_products(plain, tmp_path):
-    flags = ["--videos=1", "--products_per_video=1", "--shown_seconds", "1", "1", "--gap_seconds", "1", "1"]
+    flags = ["--videos=8", "--products_per_video=1", "--shown_seconds", "1", "1", "--gap_seconds", "1", "1"]
     train = made(tmp_path / "train", *flags, "--split=train", "--frame_rate=1")
     assert len(shop_of(train)) == 240
     assert not {r["id"] for r in shop_of(train)} & {r["id"] for r in shop_of(plain)}
-    (video,) = truth_of(train)
+    video = truth_of(train)[0]
     assert video["gallery"] == "train-1" and len(seconds_of(train / video["video"], 1)[0]) == video["seconds"] == 3
 
 
@@ -123,7 +123,8 @@ def test_a_small_shop(tmp_path):
     flags = ["--videos=1", "--products_per_video=3", "--shop_products=10", "--lives=2"]
     small = made(tmp_path / "small", *flags, "--shown_seconds", "1", "1", "--gap_seconds", "1", "1")
     (video,) = truth_of(small)
-    gallery = {r["id"] for r in shop_of(small) if r["gallery"] == "test-1"}
+    gallery = {r["id"] for r in shop_of(small)}
+    assert {r["gallery"] for r in shop_of(small)} == {"test-1"}, "of the other shop nothing is shown"
     assert len(gallery) == 10 and len([s for s in video["segments"] if s["product"] in gallery]) == 3
 
 
