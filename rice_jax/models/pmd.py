@@ -7,7 +7,6 @@ works only for what is asked of it, the CLS token, and for the attention maps of
 
 import operator
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -138,20 +137,20 @@ class Pmd(nnx.Module):
         def look(guests: tuple[Array, Array], hosts: tuple, first: Int[Array, ""] | int) -> Float[Array, "B K H C"]:
             queries, negatives = guests
 
-            def look_at(host: tuple) -> Float[Array, "B H C"]:
+            @jax.checkpoint  # the weights of all videos would fill the memory
+            def look_at(host: tuple, row: Int[Array, ""]) -> Float[Array, "B K H C"]:
                 keys, values, token_mask, keep = host
                 scores = jnp.einsum("bhc,mhc->bhm", queries, keys, preferred_element_type=jnp.float32)
                 weights = jax.nn.softmax(jnp.where(token_mask, scores * keys.shape[-1] ** -0.5, MASKED_SCORE))
                 weights = weights if keep is None else weights * keep
-                return jnp.einsum("bhm,mhc->bhc", weights.astype(values.dtype), values)
+                view = jnp.einsum("bhm,mhc->bhc", weights.astype(values.dtype), values)
+                return jnp.where((negatives == row)[..., None, None], view[:, None], 0)
 
-            # With remat one video after the other: the weights of all would fill the memory.
-            one_by_one = partial(jax.lax.map, jax.checkpoint(look_at))
-            look_at_all = jax.vmap(look_at) if self.config.remat == "none" else one_by_one
-            views, place = look_at_all(hosts), negatives - first  # [V, B, H, C]
-            here = (place >= 0) & (place < len(views))
-            found = views[place.clip(0, len(views) - 1), jnp.arange(len(place))[:, None]]
-            return jnp.where(here[..., None, None], found, 0)
+            # One video after the other: what all guests see of all of them would grow with B².
+            add = lambda found, numbered: (found + look_at(*numbered), None)  # noqa: E731
+            rows = first + jnp.arange(len(hosts[2]))
+            nothing = jnp.where((negatives < 0)[..., None, None], queries[:, None], 0)  # zeros, placed as what is added
+            return jax.lax.scan(add, nothing, (hosts, rows))[0]
 
         projected = block.queries(queries)[:, 0]  # [B, H, C]
         seen = self.visit(look, (projected, negatives), (*video, token_mask, keep))
