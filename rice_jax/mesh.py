@@ -79,7 +79,16 @@ def each_device(mesh: Mesh):
     A parameter's gradient is summed over the devices when all is done, whatever loops there are in between. Parameters
     that are split are gathered first.
     """
-    return lambda function: jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), BATCH), out_specs=BATCH)
+
+    def each(function):
+        def run_here(params, rows):
+            # From here on every device has its own, so that this is where their gradients meet; else each use would be.
+            own = jax.tree.map(lambda x: jax.lax.pcast(x, ("data", "fsdp"), to="varying"), params)
+            return function(own, rows)
+
+        return jax.shard_map(run_here, mesh=mesh, in_specs=(PartitionSpec(), BATCH), out_specs=BATCH)
+
+    return each
 
 
 def take_rows(mesh: Mesh):

@@ -19,7 +19,8 @@ chip's peak.
 What a chip has to send in a training step on B pairs over n chips, with P parameters, E numbers in an embedding, T
 frames of L tokens of D numbers, and K negatives of an image, in the compute dtype unless it says otherwise, is at least
 
-    gradients       2 · (n - 1) / n · P: products leave them in the compute dtype
+    gradients       2 · (n - 1) / n · P: products leave them in the compute dtype; chunks, which add theirs up
+                    (`config.train.grad_cache_chunks`), in float32
     embeddings      (n - 1) / n · 2 · B · E in float32: every chip gets all videos', and their gradients go back; of
                     the images' softmax a few numbers a pair suffice
     candidates      (n - 1) / n · 2 · (1 + K) · B · D: every image's query to every chip, and what it sees of its K
@@ -179,7 +180,7 @@ def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
     elif model.pmd and loss.negatives == "batch":
         candidates = loss.num_negatives * data.batch_size / chips * data.num_frames * model.num_tokens
     return {
-        "gradients": 2 * share * parameters * size,
+        "gradients": 2 * share * parameters * (size if config.train.grad_cache_chunks == 1 else 4),
         "embeddings": 2 * share * data.batch_size * model.embed_dim * 4,
         "candidates": 2 * share * candidates * model.width * size,
     }
