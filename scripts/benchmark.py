@@ -15,8 +15,8 @@ first device that JAX finds: on a CPU in float32 and small, elsewhere in bfloat1
 FLOP are those that no program can do without (`scripts/least.py`), and utilisation is their share of the device's peak,
 where that is known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are those of
 `configs/base.py`.
-- `step` trains RICE, ICL, PMD, PFR and AdamW, beside a step that matches as the reference does, written in JAX too.
-  Neither has dropout.
+- `step` trains RICE, ICL, PMD, PFR and AdamW, beside a naive step that matches as the reference does, written in JAX
+  too, and one that does so pair by pair. None has dropout.
 - `encode` encodes pictures, and goes back to the gradients of the weights, beside transformers' encoder of the same
   sizes in PyTorch, if that is installed, on as many cores.
 - `rank` ranks random embeddings of so many queries among so many images in so many galleries, LPR4M's number and one

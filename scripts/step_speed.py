@@ -79,7 +79,7 @@ def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
     """The steps; they train one state in turn, so that the memory of a second one is not needed."""
     mesh = one_device()
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
-    models = {"ours": Rice, "naive": NaiveRice, "naive, pair by pair": PairwiseRice}
+    models = {"ours": Rice, "naive": NaiveRice, "pairwise": PairwiseRice}
     steps = {name: compiled_step(config, model) for name, model in models.items()}
     state = create_state(create_params(config.model, mesh, config.seed), optimizer, mesh)
     batch = jax.device_put(random_batch(config), NamedSharding(mesh, BATCH))
