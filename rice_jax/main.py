@@ -10,30 +10,32 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from flax import nnx
-from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from rice_jax import checkpoint
-from rice_jax.checkpoint import CheckpointError
-from rice_jax.compiled import keep_compiled
 from rice_jax.config import Config, ConfigError, resolve
-from rice_jax.eval import domains, report
-from rice_jax.eval.compare import write_comparison
-from rice_jax.eval.detect import detection_evaluator, detection_table, write_detections
-from rice_jax.eval.draw import draw_clips
-from rice_jax.eval.retrieval import retrieval_evaluator, row_name
+from rice_jax.eval.results import read_results
+from rice_jax.index.store import FILE, export_faiss, read_index
+from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.detection import detection_batches
 from rice_jax.input.pipeline import train_batches
-from rice_jax.live.index import FILE, export_faiss, read_index
-from rice_jax.live.indexing import remove_pictures, update_index
-from rice_jax.mesh import create_mesh
-from rice_jax.processes import ProcessError, join, leave, share_directory
+from rice_jax.models.create import create_model, create_params
+from rice_jax.models.weights import CheckpointError, missing, newest_weights, require_trained, start_from
+from rice_jax.pages import tables
+from rice_jax.pages.compare import write_comparison
+from rice_jax.pages.draw import draw_clips
+from rice_jax.parallel.compilation import keep_compiled
+from rice_jax.parallel.mesh import create_mesh
+from rice_jax.parallel.processes import ProcessError, join, leave, share_directory
+from rice_jax.tasks import domains
+from rice_jax.tasks.detection import detection_evaluator, detection_table, write_detections
+from rice_jax.tasks.retrieval import retrieval_evaluator, row_name
+from rice_jax.train import checkpoint
 from rice_jax.train.detection import detection_step
 from rice_jax.train.loop import Evaluator, train
 from rice_jax.train.optimizer import create_optimizer
-from rice_jax.train.state import create_model, create_params, create_state, resume, start_from
+from rice_jax.train.state import create_state, resume
 from rice_jax.train.steps import retrieval_step
 from rice_jax.types import DataError
 
@@ -117,12 +119,12 @@ def run(config: Config, workdir: Path, mode: str) -> None:
             match_before_training=evaluates,
             report_from_step=0 if evaluates else config.train.total_steps,
             with_attention=config.model.pmd is not None
-            and not (evaluates and missing(newest_weights(config, workdir)[0], params, "pmd")),
+            and not (evaluates and missing(newest_weights(workdir, config.model.init_from)[0], params, "pmd")),
         )
     if mode == "train":
         done = run_training(config, workdir, mesh, graphdef, params, evaluate)
     else:
-        source, done = newest_weights(config, workdir)
+        source, done = newest_weights(workdir, config.model.init_from)
         if config.eval.rerank:
             require_trained(source, params, "pmd", "decoder to match with", MATCHING)
         if config.model.detector:
@@ -164,7 +166,7 @@ def detect(config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, pa
             "(config.data.detect, e.g. lpr4m/query), found "
             f"{config.model.detector and config.model.detector.kind!r} and {config.data.detect!r}"
         )
-    source, step = newest_weights(config, workdir)
+    source, step = newest_weights(workdir, config.model.init_from)
     require_trained(source, params, "detector", "detector of this kind", DETECTING)
     params = start_from(source, params, config.model)
     directory = workdir / f"detections-{step}"
@@ -188,7 +190,7 @@ def index(config: Config, workdir: Path, mesh: Mesh) -> None:
         if jax.process_index() == 0:
             remove_pictures(directory, config.index.images)
     elif config.index.images:
-        source, _ = newest_weights(config, workdir)
+        source, _ = newest_weights(workdir, config.model.init_from)
         params = create_params(config.model, mesh, config.seed)
         with_decoder = config.model.pmd is not None and not missing(source, params, "pmd")
         params = start_from(source, params, config.model)
@@ -205,41 +207,20 @@ def compare(workdir: Path, runs: list[Path]) -> None:
     print(path)
 
 
-def newest_weights(config: Config, workdir: Path) -> tuple[Path, int]:
-    """The checkpoint to evaluate and its step: the run's newest, or what it would start from."""
-    if step := checkpoint.newest_step(workdir):
-        return workdir, step
-    if config.model.init_from:
-        return Path(config.model.init_from), 0
-    raise CheckpointError(f"{workdir}: found no checkpoint to evaluate; train first, or set config.model.init_from")
-
-
-def require_trained(source: Path, params: PyTree, module: str, name: str, advice: str) -> None:
-    """Refuses to match with a fresh decoder, whose order would be none, or to look with a fresh detector."""
-    if untrained := missing(source, params, module):
-        raise CheckpointError(f"{source}: has no trained {name} ({untrained[0]} is missing); {advice}")
-
-
-def missing(source: Path, params: PyTree, module: str) -> list[str]:
-    """The parameters of a module that a checkpoint does not have."""
-    expected = {f"{module}/{parameter}" for parameter in flatten_dict(params[module], sep="/")}
-    return sorted(expected - checkpoint.parameter_names(source))
-
-
 def print_results(workdir: Path, step: int, config: Config) -> None:
     path = workdir / "results.json"
     if config.model.detector:
         print(f"\n{detection_table(path)}")
     elif config.data.domains:
-        newest = report.read_results(path, domains.DomainResult).get(row_name(step))
+        newest = read_results(path, domains.DomainResult).get(row_name(step))
         if newest:
-            print(f"\n{row_name(step).capitalize()}.\n\n{domains.tables(newest)}")
+            print(f"\n{row_name(step).capitalize()}.\n\n{domains.domain_tables(newest)}")
     else:
-        results = report.read_results(path)
+        results = read_results(path)
         newest = [name for name in (row_name(step, config.eval.rerank), row_name(step)) if name in results]
         if newest:
-            subsets = report.subset_table(results[newest[0]])
-            print(f"\n{report.table(results)}\n\nSubsets {newest[0]}:\n{subsets}")
+            subsets = tables.subset_table(results[newest[0]])
+            print(f"\n{tables.table(results)}\n\nSubsets {newest[0]}:\n{subsets}")
     print(f"\n{path}")
 
 

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rice_jax.checkpoint import CheckpointError
-from rice_jax.compiled import keep_compiled
-from rice_jax.eval.album import thumbnail
-from rice_jax.live.engine import Engine, Match
-from rice_jax.live.page import Small, write_timeline
-from rice_jax.live.recognizer import Shown, encode_video, products_over_time
-from rice_jax.live.video import Frame, read_video
+from rice_jax.models.weights import CheckpointError
+from rice_jax.pages.album import thumbnail
+from rice_jax.pages.timeline import Small, write_timeline
+from rice_jax.parallel.compilation import keep_compiled
+from rice_jax.recognition.engine import Engine, Match
+from rice_jax.recognition.recognizer import Shown, encode_video, products_over_time
+from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
 
 BATCH_SIZE = 8  # frames that are encoded at once

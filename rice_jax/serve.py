@@ -15,16 +15,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from rice_jax.checkpoint import CheckpointError
-from rice_jax.compiled import keep_compiled
-from rice_jax.live.engine import Engine
+from rice_jax.models.weights import CheckpointError
+from rice_jax.parallel.compilation import keep_compiled
+from rice_jax.recognition.engine import Engine
 from rice_jax.types import DataError
 
 try:
     import uvicorn
 
-    from rice_jax.live.server import create_app
-    from rice_jax.live.uploads import Limits
+    from rice_jax.serving.server import create_app
+    from rice_jax.serving.uploads import Limits
 except ImportError as error:
     sys.exit(f"{type(error).__name__}: {error}; the server needs more: pip install -e '.[serve]'")
 

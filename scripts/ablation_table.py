@@ -11,7 +11,7 @@ import pathlib
 import statistics
 import sys
 
-from rice_jax.eval.report import read_results
+from rice_jax.pages.tables import read_results
 
 METHODS = {
     "icl": "ICL",

@@ -58,10 +58,10 @@ import jax
 
 from configs import base, sample
 from rice_jax.config import Config, ConfigError, resolve
-from scripts.compiled_step import compiled_step, operations
-from scripts.least import encoder_operations, least_operations
-from scripts.naive import NaiveRice
-from scripts.timing import on_cores, print_rows
+from scripts.benchmarks.compiled_step import compiled_step, operations
+from scripts.benchmarks.least import encoder_operations, least_operations
+from scripts.benchmarks.naive import NaiveRice
+from scripts.benchmarks.timing import on_cores, print_rows
 
 SIZES = "20079x66358x110,200x1000000x1"  # LPR4M's, and one gallery of a million images
 
@@ -115,7 +115,7 @@ def step(
     overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
 ) -> None:
     """Measures the speed of training RICE, beside a step that matches as the reference does."""
-    from scripts import step_speed
+    from scripts.benchmarks import step_speed
 
     with on_cores(cores) as used:
         own = {"data.num_frames": 3} if on_cpu() else {}
@@ -135,7 +135,7 @@ def encode(
     overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
 ) -> None:
     """Measures the speed of encoding pictures, beside PyTorch."""
-    from scripts import encode_speed
+    from scripts.benchmarks import encode_speed
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or a GPU has no room for PyTorch
     with on_cores(cores) as used:
@@ -153,7 +153,7 @@ def encode(
 
 def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | None, rounds: int) -> None:
     """Measures the speed and memory of ranking galleries, beside numpy and faiss."""
-    from scripts import rank_speed
+    from scripts.benchmarks import rank_speed
 
     if overrides:
         raise ConfigError(f"rank: found settings {sorted(overrides)}, expected none")
@@ -166,7 +166,7 @@ def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | 
 
 def live(overrides: Mapping, *, cores: int | None, images: int, rerank: int, frames: int) -> None:
     """Measures how long a pushed frame waits for its ranking."""
-    from scripts import live_speed
+    from scripts.benchmarks import live_speed
 
     with on_cores(cores) as used:
         configs = {"as set": settings({**default_dtype(), **overrides})}
@@ -221,7 +221,7 @@ def memory(overrides: Mapping, *, chunk: int) -> None:
 
 def data(overrides: Mapping, *, cores: int | None, clips: int, rounds: int, seconds: float) -> None:
     """Measures the speed of building LPR4M and of the training input, beside that of bare JPEG decoding."""
-    from scripts import data_speed  # TFDS and pyarrow take seconds to import
+    from scripts.benchmarks import data_speed  # TFDS and pyarrow take seconds to import
 
     with on_cores(cores) as used:
         speeds, config = data_speed.measure(used, clips, rounds, seconds, overrides)
@@ -240,7 +240,7 @@ def default_dtype() -> dict[str, str]:
 
 def about(config: Config, cores: int) -> dict:
     """What the rows of a table have in common."""
-    from scripts.peaks import peak_operations
+    from scripts.benchmarks.peaks import peak_operations
 
     model, device = config.model, jax.devices()[0]
     peak = peak_operations(device, model.dtype)

@@ -51,14 +51,15 @@ from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, resolve
 from rice_jax.eval.embed import compile_embedder, model_embedder
-from rice_jax.mesh import create_mesh
+from rice_jax.models.create import create_model, create_params
+from rice_jax.parallel.mesh import create_mesh
 from rice_jax.train.optimizer import create_optimizer
-from rice_jax.train.state import create_model, create_params, create_state
+from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, retrieval_step
 from rice_jax.types import Batch
-from scripts.compiled_step import abstract_batch
-from scripts.hlo import Collective, collectives
-from scripts.least import least_operations
+from scripts.benchmarks.compiled_step import abstract_batch
+from scripts.benchmarks.hlo import Collective, collectives
+from scripts.benchmarks.least import least_operations
 
 # Without these libtpu asks the network what machine it is on, and waits, and locks chips.
 LIBTPU = {

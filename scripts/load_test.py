@@ -33,9 +33,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from rice_jax.live.engine import Engine, Match, join_frames
-from rice_jax.live.recognizer import Shown, products_over_time
-from scripts.timing import on_cores, print_rows
+from rice_jax.recognition.engine import Engine, Match, join_frames
+from rice_jax.recognition.recognizer import Shown, products_over_time
+from scripts.benchmarks.timing import on_cores, print_rows
 
 ROUNDING = 2e-5  # by which a score may differ
 TOP = 5

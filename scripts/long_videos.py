@@ -22,10 +22,10 @@ import numpy as np
 
 from rice_jax.eval.calibration import Calibration, fit_calibration
 from rice_jax.input.transforms import sample_frames
-from rice_jax.live.engine import Engine, Frames
-from rice_jax.live.recognizer import Window, encode_video, products_over_time
-from rice_jax.live.timeline import timeline
-from rice_jax.live.video import Frame, read_video
+from rice_jax.recognition.engine import Engine, Frames
+from rice_jax.recognition.recognizer import Window, encode_video, products_over_time
+from rice_jax.recognition.timeline import timeline
+from rice_jax.recognition.video import Frame, read_video
 
 BATCH_SIZE = 32
 WAYS = {

@@ -1,10 +1,15 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags
 
+from data.build import main as build
+from tests.data.raw_lpr4m import write_raw
 from tests.fixtures import build_shop, command, run
+from tests.pages.reports import EVIL
+from tests.shop import make_shop
 
 # Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
 jax.config.update("jax_platforms", "cpu")
@@ -37,3 +42,37 @@ def reference(shop, tmp_path_factory):
     result = run(command(shop, workdir, module="tests.recorded_main"))
     assert result.returncode == 0, result.stderr
     return workdir, result
+
+
+@pytest.fixture(scope="session")
+def evil_shop(tmp_path_factory):
+    """Data sets whose images have names that no page should take for its own."""
+    directory = tmp_path_factory.mktemp("evil")
+    [titles] = write_raw(directory / "raw", num_train=2).glob("test_image_title_*.txt")
+    lines = titles.read_text(encoding="utf-8").splitlines()
+    titles.write_text("".join(f"{line} {EVIL}\n" for line in lines), encoding="utf-8")
+    build(["lpr4m", "--raw_dir", str(directory / "raw"), "--data_dir", str(directory / "built")])
+    return directory / "built"
+
+
+@pytest.fixture(scope="session")
+def live_shop(tmp_path_factory):
+    """An index of a fresh model with a decoder, and a calibration."""
+    return make_shop(tmp_path_factory.mktemp("live_shop"))
+
+
+@pytest.fixture
+def programs():
+    """Programs that have been compiled since."""
+    heard = []
+
+    def listen(event, *_, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            heard.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.jit(lambda x: x * 17)(jnp.ones(3)).block_until_ready()
+    assert heard, "it hears of what is compiled"
+    heard.clear()
+    yield heard
+    jax.monitoring.unregister_event_duration_listener(listen)

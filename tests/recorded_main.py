@@ -5,7 +5,8 @@ import json
 import jax
 from absl import app, flags
 
-from rice_jax import main, mesh
+from rice_jax import main
+from rice_jax.parallel import mesh
 from rice_jax.train import loop
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rice_jax.models.create import create_params
+from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.rice import Rice
-from rice_jax.models.vit import Vit
-from rice_jax.train.state import create_params
 from rice_jax.train.steps import retrieval_loss
-from scripts import benchmark, data_speed, encode_speed, peaks, rank_speed, step_speed, timing
-from scripts.least import encoder_operations
-from scripts.naive import NaiveRice, PairwiseRice
+from scripts import benchmark
+from scripts.benchmarks import data_speed, encode_speed, peaks, rank_speed, step_speed, timing
+from scripts.benchmarks.least import encoder_operations
+from scripts.benchmarks.naive import NaiveRice, PairwiseRice
 from tests.settings import small_config
 from tests.train.test_steps import batch, mesh_of
 

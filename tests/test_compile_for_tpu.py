@@ -9,7 +9,7 @@ import pytest
 
 from rice_jax.config import ConfigError
 from scripts import compile_for_tpu
-from scripts.hlo import Collective, collectives
+from scripts.benchmarks.hlo import Collective, collectives
 from tests.settings import small_config
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,10 +9,10 @@ import pytest
 
 from data.build import main as build
 from rice_jax import main
-from rice_jax.checkpoint import CheckpointError, save_weights
 from rice_jax.config import ConfigError
-from rice_jax.mesh import create_mesh
-from rice_jax.train.state import create_params
+from rice_jax.models.create import create_params
+from rice_jax.models.weights import CheckpointError, save_weights
+from rice_jax.parallel.mesh import create_mesh
 from tests.data.raw_lpr4m import write_raw
 from tests.fixtures import command, losses, run, start
 from tests.settings import small_config

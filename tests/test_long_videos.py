@@ -8,11 +8,11 @@ import types
 import numpy as np
 import pytest
 
-from rice_jax.live.engine import Engine
-from rice_jax.live.recognizer import encode_video
-from rice_jax.live.video import Frame
+from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.recognizer import encode_video
+from rice_jax.recognition.video import Frame
 from scripts import long_videos
-from tests.live.shop import draw, make_shop
+from tests.shop import draw, make_shop
 
 A, B = {"product": "a"}, {"product": "b"}
 EMPTY, OTHER = {"product": None, "gap": "empty"}, {"product": None, "gap": "other"}

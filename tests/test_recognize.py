@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rice_jax import recognize
-from tests.live.shop import make_shop, png, write_mp4
+from tests.shop import make_shop, png, write_mp4
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.checkpoint import CheckpointError, load_weights, save_weights
 from rice_jax.config import ModelConfig
 from rice_jax.convert.names import (
     HUGGING_FACE,
@@ -44,8 +43,9 @@ from rice_jax.convert.tensors import (
     to_theirs,
     write_safetensors,
 )
+from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.layers import LAYERNORM_EPSILON
-from rice_jax.models.vit import Vit
+from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
 
 @dataclasses.dataclass(frozen=True)

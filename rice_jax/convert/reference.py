@@ -22,7 +22,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.checkpoint import CheckpointError, load_weights, save_weights
 from rice_jax.config import ModelConfig, PfrConfig, PmdConfig
 from rice_jax.convert.clip import Sizes, about, encoder_sizes
 from rice_jax.convert.names import REFERENCE, REFERENCE_IGNORED
@@ -41,6 +40,7 @@ from rice_jax.convert.tensors import (
     write_torch,
 )
 from rice_jax.models.rice import Rice
+from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")  # MMF writes its checkpoints as .ckpt and its last weights as .pth
 _WHAT = "the reference's RICE"

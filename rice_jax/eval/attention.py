@@ -12,13 +12,13 @@ from flax import nnx
 from jaxtyping import PyTree, UInt8
 
 from rice_jax.config import DataConfig
-from rice_jax.eval.album import Album
 from rice_jax.eval.ranking import Ranking
 from rice_jax.input import transforms
 from rice_jax.input.decode import WHOLE
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.rice import normalize
+from rice_jax.pages.album import Album
 
 NUM_QUERIES = 40  # whose attention is drawn
 GRID = 8  # patches along a side that are drawn at most; of more, several become one

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
-from rice_jax.eval.report import replace_file
+from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
 FILE = "calibration.json"
@@ -40,7 +40,7 @@ class Calibration:
         threshold: the largest cosine at which that is as likely as not.
         num_clips: that they were fitted to.
         num_frames: of these clips at most.
-        fingerprint: of the encoder (`checkpoint.fingerprint`).
+        fingerprint: of the encoder (`models.weights.embedding_fingerprint`).
     """
 
     scale: float
@@ -113,7 +113,7 @@ def fit_calibration(
 
 def write_calibration(workdir: str | os.PathLike, calibration: Calibration) -> None:
     """Writes `calibration.json`, whole or not at all."""
-    replace_file(Path(workdir) / FILE, [json.dumps(dataclasses.asdict(calibration), indent=2, allow_nan=False)])
+    write_lines(Path(workdir) / FILE, [json.dumps(dataclasses.asdict(calibration), indent=2, allow_nan=False)])
 
 
 def read_calibration(workdir: str | os.PathLike) -> Calibration | None:

@@ -10,9 +10,9 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, BFloat16, Float, PyTree, UInt8
 
-from rice_jax.mesh import BATCH, global_batch, parameter_shardings, replicated
 from rice_jax.models.resample import show
 from rice_jax.models.rice import embed, embed_frames, normalize
+from rice_jax.parallel.mesh import BATCH, global_batch, parameter_shardings, replicated
 
 PIXEL_SIDE = 16  # of the thumbnails that the raw-pixel baseline compares
 

@@ -12,8 +12,8 @@ from jaxtyping import Int32
 
 from rice_jax.config import DataConfig
 from rice_jax.input import pipeline, transforms
-from rice_jax.input.boxes import ProductBoxes, frame_boxes
 from rice_jax.input.decode import WHOLE
+from rice_jax.input.product_boxes import ProductBoxes, frame_boxes
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import Box, Crop
 from rice_jax.types import DataError

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 
 from rice_jax.config import DataConfig
 from rice_jax.input import transforms
-from rice_jax.input.boxes import ProductBoxes, stored_boxes
 from rice_jax.input.decode import NO_PICTURE, WHOLE, Batcher, Encoded
 from rice_jax.input.items import ItemPairs
+from rice_jax.input.product_boxes import ProductBoxes, stored_boxes
 from rice_jax.input.source import Source, build_command
 from rice_jax.input.transforms import Box, Crop
 from rice_jax.types import DataError

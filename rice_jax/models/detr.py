@@ -16,9 +16,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 
 from rice_jax.config import ModelConfig
+from rice_jax.models.encoders.vit import Constrain, Vit
 from rice_jax.models.layers import Block, layer_norm, linear, quick_gelu, stack, unstack
 from rice_jax.models.rice import normalize
-from rice_jax.models.vit import Constrain, Vit
 from rice_jax.types import Detections
 
 TEMPERATURE = 20.0  # ratio of the longest to the shortest wave of a position; DAB-DETR's, DETR has 10,000

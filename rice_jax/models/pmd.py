@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from rice_jax.config import ModelConfig
+from rice_jax.models.encoders.vit import Constrain
 from rice_jax.models.layers import Block, layer_norm, split3, stack, unstack, video_token_mask
-from rice_jax.models.vit import Constrain
 from rice_jax.types import Matches
 
 SELF_EPSILON = 1e-12

@@ -7,9 +7,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import ModelConfig
+from rice_jax.models.encoders.vit import Constrain, Vit
 from rice_jax.models.pfr import Pfr
 from rice_jax.models.pmd import Pmd, Take, Visit, visit_here
-from rice_jax.models.vit import Constrain, Vit
 from rice_jax.types import Embeddings, Matches, Tokens
 
 # CLIP's statistics of RGB values in 0..1.

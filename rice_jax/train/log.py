@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +11,8 @@ from pathlib import Path
 import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from rice_jax.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,8 @@ class RunLog:
             workdir.mkdir(parents=True, exist_ok=True)
             path = workdir / "metrics.jsonl"
             kept = _lines_until(path, first_step) if path.exists() else []
-            partial = path.with_name(f"{path.name}.partial")
-            partial.write_text("".join(kept))
-            os.replace(partial, path)  # a full disk must not cost the lines there are
+            with replacing(path) as partial:
+                partial.write_text("".join(kept))
             self._file = path.open("a")
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
             self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())

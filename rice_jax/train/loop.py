@@ -12,9 +12,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from rice_jax import checkpoint
 from rice_jax.config import Config
-from rice_jax.mesh import global_batch
+from rice_jax.parallel.mesh import global_batch
+from rice_jax.train import checkpoint
 from rice_jax.train.log import RunLog
 from rice_jax.train.state import TrainState
 from rice_jax.train.steps import Step, compile_step

@@ -6,7 +6,7 @@ import optax
 from jax.sharding import Mesh
 
 from rice_jax.config import OptimizerConfig
-from rice_jax.mesh import parameter_shardings, path_name
+from rice_jax.parallel.mesh import parameter_shardings, path_name
 
 
 def create_optimizer(

@@ -14,8 +14,8 @@ from rice_jax.config import Config, ConfigError, LossConfig
 from rice_jax.losses.contrastive import contrastive_loss, different_images, similarity
 from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
 from rice_jax.losses.reconstruction import reconstruction_loss
-from rice_jax.mesh import BATCH, each_device, parameter_shardings, replicated
 from rice_jax.models.resample import show
+from rice_jax.parallel.mesh import BATCH, each_device, parameter_shardings, replicated
 from rice_jax.train.state import TrainState
 from rice_jax.types import Batch, Embeddings, Tokens
 

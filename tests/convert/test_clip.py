@@ -12,10 +12,10 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from rice_jax.checkpoint import load_weights
 from rice_jax.config import ModelConfig
 from rice_jax.convert import clip
-from rice_jax.models.vit import Vit
+from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.weights import load_weights
 from tests.golden.cases import ENCODER, Case, assert_close
 
 MICRO = clip.Sizes(image_size=16, patch_size=8, width=64, layers=2, heads=1, embed_dim=16)

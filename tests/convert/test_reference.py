@@ -9,14 +9,14 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from rice_jax.checkpoint import load_weights, open_checkpoints, save, save_weights
 from rice_jax.config import ModelConfig, PfrConfig, PmdConfig
 from rice_jax.convert import reference
 from rice_jax.convert.reference import from_reference, to_reference
 from rice_jax.convert.tensors import ConvertError
 from rice_jax.losses.matching import hardest_negatives
 from rice_jax.models.rice import Rice, embed, embed_frames
-from rice_jax.train.state import start_from
+from rice_jax.models.weights import load_weights, save_weights, start_from
+from rice_jax.train.checkpoint import open_checkpoints, save
 from rice_jax.types import Tokens
 from tests.golden.cases import Case, assert_close
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rice_jax.eval import album, attention
+from rice_jax.eval import attention
 from rice_jax.eval.embed import compile_rows, compute_rows
-from rice_jax.input.index import read_gallery_index, read_query_index
+from rice_jax.input.ground_truth import read_gallery_index, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.transforms import Box
-from rice_jax.mesh import create_mesh
 from rice_jax.models.rice import Rice
-from tests.eval.pages import evaluated
+from rice_jax.pages import album
+from rice_jax.parallel.mesh import create_mesh
+from tests.pages.reports import evaluated
 from tests.settings import small_config
 
 

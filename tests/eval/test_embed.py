@@ -4,7 +4,7 @@ import pytest
 
 from rice_jax.config import MeshConfig
 from rice_jax.eval.embed import compile_embedder, compute_rows, pixel_embedder, thumbnail
-from rice_jax.mesh import create_mesh
+from rice_jax.parallel.mesh import create_mesh
 
 
 def batches(pictures, size):

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rice_jax import checkpoint, main
+from rice_jax import main
 from rice_jax.config import ConfigError, MeshConfig
-from rice_jax.eval import ranking, report, rerank
+from rice_jax.eval import ranking, rerank
 from rice_jax.eval.embed import compile_embedder, compile_rows, compute_rows, model_embedder
-from rice_jax.mesh import create_mesh
+from rice_jax.eval.results import read_results
+from rice_jax.models.create import create_model
 from rice_jax.models.rice import Rice, normalize
-from rice_jax.train.state import create_model
+from rice_jax.models.weights import CheckpointError, save_weights
+from rice_jax.parallel.mesh import create_mesh
 from tests.fixtures import command, run, start
 from tests.settings import small_config
 
@@ -194,10 +196,10 @@ def trained(shop, tmp_path_factory):
     _, params = _random_model(model)
     directory = tmp_path_factory.mktemp("weights")
     config = {"model": dataclasses.asdict(model)}
-    checkpoint.save_weights(directory / "whole", params, config)
-    checkpoint.save_weights(directory / "encoder", {"encoder": params["encoder"]}, config)
+    save_weights(directory / "whole", params, config)
+    save_weights(directory / "encoder", {"encoder": params["encoder"]}, config)
     del params["pmd"]["match_vector"]
-    checkpoint.save_weights(directory / "part", params, config)
+    save_weights(directory / "part", params, config)
     return directory
 
 
@@ -205,7 +207,7 @@ def trained(shop, tmp_path_factory):
 def test_a_fresh_decoder_is_never_asked(shop, trained, tmp_path, name, lacks):
     config = small_config(data__data_dir=str(shop), model__init_from=str(trained / name), eval__rerank=3)
     message = f"{trained / name}: has no trained decoder to match with \\({lacks} is missing\\).* config.eval.rerank=0"
-    with pytest.raises(checkpoint.CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         main.run(config, tmp_path, "eval")
     assert not list(tmp_path.iterdir())
 
@@ -218,7 +220,7 @@ def test_weights_with_a_decoder_are_matched_before_any_training(shop, trained, t
         lines[num_matched] = [json.loads(line) for line in (tmp_path / "rankings.jsonl").read_text().splitlines()]
     assert f"Subsets before training, first {num_matched} matched:" in capsys.readouterr().out
 
-    results = report.read_results(tmp_path / "results.json")
+    results = read_results(tmp_path / "results.json")
     rows = [f"before training{matched}" for matched in ("", ", first 1 matched", ", first 50 matched")]
     assert list(results) == ["nearest raw pixels", *rows]
     assert [results[row].seconds is not None for row in results] == [False, True, True, True]
@@ -238,7 +240,7 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     trained = run(command(shop, tmp_path, **settings))
     assert trained.returncode == 0, trained.stderr
     rows = ["before training", "after 2 steps", "after 2 steps, first 3 matched"]
-    kept = report.read_results(tmp_path / "results.json")
+    kept = read_results(tmp_path / "results.json")
     assert list(kept) == ["nearest raw pixels", *rows], "the decoder is not asked before it has learned"
     (header, *_), *timed = (
         [line for line in trained.stdout.splitlines() if part in line] for part in ("chance", *rows)
@@ -258,7 +260,7 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     processes = [start([*arguments, f"--process_id={process}"], devices=2) for process in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    recomputed = report.read_results(tmp_path / "results.json")
+    recomputed = read_results(tmp_path / "results.json")
     assert recomputed[rows[1]].score == kept[rows[1]].score
     assert recomputed[rows[2]].seconds != kept[rows[2]].seconds, "was measured again"
     assert top.keys() == _tops(tmp_path).keys()

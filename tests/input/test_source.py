@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from rice_jax.input.index import Query, read_gallery_index, read_metadata, read_query_index
+from rice_jax.input.ground_truth import Query, read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches, train_batches
 from rice_jax.input.source import Source
 from tests.input import tiny_shop

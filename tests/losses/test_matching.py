@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from rice_jax.config import MeshConfig
 from rice_jax.losses.contrastive import different_images
 from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
-from rice_jax.mesh import create_mesh, global_batch
+from rice_jax.parallel.mesh import create_mesh, global_batch
 
 
 def sorted_negatives(similarity, num_negatives, keep):

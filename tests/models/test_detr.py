@@ -8,9 +8,9 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from rice_jax.config import MeshConfig
-from rice_jax.mesh import create_mesh
+from rice_jax.models.create import create_model, create_params
 from rice_jax.models.detr import patch_centres, sine_position
-from rice_jax.train.state import create_model, create_params
+from rice_jax.parallel.mesh import create_mesh
 from tests.settings import small_config
 
 BATCH, FRAMES = 2, 3

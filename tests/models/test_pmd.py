@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from scipy.special import expit, softmax
 
-from rice_jax.mesh import path_name
 from rice_jax.models.pmd import Pmd, take_local
+from rice_jax.parallel.mesh import path_name
 from tests.settings import small_config
 
 BATCH, FRAMES, TOKENS, WIDTH, HEADS = 4, 3, 5, 32, 4

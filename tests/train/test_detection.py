@@ -7,10 +7,11 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
-from rice_jax import checkpoint
-from rice_jax.mesh import global_batch, parameter_shardings
+from rice_jax.models.create import create_model, create_params
+from rice_jax.models.weights import CheckpointError, save_weights, start_from
+from rice_jax.parallel.mesh import global_batch, parameter_shardings
 from rice_jax.train.detection import detection_step, detector_loss, top_accuracy
-from rice_jax.train.state import create_model, create_params, create_state, start_from
+from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step
 from tests.settings import small_config
 
@@ -127,14 +128,14 @@ def test_learns_a_few_frames_by_heart():
 def test_a_detector_starts_from_rices_encoder_and_rice_from_a_detectors(tmp_path):
     mesh, rice = mesh_of(1), small_config()
     trained = create_params(rice.model, mesh, seed=5)
-    checkpoint.save_weights(tmp_path / "rice", trained, rice.to_dict())
+    save_weights(tmp_path / "rice", trained, rice.to_dict())
     frame = small_config(model__detector__kind="frame")
     fresh = create_params(frame.model, mesh, seed=0)
     started = start_from(tmp_path / "rice", fresh, frame.model)
     jax.tree.map(np.testing.assert_array_equal, started["encoder"], trained["encoder"])
     jax.tree.map(np.testing.assert_array_equal, started["detector"], fresh["detector"])
 
-    checkpoint.save_weights(tmp_path / "frame", started, frame.to_dict())
+    save_weights(tmp_path / "frame", started, frame.to_dict())
     clip = start_from(tmp_path / "frame", create_params(CONFIG.model, mesh, seed=0), CONFIG.model)
     jax.tree.map(np.testing.assert_array_equal, clip["detector"]["layers"], started["detector"]["layers"])
     back = start_from(tmp_path / "frame", create_params(rice.model, mesh, seed=0), rice.model)
@@ -142,5 +143,5 @@ def test_a_detector_starts_from_rices_encoder_and_rice_from_a_detectors(tmp_path
     assert "detector" not in back
 
     four = small_config(model__detector__kind="frame", model__detector__heads=4)
-    with pytest.raises(checkpoint.CheckpointError, match="has 2 heads, config.model.detector.heads is 4"):
+    with pytest.raises(CheckpointError, match="has 2 heads, config.model.detector.heads is 4"):
         start_from(tmp_path / "frame", fresh, four.model)

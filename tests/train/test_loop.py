@@ -3,8 +3,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rice_jax import checkpoint
-from rice_jax.mesh import create_mesh
+from rice_jax.models.weights import load_weights, newest_step
+from rice_jax.parallel.mesh import create_mesh
+from rice_jax.train import checkpoint
 from rice_jax.train.loop import train
 from rice_jax.train.state import TrainState
 from tests.settings import small_config
@@ -25,10 +26,10 @@ def test_nothing_is_lost_if_an_evaluation_outlasts_what_time_is_left(tmp_path):
 
         def evaluator(number, params):
             checkpoint.finish(checkpoints)
-            saved[number] = checkpoint.newest_step(tmp_path)
+            saved[number] = newest_step(tmp_path)
             return {}
 
         train(config, tmp_path, create_mesh(config.mesh), step, state, batches, 0, checkpoints, {"e": evaluator})
     assert saved == {0: None, 4: 4, 6: 6}
-    params, _ = checkpoint.load_weights(tmp_path)
+    params, _ = load_weights(tmp_path)
     np.testing.assert_array_equal(jax.device_get(params["weight"]), np.full(8, 15))

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import optax
 
 from rice_jax.config import MeshConfig
-from rice_jax.mesh import create_mesh, replicated
+from rice_jax.models.create import create_params
+from rice_jax.parallel.mesh import create_mesh, replicated
 from rice_jax.train.optimizer import split_gradients
-from rice_jax.train.state import create_params
 from tests.settings import small_config
 
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from rice_jax import checkpoint
-from rice_jax.checkpoint import CheckpointError, save_weights
 from rice_jax.config import MeshConfig
-from rice_jax.mesh import create_mesh
+from rice_jax.models.create import create_params
+from rice_jax.models.weights import CheckpointError, save_weights, start_from
+from rice_jax.parallel.mesh import create_mesh
+from rice_jax.train import checkpoint
 from rice_jax.train.optimizer import create_optimizer
-from rice_jax.train.state import create_params, create_state, start_from
+from rice_jax.train.state import create_state
 from tests.settings import small_config
 
 CONFIG = small_config(model__layers=6)

@@ -12,10 +12,11 @@ from jax.sharding import AxisType, Mesh
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.losses.contrastive import contrastive_loss, different_images
-from rice_jax.mesh import global_batch, parameter_shardings
-from rice_jax.train.state import create_model, create_params, create_state
+from rice_jax.models.create import create_model, create_params
+from rice_jax.parallel.mesh import global_batch, parameter_shardings
+from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, retrieval_loss, retrieval_step
-from scripts.hlo import collectives
+from scripts.benchmarks.hlo import collectives
 from tests.settings import small_config
 
 BATCH, FRAMES = 16, 3

@@ -1,0 +1,45 @@
+"""A model's structure and fresh parameters, in their place on the mesh."""
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.detr import Detector
+from rice_jax.models.rice import Rice
+from rice_jax.parallel.mesh import constrain_batch, parameter_shardings, take_rows, visit_rows
+
+
+def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
+    """The model's structure without weights: `nnx.merge(graphdef, params)` is the model."""
+    return nnx.split(nnx.eval_shape(lambda: _model(config, mesh, seed=0)))[0]
+
+
+def create_params(config: ModelConfig, mesh: Mesh, seed: int) -> PyTree:
+    """Fresh parameters, each created where it will live; a decoder starts from the encoder's last blocks."""
+    create = lambda: start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]))  # noqa: E731
+    return jax.jit(create, out_shardings=parameter_shardings(mesh, jax.eval_shape(create)))()
+
+
+def start_decoder(params: PyTree) -> PyTree:
+    """Lets the decoder's pairs start from the encoder's last blocks, in order; without a decoder nothing changes.
+
+    Source: RICE.md §3; `golden/init_map.json`.
+    """
+    if "pmd" not in params:
+        return params
+    num_pairs = params["pmd"]["self_blocks"]["qkv"]["kernel"].shape[0]
+    last = jax.tree.map(lambda x: x[-2 * num_pairs :], params["encoder"]["blocks"])
+    blocks = {
+        "self_blocks": jax.tree.map(lambda x: x[0::2], last),
+        "cross_blocks": jax.tree.map(lambda x: x[1::2], last),
+    }
+    return params | {"pmd": params["pmd"] | blocks}
+
+
+def _model(config: ModelConfig, mesh: Mesh, seed: int) -> Rice | Detector:
+    constrain, rngs = constrain_batch(mesh), nnx.Rngs(seed)
+    if config.detector:
+        return Detector(config, constrain=constrain, rngs=rngs)
+    return Rice(config, constrain=constrain, take=take_rows(mesh), visit=visit_rows(mesh), rngs=rngs)

@@ -1,0 +1,199 @@
+"""Weights on disk: a converted model, or the newest checkpoint of a run, and a model that starts from them.
+
+A checkpoint is a directory with the items `weights`, `optimizer`, `position` and `config`; a converted model has only
+`weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no partial checkpoint.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.create import start_decoder
+from rice_jax.models.encoders.vit import resize_positions
+
+CHECKPOINTS = "checkpoints"
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not fit; the message says what was found, what was expected and what to do."""
+
+
+def save_weights(directory: str | os.PathLike, params: PyTree, config: dict) -> None:
+    """Saves parameters (e.g. only `{"encoder": …}`) with `{"model": …}` sizes, to start runs from.
+
+    Raises:
+        CheckpointError: the directory exists and is not empty.
+    """
+    directory = Path(directory).absolute()
+    if directory.exists() and any(directory.iterdir()):
+        raise CheckpointError(f"{directory}: exists and is not empty; choose another directory or delete it")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        items = ocp.args.Composite(weights=ocp.args.StandardSave(params), config=ocp.args.JsonSave(config))
+        checkpointer.save(directory, args=items, force=True)
+
+
+def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
+    """Reads the parameters of a converted encoder or of a run's newest checkpoint.
+
+    Args:
+        directory: what `save_weights` wrote, or a run's workdir.
+
+    Returns:
+        Nested dict of numpy arrays, and the configuration saved with it.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
+    directory = _find_weights(Path(directory).absolute())
+    handler = ocp.PyTreeCheckpointHandler()
+    saved = handler.metadata(directory / "weights").tree
+    # On the host, whatever devices wrote them.
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+    params = handler.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    return params, read_config(directory)
+
+
+def parameter_names(directory: str | os.PathLike) -> set[str]:
+    """The names of what `load_weights` would read, e.g. "pmd/pool/kernel", without reading it; same arguments."""
+    saved = ocp.PyTreeCheckpointHandler().metadata(_find_weights(Path(directory).absolute()) / "weights").tree
+    return set(flatten_dict(saved, sep="/"))
+
+
+def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig) -> PyTree:
+    """Puts the weights of a converted model or of another run in the place of fresh ones.
+
+    Args:
+        directory: what `rice_jax.convert` wrote, or a workdir.
+        params: fresh parameters; those that the checkpoint does not have stay, but a decoder starts from the last
+            blocks of the checkpoint's encoder.
+        config: of the model; positions are interpolated to its image size. A decoder or head that it does not have is
+            left out. A detector of clips may start from one of frames, whose weights it has all of.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
+    """
+    saved, saved_config = load_weights(directory)
+    _require_same_heads(saved_config["model"], config, directory)
+    for part in (saved.keys() & {"pmd", "pfr", "detector", "logit_scale"}) - params.keys():
+        asker = "config.loss" if part in ("pmd", "pfr") and not config.detector else "config.model.detector.kind"
+        logger.info("%s: its %s is left out, %s asks for none", directory, part, asker)
+        del saved[part]
+    if "pmd" in params and "pmd" not in saved:
+        saved = start_decoder(saved | {"pmd": params["pmd"]})
+    positions = saved["encoder"]["position_embedding"]
+    saved["encoder"]["position_embedding"] = np.asarray(resize_positions(jnp.asarray(positions), config.num_tokens))
+
+    fresh = flatten_dict(params, sep="/")
+    found = flatten_dict(saved, sep="/")
+    wrong = [f"  {name}: unknown" for name in sorted(found.keys() - fresh.keys())]
+    wrong += [f"  {name}: missing" for name in sorted(fresh.keys() - found.keys()) if name.startswith("encoder/")]
+    wrong += [
+        f"  {name}: found {found[name].shape}, expected {fresh[name].shape}"
+        for name in sorted(found.keys() & fresh.keys())
+        if found[name].shape != fresh[name].shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            "\n".join([f"{directory}: does not fit config.model:", *wrong]) + "\nUse the sizes that it was made with."
+        )
+    placed = {name: jax.device_put(value, fresh[name].sharding) for name, value in found.items()}
+    return unflatten_dict(fresh | placed, sep="/")
+
+
+def newest_weights(workdir: Path, init_from: str) -> tuple[Path, int]:
+    """The checkpoint to use and its step: the run's newest one, else the weights that the run starts from.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    if step := newest_step(workdir):
+        return workdir, step
+    if init_from:
+        return Path(init_from), 0
+    raise CheckpointError(f"{workdir}: found no checkpoint to evaluate; train first, or set config.model.init_from")
+
+
+def require_trained(source: Path, params: PyTree, module: str, name: str, advice: str) -> None:
+    """Refuses a checkpoint without a trained part, whose answers would be random.
+
+    Raises:
+        CheckpointError: a parameter of the part is missing.
+    """
+    if untrained := missing(source, params, module):
+        raise CheckpointError(f"{source}: has no trained {name} ({untrained[0]} is missing); {advice}")
+
+
+def missing(source: Path, params: PyTree, module: str) -> list[str]:
+    """The parameters of a module that a checkpoint does not have."""
+    expected = {f"{module}/{parameter}" for parameter in flatten_dict(params[module], sep="/")}
+    return sorted(expected - parameter_names(source))
+
+
+def embedding_fingerprint(params: PyTree, model: ModelConfig, resize: int) -> str:
+    """Tells encoders apart: only vectors of one fingerprint can be compared.
+
+    Args:
+        params: as `train.state.start_from` placed them; those of the encoder count. All processes call this together.
+        model: its sizes; what it computes in plays no part.
+        resize: side to which a picture is squashed before the crop, pixels.
+
+    Returns:
+        SHA-256 as hexadecimal digits.
+    """
+    sizes = {"heads": model.heads, "image_size": model.image_size, "patch_size": model.patch_size, "resize": resize}
+    digest = hashlib.sha256(json.dumps(sizes).encode())
+    for name, value in sorted(flatten_dict(params["encoder"], sep="/").items()):
+        whole = np.ascontiguousarray(multihost_utils.process_allgather(value, tiled=True), "<f4")
+        digest.update(f"{name} {whole.shape}".encode())
+        digest.update(whole)
+    return digest.hexdigest()
+
+
+def newest_step(workdir: str | os.PathLike) -> int | None:
+    """The step of a run's newest checkpoint; None if it has none."""
+    directory = Path(workdir) / CHECKPOINTS
+    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
+    return max(steps, default=None)
+
+
+def _find_weights(directory: Path) -> Path:
+    if (directory / "weights").is_dir():
+        return directory
+    if (step := newest_step(directory)) is None:
+        raise CheckpointError(
+            f"{directory}: found no checkpoint, expected a run's workdir or the output of "
+            "`python -m rice_jax.convert.clip SOURCE OUT`"
+        )
+    return directory / CHECKPOINTS / str(step)
+
+
+def read_config(directory: Path) -> dict:
+    try:
+        return ocp.JsonCheckpointHandler().restore(directory / "config", args=ocp.args.JsonRestore())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory}: cannot read the checkpoint's configuration: {error}") from error
+
+
+def _require_same_heads(saved: dict, config: ModelConfig, directory: str | os.PathLike) -> None:
+    """The number of heads shows in no shape, so it has to be compared by itself."""
+    pairs = {"heads": (saved["heads"], config.heads)}
+    if saved.get("pmd") and config.pmd:
+        pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)
+    if saved.get("detector") and config.detector:
+        pairs["detector.heads"] = (saved["detector"]["heads"], config.detector.heads)
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise CheckpointError(f"{directory}: has {found} heads, config.model.{name} is {expected}")

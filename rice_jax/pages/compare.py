@@ -1,0 +1,205 @@
+"""Several runs on the same queries as one page: their table, curves, and the queries whose first place changed."""
+
+import collections
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from rice_jax.eval.metrics import Result, confidence_intervals
+from rice_jax.eval.results import read_results
+from rice_jax.files import write_lines
+from rice_jax.input.source import Source
+from rice_jax.input.transforms import sample_frames
+from rice_jax.pages import report
+from rice_jax.pages.album import Album
+from rice_jax.types import DataError
+
+NUM_QUERIES = 120  # shown at most
+NUM_IMAGES = 5  # of each run
+CURVES = {
+    "ICL": ("icl",),
+    "Accuracy in the batch": ("accuracy",),
+    "Rank-1 while training": ("retrieval/rank-1",),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Run(NamedTuple):
+    """What an evaluation left in a workdir."""
+
+    name: str
+    about: dict[str, Any]
+    results: dict[str, Result]
+    rankings: list[dict[str, Any]]  # lines of `rankings.jsonl`
+    rank: Int64[np.ndarray, " Q"]
+    log: list[report.Line]
+
+    @property
+    def row(self) -> str:
+        """The row of the results that the rankings are of."""
+        return self.about["rankings"]
+
+
+def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
+    """Writes a page that compares runs with the first of them, whole or not at all.
+
+    Pictures are shown if the data set of the first run is still where that run found it.
+
+    Args:
+        path: the page.
+        workdirs: two or more, each with the `results.json` and `rankings.jsonl` of a retrieval.
+
+    Raises:
+        DataError: there are fewer than two, one is no run of retrieval, or they are not of the same queries.
+        FileNotFoundError: a run has not been evaluated.
+        OSError: the page cannot be written.
+    """
+    if len(workdirs) < 2:
+        raise DataError(f"found {len(workdirs)} runs to compare, expected two or more: --mode=compare RUN1 RUN2 …")
+    last = [workdir.absolute().name for workdir in workdirs]
+    names = last if len(set(last)) == len(last) else [str(workdir) for workdir in workdirs]
+    runs = [_read_run(workdir, name) for workdir, name in zip(workdirs, names, strict=True)]
+    _require_same_queries(runs)
+    album = _open_album(runs[0])
+    hits = np.array([run.rank == 1 for run in runs])
+    changed = np.flatnonzero(hits.any(axis=0) & ~hits.all(axis=0))
+    shown = changed[sample_frames(len(changed), NUM_QUERIES)].tolist()
+    html = report.render(
+        "compare.html.jinja",
+        album,
+        runs=runs,
+        cutoffs=list(runs[0].results[runs[0].row].score.rank),
+        rows=[row for run in runs for row in _rows(run, runs[0])],
+        counts=[_count(run, runs[0]) for run in runs[1:]],
+        plots=[
+            report.rank_plot({run.name: (run.rank, run.results[run.row]) for run in runs}),
+            *report.training_plots({run.name: run.log for run in runs}, CURVES),
+        ],
+        cards=[_card(place, runs, album) for place in shown],
+        num_queries=len(runs[0].rank),
+        num_changed=len(changed),
+        num_galleries=runs[0].results[runs[0].row].galleries.num,
+    )
+    write_lines(path, [html])
+    logger.info("%s: %d of %d changed queries shown", path, len(shown), len(changed))
+
+
+def _read_run(workdir: Path, name: str) -> Run:
+    for file in ("results.json", "rankings.jsonl"):
+        if not (workdir / file).exists():
+            raise FileNotFoundError(
+                f"{workdir / file}: not found; expected a run that has been evaluated (--mode=eval)"
+            )
+    try:
+        about = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["about"]
+        results = read_results(workdir / "results.json")
+        results[about["rankings"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{workdir / 'results.json'}: found no results of retrieval ({error!r} is missing); expected runs that "
+            "were trained on, or evaluated with, queries and galleries"
+        ) from error
+    lines = (workdir / "rankings.jsonl").read_text(encoding="utf-8").splitlines()
+    rankings = list(map(json.loads, lines))
+    rank = np.array([line["rank"] for line in rankings], np.int64)
+    return Run(name, about, results, rankings, rank, report.read_log(workdir / "metrics.jsonl"))
+
+
+def _require_same_queries(runs: Sequence[Run]) -> None:
+    first = runs[0]
+    asked = [(line["query"], line["gallery_size"]) for line in first.rankings]
+    for run in runs[1:]:
+        if [(line["query"], line["gallery_size"]) for line in run.rankings] != asked:
+            raise DataError(
+                f"{run.name}: found other queries or galleries ({len(run.rankings)} queries) than in {first.name} "
+                f"({len(asked)}), expected the same: evaluate both with the same data sets (--mode=eval)"
+            )
+
+
+def _open_album(run: Run) -> Album | None:
+    about = run.about
+    if "data_dir" not in about:
+        return None
+    try:
+        gallery = Source(about["data_dir"], about["gallery"], ("gallery_id", "image_id"))
+    except FileNotFoundError as error:
+        logger.warning("without pictures: %s", error)
+        return None
+    rows = {(line["gallery_id"].decode(), line["image_id"].decode()): line["index"] for line in gallery}
+    return Album(about["data_dir"], about["query"], about["gallery"], rows, about["num_frames"])
+
+
+def _rows(run: Run, first: Run) -> list[dict[str, Any]]:
+    """The newest rows of a run; the one that its rankings are of with its lead over the first run."""
+    step_rows = [run.row.partition(", first ")[0], run.row]  # by embedding, and re-ranked
+    lead = _hits(run) - _hits(first)
+    ends = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
+    # Those that were not ranked are misses of both.
+    ranked = len(lead) / run.results[run.row].score.num_queries
+    difference = {"mean": lead.mean() * ranked, "ends": None if ends is None else (ends[0] * ranked).tolist()}
+    return [
+        {
+            "run": run.name,
+            "row": row,
+            "result": run.results[row],
+            "lead": difference if row == run.row and run is not first else None,
+            "shown": row == run.row,
+        }
+        for row in dict.fromkeys(step_rows)
+        if row in run.results
+    ]
+
+
+def _count(run: Run, first: Run) -> dict[str, Any]:
+    """How many queries have a truth in the first place in both runs, in one, in none."""
+    pairs = collections.Counter(zip((first.rank == 1).tolist(), (run.rank == 1).tolist(), strict=True))
+    return {
+        "run": run.name,
+        "both": pairs[True, True],
+        "gained": pairs[False, True],
+        "lost": pairs[True, False],
+        "neither": pairs[False, False],
+    }
+
+
+def _card(place: int, runs: Sequence[Run], album: Album | None) -> dict[str, Any]:
+    line = runs[0].rankings[place]
+    gallery = line["gallery"]
+
+    def image(image_id: str) -> dict[str, Any]:
+        return album.image(gallery, image_id) if album else {"id": image_id, "title": "", "thumbnail": None}
+
+    found = [
+        {
+            "run": run.name,
+            "rank": int(run.rank[place]),
+            "images": [
+                image(name) | {"score": score, "truth": name in line["truths"]}
+                for name, score in run.rankings[place]["top"][:NUM_IMAGES]
+            ],
+        }
+        for run in runs
+    ]
+    hits = [bool(run.rank[place] == 1) for run in runs]
+    return {
+        "id": line["query"],
+        "gallery": gallery,
+        "gallery_size": line["gallery_size"],
+        "frames": album.query(place, line["query"]) if album else [],
+        "truth": image(line["truths"][0]),
+        "found": found,
+        "filters": {
+            f"run{number}": ["gained"] if hit and not hits[0] else ["lost"] if hits[0] and not hit else []
+            for number, hit in enumerate(hits)
+        },
+    }
+
+
+def _hits(run: Run) -> np.ndarray:
+    return (run.rank == 1).astype(float)

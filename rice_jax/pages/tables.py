@@ -1,0 +1,145 @@
+"""Tables of results in plain text."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+from rice_jax.eval.metrics import Result, Score
+
+_MAX_NAME = 36  # columns of a terminal; the widest table then has 100
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """A table of several evaluations of the same queries, chance first.
+
+    Args:
+        results: {row name: its result}, at least one, in the order of the rows.
+
+    Returns:
+        Lines of at most 100 columns, without a newline at the end; the last column is the seconds that each ranking
+        took, if any was measured.
+
+    Raises:
+        ValueError: naming the row, if one was measured on other queries or galleries than the first.
+    """
+    first_name, first = next(iter(results.items()))
+    for name, result in results.items():
+        if (result.score.num_queries, result.galleries) != (first.score.num_queries, first.galleries):
+            raise ValueError(
+                f"Row {name!r} is of {_about(result)}, row {first_name!r} of {_about(first)}: expected rows of the "
+                "same queries and galleries, since others cannot be compared."
+            )
+    cutoffs = list(first.score.rank)
+    header = ["", *cutoffs, f"{cutoffs[0]} / chance"]
+    rows = [["chance", *_percents(first.score.chance)]]
+    rows += [
+        [name, *_percents(result.score.rank), _times(result.score, cutoffs[0]), *_seconds(result)]
+        for name, result in results.items()
+    ]
+    if any(map(_seconds, results.values())):
+        header.append("seconds")
+    return "\n".join([_about(first), "", *align(header, rows)])
+
+
+def subset_table(result: Result) -> str:
+    """A table of the subsets of one evaluation, a block a label.
+
+    Args:
+        result: its `subsets` in the order of the blocks and rows.
+
+    Returns:
+        Lines of at most 100 columns, without a newline at the end; "" if there are no subsets.
+    """
+    cutoffs = list(result.score.rank)
+    rows: list[list[str] | None] = []
+    for label, scores in result.subsets.items():
+        rows.append([label])
+        rows += [
+            [f"  {value}", str(score.num_queries), *_percents(score.rank), _times(score, cutoffs[0])]
+            for value, score in scores.items()
+        ]
+        if result.num_unknown[label]:
+            rows.append(["  (unknown, in none)", str(result.num_unknown[label])])
+    return "\n".join(align(["", "queries", *cutoffs, f"{cutoffs[0]} / chance"], rows)) if rows else ""
+
+
+def gallery_table(results: Mapping[str, Result]) -> str:
+    """A table of evaluations of queries and galleries of their own.
+
+    Args:
+        results: {row name: its result}, at least one, in the order of the rows, all with the same cutoffs.
+
+    Returns:
+        Lines of at most 100 columns, without a newline at the end; columns of queries that were not ranked and count
+        as misses, and of those without any truth, which do not count, only if there are some.
+    """
+    cutoffs = list(next(iter(results.values())).score.rank)
+    counts = {
+        "not ranked": {name: result.num_missing for name, result in results.items()},
+        "without truth": {name: result.num_without_truth for name, result in results.items()},
+    }
+    shown = [column for column, count in counts.items() if any(count.values())]
+    rows = [
+        [
+            name,
+            f"{result.score.num_queries:,}",
+            f"{result.galleries.max_size:,}",
+            *_percents(result.score.rank),
+            _times(result.score, cutoffs[0]),
+            *(f"{counts[column][name]:,}" for column in shown),
+        ]
+        for name, result in results.items()
+    ]
+    return "\n".join(align(["", "queries", "gallery", *cutoffs, f"{cutoffs[0]} / chance", *shown], rows))
+
+
+def _about(result: Result) -> str:
+    galleries = result.galleries
+    sizes = (
+        f"{galleries.min_size} images"
+        if galleries.min_size == galleries.max_size
+        else f"{galleries.min_size}-{galleries.max_size} images (mean {galleries.mean_size:.1f})"
+    )
+    missing = f", {result.num_missing:,} not ranked: misses" if result.num_missing else ""
+    return (
+        f"{result.score.num_queries:,} {'query' if result.score.num_queries == 1 else 'queries'}{missing}; "
+        f"{galleries.num:,} {'gallery' if galleries.num == 1 else 'galleries'} of {sizes}"
+    )
+
+
+def _percents(shares: Mapping[str, float]) -> list[str]:
+    return [f"{100 * share:.1f} %" for share in shares.values()]
+
+
+def _times(score: Score, cutoff: str) -> str:
+    return f"{score.rank[cutoff] / score.chance[cutoff]:.1f} x" if score.chance[cutoff] else ""
+
+
+def _seconds(result: Result) -> list[str]:
+    return [] if result.seconds is None else [f"{result.seconds:,.1f}"]
+
+
+def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: names to the left, numbers to the right, a rule under the header."""
+    rows = [[_shorten(row[0]), *row[1:], *[""] * (len(header) - len(row))] for row in rows]
+    widths = [max(_width(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell + " " * (width - _width(cell)) if i == 0 else " " * (width - _width(cell)) + cell
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [header, *rows]
+    ]
+    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
+
+
+def _shorten(name: str) -> str:
+    if _width(name) <= _MAX_NAME:
+        return name
+    while _width(name) >= _MAX_NAME:
+        name = name[:-1]
+    return name + "…"
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: Chinese characters, as in LPR4M's categories, take two."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

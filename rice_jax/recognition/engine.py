@@ -1,0 +1,272 @@
+"""A model and an index on the device: encodes pictures and ranks an index's images for the frames of a clip.
+
+An engine keeps nothing of what it is asked, so any number of threads may ask it at once. Whatever it computes has one
+of a few shapes, and for each of them the program is compiled, and has been run, when the constructor returns: a
+compiled program refuses other shapes, so no request ever waits for the compiler.
+"""
+
+import io
+import logging
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
+from PIL import Image
+
+from rice_jax.eval.calibration import Calibration
+from rice_jax.eval.rerank import match_tokens
+from rice_jax.index.store import Index, read_index
+from rice_jax.input.transforms import centre_crop, cut, sample_frames
+from rice_jax.models.layers import video_token_mask
+from rice_jax.models.rice import embed_frames, normalize
+from rice_jax.models.weights import CheckpointError
+from rice_jax.recognition.model import load_model
+from rice_jax.types import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class Frames(NamedTuple):
+    """What is kept of encoded frames."""
+
+    features: Float32[np.ndarray, "b E"]  # not normalised
+    tokens: Float[np.ndarray, "b L D"] | None  # only for re-ranking
+
+    def take(self, rows: slice | Int[np.ndarray, " n"]) -> "Frames":
+        """Some of them."""
+        return Frames(*(None if array is None else array[rows] for array in self))
+
+
+def join_frames(parts: Sequence[Frames]) -> Frames:
+    """One after another; at least one part."""
+    features, tokens = zip(*parts, strict=True)
+    return Frames(np.concatenate(features), None if tokens[0] is None else np.concatenate(tokens))
+
+
+class Match(NamedTuple):
+    id: str
+    gallery: str
+    title: str  # "" = unknown
+    score: float  # cosine of the embeddings; of an image that was re-ranked the decoder's
+    confidence: float | None  # that it is shown, by its embedding; None = the index has no calibration
+
+
+class Recognition(NamedTuple):
+    time: float  # of the newest frame, seconds
+    products: tuple[Match, ...]  # best first
+    none: float | None  # confidence that none of the gallery's images is shown
+
+
+class Engine:
+    """See above.
+
+    Attributes:
+        index: what is searched.
+        galleries: ids of its galleries, in order.
+        num_frames: of a clip, at most; of more frames so many are taken evenly, as in the evaluation.
+        calibration: None = the index has none.
+        reranks: whether the decoder re-orders the first images.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike | None,
+        index: str | os.PathLike,
+        *,
+        rerank: int = 0,
+        batch_sizes: Sequence[int] = (1,),
+    ):
+        """Loads both, compiles, and runs everything once.
+
+        Args:
+            checkpoint: the run that made the index; None = where the index says that it was.
+            index: directory that --mode=index wrote.
+            rerank: match this many of the first images by the decoder and re-order them; 0 = off.
+            batch_sizes: numbers of pictures that are encoded at once; other numbers are filled up.
+
+        Raises:
+            CheckpointError: the checkpoint is not the index's, or has no trained decoder to re-rank with.
+            DataError: the index cannot be read, or is empty.
+        """
+        self.index: Index = read_index(index)
+        if not len(self.index.vectors):
+            raise DataError(f"{index}: holds no images; add some with --mode=index")
+        if rerank and self.index.queries is None:
+            raise CheckpointError(
+                f"{index}: holds nothing to re-rank with, as its model had no trained decoder; leave --rerank out, or "
+                "index the images with a run that trained with config.loss.pmd_weight above 0"
+            )
+        model = load_model(None if checkpoint is None else str(checkpoint), self.index.about)
+        self.calibration: Calibration | None = self.index.about.calibration
+        self.num_frames: int = model.num_frames
+        # Of a clip's cosine, where there is no calibration: what similarities are multiplied by in training.
+        self.logit_scale = float(model.params["logit_scale"]) ** 2
+        self._side, self._crop = model.config.image_size, centre_crop(model.resize, model.config.image_size)
+        self._num_matched = min(rerank, len(self.index.vectors))
+        self.reranks = self._num_matched > 0
+        self._rows = _by_gallery(self.index.gallery_ids)
+        self.galleries = list(self._rows)
+        self._warn(model.config.ipd)
+        self._compile(model.graphdef, model.params, sorted(batch_sizes))
+
+    def prepare(self, picture: bytes | UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+        """Cuts a picture as the evaluation does.
+
+        Args:
+            picture: its file, whose EXIF orientation is ignored, or RGB, 0 to 255.
+
+        Raises:
+            DataError: it cannot be decoded.
+        """
+        if isinstance(picture, np.ndarray):
+            return cut(Image.fromarray(picture), self._crop, self._side)
+        try:
+            return cut(Image.open(io.BytesIO(picture)), self._crop, self._side)
+        except Exception as error:  # Pillow's readers raise whatever they come upon in a damaged file
+            raise DataError(f"a picture of {len(picture)} bytes cannot be decoded: {error}") from error
+
+    def encode(self, pictures: UInt8[np.ndarray, "b S S 3"]) -> Frames:
+        """Encodes pictures that `prepare` gave, any number of them but none."""
+        largest = max(self._encoders)
+        parts = [self._encode(pictures[start : start + largest]) for start in range(0, len(pictures), largest)]
+        return join_frames(parts)
+
+    def rows(self, gallery: str | None) -> Int[np.ndarray, " g"]:
+        """The rows of the index that are a gallery's; None = all.
+
+        Raises:
+            DataError: there is no such gallery.
+        """
+        if gallery is None:
+            return np.arange(len(self.index.vectors))
+        if gallery not in self._rows:
+            some = ", ".join(map(repr, self.galleries[:5])) + (", …" if len(self.galleries) > 5 else "")
+            raise DataError(f"found no gallery {gallery!r} among the index's {len(self.galleries)}: {some}")
+        return self._rows[gallery]
+
+    def rank(self, frames: Frames, gallery: str | None = None, top: int = 5, time: float = 0.0) -> Recognition:
+        """Ranks the images of a gallery, or of all, for a clip.
+
+        Args:
+            frames: of the clip, in order; at least one.
+            gallery: its id; None = all images of the index.
+            top: how many images to name, at least 1.
+            time: of the clip's newest frame, which the result repeats.
+
+        Raises:
+            DataError: there is no such gallery, no frame, nothing to name, or a number that is not finite.
+        """
+        rows = self.rows(gallery)
+        if not len(frames.features) or top < 1:
+            raise DataError(f"found {len(frames.features)} frames and top={top}, expected at least one of both")
+        frames = frames.take(sample_frames(len(frames.features), self.num_frames))
+        cosines = self._cosines(frames)[rows]
+        if not np.isfinite(cosines).all():
+            raise DataError("a frame and an image are similar by a number that is not finite; has training diverged?")
+        best = first_places(cosines, max(top, self._num_matched))
+        scores = cosines[best]
+        if self.reranks:
+            matched = self._match(frames, rows[best[: self._num_matched]])
+            order = np.argsort(-matched, kind="stable")  # of equal ones the more similar embedding comes first
+            best[: len(order)] = best[order]
+            scores[: len(order)] = matched[order]
+        shares = self.calibration.probabilities(cosines) if self.calibration else None
+        products = tuple(
+            self._name(int(rows[place]), float(score), None if shares is None else float(shares[place]))
+            for place, score in zip(best[:top].tolist(), scores.tolist(), strict=False)
+        )
+        return Recognition(time, products, None if shares is None else float(shares[-1]))
+
+    def _name(self, row: int, score: float, confidence: float | None) -> Match:
+        index = self.index
+        return Match(index.image_ids[row], index.gallery_ids[row], index.titles[row], score, confidence)
+
+    def _encode(self, pictures: UInt8[np.ndarray, "b S S 3"]) -> Frames:
+        size = min(size for size in self._encoders if size >= len(pictures))
+        filled = np.zeros((size, *pictures.shape[1:]), np.uint8)
+        filled[: len(pictures)] = pictures
+        encoded = jax.device_get(self._encoders[size](self._params, filled))
+        return Frames(*encoded).take(slice(len(pictures)))
+
+    def _cosines(self, frames: Frames) -> Float32[np.ndarray, " G"]:
+        return np.asarray(self._similar(self._vectors, *_fill(frames.features, self.num_frames)))
+
+    def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
+        candidates = np.resize(rows, self._num_matched).astype(np.int32)  # a small gallery's come several times
+        filled = _fill(frames.tokens, self.num_frames)
+        return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
+
+    def _compile(self, graphdef: nnx.GraphDef, params: PyTree, batch_sizes: Sequence[int]) -> None:
+        def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
+            tokens, features = nnx.merge(graphdef, params).encoder(normalize(pictures))
+            return features.astype(jnp.float32), tokens if self.reranks else None
+
+        def match(
+            params: PyTree,
+            queries: BFloat16[Array, "G R D"],
+            rows: Int[Array, " K"],
+            tokens: Float[Array, "T L D"],
+            frame_mask: Bool[Array, " T"],
+        ) -> Float[Array, " K"]:
+            token_mask = video_token_mask(frame_mask[None], None, tokens.shape[1])
+            return match_tokens(nnx.merge(graphdef, params), queries[rows][:, None], tokens[None], token_mask)[0]
+
+        def compiled(function, *arguments):
+            program = jax.jit(function).lower(*arguments).compile()
+            jax.block_until_ready(program(*arguments))
+            return program
+
+        side, self._params = self._side, params
+        [device] = jax.tree.leaves(params)[0].devices()
+        self._vectors = jax.device_put(self.index.vectors, device)
+        pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}
+        self._encoders = {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
+        frames = self._encode(pictures[batch_sizes[0]][:1])
+        self._similar = compiled(similar, self._vectors, *_fill(frames.features, self.num_frames))
+        if self.reranks:
+            self._queries = jax.device_put(self.index.queries, device)
+            rows = np.zeros(self._num_matched, np.int32)
+            self._matcher = compiled(match, params, self._queries, rows, *_fill(frames.tokens, self.num_frames))
+
+    def _warn(self, ipd: str) -> None:
+        if ipd != "off":
+            logger.warning("The model was trained with config.model.ipd=%r; here frames are seen whole.", ipd)
+        if self.calibration is None:
+            logger.warning(
+                "The index has no calibration: no confidences are known, and some product is always said to be shown. "
+                "To get one evaluate the run (--mode=eval), then index its images again (--mode=index)."
+            )
+
+
+def similar(
+    vectors: Float[Array, "G E"], features: Float[Array, "T E"], frame_mask: Bool[Array, " T"]
+) -> Float[Array, " G"]:
+    """Cosines of a clip and the images of an index."""
+    clip = embed_frames(features[None], frame_mask[None])[0]
+    return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
+
+
+def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:
+    """Places of the highest scores, in order; among equal ones the first comes first."""
+    place = max(len(scores) - num, 0)
+    places = np.flatnonzero(scores >= np.partition(scores, place)[place])  # spares sorting all of them
+    return places[np.argsort(-scores[places], kind="stable")][:num]
+
+
+def _by_gallery(gallery_ids: Sequence[str]) -> dict[str, Int[np.ndarray, " g"]]:
+    rows: dict[str, list[int]] = {}
+    for row, gallery_id in enumerate(gallery_ids):
+        rows.setdefault(gallery_id, []).append(row)
+    return {gallery_id: np.array(found) for gallery_id, found in rows.items()}
+
+
+def _fill(array: np.ndarray, num_frames: int) -> tuple[np.ndarray, Bool[np.ndarray, " T"]]:
+    """Frames of a clip filled up with zeros, and which of them are real."""
+    filled = np.zeros((num_frames, *array.shape[1:]), array.dtype)
+    filled[: len(array)] = array
+    return filled, np.arange(num_frames) < len(array)

@@ -1,0 +1,62 @@
+"""The training step, compiled for one device and a batch that need not be there."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AxisType, Mesh
+
+from rice_jax.config import Config
+from rice_jax.models.create import create_params
+from rice_jax.models.rice import Rice
+from rice_jax.parallel.mesh import constrain_batch
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.state import create_state
+from rice_jax.train.steps import compile_step, retrieval_step
+from rice_jax.types import Batch, Decoded
+
+
+def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compiled:
+    """The step as `rice_jax.main` trains with, for one device; nothing is allocated."""
+    mesh = one_device()
+    create = lambda: model(config.model, constrain=constrain_batch(mesh), rngs=nnx.Rngs(0))  # noqa: E731
+    graphdef, _ = nnx.split(nnx.eval_shape(create))
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, seed=0), optimizer, mesh))
+    step = retrieval_step(graphdef, optimizer, config, mesh)
+    return compile_step(step, state, mesh).lower(state, abstract_batch(config)).compile()
+
+
+def operations(config: Config, model: type[Rice] = Rice) -> float:
+    """Additions, multiplications and the like in a compiled step; exponentials and roots are not among them."""
+    return compiled_step(config, model).cost_analysis()["flops"]
+
+
+def one_device() -> Mesh:
+    """The mesh of the first device."""
+    return jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
+
+
+def abstract_batch(config: Config) -> Batch:
+    """Shapes of a batch."""
+    batch, frames = config.data.batch_size, config.data.num_frames
+    return {
+        "image": abstract_pictures(config, batch),
+        "video": abstract_pictures(config, batch, frames),
+        "frame_mask": jax.ShapeDtypeStruct((batch, frames), jnp.bool_),
+        "image_key": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+
+
+def abstract_pictures(config: Config, *shape: int) -> jax.ShapeDtypeStruct | Decoded:
+    """Shapes of pictures, or of what the device is to make of them."""
+    side, room = config.model.image_size, (config.data.device_resize_height, config.data.device_resize_width)
+    if not any(room):
+        return jax.ShapeDtypeStruct((*shape, side, side, 3), jnp.uint8)
+    return Decoded(
+        pixels=jax.ShapeDtypeStruct((*shape, *room, 3), jnp.uint8),
+        size=jax.ShapeDtypeStruct((*shape, 2), jnp.int32),
+        rows=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
+        columns=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
+        colour=jax.ShapeDtypeStruct((*shape, 3, 4), jnp.float32) if config.data.changes_colour else None,
+    )

@@ -1,0 +1,165 @@
+"""How fast pictures are encoded, beside PyTorch: `python scripts/benchmark.py encode` says the rest."""
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rice_jax.config import ModelConfig
+from rice_jax.models.encoders.vit import Vit
+from scripts.benchmarks.peaks import peak_operations
+from scripts.benchmarks.timing import Speed, median, ratio, repeat, skip_too_large, take_turns
+
+COLUMNS = {
+    "batch": "",
+    "work": "18",
+    "by": "14",
+    "pictures_per_second": ".1f",
+    "per_core_second": ".1f",
+    "of_torch_float32": ".2f",
+    "of_torch_bfloat16": ".2f",
+    "GFLOP_per_picture": ".2f",
+    "TFLOP_per_second": ".3f",
+    "utilisation": ".1%",
+}
+WORKS = ("forward", "forward + backward")
+TORCH_DTYPES = ("float32", "bfloat16")
+
+
+def measure(
+    config: ModelConfig,
+    batches: list[int],
+    operations: Mapping[str, float],
+    cores: int,
+    rounds: int,
+    seconds: float,
+    profile: Path | None = None,
+) -> Iterator[dict]:
+    """Encodes random pictures with our encoder and, where it is installed, with PyTorch's, which take turns.
+
+    Args:
+        config: of the encoder.
+        batches: numbers of pictures at once.
+        operations: of a picture, for each of `WORKS`: those of matrix products that no encoder can do without.
+        cores: threads that PyTorch may use.
+        rounds: how often each is measured.
+        seconds: how long each is measured in a round.
+        profile: directory for a trace of our encoder at each size; None = no trace.
+
+    Yields:
+        The rows of the table.
+    """
+    encoders = {f"ours {config.dtype}": our_encoder(config)}
+    if missing_torch(jax.devices()[0]) is None:
+        encoders |= {f"torch {dtype}": torch_encoder(config, dtype, cores) for dtype in TORCH_DTYPES}
+    for batch in batches:
+        shape = (batch, config.image_size, config.image_size, 3)
+        pictures = np.random.default_rng(0).standard_normal(shape, np.float32)
+        for work in WORKS:
+            with skip_too_large(f"{batch} pictures, {work}"):
+                tasks = {name: encoder(pictures, work) for name, encoder in encoders.items()}
+                results = take_turns(tasks, batch, rounds, seconds)
+                if profile:
+                    with jax.profiler.trace(str(profile / f"batch{batch}-{work.replace(' + ', '-')}")):
+                        tasks[f"ours {config.dtype}"](3)
+                for name in results:
+                    yield {"batch": batch, "work": work, "by": name, **_figures(name, results, operations[work])}
+
+
+def _figures(name: str, results: dict[str, list[Speed]], operations: float) -> dict:
+    """What a row says of an encoder.
+
+    Args:
+        name: of the encoder, which ends in its dtype.
+        results: of all of them.
+        operations: of a picture.
+    """
+    device, speed = jax.devices()[0], median(results[name])
+    peak, rate = peak_operations(device, name.split()[-1]), speed.per_second * operations
+    of_torch = {
+        f"of_torch_{dtype}": ratio(results[name], results[other]).per_second if other in results else None
+        for dtype, other in ((dtype, f"torch {dtype}") for dtype in TORCH_DTYPES)
+    }
+    return {
+        "pictures_per_second": speed.per_second,
+        "per_core_second": speed.per_core_second if device.platform == "cpu" else None,
+        **of_torch,
+        "GFLOP_per_picture": operations / 1e9,
+        "TFLOP_per_second": rate / 1e12,
+        "utilisation": rate / peak if peak else None,
+    }
+
+
+def missing_torch(device: jax.Device) -> str | None:
+    """Why there is nothing to compare with; None = there is."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed"
+    import torch
+
+    if device.platform != "cpu" and not torch.cuda.is_available():
+        return f"PyTorch finds no device like {device.device_kind}"
+    return None
+
+
+def our_encoder(config: ModelConfig) -> Callable[[np.ndarray, str], Callable[[int], None]]:
+    """Makes tasks of our encoder, with random weights, on the first device."""
+    create = lambda: Vit(config, rngs=nnx.Rngs(0))  # noqa: E731
+    graphdef = nnx.split(nnx.eval_shape(create))[0]
+    params = jax.jit(lambda: nnx.split(create())[1])()
+    forward = jax.jit(lambda params, pictures: nnx.merge(graphdef, params)(pictures)[1])
+    backward = jax.jit(
+        jax.grad(lambda params, pictures: jnp.square(forward(params, pictures).astype(jnp.float32)).sum())
+    )
+
+    def task(pictures: np.ndarray, work: str) -> Callable[[int], None]:
+        placed = jax.device_put(pictures)
+        return repeat(lambda: (forward if work == "forward" else backward)(params, placed))
+
+    return task
+
+
+def torch_encoder(config: ModelConfig, dtype: str, cores: int) -> Callable[[np.ndarray, str], Callable[[int], None]]:
+    """Makes tasks of transformers' encoder of the same sizes, with random weights, on a GPU where there is one."""
+    import torch
+    from transformers import CLIPVisionModelWithProjection
+
+    torch.set_num_threads(cores)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = CLIPVisionModelWithProjection(vision_config(config)).to(device, getattr(torch, dtype))
+
+    def task(pictures: np.ndarray, work: str) -> Callable[[int], None]:
+        placed = torch.from_numpy(pictures).movedim(-1, 1).contiguous().to(device, model.dtype)
+
+        def repeat_work(times: int) -> None:
+            with torch.inference_mode() if work == "forward" else contextlib.nullcontext():
+                for _ in range(times):
+                    features = model(placed).image_embeds
+                    if work != "forward":
+                        model.zero_grad()
+                        features.float().square().sum().backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        return repeat_work
+
+    return task
+
+
+def vision_config(config: ModelConfig):
+    """transformers' name for the sizes."""
+    from transformers import CLIPVisionConfig
+
+    return CLIPVisionConfig(
+        hidden_size=config.width,
+        intermediate_size=4 * config.width,
+        projection_dim=config.embed_dim,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+    )

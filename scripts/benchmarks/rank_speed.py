@@ -1,0 +1,202 @@
+"""How fast galleries are ranked, beside plain numpy and faiss: `python scripts/benchmark.py rank` says the rest."""
+
+import dataclasses
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `rice_jax`, in a process of its own
+
+import numpy as np
+
+from rice_jax.eval import ranking
+
+WIDTH = 512  # of an embedding
+FIRST = 10  # images that are kept of each ranking
+COLUMNS = {
+    "queries": ",",
+    "images": ",",
+    "galleries": ",",
+    "by": "",
+    "seconds": ".2f",
+    "core_seconds": ".2f",
+    "of_our_seconds": ".2f",
+    "of_our_core_seconds": ".2f",
+    "GiB_beside_data": ".2f",
+    "GiB_in_all": ".2f",
+}
+
+
+class Size(NamedTuple):
+    """What is ranked; every gallery has as many queries and images as the others, or one more."""
+
+    queries: int
+    images: int
+    galleries: int
+
+
+class Data(NamedTuple):
+    """Random embeddings of unit length, and the names that our ranking wants."""
+
+    size: Size
+    queries: np.ndarray  # float32 [Q, E]; query q looks in gallery q % galleries
+    images: np.ndarray  # float32 [G, E]; image i is in gallery i % galleries
+    truths: np.ndarray  # int64 [Q], one image a query
+    query_ids: list[str]
+    query_gallery_ids: list[str]
+    truth_ids: list[list[str]]
+    gallery_ids: list[str]
+    image_ids: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a ranking took, a value for each round."""
+
+    seconds: list[float]
+    core_seconds: list[float]
+    beside: list[int]  # bytes held at once, beside the data
+    peak: list[int]  # bytes held at once by the whole process
+
+
+def measure(sizes: list[Size], rounds: int) -> Iterator[dict]:
+    """Ranks with all that is installed, in turns, in a process that does nothing else.
+
+    Args:
+        sizes: of the data.
+        rounds: how often each ranks.
+
+    Yields:
+        The rows of the table.
+    """
+    for size in sizes:
+        command = [sys.executable, __file__, json.dumps({"size": size, "rounds": rounds})]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        costs = {name: Cost(**cost) for name, cost in json.loads(done.stdout).items()}
+        for name, cost in costs.items():
+            ours = costs["ours"]
+            yield {
+                **size._asdict(),
+                "by": name,
+                "seconds": statistics.median(cost.seconds),
+                "core_seconds": statistics.median(cost.core_seconds),
+                "of_our_seconds": _ratio(cost.seconds, ours.seconds),
+                "of_our_core_seconds": _ratio(cost.core_seconds, ours.core_seconds),
+                "GiB_beside_data": max(cost.beside) / 2**30,
+                "GiB_in_all": max(cost.peak) / 2**30,
+            }
+
+
+def methods() -> dict[str, Callable[[Data], object]]:
+    """All that is installed, by name."""
+    installed = {"ours": rank, "numpy": rank_with_numpy}
+    return installed | ({"faiss": find_with_faiss} if importlib.util.find_spec("faiss") else {})
+
+
+def make_data(size: Size, seed: int = 0) -> Data:
+    """Random embeddings, made without holding much else."""
+    rng = np.random.default_rng(seed)
+    truths = np.arange(size.queries) % size.galleries
+    truths += size.galleries * rng.integers(size.images // size.galleries, size=size.queries)
+    galleries = [f"g{number}" for number in range(size.galleries)]
+    return Data(
+        size,
+        _unit_vectors(rng, size.queries),
+        _unit_vectors(rng, size.images),
+        truths,
+        query_ids=[f"q{number}" for number in range(size.queries)],
+        query_gallery_ids=[galleries[number % size.galleries] for number in range(size.queries)],
+        truth_ids=[[f"i{number}"] for number in truths.tolist()],
+        gallery_ids=[galleries[number % size.galleries] for number in range(size.images)],
+        image_ids=[f"i{number}" for number in range(size.images)],
+    )
+
+
+def rank(data: Data) -> ranking.Ranking:
+    """With `rice_jax.eval.ranking`."""
+    return ranking.rank(
+        data.queries,
+        data.query_ids,
+        data.query_gallery_ids,
+        data.truth_ids,
+        data.images,
+        data.gallery_ids,
+        data.image_ids,
+        num_top=FIRST,
+    )
+
+
+def rank_with_numpy(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """In float32, all scores of a gallery at once, without a rule for ties: ranks, and the first images."""
+    found, first = np.zeros(data.size.queries, np.int64), np.zeros((data.size.queries, FIRST), np.int64)
+    for gallery in range(data.size.galleries):
+        own = slice(gallery, None, data.size.galleries)
+        scores = data.queries[own] @ data.images[own].T
+        truth_scores = np.take_along_axis(scores, data.truths[own, None] // data.size.galleries, axis=1)
+        found[own] = np.count_nonzero(scores >= truth_scores, axis=1)
+        best = np.argpartition(scores, -FIRST, axis=1)[:, -FIRST:]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+        first[own] = gallery + data.size.galleries * np.take_along_axis(best, order, axis=1)
+    return found, first
+
+
+def find_with_faiss(data: Data) -> np.ndarray:
+    """In float32, by exact search: the first images, but not the rank of a truth that comes after them."""
+    import faiss
+
+    first = np.zeros((data.size.queries, FIRST), np.int64)
+    for gallery in range(data.size.galleries):
+        own = slice(gallery, None, data.size.galleries)
+        index = faiss.IndexFlatIP(WIDTH)
+        index.add(np.ascontiguousarray(data.images[own]))
+        first[own] = gallery + data.size.galleries * index.search(np.ascontiguousarray(data.queries[own]), FIRST)[1]
+    return first
+
+
+def _ratio(values: list[float], others: list[float]) -> float:
+    return statistics.median(value / other for value, other in zip(values, others, strict=True))
+
+
+def _unit_vectors(rng: np.random.Generator, number: int) -> np.ndarray:
+    vectors = np.empty((number, WIDTH), np.float32)
+    for start in range(0, number, 4096):
+        part = vectors[start : start + 4096]
+        rng.standard_normal(dtype=np.float32, out=part)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    return vectors
+
+
+def _costs(size: Size, rounds: int) -> dict[str, Cost]:
+    data = make_data(size)
+    few = make_data(Size(2 * FIRST, 2 * FIRST, 1))
+    costs = {name: Cost([], [], [], []) for name in methods()}
+    for method in methods().values():
+        method(few)  # imports, and starts the threads
+    for _ in range(rounds):
+        for name, method in methods().items():
+            cost = costs[name]
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the highest memory so far
+            held, start, core_start = _memory("VmRSS"), time.perf_counter(), time.process_time()
+            method(data)
+            cost.seconds.append(time.perf_counter() - start)
+            cost.core_seconds.append(time.process_time() - core_start)
+            cost.peak.append(_memory("VmHWM"))
+            cost.beside.append(cost.peak[-1] - held)
+    return costs
+
+
+def _memory(kind: str) -> int:
+    """Bytes that this process holds, `VmRSS`, or has held at most, `VmHWM`."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[kind].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    print(json.dumps({name: vars(cost) for name, cost in _costs(Size(*given["size"]), given["rounds"]).items()}))

@@ -1,0 +1,110 @@
+"""How fast RICE trains, beside a step like PyTorch's: `python scripts/benchmark.py step` says the rest."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from rice_jax.config import Config
+from rice_jax.models.create import create_params
+from rice_jax.models.rice import Rice
+from rice_jax.parallel.mesh import BATCH
+from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.state import create_state
+from rice_jax.types import Batch
+from scripts.benchmarks.compiled_step import abstract_batch, compiled_step, one_device
+from scripts.benchmarks.least import least_operations
+from scripts.benchmarks.naive import NaiveRice, PairwiseRice
+from scripts.benchmarks.peaks import peak_operations
+from scripts.benchmarks.timing import median, ratio, skip_too_large, take_turns
+
+COLUMNS = {
+    "pairs": "",
+    "frames": "",
+    "by": "",
+    "pairs_per_second": ".2f",
+    "per_core_second": ".2f",
+    "of_naive": ".2f",
+    "GFLOP_per_pair": ".1f",
+    "TFLOP_per_second": ".3f",
+    "utilisation": ".1%",
+}
+
+
+def measure(configs: list[Config], rounds: int, seconds: float, profile: Path | None = None) -> Iterator[dict]:
+    """Trains on random pairs with our step and with the naive ones, which take turns, on the first device.
+
+    Args:
+        configs: one for each size of a batch.
+        rounds: how often each step is measured.
+        seconds: how long each step is measured in a round.
+        profile: directory for a trace of our step at each size; None = no trace.
+
+    Yields:
+        The rows of the table.
+    """
+    for config in configs:
+        with skip_too_large(f"{config.data.batch_size} pairs"):
+            yield from _rows(config, rounds, seconds, profile)
+
+
+def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> Iterator[dict]:
+    """Those of one size; nothing stays on the device."""
+    device, pairs = jax.devices()[0], config.data.batch_size
+    operations = sum(least_operations(config).values()) / pairs
+    peak = peak_operations(device, config.model.dtype)
+    tasks = training_tasks(config)
+    results = take_turns(tasks, pairs, rounds, seconds)
+    if profile:
+        with jax.profiler.trace(str(profile / f"batch{pairs}")):
+            tasks["ours"](3)
+    for name, speeds in results.items():
+        rate = median(speeds).per_second * operations
+        yield {
+            "pairs": pairs,
+            "frames": config.data.num_frames,
+            "by": name,
+            "pairs_per_second": median(speeds).per_second,
+            "per_core_second": median(speeds).per_core_second if device.platform == "cpu" else None,
+            "of_naive": ratio(speeds, results["naive"]).per_second,
+            "GFLOP_per_pair": operations / 1e9,
+            "TFLOP_per_second": rate / 1e12,
+            "utilisation": rate / peak if peak else None,
+        }
+
+
+def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
+    """The steps; they train one state in turn, so that the memory of a second one is not needed."""
+    mesh = one_device()
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    models = {"ours": Rice, "naive": NaiveRice, "pairwise": PairwiseRice}
+    steps = {name: compiled_step(config, model) for name, model in models.items()}
+    state = create_state(create_params(config.model, mesh, config.seed), optimizer, mesh)
+    batch = jax.device_put(random_batch(config), NamedSharding(mesh, BATCH))
+
+    def task(step: jax.stages.Compiled) -> Callable[[int], None]:
+        def repeat_step(times: int) -> None:
+            nonlocal state
+            for _ in range(times):
+                state, _ = step(state, batch)
+            jax.block_until_ready(state)
+
+        return repeat_step
+
+    return {name: task(step) for name, step in steps.items()}
+
+
+def random_batch(config: Config) -> Batch:
+    """A full batch of noise, each of another product."""
+    rng = np.random.default_rng(0)
+
+    def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.dtype == jnp.uint8:
+            return rng.integers(0, 256, leaf.shape, np.uint8)
+        return np.ones(leaf.shape, leaf.dtype)
+
+    numbers = np.arange(config.data.batch_size, dtype=np.int32)
+    return jax.tree.map(fill, abstract_batch(config)) | {"image_key": numbers, "index": numbers}

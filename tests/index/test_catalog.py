@@ -1,0 +1,81 @@
+"""A shop's pictures, as a directory and as a CSV."""
+
+import pytest
+
+from rice_jax.index.catalog import read_shop
+from rice_jax.types import DataError
+
+
+def touch(directory, *names):
+    for name in names:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(b"")
+    return directory
+
+
+def test_a_directory_with_and_without_galleries(tmp_path, caplog):
+    touch(tmp_path, "b.JPG", "a.png", "live 1/b.webp", "live 1/c.d.jpeg", "notes.txt", ".hidden.jpg", ".git/x.jpg")
+    with caplog.at_level("INFO", "rice_jax"):
+        pictures = read_shop(tmp_path)
+    assert [(picture.gallery, picture.id) for picture in pictures] == [
+        ("", "a"),
+        ("", "b"),
+        ("live 1", "b"),
+        ("live 1", "c.d"),
+    ]
+    assert pictures[2].path == tmp_path / "live 1" / "b.webp" and pictures[2].place == str(pictures[2].path)
+    assert {picture.title for picture in pictures} == {""}
+    assert f"{tmp_path}: left out 1 files" in caplog.text
+
+
+def test_a_csv(tmp_path):
+    path = tmp_path / "shop.csv"
+    path.write_text(
+        '\ufefftitle,path,id,gallery\n"a ""red"" coat,\nlong",x/1.jpg,01,live\n帽子,/pictures/2.jpg,2,\n',
+        encoding="utf-8",
+    )
+    hat, coat = read_shop(path)
+    assert coat == ("live", "01", tmp_path / "x" / "1.jpg", 'a "red" coat,\nlong', f"{path}:3")
+    assert (hat.gallery, hat.title, str(hat.path), hat.place) == ("", "帽子", "/pictures/2.jpg", f"{path}:4")
+
+
+def test_what_is_only_removed_needs_no_path(tmp_path):
+    path = tmp_path / "gone.csv"
+    path.write_text("id,gallery\n1,a\n")
+    assert [(picture.gallery, picture.id) for picture in read_shop(path, with_paths=False)] == [("a", "1")]
+    with pytest.raises(DataError, match="gone.csv:1: found the columns 'id', 'gallery', expected id and path"):
+        read_shop(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "1: found the columns of an empty file, expected id and path"),
+        ("id,path\n", "found no picture, expected a line for each"),
+        ("id,path,galery\n", "1: found the columns 'id', 'path', 'galery', expected id and path, and no others than"),
+        ("id,path,id\n1,a,2\n", "1: found the columns 'id', 'path', 'id'"),
+        ("id,path\n1,a.jpg\n2\n", "3: found 1 values, expected 2: id, path"),
+        ("id,path\n1,a.jpg,b,c\n", "2: found 4 values, expected 2"),
+        ("id,path\n1,\n", "2: found no path of '1'"),
+        ("id,path\n ,a.jpg\n", "2: found no id"),
+        ("id,path\n1,a.jpg\n2,b.jpg\n1,c.jpg\n", "4: found the id '1' of gallery '', which .*shop.csv:2 has too"),
+        ('id,path\n1,"a"b\n', "2: .*expected a CSV"),
+        (b"id,path\n\xff,a.jpg\n", "expected a CSV in UTF-8"),
+    ],
+)
+def test_a_bad_csv(tmp_path, text, expected):
+    path = tmp_path / "shop.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DataError, match=f"shop.csv:.*{expected}"):
+        read_shop(path)
+
+
+def test_a_bad_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a directory of pictures or a CSV"):
+        read_shop(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"found no picture, expected pictures \(.jpg"):
+        read_shop(touch(tmp_path / "empty", "notes.txt"))
+    with pytest.raises(DataError, match="a.png: found the id 'a' of gallery '', which .*a.jpg has too"):
+        read_shop(touch(tmp_path / "twice", "a.jpg", "a.png"))
+    with pytest.raises(DataError, match="found a directory in a gallery"):
+        read_shop(touch(tmp_path / "deep", "gallery/more/a.jpg"))

@@ -1,0 +1,120 @@
+"""An index on disk."""
+
+import dataclasses
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import ml_dtypes
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from rice_jax.eval.calibration import Calibration
+from rice_jax.index.store import About, Index, export_faiss, read_index, write_index
+from rice_jax.types import DataError
+from tests.settings import small_config
+
+
+def make_index(num=5, *, with_queries=True, several_rows=False) -> Index:
+    rng, config = np.random.default_rng(0), small_config()
+    model = dataclasses.replace(config.model, pfr=None, pmd=config.model.pmd if with_queries else None)
+    vectors = rng.normal(size=(num, 16)).astype(np.float32)
+    rows = model.num_tokens if several_rows else 1
+    return Index(
+        gallery_ids=["live"] * num,
+        image_ids=[f"p{i}" for i in range(num)],
+        titles=["简约 <b>"] * num,
+        paths=["/a/b.jpg"] * num,
+        digests=["0" * 64] * num,
+        vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+        queries=rng.normal(size=(num, rows, 32)).astype(ml_dtypes.bfloat16) if with_queries else None,
+        about=About(model, 20, 10, "f" * 64, "/run", Calibration(20.0, 9.0, 0.5, 4, 10, "f" * 64)),
+    )
+
+
+def assert_equal(one: Index, other: Index):
+    for field in dataclasses.fields(Index):
+        np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name), err_msg=field.name)
+
+
+@pytest.mark.parametrize("changes", [{}, {"with_queries": False}, {"several_rows": True}, {"num": 0}])
+def test_reads_what_it_wrote(tmp_path, changes):
+    index = make_index(**changes)
+    write_index(tmp_path / "new", index)
+    assert_equal(read_index(tmp_path / "new"), index)
+    assert os.listdir(tmp_path / "new") == ["index.parquet"]
+
+
+def test_other_programs_can_read_it(tmp_path):
+    index = make_index()
+    write_index(tmp_path, index)
+    table = pq.read_table(tmp_path / "index.parquet", columns=["gallery", "id", "title", "vector"])
+    assert table["id"].to_pylist() == index.image_ids
+    assert np.array_equal(np.float32(table["vector"].to_pylist()), index.vectors)
+
+
+def test_rows_in_another_order(tmp_path):
+    index = make_index()
+    taken = index.take([3, 1])
+    assert taken.image_ids == ["p3", "p1"] and taken.about == index.about
+    assert np.array_equal(taken.vectors, index.vectors[[3, 1]])
+    assert np.array_equal(taken.queries, index.queries[[3, 1]])
+
+
+@pytest.mark.parametrize("place", ["replace", "fsync"])
+def test_what_ends_while_it_writes_leaves_the_old_one(tmp_path, monkeypatch, place):
+    write_index(tmp_path, make_index(3))
+
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(os, place, fail)
+        write_index(tmp_path, make_index(5))
+    assert_equal(read_index(tmp_path), make_index(3))
+    write_index(tmp_path, make_index(4))  # what is left of the other is in nobody's way
+    assert_equal(read_index(tmp_path), make_index(4))
+    assert os.listdir(tmp_path) == ["index.parquet"]
+
+
+def test_who_reads_while_another_writes_reads_one_or_the_other(tmp_path):
+    write_index(tmp_path, make_index(2000))
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [write_index(tmp_path, make_index(2000 + i % 2)) for i in range(30)])
+        while not writing.done():
+            index = read_index(tmp_path)
+            assert len(index.vectors) == len(index.queries) == len(index.image_ids) in (2000, 2001)
+        writing.result()
+
+
+def test_no_index(tmp_path):
+    with pytest.raises(FileNotFoundError, match="found no index; make one: .*--mode=index"):
+        read_index(tmp_path)
+
+
+def test_a_damaged_index(tmp_path):
+    write_index(tmp_path, make_index())
+    path = tmp_path / "index.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="index.parquet: is damaged, or of another version"):
+        read_index(tmp_path)
+    pq.write_table(pq.read_table(io.BytesIO(whole)).drop_columns(["vector"]), path)
+    with pytest.raises(DataError, match="index.parquet: is damaged, or of another version"):
+        read_index(tmp_path)
+
+
+def test_faiss_finds_the_nearest(tmp_path):
+    faiss = pytest.importorskip("faiss")
+    index = make_index(30)
+    path = export_faiss(tmp_path, index)
+    rows = json.loads((tmp_path / "index.faiss.json").read_text(encoding="utf-8"))
+    clip = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
+    scores, found = faiss.read_index(str(path)).search(clip, 30)
+    np.testing.assert_array_equal(found, np.argsort(-clip @ index.vectors.T))
+    np.testing.assert_allclose(scores, -np.sort(-clip @ index.vectors.T), atol=1e-6)
+    assert rows["id"] == index.image_ids and rows["gallery"] == index.gallery_ids
+    assert rows["fingerprint"] == index.about.fingerprint
+    assert sorted(os.listdir(tmp_path)) == ["index.faiss", "index.faiss.json"]

@@ -1,0 +1,333 @@
+"""An index that follows a shop: what is embedded, what stays, what is refused."""
+
+import dataclasses
+import functools
+import logging
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from rice_jax import main
+from rice_jax.config import Config, ConfigError, MeshConfig
+from rice_jax.eval.calibration import Calibration, read_calibration, write_calibration
+from rice_jax.eval.embed import compile_embedder, compute_rows, model_embedder
+from rice_jax.index import update as indexing
+from rice_jax.index.store import read_index
+from rice_jax.index.update import remove_pictures, update_index
+from rice_jax.input.pipeline import eval_batches
+from rice_jax.input.source import Source
+from rice_jax.models.create import create_model, create_params
+from rice_jax.models.weights import CheckpointError, embedding_fingerprint, save_weights, start_from
+from rice_jax.parallel.mesh import create_mesh, parameter_shardings
+from rice_jax.recognition.model import load_model
+from rice_jax.types import DataError
+from tests.fixtures import command, run, start
+from tests.input.tiny_shop import picture
+from tests.settings import small_config
+
+
+class Shop(NamedTuple):
+    """A model with weights on disk, pictures, and an index of them to be."""
+
+    config: Config
+    weights: Path
+    workdir: Path
+    pictures: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.workdir / "index"
+
+    def update(self, images=None, change="add", num_devices=1, with_decoder=True, **changes):
+        config = dataclasses.replace(
+            self.config,
+            index=dataclasses.replace(self.config.index, images=str(images or self.pictures), change=change),
+            **changes,
+        )
+        graphdef, params, mesh = load(self.weights, num_devices)
+        args = (config, graphdef, params, mesh, self.directory, self.weights, self.workdir)
+        update_index(*args, with_decoder=with_decoder)
+        return read_index(self.directory)
+
+    def write(self, **numbers):
+        for name, number in numbers.items():
+            (self.pictures / f"{name}.jpg").write_bytes(picture(number, size=(40, 30)))
+
+
+@functools.cache
+def load(weights, num_devices=1):
+    config, mesh = small_config().model, create_mesh(MeshConfig(-1, 1), jax.devices()[:num_devices])
+    return create_model(config, mesh), start_from(weights, create_params(config, mesh, seed=1), config), mesh
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    config, mesh = small_config(), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    directory = tmp_path_factory.mktemp("weights") / "model"
+    save_weights(directory, create_params(config.model, mesh, seed=7), config.to_dict())
+    return directory
+
+
+@pytest.fixture
+def made(tmp_path, weights):
+    made = Shop(small_config(), weights, tmp_path / "run", tmp_path / "pictures")
+    made.pictures.mkdir()
+    made.write(a=1, b=2, c=3)
+    return made
+
+
+@pytest.fixture
+def embedded(monkeypatch):
+    """The ids of the pictures that are decoded to be embedded."""
+    ids, decode = [], indexing._decode
+
+    def record(config, picture, digest):
+        ids.append(picture.id)
+        return decode(config, picture, digest)
+
+    monkeypatch.setattr(indexing, "_decode", record)
+    return ids
+
+
+def assert_same_rows(index, other, atol=0.0):
+    for name in ("gallery_ids", "image_ids", "titles", "paths", "digests", "about"):
+        assert getattr(index, name) == getattr(other, name), name
+    np.testing.assert_allclose(index.vectors, other.vectors, rtol=0, atol=atol)
+    np.testing.assert_allclose(np.float32(index.queries), np.float32(other.queries), rtol=0, atol=2e4 * atol)
+
+
+def test_embeds_as_the_evaluation_does(made, shop):
+    data = dataclasses.replace(made.config.data, data_dir=str(shop))
+    rows = list(Source(data.data_dir, data.gallery, ("gallery_id", "image_id", "image")))
+    for row in rows:
+        file = made.pictures / "shop" / row["gallery_id"].decode() / f"{row['image_id'].decode()}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row["image"])
+    index = made.update(made.pictures / "shop", data=data)
+    graphdef, params, mesh = load(made.weights)
+    embedder = compile_embedder(model_embedder(graphdef, with_queries=True), params, mesh)
+    expected = compute_rows(embedder.image, params, eval_batches(data, "gallery", 8), len(rows), mesh)
+    order = sorted(range(len(rows)), key=lambda row: (rows[row]["gallery_id"], rows[row]["image_id"]))
+    assert index.gallery_ids == [rows[row]["gallery_id"].decode() for row in order]
+    assert index.image_ids == [rows[row]["image_id"].decode() for row in order]
+    np.testing.assert_allclose(index.vectors, expected.embedding[order], atol=1e-6)
+    np.testing.assert_allclose(np.float32(index.queries), np.float32(expected.queries[order]), atol=2e-2)
+    np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, rtol=1e-6)
+    assert index.about.fingerprint == embedding_fingerprint(params, made.config.model, data.resize)
+    assert (index.about.resize, index.about.num_frames) == (20, 10)
+
+
+def test_adds_replaces_and_keeps(made, embedded):
+    first = made.update()
+    assert sorted(embedded) == first.image_ids == ["a", "b", "c"]
+    embedded.clear()
+    made.write(b=20, d=4)
+    (made.pictures / "a.jpg").unlink()
+    second = made.update()
+    assert sorted(embedded) == ["b", "d"] and second.image_ids == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(second.vectors[[0, 2]], first.vectors[[0, 2]])
+    assert np.abs(second.vectors[1] - first.vectors[1]).max() > 1e-3
+    embedded.clear()
+    mirrored = made.update(change="mirror")
+    assert not embedded and mirrored.image_ids == ["b", "c", "d"]
+    shutil.rmtree(made.directory)
+    assert_same_rows(mirrored, made.update(), atol=1e-6)
+
+
+def test_titles_and_galleries_come_from_a_csv(made, embedded):
+    path = made.pictures.parent / "shop.csv"
+    path.write_text("id,path,gallery,title\n1,pictures/a.jpg,x,red\n1,pictures/a.jpg,y,red\n2,pictures/b.jpg,x,\n")
+    index = made.update(path)
+    assert list(zip(index.gallery_ids, index.image_ids, index.titles, strict=True)) == [
+        ("x", "1", "red"),
+        ("x", "2", ""),
+        ("y", "1", "red"),
+    ]
+    assert index.paths[0] == str(made.pictures / "a.jpg")
+    np.testing.assert_array_equal(index.vectors[0], index.vectors[2])
+    embedded.clear()
+    path.write_text("id,path,gallery,title\n1,pictures/a.jpg,x,blue\n")
+    assert made.update(path).titles == ["blue", "", "red"] and not embedded
+
+
+def test_removes(made):
+    index, gone = made.update(), made.pictures.parent / "gone.csv"
+    gone.write_text("id\nb\nz\n")
+    remove_pictures(made.directory, str(gone))
+    assert_same_rows(read_index(made.directory), index.take([0, 2]))
+    with pytest.raises(DataError, match="none of its 2 pictures, e.g. 'b' of gallery '', is in"):
+        remove_pictures(made.directory, str(gone))
+    gone.write_text("id\na\nc\n")
+    remove_pictures(made.directory, str(gone))
+    assert read_index(made.directory).image_ids == []
+    assert_same_rows(made.update(), index, atol=1e-6)
+
+
+def test_broken_pictures_keep_no_other_out(made, embedded):
+    before = made.update()
+    made.write(d=4)
+    (made.pictures / "b.jpg").write_bytes(b"no picture")
+    (made.pictures / "e.jpg").write_bytes(picture(5)[:-300])
+    (made.pictures / "f.jpg").symlink_to("nowhere")
+    embedded.clear()
+    with pytest.raises(DataError) as error:
+        made.update()
+    for line in (
+        "3 of 6 pictures cannot be used:",
+        f"  {made.pictures / 'b.jpg'}: is no picture",
+        f"  {made.pictures / 'e.jpg'}: image file is truncated",
+        f"  {made.pictures / 'f.jpg'}: No such file",
+    ):
+        assert line in str(error.value)
+    assert {*embedded} == {"b", "d", "e", "f"}
+    index = read_index(made.directory)
+    assert index.image_ids == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(index.vectors[:3], before.vectors)  # of b what it was
+    made.write(b=20, e=5, f=6)
+    embedded.clear()
+    assert made.update().image_ids == ["a", "b", "c", "d", "e", "f"]
+    assert sorted(embedded) == ["b", "e", "f"]
+
+
+def test_names_some_of_many_broken_pictures_by_line(made):
+    path = made.pictures.parent / "shop.csv"
+    path.write_text("id,path\n" + "".join(f"{i:02d},x{i}.jpg\n" for i in range(12)) + "a,pictures/a.jpg\n")
+    with pytest.raises(DataError) as error:
+        made.update(path)
+    assert f"{path}:2: {path.parent / 'x0.jpg'}: No such file" in str(error.value)
+    assert "x9.jpg" in str(error.value) and "x10.jpg" not in str(error.value) and "and 2 more" in str(error.value)
+    assert read_index(made.directory).image_ids == ["a"]
+
+
+def test_a_picture_that_changes_meanwhile_waits_for_the_next_time(made, monkeypatch):
+    digest = indexing._digest
+
+    def change_later(shop_picture):
+        found = digest(shop_picture)
+        if shop_picture.id == "b":
+            made.write(b=20)
+        return found
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="b.jpg: it has changed since"):
+        patch.setattr(indexing, "_digest", change_later)
+        made.update()
+    assert read_index(made.directory).image_ids == ["a", "c"]
+    assert made.update().image_ids == ["a", "b", "c"]
+
+
+def test_an_index_of_another_model(made, tmp_path):
+    index = made.update()
+    before = (made.directory / "index.parquet").read_bytes()
+    other = tmp_path / "other"
+    save_weights(other, jax.tree.map(lambda x: x * 1.01, load(made.weights)[1]), made.config.to_dict())
+    with pytest.raises(CheckpointError, match="another model made this index"):
+        made._replace(weights=other).update()
+    with pytest.raises(CheckpointError, match="another model made this index"):
+        made.update(data=dataclasses.replace(made.config.data, resize=24))
+    with pytest.raises(CheckpointError, match="another model made this index .*decoder PmdConfig.* decoder None"):
+        made.update(with_decoder=False)
+    assert (made.directory / "index.parquet").read_bytes() == before
+    with pytest.raises(CheckpointError, match="is not the one that made the index"):
+        load_model(other, index.about)
+
+
+def test_the_model_of_an_index(made, tmp_path):
+    index = made.update()
+    model = load_model(None, index.about)
+    assert model.fingerprint == index.about.fingerprint and model.checkpoint == made.weights
+    assert (model.config.dtype, model.resize, model.num_frames) == ("float32", 20, 10)
+    assert set(model.params) == {"encoder", "logit_scale", "pmd"} and model.mesh.size == 1
+    moved = shutil.copytree(made.weights, tmp_path / "moved")
+    assert load_model(moved, index.about).fingerprint == index.about.fingerprint
+    with pytest.raises(CheckpointError, match="found no checkpoint"):
+        load_model(tmp_path / "nowhere", index.about)
+
+
+def test_a_calibration_is_copied_if_it_is_of_this_model(made, caplog):
+    with caplog.at_level(logging.INFO, "rice_jax"):
+        index = made.update()
+    assert index.about.calibration is None and "no calibration of this model" in caplog.text
+    calibration = Calibration(30.0, 20.0, 0.5, 5, 10, "of another")
+    write_calibration(made.workdir, calibration)
+    assert made.update().about.calibration is None
+    calibration = dataclasses.replace(calibration, fingerprint=index.about.fingerprint)
+    write_calibration(made.workdir, calibration)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "rice_jax"):
+        assert made.update().about.calibration == calibration
+    (made.workdir / "calibration.json").unlink()
+    assert made.update().about.calibration == calibration and "no calibration" not in caplog.text
+
+
+def test_a_diverged_model_makes_no_index(made, tmp_path):
+    params = jax.tree.map(lambda x: x * np.nan, load(made.weights)[1])
+    save_weights(tmp_path / "diverged", params, made.config.to_dict())
+    with pytest.raises(DataError, match="not finite. Has the training diverged"):
+        made._replace(weights=tmp_path / "diverged").update()
+    assert not made.directory.exists()
+
+
+def test_eight_devices_make_the_index_of_one(made):
+    made.write(**{f"p{i}": 10 + i for i in range(8)})
+    one = made.update()
+    shutil.rmtree(made.directory)
+    assert_same_rows(made.update(num_devices=8), one, atol=1e-6)
+
+
+def test_fingerprints(made):
+    config, (_, params, _) = made.config.model, load(made.weights)
+    found = embedding_fingerprint(params, config, 20)
+    assert len(found) == 64
+    for same in (dataclasses.replace(config, dtype="bfloat16"), dataclasses.replace(config, pmd=None, pfr=None)):
+        assert embedding_fingerprint(params, same, 20) == found
+    wide = create_mesh(MeshConfig(2, 4), jax.devices())
+    assert fingerprint(jax.device_put(params, parameter_shardings(wide, params)), config, 20) == found
+    encoder = params["encoder"]
+    assert fingerprint({"encoder": encoder, "logit_scale": 0}, config, 20) == found
+    changed = encoder | {"class_embedding": encoder["class_embedding"].at[3].add(1e-6)}
+    assert fingerprint({"encoder": changed}, config, 20) != found
+    assert embedding_fingerprint(params, config, 21) != found
+    assert embedding_fingerprint(params, dataclasses.replace(config, heads=4), 20) != found
+
+
+def test_the_front_door_even_if_it_is_killed(reference, shop, made):
+    workdir, _ = reference
+    calibration = read_calibration(workdir)
+    assert calibration.num_clips == 4 and calibration.num_frames == 10
+    program = command(shop, workdir, "--mode=index", index__directory=made.directory, index__images=made.pictures)
+    result = run([*program, "--export=faiss"])
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [str(made.directory / "index.faiss")]
+    index = read_index(made.directory)
+    assert index.image_ids == ["a", "b", "c"] and index.about.checkpoint == str(workdir)
+    assert index.about.calibration == calibration and index.queries is not None
+
+    made.write(a=10, **{f"p{i}": 100 + i for i in range(200)})
+    process = start([*program, "--config.eval.batch_size=1"])
+    for line in process.stderr:
+        if "203 pictures, of which 201 are new" in line:
+            break
+    time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert_same_rows(read_index(made.directory), index)
+
+    (made.pictures / "d.jpg").write_bytes(b"")
+    result = run(program)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"DataError: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: is no picture" in result.stderr
+    assert len(read_index(made.directory).image_ids) == 203
+
+
+@pytest.mark.parametrize("changes", [{}, {"index__images": "x", "model__detector__kind": "frame"}])
+def test_what_cannot_be_indexed(tmp_path, changes):
+    config, mesh = small_config(**changes), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    with pytest.raises(ConfigError, match="--mode=index: expected config.index.images"):
+        main.index(config, tmp_path, mesh)

@@ -1,0 +1,101 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from rice_jax.eval import metrics, ranking
+from rice_jax.eval.results import write_rankings, write_results
+from rice_jax.pages import compare
+from rice_jax.types import DataError
+from tests.pages.browser import browser
+from tests.pages.reports import EVIL, LOG, evaluated
+
+ABOUT = {"step": 6, "query": "lpr4m/query", "gallery": "lpr4m/gallery", "num_frames": 3, "rankings": "after 6 steps"}
+
+
+def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
+    """A workdir with a ranking of those ranks, of queries of a shop or of two galleries that nobody has."""
+    num = len(ranks)
+    ranked = ranking.Ranking(
+        query_ids=tuple(f"q{i}" for i in range(num)),
+        gallery_ids=tuple(f"g{i % 2}" for i in range(num)),
+        rank=np.array(ranks),
+        gallery_size=np.full(num, 9),
+        num_truths=np.ones(num, np.int64),
+        truths=(("a",),) * num,
+        top=tuple((("a", 0.5), ("b", 0.25)) if rank == 1 else (("b", 0.5), ("a", 0.25)) for rank in ranks),
+    )
+    if shop:
+        ranked = dataclasses.replace(evaluated(shop)[0], rank=np.array(ranks))
+    result = metrics.evaluate(ranked, num_queries=num + 2)
+    about = ABOUT | ({"data_dir": str(data_dir)} if data_dir else {})
+    write_results(workdir / "results.json", {"before training": result, "after 6 steps": result}, about)
+    write_rankings(workdir / "rankings.jsonl", ranked)
+    if log:
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    return workdir
+
+
+def test_it_counts_what_changed(tmp_path):
+    first = write_run(tmp_path / "first", [1, 1, 1, 2, 0, 3, 1, 1], log=LOG)
+    second = write_run(tmp_path / "second", [1, 1, 2, 1, 1, 3, 1, 1])
+    compare.write_comparison(tmp_path / "compare.html", [first, second])
+    text = (tmp_path / "compare.html").read_text()
+    assert "<td>second</td><td>4</td><td>2</td><td>1</td><td>1</td>" in text
+    assert "3 of 8 queries have a true image" in text and text.count("<article") == 3
+    assert text.count('["gained"]') == 2 and text.count('["lost"]') == 1
+    # Of gallery g0 one more of four is lost, one gained; of g1 one gained. Of ten queries, as two were not ranked.
+    assert "+10.0<small>+0.0 to +20.0</small>" in text
+    assert "no picture" in text, "the runs do not tell where the data set is"
+    assert "Accuracy in the batch" in text, "though only one run has a log"
+
+
+def test_pictures_are_shown_if_the_data_set_is_there(evil_shop, tmp_path):
+    runs = [
+        write_run(tmp_path / name, ranks, data_dir=evil_shop, shop=evil_shop)
+        for name, ranks in [("first", [1, 2, 1, 1]), ("second", [1, 1, 2, 1])]
+    ]
+    compare.write_comparison(tmp_path / "with.html", runs)
+    assert "no picture" not in (tmp_path / "with.html").read_text()
+    for run in runs:
+        write_run(run, [1, 2, 1, 1], data_dir=tmp_path / "gone", shop=evil_shop)
+    compare.write_comparison(tmp_path / "without.html", runs)
+    assert "0 of 4 queries" in (tmp_path / "without.html").read_text()
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [write_run(tmp_path / side / "run", [1, 2]) for side in "ab"]
+    compare.write_comparison(tmp_path / "compare.html", runs)
+    assert all(str(run) in (tmp_path / "compare.html").read_text() for run in runs)
+
+
+def test_runs_that_cannot_be_compared(tmp_path):
+    run, other = write_run(tmp_path / "run", [1, 2]), write_run(tmp_path / "other", [1, 2, 3])
+    page = tmp_path / "compare.html"
+    with pytest.raises(DataError, match="found 1 runs to compare, expected two or more: --mode=compare RUN1 RUN2"):
+        compare.write_comparison(page, [run])
+    with pytest.raises(DataError, match="other: found other queries or galleries .3 queries. than in run .2."):
+        compare.write_comparison(page, [run, other])
+    with pytest.raises(FileNotFoundError, match="nowhere/results.json: not found; .*--mode=eval"):
+        compare.write_comparison(page, [run, tmp_path / "nowhere"])
+    detector = shutil.copytree(run, tmp_path / "detector")
+    (detector / "results.json").write_text('{"about": {"step": 6}, "results": {"after 6 steps": {"AP": 0.5}}}')
+    with pytest.raises(DataError, match="detector/results.json: found no results of retrieval"):
+        compare.write_comparison(page, [run, detector])
+    assert not page.exists()
+
+
+def test_in_a_browser(tmp_path):
+    name = EVIL.replace("/", "_")
+    runs = [write_run(tmp_path / run, ranks) for run, ranks in [(name, [1, 1, 2, 2, 1]), ("b", [1, 2, 1, 1, 1])]]
+    compare.write_comparison(tmp_path / "compare.html", runs)
+    shown = "return [...document.querySelectorAll('.card')].filter(card => card.checkVisibility()).length"
+    choose = "const s = document.getElementsByName('run1')[0]; s.value = arguments[0];"
+    choose += "s.dispatchEvent(new Event('input', {bubbles: true}));" + shown
+    with browser(tmp_path / "profile") as driver:
+        driver.get((tmp_path / "compare.html").as_uri())
+        assert driver.title.startswith(name[:20])
+        assert [driver.execute_script(choose, change) for change in ("", "gained", "lost")] == [3, 2, 1]
+        assert driver.get_log("browser") == []

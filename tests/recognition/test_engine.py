@@ -1,0 +1,190 @@
+"""The engine against the model's own methods, which evaluation uses."""
+
+import logging
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rice_jax.input.transforms import sample_frames
+from rice_jax.models.layers import video_token_mask
+from rice_jax.models.weights import CheckpointError, load_weights, save_weights
+from rice_jax.recognition.engine import Engine, Frames, first_places
+from rice_jax.types import DataError
+from tests.shop import NUM_FRAMES, SCALE, SLOPE, THRESHOLD, make_shop, png, show
+
+
+@pytest.fixture(scope="module")
+def shop(live_shop):
+    return live_shop
+
+
+@pytest.fixture(scope="module")
+def engine(shop):
+    return Engine(None, shop.directory, batch_sizes=(1, 4))
+
+
+@pytest.fixture(scope="module")
+def matching(shop):
+    return Engine(None, shop.directory, rerank=3)
+
+
+def encode(engine, shop, rows):
+    return engine.encode(np.stack([engine.prepare(shop.pictures[row]) for row in rows]))
+
+
+def cosines_of(shop, rows):
+    """By the model itself, of a clip of these pictures and all images."""
+    video = np.stack([show(png(shop.pictures[row]), shop.config) for row in rows])[None]
+    embedding = shop.model.embed_video(jnp.asarray(video), jnp.ones(video.shape[:2], bool))[0]
+    return shop.index.vectors @ np.asarray(embedding)
+
+
+def test_a_picture_is_cut_as_evaluation_does(engine, shop):
+    picture = shop.pictures[0]
+    expected = show(png(picture), shop.config)
+    np.testing.assert_array_equal(engine.prepare(picture), expected)
+    np.testing.assert_array_equal(engine.prepare(png(picture)), expected)
+
+
+@pytest.mark.parametrize("broken", [b"", b"no picture", png(np.zeros((40, 40, 3), np.uint8))[:60]])
+def test_a_broken_picture_is_refused(engine, broken):
+    with pytest.raises(DataError, match=f"a picture of {len(broken)} bytes cannot be decoded"):
+        engine.prepare(broken)
+
+
+def test_a_clip_ranks_as_the_model_says(engine, shop):
+    found = engine.rank(encode(engine, shop, [2, 9, 2]), top=3, time=7.0)
+    cosines = cosines_of(shop, [2, 9, 2])
+    order = np.argsort(-cosines)
+    assert [match.id for match in found.products] == [f"p{row}" for row in order[:3]]
+    np.testing.assert_allclose([match.score for match in found.products], cosines[order[:3]], atol=1e-6)
+    none = 1 / (1 + np.exp(SLOPE * (cosines.max() - THRESHOLD)))
+    shares = np.exp(SCALE * (cosines - cosines.max()))
+    expected = (1 - none) * shares / shares.sum()
+    np.testing.assert_allclose([match.confidence for match in found.products], expected[order[:3]], rtol=2e-3)
+    np.testing.assert_allclose(found.none, none, rtol=2e-3)
+    assert found.time == 7.0
+    first = found.products[0]
+    assert (first.gallery, first.title) == ("a", "title p2")
+
+
+def test_a_gallery_is_all_there_is(engine, shop):
+    found = engine.rank(encode(engine, shop, [2]), "b", top=5)
+    assert {match.id for match in found.products} == {"p6", "p7"}
+    assert sum(match.confidence for match in found.products) + found.none == pytest.approx(1)
+    assert engine.galleries == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "gallery, frames, message",
+    [
+        ("c", 1, "no gallery 'c' among the index's 2: 'a', 'b'"),
+        (None, 0, "found 0 frames and top=5, expected at least one of both"),
+        (None, np.nan, "not finite"),
+    ],
+)
+def test_what_cannot_be_ranked(engine, gallery, frames, message):
+    features = np.full((1, 16), frames, np.float32) if frames else np.empty((0, 16), np.float32)
+    with pytest.raises(DataError, match=message):
+        engine.rank(Frames(features, None), gallery)
+
+
+def test_nothing_to_name(engine, shop):
+    with pytest.raises(DataError, match="found 1 frames and top=0"):
+        engine.rank(encode(engine, shop, [0]), top=0)
+
+
+def test_any_number_of_pictures_is_encoded(engine, shop):
+    together = encode(engine, shop, range(7))
+    apart = [encode(engine, shop, [row]).features[0] for row in range(7)]
+    np.testing.assert_allclose(together.features, apart, atol=1e-5)
+
+
+def test_of_a_long_clip_frames_are_chosen_evenly(engine, shop):
+    rows = [*range(8), *range(8)]
+    frames = encode(engine, shop, rows)
+    assert engine.num_frames == NUM_FRAMES
+    chosen = [rows[place] for place in sample_frames(16, NUM_FRAMES)]
+    assert engine.rank(frames) == engine.rank(encode(engine, shop, chosen))
+
+
+def test_the_decoder_re_orders_the_first(matching, engine, shop):
+    rows, best = [2, 9, 5], 3
+    frames, cosines = encode(matching, shop, rows), cosines_of(shop, rows)
+    order = np.argsort(-cosines)
+    video = np.stack([show(png(shop.pictures[row]), shop.config) for row in rows])[None]
+    tokens, _ = shop.model.encode(jnp.asarray(video))
+    token_mask = video_token_mask(jnp.ones((1, 3), bool), None, tokens.shape[2])
+    keys_values = shop.model.pmd.keys_values(tokens.reshape(1, -1, tokens.shape[-1]))
+    scores = {
+        row: shop.model.pmd.cosine(
+            shop.model.pmd.decode(jnp.asarray(shop.index.queries[row], jnp.float32)[None], keys_values, token_mask)
+        ).item()
+        for row in order[:best].tolist()
+    }
+    expected = sorted(scores, key=lambda row: -scores[row]) + order[best:5].tolist()
+    found = matching.rank(frames, top=5)
+    assert [match.id for match in found.products] == [f"p{row}" for row in expected]
+    np.testing.assert_allclose(
+        [match.score for match in found.products],
+        [*(scores[row] for row in expected[:best]), *cosines[expected[best:]]],
+        atol=1e-5,
+    )
+    by_embedding = {match.id: match.confidence for match in engine.rank(frames, top=8).products}
+    for match in found.products:
+        assert match.confidence == pytest.approx(by_embedding[match.id], rel=1e-3), "the calibration is of embeddings"
+    small = matching.rank(frames, "b", top=5)
+    assert sorted(match.id for match in small.products) == ["p6", "p7"], "a gallery of fewer than are re-ranked"
+
+
+def test_nothing_is_compiled_after_the_constructor(engine, matching, shop, programs):
+    for number in range(1, 7):
+        for used in (engine, matching):
+            frames = encode(used, shop, range(number))
+            for gallery in (None, "a", "b"):
+                used.rank(frames, gallery, top=number)
+    assert not programs
+
+
+def test_many_threads_get_their_own_answers(engine, shop):
+    expected = [engine.rank(encode(engine, shop, [row])) for row in range(8)]
+    found = {}
+
+    def ask(row):
+        for _ in range(5):
+            found.setdefault(row, []).append(engine.rank(encode(engine, shop, [row])))
+
+    threads = [threading.Thread(target=ask, args=[row]) for row in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {row: [expected[row]] * 5 for row in range(8)}
+
+
+def test_equal_scores_stay_in_the_order_of_the_index():
+    scores = np.array([0.5, 0.9, 0.5, 0.9, 0.1, 0.5], np.float32)
+    assert first_places(scores, 4).tolist() == [1, 3, 0, 2]
+    assert first_places(scores, 9).tolist() == [1, 3, 0, 2, 5, 4]
+
+
+def test_without_decoder_nothing_is_re_ranked(tmp_path, caplog):
+    shop = make_shop(tmp_path, decoder=False, calibrated=False, ipd="boxes")
+    with pytest.raises(CheckpointError, match="holds nothing to re-rank with.*leave --rerank out"):
+        Engine(None, shop.directory, rerank=3)
+    with caplog.at_level(logging.WARNING):
+        engine = Engine(None, shop.directory)
+    assert "frames are seen whole" in caplog.text and "The index has no calibration" in caplog.text
+    found = engine.rank(encode(engine, shop, [0]))
+    assert found.none is None and {match.confidence for match in found.products} == {None}
+
+
+def test_another_models_checkpoint_is_refused(shop, tmp_path):
+    other = make_shop(tmp_path / "other", decoder=False)
+    params, config = load_weights(other.index.about.checkpoint)
+    params["encoder"]["position_embedding"] = params["encoder"]["position_embedding"] + 0.1
+    save_weights(tmp_path / "changed", params, config)
+    with pytest.raises(CheckpointError, match="index"):
+        Engine(tmp_path / "changed", shop.directory)

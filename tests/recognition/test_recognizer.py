@@ -1,0 +1,199 @@
+"""Frames as they come, and whole videos."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from rice_jax.recognition import recognizer as recognizer_module
+from rice_jax.recognition.engine import Engine, Frames
+from rice_jax.recognition.recognizer import Recognizer, Window, encode_video, products_over_time
+from rice_jax.recognition.timeline import Segment
+from rice_jax.recognition.video import Frame, read_video
+from rice_jax.types import DataError
+from tests.shop import NUM_FRAMES, png, write_mp4
+
+
+@pytest.fixture(scope="module")
+def engine(live_shop):
+    return Engine(None, live_shop.directory, batch_sizes=(4,))
+
+
+@pytest.fixture(scope="module")
+def matching(live_shop):
+    return Engine(None, live_shop.directory, rerank=3, batch_sizes=(4,))
+
+
+@pytest.fixture(scope="module")
+def used(live_shop):
+    return Recognizer(None, live_shop.directory, top=3)
+
+
+@pytest.fixture
+def recognizer(used):
+    """As new."""
+    used._window = Window(NUM_FRAMES)
+    return used
+
+
+def numbered(number):
+    return Frames(np.full((1, 2), number, np.float32), None)
+
+
+def numbers(window):
+    return window.frames()[1].features[:, 0].tolist()
+
+
+def test_a_window_holds_the_last_frames_in_the_order_of_their_times():
+    window = Window(3)
+    assert window.frames() is None
+    for time in (5.0, 3.2, 4.0):
+        assert window.wants(time) and window.put(time, numbered(time))
+    np.testing.assert_allclose(numbers(window), [3.2, 4, 5])
+    assert not window.wants(4.9), "its interval has one"
+    assert not window.wants(2.0) and not window.put(2.0, numbered(2)), "it comes too late"
+    assert window.put(6.5, numbered(6.5))
+    np.testing.assert_allclose(numbers(window), [4, 5, 6.5])
+    assert window.frames()[0] == 6.5
+
+
+def test_of_two_frames_of_an_interval_the_first_to_come_stays():
+    window = Window(3, interval_seconds=2.0)
+    assert window.put(1.9, numbered(1))
+    assert not window.put(0.1, numbered(2))
+    assert numbers(window) == [1]
+
+
+@pytest.mark.parametrize("interval", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_interval(interval):
+    with pytest.raises(DataError, match="interval_seconds: found"):
+        Window(3, interval)
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf")])
+def test_no_time(time):
+    with pytest.raises(DataError, match="time: found"):
+        Window(3).wants(time)
+
+
+def test_a_window_of_many_threads():
+    window, times = Window(10), np.random.default_rng(0).permutation(400) / 4
+    threads = [
+        threading.Thread(target=lambda own: [window.put(time, numbered(time)) for time in own], args=[own.tolist()])
+        for own in np.array_split(times, 8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [int(number) for number in numbers(window)] == [*range(90, 100)]
+
+
+def test_pushed_frames_rank_as_a_clip_of_the_last(recognizer, engine, live_shop, programs):
+    pictures = [live_shop.pictures[row] for row in (0, 1, 2, 2, 9, 2)]
+    for time, picture in enumerate(pictures):
+        found = recognizer.push(picture if time % 2 else png(picture), float(time))
+        last = pictures[max(0, time + 1 - NUM_FRAMES) : time + 1]
+        clip = engine.encode(np.stack([engine.prepare(own) for own in last]))
+        expected = engine.rank(clip, top=3)
+        assert found.time == time and len(found.products) == 3
+        assert [match.id for match in found.products] == [match.id for match in expected.products]
+        scores = [[match.score for match in ranked.products] for ranked in (found, expected)]
+        np.testing.assert_allclose(*scores, atol=1e-5)
+    assert not programs, "nothing is compiled after the constructor"
+
+
+def test_a_second_frame_of_an_interval_is_not_encoded(recognizer, live_shop, monkeypatch):
+    first = recognizer.push(live_shop.pictures[2], 0.0)
+    monkeypatch.setattr(recognizer.engine, "encode", None)
+    assert recognizer.push(live_shop.pictures[3], 0.4) == first
+
+
+def test_a_later_frame_does_not_wait_and_a_late_one_finds_its_place(recognizer, live_shop, monkeypatch):
+    encode, started, go_on = recognizer.engine.encode, threading.Event(), threading.Event()
+
+    def encode_slowly(pictures):
+        if threading.current_thread() is slow:
+            started.set()
+            assert go_on.wait(20)
+        return encode(pictures)
+
+    monkeypatch.setattr(recognizer.engine, "encode", encode_slowly)
+    late = []
+    slow = threading.Thread(target=lambda: late.append(recognizer.push(live_shop.pictures[0], 1.0)))
+    slow.start()
+    assert started.wait(20)
+    soon = recognizer.push(live_shop.pictures[3], 2.0)
+    assert soon.products[0].id == "p3" and not late
+    go_on.set()
+    slow.join()
+    assert late[0].time == 2.0, "it is ranked together with the later one"
+    recognizer._window = Window(NUM_FRAMES)
+    recognizer.push(live_shop.pictures[0], 1.0)
+    assert late[0] == recognizer.push(live_shop.pictures[3], 2.0), "as if it had come in time"
+
+
+def test_a_broken_frame_leaves_the_window_as_it_was(recognizer, live_shop):
+    with pytest.raises(DataError, match="cannot be decoded"):
+        recognizer.push(b"no picture", 0.0)
+    assert recognizer.push(live_shop.pictures[1], 0.5).products[0].id == "p1"
+
+
+def test_a_stream_of_no_gallery(live_shop):
+    with pytest.raises(DataError, match="no gallery 'nowhere'"):
+        Recognizer(None, live_shop.directory, gallery="nowhere")
+
+
+@pytest.fixture(scope="module")
+def video(live_shop, tmp_path_factory):
+    pictures = [live_shop.pictures[row] for row in (1, 10, 5)]
+    return write_mp4(tmp_path_factory.mktemp("video") / "video.mp4", pictures, 9)
+
+
+def test_the_products_of_a_video(engine, video, programs):
+    times, frames = encode_video(engine, read_video(video), 4)
+    first, gap, last = products_over_time(engine, times, frames)
+    assert not programs
+    assert [first.product.id, gap.product, last.product.id] == ["p1", None, "p5"], "the second is not in the index"
+    assert (first.start, first.end, gap.end, last.end) == (0, 8.5, 17.5, 27)
+    assert first.product.confidence == first.confidence > 0.9 and gap.confidence > 0.9
+    assert [len(part.products) for part in (first, gap, last)] == [5, 5, 5]
+
+
+def test_the_products_of_another_gallery(engine, video):
+    times, frames = encode_video(engine, read_video(video), 4)
+    [part] = products_over_time(engine, times, frames, gallery="b", top=1)
+    assert part.product is None and part.products[0].gallery == "b"
+
+
+@pytest.mark.parametrize("which", ["engine", "matching"])
+def test_a_part_is_a_clip(which, video, request):
+    engine = request.getfixturevalue(which)
+    times, frames = encode_video(engine, read_video(video), 4)
+    for part in products_over_time(engine, times, frames, top=2):
+        ranked = engine.rank(frames.take(part.frames), top=2)
+        assert part.products == ranked.products
+        if part.product:
+            assert (part.product, part.confidence) == (ranked.products[0], ranked.products[0].confidence)
+        else:
+            assert part.confidence == ranked.none
+
+
+def test_neighbours_that_are_alike_as_clips_are_one_part(engine, video, monkeypatch):
+    """Whatever the path took them for."""
+    cut = [(0.0, 4.0, 7), (4.0, 8.5, 3), (8.5, 12.0, None), (12.0, 17.5, None), (17.5, 27.0, 2)]
+    edges = [0, 4, 9, 12, 18, 27]
+    segments = [Segment(*part, slice(*edges[place : place + 2])) for place, part in enumerate(cut)]
+    monkeypatch.setattr(recognizer_module, "timeline", lambda *_, **__: segments)
+    times, frames = encode_video(engine, read_video(video), 4)
+    parts = products_over_time(engine, times, frames)
+    assert [(part.start, part.end, part.product and part.product.id) for part in parts] == [
+        (0, 8.5, "p1"), (8.5, 17.5, None), (17.5, 27, "p5")
+    ]  # fmt: skip
+    assert [part.frames for part in parts] == [slice(0, 9), slice(9, 18), slice(18, 27)]
+
+
+def test_a_broken_frame_of_a_video_is_named(engine, live_shop):
+    video = [Frame(0.0, live_shop.pictures[0]), Frame(2.5, b"no picture")]
+    with pytest.raises(DataError, match="frame at second 2.5: a picture of 10 bytes cannot be decoded"):
+        encode_video(engine, iter(video), 4)

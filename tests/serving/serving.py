@@ -1,0 +1,61 @@
+"""A server of the tiny shop, in a thread or in a process of its own."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import uvicorn
+
+from rice_jax.index.store import write_index
+from tests.fixtures import ROOT
+from tests.shop import Shop, make_shop
+
+BATCH_SIZES = (1, 2, 4)
+
+
+def make_named_shop(directory: Path, **titles: str) -> Shop:
+    """The tiny shop with its files' digests, and with other titles of some images."""
+    shop = make_shop(directory)
+    index = dataclasses.replace(
+        shop.index,
+        digests=[hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in shop.index.paths],
+        titles=[titles.get(name, title) for name, title in zip(shop.index.image_ids, shop.index.titles, strict=True)],
+    )
+    write_index(shop.directory, index)
+    return shop._replace(index=index)
+
+
+@contextlib.contextmanager
+def serving(app):
+    """Serves an app; its address."""
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            deadline = time.monotonic() + 20
+            while not server.started:
+                assert thread.is_alive() and time.monotonic() < deadline
+                time.sleep(0.005)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+    assert not thread.is_alive(), "it stops when it is told to"
+
+
+def start_program(shop: Shop, *flags: str, **environment: str) -> tuple[subprocess.Popen, str]:
+    """Starts `rice_jax.serve` on any port, and waits for the address that it prints."""
+    command = [sys.executable, "-m", "rice_jax.serve", f"--index={shop.directory}", "--port=0", *flags]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", **environment}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    return process, process.stdout.readline().strip()

@@ -1,0 +1,151 @@
+"""The server's page in a browser: a video goes in, a timeline comes out."""
+
+import pytest
+
+from rice_jax.recognition.engine import Engine
+from rice_jax.serving.server import create_app
+from rice_jax.serving.uploads import Limits
+from tests.pages.browser import browser, resize
+from tests.pages.reports import EVIL
+from tests.pages.test_report_in_browser import CONTRAST
+from tests.serving.serving import BATCH_SIZES, make_named_shop, serving
+from tests.shop import png, write_mp4
+
+LIMITS = Limits(upload_bytes=200_000, video_seconds=20.0)
+SETTLED = "const m = document.getElementById('message'); return m.textContent && m.className != 'busy'"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_named_shop(tmp_path_factory.mktemp("shop"), p1=EVIL)
+
+
+@pytest.fixture(scope="module")
+def opened(shop, tmp_path_factory):
+    engine = Engine(None, shop.directory, batch_sizes=BATCH_SIZES)
+    profile = tmp_path_factory.mktemp("browser") / "profile"
+    with serving(create_app(engine, LIMITS, batch_sizes=BATCH_SIZES)) as address, browser(profile) as driver:
+        driver.get(address)
+        assert driver.get_log("browser") == []
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def film(shop, tmp_path_factory):
+    """The first product, then the fifth."""
+    directory = tmp_path_factory.mktemp("film")
+    path = directory / f"{EVIL.replace('/', '-')[:40]}.mp4"
+    return write_mp4(path, [shop.pictures[1], shop.pictures[4]], seconds=8, codec="libx264")  # browsers play it
+
+
+def wait(driver, script, *arguments):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(driver, 20, 0.02).until(lambda driver: driver.execute_script(script, *arguments))
+
+
+def choose(driver, *paths):
+    driver.execute_script("document.getElementById('message').textContent = ''")
+    driver.find_element("id", "file").send_keys("\n".join(map(str, paths)))
+    wait(driver, SETTLED)
+    return driver.find_element("id", "message")
+
+
+def texts(driver, selector):
+    return [element.text for element in driver.find_elements("css selector", selector)]
+
+
+@pytest.fixture
+def shown(opened, film):
+    message = choose(opened, film)
+    assert message.text == "16 frames looked at."
+    yield opened
+    assert opened.get_log("browser") == []
+
+
+def test_a_video_becomes_a_timeline(shown, shop):
+    names = [name for name in texts(shown, "#segments b") if not name.startswith("none")]
+    assert names == [EVIL, "title p4"], "texts are shown as they are"
+    assert texts(shown, "#first") + texts(shown, "#last") == ["0:00", "0:16"]
+    widths = shown.execute_script(
+        "const bar = document.getElementById('bar');"
+        "return [...bar.querySelectorAll('button')].map((one) => one.offsetWidth / bar.clientWidth)"
+    )
+    assert sum(widths) == pytest.approx(1, abs=0.01)
+    wait(shown, "return [...document.querySelectorAll('#segments img, #products img')].every((one) => {"
+         "if (!one.naturalWidth) one.scrollIntoView(); return one.naturalWidth == 48; })")  # fmt: skip
+    assert len(texts(shown, "#products .name")) == 5
+    assert "sure" in texts(shown, "#segments .sure")[0]
+
+
+def test_a_part_that_is_chosen_is_played(shown):
+    wait(shown, "return document.getElementById('video').readyState > 1")
+    first, *_, last = shown.find_elements("css selector", "#segments button")
+    for button, second in ((last, 8), (first, 0)):
+        button.click()
+        wait(shown, f"return Math.abs(document.getElementById('video').currentTime - {second}) < 1.6")
+        wait(shown, "return arguments[0].parentElement.className.includes('now')", button)
+        assert len(shown.find_elements("css selector", "#segments .now")) == 1
+
+
+def test_several_pictures_are_one_clip(opened, shop, tmp_path):
+    paths = [tmp_path / f"{place}.png" for place in range(3)]
+    for path in paths:
+        path.write_bytes(png(shop.pictures[2]))
+    assert choose(opened, *paths).text == "3 frames looked at."
+    assert texts(opened, "#segments b") == ["title p2"]
+    assert not opened.find_element("id", "video").is_displayed()
+
+
+def test_a_gallery_is_looked_at_alone(opened, film):
+    choose(opened, film)
+    for value, names in (("=b", {"title p6", "title p7"}), ("", None)):
+        opened.execute_script(
+            "document.getElementById('message').textContent = '';"
+            "const gallery = document.getElementById('gallery'); gallery.value = arguments[0];"
+            "gallery.dispatchEvent(new Event('change'))", value,
+        )  # fmt: skip
+        wait(opened, SETTLED)
+        found = set(texts(opened, "#products .name"))
+        assert found == names if names else len(found) == 5
+
+
+def test_what_is_wrong_is_said(opened, tmp_path):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"hello")
+    message = choose(opened, path)
+    assert "wrong" in message.get_attribute("class") and "cannot be read" in message.text
+    assert not opened.find_element("id", "result").is_displayed()
+    path.write_bytes(bytes(300_000))
+    assert "0.3 MB" in choose(opened, path).text, "it is not even sent"
+    [line] = opened.get_log("browser")
+    assert "400" in line["message"], "the browser itself tells of the refusal"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_it_fits_and_can_be_read(shown, width, scheme):
+    resize(shown, width, 800, scheme)
+    assert shown.execute_script("return document.documentElement.scrollWidth") <= width
+    for text in ("h1", ".drop span", "#message", "#bar button", "#segments b", "#segments .sure", ".when", ".foot a"):
+        assert shown.execute_script(CONTRAST, text) > 4.5, text  # what WCAG asks for
+    dark = shown.execute_script("return getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    assert dark == (scheme == "dark")
+
+
+def test_nothing_comes_from_elsewhere(opened):
+    names = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    address = opened.execute_script("return location.origin")
+    assert names and all(name.startswith((address, "blob:", "data:")) for name in names)
+
+
+def test_the_page_for_programs_works(opened):
+    docs = opened.find_element("css selector", ".foot a").get_attribute("href")
+    opened.switch_to.new_window("tab")
+    try:
+        opened.get(docs)
+        wait(opened, "return document.querySelectorAll('.opblock').length >= 6")
+        assert opened.get_log("browser") == []
+    finally:
+        opened.close()
+        opened.switch_to.window(opened.window_handles[0])

@@ -1,0 +1,428 @@
+"""The server over HTTP, against the engine asked directly."""
+
+import contextlib
+import copy
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.recognizer import Recognizer, Window, encode_video, products_over_time
+from rice_jax.recognition.video import read_video
+from rice_jax.serving.server import create_app
+from rice_jax.serving.streams import Streams
+from rice_jax.serving.uploads import Limits
+from tests.fixtures import ROOT
+from tests.serving.serving import BATCH_SIZES, make_named_shop, serving, start_program
+from tests.shop import png, write_mp4
+
+LIMITS = Limits(
+    upload_bytes=300_000, picture_bytes=150_000, frames=12, pixels=40_000, video_seconds=9.0, streams=3, requests=20
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_named_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def engine(shop):
+    return Engine(None, shop.directory, batch_sizes=BATCH_SIZES)
+
+
+@contextlib.contextmanager
+def asking(engine, limits=LIMITS, **settings):
+    app = create_app(engine, limits, batch_sizes=BATCH_SIZES, **settings)
+    with serving(app) as address, httpx.Client(base_url=address, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(engine):
+    with asking(engine) as client:
+        yield client
+
+
+@pytest.fixture
+def held(engine):
+    """An engine that encodes nothing before it is told to, and remembers the sizes of its batches."""
+    held, held.sizes, held.go = copy.copy(engine), [], threading.Event()
+
+    def encode(pictures):
+        held.sizes.append(len(pictures))
+        assert held.go.wait(20)
+        return engine.encode(pictures)
+
+    held.encode = encode
+    yield held
+    held.go.set()
+
+
+def frames(*pictures):
+    return [("frames", (f"{place}.png", picture, "image/png")) for place, picture in enumerate(pictures)]
+
+
+def video(content, kind="video/mp4"):
+    return [("video", ("clip", content, kind))]
+
+
+def clip(shop, *rows):
+    return frames(*(png(shop.pictures[row]) for row in rows))
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def require_equal(products, matches):
+    for name in ("id", "gallery", "title"):
+        assert [product[name] for product in products] == [getattr(match, name) for match in matches]
+    for name, tolerance in (("score", 1e-6), ("confidence", 0.02)):  # a confidence multiplies differences by 4000
+        expected = [getattr(match, name) for match in matches]
+        np.testing.assert_allclose([product[name] for product in products], expected, atol=tolerance)
+
+
+def test_a_clip_is_ranked_as_by_the_engine(client, engine, shop):
+    rows = [3, 3, 5]
+    encoded = engine.encode(np.stack([engine.prepare(shop.pictures[row]) for row in rows]))
+    for gallery, top in ((None, 8), ("a", 2), ("b", 50)):
+        data = {"top": top} | ({} if gallery is None else {"gallery": gallery})
+        answer = client.post("/recognize", files=clip(shop, *rows), data=data)
+        assert answer.status_code == 200, answer.text
+        found, expected = answer.json(), engine.rank(encoded, gallery, top)
+        require_equal(found["products"], expected.products)
+        assert found["none"] == pytest.approx(expected.none, abs=0.02)
+        assert found["num_frames"] == 3
+        assert found["timeline"][0]["start"] == 0 and found["timeline"][-1]["end"] == 3
+
+
+def test_a_video_shows_its_products_over_time(client, engine, shop, tmp_path):
+    path = write_mp4(tmp_path / "video.mp4", [shop.pictures[1], shop.pictures[4]], seconds=4)
+    answer = client.post("/recognize", files=video(path.read_bytes()), data={"gallery": "a"})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["timeline"]
+    expected = products_over_time(engine, *encode_video(engine, read_video(path)), gallery="a")
+    assert [(part["start"], part["end"]) for part in found] == [(part.start, part.end) for part in expected]
+    for part, other in zip(found, expected, strict=True):
+        assert (part["product"] is None) == (other.product is None)
+        require_equal([part["product"]] if part["product"] else [], [other.product] if other.product else [])
+        require_equal(part["products"], other.products)
+        assert part["confidence"] == pytest.approx(other.confidence, abs=0.02)
+    assert [part["product"]["id"] for part in found if part["product"]] == ["p1", "p4"]
+    assert answer.json()["num_frames"] == 8
+
+
+BAD = {
+    "no form": (dict(content=b"x", headers={"content-type": "text/plain"}), 415, "text/plain"),
+    "no type": (dict(content=b"x"), 415, "''"),
+    "no boundary": (dict(content=b"x", headers={"content-type": "multipart/form-data"}), 400, "boundary"),
+    "no frames": (dict(files={"gallery": (None, "a")}), 400, "no frames"),
+    "empty": (dict(files=frames(b"")), 400, "frame 1 is empty"),
+    "no image": (dict(files=frames(b"hello")), 400, "frame 1 is not an image"),
+    "a script": (dict(files=frames(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")), 400, "not an image"),
+    "a page": (dict(files=[("frames", ("x.html", b"<p>", "text/html"))]), 415, "frame 1: found 'text/html'"),
+    "a text": (dict(files={"frames": (None, "hello")}), 400, "expected a file"),
+    "both": (dict(files=frames(b"x") + video(b"x")), 400, "1 frames and 1 videos"),
+    "two videos": (dict(files=video(b"x") * 2), 400, "2 videos"),
+    "13 frames": (dict(files=frames(*[b"x"] * 13)), 400, "12"),
+    "many fields": (dict(files=[("x", (None, "y"))] * 50), 400, "fields"),
+    "a large field": (dict(files={"gallery": (None, "y" * 99_999)}), 400, "size"),
+    "another file": (dict(files=[("other", ("x.png", b"x", "image/png"))]), 400, "'other'"),
+    "another field": (dict(files=frames(b"x"), data={"other": "1"}), 422, "other"),
+    "two galleries": (dict(files=frames(b"x"), data={"gallery": ["a", "b"]}), 400, "twice"),
+    "gallery": (dict(files=frames(b"x"), data={"gallery": "<b>"}), 404, "'<b>'"),
+    "top 0": (dict(files=frames(b"x"), data={"top": "0"}), 422, "top"),
+    "top huge": (dict(files=frames(b"x"), data={"top": "9" * 30}), 422, "top"),
+    "top nan": (dict(files=frames(b"x"), data={"top": "nan"}), 422, "top"),
+    "no video": (dict(files=video(b"hello" * 99)), 400, "cannot be read"),
+    "a list": (dict(files=video(b"/etc/hostname\n")), 400, "cannot be read"),
+    "a playlist": (
+        dict(files=video(b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n")),
+        400,
+        "cannot be read",
+    ),
+    "too large": (dict(files=video(b"x" * 400_000)), 413, "300,000 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests_are_refused_with_a_reason(client, name):
+    request, status, reason = BAD[name]
+    answer = client.post("/recognize", **request)
+    assert (answer.status_code, reason in answer.json()["detail"]) == (status, True), answer.text
+
+
+def test_pictures_are_measured_before_they_are_decoded(client, shop, monkeypatch):
+    file = io.BytesIO()
+    Image.new("1", (10_000, 5000)).save(file, "PNG")
+    assert len(file.getvalue()) < 20_000, "a bomb"
+    loaded = []
+    monkeypatch.setattr(Image.Image, "draft", lambda *_: loaded.append(1))
+    answer = client.post("/recognize", files=frames(file.getvalue()))
+    assert answer.status_code == 413 and "10000 × 5000" in answer.json()["detail"]
+    answer = client.post("/streams/bomb/frames?time=1", content=file.getvalue(), headers={"content-type": "image/png"})
+    assert answer.status_code == 413
+    Image.new("1", (20_000, 20_000)).save(file := io.BytesIO(), "PNG")  # beyond what Pillow itself opens
+    assert client.post("/recognize", files=frames(file.getvalue())).status_code == 413
+    assert not loaded
+
+
+def test_a_broken_frame_is_named(client, shop):
+    whole = png(shop.pictures[0])
+    answer = client.post("/recognize", files=frames(whole, whole[: len(whole) // 2]))
+    assert answer.status_code == 400 and "frame 2" in answer.json()["detail"]
+    jpeg = io.BytesIO()
+    Image.fromarray(shop.pictures[0]).save(jpeg, "JPEG")
+    for kind in ("image/jpeg", "application/octet-stream", "IMAGE/JPEG; charset=utf-8"):
+        answer = client.post("/recognize", files=[("frames", ("x", jpeg.getvalue()[:-200], kind))])
+        assert answer.status_code == 400 and "truncated" in answer.json()["detail"], answer.text
+
+
+def test_videos_are_measured(client, shop, tmp_path):
+    path = write_mp4(tmp_path / "long.mp4", [shop.pictures[1]], seconds=10)
+    answer = client.post("/recognize", files=video(path.read_bytes()))
+    assert answer.status_code == 413 and "10 seconds" in answer.json()["detail"], answer.text
+    path = write_mp4(tmp_path / "large.mp4", [np.zeros((256, 256, 3), np.uint8)], seconds=1)
+    answer = client.post("/recognize", files=video(path.read_bytes()))
+    assert answer.status_code == 413 and "256 × 256" in answer.json()["detail"], answer.text
+    path = write_mp4(tmp_path / "whole.mp4", [shop.pictures[1]], seconds=4)
+    answer = client.post("/recognize", files=video(path.read_bytes()[:-600]))  # its table of contents is at the end
+    assert answer.status_code == 400, answer.text
+
+
+def test_bytes_are_counted_whatever_the_client_says(client):
+    def body(size):  # is sent in chunks, without a length
+        yield from [b"x" * 10_000] * (size // 10_000)
+
+    answer = client.post("/streams/x/frames?time=1", content=body(400_000), headers={"content-type": "image/png"})
+    assert answer.status_code == 413, answer.text
+    answer = client.post("/streams/x/frames?time=1", content=body(200_000), headers={"content-type": "image/png"})
+    assert answer.status_code == 413 and "150,000" in answer.json()["detail"], answer.text
+    answer = client.post("/recognize", files=frames(b"x" * 160_000))
+    assert answer.status_code == 413 and "frame 1 has more than 150,000" in answer.json()["detail"], answer.text
+
+
+def test_a_slow_body_is_given_up(engine):
+    with asking(engine, Limits(upload_seconds=0.2)) as client:
+        host, port = client.base_url.host, client.base_url.port
+        with socket.create_connection((host, port), timeout=20) as slow:
+            slow.sendall(b"POST /streams/x/frames?time=1 HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n")
+            slow.sendall(b"Content-Length: 1000\r\n\r\nabc")
+            answer = slow.recv(10_000)
+        assert b" 408 " in answer and b"3 bytes" in answer
+
+
+def test_a_stream_is_ranked_as_by_the_recogniser(client, shop):
+    recognizer = Recognizer(None, shop.directory, gallery="a", top=3)
+    for row, now in ((1, 10.0), (2, 12.5), (9, 11.0), (0, 11.5), (3, 13.0), (4, 14.0), (5, 3.0)):
+        query = {"time": now, "gallery": "a", "top": 3}
+        answer = client.post(
+            "/streams/s-1/frames", params=query, content=png(shop.pictures[row]), headers={"content-type": "image/png"}
+        )
+        assert answer.status_code == 200, answer.text
+        expected = recognizer.push(png(shop.pictures[row]), now)
+        require_equal(answer.json()["products"], expected.products)
+        assert answer.json()["time"] == expected.time
+    assert client.delete("/streams/s-1").status_code == 204
+    answer = client.delete("/streams/s-1")
+    assert answer.status_code == 404 and "s-1" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "path, status, reason",
+    [
+        ("x/frames", 422, "time: Field required"),
+        ("x/frames?time=nan", 422, "time"),
+        ("x/frames?time=inf", 422, "time"),
+        ("x/frames?time=-1e300", 422, "time"),
+        ("x/frames?time=1&top=0", 422, "top"),
+        ("x/frames?time=1&top=1e9", 422, "top"),
+        ("x/frames?time=1&other=1", 422, "other"),
+        ("x/frames?time=1&gallery=c", 404, "'c'"),
+        ("x%0A/frames?time=1", 422, "stream_id"),
+        ("%FF/frames?time=1", 422, "stream_id"),
+        (f"{'x' * 101}/frames?time=1", 422, "stream_id"),
+        ("x/frames?time=1", 400, "not an image"),
+    ],
+)
+def test_bad_pictures_of_streams_are_refused(client, path, status, reason):
+    answer = client.post(f"/streams/{path}", content=b"hello", headers={"content-type": "image/png"})
+    assert (answer.status_code, reason in answer.json()["detail"]) == (status, True), answer.text
+    answer = client.post("/streams/x/frames?time=1", content=b"hello", headers={"content-type": "text/html"})
+    assert answer.status_code == 415
+    assert client.delete("/streams/x").status_code == 404, "no stream begins so"
+
+
+def test_streams_are_few_and_idle_ones_go():
+    now = [0.0]
+    streams = Streams(Limits(streams=2, stream_seconds=10.0), lambda: Window(4), clock=lambda: now[0])
+    first = streams.open("a")
+    now[0] = 6
+    streams.open("b")
+    assert streams.open("a") is first
+    with pytest.raises(Exception, match="2 streams") as refused:
+        streams.open("c")
+    assert refused.value.status_code == 503 and refused.value.headers["Retry-After"] == "10"
+    now[0] = 16.5
+    assert len(streams) == 0
+    assert streams.open("c") is not first
+    assert not streams.end("a")
+    assert streams.end("c")
+
+
+def test_concurrent_requests_share_batches_and_not_their_faults(held, shop):
+    broken = frames(png(shop.pictures[3])[:200])
+    with asking(held) as client, ThreadPoolExecutor(8) as pool:
+        first = pool.submit(client.post, "/recognize", files=clip(shop, 0))
+        until(lambda: held.sizes == [1])
+        others = [pool.submit(client.post, "/recognize", files=clip(shop, row)) for row in range(1, 5)]
+        bad = pool.submit(client.post, "/recognize", files=broken)
+        assert bad.result().status_code == 400
+        until(lambda: "rice_pictures_waiting 4.0" in client.get("/metrics").text)
+        held.go.set()
+        answers = [future.result().json() for future in (first, *others)]
+    assert held.sizes == [1, 4]
+    assert [answer["products"][0]["id"] for answer in answers] == ["p0", "p1", "p2", "p3", "p4"]
+
+
+def test_who_finds_no_place_is_told_to_come_again(held, shop):
+    with asking(held, Limits(requests=2)) as client, ThreadPoolExecutor(8) as pool:
+        inside = [pool.submit(client.post, "/recognize", files=clip(shop, 0)) for _ in range(2)]
+        until(lambda: "rice_requests_in_progress 2.0" in client.get("/metrics").text)
+        answer = client.post("/recognize", files=clip(shop, 0))
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+        assert "2 requests" in answer.json()["detail"]
+        assert client.get("/healthz").status_code == 200
+        held.go.set()
+        assert [future.result().status_code for future in inside] == [200, 200]
+        assert client.post("/recognize", files=clip(shop, 0)).status_code == 200
+        until(lambda: 'rice_requests_total{route="other",status="503"} 1.0' in client.get("/metrics").text)
+
+
+def test_a_failing_engine_is_the_servers_fault(engine, shop, caplog):
+    failing = copy.copy(engine)
+
+    def encode(pictures):
+        raise RuntimeError("secret")
+
+    failing.encode = encode
+    with asking(failing) as client:
+        answer = client.post("/recognize", files=clip(shop, 0))
+        assert answer.status_code == 500 and "secret" not in answer.text
+        assert "log" in answer.json()["detail"]
+        until(lambda: 'rice_requests_total{route="/recognize",status="500"} 1.0' in client.get("/metrics").text)
+
+
+def test_clients_that_leave_take_nothing_with_them(held, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = write_mp4(tmp_path / "video.mp4", [shop.pictures[1]], seconds=6)
+    with asking(held) as client:
+        address = client.base_url.host, client.base_url.port
+        with socket.create_connection(address) as leaver:  # in the middle of its body
+            leaver.sendall(b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n")
+            leaver.sendall(b"Content-Length: 1000\r\n\r\n--x\r\n")
+            until(lambda: "rice_requests_in_progress 1.0" in client.get("/metrics").text)
+        with pytest.raises(httpx.ReadTimeout):  # while it is recognised
+            client.post("/recognize", files=video(path.read_bytes()), timeout=0.5)
+        held.go.set()
+        until(lambda: "rice_requests_in_progress 0.0" in client.get("/metrics").text)
+        until(lambda: 'rice_requests_total{route="/recognize",status="499"} 2.0' in client.get("/metrics").text)
+        assert sum(held.sizes) < 6, "the rest of the video is not encoded for nobody"
+        [directory] = tmp_path.glob("rice_jax-*")
+        assert not list(directory.iterdir())
+    assert not list(tmp_path.glob("rice_jax-*"))
+
+
+def test_pictures_come_from_the_index_alone(client, shop):
+    answer = client.post("/recognize", files=clip(shop, 2), data={"top": 1})
+    [product] = answer.json()["products"]
+    picture = client.get(product["image"])
+    assert picture.headers["content-type"] == "image/jpeg"
+    thumbnail = np.asarray(Image.open(io.BytesIO(picture.content)), float)
+    assert np.abs(thumbnail - shop.pictures[2]).mean() < 12
+    for name in ("0" * 64, "..%2f..%2findex%2findex.parquet", "%2fetc%2fhostname", "p2.png", "%00"):
+        assert client.get(f"/images/{name}").status_code == 404
+    Path(shop.index.paths[7]).write_bytes(png(shop.pictures[8]))
+    assert client.get(f"/images/{shop.index.digests[7]}").status_code == 404, "it is another picture now"
+
+
+def test_what_it_says_of_itself(client, engine):
+    health = client.get("/healthz").json()
+    assert (health["images"], health["galleries"], health["num_frames"]) == (8, 2, engine.num_frames)
+    schema = client.get("/openapi.json").json()
+    form = schema["paths"]["/recognize"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"].keys() == {"frames", "video", "gallery", "top"}
+    assert schema["paths"]["/streams/{stream_id}/frames"]["post"]["requestBody"]["content"].keys() >= {"image/png"}
+    docs = client.get("/docs")
+    assert "://" not in docs.text, "nothing is fetched from elsewhere"
+    for address in re.findall(r'(?:src|href)="([^"]+)"', docs.text):
+        assert client.get(address).status_code == 200
+    for path, policy in (("/", "script-src 'sha256-"), ("/docs", "default-src 'self'"), ("/healthz", "'none'")):
+        headers = client.get(path).headers
+        assert policy in headers["content-security-policy"]
+        assert "http" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+    assert "unsafe" not in client.get("/").headers["content-security-policy"]
+
+
+def test_metrics_have_few_labels(client):
+    for path in ("/nothing", "/else", "/streams/one", "/streams/two"):
+        client.delete(path)
+    text = client.get("/metrics").text
+    assert set(re.findall(r'rice_requests_total{route="([^"]*)"', text)) <= {
+        "/", "/recognize", "/healthz", "/metrics", "/images/{digest}", "/streams/{stream_id}", "/docs", "/openapi.json",
+        "/streams/{stream_id}/frames", "other", "/static-offline-docs",
+    }  # fmt: skip
+    assert "process_resident_memory_bytes" in text
+
+
+def test_sigterm_lets_those_inside_finish(shop, tmp_path):
+    process, address = start_program(shop, TMPDIR=str(tmp_path))
+    try:
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), process.stderr.read()
+        pictures = clip(shop, *[0, 1] * 40)
+        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
+            answer = pool.submit(httpx.post, f"{address}/recognize", files=pictures, timeout=20)
+            until(lambda: "rice_requests_in_progress 1.0" in client.get("/metrics").text or answer.done())
+            process.send_signal(signal.SIGTERM)
+            assert answer.result().status_code == 200
+        assert process.wait(20) == -signal.SIGTERM
+        assert process.stderr.read() == ""
+        assert not list(tmp_path.glob("rice_jax-*"))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run_program(*arguments, code="import runpy; runpy.run_module('rice_jax.serve', run_name='__main__')"):
+    command = [sys.executable, "-c", code, *arguments]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_what_cannot_start_says_why(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run_program(f"--index={tmp_path}", f"--port={taken.getsockname()[1]}")
+    assert done.returncode == 1 and done.stderr.startswith("OSError: ") and "in use" in done.stderr, done.stderr
+    code = "import sys; sys.modules['fastapi'] = None; sys.argv[0] = 'serve'; "
+    code += "from rice_jax.serve import main; main()"
+    done = run_program(f"--index={tmp_path}", code=code)
+    assert done.returncode == 1 and "pip install -e '.[serve]'" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
