@@ -7,11 +7,11 @@ It may start from a single-frame detector too, all of whose weights it has. Its 
 what moves in a window moves in the clip. Hardware: any. Score: not yet run.
 """
 
-from configs import detector_frame
+from rice_jax.config import load_config
 
 
 def get_config():
-    config = detector_frame.get_config()
+    config = load_config("detector_frame")
     config.data.num_frames = 10
     config.data.cut_tail = True
     config.data.crop = "video"

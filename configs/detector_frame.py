@@ -7,11 +7,12 @@
 Hardware: any. Score: not yet run; nobody published one that we could see.
 """
 
-from configs import base
+from rice_jax.config import default_config
 
 
 def get_config():
-    config = base.get_config()
+    config = default_config()
+    config.task = "detection"
     config.data.train = "lpr4m/detection_train"
     config.data.query = "lpr4m/detection_test"
     config.data.detect = "lpr4m/query"

@@ -5,11 +5,11 @@
 Hardware: the reference used 4 GPUs with 96 pairs each. Score: not yet run; published with ICL alone: rank-1 31.50.
 """
 
-from configs import base
+from rice_jax.config import default_config
 
 
 def get_config():
-    config = base.get_config()
+    config = default_config()
     config.data.train = "lpr4m/train_750k"
     config.data.query = "lpr4m/query_750k"
     config.data.gallery = "lpr4m/gallery_750k"

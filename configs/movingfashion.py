@@ -9,11 +9,11 @@ PMD and PFR. The data has 1,341 gallery images and 1,329 queries, one of them wi
 on galleries of other sizes, so compare only where the size is the one that the results table prints.
 """
 
-from configs import base
+from rice_jax.config import default_config
 
 
 def get_config():
-    config = base.get_config()
+    config = default_config()
     config.data.train = "movingfashion/train"
     config.data.query = "movingfashion/query"
     config.data.gallery = "movingfashion/gallery"

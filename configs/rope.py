@@ -7,11 +7,12 @@ other. Evaluates the six ordered pairs of domains, by retrieval and by one-shot 
 speech too, which nothing reads. Hardware: not yet run. Score: not yet run.
 """
 
-from configs import base
+from rice_jax.config import default_config
 
 
 def get_config():
-    config = base.get_config()
+    config = default_config()
+    config.task = "domains"
     config.data.domains = "rope/pages,rope/videos,rope/lives"
     config.data.batch_size = 384
     config.loss.pmd_weight = 0.0

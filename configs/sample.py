@@ -5,11 +5,11 @@
 Hardware: 2 CPU cores, about 5 minutes of training. Expected scores: README.md.
 """
 
-from configs import base
+from rice_jax.config import default_config
 
 
 def get_config():
-    config = base.get_config()
+    config = default_config()
     config.data.data_dir = "data/built/sample-0"
     config.data.train = "lpr4m/train"
     config.data.query = "lpr4m/query"

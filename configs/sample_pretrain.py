@@ -8,7 +8,7 @@
 The exact commands, their data and their results stand in `data/sample/encoder/README.md`. Hardware: 2 CPU cores.
 """  # noqa: E501
 
-from configs import sample
+from rice_jax.config import load_config
 
 
 def get_config(stage: str = "close"):
@@ -19,7 +19,7 @@ def get_config(stage: str = "close"):
     several and larger frames of a clip, whether the product is in view or not (`far`), and at last from more products
     than there are, by their variants (`wide`).
     """
-    config = sample.get_config()
+    config = load_config("sample")
     config.data.data_dir = "data/built/pretrain"
     config.data.batch_size = 64
     config.optimizer.warmup_steps = 100

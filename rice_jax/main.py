@@ -1,5 +1,9 @@
-"""The front door: flags and wiring."""
+"""The front door: flags and wiring.
 
+python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.data.batch_size=64
+"""
+
+import dataclasses
 import importlib.util
 import logging
 import sys
@@ -9,34 +13,25 @@ from pathlib import Path
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from rice_jax.config import Config, ConfigError, resolve
-from rice_jax.eval.results import read_results
+from rice_jax.config import Config, ConfigError, find_config
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
-from rice_jax.input.detection import detection_batches
-from rice_jax.input.pipeline import train_batches
 from rice_jax.models.create import create_model, create_params
-from rice_jax.models.weights import CheckpointError, missing, newest_weights, require_trained, start_from
-from rice_jax.pages import tables
+from rice_jax.models.weights import CheckpointError, missing, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
-from rice_jax.pages.draw import draw_clips
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.parallel.processes import ProcessError, join, leave, share_directory
-from rice_jax.tasks import domains
-from rice_jax.tasks.detection import detection_evaluator, detection_table, write_detections
-from rice_jax.tasks.retrieval import retrieval_evaluator, row_name
+from rice_jax.tasks import TASKS, resolve
+from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
-from rice_jax.train.detection import detection_step
-from rice_jax.train.loop import Evaluator, train
+from rice_jax.train.loop import train
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state, resume
-from rice_jax.train.steps import retrieval_step
+from rice_jax.train.steps import training_step
 from rice_jax.types import DataError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -67,10 +62,6 @@ TIMEOUT = flags.DEFINE_integer(
 
 STOPPED = 143  # exit code of a run that SIGTERM stopped, as shells number it
 
-# What to do where a module has not been trained.
-MATCHING = "evaluate a run that trained with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
-DETECTING = "use the --config of a run that trained one"
-
 logger = logging.getLogger("rice_jax")
 
 
@@ -98,104 +89,89 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     """Trains, evaluates, detects or indexes; see the flags."""
     mesh = create_mesh(config.mesh)
     logger.info("%d %s devices as %s", mesh.size, jax.default_backend(), dict(mesh.shape))
+    task = TASKS[config.task]
     if mode == "index":
-        return index(config, workdir, mesh)
-    graphdef = create_model(config.model, mesh)
-    params = create_params(config.model, mesh, config.seed)
+        return index(config, task, workdir, mesh)
+    model = task.model(config)
+    this = Run(config, workdir, mesh, create_model(model, mesh), create_params(model, mesh, config.seed))
     if mode == "detect":
-        return detect(config, workdir, mesh, graphdef, params)
-    if config.model.detector:
-        evaluate = detection_evaluator(config, graphdef, params, mesh, workdir)
-    elif config.data.domains:
-        evaluate = domains.domain_evaluator(config, graphdef, params, mesh, workdir)
-    else:
-        evaluates = mode == "eval"
-        evaluate = retrieval_evaluator(
-            config,
-            graphdef,
-            params,
-            mesh,
-            workdir,
-            match_before_training=evaluates,
-            report_from_step=0 if evaluates else config.train.total_steps,
-            with_attention=config.model.pmd is not None
-            and not (evaluates and missing(newest_weights(workdir, config.model.init_from)[0], params, "pmd")),
-        )
-    if mode == "train":
-        done = run_training(config, workdir, mesh, graphdef, params, evaluate)
-    else:
-        source, done = newest_weights(workdir, config.model.init_from)
-        if config.eval.rerank:
-            require_trained(source, params, "pmd", "decoder to match with", MATCHING)
-        if config.model.detector:
-            require_trained(source, params, "detector", "detector of this kind", DETECTING)
-        evaluate(done, start_from(source, params, config.model))
+        return detect(this, task)
+    done = run_training(this, task) if mode == "train" else evaluate(this, task)
     if jax.process_index() == 0:
-        print_results(workdir, done, config)
+        print(f"\n{task.summary(config, workdir, done)}\n\n{workdir / 'results.json'}")
     if mode == "train" and done < config.train.total_steps:
         sys.exit(STOPPED)  # so that a launcher can tell a run to be continued from a finished one
 
 
-def run_training(
-    config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, params: PyTree, evaluate: Evaluator
-) -> int:
+def run_training(this: Run, task: Task) -> int:
     """Resumes, else starts from given weights, else from fresh ones, and trains; returns the steps done."""
+    config, workdir, mesh = this.config, this.workdir, this.mesh
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    step = training_step(this.graphdef, optimizer, task.loss(config, mesh))
+    evaluators = task.evaluators(this)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()
+        params = this.params
         if newest is None and config.model.init_from:
-            params = start_from(config.model.init_from, params, config.model)
+            params = start_from(config.model.init_from, params, task.model(config))
         state, position = create_state(params, optimizer, mesh), 0
         if newest is not None:
             logger.info("resuming %s from step %d", workdir, newest)
             state, position = resume(checkpoints, newest, state, config)
-        if config.model.detector:
-            name, step, read = "detection", detection_step(graphdef, optimizer, config), detection_batches
-        else:
-            name, step, read = "retrieval", retrieval_step(graphdef, optimizer, config, mesh), train_batches
-        batches = read(config.data, position, jax.process_index(), jax.process_count())
-        state = train(config, workdir, mesh, step, state, batches, position, checkpoints, {name: evaluate})
+        batches = task.batches(config, position, jax.process_index(), jax.process_count())
+        state = train(config, workdir, mesh, step, state, batches, position, checkpoints, evaluators)
     return int(state.step)
 
 
-def detect(config: Config, workdir: Path, mesh: Mesh, graphdef: nnx.GraphDef, params: PyTree) -> None:
-    """Writes the boxes that a detector finds in a data set, and draws some."""
-    if not config.model.detector or not config.data.detect:
-        raise ConfigError(
-            "--mode=detect: expected a detector (config.model.detector.kind) and the data set to look at "
-            "(config.data.detect, e.g. lpr4m/query), found "
-            f"{config.model.detector and config.model.detector.kind!r} and {config.data.detect!r}"
-        )
-    source, step = newest_weights(workdir, config.model.init_from)
-    require_trained(source, params, "detector", "detector of this kind", DETECTING)
-    params = start_from(source, params, config.model)
-    directory = workdir / f"detections-{step}"
-    path = write_detections(config, graphdef, params, mesh, directory, source=f"{source} after {step} steps")
+def evaluate(this: Run, task: Task) -> int:
+    """Evaluates the newest checkpoint, or what the run starts from; returns the steps behind it."""
+    source, step = newest_weights(this.workdir, this.config.model.init_from)
+    this = dataclasses.replace(this, source=source)
+    evaluators = task.evaluators(this)
+    params = start_from(source, this.params, task.model(this.config))
+    for evaluator in evaluators.values():
+        evaluator(step, params)
+    return step
+
+
+def detect(this: Run, task: Task) -> None:
+    """Writes the boxes that a detector finds in a data set, and draws some clips."""
+    if not hasattr(task, "detect"):
+        raise ConfigError(f"--mode=detect: found config.task={this.config.task!r}, expected 'detection'")
+    source, step = newest_weights(this.workdir, this.config.model.init_from)
+    params = start_from(source, this.params, task.model(this.config))
+    path = task.detect(dataclasses.replace(this, params=params, source=source), step)
     if jax.process_index() == 0:
-        draw_clips(config.data, path, config.eval.draw_clips, config.model.detector.num_boxes)
         print(f"\n{path}")
 
 
-def index(config: Config, workdir: Path, mesh: Mesh) -> None:
+def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
     """Brings an index up to date with a shop's pictures, and writes it in another form if asked to."""
     directory = Path(config.index.directory or workdir / "index")
-    if config.model.detector or not (config.index.images or EXPORT.value):
-        raise ConfigError(
-            "--mode=index: expected config.index.images (or --export) and no detector, found "
-            f"{config.index.images!r} and {config.model.detector and config.model.detector.kind!r}"
-        )
+    if not (config.index.images or EXPORT.value):
+        raise ConfigError("--mode=index: found config.index.images='', expected a directory or CSV, or --export")
     if EXPORT.value and not importlib.util.find_spec("faiss"):
-        raise ConfigError("--export=faiss: faiss is not installed; pip install -e '.[faiss]'")
+        raise ConfigError("--export=faiss: faiss is not installed; pip install 'rice-jax[faiss]'")
     if config.index.images and config.index.change == "remove":
         if jax.process_index() == 0:
             remove_pictures(directory, config.index.images)
     elif config.index.images:
         source, _ = newest_weights(workdir, config.model.init_from)
-        params = create_params(config.model, mesh, config.seed)
-        with_decoder = config.model.pmd is not None and not missing(source, params, "pmd")
-        params = start_from(source, params, config.model)
-        graphdef = create_model(config.model, mesh)
-        update_index(config, graphdef, params, mesh, directory, source, workdir, with_decoder=with_decoder)
+        model = task.model(config)
+        params = create_params(model, mesh, config.seed)
+        with_decoder = "pmd" in params and not missing(source, params, "pmd")
+        params = start_from(source, params, model)
+        update_index(
+            config,
+            model,
+            create_model(model, mesh),
+            params,
+            mesh,
+            directory,
+            source,
+            workdir,
+            with_decoder=with_decoder,
+        )
     if jax.process_index() == 0:
         print(export_faiss(directory, read_index(directory)) if EXPORT.value else directory / FILE)
 
@@ -207,29 +183,23 @@ def compare(workdir: Path, runs: list[Path]) -> None:
     print(path)
 
 
-def print_results(workdir: Path, step: int, config: Config) -> None:
-    path = workdir / "results.json"
-    if config.model.detector:
-        print(f"\n{detection_table(path)}")
-    elif config.data.domains:
-        newest = read_results(path, domains.DomainResult).get(row_name(step))
-        if newest:
-            print(f"\n{row_name(step).capitalize()}.\n\n{domains.domain_tables(newest)}")
-    else:
-        results = read_results(path)
-        newest = [name for name in (row_name(step, config.eval.rerank), row_name(step)) if name in results]
-        if newest:
-            subsets = tables.subset_table(results[newest[0]])
-            print(f"\n{tables.table(results)}\n\nSubsets {newest[0]}:\n{subsets}")
-    print(f"\n{path}")
-
-
 def parse_flags(arguments: list[str]) -> list[str]:
-    """absl's own parsing, but a setting that does not exist gets one line instead of a traceback."""
+    """absl's own parsing; bare names of configs are found, and an unknown setting gets one line."""
     try:
-        return app.parse_flags_with_usage(arguments)
+        return app.parse_flags_with_usage([_with_path(argument) for argument in arguments])
+    except ConfigError as error:
+        sys.exit(f"ConfigError: {error}")
     except AttributeError as error:
-        sys.exit(f"ConfigError: unknown setting: {error}\nAll settings are in configs/base.py.")
+        sys.exit(f"ConfigError: unknown setting: {error}\nAll settings: docs/settings.md, or rice_jax/config/groups.py")
+
+
+def _with_path(argument: str) -> str:
+    """`--config=lpr4m` with the path of the config that comes with rice_jax; other arguments as they are."""
+    flag, _, value = argument.partition("=")
+    if flag not in ("--config", "-config") or not value:
+        return argument
+    name, colon, rest = value.partition(":")
+    return f"{flag}={find_config(name)}{colon}{rest}"
 
 
 def speak() -> None:

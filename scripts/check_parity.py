@@ -28,15 +28,15 @@ import numpy as np
 import optax
 from flax import nnx
 
-from rice_jax.config import LossConfig, ModelConfig, OptimizerConfig, PfrConfig, PmdConfig
+from rice_jax.config import LossConfig, OptimizerConfig, PfrConfig, PmdConfig, VitConfig
 from rice_jax.convert.names import REFERENCE_IGNORED
 from rice_jax.convert.reference import from_reference, to_reference
 from rice_jax.losses.matching import hardest_negatives
 from rice_jax.models.layers import unstack
 from rice_jax.models.pmd import Pmd, project
-from rice_jax.models.rice import PIXEL_MEAN, PIXEL_STD, Rice
+from rice_jax.models.rice import PIXEL_MEAN, PIXEL_STD, Rice, RiceConfig
+from rice_jax.tasks.retrieval import retrieval_loss
 from rice_jax.train.optimizer import create_optimizer
-from rice_jax.train.steps import retrieval_loss
 
 OUTPUT_TOLERANCE = 1e-4  # of an array's largest value
 GRADIENT_TOLERANCE = 1e-3  # of an array's L2 norm
@@ -142,13 +142,11 @@ class Subject:
         config = case.facts["config"]
         params, self.sizes = from_reference(case.under("params/"), config["clip_heads"], config["pmd_heads"])
         self.params = jax.tree.map(jnp.asarray, params)
-        model = ModelConfig(
-            **self.sizes | {"pmd": PmdConfig(**self.sizes["pmd"], attention_dropout=0.0)},
+        sizes = {name: value for name, value in self.sizes.items() if name != "pmd"}
+        model = RiceConfig(
+            VitConfig(**sizes, dtype="float32"),
+            pmd=PmdConfig(**self.sizes["pmd"], attention_dropout=0.0),
             pfr=PfrConfig(mask_padding=False, init="ones"),
-            logit_scale=1.0,
-            dtype="float32",
-            remat="none",
-            init_from="",
         )
         self.graphdef = nnx.split(nnx.eval_shape(lambda: Rice(model, rngs=nnx.Rngs(0))))[0]
         image, video, frame_mask = (case.arrays[key] for key in INPUTS)
@@ -194,7 +192,7 @@ def forward(graphdef, params, batch) -> dict[str, jax.Array]:
     decode_all = jax.vmap(lambda video, mask: decode(model.pmd, tokens.image, video, mask), in_axes=1, out_axes=1)
     hidden, self_attention = decode_all(tokens.video[candidates], token_mask[candidates])  # [B, K, L, D], [B, K, ...]
     # The reference divides its probabilities by head_dim^-1/2.
-    cross_attention = matches.attention * (tokens.image.shape[-1] / model.pmd.config.pmd.num_heads) ** 0.5
+    cross_attention = matches.attention * (tokens.image.shape[-1] / model.pmd.config.num_heads) ** 0.5
     scores = model.pfr.scores(matches.attention)
     weights = model.pfr.weights(scores, token_mask)
     return {

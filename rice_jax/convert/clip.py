@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.config import ModelConfig
+from rice_jax.config import VitConfig
 from rice_jax.convert.names import (
     HUGGING_FACE,
     HUGGING_FACE_DEFAULTS,
@@ -50,7 +50,7 @@ from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The fields of `ModelConfig` that weights decide."""
+    """The fields of `VitConfig` that weights decide."""
 
     image_size: int
     patch_size: int
@@ -286,7 +286,7 @@ def _what(num_blocks: int) -> str:
 
 
 def _shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
-    config = ModelConfig(**dataclasses.asdict(sizes), logit_scale=1.0, dtype="float32", remat="none", init_from="")
+    config = VitConfig(**dataclasses.asdict(sizes), dtype="float32")
     return parameter_shapes(lambda: Vit(config, rngs=nnx.Rngs(0)))
 
 

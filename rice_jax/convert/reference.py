@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.config import ModelConfig, PfrConfig, PmdConfig
+from rice_jax.config import PfrConfig, PmdConfig, VitConfig
 from rice_jax.convert.clip import Sizes, about, encoder_sizes
 from rice_jax.convert.names import REFERENCE, REFERENCE_IGNORED
 from rice_jax.convert.tensors import (
@@ -39,7 +39,7 @@ from rice_jax.convert.tensors import (
     write_safetensors,
     write_torch,
 )
-from rice_jax.models.rice import Rice
+from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt")  # MMF writes its checkpoints as .ckpt and its last weights as .pth
@@ -189,12 +189,9 @@ def _places(parts: set[str], num_blocks: int, num_pairs: int) -> Places:
 
 
 def _shapes(parts: set[str], model: Mapping) -> dict[str, tuple[int, ...]]:
-    config = ModelConfig(
-        **{field.name: model[field.name] for field in dataclasses.fields(Sizes)},
-        logit_scale=1.0,
-        dtype="float32",
-        remat="none",
-        init_from="",
+    sizes = {field.name: model[field.name] for field in dataclasses.fields(Sizes)}
+    config = RiceConfig(
+        VitConfig(**sizes, dtype="float32"),
         pmd=PmdConfig(model["pmd"]["num_pairs"], model["pmd"]["num_heads"], 0.0) if "pmd" in parts else None,
         pfr=PfrConfig(mask_padding=False, init="ones") if "pfr" in parts else None,
     )

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree, UInt8
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.eval.ranking import Ranking
 from rice_jax.input import transforms
 from rice_jax.input.decode import WHOLE
@@ -27,7 +27,7 @@ GRID = 8  # patches along a side that are drawn at most; of more, several become
 class Attention:
     """The attention of some queries, ready for a page."""
 
-    def __init__(self, data: DataConfig, image_ids: Mapping[int, str], weights: UInt8[np.ndarray, "q P T N"]):
+    def __init__(self, data: InputConfig, image_ids: Mapping[int, str], weights: UInt8[np.ndarray, "q P T N"]):
         """Keeps what was computed.
 
         Args:
@@ -83,7 +83,7 @@ def true_images(places: Sequence[int], ranked: Ranking, image_rows: Mapping[tupl
 
 
 def attention_batches(
-    data: DataConfig, batch_size: int, queries: Sequence[int], images: Sequence[int]
+    data: InputConfig, batch_size: int, queries: Sequence[int], images: Sequence[int]
 ) -> Iterator[dict]:
     """This process's share of pairs of a query and an image.
 

@@ -68,6 +68,11 @@ def compile_embedder(embedder: Embedder, params: PyTree, mesh: Mesh) -> Embedder
     return Embedder(*(compile_rows(function, params, mesh) for function in embedder))
 
 
+def padded_batch_size(batch_size: int, mesh: Mesh) -> int:
+    """The next multiple of the number of devices; what fills up a batch counts for nothing."""
+    return -(-batch_size // mesh.size) * mesh.size
+
+
 def compile_rows(function: Callable[[PyTree, dict], PyTree], params: PyTree, mesh: Mesh) -> Callable:
     """jit over the mesh: every device computes its rows, every process gets all of them."""
     shardings = (parameter_shardings(mesh, params), NamedSharding(mesh, BATCH))

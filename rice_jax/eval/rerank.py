@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int64, PyTree
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.eval.ranking import Ranking
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.layers import video_token_mask
@@ -45,7 +45,7 @@ def candidates(
 
 
 def match_batches(
-    data: DataConfig,
+    data: InputConfig,
     batch_size: int,
     rows: Int64[np.ndarray, "Q K"],
     kept: BFloat16[np.ndarray, "G R D"] | None,

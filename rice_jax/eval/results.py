@@ -1,9 +1,15 @@
-"""Results on disk: `results.json` and `rankings.jsonl`."""
+"""Results on disk: `results.json` and `rankings.jsonl`.
 
+`results.json` has an object `about` and a list `results`. Each result starts with the fields of its `Row`, e.g.
+{"step": 120, "ranking": "embedding", "num_matched": 0, "score": …}.
+"""
+
+import dataclasses
 import json
 import os
-import pathlib
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rice_jax.eval.metrics import Result
@@ -13,29 +19,77 @@ from rice_jax.files import write_lines
 R = TypeVar("R")
 
 
-def write_results(path: str | os.PathLike, results: Mapping[str, Any], about: Mapping[str, Any] | None = None) -> None:
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What a result is of: the key of a row of `results.json`.
+
+    Attributes:
+        step: training steps before the evaluation; None = a baseline without a model.
+        ranking: "embedding", or "match" by the decoder; "pixels" is the baseline of nearest raw pixels. Of a detector
+            "detector" or "mean_box", its baseline.
+        num_matched: with "match", images of each query that the decoder has re-ordered.
+    """
+
+    step: int | None
+    ranking: str = "embedding"
+    num_matched: int = 0
+
+    @property
+    def label(self) -> str:
+        """The row in a table for people."""
+        if self.step is None:
+            return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
+        matched = f", first {self.num_matched} matched" if self.num_matched else ""
+        return (f"after {self.step:,} steps" if self.step else "before training") + matched
+
+
+PIXELS = Row(None, "pixels")
+MEAN_BOX = Row(None, "mean_box")
+
+
+def ranked_row(about: Mapping[str, Any]) -> Row:
+    """The row that `rankings.jsonl` is of, from the `about` of `results.json`.
+
+    Raises:
+        KeyError: these are no results of retrieval.
+    """
+    found = about["rankings"]
+    return Row(**found) if isinstance(found, dict) else _read_name(found, is_detector=False)
+
+
+def labeled(results: Mapping[Row, R]) -> dict[str, R]:
+    """{label of a row: its result}, for tables."""
+    return {row.label: result for row, result in results.items()}
+
+
+def write_results(path: str | os.PathLike, results: Mapping[Row, Any], about: Mapping[str, Any] | None = None) -> None:
     """Writes evaluations as JSON, whole or not at all.
 
     Args:
-        path: a file, usually `results.json`; replaced if it exists, its directory is made if it does not.
-        results: {row name: its result}, a `Result` or what else has `to_dict`.
+        path: a file, usually `results.json`; replaced if it exists, its directory is created if it does not.
+        results: {row: its result}, a dict or an object with `to_dict`.
         about: what else a reader should know (checkpoint, step, data set), ready for JSON.
     """
-    document = {"about": dict(about or {}), "results": {name: result.to_dict() for name, result in results.items()}}
+    rows = [
+        dataclasses.asdict(row) | (result if isinstance(result, dict) else result.to_dict())
+        for row, result in results.items()
+    ]
+    document = {"about": dict(about or {}), "results": rows}
     write_lines(path, [json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)])
 
 
-def read_results(path: str | os.PathLike, kind: type[R] = Result) -> dict[str, R]:
-    """{row name: its result} of a file by `write_results`; `kind` is the class of the results."""
-    document = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    return {name: kind.from_dict(values) for name, values in document["results"].items()}
+def read_results(path: str | os.PathLike, kind: type[R] | type[dict] = Result) -> dict[Row, Any]:
+    """{row: its result} of a file by `write_results`; `kind` is the class of the results."""
+    found = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
+    pairs = _read_names(found) if isinstance(found, dict) else [_split(values) for values in found]
+    return {row: values if kind is dict else kind.from_dict(values) for row, values in pairs}  # type: ignore[union-attr]
 
 
 def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
-    """Writes one JSON line a query: its rank, its ground truth, and the images that came first with their scores.
+    """Writes one JSON line per query: its rank, its ground truth, and its first images with their scores.
 
     Args:
-        path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is made if it does not.
+        path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is created if it does not.
         ranking: of the queries; a re-ranked one lists the images in their last order.
     """
     write_lines(
@@ -56,3 +110,25 @@ def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
             for i in range(len(ranking.query_ids))
         ),
     )
+
+
+def _split(values: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
+    names = [field.name for field in dataclasses.fields(Row)]
+    rest = {name: value for name, value in values.items() if name not in names}
+    return Row(**{name: values[name] for name in names}), rest
+
+
+def _read_names(results: Mapping[str, dict]) -> list[tuple[Row, dict]]:
+    """Rows as versions before 0.2 wrote them, keyed by their label."""
+    is_detector = not any("score" in values or "retrieval" in values for values in results.values())
+    return [(_read_name(name, is_detector), values) for name, values in results.items()]
+
+
+def _read_name(name: str, is_detector: bool) -> Row:
+    step = re.match(r"after ([\d,]+) steps|before training", name)
+    if step is None:
+        return PIXELS if name == PIXELS.label else MEAN_BOX
+    number = int(step[1].replace(",", "")) if step[1] else 0
+    if matched := re.search(r", first (\d+) matched", name):
+        return Row(number, "match", int(matched[1]))
+    return Row(number, "detector" if is_detector else "embedding")

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import BFloat16, Float32
 
-from rice_jax.config import ModelConfig, PmdConfig
+from rice_jax.config import PmdConfig, VitConfig
 from rice_jax.eval.calibration import Calibration
 from rice_jax.files import replacing, write_lines
+from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 
 FILE = "index.parquet"
@@ -29,31 +30,36 @@ class About:
     """The model that made an index, and how pictures are shown to it.
 
     Attributes:
-        model: its sizes; `pmd` is None if it has no trained decoder.
+        model: its parts; `pmd` is None if it has no trained decoder.
         resize: side to which a picture is squashed before the crop, pixels.
         num_frames: of a clip, to which the run was evaluated.
         fingerprint: of the encoder (`models.weights.embedding_fingerprint`).
         checkpoint: a run's workdir or a converted model, where its weights were.
         calibration: of its similarities; None = none was there.
+        ipd: `config.model.ipd` of its training.
     """
 
-    model: ModelConfig
+    model: RiceConfig
     resize: int
     num_frames: int
     fingerprint: str
     checkpoint: str
     calibration: Calibration | None
+    ipd: str = "off"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "About":
         """From what `dataclasses.asdict` gives."""
         model, calibration = values["model"], values["calibration"]
+        sizes = model.get("encoder", model)  # version 0.1 had the encoder's settings beside the others
+        encoder = VitConfig(**{name: sizes[name] for name in (field.name for field in dataclasses.fields(VitConfig))})
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
         return cls(
             **values
             | {
-                "model": ModelConfig(**model | {"pmd": pmd}),
+                "model": RiceConfig(encoder, model["logit_scale"], pmd),
                 "calibration": calibration and Calibration(**calibration),
+                "ipd": values.get("ipd") or model.get("ipd", "off"),
             }
         )
 
@@ -111,7 +117,7 @@ def read_index(directory: str | os.PathLike) -> Index:
         queries = None
         if about.model.pmd:
             rows = _read_rows(table["queries"], np.uint16).view(ml_dtypes.bfloat16)
-            queries = rows.reshape(len(rows), rows.shape[1] // about.model.width, about.model.width)
+            queries = rows.reshape(len(rows), rows.shape[1] // about.model.encoder.width, about.model.encoder.width)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: is damaged, or of another version of this program ({type(error).__name__}: {error}); delete it "

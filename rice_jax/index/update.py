@@ -23,6 +23,7 @@ from rice_jax.index.catalog import Picture, read_shop
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.input import transforms
 from rice_jax.input.pipeline import share
+from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import CheckpointError, embedding_fingerprint
 from rice_jax.parallel.processes import agree
 from rice_jax.types import DataError
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 def update_index(
     config: Config,
+    model: RiceConfig,
     graphdef: nnx.GraphDef,
     params: PyTree,
     mesh: Mesh,
@@ -49,7 +51,8 @@ def update_index(
     What is there already is embedded again only if its file's content is another one. All processes call this together.
 
     Args:
-        config: of the model, of what it shows, and `index`.
+        config: how pictures are shown to the model, and `index`.
+        model: its parts.
         graphdef: structure of the model.
         params: trained ones.
         mesh: all devices.
@@ -62,7 +65,7 @@ def update_index(
         CheckpointError: another model made the index.
         DataError: there are no pictures; or some cannot be used, which are named after the others have been written.
     """
-    about = _about(config, params, source, workdir, with_decoder)
+    about = _about(config, model, params, source, workdir, with_decoder)
     old = _read_of_same_model(directory, about)
     pictures = read_shop(config.index.images)
     with ThreadPoolExecutor(max(config.data.num_threads, 1)) as pool:
@@ -129,17 +132,17 @@ def remove_pictures(directory: Path, images: str) -> None:
     )
 
 
-def _about(config: Config, params: PyTree, source: Path, workdir: Path, with_decoder: bool) -> About:
-    fingerprint = embedding_fingerprint(params, config.model, config.data.resize)
+def _about(config: Config, model: RiceConfig, params: PyTree, source: Path, workdir: Path, with_decoder: bool) -> About:
+    fingerprint = embedding_fingerprint(params, model.encoder, config.data.resize)
     calibration = read_calibration(workdir)
-    pmd = config.model.pmd if with_decoder else None
     return About(
-        model=dataclasses.replace(config.model, pmd=pmd, pfr=None, detector=None, init_from=""),
+        model=RiceConfig(model.encoder, model.logit_scale, model.pmd if with_decoder else None),
         resize=config.data.resize,
         num_frames=config.eval.num_frames,
         fingerprint=fingerprint,
         checkpoint=str(source.absolute()),
         calibration=calibration if calibration and calibration.fingerprint == fingerprint else None,
+        ipd=config.model.ipd,
     )
 
 

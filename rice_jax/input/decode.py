@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import Float, UInt8
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.input import transforms
 from rice_jax.input.transforms import Crop
 from rice_jax.types import DataError, Decoded
@@ -41,7 +41,7 @@ NO_PICTURE = Encoded((), [], [], [], None, undecodable=DataError)
 class Batcher:
     """Makes a batch, a dict of arrays, of examples, dicts of numbers, arrays and `Encoded` pictures."""
 
-    def __init__(self, config: DataConfig):
+    def __init__(self, config: InputConfig):
         self._decode = _decode if config.device_resize_height else _render
         self._config = config
 
@@ -58,7 +58,7 @@ class Batcher:
         }
 
 
-def _render(column: Sequence[Encoded], config: DataConfig) -> UInt8[np.ndarray, "... S S 3"]:
+def _render(column: Sequence[Encoded], config: InputConfig) -> UInt8[np.ndarray, "... S S 3"]:
     """Pictures that the host has cut and resized."""
     side = config.image_size
     pixels = np.zeros((len(column), *column[0].shape, side, side, 3), np.uint8)
@@ -71,13 +71,13 @@ def _render(column: Sequence[Encoded], config: DataConfig) -> UInt8[np.ndarray, 
     return pixels
 
 
-def _decode(column: Sequence[Encoded], config: DataConfig) -> Decoded:
+def _decode(column: Sequence[Encoded], config: InputConfig) -> Decoded:
     """Pictures that the device is to cut and resize; of what is no JPEG or too large it only has to take a copy."""
     side, room = config.image_size, (config.device_resize_height, config.device_resize_width, 3)
     shape = len(column), *column[0].shape
     pixels = recycled(math.prod(shape), *room)
     sizes, windows = np.zeros((len(pixels), 2), np.int32), np.zeros((len(pixels), 2, 2), np.float32)
-    colours = np.tile(np.eye(3, 4, dtype=np.float32), (len(pixels), 1, 1)) if config.changes_colour else None
+    colours = np.tile(np.eye(3, 4, dtype=np.float32), (len(pixels), 1, 1)) if config.changes_color else None
 
     def decode(place: int, file: bytes, crop: Crop, colour: Float[np.ndarray, "3 4"] | None) -> None:
         size = decode_jpeg(file, crop, side, pixels[place])

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 from jaxtyping import Int32
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.input import pipeline, transforms
 from rice_jax.input.decode import WHOLE
 from rice_jax.input.product_boxes import ProductBoxes, frame_boxes
@@ -24,7 +24,7 @@ FRAME_ID_BYTES = 128  # ids travel with their frames as bytes filled up with zer
 
 
 def detection_batches(
-    config: DataConfig, start: int = 0, process_index: int = 0, process_count: int = 1
+    config: InputConfig, start: int = 0, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator:
     """Endless training batches, each epoch in a new order.
 
@@ -53,7 +53,7 @@ def detection_batches(
     return pipeline.read(examples, config, local_size, process_index, process_count)
 
 
-def clip_windows(config: DataConfig, name: str) -> Int32[np.ndarray, "W 4"]:
+def clip_windows(config: InputConfig, name: str) -> Int32[np.ndarray, "W 4"]:
     """Cuts the clips of a data set into windows of at most `num_frames` frames, every frame in one of them.
 
     A window spans its clip: of n frames it takes every s-th, s = n / num_frames rounded up. Reads the whole data set.
@@ -74,7 +74,7 @@ def clip_windows(config: DataConfig, name: str) -> Int32[np.ndarray, "W 4"]:
 
 
 def window_batches(
-    config: DataConfig,
+    config: InputConfig,
     name: str,
     windows: Int32[np.ndarray, "W 4"],
     batch_size: int,
@@ -132,7 +132,7 @@ class _TrainClip(pipeline.TrainExample):
 
 
 class _Window(grain.transforms.Map):
-    def __init__(self, config: DataConfig, name: str, windows: Int32[np.ndarray, "W 4"]):
+    def __init__(self, config: InputConfig, name: str, windows: Int32[np.ndarray, "W 4"]):
         self._config, self._windows = config, windows
         self._source = Source(config.data_dir, name, ("clip_id", "frames", "frame_ids"), ("boxes", "box_frame"))
 
@@ -164,7 +164,7 @@ class _Window(grain.transforms.Map):
         return np.frombuffer(frame_id.ljust(FRAME_ID_BYTES, b"\0"), np.uint8)
 
 
-def _cropped_boxes(boxes: Sequence[Sequence[Box]], crops: Sequence[Crop], config: DataConfig) -> dict[str, np.ndarray]:
+def _cropped_boxes(boxes: Sequence[Sequence[Box]], crops: Sequence[Crop], config: InputConfig) -> dict[str, np.ndarray]:
     """The `boxes` [T, M, 4] and `box_mask` [T, M] of frames that have been cropped."""
     cropped = np.zeros((config.num_frames, config.num_boxes, 4), np.float32)
     mask = np.zeros(cropped.shape[:2], bool)

@@ -3,7 +3,7 @@
 import json
 from typing import NamedTuple
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.input.source import Source, version_directory
 
 
@@ -21,7 +21,7 @@ class Query(NamedTuple):
     source: str = ""  # MovingFashion's regular or hard
 
 
-def read_query_index(config: DataConfig) -> list[Query]:
+def read_query_index(config: InputConfig) -> list[Query]:
     """Reads the queries, in the order of the rows that `eval_batches` numbers.
 
     Raises:
@@ -34,7 +34,7 @@ def read_query_index(config: DataConfig) -> list[Query]:
     return [Query(**{name: _text(row[name]) for name in Query._fields if name in row}) for row in rows]
 
 
-def read_gallery_index(config: DataConfig) -> tuple[list[str], list[str]]:
+def read_gallery_index(config: InputConfig) -> tuple[list[str], list[str]]:
     """Reads the gallery images, in the order of the rows that `eval_batches` numbers.
 
     Returns:
@@ -48,7 +48,7 @@ def read_gallery_index(config: DataConfig) -> tuple[list[str], list[str]]:
     return [_text(row["gallery_id"]) for row in rows], [_text(row["image_id"]) for row in rows]
 
 
-def read_metadata(config: DataConfig, role: str) -> dict:
+def read_metadata(config: InputConfig, role: str) -> dict:
     """What the builder noted beside a data set, e.g. how many queries there should be and which it left out.
 
     Args:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.input.source import Source, build_command, version_directory
 from rice_jax.types import DataError
 
@@ -25,7 +25,7 @@ class ItemPairs:
     another record; the object can be sent to another process, with 4 bytes an item and some 60 a product.
     """
 
-    def __init__(self, config: DataConfig):
+    def __init__(self, config: InputConfig):
         """Opens the domains of `config.domains`.
 
         Raises:
@@ -80,7 +80,7 @@ class ItemPairs:
         }
 
 
-def read_items(config: DataConfig, name: str) -> Items:
+def read_items(config: InputConfig, name: str) -> Items:
     """Reads which items there are to test on.
 
     Args:
@@ -99,7 +99,7 @@ def read_items(config: DataConfig, name: str) -> Items:
     return Items(_texts(index["item_id"]), _texts(index["product_id"]), skipped)
 
 
-def _read_index(config: DataConfig, name: str, split: str) -> np.ndarray:
+def _read_index(config: InputConfig, name: str, split: str) -> np.ndarray:
     path = version_directory(config.data_dir, name) / f"{split}_index.npy"
     if not path.exists():
         raise DataError(

@@ -13,7 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.input import transforms
 from rice_jax.input.decode import NO_PICTURE, WHOLE, Batcher, Encoded
 from rice_jax.input.items import ItemPairs
@@ -26,7 +26,7 @@ Rows = Source | ItemPairs
 
 
 def train_batches(
-    config: DataConfig, start: int = 0, process_index: int = 0, process_count: int = 1
+    config: InputConfig, start: int = 0, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator:
     """Endless training batches, each epoch in a new order.
 
@@ -67,7 +67,7 @@ def train_batches(
 
 
 def eval_batches(
-    config: DataConfig,
+    config: InputConfig,
     role: str,
     batch_size: int,
     process_index: int = 0,
@@ -110,7 +110,7 @@ def image_key(image_id: bytes) -> np.int32:
 
 
 class TrainExample(grain.transforms.RandomMap):
-    def __init__(self, config: DataConfig, source: Rows, boxes: ProductBoxes):
+    def __init__(self, config: InputConfig, source: Rows, boxes: ProductBoxes):
         self._config, self._source, self._product_boxes = config, source, boxes
 
     def random_map(self, index: int, rng: np.random.Generator) -> dict:
@@ -150,7 +150,7 @@ class TrainExample(grain.transforms.RandomMap):
         return transforms.random_crop(rng, config.resize, config.image_size, area, held)
 
     def _colour(self, rng: np.random.Generator, hue: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 4"] | None:
-        if not self._config.changes_colour:
+        if not self._config.changes_color:
             return None
         colour = transforms.random_colour(rng, self._config.color_jitter)
         return np.hstack([colour[:, :3] @ hue, colour[:, 3:]])
@@ -167,7 +167,7 @@ class TrainExample(grain.transforms.RandomMap):
 
 
 class _Query(grain.transforms.Map):
-    def __init__(self, config: DataConfig):
+    def __init__(self, config: InputConfig):
         self._config = config
         self._product_boxes = ProductBoxes(config, config.query_boxes, ("boxes", "box_frame"))
         self.source = Source(config.data_dir, config.query, ("clip_id", "frames", *self._product_boxes.features))
@@ -188,14 +188,14 @@ class _Query(grain.transforms.Map):
 
 
 class _Item(_Query):
-    def __init__(self, config: DataConfig, name: str):
+    def __init__(self, config: InputConfig, name: str):
         self._config = config
         self._product_boxes = ProductBoxes(config, "", ())
         self.source = Source(config.data_dir, name, ("item_id", "frames"), split="test")
 
 
 class _GalleryImage(grain.transforms.Map):
-    def __init__(self, config: DataConfig):
+    def __init__(self, config: InputConfig):
         self._config = config
         self.source = Source(config.data_dir, config.gallery, ("image_id", "image"))
 
@@ -231,7 +231,7 @@ def encoded_frames(
     row: dict,
     frames: Int[np.ndarray, " K"],
     crops: Sequence[Crop],
-    config: DataConfig,
+    config: InputConfig,
     colour: Float[np.ndarray, "3 4"] | None = None,
 ) -> dict[str, Encoded | Bool[np.ndarray, " T"]]:
     """The chosen frames of a row, for the batch to decode into a padded `video`, and its `frame_mask`."""
@@ -240,14 +240,14 @@ def encoded_frames(
     return {"video": video, "frame_mask": np.arange(config.num_frames) < len(frames)}
 
 
-def _window(config: DataConfig, box: Box | None) -> Crop:
+def _window(config: InputConfig, box: Box | None) -> Crop:
     """The part of a frame that is all the model gets to see."""
     if box is None or config.ipd_use != "crop":
         return WHOLE
     return transforms.around_box(box, config.ipd_margin)
 
 
-def _patch_mask(config: DataConfig, boxes: Sequence[Box | None], crops: Sequence[Crop]) -> dict[str, np.ndarray]:
+def _patch_mask(config: InputConfig, boxes: Sequence[Box | None], crops: Sequence[Crop]) -> dict[str, np.ndarray]:
     """The `patch_mask` of the chosen frames, all True for padding; nothing unless the settings ask for it."""
     if config.ipd == "off" or config.ipd_use != "mask":
         return {}
@@ -270,7 +270,7 @@ def _ids(row: dict) -> str:
 
 
 def read(
-    examples: grain.MapDataset, config: DataConfig, local_size: int, process_index: int, process_count: int
+    examples: grain.MapDataset, config: InputConfig, local_size: int, process_index: int, process_count: int
 ) -> grain.DatasetIterator:
     """A process's share of the batches of examples, made by as many workers and threads as the settings say."""
     batches = examples.batch(local_size, drop_remainder=True, batch_fn=Batcher(config))[process_index::process_count]

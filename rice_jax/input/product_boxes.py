@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.input.transforms import Box
 from rice_jax.types import DataError
 
@@ -38,7 +38,7 @@ def frame_boxes(row: dict) -> list[list[Box]]:
 class ProductBoxes:
     """Looks up the boxes of a row's frames where `config.model.ipd` says that they come from; "off" = nowhere."""
 
-    def __init__(self, config: DataConfig, path: str, own: tuple[str, ...]):
+    def __init__(self, config: InputConfig, path: str, own: tuple[str, ...]):
         """Reads the file, if there is one.
 
         Args:

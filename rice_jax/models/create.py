@@ -1,14 +1,19 @@
 """A model's structure and fresh parameters, in their place on the mesh."""
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from rice_jax.config import ModelConfig
-from rice_jax.models.detr import Detector
-from rice_jax.models.rice import Rice
-from rice_jax.parallel.mesh import constrain_batch, parameter_shardings, take_rows, visit_rows
+from rice_jax.models.detr import Detector, DetrConfig
+from rice_jax.models.rice import Rice, RiceConfig
+from rice_jax.parallel.mesh import Placement, parameter_shardings
+
+ModelConfig = RiceConfig | DetrConfig
+# A family of models is its settings class and its module.
+MODELS: dict[type, Callable[..., nnx.Module]] = {RiceConfig: Rice, DetrConfig: Detector}
 
 
 def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
@@ -38,8 +43,5 @@ def start_decoder(params: PyTree) -> PyTree:
     return params | {"pmd": params["pmd"] | blocks}
 
 
-def _model(config: ModelConfig, mesh: Mesh, seed: int) -> Rice | Detector:
-    constrain, rngs = constrain_batch(mesh), nnx.Rngs(seed)
-    if config.detector:
-        return Detector(config, constrain=constrain, rngs=rngs)
-    return Rice(config, constrain=constrain, take=take_rows(mesh), visit=visit_rows(mesh), rngs=rngs)
+def _model(config: ModelConfig, mesh: Mesh, seed: int) -> nnx.Module:
+    return MODELS[type(config)](config, placement=Placement(mesh), rngs=nnx.Rngs(seed))

@@ -15,22 +15,36 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 
-from rice_jax.config import ModelConfig
-from rice_jax.models.encoders.vit import Constrain, Vit
+from rice_jax.config import DetectorConfig, VitConfig
+from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.layers import Block, layer_norm, linear, quick_gelu, stack, unstack
 from rice_jax.models.rice import normalize
+from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Detections
 
 TEMPERATURE = 20.0  # ratio of the longest to the shortest wave of a position; DAB-DETR's, DETR has 10,000
 
 
-class Detector(nnx.Module):
-    """The encoder that RICE has, and a decoder of boxes on its patches."""
+@dataclasses.dataclass(frozen=True)
+class DetrConfig:
+    """The parts of a detector.
 
-    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
-        """Builds the model with fresh weights; arguments as of `Vit`, and `config.detector` must be there."""
-        self.encoder = Vit(config, constrain=constrain, rngs=rngs)
-        self.detector = BoxDecoder(config, constrain=constrain, rngs=rngs)
+    Attributes:
+        encoder: of frames.
+        decoder: of boxes.
+    """
+
+    encoder: VitConfig
+    decoder: DetectorConfig
+
+
+class Detector(nnx.Module):
+    """RICE's encoder, and a decoder of boxes on its patches."""
+
+    def __init__(self, config: DetrConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
+        """Builds the model with fresh weights."""
+        self.encoder = Vit(config.encoder, placement=placement, rngs=rngs)
+        self.detector = BoxDecoder(config.encoder, config.decoder, placement=placement, rngs=rngs)
 
     def __call__(self, video: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Detections:
         """Looks for the product in every frame.
@@ -50,22 +64,21 @@ class BoxDecoder(nnx.Module):
     same place in the other frames: what stays there all the time is hardly what is being shown.
     """
 
-    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
-        detector = config.detector
-        own = dataclasses.replace(config, width=detector.width, layers=detector.layers, heads=detector.heads)
+    def __init__(self, encoder: VitConfig, config: DetectorConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
+        own = dataclasses.replace(encoder, width=config.width, layers=config.layers, heads=config.heads)
         width, xavier = own.width, nnx.initializers.xavier_uniform()
-        self.config = own
-        self.constrain = constrain
-        self.ln_input = layer_norm(config, rngs)
-        self.input = linear(own, config.width, width, xavier, rngs)
-        if detector.kind == "clip":
+        self.config = config
+        self.placement = placement
+        self.ln_input = layer_norm(encoder, rngs)
+        self.input = linear(own, encoder.width, width, xavier, rngs)
+        if config.kind == "clip":
             self.time = linear(own, width, width, xavier, rngs)
-            if detector.temporal_layers:
-                self.temporal_blocks = stack(lambda rngs: Block(own, rngs), detector.temporal_layers, rngs)
-        self.queries = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (detector.num_queries, width)))
-        self.anchors = nnx.Param(_anchors(rngs.params(), detector.num_queries))
+            if config.temporal_layers:
+                self.temporal_blocks = stack(lambda rngs: Block(own, rngs), config.temporal_layers, rngs)
+        self.queries = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (config.num_queries, width)))
+        self.anchors = nnx.Param(_anchors(rngs.params(), config.num_queries))
         self.position = linear(own, width, width, xavier, rngs)
-        self.layers = stack(lambda rngs: DecoderLayer(own, rngs), detector.layers, rngs)
+        self.layers = stack(lambda rngs: DecoderLayer(own, rngs), config.layers, rngs)
         self.ln_output = layer_norm(own, rngs)
         self.score = linear(own, width, 1, xavier, rngs)
         self.box_1 = linear(own, width, width, xavier, rngs)
@@ -81,7 +94,7 @@ class BoxDecoder(nnx.Module):
         """
         memory = self.input(self.ln_input(patches))
         time = None
-        if self.config.detector.kind == "clip":
+        if self.config.kind == "clip":
             frames = jnp.arange(frame_mask.shape[1])[:, None] / (2 * math.pi)
             time = self.time(sine_position(frames, memory.shape[-1]))[:, None]  # [T, 1, W]
             memory = self.look_over_time(memory, time, frame_mask)
@@ -96,7 +109,7 @@ class BoxDecoder(nnx.Module):
             if time is not None:
                 position = position + time
             layer = unstack(self.layers, number)
-            x = self.constrain(layer(x, position, memory, where, frame_mask if time is not None else None))
+            x = self.placement.constrain(layer(x, position, memory, where, frame_mask if time is not None else None))
             hidden = self.ln_output(x)
             change = self.box_3(jax.nn.relu(self.box_2(jax.nn.relu(self.box_1(hidden)))))
             answer = reference + change.astype(jnp.float32)
@@ -109,20 +122,20 @@ class BoxDecoder(nnx.Module):
         self, memory: Float[Array, "B T N W"], time: Float[Array, "T 1 W"], frame_mask: Bool[Array, "B T"]
     ) -> Float[Array, "B T N W"]:
         """Lets every patch look at the same place in the clip's other frames."""
-        if not self.config.detector.temporal_layers:
+        if not self.config.temporal_layers:
             return memory
         batch, frames, num_patches, width = memory.shape
         x = (memory + time).swapaxes(1, 2).reshape(batch * num_patches, frames, width)
         mask = jnp.repeat(frame_mask, num_patches, axis=0)
-        for number in range(self.config.detector.temporal_layers):
-            x = self.constrain(unstack(self.temporal_blocks, number)(x, mask))
+        for number in range(self.config.temporal_layers):
+            x = self.placement.constrain(unstack(self.temporal_blocks, number)(x, mask))
         return x.reshape(batch, num_patches, frames, width).swapaxes(1, 2)
 
 
 class DecoderLayer(nnx.Module):
     """Self attention of the queries, cross attention to the patches of their frame, an MLP; each residual."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, rngs: nnx.Rngs):
         """Fresh weights of `config.width` and `config.heads`."""
         width, xavier = config.width, nnx.initializers.xavier_uniform()
         self.ln_1, self.ln_2, self.ln_3 = (layer_norm(config, rngs) for _ in range(3))
@@ -162,7 +175,7 @@ class DecoderLayer(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention whose queries, keys and values come from different tokens."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, rngs: nnx.Rngs):
         """Fresh weights of `config.width` and `config.heads`."""
         self.heads = config.heads
         width, xavier = config.width, nnx.initializers.xavier_uniform()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from rice_jax.config import ModelConfig
+from rice_jax.config import VitConfig
 
 LAYERNORM_EPSILON = 1e-5
 
@@ -14,7 +14,7 @@ class Block(nnx.Module):
     """Pre-norm self attention and a QuickGELU MLP, both residual."""
 
     def __init__(
-        self, config: ModelConfig, rngs: nnx.Rngs, *, heads: int | None = None, epsilon: float = LAYERNORM_EPSILON
+        self, config: VitConfig, rngs: nnx.Rngs, *, heads: int | None = None, epsilon: float = LAYERNORM_EPSILON
     ):
         """Fresh weights; `heads` in the place of the encoder's, `epsilon` of both layer norms."""
         width = config.width
@@ -64,12 +64,12 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def layer_norm(config: ModelConfig, rngs: nnx.Rngs, epsilon: float = LAYERNORM_EPSILON) -> nnx.LayerNorm:
+def layer_norm(config: VitConfig, rngs: nnx.Rngs, epsilon: float = LAYERNORM_EPSILON) -> nnx.LayerNorm:
     # The fast variance, E[x²] - E[x]², loses what the decoder's tiny epsilon leaves of nearly constant tokens.
     return nnx.LayerNorm(config.width, epsilon=epsilon, dtype=config.dtype, use_fast_variance=False, rngs=rngs)
 
 
-def linear(config: ModelConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(config: VitConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from rice_jax.config import ModelConfig
+from rice_jax.config import PfrConfig, PmdConfig
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.pmd import MASKED_SCORE
 
@@ -20,11 +20,19 @@ SPREAD = 0.3
 class Pfr(nnx.Module):
     """Two 1×1 convolutions that turn a pair's attention maps into one map of weights."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        """Builds the head; `config.pmd` gives the number of maps, `config.pfr` how it starts and masks."""
-        self.config = config
-        maps = config.pmd.num_pairs * config.pmd.num_heads
-        start = nnx.initializers.ones if config.pfr.init == "ones" else _around_one
+    def __init__(self, width: int, pmd: PmdConfig, config: PfrConfig, *, rngs: nnx.Rngs):
+        """Builds the head.
+
+        Args:
+            width: of the decoder's tokens.
+            pmd: the decoder's settings, which tell the number of maps.
+            config: the head's own.
+            rngs: key stream `params`.
+        """
+        self.mask_padding = config.mask_padding
+        self.head_dim = width // pmd.num_heads
+        maps = pmd.num_pairs * pmd.num_heads
+        start = nnx.initializers.ones if config.init == "ones" else _around_one
         self.conv_1 = nnx.Linear(maps, maps // 2, kernel_init=start, rngs=rngs)
         self.conv_2 = nnx.Linear(maps // 2, 1, kernel_init=start, rngs=rngs)
 
@@ -51,14 +59,13 @@ class Pfr(nnx.Module):
 
     def scores(self, attention: Float[Array, "B C L M"]) -> Float[Array, "B L M"]:
         """One number for every token of the image and token of the video, 0 or more."""
-        head_dim = self.config.width // self.config.pmd.num_heads
-        hidden = jnp.einsum("bclm,ch->bhlm", attention * head_dim**0.5, self.conv_1.kernel[...])
+        hidden = jnp.einsum("bclm,ch->bhlm", attention * self.head_dim**0.5, self.conv_1.kernel[...])
         hidden = jax.nn.relu(hidden + self.conv_1.bias[...][:, None, None])
         return jax.nn.relu(jnp.einsum("bhlm,h->blm", hidden, self.conv_2.kernel[...][:, 0]) + self.conv_2.bias[...])
 
     def weights(self, scores: Float[Array, "B L M"], token_mask: Bool[Array, "B M"]) -> Float[Array, "B L M"]:
         """Their softmax over the video's tokens, the masked ones left out unless the reference is mirrored."""
-        if self.config.pfr.mask_padding:
+        if self.mask_padding:
             scores = jnp.where(token_mask[:, None], scores, MASKED_SCORE)
         return jax.nn.softmax(scores)
 

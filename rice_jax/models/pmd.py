@@ -5,71 +5,50 @@ Differs: a video's keys and values are projected once, whatever number of images
 works only for what is asked of it, the CLS token, and for the attention maps of all tokens if PFR wants them.
 """
 
-import operator
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-from rice_jax.config import ModelConfig
-from rice_jax.models.encoders.vit import Constrain
+from rice_jax.config import PmdConfig, VitConfig
 from rice_jax.models.layers import Block, layer_norm, split3, stack, unstack, video_token_mask
+from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Matches
 
 SELF_EPSILON = 1e-12
 # Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
 MASKED_SCORE = -1e9
-# See `Pmd`.
-Take = Callable[[Array, Array], Array]
-Visit = Callable[[Callable, PyTree, PyTree], Array]
 # Keys and values of a video for every pair of blocks, each [B, M, H, C]; M = T · L tokens, C = D / H.
 KeysValues = list[tuple[Array, Array]]
 # The CLS token before the last block, [B, 1, D], and what it sees of a video there, [B, 1, H, C].
 Seen = tuple[Array, Array]
 
 
-def visit_here(look: Callable, guests: PyTree, hosts: PyTree) -> Array:
-    """`visit` of `Pmd` where all is in one place."""
-    return look(guests, hosts, 0)
-
-
 class Pmd(nnx.Module):
     """Pairs of a self-attention block on the image's tokens and a cross-attention block to the video's tokens."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        constrain: Constrain = lambda x: x,
-        take: Take = operator.getitem,
-        visit: Visit = visit_here,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, encoder: VitConfig, config: PmdConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the decoder with fresh weights.
 
         Args:
-            config: `width`, `dtype`, `remat`, and `pmd`, which must be there.
-            constrain: pins the leading axis of candidates' keys and values to the devices; see `Vit`.
-            take: gives the rows of an array that a second one numbers, `[B, K]`, of the whole batch; whoever knows the
-                device mesh moves them here.
-            visit: of (look, guests, hosts), both trees of rows of the batch: gives a row for each guest, the sum over
-                the devices of look(all guests, the hosts that are there, the number of the first of these).
+            encoder: the encoder's settings, whose tokens the decoder reads.
+            config: the decoder's own.
+            placement: of candidates' keys and values.
             rngs: key stream `params`.
         """
-        pmd, width = config.pmd, config.width
+        width = encoder.width
         self.config = config
-        self.constrain = constrain
-        self.take = take
-        self.visit = visit
+        self.remat = encoder.remat
+        self.placement = placement
         self.self_blocks = stack(
-            lambda rngs: SelfBlock(config, rngs, heads=pmd.num_heads, epsilon=SELF_EPSILON), pmd.num_pairs, rngs
+            lambda rngs: SelfBlock(encoder, rngs, heads=config.num_heads, epsilon=SELF_EPSILON), config.num_pairs, rngs
         )
-        self.cross_blocks = stack(lambda rngs: CrossBlock(config, rngs, heads=pmd.num_heads), pmd.num_pairs, rngs)
-        self.ln_pool = layer_norm(config, rngs)
+        self.cross_blocks = stack(
+            lambda rngs: CrossBlock(encoder, rngs, heads=config.num_heads), config.num_pairs, rngs
+        )
+        self.ln_pool = layer_norm(encoder, rngs)
         normal = nnx.initializers.normal
-        self.pool = nnx.Linear(width, width, use_bias=False, dtype=config.dtype, kernel_init=normal(0.02), rngs=rngs)
+        self.pool = nnx.Linear(width, width, use_bias=False, dtype=encoder.dtype, kernel_init=normal(0.02), rngs=rngs)
         self.match_vector = nnx.Param(normal(width**-0.5)(rngs.params(), (width,)))
 
     def __call__(
@@ -100,7 +79,7 @@ class Pmd(nnx.Module):
             patch_mask: True = a patch of a frame to look at; None = all.
             with_attention: also return the attention maps of an image to its own video.
             num_shards: parts of the batch within which the negatives lie.
-            dropout_key: while training, drops `config.pmd.attention_dropout` of the cross attention; None = none.
+            dropout_key: while training, drops `config.attention_dropout` of the cross attention; None = none.
 
         Returns:
             Cosines with the match vector, the own video's first, and the attention maps or None.
@@ -110,7 +89,7 @@ class Pmd(nnx.Module):
         queries = self.image_queries(image_tokens, with_attention=with_attention)
         keys = [None, None] if dropout_key is None else list(jax.random.split(dropout_key))
         own, attention = self.look(queries, video, token_mask, with_attention=with_attention, dropout_key=keys[0])
-        if self.config.pmd.num_pairs > 1 or num_shards > 1:
+        if self.config.num_pairs > 1 or num_shards > 1:
             others = self.fetch_others(queries, video, token_mask, negatives, num_shards, keys[1])
         else:
             others = self.visit_others(queries[:, :1], video[0], token_mask, negatives, keys[1])
@@ -128,7 +107,7 @@ class Pmd(nnx.Module):
         dropout_key: Array | None,
     ) -> list[Seen]:
         """What image i sees of videos negatives[i], wherever these are; for each of the K."""
-        block, drop = unstack(self.cross_blocks, 0), self.config.pmd.attention_dropout
+        block, drop = unstack(self.cross_blocks, 0), self.config.attention_dropout
         keep = None
         if drop and dropout_key is not None:  # the same for all who look at a video
             shape = token_mask.shape[0], block.heads, token_mask.shape[1]
@@ -153,7 +132,7 @@ class Pmd(nnx.Module):
             return jax.lax.scan(add, nothing, (hosts, rows))[0]
 
         projected = block.queries(queries)[:, 0]  # [B, H, C]
-        seen = self.visit(look, (projected, negatives), (*video, token_mask, keep))
+        seen = self.placement.visit_rows(look, (projected, negatives), (*video, token_mask, keep))
         return [(queries, seen[:, k, None]) for k in range(negatives.shape[1])]
 
     def fetch_others(
@@ -168,19 +147,21 @@ class Pmd(nnx.Module):
         """The same with any number of pairs of blocks, or where all is near: the videos come to the images."""
         memory, num_others = (video, token_mask), negatives.shape[1]
         if num_shards == 1:  # moved once for all candidates
-            memory = jax.tree.map(lambda x: self.take(x, negatives), memory)
+            memory = jax.tree.map(lambda x: self.placement.take_rows(x, negatives), memory)
 
         def look_at_other(self, queries, memory, k, key):
             if num_shards == 1:
                 video, token_mask = jax.tree.map(lambda x: x[:, k], memory)
             else:
                 other = negatives[:, k]
-                video, token_mask = jax.tree.map(lambda x: self.constrain(take_local(x, other, num_shards)), memory)
+                video, token_mask = jax.tree.map(
+                    lambda x: self.placement.constrain(take_local(x, other, num_shards)), memory
+                )
             return self.look(queries, video, token_mask, dropout_key=key)[0]
 
-        if self.config.remat != "none":  # else what is made of all candidates waits for the backward pass
+        if self.remat != "none":  # else what is made of all candidates waits for the backward pass
             look_at_other = nnx.remat(look_at_other, static_argnums=3)
-        if self.config.pmd.num_pairs == 1:
+        if self.config.num_pairs == 1:
             queries = queries[:, :1]
         keys = [None] * num_others if dropout_key is None else list(jax.random.split(dropout_key, num_others))
         return [look_at_other(self, queries, memory, k, keys[k]) for k in range(num_others)]
@@ -193,12 +174,12 @@ class Pmd(nnx.Module):
         Returns:
             All tokens; with one pair of blocks and without attention maps the CLS token is all that is needed.
         """
-        only_cls = self.config.pmd.num_pairs == 1 and not with_attention
+        only_cls = self.config.num_pairs == 1 and not with_attention
         return unstack(self.self_blocks, 0)(image_tokens, num_updated=1 if only_cls else None)
 
     def keys_values(self, video_tokens: Float[Array, "B M D"]) -> KeysValues:
         """The video's side of a match before it meets an image."""
-        pairs = range(self.config.pmd.num_pairs)
+        pairs = range(self.config.num_pairs)
         return [unstack(self.cross_blocks, pair).keys_values(video_tokens) for pair in pairs]
 
     def decode(
@@ -236,7 +217,7 @@ class Pmd(nnx.Module):
                 x = self_block(x, num_updated=1 if last and not with_attention else None)
             cross_block = unstack(self.cross_blocks, pair)
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, pair)
-            options = {"dropout": self.config.pmd.attention_dropout, "dropout_key": key}
+            options = {"dropout": self.config.attention_dropout, "dropout_key": key}
             if last:
                 seen, attention = cross_block.attend(x, keys, values, token_mask, num_updated=1, **options)
             else:
@@ -246,7 +227,7 @@ class Pmd(nnx.Module):
 
     def decide(self, x: Float[Array, "B 1 D"], attended: Float[Array, "B 1 H C"]) -> Float[Array, "B D"]:
         """The CLS token's last hidden state, of what it has seen."""
-        return unstack(self.cross_blocks, self.config.pmd.num_pairs - 1).residuals(x, attended)[:, 0]
+        return unstack(self.cross_blocks, self.config.num_pairs - 1).residuals(x, attended)[:, 0]
 
     def pooled(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
         """What is compared with the match vector; float32."""

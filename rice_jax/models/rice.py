@@ -1,15 +1,16 @@
 """RICE: one encoder for shop images and livestream videos, and the decoder and head that train it further."""
 
-import operator
+import dataclasses
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rice_jax.config import ModelConfig
-from rice_jax.models.encoders.vit import Constrain, Vit
+from rice_jax.config import PfrConfig, PmdConfig, VitConfig
+from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.pfr import Pfr
-from rice_jax.models.pmd import Pmd, Take, Visit, visit_here
+from rice_jax.models.pmd import Pmd
+from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Embeddings, Matches, Tokens
 
 # CLIP's statistics of RGB values in 0..1.
@@ -17,26 +18,32 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Rice(nnx.Module):
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        constrain: Constrain = lambda x: x,
-        take: Take = operator.getitem,
-        visit: Visit = visit_here,
-        rngs: nnx.Rngs,
-    ):
-        """Builds the model with fresh weights; arguments as of `Vit` and `Pmd`.
+@dataclasses.dataclass(frozen=True)
+class RiceConfig:
+    """The parts of a RICE model.
 
-        What `config` has no settings of is left out.
-        """
-        self.encoder = Vit(config, constrain=constrain, rngs=rngs)
+    Attributes:
+        encoder: of images and frames.
+        logit_scale: initial value.
+        pmd: the decoder; None = there is none.
+        pfr: the reconstruction head, which needs the decoder; None = there is none.
+    """
+
+    encoder: VitConfig
+    logit_scale: float = 4.0
+    pmd: PmdConfig | None = None
+    pfr: PfrConfig | None = None
+
+
+class Rice(nnx.Module):
+    def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
+        """Builds the model with fresh weights."""
+        self.encoder = Vit(config.encoder, placement=placement, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
         if config.pmd:
-            self.pmd = Pmd(config, constrain=constrain, take=take, visit=visit, rngs=rngs)
-        if config.pfr:
-            self.pfr = Pfr(config, rngs=rngs)
+            self.pmd = Pmd(config.encoder, config.pmd, placement=placement, rngs=rngs)
+        if config.pmd and config.pfr:
+            self.pfr = Pfr(config.encoder.width, config.pmd, config.pfr, rngs=rngs)
 
     def __call__(
         self,

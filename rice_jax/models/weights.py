@@ -18,9 +18,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from rice_jax.config import ModelConfig
-from rice_jax.models.create import start_decoder
+from rice_jax.config import VitConfig
+from rice_jax.models.create import ModelConfig, start_decoder
+from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders.vit import resize_positions
+from rice_jax.models.rice import RiceConfig
 
 CHECKPOINTS = "checkpoints"
 
@@ -86,15 +88,16 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
         CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
     """
     saved, saved_config = load_weights(directory)
-    _require_same_heads(saved_config["model"], config, directory)
-    for part in (saved.keys() & {"pmd", "pfr", "detector", "logit_scale"}) - params.keys():
-        asker = "config.loss" if part in ("pmd", "pfr") and not config.detector else "config.model.detector.kind"
-        logger.info("%s: its %s is left out, %s asks for none", directory, part, asker)
+    for part in sorted((saved.keys() & {"pmd", "pfr", "detector", "logit_scale"}) - params.keys()):
+        logger.info("%s: has a part %s, which this model does not have; it is not loaded", directory, part)
         del saved[part]
+    _require_same_heads(saved_config["model"], saved, config, directory)
     if "pmd" in params and "pmd" not in saved:
         saved = start_decoder(saved | {"pmd": params["pmd"]})
     positions = saved["encoder"]["position_embedding"]
-    saved["encoder"]["position_embedding"] = np.asarray(resize_positions(jnp.asarray(positions), config.num_tokens))
+    saved["encoder"]["position_embedding"] = np.asarray(
+        resize_positions(jnp.asarray(positions), config.encoder.num_tokens)
+    )
 
     fresh = flatten_dict(params, sep="/")
     found = flatten_dict(saved, sep="/")
@@ -142,18 +145,23 @@ def missing(source: Path, params: PyTree, module: str) -> list[str]:
     return sorted(expected - parameter_names(source))
 
 
-def embedding_fingerprint(params: PyTree, model: ModelConfig, resize: int) -> str:
+def embedding_fingerprint(params: PyTree, encoder: VitConfig, resize: int) -> str:
     """Tells encoders apart: only vectors of one fingerprint can be compared.
 
     Args:
         params: as `train.state.start_from` placed them; those of the encoder count. All processes call this together.
-        model: its sizes; what it computes in plays no part.
+        encoder: its sizes; its compute type plays no part.
         resize: side to which a picture is squashed before the crop, pixels.
 
     Returns:
         SHA-256 as hexadecimal digits.
     """
-    sizes = {"heads": model.heads, "image_size": model.image_size, "patch_size": model.patch_size, "resize": resize}
+    sizes = {
+        "heads": encoder.heads,
+        "image_size": encoder.image_size,
+        "patch_size": encoder.patch_size,
+        "resize": resize,
+    }
     digest = hashlib.sha256(json.dumps(sizes).encode())
     for name, value in sorted(flatten_dict(params["encoder"], sep="/").items()):
         whole = np.ascontiguousarray(multihost_utils.process_allgather(value, tiled=True), "<f4")
@@ -187,13 +195,13 @@ def read_config(directory: Path) -> dict:
         raise CheckpointError(f"{directory}: cannot read the checkpoint's configuration: {error}") from error
 
 
-def _require_same_heads(saved: dict, config: ModelConfig, directory: str | os.PathLike) -> None:
-    """The number of heads shows in no shape, so it has to be compared by itself."""
-    pairs = {"heads": (saved["heads"], config.heads)}
-    if saved.get("pmd") and config.pmd:
+def _require_same_heads(saved: dict, parts: PyTree, config: ModelConfig, directory: str | os.PathLike) -> None:
+    """Compares the numbers of heads, which no parameter's shape shows."""
+    pairs = {"heads": (saved["heads"], config.encoder.heads)}
+    if isinstance(config, RiceConfig) and config.pmd and "pmd" in parts:
         pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)
-    if saved.get("detector") and config.detector:
-        pairs["detector.heads"] = (saved["detector"]["heads"], config.detector.heads)
+    if isinstance(config, DetrConfig) and "detector" in parts:
+        pairs["detector.heads"] = (saved["detector"]["heads"], config.decoder.heads)
     for name, (found, expected) in pairs.items():
         if found != expected:
             raise CheckpointError(f"{directory}: has {found} heads, config.model.{name} is {expected}")

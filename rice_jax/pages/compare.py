@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rice_jax.eval.metrics import Result, confidence_intervals
-from rice_jax.eval.results import read_results
+from rice_jax.eval.results import Row, ranked_row, read_results
 from rice_jax.files import write_lines
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import sample_frames
@@ -35,15 +35,15 @@ class Run(NamedTuple):
 
     name: str
     about: dict[str, Any]
-    results: dict[str, Result]
+    results: dict[Row, Result]
     rankings: list[dict[str, Any]]  # lines of `rankings.jsonl`
     rank: Int64[np.ndarray, " Q"]
     log: list[report.Line]
 
     @property
-    def row(self) -> str:
+    def row(self) -> Row:
         """The row of the results that the rankings are of."""
-        return self.about["rankings"]
+        return ranked_row(self.about)
 
 
 def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
@@ -99,7 +99,7 @@ def _read_run(workdir: Path, name: str) -> Run:
     try:
         about = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["about"]
         results = read_results(workdir / "results.json")
-        results[about["rankings"]]
+        results[ranked_row(about)]
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{workdir / 'results.json'}: found no results of retrieval ({error!r} is missing); expected runs that "
@@ -137,7 +137,7 @@ def _open_album(run: Run) -> Album | None:
 
 def _rows(run: Run, first: Run) -> list[dict[str, Any]]:
     """The newest rows of a run; the one that its rankings are of with its lead over the first run."""
-    step_rows = [run.row.partition(", first ")[0], run.row]  # by embedding, and re-ranked
+    step_rows = [Row(run.row.step, "embedding"), run.row]  # by embedding, and re-ranked
     lead = _hits(run) - _hits(first)
     ends = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
     # Those that were not ranked are misses of both.
@@ -146,7 +146,7 @@ def _rows(run: Run, first: Run) -> list[dict[str, Any]]:
     return [
         {
             "run": run.name,
-            "row": row,
+            "row": row.label,
             "result": run.results[row],
             "lead": difference if row == run.row and run is not first else None,
             "shown": row == run.row,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from rice_jax.input.product_boxes import frame_boxes
 from rice_jax.input.source import Source
 
@@ -22,7 +22,7 @@ HEIGHT = 320  # of a frame on a sheet, pixels
 COLUMNS = 6
 
 
-def draw_clips(config: DataConfig, detections: Path, num_clips: int, num_boxes: int) -> None:
+def draw_clips(config: InputConfig, detections: Path, num_clips: int, num_boxes: int) -> None:
     """Draws one PNG per clip beside the file of detections, `sheets/CLIP.png`.
 
     True boxes are green, the best box of a frame red, others orange; the number is the score.

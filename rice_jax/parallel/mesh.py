@@ -1,15 +1,18 @@
 """Devices: the mesh, which parameter is split how, and global arrays from each process's part."""
 
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from rice_jax.config import ConfigError, MeshConfig
 
-BATCH = PartitionSpec(("data", "fsdp"))
+AXES = "data", "fsdp"
+BATCH = PartitionSpec(AXES)
 
 # Parameter path → how `fsdp` splits it; blocks carry a leading axis of layers, which stays whole. Every parameter of
 # the model matches exactly one rule (tests/test_mesh.py).
@@ -62,15 +65,67 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
-def constrain_batch(mesh: Mesh):
-    """A function that pins the leading axis of activations to all devices; see `Vit`."""
-    sharding = NamedSharding(mesh, BATCH)
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where the activations of a model live; the models call it where the partitioner needs to be told.
 
-    def constrain(x):  # within `each_device` there is nothing to pin
-        inside = jax.sharding.get_abstract_mesh().manual_axes
-        return x if inside else jax.lax.with_sharding_constraint(x, sharding)
+    Attributes:
+        mesh: the devices that share a batch; None = everything is in one place.
+    """
 
-    return constrain
+    mesh: Mesh | None = None
+
+    def constrain(self, x: jax.Array) -> jax.Array:
+        """Pins the leading axis of activations to all devices.
+
+        Without it the partitioner may split the width inside a scan over layers.
+        """
+        # Within `each_device` every device has its own rows, and there is nothing to pin.
+        if self.mesh is None or jax.sharding.get_abstract_mesh().manual_axes:
+            return x
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, BATCH))
+
+    def take_rows(self, x: jax.Array, index: jax.Array) -> jax.Array:
+        """Takes rows of an array by their numbers in the global batch.
+
+        Every device receives the whole array once and, in the backward pass, sends its share of all gradients once.
+        Left to itself, the partitioner moves the array for every use.
+
+        Args:
+            x: `[B, ...]`.
+            index: rows of x, int32 `[B, K]`.
+
+        Returns:
+            `[B, K, ...]`.
+        """
+        if self.mesh is None:
+            return x[index]
+
+        def take(x, index):
+            return jax.lax.all_gather(x, AXES, tiled=True)[index]
+
+        return jax.shard_map(take, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(x, index)
+
+    def visit_rows(self, look: Callable, guests: PyTree, hosts: PyTree) -> jax.Array:
+        """Sends rows of the batch to all devices, and returns to each row the sum of what it got there.
+
+        Args:
+            look: function of (all guests, the hosts of one device, the number of the first of these hosts) to an array
+                with a row for each guest.
+            guests, hosts: trees of arrays with a row for each row of the batch.
+        """
+        if self.mesh is None:
+            return look(guests, hosts, 0)
+
+        def look_here(guests, hosts):
+            first = jax.lax.axis_index(AXES) * len(jax.tree.leaves(hosts)[0])
+            seen = look(jax.tree.map(lambda x: jax.lax.all_gather(x, AXES, tiled=True), guests), hosts, first)
+            return jax.lax.psum_scatter(seen, AXES, tiled=True)
+
+        return jax.shard_map(look_here, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(guests, hosts)
+
+
+ONE_PLACE = Placement()
 
 
 def each_device(mesh: Mesh):
@@ -89,38 +144,6 @@ def each_device(mesh: Mesh):
         return jax.shard_map(run_here, mesh=mesh, in_specs=(PartitionSpec(), BATCH), out_specs=BATCH)
 
     return each
-
-
-def take_rows(mesh: Mesh):
-    """A function that takes rows of an array by their numbers in the global batch; see `Pmd`.
-
-    Every device gets the whole array once and, going backward, sends its share of everybody's gradients once. Left to
-    itself the partitioner moves the array for every use of it.
-    """
-    axes = ("data", "fsdp")
-
-    def take(x, index):
-        return jax.lax.all_gather(x, axes, tiled=True)[index]
-
-    return jax.shard_map(take, mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)
-
-
-def visit_rows(mesh: Mesh):
-    """A function that lets rows of the batch look at rows that are elsewhere; see `Pmd`.
-
-    Guests go to all devices, and what each of them is given comes back to where it lives.
-    """
-    axes = ("data", "fsdp")
-
-    def visit(look, guests, hosts):
-        def look_here(guests, hosts):
-            first = jax.lax.axis_index(axes) * len(jax.tree.leaves(hosts)[0])
-            seen = look(jax.tree.map(lambda x: jax.lax.all_gather(x, axes, tiled=True), guests), hosts, first)
-            return jax.lax.psum_scatter(seen, axes, tiled=True)
-
-        return jax.shard_map(look_here, mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(guests, hosts)
-
-    return visit
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

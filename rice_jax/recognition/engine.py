@@ -106,12 +106,13 @@ class Engine:
         self.num_frames: int = model.num_frames
         # Of a clip's cosine, where there is no calibration: what similarities are multiplied by in training.
         self.logit_scale = float(model.params["logit_scale"]) ** 2
-        self._side, self._crop = model.config.image_size, centre_crop(model.resize, model.config.image_size)
+        self._side = model.config.encoder.image_size
+        self._crop = centre_crop(model.resize, self._side)
         self._num_matched = min(rerank, len(self.index.vectors))
         self.reranks = self._num_matched > 0
         self._rows = _by_gallery(self.index.gallery_ids)
         self.galleries = list(self._rows)
-        self._warn(model.config.ipd)
+        self._warn(self.index.about.ipd)
         self._compile(model.graphdef, model.params, sorted(batch_sizes))
 
     def prepare(self, picture: bytes | UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:

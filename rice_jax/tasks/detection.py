@@ -1,171 +1,180 @@
-"""A detector on a data set: how good its boxes are, and a file of them."""
+"""Task "detection": a detector of the intended product learns from boxes, and is measured by COCO's metrics."""
 
-import dataclasses
 import json
-import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Float, Int32, PyTree
+from jaxtyping import Array, Bool, Float, Int32, PyTree
 
-from rice_jax.config import Config, DataConfig
+from rice_jax.config import Config, ConfigError, DetectionLossConfig, InputConfig
 from rice_jax.eval import coco
-from rice_jax.eval.embed import compile_rows, compute_rows
-from rice_jax.files import write_lines
-from rice_jax.input.detection import clip_windows, frame_id, window_batches
+from rice_jax.eval.embed import compile_rows, compute_rows, padded_batch_size
+from rice_jax.eval.results import MEAN_BOX, Row, labeled, read_results, write_results
+from rice_jax.input.detection import clip_windows, detection_batches, window_batches
 from rice_jax.input.ground_truth import read_metadata
 from rice_jax.input.product_boxes import frame_boxes
 from rice_jax.input.source import Source
-from rice_jax.ops.boxes import to_corners
+from rice_jax.losses.detection import detection_loss
+from rice_jax.models.detr import DetrConfig
+from rice_jax.models.weights import require_trained
+from rice_jax.ops.boxes import iou, to_corners
 from rice_jax.pages import tables
-from rice_jax.parallel.mesh import global_batch
-from rice_jax.tasks.retrieval import row_name
-from rice_jax.types import DataError
+from rice_jax.pages.draw import draw_clips
+from rice_jax.tasks.detections import detect_function, write_detections
+from rice_jax.tasks.task import Evaluator, Run
+from rice_jax.train.steps import Batch, Loss, Metrics
+from rice_jax.types import DataError, DetectionBatch
 
-logger = logging.getLogger(__name__)
-
-BASELINE = "mean training box"
 BASELINE_CLIPS = 1000  # of the training clips, evenly spread; enough for the mean of their boxes
 COLUMNS = ("AP", "AP50", "AP75", "AP-small", "AP-medium", "AP-large", "AR", "top-1")
 
 
-def detection_evaluator(
-    config: Config, graphdef: nnx.GraphDef, params: PyTree, mesh: Mesh, workdir: Path
-) -> Callable[[int, PyTree], dict[str, float]]:
+class Detection:
+    """A detector of single frames or of clips, by `config.model.detector.kind`."""
+
+    def check(self, config: Config) -> None:
+        for problem in _problems(config):
+            raise ConfigError(problem)
+
+    def model(self, config: Config) -> DetrConfig:
+        return DetrConfig(config.model.encoder, config.model.detector)
+
+    def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:
+        return detection_batches(config.input, start, process_index, process_count)
+
+    def loss(self, config: Config, mesh: Mesh) -> Loss:
+        def loss(
+            graphdef: nnx.GraphDef, params: PyTree, batch: Batch, step: Int32[Array, ""]
+        ) -> tuple[Float[Array, ""], Metrics]:
+            return detector_loss(graphdef, params, batch, config.loss.detection)
+
+        return loss
+
+    def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
+        if run.source:
+            _require_trained(run.source, run.params)
+        return {"detection": detection_evaluator(run)}
+
+    def summary(self, config: Config, workdir: Path, step: int) -> str:
+        return detection_table(workdir / "results.json")
+
+    def detect(self, run: Run, step: int) -> Path:
+        """Writes the boxes that the run's detector finds in `config.data.detect`, and draws some clips.
+
+        Args:
+            run: with trained parameters and their `source`.
+            step: updates behind them.
+
+        Returns:
+            The file of boxes; drawings are beside it.
+
+        Raises:
+            ConfigError: no data set is set.
+            CheckpointError: the checkpoint has no trained detector.
+        """
+        config = run.config
+        assert run.source
+        if not config.data.detect:
+            raise ConfigError("config.data.detect: found '', expected the data set to search, e.g. lpr4m/query")
+        _require_trained(run.source, run.params)
+        path = write_detections(run, run.workdir / f"detections-{step}", f"{run.source} after {step} steps")
+        if jax.process_index() == 0:
+            draw_clips(config.input, path, config.eval.draw_clips, config.model.detector.num_boxes)
+        return path
+
+
+def detector_loss(
+    graphdef: nnx.GraphDef, params: PyTree, batch: DetectionBatch, config: DetectionLossConfig
+) -> tuple[Float[Array, ""], Metrics]:
+    """Total loss over the global batch, and what is reported of it.
+
+    Every layer answers for itself, with an assignment of its own.
+
+    Source: DETR, section 3.2, "auxiliary decoding losses".
+    """
+    found = nnx.merge(graphdef, params)(batch["video"], batch["frame_mask"])
+    layers = jax.vmap(
+        lambda logits, boxes: detection_loss(
+            logits,
+            boxes,
+            batch["boxes"],
+            batch["box_mask"],
+            batch["frame_mask"],
+            no_object_weight=config.no_object_weight,
+            l1_weight=config.l1_weight,
+            giou_weight=config.giou_weight,
+        )
+    )(found.logits, found.boxes)
+    metrics = {name: values[-1] for name, values in layers.items()}
+    loss = metrics["loss"] = layers["loss"].sum()
+    metrics["accuracy"] = top_accuracy(found.logits[-1], found.boxes[-1], batch["boxes"], batch["box_mask"])
+    return loss, metrics
+
+
+def top_accuracy(
+    logits: Float[Array, "B T Q"],
+    predicted: Float[Array, "B T Q 4"],
+    boxes: Float[Array, "B T M 4"],
+    box_mask: Bool[Array, "B T M"],
+) -> Float[Array, ""]:
+    """Share of the frames with a box in which the highest score's box has an IoU of at least 0.5 with one.
+
+    Args:
+        logits: of the scores.
+        predicted: centres.
+        boxes: corners.
+        box_mask: True = a box.
+    """
+    best = jnp.argmax(logits, axis=-1)[..., None, None]
+    overlap = iou(to_corners(jnp.take_along_axis(predicted, best, axis=2)), boxes)  # [B, T, M]
+    hit, asked = (jnp.where(box_mask, overlap, 0) >= 0.5).any(axis=-1), box_mask.any(axis=-1)
+    return (hit & asked).sum() / jnp.maximum(asked.sum(), 1)
+
+
+def detection_evaluator(run: Run) -> Evaluator:
     """Prepares the evaluation of a detector's parameters on all frames of `config.data.query`.
 
     The true boxes of a frame are the first `config.model.detector.num_boxes`: with 1 only the intended product's is
     right. The baseline answers every frame with the mean of the training boxes.
 
-    Args:
-        config: data sets, batch size, frames of a window.
-        graphdef: structure of the model.
-        params: parameters or their shapes.
-        mesh: all devices.
-        workdir: where `results.json` is written, one row per evaluated step.
-
     Returns:
-        A function of (step, params) that evaluates, writes the file and returns the metrics of `coco.evaluate`.
+        A function of (step, params) that evaluates, writes `results.json` (one row per evaluated step) into the workdir
+        and returns the metrics of `coco.evaluate`.
 
     Raises:
         FileNotFoundError: a data set is missing.
         DataError: it has no frame ids.
     """
-    data = dataclasses.replace(config.data, num_frames=config.eval.num_frames)
+    data, path = run.config.eval_input, run.workdir / "results.json"
+    batch_size = padded_batch_size(run.config.eval.batch_size, run.mesh)
     windows = clip_windows(data, data.query)
-    function = compile_rows(detect_function(graphdef), params, mesh)
-    path = workdir / "results.json"
+    function = compile_rows(detect_function(run.graphdef), run.params, run.mesh)
     skipped = read_metadata(data, "query").get("skipped", 0)
 
     def evaluate(step: int, params: PyTree) -> dict[str, float]:
-        batches = window_batches(
-            data, data.query, windows, config.eval.batch_size, jax.process_index(), jax.process_count()
-        )
-        found = compute_rows(function, params, batches, len(windows), mesh)
+        batches = window_batches(data, data.query, windows, batch_size, jax.process_index(), jax.process_count())
+        found = compute_rows(function, params, batches, len(windows), run.mesh)
         found = {name: values[found["frame_mask"]] for name, values in found.items()}  # [F, ...]
-        results = read_results(path) if path.exists() else {}
-        if BASELINE not in results:
+        results = read_results(path, dict) if path.exists() else {}
+        if MEAN_BOX not in results:
             boxes = np.broadcast_to(mean_box(data), (len(found["boxes"]), 1, 4))
-            results = {BASELINE: _score(found | {"boxes": boxes, "scores": np.ones(boxes.shape[:2])}), **results}
-        results[row_name(step)] = _score(found)
+            results = {MEAN_BOX: _score(found | {"boxes": boxes, "scores": np.ones(boxes.shape[:2])}), **results}
+        scores = results[Row(step, "detector")] = _score(found)
         about = {"step": step, "data_set": data.query, "num_clips": len(np.unique(windows[:, 0])), "skipped": skipped}
         if jax.process_index() == 0:
-            write_lines(path, [json.dumps({"about": about, "results": results}, indent=2)])
-        return {name: results[row_name(step)][name] or 0.0 for name in COLUMNS}
+            write_results(path, results, about)
+        return {name: scores[name] or 0.0 for name in COLUMNS}
 
     return evaluate
 
 
-def write_detections(
-    config: Config, graphdef: nnx.GraphDef, params: PyTree, mesh: Mesh, directory: Path, source: str
-) -> Path:
-    """Looks at every frame of `config.data.detect` and writes what it finds; can be killed and run again.
-
-    The file has one JSON line for each frame of the data set, every frame once, clip by clip:
-
-        {"frame_id": "7b60…-0081", "boxes": [[0.12, 0.3, 0.61, 0.97], …], "scores": [0.93, …]}
-
-    Boxes are left, top, right, bottom in shares of the whole frame's width and height, 0 to 1, left < right and
-    top < bottom, five decimals; scores are 0 to 1, four decimals, highest first; what scores less than
-    `config.eval.min_score` is left out, so both lists may be empty. While it grows it is named `….jsonl.partial`; what
-    wrote it stands in `….about.json`.
-
-    Args:
-        config: `data.detect`, and of `eval` the batch size, the frames of a window and the lowest score.
-        graphdef, params: of a trained detector.
-        mesh: all devices.
-        directory: for the file, `NAME.jsonl` of data set NAME with "-" for "/".
-        source: what the parameters are, e.g. a path and a step: another one's file is not continued.
-
-    Returns:
-        The file.
-
-    Raises:
-        FileNotFoundError: the data set is missing.
-        DataError: it has no frame ids, or another detector, or other settings, began the file.
-    """
-    data, batch_size = dataclasses.replace(config.data, num_frames=config.eval.num_frames), config.eval.batch_size
-    path = directory / f"{data.detect.replace('/', '-')}.jsonl"
-    about = {
-        "source": source,
-        "data_set": str(Source(data.data_dir, data.detect, ("frame_ids",)).directory),
-        "num_frames": data.num_frames,
-        "min_score": config.eval.min_score,
-    }
-    _require_same(path.with_suffix(".about.json"), about)
-    if path.exists():
-        logger.info("%s: is complete", path)
-        return path
-    windows = clip_windows(data, data.detect)
-    partial = path.with_suffix(".jsonl.partial")
-    writes = jax.process_index() == 0
-    done = _continue(partial, windows, batch_size) if writes else 0
-    done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
-    logger.info("%s: %d of %d frames done", partial, windows[:done, 3].sum(), windows[:, 3].sum())
-    function = compile_rows(detect_function(graphdef), params, mesh)
-    batches = window_batches(data, data.detect, windows[done:], batch_size, jax.process_index(), jax.process_count())
-    if writes:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_lines(path.with_suffix(".about.json"), [json.dumps(about, indent=2)])
-    with partial.open("a", encoding="utf-8") if writes else open(os.devnull, "w") as file:
-        for local in batches:
-            found = jax.device_get(function(params, global_batch(mesh, local)))
-            if writes:
-                file.writelines(_lines(found, config.eval.min_score))
-                file.flush()
-    if writes:
-        partial.rename(path)
-    return path
-
-
-def detect_function(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], dict[str, jax.Array]]:
-    """The function of (params, batch) that looks at windows.
-
-    It returns `boxes` [b, T, Q, 4], corners, and `scores` [b, T, Q], and what of the batch makes sense of them.
-    """
-
-    def detect(params: PyTree, batch: dict) -> dict[str, jax.Array]:
-        found = nnx.merge(graphdef, params)(batch["video"], batch["frame_mask"])
-        return {
-            "boxes": jnp.clip(to_corners(found.boxes[-1]), 0, 1),
-            "scores": jax.nn.sigmoid(found.logits[-1]),
-            "truths": batch["boxes"],
-            "truth_mask": batch["box_mask"],
-            "frame_mask": batch["frame_mask"],
-            "frame_ids": batch["frame_ids"],
-        }
-
-    return detect
-
-
-def mean_box(config: DataConfig) -> Float[np.ndarray, "4"]:
+def mean_box(config: InputConfig) -> Float[np.ndarray, "4"]:
     """The mean of the training frames' first boxes: left, top, right, bottom.
 
     Raises:
@@ -181,8 +190,8 @@ def mean_box(config: DataConfig) -> Float[np.ndarray, "4"]:
 
 def detection_table(path: Path) -> str:
     """The table of a detector's `results.json`, without a newline at the end."""
-    document = json.loads(path.read_text())
-    about, results = document["about"], document["results"]
+    about = json.loads(path.read_text(encoding="utf-8"))["about"]
+    results = labeled(read_results(path, dict))
     first = next(iter(results.values()))
     title = f"{first['num_frames']:,} frames of {about['num_clips']:,} clips, {first['num_boxes']:,} boxes"
     if about["skipped"]:
@@ -194,54 +203,24 @@ def detection_table(path: Path) -> str:
     return "\n".join([title, "", *tables.align(["", *COLUMNS], rows)])
 
 
-def read_results(path: Path) -> dict[str, dict]:
-    """{row name: its scores} of a detector's `results.json`."""
-    return json.loads(path.read_text())["results"]
-
-
 def _score(found: Mapping[str, np.ndarray]) -> dict:
     scores = coco.evaluate(*(found[name] for name in ("boxes", "scores", "truths", "truth_mask")))
     return scores | {"num_frames": len(found["truths"]), "num_boxes": int(found["truth_mask"].sum())}
 
 
-def _lines(found: Mapping[str, np.ndarray], min_score: float) -> list[str]:
-    """The lines of a batch's frames."""
-    lines = []
-    for place in zip(*np.nonzero(found["frame_mask"]), strict=True):
-        order = np.argsort(-found["scores"][place], kind="stable")
-        boxes = found["boxes"][place][order].astype(float).round(5)
-        scores = found["scores"][place][order].astype(float).round(4)
-        kept = (scores >= min_score) & (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
-        line = {"frame_id": frame_id(found["frame_ids"][place])}
-        line |= {"boxes": boxes[kept].tolist(), "scores": scores[kept].tolist()}
-        lines.append(json.dumps(line) + "\n")
-    return lines
+def _require_trained(source: Path, params: PyTree) -> None:
+    require_trained(source, params, "detector", "detector of this kind", "use the --config of a run that trained one")
 
 
-def _continue(partial: Path, windows: Int32[np.ndarray, "W 4"], batch_size: int) -> int:
-    """Cuts what a killed run wrote back to whole batches; returns how many windows they hold."""
-    if not partial.exists():
-        return 0
-    ends = np.cumsum(windows[:, 3])[batch_size - 1 :: batch_size]  # frames until the end of each batch but a short one
-    done, size, lines = 0, 0, 0
-    offset = 0
-    with partial.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            offset, lines = offset + len(line), lines + 1
-            if done < len(ends) and lines == ends[done]:
-                done, size = done + 1, offset
-    os.truncate(partial, size)
-    return done * batch_size
-
-
-def _require_same(path: Path, about: Mapping) -> None:
-    if path.exists() and (found := json.loads(path.read_text())) != about:
-        different = [
-            f"{key}: found {found.get(key)!r}, now {about[key]!r}" for key in about if found.get(key) != about[key]
-        ]
-        raise DataError(
-            f"{path}: is of other detections ({'; '.join(different)}); delete it and its .jsonl, or use another "
-            "--workdir"
+def _problems(config: Config) -> Iterator[str]:
+    """Settings of a detection run that exclude each other."""
+    if config.model.ipd != "off":
+        yield (
+            f"config.model.ipd: found {config.model.ipd!r}, expected 'off' with config.task='detection': a detector "
+            "finds the product by itself"
+        )
+    if config.train.grad_cache_chunks > 1:
+        yield (
+            f"config.train.grad_cache_chunks: found {config.train.grad_cache_chunks}, expected 1 with "
+            "config.task='detection'; use a smaller batch instead"
         )

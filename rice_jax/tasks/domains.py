@@ -1,26 +1,32 @@
-"""The evaluator of domains, as ROPE has them: retrieval between every two, and classification by one example."""
+"""Task "domains": retrieval between every two sets of product items, as ROPE has them, and one-shot classification."""
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Float32, PyTree
 
-from rice_jax.config import Config
+from rice_jax.config import Config, ConfigError
 from rice_jax.eval import metrics, ranking
-from rice_jax.eval.embed import Embedder, compile_embedder, compute_rows, model_embedder, pixel_embedder
-from rice_jax.eval.results import read_results, write_results
+from rice_jax.eval.embed import (
+    Embedder,
+    compile_embedder,
+    compute_rows,
+    model_embedder,
+    padded_batch_size,
+    pixel_embedder,
+)
+from rice_jax.eval.results import PIXELS, Row, read_results, write_results
 from rice_jax.input.items import Items, read_items
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.pages import tables
 from rice_jax.parallel.processes import agree
-from rice_jax.tasks.retrieval import PIXELS, row_name
+from rice_jax.tasks.retrieval import Retrieval, retrieval_problems
+from rice_jax.tasks.task import Evaluator, Run
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 5, 10)
@@ -54,43 +60,50 @@ class DomainResult:
         )
 
 
-def domain_evaluator(
-    config: Config, graphdef: nnx.GraphDef, params: PyTree, mesh: Mesh, workdir: Path
-) -> Callable[[int, PyTree], dict[str, float]]:
+class Domains(Retrieval):
+    """RICE, trained and evaluated between sets of product items."""
+
+    def check(self, config: Config) -> None:
+        for problem in (*retrieval_problems(config), *_problems(config)):
+            raise ConfigError(problem)
+
+    def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
+        return {"retrieval": domain_evaluator(run)}
+
+    def summary(self, config: Config, workdir: Path, step: int) -> str:
+        row = Row(step)
+        newest = read_results(workdir / "results.json", DomainResult).get(row)
+        return f"{row.label.capitalize()}.\n\n{domain_tables(newest)}" if newest else ""
+
+
+def domain_evaluator(run: Run) -> Evaluator:
     """Prepares the evaluation of a run's parameters on the test items of `config.data.domains`.
 
-    Args:
-        config: domains, batch size, whether to rank raw pixels too.
-        graphdef: structure of the model.
-        params: parameters or their shapes.
-        mesh: all devices.
-        workdir: where `results.json` is written, one row per evaluated step.
-
     Returns:
-        A function of (step, params) that evaluates, writes the file and returns of every pair of domains
-        {"pages-to-videos-rank-1": share, "pages-to-videos-one-shot": share, …}.
+        A function of (step, params) that evaluates, writes `results.json` (one row per evaluated step) into the workdir
+        and returns of every pair of domains {"pages-to-videos-rank-1": share, "pages-to-videos-one-shot": share, …}.
 
     Raises:
         FileNotFoundError: a data set is missing.
-        DataError: one has no items to test on; later, two domains that share no product.
+        DataError: one has no test items; later, two domains share no product.
     """
-    data = dataclasses.replace(config.data, num_frames=config.eval.num_frames)
+    config, data, path = run.config, run.config.eval_input, run.workdir / "results.json"
+    batch_size = padded_batch_size(config.eval.batch_size, run.mesh)
     items = {name: read_items(data, name) for name in data.domain_names}
-    embedder = compile_embedder(model_embedder(graphdef), params, mesh)
-    path = workdir / "results.json"
+    embedder = compile_embedder(model_embedder(run.graphdef), run.params, run.mesh)
 
     def score(embedder: Embedder, params: PyTree) -> DomainResult:
         embeddings = {}
         for name in items:
-            batches = eval_batches(data, name, config.eval.batch_size, jax.process_index(), jax.process_count())
-            embeddings[name] = compute_rows(embedder.video, params, batches, len(items[name].item_ids), mesh)
+            batches = eval_batches(data, name, batch_size, jax.process_index(), jax.process_count())
+            embeddings[name] = compute_rows(embedder.video, params, batches, len(items[name].item_ids), run.mesh)
         return compare_domains(items, embeddings)
 
     def evaluate(step: int, params: PyTree) -> dict[str, float]:
         results = read_results(path, DomainResult) if path.exists() else {}
         if config.eval.pixels and agree(PIXELS not in results):
-            results = {PIXELS: score(compile_embedder(pixel_embedder(), {}, mesh), {}), **results}
-        results[row_name(step)] = result = score(embedder, params)
+            results = {PIXELS: score(compile_embedder(pixel_embedder(), {}, run.mesh), {}), **results}
+        results[Row(step)] = result = score(embedder, params)
         if jax.process_index() == 0:
             write_results(path, results, {"step": step, "domains": config.data.domains})
         shares = {}
@@ -181,3 +194,17 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
     """The names without the data set's, unless these would be alike."""
     short = {name: name.rpartition("/")[2] for name in names}
     return short if len(set(short.values())) == len(names) else dict(zip(names, names, strict=True))
+
+
+def _problems(config: Config) -> Iterator[str]:
+    """Settings of a run between domains that exclude each other."""
+    data = config.data
+    if not len({*data.domain_names} - {""}) == len(data.domain_names) > 1:
+        yield f"config.data.domains: found {data.domains!r}, expected two sets or more, each once, separated by commas"
+    if data.train or data.query or data.gallery:
+        yield f"config.data.domains: found {data.domains!r} beside train, query or gallery, expected these to be empty"
+    if config.model.ipd != "off" or config.eval.rerank:
+        yield (
+            "config.data.domains: expected with config.model.ipd='off' and config.eval.rerank=0, found "
+            f"{config.model.ipd!r} and {config.eval.rerank}: items have no boxes, and a decoder matches gallery images"
+        )

@@ -1,206 +1,180 @@
-"""The retrieval evaluator: embeds queries and galleries, ranks, and keeps the run's results."""
+"""Task "retrieval": RICE learns from pairs of a video and its product's image, and ranks a shop's images."""
 
-import dataclasses
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
+import grain
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int32, PyTree
 
-from rice_jax.config import Config
-from rice_jax.eval import attention, metrics, ranking, rerank
-from rice_jax.eval.calibration import fit_calibration, write_calibration
-from rice_jax.eval.embed import (
-    Embedder,
-    Images,
-    compile_embedder,
-    compile_rows,
-    compute_rows,
-    model_embedder,
-    pixel_embedder,
-)
-from rice_jax.eval.results import read_results, write_rankings, write_results
-from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
-from rice_jax.input.pipeline import eval_batches
-from rice_jax.input.product_boxes import ProductBoxes
-from rice_jax.models.weights import embedding_fingerprint
-from rice_jax.pages import report
-from rice_jax.pages.album import Album
-from rice_jax.parallel.processes import agree
-
-LABELS = ("scale", "duration", "number", "category", "source")
-PIXELS = "nearest raw pixels"
-NUM_TOP = 10  # images by name and score in `rankings.jsonl`, or as many as are matched
+from rice_jax.config import Config, ConfigError, LossConfig
+from rice_jax.eval.results import labeled, read_results
+from rice_jax.input.pipeline import train_batches
+from rice_jax.losses.contrastive import contrastive_loss, different_images, similarity
+from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
+from rice_jax.losses.reconstruction import reconstruction_loss
+from rice_jax.models.rice import RiceConfig
+from rice_jax.pages import tables
+from rice_jax.parallel.mesh import each_device
+from rice_jax.tasks.retrieval_evaluation import RetrievalEvaluator, embedding_row, match_row
+from rice_jax.tasks.task import Evaluator, Run
+from rice_jax.train.chunks import in_chunks
+from rice_jax.train.steps import Batch, Loss, Metrics
+from rice_jax.types import Embeddings, Tokens
 
 
-def row_name(step: int, num_matched: int = 0) -> str:
-    """The name of a step's row in `results.json` and in the table."""
-    matched = f", first {num_matched} matched" if num_matched else ""
-    return (f"after {step:,} steps" if step else "before training") + matched
+class Retrieval:
+    """RICE: ICL always, PMD and PFR by their weights."""
+
+    def check(self, config: Config) -> None:
+        for problem in retrieval_problems(config):
+            raise ConfigError(problem)
+        if config.data.domains:
+            raise ConfigError(
+                f"config.data.domains: found {config.data.domains!r} with config.task={config.task!r}, which does not "
+                "read it; set config.task='domains'"
+            )
+
+    def model(self, config: Config) -> RiceConfig:
+        loss, model = config.loss, config.model
+        pmd = model.pmd if loss.pmd_weight else None
+        return RiceConfig(model.encoder, model.logit_scale, pmd, model.pfr if pmd and loss.pfr_weight else None)
+
+    def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:
+        return train_batches(config.input, start, process_index, process_count)
+
+    def loss(self, config: Config, mesh: Mesh) -> Loss:
+        num_shards = mesh.size if config.loss.negatives == "device" else 1
+        if config.loss.pmd_weight and config.data.batch_size // num_shards <= config.loss.num_negatives:
+            raise ConfigError(
+                f"config.loss.negatives='device': found {config.data.batch_size} pairs on {mesh.size} devices, "
+                f"expected more than config.loss.num_negatives ({config.loss.num_negatives}) on each; use a larger "
+                "batch or 'batch'"
+            )
+        num_chunks = config.train.grad_cache_chunks
+        if num_chunks > 1 and config.data.batch_size % (num_chunks * mesh.size):
+            raise ConfigError(
+                f"config.train.grad_cache_chunks: found {num_chunks} chunks of {config.data.batch_size} pairs, "
+                f"expected chunks that divide over {mesh.size} devices"
+            )
+
+        def loss(
+            graphdef: nnx.GraphDef, params: PyTree, batch: Batch, step: Int32[Array, ""]
+        ) -> tuple[Float[Array, ""], Metrics]:
+            dropout_key = jax.random.fold_in(jax.random.key(config.seed), step)
+            return retrieval_loss(
+                graphdef, params, batch, config.loss, num_shards, dropout_key, num_chunks, each_device(mesh)
+            )
+
+        return loss
+
+    def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
+        return {"retrieval": RetrievalEvaluator(run).evaluate}
+
+    def summary(self, config: Config, workdir: Path, step: int) -> str:
+        results = read_results(workdir / "results.json")
+        newest = [row for row in (match_row(step, config.eval.rerank), embedding_row(step)) if row in results]
+        if not newest:
+            return ""
+        subsets = tables.subset_table(results[newest[0]])
+        return f"{tables.table(labeled(results))}\n\nSubsets {newest[0].label}:\n{subsets}"
 
 
-def retrieval_evaluator(
-    config: Config,
+def retrieval_loss(
     graphdef: nnx.GraphDef,
     params: PyTree,
-    mesh: Mesh,
-    workdir: Path,
-    *,
-    match_before_training: bool = False,
-    report_from_step: int | None = None,
-    with_attention: bool = False,
-) -> Callable[[int, PyTree], dict[str, float]]:
-    """Prepares the evaluation of a run's parameters on its queries and galleries.
+    batch: Batch,
+    config: LossConfig,
+    num_shards: int = 1,
+    dropout_key: Array | None = None,
+    num_chunks: int = 1,
+    each_part=lambda function: function,
+) -> tuple[Float[Array, ""], Metrics]:
+    """Total loss over the global batch, and what is reported of it.
 
     Args:
-        config: data sets, batch size, whether to rank raw pixels too, and how many images to match.
-        graphdef: structure of the model.
-        params: parameters or their shapes.
-        mesh: all devices.
-        workdir: where `results.json` (one row per evaluated step, another one where images were matched) and
-            `rankings.jsonl` (the newest row's, which `results.json` names) are written.
-        match_before_training: whether the decoder of step 0 has been trained elsewhere; a fresh one is not asked.
-        report_from_step: from this step on `report.html` (`page`) is written too, and `calibration.json` unless boxes
-            tell where to look, which nobody does of a livestream; None = never.
-        with_attention: whether the report draws the decoder's attention: there is one, which has been trained by then.
+        graphdef: of a model with the parts whose losses have a weight.
+        params: of the model.
+        batch: global, a `types.Batch`.
+        config: weights of the losses and choice of negatives.
+        num_shards: equal parts of the batch; negatives come from an image's own part.
+        dropout_key: for the decoder's attention; None = no dropout.
+        num_chunks, each_part: see `in_chunks`; the losses see the global batch either way.
 
     Returns:
-        A function of (step, params) that evaluates, writes both files and returns rank-k as {"rank-1": share, …}, and
-        where images were matched {"matched-rank-1": share, …}.
-
-    Raises:
-        FileNotFoundError: a data set is missing.
-        ValueError: later, for a ground truth that is in no gallery, or a query without gallery.
+        The loss, and the metrics: `loss`; its parts `icl`, `pmd` and `pfr` before their weights; `accuracy`, the share
+        of videos nearest to their own image in the batch; `match_accuracy`, the share of images that the decoder
+        matches best with their own video; `logit_scale`.
     """
-    data = dataclasses.replace(config.data, num_frames=config.eval.num_frames)
-    batch_size, num_matched = config.eval.batch_size, config.eval.rerank
-    queries = read_query_index(data)
-    gallery_ids, image_ids = read_gallery_index(data)
-    num_queries = read_metadata(data, "query")["num_queries"]
-    skipped_images = read_metadata(data, "gallery")["skipped"]
-    with_queries = num_matched > 0 and config.eval.rerank_keep_tokens
-    embedder = compile_embedder(model_embedder(graphdef, with_queries=with_queries), params, mesh)
-    match = compile_rows(rerank.matcher(graphdef), params, mesh)
-    path = workdir / "results.json"
-
-    def embed(function: Callable, params: PyTree, role: str, num_rows: int) -> PyTree:
-        batches = eval_batches(data, role, batch_size, jax.process_index(), jax.process_count())
-        return compute_rows(function, params, batches, num_rows, mesh)
-
-    def rank(embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, Images, np.ndarray]:
-        images = embed(embedder.image, params, "gallery", len(image_ids))
-        videos = embed(embedder.video, params, "query", len(queries))
-        ranked = ranking.rank(
-            videos,
-            [query.clip_id for query in queries],
-            [query.gallery_id for query in queries],
-            [query.image_ids for query in queries],
-            images.embedding,
-            gallery_ids,
-            image_ids,
-            skipped_images=skipped_images,
-            num_top=max(NUM_TOP, num_matched),
+    model = nnx.merge(graphdef, params)
+    frame_mask, patch_mask = batch["frame_mask"], batch.get("patch_mask")
+    encode = in_chunks(partial(_encode, graphdef, with_tokens=config.pmd_weight > 0), num_chunks, each_part)
+    (image, video), tokens = encode(params, batch)
+    negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
+    logit_scale = model.logit_scale[...]
+    loss = icl = contrastive_loss(image, video, logit_scale, negative_mask)
+    nearest = jnp.argmax(similarity(video, image), axis=1)
+    metrics = {
+        "icl": icl,
+        "accuracy": jnp.mean(batch["image_key"][nearest] == batch["image_key"]),
+        "logit_scale": logit_scale,
+    }
+    if config.pmd_weight:
+        if num_shards > 1:
+            shard_mask = same_shard(image.shape[0], num_shards)
+            negative_mask = shard_mask if negative_mask is None else negative_mask & shard_mask
+        negatives, kept = hardest_negatives(similarity(image, video), config.num_negatives, negative_mask)
+        matches = model.match(
+            tokens, frame_mask, negatives, patch_mask=patch_mask, num_shards=num_shards, dropout_key=dropout_key
         )
-        return ranked, images, videos
+        pmd = matching_loss(matches.cosine, config.match_scale, kept)
+        loss += config.pmd_weight * pmd
+        hardest = jnp.where(kept, matches.cosine[:, 1:], -jnp.inf).max(axis=1)
+        metrics |= {"pmd": pmd, "match_accuracy": jnp.mean(matches.cosine[:, 0] > hardest)}
+        if config.pfr_weight:
+            rebuilt = model.pfr(matches.attention, tokens.video, frame_mask, patch_mask)
+            pfr = reconstruction_loss(rebuilt, tokens.image)
+            loss += config.pfr_weight * pfr
+            metrics["pfr"] = pfr
+    return loss, {"loss": loss, **metrics}
 
-    def match_first(ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
-        rows = rerank.candidates(ranked, num_matched, gallery_ids, image_ids)
-        batches = rerank.match_batches(data, batch_size, rows, images.queries)
-        return rerank.reorder(ranked, compute_rows(match, params, batches, len(queries), mesh))
 
-    def score(ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
-        values = {label: [getattr(query, label) for query in queries] for label in LABELS}
-        labels = {label: known for label, known in values.items() if any(known)}  # that the data set tells
-        result = metrics.evaluate(ranked, num_queries=num_queries, labels=labels)
-        # Times are there to compare two rankings; without them equal runs write equal files.
-        return dataclasses.replace(result, seconds=seconds if num_matched else None)
+def _encode(
+    graphdef: nnx.GraphDef, params: PyTree, rows: Batch, *, with_tokens: bool
+) -> tuple[Embeddings, Tokens | None]:
+    embeddings, tokens = nnx.merge(graphdef, params)(
+        rows["image"], rows["video"], rows["frame_mask"], rows.get("patch_mask")
+    )
+    return embeddings, tokens if with_tokens else None
 
-    def calibrate(videos: np.ndarray, images: Images, params: PyTree) -> None:
-        calibration = fit_calibration(
-            videos,
-            [query.gallery_id for query in queries],
-            [query.image_ids for query in queries],
-            images.embedding,
-            gallery_ids,
-            image_ids,
-            num_frames=data.num_frames,
-            fingerprint=embedding_fingerprint(params, config.model, data.resize),
+
+def retrieval_problems(config: Config) -> Iterator[str]:
+    """Settings of a retrieval run that exclude each other."""
+    data, model, loss = config.data, config.model, config.loss
+    if data.batch_size < 2:
+        yield f"config.data.batch_size: found {data.batch_size}, expected 2 or more: pairs are contrasted"
+    if loss.pmd_weight:
+        pmd = model.pmd
+        if data.batch_size <= loss.num_negatives:
+            yield (
+                f"config.data.batch_size: found {data.batch_size}, expected {loss.num_negatives + 1} or more: every "
+                f"image is matched with its own and {loss.num_negatives} other videos (config.loss.num_negatives)"
+            )
+        if model.width % pmd.num_heads:
+            yield f"config.model.pmd.num_heads: found {pmd.num_heads}, expected a divisor of width {model.width}"
+        if 2 * pmd.num_pairs > model.layers:
+            yield (
+                f"config.model.pmd.num_pairs: found {pmd.num_pairs}, expected 1 to {model.layers // 2}: each starts "
+                f"from two of the encoder's {model.layers} blocks"
+            )
+        if loss.pfr_weight and pmd.num_pairs * pmd.num_heads < 2:
+            yield "config.model.pmd.num_heads: found 1, expected 2 or more: PFR halves the number of attention maps"
+    elif config.eval.rerank:
+        yield (
+            f"config.eval.rerank: found {config.eval.rerank}, expected 0 with config.loss.pmd_weight=0: without a "
+            "decoder nothing can be matched"
         )
-        if calibration and jax.process_index() == 0:
-            write_calibration(workdir, calibration)
-
-    def write_page(
-        results: dict[str, metrics.Result],
-        name: str,
-        ranked: ranking.Ranking,
-        step: int,
-        shares: dict[str, float],
-        params: PyTree,
-    ) -> None:
-        rows = {pair: row for row, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
-        seen = attend(ranked, rows, params) if with_attention else None  # on all devices, and so in all processes
-        if jax.process_index():
-            return
-        boxes = ProductBoxes(data, data.query_boxes, ()) if data.query_boxes else None
-        album = Album(data.data_dir, data.query, data.gallery, rows, data.num_frames, boxes)
-        now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
-        log = [line for line in report.read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
-        report.write_report(
-            workdir / "report.html",
-            workdir.name,
-            results,
-            name,
-            ranked,
-            queries,
-            LABELS,
-            album,
-            [*log, now],  # a training logs its last evaluation only after this
-            read_metadata(data, "query").get("skipped", {}),
-            seen,
-        )
-
-    def attend(ranked: ranking.Ranking, rows: dict[tuple[str, str], int], params: PyTree) -> attention.Attention | None:
-        places = report.choose_queries(ranked.rank)[: attention.NUM_QUERIES]
-        found = attention.true_images(places, ranked, rows)
-        if not found:
-            return None
-        images = [rows[ranked.gallery_ids[place], image_id] for place, image_id in found.items()]
-        batches = attention.attention_batches(data, batch_size, list(found), images)
-        function = compile_rows(attention.attention_maps(graphdef), params, mesh)
-        return attention.Attention(data, found, compute_rows(function, params, batches, len(found), mesh))
-
-    def evaluate(step: int, params: PyTree) -> dict[str, float]:
-        results = read_results(path) if path.exists() else {}
-        if config.eval.pixels and agree(PIXELS not in results):
-            results = {PIXELS: score(rank(compile_embedder(pixel_embedder(), {}, mesh), {})[0]), **results}
-        start, name = time.perf_counter(), row_name(step)
-        ranked, images, videos = rank(embedder, params)
-        results[name] = score(ranked, time.perf_counter() - start)
-        shares = results[name].score.rank
-        if num_matched and (step or match_before_training):
-            start, name = time.perf_counter(), row_name(step, num_matched)
-            ranked = match_first(ranked, images, params)
-            results[name] = score(ranked, time.perf_counter() - start)
-            shares = shares | {f"matched-{key}": share for key, share in results[name].score.rank.items()}
-        if jax.process_index() == 0:
-            about = {
-                "step": step,
-                "data_dir": data.data_dir,
-                "query": data.query,
-                "gallery": data.gallery,
-                "num_frames": data.num_frames,
-                "rankings": name,
-            }
-            write_results(path, results, about)
-            write_rankings(workdir / "rankings.jsonl", ranked)
-        if report_from_step is not None and step >= report_from_step:
-            if config.model.ipd == "off":
-                calibrate(videos, images, params)
-            write_page(results, name, ranked, step, shares, params)
-        return shares
-
-    return evaluate

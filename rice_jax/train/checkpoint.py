@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
+from rice_jax.config import Config
+from rice_jax.config.fields import flatten
+from rice_jax.config.upgrade import upgrade
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_step, read_config
 
-# Settings that may differ between the run that wrote a checkpoint and the one that continues it: they change where and
-# how fast it runs and what it reports, not what it computes (but for rounding).
-FREE = ("eval", "index", "mesh", "train.log_interval_steps", "train.checkpoint_interval_steps",
-        "train.eval_interval_steps", "train.keep_checkpoints", "train.grad_cache_chunks", "data.data_dir", "data.query",
-        "data.gallery", "data.detect", "data.query_boxes", "data.num_workers", "data.num_threads",
-        "data.device_resize_height", "data.device_resize_width", "model.remat", "model.unroll",
-        "model.init_from")  # fmt: skip
+# Groups that may differ between the run that wrote a checkpoint and the one that continues it, beside the settings
+# marked `free`: they change where and how fast a run computes and what it reports, not what it computes (but for
+# rounding).
+FREE_GROUPS = ("config.eval.", "config.index.", "config.mesh.")
 
 
 def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
@@ -100,24 +101,18 @@ def _explain_failure(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
 
 
 def _require_same_config(saved: dict, current: dict, directory: Path) -> None:
-    different = [
-        f"  config.{key}: checkpoint has {_flat(saved).get(key)!r}, this run has {_flat(current).get(key)!r}"
-        for key in sorted(_flat(saved).keys() | _flat(current).keys())
-        if _flat(saved).get(key) != _flat(current).get(key) and not _is_free(key)
-    ]
+    saved = upgrade(saved)
+    found, expected = (flatten_dict({"config": values}, sep=".") for values in (saved, current))
+    known = {key.rpartition(".")[0] for key in found}  # groups
+    different = []
+    for key, field in flatten(Config).items():
+        if field.metadata["free"] or key.startswith(FREE_GROUPS) or key.rpartition(".")[0] not in known:
+            continue
+        value = found.get(key, field.default)  # a setting that did not exist then
+        if value != expected[key]:
+            different.append(f"  {key}: checkpoint has {value!r}, this run has {expected[key]!r}")
     if different:
         raise CheckpointError(
             "\n".join([f"{directory}: was written by another configuration:", *different])
             + "\nUse the settings of that run, or another --workdir."
         )
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in FREE)
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

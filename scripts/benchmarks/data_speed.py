@@ -23,7 +23,7 @@ from PIL import Image
 from configs import lpr4m
 from data.img2dataset import build_index, find_outputs
 from data.pictures import choose_frames
-from rice_jax.config import Config, DataConfig, resolve
+from rice_jax.config import Config, InputConfig, resolve
 from rice_jax.input.pipeline import train_batches
 from rice_jax.input.source import Source
 from scripts.benchmarks.simulated_download import FRAMES_PER_CLIP, ROOT, simulate_download, some_clips
@@ -202,7 +202,7 @@ def _build_speed(raw_dir: Path, few: Path, built: Path, difference: int, workers
     return Speed(*(difference / np.where(taken > 0, taken, np.nan)).tolist())
 
 
-def _pictures_of_a_batch(config: DataConfig) -> tuple[list[bytes], float]:
+def _pictures_of_a_batch(config: InputConfig) -> tuple[list[bytes], float]:
     """The pictures that the training input decodes for its first batches, and their number for each pair."""
     source = Source(config.data_dir, config.train, ("frames", "image"))
     config = dataclasses.replace(config, num_workers=0)
@@ -241,7 +241,7 @@ def _decode(work: tuple[float, str]) -> tuple[int, float, float]:
     return count, elapsed, time.process_time() - core_start
 
 
-def _input_speed(config: DataConfig, seconds: float) -> Speed:
+def _input_speed(config: InputConfig, seconds: float) -> Speed:
     """Pictures of the training input."""
     batches = train_batches(config)
     for _ in range(max(1, config.num_workers) * 6):

@@ -3,7 +3,7 @@
 import pytest
 from absl import flags
 
-from rice_jax.config import DataConfig
+from rice_jax.config import InputConfig
 from tests.input import tiny_shop
 
 
@@ -18,9 +18,9 @@ def data_dir(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def config(data_dir) -> DataConfig:
+def config(data_dir) -> InputConfig:
     flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which app.run parses outside tests
-    return DataConfig(
+    return InputConfig(
         data_dir=data_dir,
         train="shop/train",
         query="shop/query",

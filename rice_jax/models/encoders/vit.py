@@ -5,19 +5,16 @@ code's `VisionTransformer`.
 Differs: the blocks are stacked and scanned, which compiles once for any depth and trains faster on CPU than a loop.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from rice_jax.config import ModelConfig
+from rice_jax.config import VitConfig
 from rice_jax.models.layers import Block, layer_norm, stack, with_cls
+from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
-Constrain = Callable[[jax.Array], jax.Array]
-
-# What is kept for the backward pass, by `ModelConfig.remat`. The products within attention have batch dimensions.
+# What is kept for the backward pass, by `VitConfig.remat`. The products within attention have batch dimensions.
 REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -27,17 +24,16 @@ REMAT_POLICIES = {
 class Vit(nnx.Module):
     """Encoder shared by shop images and video frames."""
 
-    def __init__(self, config: ModelConfig, *, constrain: Constrain = lambda x: x, rngs: nnx.Rngs):
+    def __init__(self, config: VitConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the encoder with fresh weights.
 
         Args:
             config: sizes, compute dtype and rematerialisation.
-            constrain: applied to the activations of every block, `[pictures, L, D]`; whoever knows the device mesh pins
-                their sharding here. Without it the partitioner may split the width inside the scan.
+            placement: of the activations of every block, `[pictures, L, D]`.
             rngs: key stream `params`.
         """
         self.config = config
-        self.constrain = constrain
+        self.placement = placement
         width = config.width
         self.patch_embedding = nnx.Linear(
             3 * config.patch_size**2, width, use_bias=False, dtype=config.dtype, rngs=rngs
@@ -84,7 +80,7 @@ class Vit(nnx.Module):
     def apply_blocks(
         self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None
     ) -> Float[Array, "B L D"]:
-        constrain = self.constrain
+        constrain = self.placement.constrain
 
         def apply(block, x, token_mask):
             return constrain(block(constrain(x), token_mask))

@@ -1,0 +1,109 @@
+"""A setting: its default, unit, constraint and documentation, at the field of a dataclass."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A setting that is not possible; the message names it, and says what was found and what was expected."""
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+    free: bool = False,
+) -> Any:
+    """A dataclass field that is one setting.
+
+    Args:
+        default: its value if nothing else is set; also tells the type.
+        doc: what it does, one or two sentences for `docs/settings.md`.
+        unit: of the value, e.g. "pixels"; "" if it has none.
+        choices: the only values; () = any.
+        minimum, maximum: inclusive bounds.
+        above, below: exclusive bounds.
+        free: whether a run may be continued with another value, since it does not change what the run computes.
+    """
+    bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below}
+    metadata = {"doc": doc, "unit": unit, "choices": choices, "free": free}
+    return dataclasses.field(default=default, metadata=metadata | {k: v for k, v in bounds.items() if v is not None})
+
+
+def group(cls: type, doc: str = "") -> Any:
+    """A dataclass field that is a group of settings."""
+    return dataclasses.field(default_factory=cls, metadata={"doc": doc})
+
+
+def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+    """Makes a group of settings from nested plain values; a setting that is not among them keeps its default.
+
+    Args:
+        cls: dataclass whose fields are `setting` or `group`.
+        values: {name: value}.
+        path: of the group, for messages.
+
+    Raises:
+        ConfigError: a name is unknown, or a value has the wrong type or breaks a constraint.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: found {values!r}, expected a group of settings")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - set(fields)):
+        kind = "groups" if path == "config" else "settings"
+        raise ConfigError(f"{path}.{unknown[0]}: unknown, expected one of the {kind} {', '.join(fields)}")
+    return cls(**{name: _value(hints[name], fields[name], value, f"{path}.{name}") for name, value in values.items()})
+
+
+def constraint(metadata: Mapping[str, Any]) -> str:
+    """The constraint of a setting in words, e.g. "1 or more"; "" if there is none."""
+    if metadata.get("choices"):
+        names = [repr(choice) for choice in metadata["choices"]]
+        return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    least = f"{metadata['minimum']:g}" if "minimum" in metadata else ""
+    if "above" in metadata:
+        least = f"above {metadata['above']:g}"
+    if "maximum" in metadata:
+        return f"{least} to {metadata['maximum']:g}"
+    if "below" in metadata:
+        return f"{least} to below {metadata['below']:g}"
+    return f"{least} or more" if "minimum" in metadata else least
+
+
+def _value(hint: type, field: dataclasses.Field, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path)
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{path}: found {value!r} ({type(value).__name__}), expected {hint.__name__}")
+    bounds = field.metadata
+    fits = (
+        (not bounds["choices"] or value in bounds["choices"])
+        and ("minimum" not in bounds or value >= bounds["minimum"])
+        and ("above" not in bounds or value > bounds["above"])
+        and ("maximum" not in bounds or value <= bounds["maximum"])
+        and ("below" not in bounds or value < bounds["below"])
+    )
+    if not fits:
+        raise ConfigError(f"{path}: found {value!r}, expected {constraint(bounds)}")
+    return value
+
+
+def flatten(cls: type, path: str = "config") -> dict[str, dataclasses.Field]:
+    """{path of a setting: its field} of all settings of a group and its subgroups, in order."""
+    hints: dict[str, Any] = typing.get_type_hints(cls)
+    found: dict[str, dataclasses.Field] = {}
+    for field in dataclasses.fields(cls):
+        name = f"{path}.{field.name}"
+        found |= flatten(hints[field.name], name) if dataclasses.is_dataclass(hints[field.name]) else {name: field}
+    return found

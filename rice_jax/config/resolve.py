@@ -1,0 +1,23 @@
+"""From a user's values to a checked configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rice_jax.config.fields import ConfigError, build
+from rice_jax.config.groups import Config
+
+
+def resolve(values: Mapping[str, Any]) -> Config:
+    """Checks settings and freezes them.
+
+    Args:
+        values: nested mapping of plain values, e.g. the ConfigDict of a config file after the user's overrides. A
+            setting that is not among them has its default.
+
+    Raises:
+        ConfigError: unknown names, wrong types or values, or settings that exclude each other.
+    """
+    config = build(Config, values)
+    for problem in config.problems():
+        raise ConfigError(problem)
+    return config

@@ -1,0 +1,215 @@
+"""The evaluation of task "retrieval": rank, re-rank, calibrate, report."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import numpy as np
+from jaxtyping import Float32, PyTree
+
+from rice_jax.eval import attention, metrics, ranking, rerank
+from rice_jax.eval.calibration import fit_calibration, write_calibration
+from rice_jax.eval.embed import (
+    Embedder,
+    Images,
+    compile_embedder,
+    compile_rows,
+    compute_rows,
+    model_embedder,
+    padded_batch_size,
+    pixel_embedder,
+)
+from rice_jax.eval.results import PIXELS, Row, labeled, read_results, write_rankings, write_results
+from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
+from rice_jax.input.pipeline import eval_batches
+from rice_jax.input.product_boxes import ProductBoxes
+from rice_jax.models.weights import embedding_fingerprint, missing, require_trained
+from rice_jax.pages import report
+from rice_jax.pages.album import Album
+from rice_jax.parallel.processes import agree
+from rice_jax.tasks.task import Run
+
+LABELS = ("scale", "duration", "number", "category", "source")
+NUM_TOP = 10  # images of a query in `rankings.jsonl`, or as many as are matched
+
+
+def embedding_row(step: int) -> Row:
+    """The row of a ranking by embedding."""
+    return Row(step, "embedding")
+
+
+def match_row(step: int, num_matched: int) -> Row:
+    """The row of a ranking whose first images the decoder has re-ordered."""
+    return Row(step, "match", num_matched)
+
+
+class RetrievalEvaluator:
+    """Evaluates parameters on a run's queries and galleries.
+
+    In the workdir it writes `results.json`, one row per evaluated step and ranking, and `rankings.jsonl`, the newest
+    ranking. At the end of a training, and for every checkpoint that is evaluated, also `report.html` and, unless boxes
+    tell where the product is, which nobody does of a livestream, `calibration.json`.
+    """
+
+    def __init__(self, run: Run):
+        """Reads the ground truth and prepares the programs.
+
+        Raises:
+            FileNotFoundError: a data set is missing.
+            CheckpointError: images shall be matched, and the checkpoint to evaluate has no trained decoder.
+        """
+        self._run, self._data = run, run.config.eval_input
+        self._batch_size = padded_batch_size(run.config.eval.batch_size, run.mesh)
+        self._num_matched = run.config.eval.rerank
+        self._has_decoder = "pmd" in run.params
+        if run.source and self._num_matched:
+            advice = "evaluate a run that trained with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
+            require_trained(run.source, run.params, "pmd", "decoder to match with", advice)
+        if run.source and self._has_decoder:
+            self._has_decoder = not missing(run.source, run.params, "pmd")
+        self._queries = read_query_index(self._data)
+        self._gallery_ids, self._image_ids = read_gallery_index(self._data)
+        self._rows = {pair: row for row, pair in enumerate(zip(self._gallery_ids, self._image_ids, strict=True))}
+        self._num_queries = read_metadata(self._data, "query")["num_queries"]
+        self._skipped_images = read_metadata(self._data, "gallery")["skipped"]
+        with_queries = self._num_matched > 0 and run.config.eval.rerank_keep_tokens
+        self._embedder = compile_embedder(model_embedder(run.graphdef, with_queries=with_queries), run.params, run.mesh)
+        self._matcher = compile_rows(rerank.matcher(run.graphdef), run.params, run.mesh)
+
+    def evaluate(self, step: int, params: PyTree) -> dict[str, float]:
+        """Evaluates parameters after `step` updates.
+
+        Returns:
+            Rank-k as {"rank-1": share, …}, and where images were matched {"matched-rank-1": share, …}.
+
+        Raises:
+            DataError: a ground truth is in no gallery, or a query has no gallery.
+        """
+        run, path = self._run, self._run.workdir / "results.json"
+        results = read_results(path) if path.exists() else {}
+        if run.config.eval.pixels and agree(PIXELS not in results):
+            pixels, *_ = self.rank(compile_embedder(pixel_embedder(), {}, run.mesh), {})
+            results = {PIXELS: self._score(pixels), **results}
+        start, row = time.perf_counter(), embedding_row(step)
+        ranked, images, videos = self.rank(self._embedder, params)
+        results[row] = self._score(ranked, time.perf_counter() - start)
+        shares = dict(results[row].score.rank)
+        if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
+            start, row = time.perf_counter(), match_row(step, self._num_matched)
+            ranked = self.rerank(ranked, images, params)
+            results[row] = self._score(ranked, time.perf_counter() - start)
+            shares |= {f"matched-{key}": share for key, share in results[row].score.rank.items()}
+        self._write(results, row, ranked)
+        if run.source or step >= run.config.train.total_steps:
+            if run.config.model.ipd == "off":
+                self.calibrate(videos, images, params)
+            self.report(results, row, ranked, shares, params)
+        return shares
+
+    def rank(self, embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, Images, Float32[np.ndarray, "Q E"]]:
+        """Ranks every query's gallery by embedding; also returns what was computed of the images and the videos."""
+        images = self._compute(embedder.image, params, self._batches("gallery"), len(self._image_ids))
+        videos = self._compute(embedder.video, params, self._batches("query"), len(self._queries))
+        ranked = ranking.rank(
+            videos,
+            [query.clip_id for query in self._queries],
+            [query.gallery_id for query in self._queries],
+            [query.image_ids for query in self._queries],
+            images.embedding,
+            self._gallery_ids,
+            self._image_ids,
+            skipped_images=self._skipped_images,
+            num_top=max(NUM_TOP, self._num_matched),
+        )
+        return ranked, images, videos
+
+    def rerank(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
+        """Lets the decoder re-order every query's first images."""
+        rows = rerank.candidates(ranked, self._num_matched, self._gallery_ids, self._image_ids)
+        batches = rerank.match_batches(self._data, self._batch_size, rows, images.queries)
+        return rerank.reorder(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
+
+    def calibrate(self, videos: Float32[np.ndarray, "Q E"], images: Images, params: PyTree) -> None:
+        """Fits and writes `calibration.json`, unless no query has a truth in its gallery."""
+        calibration = fit_calibration(
+            videos,
+            [query.gallery_id for query in self._queries],
+            [query.image_ids for query in self._queries],
+            images.embedding,
+            self._gallery_ids,
+            self._image_ids,
+            num_frames=self._data.num_frames,
+            fingerprint=embedding_fingerprint(params, self._run.config.model.encoder, self._data.resize),
+        )
+        if calibration and jax.process_index() == 0:
+            write_calibration(self._run.workdir, calibration)
+
+    def report(
+        self,
+        results: Mapping[Row, metrics.Result],
+        row: Row,
+        ranked: ranking.Ranking,
+        shares: Mapping[str, float],
+        params: PyTree,
+    ) -> None:
+        """Writes `report.html`."""
+        seen = self._attention(ranked, params) if self._has_decoder else None  # on all devices, in all processes
+        if jax.process_index():
+            return
+        data, workdir, step = self._data, self._run.workdir, row.step or 0
+        boxes = ProductBoxes(data, data.query_boxes, ()) if data.query_boxes else None
+        album = Album(data.data_dir, data.query, data.gallery, self._rows, data.num_frames, boxes)
+        now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
+        log = [line for line in report.read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
+        report.write_report(
+            workdir / "report.html",
+            workdir.name,
+            labeled(results),
+            row.label,
+            ranked,
+            self._queries,
+            LABELS,
+            album,
+            [*log, now],  # a training logs its last evaluation only after this
+            read_metadata(data, "query").get("skipped", {}),
+            seen,
+        )
+
+    def _write(self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking) -> None:
+        if jax.process_index():
+            return
+        data = self._data
+        about = {
+            "step": row.step,
+            "data_dir": data.data_dir,
+            "query": data.query,
+            "gallery": data.gallery,
+            "num_frames": data.num_frames,
+            "rankings": dataclasses.asdict(row),
+        }
+        write_results(self._run.workdir / "results.json", results, about)
+        write_rankings(self._run.workdir / "rankings.jsonl", ranked)
+
+    def _score(self, ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
+        values = {label: [getattr(query, label) for query in self._queries] for label in LABELS}
+        known = {label: column for label, column in values.items() if any(column)}  # that the data set has
+        result = metrics.evaluate(ranked, num_queries=self._num_queries, labels=known)
+        # Times are there to compare two rankings; without them equal runs write equal files.
+        return dataclasses.replace(result, seconds=seconds if self._num_matched else None)
+
+    def _attention(self, ranked: ranking.Ranking, params: PyTree) -> attention.Attention | None:
+        places = report.choose_queries(ranked.rank)[: attention.NUM_QUERIES]
+        found = attention.true_images(places, ranked, self._rows)
+        if not found:
+            return None
+        images = [self._rows[ranked.gallery_ids[place], image_id] for place, image_id in found.items()]
+        batches = attention.attention_batches(self._data, self._batch_size, list(found), images)
+        function = compile_rows(attention.attention_maps(self._run.graphdef), params, self._run.mesh)
+        return attention.Attention(self._data, found, self._compute(function, params, batches, len(found)))
+
+    def _batches(self, role: str) -> Iterable[dict]:
+        return eval_batches(self._data, role, self._batch_size, jax.process_index(), jax.process_count())
+
+    def _compute(self, function: Callable, params: PyTree, batches: Iterable[dict], num_rows: int) -> PyTree:
+        return compute_rows(function, params, batches, num_rows, self._run.mesh)
