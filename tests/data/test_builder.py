@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import builder
-from data.boxes import relative_box
+from data.box_units import relative_box
 from data.pictures import RawPictures
 from data.skip_report import SkipReport
 from tests.data.raw_lpr4m import image_id_of, jpeg, write_raw
