@@ -83,8 +83,8 @@ def read_items(
         on_error: called with the error of a line that violates its format; the line is left out if it returns.
 
     Yields:
-        Every item once, even if it cannot be used, in the order of a hash of its id. This order is shuffled but the same
-        in every build, and adding or removing an item does not move the others.
+        Every item once, even if it cannot be used, in the order of a hash of its id. This order is shuffled, but it is
+        the same in every build, and adding or removing an item does not move the others.
 
     Raises:
         FormatError: `on_error` raised it.
