@@ -24,10 +24,10 @@ def parse_box(value: object, where: str) -> Box:
     Raises:
         FormatError: the value is not a box.
     """
-    numbers = isinstance(value, list | tuple) and len(value) == 4
-    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in value):
+    numbers = value if isinstance(value, list | tuple) and len(value) == 4 else ()
+    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
         raise FormatError(where, repr(value), "four numbers x1, y1, x2, y2", "fix the row")
-    x1, y1, x2, y2 = (float(x) for x in value)
+    x1, y1, x2, y2 = (float(x) for x in numbers)
     if x2 < x1 or y2 < y1:
         raise FormatError(
             where,

@@ -94,9 +94,10 @@ def _cleaning_up_on_sigterm() -> Iterator[None]:
 
 def _builders(args: argparse.Namespace) -> list[ShardedBuilder]:
     builder_cls = importlib.import_module(f".{args.name}.{args.name}_dataset_builder", __package__).Builder
-    if not args.raw_dir.is_dir():
+    if not args.raw_dir.is_dir() or not any(args.raw_dir.iterdir()):
+        found = "an empty directory" if args.raw_dir.is_dir() else "no such directory"
         instructions = inspect.cleandoc(builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        raise RawDataError(f"{args.raw_dir}: found no such directory, expected the raw files.\n{instructions}")
+        raise RawDataError(f"{args.raw_dir}: found {found}, expected the raw files.\n{instructions}")
     configs = args.configs.split(",") if args.configs else builder_cls.configs_for(args.raw_dir)
     _check_known("--configs", configs, builder_cls.builder_configs)
     options = dict(option.partition("=")[::2] for option in args.option)

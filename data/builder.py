@@ -36,7 +36,7 @@ TEXT = tfds.features.Text
 PICTURE = functools.partial(tfds.features.Image, encoding_format="jpeg")  # encoded bytes are stored unchanged
 
 
-class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
+class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builds ArrayRecord files from raw files.
 
     A subclass defines its features in `_info` and its shards in `_shards`. Shards can be written in any order and by

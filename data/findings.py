@@ -62,7 +62,7 @@ class Findings(SkipReport):
 
     def by_kind(self) -> dict[str, list[dict[str, str]]]:
         """Returns all faults, by kind."""
-        faults = collections.defaultdict(list)
+        faults: dict[str, list[dict[str, str]]] = collections.defaultdict(list)
         for (kind, _), lines in self._faults.items():
             faults[kind] += lines.values()
         return dict(faults)

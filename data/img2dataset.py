@@ -147,7 +147,7 @@ def find_outputs(raw_dir: Path) -> list[Path]:
     return sorted(
         Path(directory)
         for directory in os.scandir(raw_dir)
-        if directory.is_dir() and any(entry.is_file() for entry in _entries_of_shards(directory.path))
+        if directory.is_dir() and any(entry.is_file() for entry, _, _ in _entries_of_shards(directory.path))
     )
 
 
@@ -257,8 +257,7 @@ def _tar_members(path: str) -> dict[str, tuple[int, int]]:
 def _finished_shards(output: Path, on_error: Callable[[FormatError], None]) -> Iterator[_Shard]:
     """Yields the finished shards of an output directory in order, after calling `on_error` for the others."""
     files: dict[str, set[str]] = {}
-    for entry in _entries_of_shards(output):
-        shard, kind = _SHARD_FILE.fullmatch(entry.name).groups()
+    for _, shard, kind in _entries_of_shards(output):
         files.setdefault(shard, set()).add(kind or "/")
     finished, unfinished = [], []
     for shard, kinds in sorted(files.items()):
@@ -282,8 +281,11 @@ def _finished_shards(output: Path, on_error: Callable[[FormatError], None]) -> I
     yield from finished
 
 
-def _entries_of_shards(directory: str | Path) -> Iterator[os.DirEntry]:
-    return (entry for entry in os.scandir(directory) if _SHARD_FILE.fullmatch(entry.name))
+def _entries_of_shards(directory: str | Path) -> Iterator[tuple[os.DirEntry[str], str, str]]:
+    """Yields (entry, shard's number, extension or '' for a folder) for the files and folders of shards."""
+    for entry in os.scandir(directory):
+        if match := _SHARD_FILE.fullmatch(entry.name):
+            yield entry, match[1], match[2]
 
 
 def _fingerprint(shards: Sequence[_Shard]) -> str:

@@ -20,7 +20,7 @@ class SkipReport:
         lines: the skipped items: dicts of kind, id, file and reason.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.counts: collections.Counter[str] = collections.Counter()
         self.lines: list[dict[str, str]] = []
 

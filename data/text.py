@@ -110,30 +110,40 @@ def check_strings(value: object, where: str) -> list[str]:
     return value
 
 
-def find_file(directories: list[Path], pattern: str, readme: str, required: bool = True) -> Path | None:
+def find_file(directories: list[Path], pattern: str, readme: str) -> Path:
     """Finds the only file whose name matches a pattern.
 
     Args:
         directories: where to look; errors name the first one as the raw directory.
         pattern: a file name with `*` in place of the counts in published names.
         readme: the page that says where raw files come from, for errors.
-        required: whether a missing file is an error.
-
-    Returns:
-        The file, or None if it is missing and not required.
 
     Raises:
-        RawDataError: the file is missing and required.
+        RawDataError: the file is missing.
+        FormatError: several files match.
+    """
+    file = find_optional_file(directories, pattern)
+    if file is None:
+        places = " or ".join(["here", *(f"in {directory.name}/" for directory in directories[1:])])
+        raise RawDataError(
+            f"{directories[0]}: found no {pattern}, expected it {places}; {readme} says where it comes from, and "
+            "--configs can leave out the set that needs it"
+        )
+    return file
+
+
+def find_optional_file(directories: list[Path], pattern: str) -> Path | None:
+    """Finds the only file whose name matches a pattern, or returns None if there is none.
+
+    Args:
+        directories: where to look; errors name the first one as the raw directory.
+        pattern: a file name with `*` in place of the counts in published names.
+
+    Raises:
         FormatError: several files match.
     """
     found = [path for directory in directories for path in sorted(directory.glob(pattern))]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise FormatError(str(directories[0]), names, f"one file {pattern}", "remove the others")
-    if not found and required:
-        places = " or ".join(["here", *(f"in {directory.name}/" for directory in directories[1:])])
-        raise RawDataError(
-            f"{directories[0]}: found no {pattern}, expected it {places}; {readme} says where it comes from, and "
-            "--configs can leave out the set that needs it"
-        )
     return found[0] if found else None

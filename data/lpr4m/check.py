@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -63,14 +62,18 @@ def _check_test(raw_dir: Path, is_subset: bool, pictures: RawPictures, min_frame
     galleries = None
     with _listed("files", findings):
         galleries = _check_gallery(raw_dir, is_subset, pictures, findings)
-    find = functools.partial(evaluation_files.find_file, raw_dir)
-    optional = ("test_image_category.txt",)
-    for name in ("test_videoid_asr_*.txt", "test_image_title_*.txt", *optional):
+    find_optional = evaluation_files.find_optional_file
+    find = find_optional if is_subset else evaluation_files.find_file
+    for find_texts, name in (
+        (find, "test_videoid_asr_*.txt"),
+        (find, "test_image_title_*.txt"),
+        (find_optional, "test_image_category.txt"),
+    ):
         with _listed("files", findings):
-            evaluation_files.read_texts(find(name, required=not is_subset and name not in optional))
+            evaluation_files.read_texts(find_texts(raw_dir, name))
     boxes: dict[str, dict[str, list[Box]]] = {}
     with _listed("files", findings):
-        boxes = evaluation_files.read_boxes(find("test_frameid2gtbox_*.json", required=not is_subset))
+        boxes = evaluation_files.read_boxes(find(raw_dir, "test_frameid2gtbox_*.json"))
     units = _usual_units(box for clip in boxes.values() for frame in clip.values() for box in frame)
     queries = (evaluation_files.read_subset_queries if is_subset else evaluation_files.read_queries)(raw_dir)
     for query in findings.counted("queries", queries, len(queries)):

@@ -30,5 +30,5 @@ def clip_types(frames: Sequence[Sequence[tfds.features.BBox]]) -> dict[str, str]
     return types
 
 
-def _level(value: float, low: float, high: float, names: tuple[str, str, str]) -> str:
+def _level(value: float | np.floating, low: float, high: float, names: tuple[str, str, str]) -> str:
     return names[0] if value <= low else names[1] if value <= high else names[2]

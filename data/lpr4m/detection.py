@@ -90,7 +90,9 @@ def _examples(
 ) -> Iterator[Example]:
     """Yields the clip's example, or only reports the clip if no frame can be used."""
     report.tried("clips")
-    kept, boxes, box_frame = [], [], []
+    kept: list[tuple[str, bytes]] = []
+    boxes: list[tfds.features.BBox | None] = []
+    box_frame: list[int] = []
     names = [frame for frame, _ in frames]
     for index, frame_id, picture in read_frames(pictures, clip_id, names, len(names), report):
         relative = [frame_box(box, units, picture, frame_id, where, report) for box in frames[index][1]]

@@ -62,8 +62,8 @@ def read_subset_queries(raw_dir: Path) -> list[Query]:
         if not isinstance(entry, dict) or not {"frames", "gt"} <= entry.keys():
             expected = 'an object with "frames" and "gt"'
             raise FormatError(f"{path}: {clip_id}", repr(entry), expected, "download the file again")
-        frames = check_strings(entry["frames"], f"{path}: {clip_id}")
-        frames = tuple(f"query/{frame.removeprefix('query/')}" for frame in frames)
+        listed = check_strings(entry["frames"], f"{path}: {clip_id}")
+        frames = tuple(f"query/{frame.removeprefix('query/')}" for frame in listed)
         queries.append(_query(path, clip_id, entry["gt"], frames))
     return queries
 
@@ -136,9 +136,14 @@ def read_boxes(path: Path | None) -> dict[str, dict[str, list[Box]]]:
     return clips
 
 
-def find_file(raw_dir: Path, pattern: str, required: bool = True) -> Path | None:
+def find_file(raw_dir: Path, pattern: str) -> Path:
     """Finds a file in the raw directory or its `annotations/`, as `text.find_file` does."""
-    return text_files.find_file([raw_dir, raw_dir / "annotations"], pattern, README, required)
+    return text_files.find_file([raw_dir, raw_dir / "annotations"], pattern, README)
+
+
+def find_optional_file(raw_dir: Path, pattern: str) -> Path | None:
+    """Finds a file in the raw directory or its `annotations/`, as `text.find_optional_file` does."""
+    return text_files.find_optional_file([raw_dir, raw_dir / "annotations"], pattern)
 
 
 def _mark_repeated(gallery: Iterable[GalleryImage]) -> list[GalleryImage]:

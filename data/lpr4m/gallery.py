@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..builder import PICTURE, TEXT, Example, Shard, chunks
 from ..errors import Unusable
@@ -31,13 +32,13 @@ def gallery_shards(raw_dir: Path, is_subset: bool, pictures: RawPictures) -> lis
     """
     read = evaluation_files.read_subset_gallery if is_subset else evaluation_files.read_gallery
     gallery = read(raw_dir)
-    file = evaluation_files.find_file(raw_dir, "test_image_title_*.txt", required=not is_subset)
-    titles = evaluation_files.read_texts(file)
+    find = evaluation_files.find_optional_file if is_subset else evaluation_files.find_file
+    titles = evaluation_files.read_texts(find(raw_dir, "test_image_title_*.txt"))
     titled = [(image, titles.get(image.image_id, "")) for image in gallery]
     return [functools.partial(_examples, chunk, pictures) for chunk in chunks(titled)]
 
 
-def gallery_metadata(summary: SkipSummary) -> dict[str, object]:
+def gallery_metadata(summary: SkipSummary) -> dict[str, Any]:
     """Returns the number of images and {gallery_id/image_id: reason} for the images without an example."""
     reasons = summary.reasons("gallery images").items()
     return {

@@ -1,7 +1,7 @@
 """Builds LPR4M as TFDS data sets: pairs, queries, galleries and clips for a detector, in full or as a subset."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,15 @@ class Builder(ShardedBuilder):
                 return {"test": gallery.gallery_shards(raw_dir, config.is_subset, pictures)}
             case "detection_train":
                 return {"train": detection.detection_train_shards(*rows)}
-            case "detection_test":
+            case _:  # "detection_test"
                 return {"test": detection.detection_test_shards(raw_dir, pictures, self._units_of)}
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
-        kinds = {"train": train.train_metadata, "query": query.query_metadata, "gallery": gallery.gallery_metadata}
+        kinds: dict[str, Callable[[SkipSummary], dict[str, Any]]] = {
+            "train": train.train_metadata,
+            "query": query.query_metadata,
+            "gallery": gallery.gallery_metadata,
+        }
         return kinds.get(self.builder_config.kind, detection.detection_metadata)(summary)
 
     def _units_of(self, boxes: Iterable[Box]) -> str:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -51,12 +52,12 @@ def query_shards(
     """
     read = evaluation_files.read_subset_queries if is_subset else evaluation_files.read_queries
     queries = read(raw_dir)
-    find = functools.partial(evaluation_files.find_file, raw_dir, required=not is_subset)
-    boxes = evaluation_files.read_boxes(find("test_frameid2gtbox_*.json"))
+    find = evaluation_files.find_optional_file if is_subset else evaluation_files.find_file
+    boxes = evaluation_files.read_boxes(find(raw_dir, "test_frameid2gtbox_*.json"))
     units = units_of(box for clip in boxes.values() for frame in clip.values() for box in frame)
-    titles = evaluation_files.read_texts(find("test_image_title_*.txt"))
-    asr = evaluation_files.read_texts(find("test_videoid_asr_*.txt"))
-    categories = evaluation_files.read_texts(find("test_image_category.txt", required=False))
+    titles = evaluation_files.read_texts(find(raw_dir, "test_image_title_*.txt"))
+    asr = evaluation_files.read_texts(find(raw_dir, "test_videoid_asr_*.txt"))
+    categories = evaluation_files.read_texts(evaluation_files.find_optional_file(raw_dir, "test_image_category.txt"))
 
     def joined(query: Query) -> tuple[Query, Boxes, Texts]:
         texts = {
@@ -71,7 +72,7 @@ def query_shards(
     ]
 
 
-def query_metadata(summary: SkipSummary) -> dict[str, object]:
+def query_metadata(summary: SkipSummary) -> dict[str, Any]:
     """Returns the number of queries and {clip_id: reason} for the skipped ones."""
     return {"num_queries": summary.num_tried("queries"), "skipped": summary.reasons("queries")}
 

@@ -26,6 +26,7 @@ from .annotations import (
 )
 
 T = TypeVar("T")
+Entry = Pair | Query | GalleryImage
 
 KINDS = {"train": "pairs", "query": "queries", "gallery": "gallery images"}
 MAX_FRAMES = 10
@@ -93,11 +94,12 @@ class Builder(ShardedBuilder):
         config = self.builder_config.name
         split = "train" if config == "train" else "test"
         pairs = read_pairs(find_file([raw_dir], f"{split}.json", README))
-        entries, example_of = {
+        kinds: dict[str, tuple[Sequence[Entry], Callable[..., Example]]] = {
             "train": (pairs, _train_example),
             "query": (queries_of(pairs), _query_example),
             "gallery": (gallery_of(pairs), _gallery_example),
-        }[config]
+        }
+        entries, example_of = kinds[config]
         kind, pictures = KINDS[config], self._pictures(raw_dir)
         shards = [functools.partial(_examples, chunk, kind, example_of, pictures) for chunk in chunks(entries)]
         return {split: shards}
@@ -129,7 +131,7 @@ def choose_frames(frames: Sequence[T], max_frames: int) -> list[T]:
 
 
 def _examples(
-    entries: Sequence[Pair | Query | GalleryImage],
+    entries: Sequence[Entry],
     kind: str,
     example_of: Callable[..., Example],
     pictures: RawPictures,

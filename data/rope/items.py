@@ -8,6 +8,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -117,7 +118,7 @@ def write_blocks(raw_dir: Path, split: str, domain: Domain, max_frames: int, dir
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     items = read_items(files, domain, max_frames, directory)
-    blocks = []
+    blocks: list[Block] = []
     while items_of_block := list(itertools.islice(items, EXAMPLES_PER_SHARD)):
         written = "".join(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n" for item in items_of_block)
         encoded = written.encode()
@@ -132,8 +133,10 @@ def write_blocks(raw_dir: Path, split: str, domain: Domain, max_frames: int, dir
 def read_block(block: Block) -> Iterator[Item]:
     """Yields the items of a block."""
     for line in block.path.read_bytes().splitlines():
-        values = json.loads(line)
-        yield Item(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        values: dict[str, Any] = json.loads(line)
+        for name in ("products", "pictures", "repeats"):
+            values[name] = tuple(values[name])  # a list in JSON
+        yield Item(**values)
 
 
 def _block(directory: Path, number: int, checksum: int) -> Block:

@@ -76,7 +76,7 @@ class Builder(ShardedBuilder):
     def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
         domain = DOMAINS[self.builder_config.name]
         pictures = self._pictures(raw_dir)
-        shards = {}
+        shards: dict[str, Sequence[Shard]] = {}
         for split in self._splits:
             blocks = write_blocks(raw_dir, split, domain, self._max_frames, self.unfinished_dir / f"items_{split}")
             kind = kind_of(split, domain.name)
@@ -85,7 +85,7 @@ class Builder(ShardedBuilder):
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
         kinds = {split: kind_of(split, self.builder_config.name) for split in self._splits}
-        metadata = {
+        metadata: dict[str, dict[str, Any]] = {
             split: {"num_rows": summary.num_tried(kind), "skipped": summary.num_skipped(kind)}
             for split, kind in kinds.items()
         }

@@ -151,7 +151,7 @@ def with_status(path):
             r"00001\.tar: found (a truncated tar|no 00001\d{5}\.jpg)",
         ),
         (lambda out: cut(out / "00001.parquet", 100), r"00001\.parquet: found .*, expected columns url, key"),
-        (lambda out: with_status(out / "00001.parquet"), r"00001\.parquet: found status 'lost' of https"),
+        (lambda out: with_status(out / "00001.parquet"), r"00001\.parquet: found status 'lost' for https"),
     ],
 )
 def test_a_shard_that_is_not_whole_is_named(tmp_path, pictures, damage, message):

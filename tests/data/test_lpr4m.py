@@ -176,6 +176,16 @@ def test_a_test_clip_for_a_detector_has_every_annotated_frame(tmp_path):
     assert not (tmp_path / "data/lpr4m/train").exists()
 
 
+def test_the_unit_of_boxes_can_be_given_by_its_earlier_name_too(tmp_path):
+    raw = write_raw(tmp_path / "raw", num_lives=1, queries_per_live=1, frames_per_clip=lambda clip: 3)
+    for unit in ("normalized", "normalised"):
+        build(raw, tmp_path / unit, "--configs", "query", "--option", f"box_units={unit}")
+    boxes = [open_set(tmp_path / unit, "query")[0][0]["boxes"] for unit in ("normalized", "normalised")]
+    np.testing.assert_array_equal(*map(np.stack, boxes))
+    with pytest.raises(SystemExit, match="expected a box in the unit of the file, pixels"):
+        build(raw, tmp_path / "pixels", "--configs", "query", "--option", "box_units=pixels")
+
+
 def test_subset_queries_need_no_box_file(tmp_path):
     raw = write_raw(tmp_path / "raw", num_columns=13)
     build(raw, tmp_path / "data", "--configs", "query_750k")
@@ -292,9 +302,13 @@ def test_a_wrong_file_is_named(tmp_path, damage, message):
         (["--option", "units=pixels"], r"--option: found units, expected some of box_units"),
         (["--option", "box_units=metres"], r"box_units: found 'metres', expected auto, pixels or normalized"),
         (["--raw_dir", "nowhere"], r"nowhere: found no such directory(.|\n)*training_videoinfo_full_part_00"),
+        (["--raw_dir", "{empty}"], r"empty: found an empty directory(.|\n)*training_videoinfo_full_part_00"),
     ],
 )
 def test_a_wrong_argument_is_named(tmp_path, arguments, message):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    arguments = [argument.format(empty=empty) for argument in arguments]
     with pytest.raises(SystemExit, match=message):
         build(write_raw(tmp_path / "raw", num_train=2, parts=1), tmp_path / "data", *arguments)
 
