@@ -14,6 +14,7 @@ import multiprocessing
 import pathlib
 import shutil
 import sys
+from collections.abc import Sequence
 
 import av
 import numpy as np
@@ -39,8 +40,8 @@ class Shop:
     """A shop with its products, and the ids of other shops' products."""
 
     name: str
-    products: tuple
-    other_ids: list
+    products: tuple[shop.Product, ...]
+    other_ids: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,10 @@ class Segment:
     product: str | None
     gap: str | None
     presented: str | None  # what the host shows: the product; in a gap, another shop's product or nothing
-    distractors: tuple  # ids of the other products in view
+    distractors: tuple[str, ...]  # ids of the other products in view
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Parses the flags, films every video and finally writes truth.jsonl."""
     flags = _parse(argv)
     try:
@@ -63,7 +64,7 @@ def main(argv=None):
         raise SystemExit(f"error: {error}") from None
 
 
-def film(flags):
+def film(flags: argparse.Namespace) -> None:
     """Writes the videos, the shops' pictures and the truth.
 
     Args:
@@ -95,15 +96,12 @@ def film(flags):
         file.writelines(json.dumps(video) + "\n" for video in videos)
 
 
-def open_shops(lives, flags):
+def open_shops(lives: Sequence[shop.Live], flags: argparse.Namespace) -> list[Shop]:
     """Makes a shop of each livestream in a split, with the first --shop_products of its products.
 
     Args:
         lives: the livestreams.
         flags: the parsed flags.
-
-    Returns:
-        List of Shop.
 
     Raises:
         ValueError: a shop has too few products for a video, or no other shop has products for the gaps.
@@ -126,7 +124,7 @@ def open_shops(lives, flags):
     return shops
 
 
-def plan_video(store, flags, rng):
+def plan_video(store: Shop, flags: argparse.Namespace, rng: np.random.Generator) -> list[Segment]:
     """Draws the plan of a video: its products, their times, the products around them, and the gaps.
 
     Args:
@@ -135,7 +133,7 @@ def plan_video(store, flags, rng):
         rng: the only source of randomness.
 
     Returns:
-        List of Segment. It begins and ends with a gap, and a gap shows no product of the shop.
+        The segments. The first and the last are gaps, and no gap shows a product of the shop.
     """
     settings = _settings(flags)
     shop_ids, other_ids = [p.product_id for p in store.products], store.other_ids
@@ -280,9 +278,9 @@ def _parse(argv):
         nargs=2,
         default=(8, 40),
         metavar=("MIN", "MAX"),
-        help="of a product (default 8 40)",
+        help="how long a product is shown (default 8 40)",
     )
-    add("--gap_seconds", type=int, nargs=2, default=(5, 20), metavar=limits, help="of a gap (default 5 20)")
+    add("--gap_seconds", type=int, nargs=2, default=(5, 20), metavar=limits, help="how long a gap lasts (default 5 20)")
     add("--distractors", type=int, default=8, help="maximum number of other products in view (default 8)")
     add(
         "--clutter",

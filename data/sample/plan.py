@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,12 +33,18 @@ class Path:
     y: np.ndarray
     size: np.ndarray  # geometric mean of width and height in pixels
     view: np.ndarray  # [frames] int
-    angle: np.ndarray  # degrees
+    angle: np.ndarray  # in degrees
     width_limit: float
     held: bool
 
 
-def plan_intended(view_count, count, annotated_every, rng, shown=None):
+def plan_intended(
+    view_count: int,
+    count: int,
+    annotated_every: int,
+    rng: np.random.Generator,
+    shown: np.ndarray | None = None,
+) -> Path:
     """Draws the path of the intended product in a clip of `count` frames.
 
     Args:
@@ -47,8 +54,6 @@ def plan_intended(view_count, count, annotated_every, rng, shown=None):
         rng: the only source of randomness.
         shown: [count] bool, the frames in which the product is in view; None = drawn.
 
-    Returns:
-        Path.
     """
     (low, high), level = _draw_level(_AREAS, rng)
     area = rng.uniform(low, high)
@@ -98,15 +103,24 @@ def _draw_level(levels, rng):
     return levels[level][1], level
 
 
-def wave(time, amplitude, rng):
+def wave(time: np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:
     """Draws a smooth curve over time: two sines of random period and phase, within ±`amplitude`."""
     a, b = rng.uniform(6, 16), rng.uniform(12, 40)
     p, q = rng.uniform(0, 2 * math.pi, 2)
     return amplitude * (0.55 * np.sin(2 * math.pi * time / a + p) + 0.45 * np.sin(2 * math.pi * time / b + q))
 
 
-def choose_distractors(shop_ids, elsewhere_ids, settings, rng):
-    """Draws the other products of a clip: different ones, most of them from the same shop."""
+def choose_distractors(
+    shop_ids: Sequence[str], elsewhere_ids: Sequence[str], settings: Settings, rng: np.random.Generator
+) -> list[str]:
+    """Draws the other products of a clip: different ones, most of them from the same shop.
+
+    Args:
+        shop_ids: products of the same shop.
+        elsewhere_ids: products of other shops.
+        settings: the settings of all clips.
+        rng: the only source of randomness.
+    """
     (low, high), _ = _draw_level(_DISTRACTORS, rng)
     count = min(int(rng.integers(low, high + 1)), settings.max_distractors)
     chosen = [shop_ids[i] for i in rng.permutation(len(shop_ids))[:count]]
@@ -116,7 +130,7 @@ def choose_distractors(shop_ids, elsewhere_ids, settings, rng):
     return list(dict.fromkeys(chosen))
 
 
-def run(count, share, rng):
+def run(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
     """Draws a run of about `share` of the frames, as a boolean array."""
     length = max(1, round(count * share))
     start = int(rng.integers(0, count - length + 1))

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
@@ -12,8 +14,16 @@ SOLID = [255 * (a > 96) for a in range(256)]  # pixels with a larger alpha belon
 _SKIN = ((255, 219, 190), (241, 194, 160), (224, 172, 125), (190, 130, 90), (141, 85, 54), (95, 60, 42))
 
 
-def background(paths, width, height, rng):
+def background(
+    paths: Sequence[pathlib.Path], width: int, height: int, rng: np.random.Generator
+) -> tuple[Image.Image, list[tuple[float, float]]]:
     """Crops a set from a photograph, with a table or shelves in front of it.
+
+    Args:
+        paths: photographs.
+        width: in pixels.
+        height: in pixels.
+        rng: the only source of randomness.
 
     Returns:
         (RGB picture of width x height, list of (min y, max y) on which objects can stand).
@@ -83,7 +93,7 @@ def _photo(path):
 class Tone:
     """The color cast, saturation, contrast and exposure of a clip."""
 
-    def __init__(self, clutter, rng):
+    def __init__(self, clutter: float, rng: np.random.Generator):
         cast = 1 + clutter * np.array([rng.uniform(-0.1, 0.1), rng.uniform(-0.05, 0.05), rng.uniform(-0.12, 0.12)])
         saturation = 1 + clutter * rng.uniform(-0.3, 0.2)
         gray = np.array([0.299, 0.587, 0.114])
@@ -93,13 +103,14 @@ class Tone:
         self.gamma = 1 + clutter * rng.uniform(-0.15, 0.2)
         self.black = clutter * rng.uniform(0, 18)
 
-    def apply(self, picture, exposure):
+    def apply(self, picture: Image.Image, exposure: float) -> Image.Image:
+        """Returns an RGB picture in this tone; `exposure` is a factor for this frame."""
         x = np.arange(256) / 255 * self.exposure * exposure
         curve = self.black + (255 - self.black) * np.clip(x, 0, 1) ** self.gamma
         return picture.convert("RGB", self.matrix).point([int(v) for v in np.rint(curve)] * 3)
 
 
-def noise(width, height, sigma, rng):
+def noise(width: int, height: int, sigma: float, rng: np.random.Generator) -> Image.Image:
     """Draws sensor noise around 128, NOISE_ROOM pixels larger than a frame so that each frame uses another part."""
     shape = (height + NOISE_ROOM, width + NOISE_ROOM)
     gray, color = rng.standard_normal((*shape, 1), np.float32), rng.standard_normal((*shape, 3), np.float32)
@@ -107,19 +118,19 @@ def noise(width, height, sigma, rng):
     return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
 
 
-def lit(sprite, gain):
+def lit(sprite: Image.Image, gain: float) -> Image.Image:
     """Brightens or darkens an RGBA picture."""
     curve = [min(255, round(gain * v)) for v in range(256)]
     return sprite.point(curve * 3 + list(range(256)))
 
 
-def soften(picture, share):
+def soften(picture: Image.Image, share: float) -> Image.Image:
     """Scales a picture down to a share of its size and up again, as a stream does."""
     small = (round(picture.width * share), round(picture.height * share))
     return picture.resize(small, Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BILINEAR)
 
 
-def smear(sprite, length, angle):
+def smear(sprite: Image.Image, length: int, angle: float) -> Image.Image:
     """Blurs an RGBA picture along a line, as motion does."""
     steps = max(2, length // 2 + 1)
     shifts = np.rint(np.outer(np.linspace(0, length, steps), [math.cos(angle), math.sin(angle)])).astype(int)
@@ -134,7 +145,7 @@ def smear(sprite, length, angle):
     return Image.frombuffer("RGBa", (mean.shape[1], mean.shape[0]), mean.tobytes(), "raw", "RGBa", 0, 1).convert("RGBA")
 
 
-def shadow(picture, x, bottom, width):
+def shadow(picture: Image.Image, x: float, bottom: float, width: float) -> None:
     """Darkens the ground below an object."""
     mask = _shadow_mask().resize((max(4, round(width * 1.15)), max(4, round(width * 0.2))))
     picture.paste((12, 10, 10), (round(x - mask.width / 2), round(bottom - mask.height * 0.6)), mask)
@@ -149,11 +160,11 @@ def _shadow_mask():
 class Host:
     """The person who shows the products: the colors of skin and sleeve."""
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator):
         self.skin = np.array(_SKIN[int(rng.integers(len(_SKIN)))]) * rng.uniform(0.85, 1.0)
         self.sleeve = rng.uniform(20, 235, 3) if rng.random() < 0.6 else None
 
-    def hand(self, product_size, rng):
+    def hand(self, product_size: float, rng: np.random.Generator) -> "Hand":
         """Draws a hand and arm in a size that suits the product."""
         length = float(np.clip(product_size * rng.uniform(0.5, 0.7), 46, 110))
         side = 1 if rng.random() < 0.5 else -1
@@ -171,10 +182,10 @@ class Hand:
     The center of a layer is the grip.
     """
 
-    def __init__(self, layers, side):
+    def __init__(self, layers: Sequence[Image.Image], side: int):
         self.layers, self.side = layers, side
 
-    def paste(self, frame, ids, x, y, thumb_only):
+    def paste(self, frame: Image.Image, ids: Image.Image, x: float, y: float, thumb_only: bool) -> None:
         """Pastes the hand with its grip at x, y, and clears the pixels that it covers in `ids`."""
         layer = self.layers[thumb_only]
         x, y = round(x) - layer.width // 2, round(y) - layer.height // 2
@@ -229,7 +240,7 @@ def _canvas(radius, unit):
     return picture, limb
 
 
-def banner(width, rng):
+def banner(width: int, rng: np.random.Generator) -> Image.Image:
     """Draws a price banner, an overlay of the streaming software."""
     price = int(rng.integers(9, 400))
     text = ("NOW {}.90", "ONLY {}", "LIVE OFFER {}.00", "-30%  {}.50", "BUY 1 GET 1  {}")[int(rng.integers(5))].format(

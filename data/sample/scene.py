@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import io
 import math
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from . import props, shop
-from .plan import HEIGHT, WIDTH, choose_distractors, plan_intended, run, wave
+from .plan import HEIGHT, WIDTH, Path, Settings, choose_distractors, plan_intended, run, wave
 
 MARGIN = 16  # the camera drifts by at most this many pixels
 VISIBLE_SHARE = 0.15  # a product has a box if more of it is visible
@@ -20,8 +22,8 @@ _ATTEMPTS = 10  # hand, banner and blur may hide a thin product in a whole clip
 class Clip:
     """Encoded frames and a list of boxes per frame, the intended product's first; empty if it is out of view."""
 
-    frames: list
-    boxes: list
+    frames: list[bytes]
+    boxes: list[list[list[int]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class VideoSet:
     """The properties of a video that are the same for all its products."""
 
     back: Image.Image  # with a MARGIN on all sides, in which the camera moves
-    stands: list
+    stands: list[tuple[float, float]]
     tone: props.Tone
     host: props.Host
     softness: float
@@ -39,7 +41,16 @@ class VideoSet:
     exposure: np.ndarray
 
 
-def render(product_id, shop_ids, elsewhere_ids, backgrounds, directory, settings, annotated_every, rng):
+def render(
+    product_id: str,
+    shop_ids: Sequence[str],
+    elsewhere_ids: Sequence[str],
+    backgrounds: Sequence[pathlib.Path],
+    directory: str | pathlib.Path,
+    settings: Settings,
+    annotated_every: int,
+    rng: np.random.Generator,
+) -> Clip:
     """Renders a clip.
 
     Args:
@@ -51,9 +62,6 @@ def render(product_id, shop_ids, elsewhere_ids, backgrounds, directory, settings
         settings: the settings of all clips.
         annotated_every: the product is in view in at least one of the frames 0, annotated_every, ...
         rng: the only source of randomness.
-
-    Returns:
-        Clip.
 
     Raises:
         ValueError: a picture is damaged or shows nothing.
@@ -73,24 +81,41 @@ def render(product_id, shop_ids, elsewhere_ids, backgrounds, directory, settings
     )
 
 
-def draw_set(backgrounds, settings, count, rng):
-    """Draws the set of a video of `count` frames."""
+def draw_set(backgrounds: Sequence[pathlib.Path], settings: Settings, count: int, rng: np.random.Generator) -> VideoSet:
+    """Draws the set of a video.
+
+    Args:
+        backgrounds: paths of photographs.
+        settings: the settings of all clips.
+        count: number of frames.
+        rng: the only source of randomness.
+    """
     clutter, time = settings.clutter, np.arange(count)
     back, stands = props.background(backgrounds, WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, rng)
     drift = clutter * MARGIN * rng.uniform(0, 0.9)
     return VideoSet(
-        back,
-        stands,
-        props.Tone(clutter, rng),
-        props.Host(rng),
-        rng.uniform(0.6, 0.95),
-        props.noise(WIDTH, HEIGHT, rng.uniform(1.5, 5), rng) if rng.random() < 0.4 * clutter else None,
-        *(np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int) for _ in range(2)),
-        1 + clutter * wave(time, 0.06, rng),
+        back=back,
+        stands=stands,
+        tone=props.Tone(clutter, rng),
+        host=props.Host(rng),
+        softness=rng.uniform(0.6, 0.95),
+        noise=props.noise(WIDTH, HEIGHT, rng.uniform(1.5, 5), rng) if rng.random() < 0.4 * clutter else None,
+        camera_x=np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int),
+        camera_y=np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int),
+        exposure=1 + clutter * wave(time, 0.06, rng),
     )
 
 
-def act(product_id, path, distractors, video_set, start, directory, settings, rng):
+def act(
+    product_id: str | None,
+    path: Path,
+    distractors: Sequence[str],
+    video_set: VideoSet,
+    start: int,
+    directory: str | pathlib.Path,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Image.Image, bool]]:
     """Renders a part of a video.
 
     Args:
@@ -126,11 +151,11 @@ def _film(stage, views, count):
 
 
 @functools.lru_cache(maxsize=160)
-def load_views(directory, product_id):
+def load_views(directory: str, product_id: str) -> tuple[Image.Image, ...]:
     """Loads a product's views, each cropped to its opaque part.
 
     Returns:
-        Tuple of RGBA pictures.
+        RGBA pictures.
 
     Raises:
         ValueError: the file is damaged or shows nothing.

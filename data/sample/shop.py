@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import pathlib
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,7 @@ class Product:
     product_id: str
     name: str
     category: str
-    row: dict
+    row: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +31,18 @@ class Live:
     """A livestream: its id, its products in gallery order, and their image ids."""
 
     live_id: str
-    products: tuple
-    image_ids: tuple
+    products: tuple[Product, ...]
+    image_ids: tuple[str, ...]
 
 
-def read_products(directory):
+def read_products(directory: str | pathlib.Path) -> list[Product]:
     """Reads products.csv and checks that every product has its pictures.
 
     Args:
         directory: path of a product directory.
 
     Returns:
-        List of Product, in the order of the file.
+        The products, in the order of the file.
 
     Raises:
         ValueError: the file, a column, a value or a picture is missing; the message names file and line.
@@ -50,7 +51,8 @@ def read_products(directory):
     path = directory / "products.csv"
     if not path.is_file():
         raise ValueError(f"{path}: not found; expected a CSV file with the columns {', '.join(REQUIRED_COLUMNS)}")
-    products, seen = [], {}
+    products: list[Product] = []
+    seen: dict[str, int] = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
@@ -98,7 +100,7 @@ def _check_views(path):
         raise ValueError(f"{path}: found {width}x{height} {mode}, expected square RGBA views side by side")
 
 
-def read_backgrounds(directory):
+def read_backgrounds(directory: str | pathlib.Path) -> list[pathlib.Path]:
     """Lists the background photographs in a product directory, sorted by name.
 
     Raises:
@@ -110,19 +112,29 @@ def read_backgrounds(directory):
     return paths
 
 
-def image_path(directory, product_id):
+def image_path(directory: str | pathlib.Path, product_id: str) -> pathlib.Path:
+    """Returns the path of the shop's picture of a product."""
     return pathlib.Path(directory) / "images" / f"{product_id}.jpg"
 
 
-def views_path(directory, product_id):
+def views_path(directory: str | pathlib.Path, product_id: str) -> pathlib.Path:
+    """Returns the path of the views of a product."""
     return pathlib.Path(directory) / "views" / f"{product_id}.webp"
 
 
-def arrange(products, *, train_products, test_products, lives, split_seed, seed):
+def arrange(
+    products: Sequence[Product],
+    *,
+    train_products: int | None,
+    test_products: int,
+    lives: int | None,
+    split_seed: int,
+    seed: int,
+) -> tuple[list[Live], list[Live]]:
     """Splits products into disjoint training and test livestreams, each with few categories.
 
     Args:
-        products: list of Product.
+        products: all products.
         train_products: number of products for training; None = all that are not for testing.
         test_products: number of test products in all galleries.
         lives: number of test livestreams; None = as many as give galleries of about 30.
@@ -130,7 +142,7 @@ def arrange(products, *, train_products, test_products, lives, split_seed, seed)
         seed: decides the ids and the order of a gallery.
 
     Returns:
-        (training livestreams, test livestreams), lists of Live; a training livestream has about 30 products.
+        (training livestreams, test livestreams); a training livestream has about 30 products.
 
     Raises:
         ValueError: there are too few products, or a gallery would not have 20 to 40 images.
@@ -210,6 +222,6 @@ def _live(products, rng):
     )
 
 
-def new_uuid(rng):
+def new_uuid(rng: np.random.Generator) -> str:
     """Draws a UUID as text."""
     return str(uuid.UUID(bytes=rng.bytes(16), version=4))

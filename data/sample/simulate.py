@@ -13,6 +13,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import tqdm
@@ -28,7 +29,7 @@ ANNOTATED_EVERY = 3  # frames 0, 3, 6, ... of a test clip have boxes
 FIRST_START_MS = 1_667_916_122_888
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Parses the flags, renders every clip and finally writes the annotation files."""
     flags = _parse(argv)
     try:
@@ -37,7 +38,7 @@ def main(argv=None):
         raise SystemExit(f"error: {error}") from None
 
 
-def simulate(flags):
+def simulate(flags: argparse.Namespace) -> None:
     """Writes a raw data directory.
 
     Args:
@@ -114,12 +115,12 @@ def _parse(argv):
     return flags
 
 
-def count_cores():
+def count_cores() -> int:
     """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_common(parser, flags):
+def check_common(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
     """Ends the program if a flag of both simulate.py and film.py is out of range."""
     for name in ("distractors", "seed", "split_seed"):
         if getattr(flags, name) < 0:
@@ -268,7 +269,7 @@ def _write_lines(path, pairs):
     path.write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
 
 
-def clip_types(boxes):
+def clip_types(boxes: Sequence[Sequence[Sequence[int]]]) -> tuple[str, str, str]:
     """Derives a clip's scale, duration and number type from its boxes.
 
     Args:

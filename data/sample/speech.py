@@ -1,5 +1,9 @@
 """Generates titles and speech about a product from its name and category."""
 
+import numpy as np
+
+from .shop import Product
+
 _TITLES = (
     "{name}, new season, for your {category}",
     "{quality} {name} | {category}",
@@ -31,7 +35,7 @@ _CLOSINGS = (
 )
 
 
-def title(product, rng):
+def title(product: Product, rng: np.random.Generator) -> str:
     """Generates the shop's title for a product.
 
     Args:
@@ -41,7 +45,7 @@ def title(product, rng):
     return _fill(_pick(_TITLES, rng), product, rng)
 
 
-def asr(product, rng):
+def asr(product: Product, rng: np.random.Generator) -> str:
     """Generates a host's speech about a product, as a speech recognizer writes it.
 
     Now and then the recognizer hears nothing; the text is then `null`, as in LPR4M.

@@ -12,6 +12,7 @@ import csv
 import pathlib
 import shutil
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -28,7 +29,7 @@ QUALITY = 92
 SETS = 0.3  # share of variants that show two products side by side
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Writes the training products and their variants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -50,7 +51,7 @@ def main(argv=None):
         raise SystemExit(f"error: {error}") from None
 
 
-def make_variants(flags):
+def make_variants(flags: argparse.Namespace) -> None:
     """Writes a product directory.
 
     Args:
@@ -79,8 +80,8 @@ def make_variants(flags):
         writer = csv.DictWriter(file, [*products[0].row, "made_from"], lineterminator="\n")
         writer.writeheader()
         for number, product in enumerate(products):
-            for path in (shop.image_path, shop.views_path):
-                shutil.copyfile(path(source, product.product_id), path(out, product.product_id))
+            for path_of in (shop.image_path, shop.views_path):
+                shutil.copyfile(path_of(source, product.product_id), path_of(out, product.product_id))
             writer.writerow({**product.row, "made_from": ""})
             for variant in range(flags.variants):
                 rng = np.random.default_rng([flags.seed, number, variant])
@@ -95,7 +96,9 @@ def make_variants(flags):
                 writer.writerow({**product.row, "product_id": name, "made_from": made_from})
 
 
-def draw_variant(directory, product_ids, rng):
+def draw_variant(
+    directory: pathlib.Path, product_ids: Sequence[str], rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image]:
     """Draws a product like the given ones, in other colors and proportions.
 
     Args:
