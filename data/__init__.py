@@ -1,1 +1,1 @@
-"""Builders that turn raw data sets into ArrayRecord files: the package `rice_data` where installed, `data` here."""
+"""Builders that turn raw data sets into ArrayRecord files; installed, this package is called `rice_data`."""

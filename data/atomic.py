@@ -1,4 +1,4 @@
-"""Writing a file so that readers find it whole or not at all."""
+"""Writes files atomically: readers find the complete file or none."""
 
 import contextlib
 from collections.abc import Iterator

@@ -10,8 +10,8 @@ from .errors import FormatError, Unusable
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2, in the file's own unit
 
 PIXELS, NORMALIZED = "pixels", "normalized"
-LARGEST_NORMALIZED = 1.5  # boxes in pixels reach further: none of a real product ends that near to the origin
-OUTSIDE_TOLERANCE = 0.05  # share of the frame's side: boxes are clipped if they exceed the frame by less
+LARGEST_NORMALIZED = 1.5  # a box in pixels with no larger coordinate would be too small for a product
+OUTSIDE_TOLERANCE = 0.05  # share of the frame's side by which a box may exceed the frame and be clipped
 
 
 def parse_box(value: object, where: str) -> Box:

@@ -132,9 +132,8 @@ def _check(encoded: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size
-            image.draft(
-                "L", (width // 8, height // 8)
-            )  # a JPEG is read completely, but most of the arithmetic is skipped
+            # A JPEG is then read completely, but most of the arithmetic is skipped.
+            image.draft("L", (width // 8, height // 8))
             image.load()
     except Exception:  # Pillow's errors for broken files have no common class
         raise Unusable("undecodable") from None

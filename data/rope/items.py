@@ -135,7 +135,7 @@ def read_block(block: Block) -> Iterator[Item]:
     for line in block.path.read_bytes().splitlines():
         values: dict[str, Any] = json.loads(line)
         for name in ("products", "pictures", "repeats"):
-            values[name] = tuple(values[name])  # a list in JSON
+            values[name] = tuple(values[name])  # lists in JSON
         yield Item(**values)
 
 

@@ -26,11 +26,11 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
 
 from . import plan, scene, shop, simulate, speech
 
-GAPS = (
+GAPS = (  # what a gap shows, and its probability
     ("empty", 0.35),
     ("around", 0.25),
     ("other", 0.4),
-)  # what a gap shows, and its probability
+)
 GAP_AFTER = 0.75  # probability that a gap, not the next product, follows a product
 PUT_AWAY = 0.4  # probability that a product is out of view for a while
 
