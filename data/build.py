@@ -9,68 +9,95 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # for the package `data`, which is not installed
+if not __package__:  # Run as a script, whose relative imports need a package: PEP 366.
+    sys.path.insert(0, str(HERE.parent))
+    __package__ = "data"
 
 import tensorflow_datasets as tfds  # noqa: E402
 
-from data.builder import ShardedBuilder  # noqa: E402
-from data.errors import DataError  # noqa: E402
+from .builder import ShardedBuilder  # noqa: E402
+from .errors import RawDataError  # noqa: E402
+
+DESCRIPTION = """\
+Builds a data set from its raw files, as ArrayRecord files in DATA_DIR/NAME/CONFIG/VERSION. A set that already exists
+is left as it is. Finished shards of an interrupted build are kept, and the same command continues from them."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Builds the configs asked for, or all that fit the raw files; what stands already is left alone.
+def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
+    """Builds the requested configs, or every config that fits the raw files, unless they already exist.
 
     Args:
-        arguments: of the command line, `sys.argv[1:]` by default.
+        arguments: the command line's arguments, `sys.argv[1:]` by default.
+        prog: the program's name in help and errors; the script's name by default.
+
+    Raises:
+        SystemExit: an argument or the raw data is wrong, or the process received SIGTERM.
     """
-    args = _parse(arguments)
+    parser = _parser(prog)
+    args = parser.parse_args(arguments)
     try:
-        for builder in _builders(args):
-            build(builder, args.raw_dir, args.overwrite, _beam(args))
-    except DataError as error:
-        sys.exit(f"data/build.py: {error}")
+        with _cleaning_up_on_sigterm():
+            for builder in _builders(args):
+                build(builder, args.raw_dir, args.overwrite, _beam(args))
+    except RawDataError as error:
+        sys.exit(f"{parser.prog}: error: {error}")
 
 
 def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam: dict[str, Any] | None = None) -> None:
-    """Builds one data set unless it stands.
+    """Builds one data set unless it already exists.
 
-    TFDS writes into `incomplete.*` and renames when all is done, so a directory with the version's name is whole.
+    TFDS writes into `incomplete.*` and renames that directory at the end, so a directory named after the version is
+    complete.
 
     Args:
-        builder: of one config; once it has built, its `summary` tells in words what was skipped.
+        builder: a builder of one config; after a build its `summary` describes what was skipped.
         raw_dir: the raw files.
-        overwrite: build again if it stands, and take no shard of a build that was stopped.
+        overwrite: build again if the set exists, and discard the shards of an interrupted build.
         beam: `beam_runner` and `beam_options` of `tfds.download.DownloadConfig`, or nothing.
+
+    Raises:
+        RawDataError: the raw data is wrong, or too much of it is unusable.
     """
     target = Path(builder.data_dir)
     if overwrite:
         shutil.rmtree(builder.unfinished_dir, ignore_errors=True)
     if target.exists() and not overwrite:
-        print(f"{target}: stands already; --overwrite builds it again")
+        print(f"{target}: already exists; --overwrite builds it again")
         return
     for leftover in target.parent.glob(f"incomplete.*{target.name}"):
         print(f"{leftover}: left by a build that was killed; remove it if no other build is running")
     if target.exists():
         doomed = target.with_name(f"incomplete.{os.getpid()}_{target.name}")
-        target.rename(doomed)  # at once: a removal cut short must not leave a part under the version's name
+        target.rename(doomed)  # first: an interrupted removal must not leave a part under the version's name
         shutil.rmtree(doomed)
     print(f"{target}: building", flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size; there is none
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size, but nothing is fetched
         config = tfds.download.DownloadConfig(manual_dir=raw_dir, **(beam or {}))
         builder.download_and_prepare(download_config=config)
     print(f"{target}: {builder.info.splits.total_num_examples} examples; {builder.summary}")
 
 
+@contextlib.contextmanager
+def _cleaning_up_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM end the program as Ctrl-C does, with an exception, so that the partial data set is removed."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _builders(args: argparse.Namespace) -> list[ShardedBuilder]:
-    builder_cls = importlib.import_module(f"data.{args.name}.{args.name}_dataset_builder").Builder
-    if not args.raw_dir.is_dir():
+    builder_cls = importlib.import_module(f".{args.name}.{args.name}_dataset_builder", __package__).Builder
+    if not args.raw_dir.is_dir() or not any(args.raw_dir.iterdir()):
+        found = "an empty directory" if args.raw_dir.is_dir() else "no such directory"
         instructions = inspect.cleandoc(builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        raise DataError(f"{args.raw_dir}: found no such directory, expected the raw files.\n{instructions}")
+        raise RawDataError(f"{args.raw_dir}: found {found}, expected the raw files.\n{instructions}")
     configs = args.configs.split(",") if args.configs else builder_cls.configs_for(args.raw_dir)
     _check_known("--configs", configs, builder_cls.builder_configs)
     options = dict(option.partition("=")[::2] for option in args.option)
@@ -85,35 +112,62 @@ def _beam(args: argparse.Namespace) -> dict[str, Any]:
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
-        raise DataError("--beam_runner: found no apache-beam, expected the extra: pip install '.[beam]'") from None
+        raise RawDataError(
+            "--beam_runner: found no apache-beam, expected the extra; install it: pip install 'rice-jax[beam]'"
+        ) from None
     flags = [f"--{option}" for option in args.beam_options.split(",") if option]
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])  # of local workers
+    # Local workers are new processes, which find this package through the environment only.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     return {"beam_runner": args.beam_runner, "beam_options": PipelineOptions(flags)}
 
 
 def _check_known(flag: str, names: Iterable[str], known: Iterable[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise DataError(f"{flag}: found {', '.join(unknown)}, expected some of {', '.join(known)}")
+        raise RawDataError(f"{flag}: found {', '.join(unknown)}, expected some of {', '.join(known)}")
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parser(prog: str | None) -> argparse.ArgumentParser:
     names = sorted(path.parent.name for path in HERE.glob("*/*_dataset_builder.py"))
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=names, help="data set")
-    parser.add_argument("--raw_dir", type=Path, required=True, help="directory with the raw files")
-    parser.add_argument("--data_dir", type=Path, required=True, help="directory of the built data sets")
-    parser.add_argument("--configs", help="which sets, with commas between; default: all that fit the raw files")
-    parser.add_argument("--max_skipped_percent", type=float, default=1.0, help="fail above it (default: 1)")
-    parser.add_argument("--max_short_side", type=int, default=0, help="make larger pictures that small, in pixels")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read and write (default: 1)")
-    parser.add_argument("--beam_runner", help="write on Apache Beam: DirectRunner, DataflowRunner, FlinkRunner, ...")
-    parser.add_argument("--beam_options", default="", help="options of Beam, with commas between: NAME=VALUE,NAME")
-    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the builder")
-    parser.add_argument("--overwrite", action="store_true", help="build again what stands")
-    return parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage="%(prog)s NAME --raw_dir DIR --data_dir DIR [options]",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("name", choices=names, metavar="NAME", help=f"The data set: {', '.join(names)}.")
+    add = parser.add_argument_group("files").add_argument
+    add("--raw_dir", type=Path, required=True, metavar="DIR", help="Read the raw files from this directory.")
+    add("--data_dir", type=Path, required=True, metavar="DIR", help="Write the data set below this directory.")
+    add("--overwrite", action="store_true", help="Build sets that already exist again, from the start.")
+    add = parser.add_argument_group("contents").add_argument
+    add("--configs", metavar="A,B", help="Build these configs (default: all that fit the raw files).")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="Set an option of this data set's builder; repeatable.",
+    )
+    add(
+        "--max_short_side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="Shrink larger pictures to this short side (default: 0, keep all as they are).",
+    )
+    add(
+        "--max_skipped_percent",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="Fail if more than P %% of any kind cannot be used (default: 1).",
+    )
+    add = parser.add_argument_group("processes").add_argument
+    add("--workers", type=int, default=1, metavar="N", help="Read and write in N processes (default: 1).")
+    add("--beam_runner", metavar="RUNNER", help="Write on Apache Beam: DirectRunner, DataflowRunner, ...")
+    add("--beam_options", default="", metavar="A=1,B", help="Pass these options to Beam, separated by commas.")
+    return parser
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # ends as Ctrl-C does: half a data set is removed
     main()

@@ -1,4 +1,4 @@
-"""What all builders share: a set is written in shards, each from what it was given and from nothing else."""
+"""The base class of all builders, which writes a data set shard by shard."""
 
 import abc
 import dataclasses
@@ -12,55 +12,64 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from data.errors import DataError
-from data.img2dataset import build_index, find_outputs
-from data.pictures import RawPictures
-from data.skip_report import SkipReport, SkipSummary
+from .atomic import replacing
+from .errors import RawDataError
+from .img2dataset import build_index, find_outputs
+from .pictures import RawPictures
+from .skip_report import SkipReport, SkipSummary
 
-EXAMPLES_PER_SHARD = 1024  # of ten 256 px pictures about 300 MB
+EXAMPLES_PER_SHARD = 1024  # about 300 MB if an example holds ten pictures of 256 px
+
+T = TypeVar("T")
 
 Example = dict[str, Any]
 Shard = Callable[[SkipReport], Iterator[Example]]
 
 TEXT = tfds.features.Text
-PICTURE = functools.partial(tfds.features.Image, encoding_format="jpeg")  # bytes go in and are stored as they are
+PICTURE = functools.partial(tfds.features.Image, encoding_format="jpeg")  # encoded bytes are stored unchanged
 
 
-class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
+class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Builds ArrayRecord files from raw files.
 
-    A builder says in `_info` what its features are and in `_shards` what its shards are. Shards can be written in any
-    order and by any process, and one that is finished survives a build that is stopped: it is kept under a digest of
-    what it was made from, so that the next build takes it only if that is the same.
+    A subclass defines its features in `_info` and its shards in `_shards`. Shards can be written in any order and by
+    any process. A finished shard survives an interrupted build: it is kept under a digest of its inputs, and the next
+    build uses it if the digest is the same.
 
-    Differs: TFDS recommends GeneratorBasedBuilder, but that one holds a split in memory when its order is to be kept,
-    and needs TensorFlow above a gigabyte. TFDS's ShardBasedBuilder holds a shard in memory, starts anew each time, and
-    on Beam makes a graph of every shard and, with more than ten, mixes up their lengths.
+    Differs: TFDS recommends GeneratorBasedBuilder, but that holds a split in memory to keep its order, and needs
+    TensorFlow above a gigabyte. TFDS's ShardBasedBuilder holds a shard in memory, always starts from the beginning, and
+    on Beam makes a graph for every shard and confuses the lengths of more than ten shards.
 
     Attributes:
-        index_features: texts by which readers look examples up, none = there is nothing to look up. Beside the records
-            `<split>_index.npy` has for each example their UTF-8 bytes and `row`, its place among the records; sorted by
-            the first of them.
+        index_features: text features by which readers look up examples; empty = no index. The file
+            `<split>_index.npy` beside the records holds their UTF-8 bytes and `row`, the example's position among the
+            records, for each example, sorted by the first feature.
+        summary: after a build, a line about what was read and skipped.
     """
 
     index_features: tuple[str, ...] = ()
-    url_infos = None  # nothing is downloaded; TFDS's own look-up wants importlib_resources, which it does not install
+    url_infos = None  # nothing is downloaded; TFDS's own look-up needs importlib_resources, which it does not install
+    summary: str
 
-    def __init__(self, *, max_skipped_percent: float = 1.0, max_short_side: int = 0, workers: int = 1, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any):
+        """Keeps builders out of TFDS's global registry, which would refuse the same name in `data` and `rice_data`."""
+        super().__init_subclass__(skip_registration=True, **kwargs)
+
+    def __init__(self, *, max_skipped_percent: float = 1.0, max_short_side: int = 0, workers: int = 1, **kwargs: Any):
         """Makes a builder.
 
         Args:
-            max_skipped_percent: fail if more of any kind (clips, pictures, ...) cannot be used, 0..100.
-            max_short_side: pictures whose short side has more pixels are made that small, 0 = none is.
-            workers: processes that write shards.
-            **kwargs: of `tfds.core.DatasetBuilder`.
+            max_skipped_percent: the build fails if more of any kind (clips, pictures, ...) cannot be used, 0..100.
+            max_short_side: pictures with a longer short side, in pixels, are shrunk to it; 0 = none is shrunk.
+            workers: number of processes that write shards.
+            **kwargs: arguments of `tfds.core.DatasetBuilder`.
         """
         self._max_skipped_percent = max_skipped_percent
         self._max_short_side = max_short_side
@@ -70,33 +79,33 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     @classmethod
     @abc.abstractmethod
     def configs_for(cls, raw_dir: Path) -> list[str]:
-        """Returns the names of the configs that fit the files of a raw directory."""
+        """Returns the names of the configs that can be built from the files in a raw directory."""
 
     @abc.abstractmethod
     def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
-        """Reads the annotation files.
+        """Reads the annotation files and divides the examples into shards.
 
         Args:
             raw_dir: the raw files.
 
         Returns:
-            {name of a split: its shards in order}: functions that can be pickled, hold all that they need, and yield
-            examples while they report what they leave out.
+            {split: its shards in order}. A shard is a function that can be pickled, holds everything that it needs,
+            yields examples and reports what it skips.
         """
 
     def _pictures(self, raw_dir: Path) -> RawPictures:
-        """Returns the pictures of a raw directory; makes the index first, if img2dataset downloaded some."""
+        """Returns the reader of a raw directory's pictures, after indexing those that img2dataset downloaded."""
         outputs = find_outputs(raw_dir)
-        directory = Path(self.data_dir_root) / self.name / "pictures_index"  # one for all configs
+        directory = Path(self.data_dir_root) / self.name / "pictures_index"  # shared by all configs
         index = build_index(outputs, directory, self._workers) if outputs else None
         return RawPictures(raw_dir, index, self._max_short_side)
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
-        """Returns what `metadata.json` is to hold once all shards are written."""
+        """Returns the content of `metadata.json`, once all shards are written."""
         return {}
 
     def _info_of(self, features: dict[str, Any]) -> tfds.core.DatasetInfo:
-        """Returns what `_info` has to return: features, and examples in the order of the shards."""
+        """Returns the value for `_info`: these features, and examples in the order of the shards."""
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict(),
@@ -105,7 +114,7 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
 
     @property
     def unfinished_dir(self) -> Path:
-        """Where finished shards wait for the others."""
+        """The directory of finished shards until the data set is complete."""
         return Path(self.data_dir).parent / f"unfinished_{self.version}"
 
     def _download_and_prepare(self, dl_manager, download_config: tfds.download.DownloadConfig) -> None:
@@ -117,15 +126,18 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         self.unfinished_dir.mkdir(parents=True, exist_ok=True)
         tasks = [task for split_tasks in tasks_of.values() for task in split_tasks]
         if finished := sum(task.is_finished for task in tasks):
-            kept = f"{finished} of {len(tasks)} shards stand already; --overwrite builds them again"
+            kept = f"{finished} of {len(tasks)} shards already exist; --overwrite builds them again"
             print(f"{self.unfinished_dir}: {kept}", file=sys.stderr)
-        # Beside the version's directory, not in it: it must outlive a build that fails.
+        # Not in the version's directory, because the report must survive a failed build.
         with SkipSummary(self.unfinished_dir.with_name("skipped.jsonl")) as summary:
             lengths = {task: self._length(task, error, summary) for task, error in self._run(tasks, download_config)}
             summary.fail_above(self._max_skipped_percent)
             for split, split_tasks in tasks_of.items():
                 if not any(lengths[task] for task in split_tasks):
-                    raise DataError(f"{raw_dir}: found no example for {split}, {summary.text()}")
+                    raise RawDataError(
+                        f"{raw_dir}: found no usable example for {split} ({summary.text()}), expected at least one; "
+                        f"see {summary.path}"
+                    )
             self.summary = f"{summary.text()}, listed in {summary.path}"
             self.info.metadata.update(self._metadata(summary))
         infos = [
@@ -138,10 +150,10 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     def _run(
         self, tasks: Sequence["_Task"], download_config: tfds.download.DownloadConfig
     ) -> Iterator[tuple["_Task", str]]:
-        """Yields the tasks in order once they are done, each with what is wrong with its raw files."""
+        """Runs the tasks and yields them in order, each with the error in its raw files or ''."""
         write = functools.partial(_write, self.info.features, self.index_features)
         if download_config.beam_runner:
-            # Then all is finished below, but for what is wrong: that is found again, in order and with its error.
+            # Below, finished tasks do nothing, and the others fail again, now in order and with their error.
             _write_on_beam(write, tasks, download_config)
         progress = functools.partial(tqdm, total=len(tasks), desc=self.builder_config.name, unit="shard", disable=None)
         workers = min(self._workers, len(tasks))
@@ -154,13 +166,13 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
     def _length(self, task: "_Task", error: str, summary: SkipSummary) -> int:
         """Adds a shard's report to the summary and returns its number of examples."""
         if error:
-            raise DataError(error)
+            raise RawDataError(error)
         done = json.loads(task.report.read_text(encoding="utf-8"))
         summary.add(done["counts"], done["lines"])
         return done["num_examples"]
 
     def _take(self, split: str, tasks: Sequence["_Task"], lengths: Sequence[int]) -> tfds.core.SplitInfo:
-        """Moves a split's shards to where TFDS looks for them, writes their index, and returns what to tell TFDS."""
+        """Moves a split's shards to where TFDS expects them, writes their index, and describes them for TFDS."""
         if self.index_features:
             np.save(Path(self.data_dir) / f"{split}_index.npy", _index(self.index_features, tasks))
         template = self._get_filename_template(split)
@@ -170,14 +182,14 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder):
         return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template)
 
 
-def chunks(entries: Sequence) -> list[Sequence]:
-    """Cuts a sequence into parts of at most `EXAMPLES_PER_SHARD`, in order."""
+def chunks(entries: Sequence[T]) -> list[Sequence[T]]:
+    """Divides a sequence into parts of at most `EXAMPLES_PER_SHARD` entries, in order."""
     return [entries[i : i + EXAMPLES_PER_SHARD] for i in range(0, len(entries), EXAMPLES_PER_SHARD)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """A shard and the files to write: its examples, and its number of examples with its report."""
+    """A shard and its files: `records` holds the examples, `report` their number and what was skipped."""
 
     shard: Shard
     records: Path
@@ -194,32 +206,31 @@ class _Task:
 
 
 def _write(features: tfds.features.FeaturesDict, index_features: Sequence[str], task: _Task) -> str:
-    """Writes a shard unless it is finished, in whatever process; returns what is wrong with the raw files, or ''."""
+    """Writes a shard unless it is finished, in any process; returns the error in the raw files, or ''."""
     if task.is_finished:
         return ""
     to_proto = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info()).get_tf_example
     report, num_examples, index = SkipReport(), 0, []
-    writer = ArrayRecordWriter(os.fspath(task.records), "group_size:1")  # 1 as TFDS has it: read one at a time
+    writer = ArrayRecordWriter(os.fspath(task.records), "group_size:1")  # as TFDS: examples are read one at a time
     try:
         for example in task.shard(report):
             proto = to_proto(features.encode_example(example))
-            writer.write(proto.SerializeToString(deterministic=True))  # else another process orders it otherwise
+            writer.write(proto.SerializeToString(deterministic=True))  # otherwise the order depends on the process
             num_examples += 1
             if index_features:
                 index.append([example[name] for name in index_features])
-    except DataError as error:  # as text: it may come from another process, or from another machine
+    except RawDataError as error:  # as text, because it may come from another machine
         return str(error)
     finally:
         writer.close()
     done = {"num_examples": num_examples, "counts": report.counts, "lines": report.lines, "index": index}
-    temporary = task.report.with_suffix(".tmp")
-    temporary.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8")
-    temporary.rename(task.report)  # at once: where this file is, the shard is whole
+    with replacing(task.report) as temporary:  # this file marks a complete shard
+        temporary.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8")
     return ""
 
 
 def _index(names: Sequence[str], tasks: Sequence[_Task]) -> np.ndarray:
-    """Joins what the shards noted of their examples; as bytes, so that millions of them take no memory worth naming."""
+    """Joins the index entries of all shards; as bytes, which take little memory even for millions of examples."""
     parts = []
     for task in tasks:
         rows = json.loads(task.report.read_text(encoding="utf-8"))["index"]
@@ -238,7 +249,7 @@ def _index(names: Sequence[str], tasks: Sequence[_Task]) -> np.ndarray:
 def _write_on_beam(
     write: Callable[[_Task], str], tasks: Sequence[_Task], download_config: tfds.download.DownloadConfig
 ) -> None:
-    import apache_beam as beam  # an extra: it moves other packages to older versions
+    import apache_beam as beam  # an optional extra, because it forces older versions of other packages
 
     with beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options) as pipeline:
         _ = pipeline | beam.Create(tasks) | beam.Reshuffle() | beam.Map(write)

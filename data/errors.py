@@ -1,41 +1,44 @@
-"""What can be wrong with raw data: a file that is not in its format, too much missing, an item that cannot be used."""
+"""The errors of raw data: a wrong file, too much that is missing, an item that cannot be used."""
 
 
-class DataError(Exception):
-    """Raw data cannot be built from; the text says what was found where, what was expected and what to do."""
+class RawDataError(Exception):
+    """Raw data from which nothing can be built.
+
+    The message says what was found, where, what was expected and what to do.
+    """
 
 
-class FormatError(DataError):
-    """A raw file is not what its format says."""
+class FormatError(RawDataError):
+    """A raw file that violates its format."""
 
     def __init__(self, where: str, found: object, expected: str, do: str):
-        """Words the error.
+        """Composes the message.
 
         Args:
             where: `file:line` or `file`.
-            found: what stands there; long text is cut.
-            expected: what the format asks for.
-            do: what the user can do about it.
+            found: the offending content; long text is cut.
+            expected: what the format requires.
+            do: what fixes it, in the imperative.
         """
         found = str(found)
         if len(found) > 160:
             found = f"{found[:160]}… ({len(found)} characters)"
         super().__init__(f"{where}: found {found}, expected {expected}; {do}")
         self.where = where
-        self._words = where, found, expected, do
+        self._arguments = where, found, expected, do
 
     def __reduce__(self):
-        return type(self), self._words  # an error may come from another process
+        return type(self), self._arguments  # to be unpickled when it comes from another process
 
 
 class RepeatedId(FormatError):
-    """An id stands twice where it may stand once."""
+    """An id that occurs twice where it must be unique."""
 
 
 class Unusable(Exception):
-    """A picture, box or example cannot be used; its text is the reason, in few words. It is skipped and reported."""
+    """A picture, box or example that cannot be used and is skipped; the message is the reason in a few words."""
 
 
-def fail(error: DataError) -> None:
-    """Raises the error: what a reader does with one unless it is told to go on and report it instead."""
+def fail(error: RawDataError) -> None:
+    """Raises the error: the default error handler of readers that can also report errors and continue."""
     raise error

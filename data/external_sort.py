@@ -1,4 +1,4 @@
-"""Sorting more lines than fit into memory: sorted runs on disk, merged."""
+"""Sorts more lines than fit into memory, by merging sorted runs on disk."""
 
 import heapq
 import itertools
@@ -7,16 +7,16 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-RUN_BYTES = 16 * 2**20  # of lines in memory at a time
+RUN_BYTES = 16 * 2**20  # the size of the lines that are in memory at a time
 MAX_OPEN_RUNS = 128
 
 
 def sort_lines(lines: Iterable[bytes], directory: Path) -> Iterator[bytes]:
-    """Yields lines in the order of their bytes; memory does not grow with their number.
+    """Yields lines in the order of their bytes, in memory that does not grow with their number.
 
     Args:
-        lines: each ends in "\\n" and holds no other.
-        directory: where to keep them meanwhile, in a folder that is gone at the end; twice their size may be needed.
+        lines: lines that end in "\\n" and contain no other.
+        directory: holds a temporary folder with up to twice the size of the lines.
     """
     with tempfile.TemporaryDirectory(dir=directory, prefix="sorting_") as scratch:
         names = (Path(scratch) / f"{number}.run" for number in itertools.count())

@@ -1,4 +1,4 @@
-"""Pictures as img2dataset left them: which shard holds a picture, where in it, and why another was not downloaded."""
+"""Finds pictures in the output of img2dataset: which shard holds a picture, where, or why it was not downloaded."""
 
 import bisect
 import contextlib
@@ -20,16 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data.errors import FormatError, fail
+from .atomic import replacing
+from .errors import FormatError, fail
 
 STATUSES = ("success", "failed_to_download", "failed_to_resize")
 COLUMNS = ["url", "key", "status", "original_width", "original_height"]
 ENTRY = np.dtype(
     [
-        ("name", "S16"),  # 128 bits of hash: of half a billion names no two are alike
+        ("name", "S16"),  # a hash of 128 bits, which half a billion names do not share
         ("shard", np.uint32),
-        ("key", np.uint64),  # the picture's number, or its offset in the tar
-        ("size", np.uint32),  # in bytes; 0 = a file of its own
+        ("key", np.uint64),  # number of the picture, or its offset in the tar
+        ("size", np.uint32),  # in bytes; 0 = the picture is a separate file
         ("width", np.uint16),
         ("height", np.uint16),
         ("status", np.uint8),
@@ -40,13 +41,14 @@ _SHARD_FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json|)")
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """What became of one URL.
+    """The result of downloading one URL.
 
     Attributes:
-        where: the file that holds the picture, and which one it is; of a failure the parquet file, which tells more.
-        status: one of STATUSES, or "missing" if its file was taken away since it was indexed.
-        encoded: the bytes of the picture, empty if it failed.
-        width: of the picture before img2dataset resized it, in pixels.
+        where: the file that holds the picture and its position there, or, for a failure, the parquet file with the
+            error message.
+        status: one of STATUSES, or "missing" if the picture's file was removed after it was indexed.
+        encoded: the bytes of the picture; empty if the download failed.
+        width: in pixels, before img2dataset resized the picture.
         height: likewise.
     """
 
@@ -59,7 +61,7 @@ class Download:
 
 @dataclasses.dataclass(frozen=True)
 class _Shard:
-    """A finished shard; `path` is without the extension."""
+    """A finished shard; `path` has no extension, and `key_digits` is 0 for a damaged or empty shard."""
 
     path: str
     is_tar: bool
@@ -67,11 +69,15 @@ class _Shard:
 
 
 class Index:
-    """Finds pictures by the name in their URL; on disk, so that its memory does not grow with their number."""
+    """Finds pictures by the name in their URL, searching on disk in constant memory."""
 
     def __init__(self, path: Path):
-        """Opens what `build_index` wrote."""
-        self._file = path.open("rb")  # not mapped: a process that has asked for much would seem to hold all of it
+        """Opens an index.
+
+        Args:
+            path: the file that `build_index` returned.
+        """
+        self._file = path.open("rb")  # not mapped, because mapped pages would count as the process's memory
         self._places = range(path.stat().st_size // ENTRY.itemsize)
         shards = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         self._shards = [_Shard(*shard) for shard in shards]
@@ -83,10 +89,10 @@ class Index:
         """Reads a picture.
 
         Args:
-            name: last part of its URL's path, without extension.
+            name: the last part of its URL's path, without extension.
 
         Returns:
-            What became of the URL, or None if none had that name.
+            The download, or None if no URL has that name.
         """
         entry = self._find(name)
         if entry is None:
@@ -103,19 +109,19 @@ class Index:
             where = f"{shard.path}/{int(entry['key']):0{shard.key_digits}}.jpg"
             try:
                 encoded = Path(where).read_bytes()
-            except FileNotFoundError:  # taken away since
+            except FileNotFoundError:  # removed since it was indexed
                 return Download(where, "missing", b"", 0, 0)
         return Download(where, status, encoded, int(entry["width"]), int(entry["height"]))
 
     def status(self, name: str) -> str | None:
-        """Returns what became of the URL with that name, one of STATUSES, or None if none had it."""
+        """Returns the status of the URL with that name, one of STATUSES, or None if no URL has it."""
         entry = self._find(name)
         return None if entry is None else STATUSES[entry["status"]]
 
     def urls(self) -> Iterator[tuple[str, str]]:
-        """Yields (parquet file, URL) of every row of the shards that are whole."""
+        """Yields (parquet file, URL) for every row of the undamaged shards."""
         for shard in self._shards:
-            if shard.key_digits:  # 0: the shard is damaged or empty
+            if shard.key_digits:
                 parquet = f"{shard.path}.parquet"
                 for batch in pq.ParquetFile(parquet).iter_batches(columns=["url"]):
                     yield from ((parquet, url) for url in batch["url"].to_pylist())
@@ -132,38 +138,38 @@ class Index:
 
 @functools.lru_cache(maxsize=2)
 def open_index(path: Path) -> Index:
-    """Opens an index once per process."""
+    """Opens the index in a file, once per process."""
     return Index(path)
 
 
 def find_outputs(raw_dir: Path) -> list[Path]:
-    """Returns the directories below `raw_dir` that img2dataset wrote into: those that hold files of a shard."""
+    """Returns the directories in `raw_dir` that img2dataset wrote: those that contain files of a shard."""
     return sorted(
         Path(directory)
         for directory in os.scandir(raw_dir)
-        if directory.is_dir() and any(entry.is_file() for entry in _entries_of_shards(directory.path))
+        if directory.is_dir() and any(entry.is_file() for entry, _, _ in _entries_of_shards(directory.path))
     )
 
 
 def build_index(
     outputs: Sequence[Path], directory: Path, workers: int = 1, on_error: Callable[[FormatError], None] = fail
 ) -> Path:
-    """Indexes the shards of img2dataset's output directories, unless that was done before.
+    """Indexes the shards in img2dataset's output directories, unless an index of the same shards exists.
 
-    Names are hashed and dealt into 256 files by their first byte, which are sorted one by one: memory stays that of a
-    256th of the index, which has 39 bytes a picture. A name that comes twice is kept once: the first that succeeded.
+    Names are hashed and distributed to 256 files by their first byte, which are sorted one at a time. So memory holds a
+    256th of the index, which takes 39 bytes per picture. Of a repeated name, the first successful download is kept.
 
     Args:
         outputs: directories, from `find_outputs`.
-        directory: where to keep the index.
-        workers: processes that read the shards.
-        on_error: is told that shards are not finished or not whole, and raises it; if it does not, they are left out.
+        directory: the directory of the index; its content is replaced.
+        workers: number of processes that read the shards.
+        on_error: called with an error for unfinished or damaged shards, which are left out if it returns.
 
     Returns:
-        The index file; its name changes when a shard does.
+        The index file. Its name depends on the shards' sizes and times.
 
     Raises:
-        FormatError: no shard has a row.
+        FormatError: no shard has a row, or `on_error` raised it.
     """
     shards = [shard for output in outputs for shard in _finished_shards(output, on_error)]
     path = directory / f"{_fingerprint(shards)}.index"
@@ -173,7 +179,9 @@ def build_index(
     buckets = directory / "buckets"
     buckets.mkdir(parents=True)
     key_digits = _deal(shards, buckets, workers, on_error)
-    with path.with_suffix(".sorting").open("wb") as file:
+    known = [(shard.path, shard.is_tar, digits) for shard, digits in zip(shards, key_digits, strict=True)]
+    path.with_suffix(".json").write_text(json.dumps(known), encoding="utf-8")
+    with replacing(path) as temporary, temporary.open("wb") as file:  # last, because this file marks a complete index
         for bucket in sorted(buckets.iterdir()):
             entries = np.fromfile(bucket, ENTRY)
             entries = entries[np.lexsort((entries["status"], entries["name"]))]  # stable: shards stay in order
@@ -183,15 +191,12 @@ def build_index(
             bucket.unlink()
         if file.tell() == 0:
             raise FormatError(str(outputs[0]), "no row in any shard", "pictures", "run img2dataset again")
-    buckets.rmdir()
-    known = [(shard.path, shard.is_tar, digits) for shard, digits in zip(shards, key_digits, strict=True)]
-    path.with_suffix(".json").write_text(json.dumps(known), encoding="utf-8")
-    path.with_suffix(".sorting").rename(path)  # last: where it is, the index is whole
+        buckets.rmdir()
     return path
 
 
 def _deal(shards: Sequence[_Shard], buckets: Path, workers: int, on_error: Callable[[FormatError], None]) -> list[int]:
-    """Appends the entries of all shards to the bucket files; returns the length of each shard's keys, 0 = no entry."""
+    """Distributes the entries of all shards to bucket files; returns the length of each shard's keys, 0 = no entry."""
     digits = []
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context((buckets / f"{byte:03}").open("wb")) for byte in range(256)]
@@ -212,7 +217,7 @@ def _deal(shards: Sequence[_Shard], buckets: Path, workers: int, on_error: Calla
 
 
 def _scan(numbered: tuple[int, _Shard]) -> tuple[np.ndarray, int] | FormatError:
-    """Returns the entries of a shard and the length of its keys, or what is wrong with it."""
+    """Returns the entries of a shard and the length of its keys, or the error in it."""
     try:
         return _entries(*numbered)
     except FormatError as error:
@@ -229,9 +234,9 @@ def _entries(number: int, shard: _Shard) -> tuple[np.ndarray, int]:
     entries = np.zeros(len(rows["key"]), ENTRY)
     for place, (url, key, status) in enumerate(zip(rows["url"], rows["key"], rows["status"], strict=True)):
         if status not in STATUSES:
-            raise FormatError(parquet, f"status {status!r} of {url}", ", ".join(STATUSES), "download the shard again")
+            raise FormatError(parquet, f"status {status!r} for {url}", ", ".join(STATUSES), "download the shard again")
         if shard.is_tar and status == STATUSES[0] and key not in members:
-            found, expected = f"no {key}.jpg", f"the {rows['status'].count(STATUSES[0])} successes of {parquet}"
+            found, expected = f"no {key}.jpg", f"all {rows['status'].count(STATUSES[0])} successes in {parquet}"
             raise FormatError(f"{shard.path}.tar", found, expected, "download the shard again")
         at, size = members.get(key, (0, 0)) if shard.is_tar else (int(key), 0)
         original = rows["original_width"][place] or 0, rows["original_height"][place] or 0  # a failure has none
@@ -240,20 +245,19 @@ def _entries(number: int, shard: _Shard) -> tuple[np.ndarray, int]:
 
 
 def _tar_members(path: str) -> dict[str, tuple[int, int]]:
-    """Returns {key: (offset, size)} of the pictures in a tar."""
+    """Returns {key: (offset, size)} for the pictures in a tar."""
     try:
         with tarfile.open(path, "r:") as tar:
             pictures = (member for member in tar if member.name.endswith(".jpg"))
             return {member.name.removesuffix(".jpg"): (member.offset_data, member.size) for member in pictures}
     except tarfile.TarError as error:
-        raise FormatError(path, f"a cut tar ({error})", "a whole one", "download the shard again") from None
+        raise FormatError(path, f"a truncated tar ({error})", "a complete one", "download the shard again") from None
 
 
 def _finished_shards(output: Path, on_error: Callable[[FormatError], None]) -> Iterator[_Shard]:
-    """Yields the finished shards of an output directory, in order, once `on_error` was told of the others."""
+    """Yields the finished shards of an output directory in order, after calling `on_error` for the others."""
     files: dict[str, set[str]] = {}
-    for entry in _entries_of_shards(output):
-        shard, kind = _SHARD_FILE.fullmatch(entry.name).groups()
+    for _, shard, kind in _entries_of_shards(output):
         files.setdefault(shard, set()).add(kind or "/")
     finished, unfinished = [], []
     for shard, kinds in sorted(files.items()):
@@ -271,14 +275,17 @@ def _finished_shards(output: Path, on_error: Callable[[FormatError], None]) -> I
                 str(output),
                 ", ".join(unfinished[:3]) + more,
                 "a .parquet, a _stats.json and a .tar or directory for each shard",
-                "run img2dataset again with the same flags, which completes the shards, or take these away",
+                "run img2dataset again with the same flags, which completes the shards, or remove these files",
             )
         )
     yield from finished
 
 
-def _entries_of_shards(directory: str | Path) -> Iterator[os.DirEntry]:
-    return (entry for entry in os.scandir(directory) if _SHARD_FILE.fullmatch(entry.name))
+def _entries_of_shards(directory: str | Path) -> Iterator[tuple[os.DirEntry[str], str, str]]:
+    """Yields (entry, shard's number, extension or '' for a folder) for the files and folders of shards."""
+    for entry in os.scandir(directory):
+        if match := _SHARD_FILE.fullmatch(entry.name):
+            yield entry, match[1], match[2]
 
 
 def _fingerprint(shards: Sequence[_Shard]) -> str:
@@ -291,13 +298,21 @@ def _fingerprint(shards: Sequence[_Shard]) -> str:
 
 
 def name_in(url: str, where: str) -> str:
-    """Returns the last part of a URL's path, without extension, or raises FormatError: it is found in `where`."""
+    """Returns the last part of a URL's path, without extension.
+
+    Args:
+        url: the URL.
+        where: the file that holds it, for errors.
+
+    Raises:
+        FormatError: the path ends in no file name.
+    """
     path = url.partition("?")[0].partition("#")[0]
     name = os.path.splitext(urllib.parse.unquote(path.rpartition("/")[2]))[0]
     if not name:
-        raise FormatError(where, repr(url), "a URL that ends in a file name", "take the URL out of the list")
+        raise FormatError(where, repr(url), "a URL that ends in a file name", "remove the URL from the list")
     return name
 
 
 def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=16).digest().rstrip(b"\0")  # numpy takes the zeros off as well
+    return hashlib.blake2b(name.encode(), digest_size=16).digest().rstrip(b"\0")  # numpy removes the zeros too

@@ -1,4 +1,4 @@
-"""Raw pictures: reading them with a check, and which frames of a clip are kept."""
+"""Reads and checks raw pictures, and chooses the frames of a clip to keep."""
 
 import dataclasses
 import io
@@ -9,9 +9,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from data.errors import FormatError, Unusable
-from data.img2dataset import Download, open_index
-from data.skip_report import SkipReport
+from .errors import FormatError, Unusable
+from .img2dataset import Download, open_index
+from .skip_report import SkipReport
 
 T = TypeVar("T")
 
@@ -20,9 +20,12 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture to store, and the size in pixels that it was published with, to which boxes in pixels refer.
+    """A picture to store.
 
-    `encoded` is the bytes of its file as they are, unless `RawPictures` had to make it smaller.
+    Attributes:
+        encoded: the unchanged bytes of its file, or a JPEG if `RawPictures` shrank it.
+        width: in pixels, as published, before any resizing; boxes in pixels refer to this size.
+        height: likewise.
     """
 
     encoded: bytes
@@ -31,30 +34,31 @@ class Picture:
 
 
 class RawPictures:
-    """Reads the pictures of a raw directory, be they files or what img2dataset made; can be sent to another process."""
+    """Reads the pictures of a raw directory, from files and from img2dataset's output; can be pickled."""
 
     def __init__(self, raw_dir: Path, index: Path | None = None, max_short_side: int = 0):
-        """Names the places.
+        """Makes a reader.
 
         Args:
-            raw_dir: the raw files.
-            index: of the pictures that img2dataset downloaded, see `data.img2dataset.build_index`.
-            max_short_side: a picture whose short side has more pixels is made that small, 0 = none is.
+            raw_dir: the raw directory.
+            index: the index of the pictures that img2dataset downloaded, from `img2dataset.build_index`.
+            max_short_side: pictures with a longer short side, in pixels, are shrunk to it; 0 = none is shrunk.
         """
         self._raw_dir = raw_dir
         self._index = index
         self._max_short_side = max_short_side
 
     def read(self, relative: str, report: SkipReport) -> Picture:
-        """Reads a picture and makes sure that it decodes to its end; one that does not is reported.
+        """Reads a picture and checks that it decodes to its end; one that does not is reported.
 
         Args:
-            relative: the file, from the raw directory; what img2dataset downloaded under its name comes first.
-            report: counts it among the "pictures".
+            relative: the file's path relative to the raw directory; a picture of that name that img2dataset downloaded
+                takes precedence.
+            report: counts the picture and lists it if it cannot be used.
 
         Raises:
-            Unusable: "missing", "zero bytes", "undecodable", or img2dataset's status of a failure.
-            FormatError: the path leaves the raw directory.
+            Unusable: "missing", "zero bytes", "undecodable", or img2dataset's status of a failed download.
+            FormatError: the path leads out of the raw directory.
         """
         file = self._inside(relative)
         report.tried("pictures")
@@ -67,30 +71,31 @@ class RawPictures:
         return _shrink(picture, self._max_short_side) if self._max_short_side else picture
 
     def was_listed(self, name: str) -> bool:
-        """Tells whether img2dataset was given a URL with that name, be it downloaded or not."""
+        """Returns whether img2dataset was given a URL with that name, even if the download failed."""
         return self._index is not None and name in open_index(self._index)
 
     def stems(self, relative: str) -> list[str]:
-        """Returns the names, without extension, of the JPEG files in a directory; none if there is no such one."""
+        """Returns the names of the JPEG files in a directory, without extension; empty if it does not exist."""
         return [path.stem for path in self._inside(relative).glob("*.jpg")]
 
     def _inside(self, relative: str) -> Path:
         if relative.startswith("/") or ".." in relative.split("/"):
-            raise FormatError(str(self._raw_dir), repr(relative), "a path inside the raw directory", "mend the file")
+            raise FormatError(str(self._raw_dir), repr(relative), "a path inside the raw directory", "fix the file")
         return self._raw_dir / relative
 
 
 def choose_frames(frames: Sequence[T], max_frames: int) -> list[tuple[int, T]]:
-    """Chooses at most `max_frames` frames, evenly spread from the first to the last.
+    """Chooses at most `max_frames` frames, spread evenly from the first to the last.
 
     Args:
-        frames: all frames of a clip, in order.
+        frames: all n frames of a clip, in order.
         max_frames: at least 1.
 
     Returns:
-        (index, frame) of the frames kept, in order.
+        (index, frame) of each chosen frame, in order: all if n <= max_frames, otherwise those at
+        `linspace(0, n - 1, max_frames)`, truncated to integers.
 
-    Source: RICE.md section 5: `linspace(0, n - 1, max_frames)` truncated to int if there are more.
+    Source: docs/reference.md, section 5.
     """
     if len(frames) <= max_frames:
         return list(enumerate(frames))
@@ -98,10 +103,10 @@ def choose_frames(frames: Sequence[T], max_frames: int) -> list[tuple[int, T]]:
 
 
 def read_picture(path: Path) -> Picture:
-    """Reads a picture file and makes sure that it decodes to its end.
+    """Reads a picture file and checks that it decodes to its end.
 
     Args:
-        path: a JPEG, or anything else that Pillow knows.
+        path: a JPEG, or any other format that Pillow reads.
 
     Raises:
         Unusable: "missing", "zero bytes" or "undecodable".
@@ -121,28 +126,29 @@ def _check_download(download: Download) -> Picture:
 
 
 def _check(encoded: bytes) -> tuple[int, int]:
-    """Decodes a picture to its end and returns width and height."""
+    """Decodes a picture to its end and returns its width and height."""
     if not encoded:
         raise Unusable("zero bytes")
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size
-            image.draft("L", (width // 8, height // 8))  # reads all of a JPEG, but skips most of the arithmetic
+            # A JPEG is then read completely, but most of the arithmetic is skipped.
+            image.draft("L", (width // 8, height // 8))
             image.load()
-    except Exception:  # Pillow has no common class for what a broken file may raise
+    except Exception:  # Pillow's errors for broken files have no common class
         raise Unusable("undecodable") from None
     return width, height
 
 
 def _shrink(picture: Picture, max_short_side: int) -> Picture:
-    """Makes a picture smaller, with its proportions, unless its short side has at most `max_short_side` pixels."""
+    """Shrinks a picture to a short side of at most `max_short_side` pixels, keeping its proportions."""
     with Image.open(io.BytesIO(picture.encoded)) as image:
         if min(image.size) <= max_short_side:
             return picture
         scale = max_short_side / min(image.size)
         size = [max(max_short_side, round(side * scale)) for side in image.size]
         smaller = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        exif = image.getexif()  # holds the orientation, which readers of the original would see too
+        exif = image.getexif()  # keeps the orientation for readers
     buffer = io.BytesIO()
     smaller.save(buffer, "JPEG", quality=95, exif=exif)
     return dataclasses.replace(picture, encoded=buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Reading text files as they are: lines, lists in a column, JSON objects."""
+"""Reads text files: lines, lists in a column, JSON objects."""
 
 import ast
 import collections
@@ -6,25 +6,36 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.errors import DataError, FormatError, RepeatedId
+from .errors import FormatError, RawDataError, RepeatedId
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields (`file:line`, line without its "\\n"); a line is never stripped, since empty last columns count.
+    """Yields the lines of a file; they are never stripped, because trailing empty columns count.
 
     Args:
         path: a text file in UTF-8.
 
+    Yields:
+        (`file:line`, the line without its "\\n").
+
     Raises:
-        FormatError: bytes that are not UTF-8.
+        FormatError: the file is not UTF-8.
     """
-    with path.open("rb") as file:  # bytes: nothing but "\\n" ends a line, whatever separators a text holds
+    with path.open("rb") as file:  # as bytes: only "\\n" ends a line, even if a text holds other separators
         for number, line in enumerate(file, start=1):
             yield f"{path}:{number}", decode_line(line, f"{path}:{number}")
 
 
 def decode_line(line: bytes, where: str) -> str:
-    """Decodes a line and takes its "\\n" off."""
+    """Decodes a line of UTF-8 and removes its "\\n".
+
+    Args:
+        line: the line as it is in the file.
+        where: `file:line`, for errors.
+
+    Raises:
+        FormatError: the line is not UTF-8.
+    """
     try:
         return line.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError as error:
@@ -32,14 +43,14 @@ def decode_line(line: bytes, where: str) -> str:
 
 
 def parse_list(text: str, where: str) -> list:
-    """Reads a list written as JSON or as a Python literal; code in the text is never run.
+    """Parses a list written as JSON or as a Python literal, without ever running code in the text.
 
     Args:
-        text: a column.
-        where: `file:line column`, for errors.
+        text: the content of a column.
+        where: file, line and column, for errors.
 
     Raises:
-        FormatError: the text is neither.
+        FormatError: the text is not a list in either notation.
     """
     try:
         value = json.loads(text)
@@ -49,23 +60,26 @@ def parse_list(text: str, where: str) -> list:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = None
     if not isinstance(value, list | tuple):
-        raise FormatError(where, repr(text), "a list as JSON or as a Python literal", "mend the row")
+        raise FormatError(where, repr(text), "a list as JSON or as a Python literal", "fix the row")
     return list(value)
 
 
 def read_object(path: Path) -> dict:
-    """Reads a file that is one JSON object with each key once.
+    """Reads a file that holds one JSON object with unique keys.
+
+    Args:
+        path: a file in UTF-8.
 
     Raises:
-        FormatError: it is not.
+        FormatError: the file does not hold such an object.
     """
 
     def without_repeats(pairs: list[tuple[str, object]]) -> dict:
         members = dict(pairs)
-        if len(members) < len(pairs):  # json would keep the last one and tell nobody
+        if len(members) < len(pairs):  # json would silently keep the last one
             keys = collections.Counter(key for key, _ in pairs)
             repeated = keys.most_common(1)[0][0]
-            raise RepeatedId(str(path), f"key {repeated!r} twice", "each key once", "take one of them away")
+            raise RepeatedId(str(path), f"key {repeated!r} twice", "unique keys", "remove one of them")
         return members
 
     try:
@@ -79,33 +93,57 @@ def read_object(path: Path) -> dict:
 
 
 def check_strings(value: object, where: str) -> list[str]:
-    """Returns a list of strings that are not empty, or raises FormatError."""
+    """Checks that a value is a list of non-empty strings.
+
+    Args:
+        value: what the file holds.
+        where: place in the file, for errors.
+
+    Returns:
+        The value.
+
+    Raises:
+        FormatError: the value is not such a list.
+    """
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise FormatError(where, repr(value), "a list of strings", "download the file again")
     return value
 
 
-def find_file(directories: list[Path], pattern: str, readme: str, required: bool = True) -> Path | None:
-    """Finds the one file of that name.
+def find_file(directories: list[Path], pattern: str, readme: str) -> Path:
+    """Finds the only file whose name matches a pattern.
 
     Args:
-        directories: where to look; the first one names the raw directory in errors.
-        pattern: a name with `*` for the counts that published names carry.
-        readme: the file that tells where raw files come from, for errors.
-        required: whether its absence is an error.
+        directories: where to look; errors name the first one as the raw directory.
+        pattern: a file name with `*` in place of the counts in published names.
+        readme: the page that says where raw files come from, for errors.
 
     Raises:
-        DataError: there is none and it is required.
-        FormatError: there are several.
+        RawDataError: the file is missing.
+        FormatError: several files match.
+    """
+    file = find_optional_file(directories, pattern)
+    if file is None:
+        places = " or ".join(["here", *(f"in {directory.name}/" for directory in directories[1:])])
+        raise RawDataError(
+            f"{directories[0]}: found no {pattern}, expected it {places}; {readme} says where it comes from, and "
+            "--configs can leave out the set that needs it"
+        )
+    return file
+
+
+def find_optional_file(directories: list[Path], pattern: str) -> Path | None:
+    """Finds the only file whose name matches a pattern, or returns None if there is none.
+
+    Args:
+        directories: where to look; errors name the first one as the raw directory.
+        pattern: a file name with `*` in place of the counts in published names.
+
+    Raises:
+        FormatError: several files match.
     """
     found = [path for directory in directories for path in sorted(directory.glob(pattern))]
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise FormatError(str(directories[0]), names, f"one file {pattern}", "take the others away")
-    if not found and required:
-        places = " or ".join(["here", *(f"in {directory.name}/" for directory in directories[1:])])
-        raise DataError(
-            f"{directories[0]}: found no {pattern}, expected it {places}; {readme} tells where it comes from, and "
-            "--configs leaves its set out"
-        )
+        raise FormatError(str(directories[0]), names, f"one file {pattern}", "remove the others")
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""The scale, duration and number type of a test clip, from its boxes."""
+"""Derives the scale, duration and number type of a test clip from its boxes."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,14 @@ def clip_types(frames: Sequence[Sequence[tfds.features.BBox]]) -> dict[str, str]
     """Returns a clip's scale, duration and number type.
 
     Args:
-        frames: boxes of each annotated frame, the intended product's first; none when it is out of view.
+        frames: the boxes of each annotated frame, the intended product's first; empty if it is out of view.
 
     Returns:
-        `scale` by the mean area share of the intended product's box, `duration` by the share of frames with a box,
-        `number` by the mean number of boxes in such frames; '' where there is nothing to measure.
+        `scale` follows from the mean area of the intended product's box as a share of the frame, `duration` from the
+        share of frames with a box, `number` from the mean number of boxes in such frames. A type is '' if there is
+        nothing to measure.
 
-    Source: RICE.md section 8.
+    Source: docs/reference.md, section 8.
     """
     visible = [boxes for boxes in frames if boxes]
     types = {"scale": "", "duration": "", "number": ""}
@@ -29,5 +30,5 @@ def clip_types(frames: Sequence[Sequence[tfds.features.BBox]]) -> dict[str, str]
     return types
 
 
-def _level(value: float, low: float, high: float, names: tuple[str, str, str]) -> str:
+def _level(value: float | np.floating, low: float, high: float, names: tuple[str, str, str]) -> str:
     return names[0] if value <= low else names[1] if value <= high else names[2]

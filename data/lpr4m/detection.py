@@ -1,4 +1,4 @@
-"""Clips for a detector of the intended product: frames and the boxes in them."""
+"""Builds clips for a detector of the intended product: frames and the boxes in them."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.boxes import Box
-from data.builder import PICTURE, TEXT, Example, Shard, chunks
-from data.lpr4m import evaluation_files
-from data.lpr4m.ids import live_id_of
-from data.lpr4m.pictures import frame_box, in_order, read_frames
-from data.lpr4m.rows import RowBlock, read_rows
-from data.lpr4m.train import blocks_and_units
-from data.pictures import RawPictures, choose_frames
-from data.skip_report import SkipReport, SkipSummary
+from ..box_units import Box
+from ..builder import PICTURE, TEXT, Example, Shard, chunks
+from ..pictures import RawPictures, choose_frames
+from ..skip_report import SkipReport, SkipSummary
+from . import evaluation_files
+from .ids import live_id_of
+from .pictures import frame_box, in_order, read_frames
+from .rows import RowBlock, read_rows
+from .train import blocks_and_units
 
 FEATURES = {
     "clip_id": TEXT(),
@@ -36,7 +36,7 @@ def detection_train_shards(
     max_frames: int,
     units_of: Callable[[Iterable[Box]], str],
 ) -> list[Shard]:
-    """Cuts the training rows that have boxes into shards; as `train_shards`."""
+    """Divides the training rows with boxes into shards; the arguments are those of `train_shards`."""
     blocks, units = blocks_and_units(raw_dir, is_subset, units_of)
     return [functools.partial(_train_examples, block, units, pictures, max_frames) for block in blocks]
 
@@ -44,7 +44,13 @@ def detection_train_shards(
 def detection_test_shards(
     raw_dir: Path, pictures: RawPictures, units_of: Callable[[Iterable[Box]], str]
 ) -> list[Shard]:
-    """Cuts the clips of the test boxes into shards, in the order of their file; as `train_shards`."""
+    """Divides the clips with test boxes into shards, in the order of their file.
+
+    Args:
+        raw_dir: the raw files.
+        pictures: the reader of the raw directory's pictures.
+        units_of: returns the unit of the given boxes.
+    """
     path = evaluation_files.find_file(raw_dir, "test_frameid2gtbox_*.json")
     clips = evaluation_files.read_boxes(path)
     units = units_of(box for clip in clips.values() for frame in clip.values() for box in frame)
@@ -53,7 +59,7 @@ def detection_test_shards(
 
 
 def detection_metadata(summary: SkipSummary) -> dict[str, int]:
-    """Returns the number of clips with boxes and how many of them were skipped."""
+    """Returns the number of clips with boxes and the number of skipped ones."""
     return {"num_clips": summary.num_tried("clips"), "skipped": summary.num_skipped("clips")}
 
 
@@ -82,14 +88,16 @@ def _test_examples(
 def _examples(
     clip_id: str, frames: Frames, where: str, units: str, pictures: RawPictures, report: SkipReport
 ) -> Iterator[Example]:
-    """Yields the clip's example, or nothing but a line in the report."""
+    """Yields the clip's example, or only reports the clip if no frame can be used."""
     report.tried("clips")
-    kept, boxes, box_frame = [], [], []
+    kept: list[tuple[str, bytes]] = []
+    boxes: list[tfds.features.BBox | None] = []
+    box_frame: list[int] = []
     names = [frame for frame, _ in frames]
     for index, frame_id, picture in read_frames(pictures, clip_id, names, len(names), report):
         relative = [frame_box(box, units, picture, frame_id, where, report) for box in frames[index][1]]
         if None in relative:
-            continue  # a frame that lacks one of its boxes would teach that nothing is there
+            continue  # a frame without one of its boxes would teach the detector that nothing is there
         box_frame += [len(kept)] * len(relative)
         boxes += relative
         kept.append((frame_id, picture.encoded))

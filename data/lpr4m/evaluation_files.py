@@ -1,22 +1,26 @@
-"""LPR4M's test files: ground truth, galleries, boxes, ASR and titles, of the full set and of the subset."""
+"""Reads LPR4M's test files: ground truth, galleries, boxes, speech and titles of the full set and the subset."""
 
 import collections
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from data import text as text_files
-from data.boxes import Box, parse_box
-from data.errors import FormatError, RepeatedId
-from data.lpr4m.ids import CLIP_ID, parse_image_id
-from data.text import check_strings, read_lines, read_object
+from .. import text as text_files
+from ..box_units import Box, parse_box
+from ..errors import FormatError, RepeatedId
+from ..text import check_strings, read_lines, read_object
+from .ids import CLIP_ID, README, parse_image_id
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
     """A test clip; any image of `image_ids` is a hit.
 
-    `frames` are paths relative to the raw directory in the subset; the full layout does not list them: empty.
+    Attributes:
+        where: the place in the file, for errors.
+        clip_id: the clip.
+        image_ids: the ground truth.
+        frames: in the subset, paths relative to the raw directory; empty in the full layout, which does not list them.
     """
 
     where: str
@@ -27,13 +31,21 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class GalleryImage:
-    """A shop's image in the gallery of a livestream; `path` is relative to the raw directory, '' in the full layout."""
+    """An image of a shop in the gallery of a livestream.
+
+    Attributes:
+        where: the place in the file, for errors.
+        gallery_id: the livestream.
+        image_id: the image.
+        path: relative to the raw directory; '' in the full layout.
+        is_repeated: whether the same gallery lists the image before.
+    """
 
     where: str
     gallery_id: str
     image_id: str
     path: str = ""
-    is_repeated: bool = False  # it stands in the same gallery before
+    is_repeated: bool = False
 
 
 def read_queries(raw_dir: Path) -> list[Query]:
@@ -50,8 +62,8 @@ def read_subset_queries(raw_dir: Path) -> list[Query]:
         if not isinstance(entry, dict) or not {"frames", "gt"} <= entry.keys():
             expected = 'an object with "frames" and "gt"'
             raise FormatError(f"{path}: {clip_id}", repr(entry), expected, "download the file again")
-        frames = check_strings(entry["frames"], f"{path}: {clip_id}")
-        frames = tuple(f"query/{frame.removeprefix('query/')}" for frame in frames)
+        listed = check_strings(entry["frames"], f"{path}: {clip_id}")
+        frames = tuple(f"query/{frame.removeprefix('query/')}" for frame in listed)
         queries.append(_query(path, clip_id, entry["gt"], frames))
     return queries
 
@@ -73,20 +85,30 @@ def read_subset_gallery(raw_dir: Path) -> list[GalleryImage]:
     for where, name in read_lines(path):
         live_id, slash, image = name.removeprefix("gallery/").partition("/")
         if not slash or not live_id or not image or "/" in image:
-            raise FormatError(where, repr(name), "live_id/image_id-0.jpg", "mend the line")
+            raise FormatError(where, repr(name), "live_id/image_id-0.jpg", "fix the line")
         gallery.append(GalleryImage(where, live_id, parse_image_id(image), f"gallery/{live_id}/{image}"))
     return _mark_repeated(gallery)
 
 
 def read_texts(path: Path | None) -> dict[str, str]:
-    """Reads lines `id ⇥ text`; the word `null` is no text. No file, no texts."""
+    """Reads a file of lines `id ⇥ text`.
+
+    Args:
+        path: the file; None = no texts.
+
+    Returns:
+        {id: text}; the word `null` becomes ''.
+
+    Raises:
+        FormatError: a line has no tab, or an id is repeated.
+    """
     texts: dict[str, str] = {}
     for where, line in read_lines(path) if path else ():
-        name, tab, text = line.partition("\t")  # a text may hold tabs: only the first one counts
+        name, tab, text = line.partition("\t")  # only the first tab separates: a text may contain more
         if not tab or not name:
-            raise FormatError(where, repr(line), "id, a tab, and a text", "mend the line")
+            raise FormatError(where, repr(line), "id, a tab, and a text", "fix the line")
         if name in texts:
-            raise RepeatedId(where, f"{name} again", "each id once", "take one of the lines away")
+            raise RepeatedId(where, f"{name} again", "unique ids", "remove one of the lines")
         texts[name] = "" if text == "null" else text
     return texts
 
@@ -94,16 +116,19 @@ def read_texts(path: Path | None) -> dict[str, str]:
 def read_boxes(path: Path | None) -> dict[str, dict[str, list[Box]]]:
     """Reads `test_frameid2gtbox_*.json`.
 
+    Args:
+        path: the file; None = no boxes.
+
     Returns:
-        {clip_id: {frame_id: boxes}}, the intended product's box first, in the file's own unit; no boxes where the
-        first one is all zeros: the intended product is out of view.
+        {clip_id: {frame_id: boxes}} in the file's own unit, the intended product's box first. A frame has no boxes if
+        its first box is all zeros, which means that the intended product is out of view.
     """
     clips: dict[str, dict[str, list[Box]]] = collections.defaultdict(dict)
     for frame_id, boxes in read_object(path).items() if path else ():
         where = f"{path}: {frame_id}"
         if not isinstance(boxes, list):
             raise FormatError(where, repr(boxes), "a list of boxes", "download the file again")
-        if boxes and not isinstance(boxes[0], list):  # one bare box instead of a list of one
+        if boxes and not isinstance(boxes[0], list):  # a single box instead of a list of boxes
             boxes = [boxes]
         parsed = [parse_box(box, where) for box in boxes]
         in_view = bool(parsed) and any(parsed[0])
@@ -111,9 +136,14 @@ def read_boxes(path: Path | None) -> dict[str, dict[str, list[Box]]]:
     return clips
 
 
-def find_file(raw_dir: Path, pattern: str, required: bool = True) -> Path | None:
-    """Finds the one file of that name in the raw directory or its `annotations/`, see `data.text.find_file`."""
-    return text_files.find_file([raw_dir, raw_dir / "annotations"], pattern, "data/lpr4m/README.md", required)
+def find_file(raw_dir: Path, pattern: str) -> Path:
+    """Finds a file in the raw directory or its `annotations/`, as `text.find_file` does."""
+    return text_files.find_file([raw_dir, raw_dir / "annotations"], pattern, README)
+
+
+def find_optional_file(raw_dir: Path, pattern: str) -> Path | None:
+    """Finds a file in the raw directory or its `annotations/`, as `text.find_optional_file` does."""
+    return text_files.find_optional_file([raw_dir, raw_dir / "annotations"], pattern)
 
 
 def _mark_repeated(gallery: Iterable[GalleryImage]) -> list[GalleryImage]:

@@ -1,16 +1,17 @@
-"""The shops' images of the test livestreams."""
+"""Builds the galleries: the shops' images of the test livestreams."""
 
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from data.builder import PICTURE, TEXT, Example, Shard, chunks
-from data.errors import Unusable
-from data.lpr4m import evaluation_files
-from data.lpr4m.evaluation_files import GalleryImage
-from data.lpr4m.pictures import read_image
-from data.pictures import RawPictures
-from data.skip_report import SkipReport, SkipSummary
+from ..builder import PICTURE, TEXT, Example, Shard, chunks
+from ..errors import Unusable
+from ..pictures import RawPictures
+from ..skip_report import SkipReport, SkipSummary
+from . import evaluation_files
+from .evaluation_files import GalleryImage
+from .pictures import read_image
 
 FEATURES = {
     "gallery_id": TEXT(),
@@ -22,17 +23,23 @@ REPEATED = "twice in its gallery"
 
 
 def gallery_shards(raw_dir: Path, is_subset: bool, pictures: RawPictures) -> list[Shard]:
-    """Cuts the galleries into shards, in the order of their file; as `train_shards`."""
+    """Divides the galleries into shards, in the order of their file.
+
+    Args:
+        raw_dir: the raw files.
+        is_subset: whether these are the files of the 641,821-row subset.
+        pictures: the reader of the raw directory's pictures.
+    """
     read = evaluation_files.read_subset_gallery if is_subset else evaluation_files.read_gallery
     gallery = read(raw_dir)
-    file = evaluation_files.find_file(raw_dir, "test_image_title_*.txt", required=not is_subset)
-    titles = evaluation_files.read_texts(file)
+    find = evaluation_files.find_optional_file if is_subset else evaluation_files.find_file
+    titles = evaluation_files.read_texts(find(raw_dir, "test_image_title_*.txt"))
     titled = [(image, titles.get(image.image_id, "")) for image in gallery]
     return [functools.partial(_examples, chunk, pictures) for chunk in chunks(titled)]
 
 
-def gallery_metadata(summary: SkipSummary) -> dict[str, object]:
-    """Returns the number of images and {gallery_id/image_id: reason} of those that are in no example."""
+def gallery_metadata(summary: SkipSummary) -> dict[str, Any]:
+    """Returns the number of images and {gallery_id/image_id: reason} for the images without an example."""
     reasons = summary.reasons("gallery images").items()
     return {
         "num_images": summary.num_tried("gallery images"),

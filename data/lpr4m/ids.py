@@ -1,23 +1,25 @@
-"""The ids of LPR4M: clips, livestreams, images."""
+"""Parses the ids of LPR4M's clips, livestreams and images."""
 
 import re
+from pathlib import Path
 
-from data.pictures import IMAGE_EXTENSIONS
+from ..pictures import IMAGE_EXTENSIONS
 
+README = str(Path(__file__).with_name("README.md"))  # named by errors
 CLIP_ID = re.compile(r"[^/\\\s]+-\d+-\d+")  # live_id-START-END
 _UUID_AND_INDEX = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-\d+", re.IGNORECASE)
 
 
 def parse_image_id(name: str) -> str:
-    """Returns the image id of a file name or path: the extension goes first, then the `-k` of `<image_id>-<k>.jpg`."""
+    """Returns the image id in a file name or path, which may be `<image_id>.jpg` or `<image_id>-<k>.jpg`."""
     stem = name.rpartition("/")[2]
     for extension in IMAGE_EXTENSIONS:
         if stem.lower().endswith(extension):
             stem = stem[: -len(extension)]
-    indexed = _UUID_AND_INDEX.fullmatch(stem)  # an id's own last group may be digits too: count the groups
+    indexed = _UUID_AND_INDEX.fullmatch(stem)  # count the groups: an id's last group may be all digits
     return indexed[1] if indexed else stem
 
 
 def live_id_of(clip_id: str) -> str:
-    """Returns the livestream of a clip: `live_id-START-END` without its last two parts."""
+    """Returns the livestream of a clip, whose id is `live_id-START-END`."""
     return clip_id.rsplit("-", 2)[0]

@@ -1,27 +1,28 @@
-"""LPR4M as TFDS data sets: pairs, queries, galleries and clips for a detector, of the full set and of its subset."""
+"""Builds LPR4M as TFDS data sets: pairs, queries, galleries and clips for a detector, in full or as a subset."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data.boxes import NORMALISED, PIXELS, Box, detect_units
-from data.builder import Shard, ShardedBuilder
-from data.errors import DataError
-from data.lpr4m import detection, gallery, query, train
-from data.skip_report import SkipSummary
+from ..box_units import NORMALIZED, PIXELS, Box, detect_units
+from ..builder import Shard, ShardedBuilder
+from ..errors import RawDataError
+from ..skip_report import SkipSummary
+from . import detection, gallery, query, train
+from .ids import README
 
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
-    """One of the sets to build.
+    """The config of one data set.
 
     Attributes:
         kind: "train", "query", "gallery", "detection_train" or "detection_test".
         is_subset: whether the raw files are those of the 641,821-row subset.
-        max_frames: the most frames that an example holds.
+        max_frames: an example holds at most this many frames.
     """
 
     kind: str = "train"
@@ -30,7 +31,7 @@ class Config(tfds.core.BuilderConfig):
 
 
 class Builder(ShardedBuilder):
-    """Reads LPR4M's raw files."""
+    """Builds data sets from LPR4M's raw files."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -46,8 +47,8 @@ class Builder(ShardedBuilder):
         Config(name="query_750k", kind="query", is_subset=True, description="Test clips, subset layout."),
         Config(name="gallery_750k", kind="gallery", is_subset=True, description="Shops' main images, subset layout."),
     ]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Put these into one directory and pass it as --raw_dir (counts in the names may differ):
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
+    Put these files into one directory and pass it as --raw_dir (the counts in the names may differ):
       training_videoinfo_full_part_00.txt ... training_videoinfo_full_part_09.txt    training rows
       test_videoid_to_gtimage_20079.json             ground truth
       test_liveid_to_gallery_110.json                galleries
@@ -55,27 +56,33 @@ class Builder(ShardedBuilder):
       test_videoid_asr_20079.txt                     speech
       test_image_title_6076.txt                      titles
       frames/<clip_id>/<frame_id>.jpg, images/<image_id>.jpg, or img2dataset's output directories of any name
-    or the subset of 641,821 rows:
+    or those of the subset of 641,821 rows:
       annotations/train*.txt, annotations/query_tenframes.json, annotations/gallery_main.txt
       query/, gallery/, training_image/, training_video_00/ ... training_video_07/
-    They come from LPR4M's authors (data/lpr4m/README.md); data/sample/simulate.py makes a small set of the same form.
+    LPR4M's authors provide them: {README}.
+    The repository's data/sample/simulate.py makes a small data set with the same layout.
     """
 
-    def __init__(self, *, box_units: str = "auto", **kwargs):
+    def __init__(self, *, box_units: str = "auto", **kwargs: Any):
         """Makes a builder.
 
         Args:
-            box_units: "pixels" (of the original frame), "normalised" (0..1) or "auto", which looks at the file.
-            **kwargs: of `ShardedBuilder`.
+            box_units: "pixels" (of the original frame), "normalized" (0..1), or "auto" to detect it from the file.
+            **kwargs: arguments of `ShardedBuilder`.
+
+        Raises:
+            RawDataError: `box_units` has another value.
         """
-        if box_units not in ("auto", PIXELS, NORMALISED):
-            raise DataError(f"box_units: found {box_units!r}, expected auto, pixels or normalised")
+        if box_units == "normalised":  # the value's name in earlier versions
+            box_units = NORMALIZED
+        if box_units not in ("auto", PIXELS, NORMALIZED):
+            raise RawDataError(f"box_units: found {box_units!r}, expected auto, pixels or normalized")
         self._box_units = box_units
         super().__init__(**kwargs)
 
     @classmethod
     def configs_for(cls, raw_dir: Path) -> list[str]:
-        """Returns the names of the configs that fit the layout of a raw directory, but those for a detector."""
+        """Returns the configs that fit the layout of a raw directory, without those for a detector."""
         of_the_subset = ("annotations/query_tenframes.json", "annotations/gallery_main.txt", "training_image")
         is_subset = any((raw_dir / name).exists() for name in of_the_subset)
         fitting = [config for config in cls.BUILDER_CONFIGS if config.is_subset == is_subset]
@@ -98,11 +105,15 @@ class Builder(ShardedBuilder):
                 return {"test": gallery.gallery_shards(raw_dir, config.is_subset, pictures)}
             case "detection_train":
                 return {"train": detection.detection_train_shards(*rows)}
-            case "detection_test":
+            case _:  # "detection_test"
                 return {"test": detection.detection_test_shards(raw_dir, pictures, self._units_of)}
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
-        kinds = {"train": train.train_metadata, "query": query.query_metadata, "gallery": gallery.gallery_metadata}
+        kinds: dict[str, Callable[[SkipSummary], dict[str, Any]]] = {
+            "train": train.train_metadata,
+            "query": query.query_metadata,
+            "gallery": gallery.gallery_metadata,
+        }
         return kinds.get(self.builder_config.kind, detection.detection_metadata)(summary)
 
     def _units_of(self, boxes: Iterable[Box]) -> str:

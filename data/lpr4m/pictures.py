@@ -1,34 +1,34 @@
-"""Where LPR4M's pictures lie, in the full layout and in the subset's, and reading a clip's frames."""
+"""Finds and reads LPR4M's pictures in the full layout and the subset's."""
 
 from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from data.boxes import Box, relative_box
-from data.errors import FormatError, Unusable
-from data.pictures import IMAGE_EXTENSIONS, Picture, RawPictures, choose_frames
-from data.skip_report import SkipReport
+from ..box_units import Box, relative_box
+from ..errors import FormatError, Unusable
+from ..pictures import IMAGE_EXTENSIONS, Picture, RawPictures, choose_frames
+from ..skip_report import SkipReport
 
-FRAMES_BEYOND_END = 10  # in case that numbers start at 1, or that a clip is cut a little late
+FRAMES_BEYOND_END = 10  # in case numbers start at 1, or a clip ends a little late
 
 
 def read_frames(
     pictures: RawPictures, clip_id: str, frames: Sequence[str], max_frames: int, report: SkipReport
 ) -> list[tuple[int, str, Picture]]:
-    """Reads at most `max_frames` of a clip's frames; those that cannot be read are left out and reported.
+    """Reads at most `max_frames` of a clip's frames; unreadable ones are left out and reported.
 
     Args:
-        pictures: of the raw directory.
+        pictures: the reader of the raw directory's pictures.
         clip_id: the clip.
-        frames: all its frames: ids (full layout) or paths relative to the raw directory (subset).
-        max_frames: the most to read.
-        report: is told what was left out.
+        frames: all frames of the clip: ids (full layout) or paths relative to the raw directory (subset).
+        max_frames: the maximum number of frames, at least 1.
+        report: lists unreadable frames.
 
     Returns:
-        (index among all frames, frame id, picture), in order.
+        (index among all frames, frame id, picture) of each frame that was read, in order.
 
     Raises:
-        Unusable: there are no frames to read from.
+        Unusable: `frames` is empty.
     """
     if not frames:
         raise Unusable("no frames")
@@ -45,12 +45,13 @@ def read_frames(
 
 
 def frames_of(pictures: RawPictures, clip_id: str) -> list[str]:
-    """Returns the ids of all frames of a clip in the full layout, by number; none if there is no such clip.
+    """Returns the ids of all frames of a clip in the full layout, ordered by number; empty if there are none.
 
-    What img2dataset downloaded cannot be listed by clip, so names are tried: a clip has one frame a second.
+    Pictures that img2dataset downloaded cannot be listed by clip. So every possible name is looked up: a clip has one
+    frame per second.
     """
     start, end = map(int, clip_id.rsplit("-", 2)[1:])
-    numbers = range(min((end - start) // 1000, 86_400) + FRAMES_BEYOND_END)  # no more than a day, whatever the id says
+    numbers = range(min((end - start) // 1000, 86_400) + FRAMES_BEYOND_END)  # at most a day, in case the id is wrong
     listed = {name for number in numbers if pictures.was_listed(name := f"{clip_id}-{number:04}")}
     on_disk = pictures.stems(f"frames/{clip_id}")
     return in_order(listed.union(on_disk), clip_id)
@@ -62,10 +63,16 @@ def in_order(frame_ids: Iterable[str], clip_id: str) -> list[str]:
 
 
 def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipReport) -> Picture:
-    """Reads a shop's image, given by id (full layout) or by path (subset).
+    """Reads a shop's image.
+
+    Args:
+        pictures: the reader of the raw directory's pictures.
+        image_id: the image, which names its file in the full layout.
+        path: the file relative to the raw directory in the subset; '' in the full layout.
+        report: counts the picture and lists it if it cannot be used.
 
     Raises:
-        Unusable: "image missing" and the like.
+        Unusable: "image missing", or "image" and another reason.
     """
     try:
         return pictures.read(path or f"images/{image_id}.jpg", report)
@@ -76,7 +83,22 @@ def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipRepo
 def frame_box(
     box: Box, units: str, frame: Picture, frame_id: str, where: str, report: SkipReport
 ) -> tfds.features.BBox | None:
-    """Returns a box relative to its frame, or None, and a line in the report, if it cannot be used."""
+    """Converts a box to shares of its frame; a box that cannot be used is reported.
+
+    Args:
+        box: x1, y1, x2, y2; all zeros = no box.
+        units: the unit of the file's boxes.
+        frame: the frame, for its size.
+        frame_id: the frame, for the report.
+        where: place in the raw file, for errors and the report.
+        report: counts the box and lists it if it cannot be used.
+
+    Returns:
+        The box, or None if it cannot be used.
+
+    Raises:
+        FormatError: the box is in the other unit.
+    """
     report.tried("boxes")
     try:
         return relative_box(box, units, (frame.width, frame.height), where)

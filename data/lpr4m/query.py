@@ -1,22 +1,23 @@
-"""Test clips with their ground truth."""
+"""Builds queries: test clips with their ground truth."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.boxes import Box
-from data.builder import PICTURE, TEXT, Example, Shard, chunks
-from data.errors import Unusable
-from data.lpr4m import evaluation_files
-from data.lpr4m.clip_types import clip_types
-from data.lpr4m.evaluation_files import Query
-from data.lpr4m.ids import live_id_of
-from data.lpr4m.pictures import frame_box, frames_of, read_frames
-from data.pictures import RawPictures
-from data.skip_report import SkipReport, SkipSummary
+from ..box_units import Box
+from ..builder import PICTURE, TEXT, Example, Shard, chunks
+from ..errors import Unusable
+from ..pictures import RawPictures
+from ..skip_report import SkipReport, SkipSummary
+from . import evaluation_files
+from .clip_types import clip_types
+from .evaluation_files import Query
+from .ids import live_id_of
+from .pictures import frame_box, frames_of, read_frames
 
 FEATURES = {
     "clip_id": TEXT(),
@@ -34,7 +35,7 @@ FEATURES = {
     "box_frame": tfds.features.Sequence(np.int32),
 }
 
-Boxes = dict[str, list[Box]]  # of the annotated frames of a clip, by frame id
+Boxes = dict[str, list[Box]]  # boxes of a clip's annotated frames, by frame id
 Texts = dict[str, str]
 
 
@@ -45,15 +46,18 @@ def query_shards(
     max_frames: int,
     units_of: Callable[[Iterable[Box]], str],
 ) -> list[Shard]:
-    """Joins the test files and cuts the queries into shards, in the order of the ground truth; as `train_shards`."""
+    """Joins the test files and divides the queries into shards, in the order of the ground truth.
+
+    The arguments are those of `train_shards`.
+    """
     read = evaluation_files.read_subset_queries if is_subset else evaluation_files.read_queries
     queries = read(raw_dir)
-    find = functools.partial(evaluation_files.find_file, raw_dir, required=not is_subset)
-    boxes = evaluation_files.read_boxes(find("test_frameid2gtbox_*.json"))
+    find = evaluation_files.find_optional_file if is_subset else evaluation_files.find_file
+    boxes = evaluation_files.read_boxes(find(raw_dir, "test_frameid2gtbox_*.json"))
     units = units_of(box for clip in boxes.values() for frame in clip.values() for box in frame)
-    titles = evaluation_files.read_texts(find("test_image_title_*.txt"))
-    asr = evaluation_files.read_texts(find("test_videoid_asr_*.txt"))
-    categories = evaluation_files.read_texts(find("test_image_category.txt", required=False))
+    titles = evaluation_files.read_texts(find(raw_dir, "test_image_title_*.txt"))
+    asr = evaluation_files.read_texts(find(raw_dir, "test_videoid_asr_*.txt"))
+    categories = evaluation_files.read_texts(evaluation_files.find_optional_file(raw_dir, "test_image_category.txt"))
 
     def joined(query: Query) -> tuple[Query, Boxes, Texts]:
         texts = {
@@ -68,8 +72,8 @@ def query_shards(
     ]
 
 
-def query_metadata(summary: SkipSummary) -> dict[str, object]:
-    """Returns the number of queries and {clip_id: reason} of those that were skipped."""
+def query_metadata(summary: SkipSummary) -> dict[str, Any]:
+    """Returns the number of queries and {clip_id: reason} for the skipped ones."""
     return {"num_queries": summary.num_tried("queries"), "skipped": summary.reasons("queries")}
 
 
@@ -95,7 +99,7 @@ def _example(
     frames = read_frames(pictures, query.clip_id, all_frames, max_frames, report)
     if not frames:
         raise Unusable("no usable frame")
-    size = frames[0][2]  # that of all frames of the clip
+    size = frames[0][2]  # all frames of a clip have this size
     annotated = {
         frame_id: [frame_box(box, units, size, frame_id, query.where, report) for box in boxes]
         for frame_id, boxes in boxes_of.items()

@@ -1,4 +1,4 @@
-"""Training rows of LPR4M: one clip a line, tab separated, in one of three layouts."""
+"""Reads LPR4M's training rows: one clip per line, tab-separated, in one of three layouts."""
 
 import array
 import dataclasses
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data.boxes import Box, parse_box
-from data.errors import FormatError, RepeatedId, fail
-from data.lpr4m.ids import CLIP_ID, parse_image_id
-from data.pictures import IMAGE_EXTENSIONS
-from data.text import decode_line, parse_list
+from ..box_units import Box, parse_box
+from ..errors import FormatError, RepeatedId, fail
+from ..pictures import IMAGE_EXTENSIONS
+from ..text import decode_line, parse_list
+from .ids import CLIP_ID, parse_image_id
 
 COLUMNS = {
     11: "clip_id frames boxes image_id title category_id category asr scale duration number",
@@ -23,10 +23,14 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRow:
-    """One clip and its product; a text is '' where the layout has no such column.
+    """One clip and its product; texts without a column in the layout are ''.
 
-    `frames` are frame ids (11 and 12 columns) or paths relative to the raw directory (13); `boxes` are x1, y1, x2, y2
-    of the intended product, one per frame, all zeros = none, in the file's own unit; `where` is `file:line`.
+    Attributes:
+        where: `file:line`.
+        frames: frame ids (11 and 12 columns) or paths relative to the raw directory (13 columns).
+        boxes: x1, y1, x2, y2 of the intended product, one per frame, in the file's own unit; all zeros = no box.
+
+    Source: data/lpr4m/README.md, "Raw files".
     """
 
     where: str
@@ -47,14 +51,14 @@ class TrainingRow:
 
 @dataclasses.dataclass(frozen=True)
 class RowBlock:
-    """Consecutive rows of one part, which can be read without reading the rows before them."""
+    """Consecutive rows of one part, which can be read without the rows before them."""
 
     path: Path
-    offset: int  # of the first row, in bytes
+    offset: int  # position of the first row, in bytes
     first_line: int  # counted from 1
     num_rows: int
     num_columns: int
-    checksum: int  # of its bytes: a block of a file that changed is another block
+    checksum: int  # of the block's bytes, so that blocks differ when the file changes
 
 
 def read_rows(block: RowBlock, on_error: Callable[[FormatError], None] = fail) -> Iterator[TrainingRow]:
@@ -62,7 +66,10 @@ def read_rows(block: RowBlock, on_error: Callable[[FormatError], None] = fail) -
 
     Args:
         block: from `index_rows`.
-        on_error: is told of a row that is not what its layout says, and raises it; if it does not, the row is left out.
+        on_error: called with the error of a row that violates its layout; the row is left out if it returns.
+
+    Raises:
+        FormatError: `on_error` raised it.
     """
     with block.path.open("rb") as file:
         file.seek(block.offset)
@@ -78,18 +85,21 @@ def read_rows(block: RowBlock, on_error: Callable[[FormatError], None] = fail) -
 def index_rows(
     parts: Sequence[Path], rows_per_block: int, on_error: Callable[[FormatError], None] = fail
 ) -> list[RowBlock]:
-    """Cuts the parts into blocks of rows, in order, and makes sure that no clip comes twice.
+    """Divides the parts into blocks of rows, in order, and checks that clip ids are unique.
 
-    Reads each part once and keeps 8 bytes a row, so that the check costs no memory worth naming.
+    Reads each part once and keeps only 8 bytes per row in memory.
 
     Args:
-        parts: files of training rows.
-        rows_per_block: rows of a block; the last block of a part may be shorter.
-        on_error: is told that a part is empty, that its first row is in no known layout, or that a clip id stands in
-            two rows, and raises it; if it does not, the part is left out, or the clip kept twice.
+        parts: the files of training rows.
+        rows_per_block: the rows in a block; the last block of a part may be shorter.
+        on_error: called with an error if a part is empty, its first row has no known layout, or a clip id is repeated.
+            If it returns, the part is left out, and a repeated clip is kept twice.
 
     Returns:
         Blocks that hold every row once.
+
+    Raises:
+        FormatError: `on_error` raised it.
     """
     blocks = []
     clip_hashes = array.array("q")
@@ -119,15 +129,15 @@ def index_rows(
 
 
 def parse_row(line: bytes, where: str, num_columns: int) -> TrainingRow:
-    """Parses one row and checks that its columns hold what the layout says.
+    """Parses one row and checks that its columns match the layout.
 
     Args:
-        line: the row as it stands in the file, with or without "\\n".
+        line: the row as it is in the file, with or without "\\n".
         where: `file:line`, for errors.
-        num_columns: 11, 12 or 13: the layout of the row's part.
+        num_columns: the layout of the row's part: 11, 12 or 13 columns.
 
     Raises:
-        FormatError: the row is not in that layout.
+        FormatError: the row violates the layout.
     """
     columns = decode_line(line, where).split("\t")
     if len(columns) != num_columns:
@@ -135,19 +145,19 @@ def parse_row(line: bytes, where: str, num_columns: int) -> TrainingRow:
             where,
             f"{len(columns)} columns",
             f"{num_columns} as in the first row of the file",
-            "look for a tab too many or too few, or a row cut in two, and mend the row",
+            "look for an extra or missing tab, or a row that is cut in two, and fix the row",
         )
     text = dict(zip(COLUMNS[num_columns].split(), columns, strict=True))
     _check_layout(columns, where)
     if not CLIP_ID.fullmatch(text["clip_id"]):
-        raise FormatError(f"{where} column 0", repr(text["clip_id"]), "live_id-START-END", "mend the row")
+        raise FormatError(f"{where} column 0", repr(text["clip_id"]), "live_id-START-END", "fix the row")
     frames = parse_list(text.pop("frames"), f"{where} column 1 (frames)")
     boxes = parse_list(text.pop("boxes"), f"{where} column 2 (boxes)")
     if not all(isinstance(frame, str) and frame for frame in frames):
-        raise FormatError(f"{where} column 1 (frames)", frames, "a list of strings", "mend the row")
+        raise FormatError(f"{where} column 1 (frames)", frames, "a list of strings", "fix the row")
     if len(frames) != len(boxes):
         raise FormatError(
-            f"{where} column 2 (boxes)", f"{len(boxes)} boxes for {len(frames)} frames", "one per frame", "mend the row"
+            f"{where} column 2 (boxes)", f"{len(boxes)} boxes for {len(frames)} frames", "one per frame", "fix the row"
         )
     text["image_id"] = parse_image_id(text["image_id"])
     text["asr"] = "" if text["asr"] == "null" else text["asr"]
@@ -160,34 +170,34 @@ def _layout(path: Path) -> int:
     with path.open("rb") as file:
         line = file.readline()
     if not line:
-        raise FormatError(str(path), "an empty file", "training rows", "download the file again or take it away")
+        raise FormatError(str(path), "an empty file", "training rows", "download the file again or remove it")
     num_columns = line.count(b"\t") + 1
     if num_columns not in COLUMNS:
         raise FormatError(
             f"{path}:1",
-            f"{num_columns} tab separated columns",
+            f"{num_columns} tab-separated columns",
             f"{', '.join(map(str, COLUMNS))}",
-            "check that this is a file of LPR4M training rows and that nothing turned its tabs into blanks",
+            "check that this file holds LPR4M training rows and that its tabs were not converted to spaces",
         )
     return num_columns
 
 
 def _check_layout(columns: list[str], where: str) -> None:
-    """The number of columns tells the layout, two columns' content confirms it."""
+    """Checks the layout that the number of columns implies against the content of two columns."""
     has_image_path = columns[4].lower().endswith(IMAGE_EXTENSIONS)
     if has_image_path != (len(columns) == 13):
         raise FormatError(
             f"{where} column 4",
             repr(columns[4]),
             "an image path in rows of 13 columns, a title in the others",
-            "look for a tab too many or too few and mend the row",
+            "look for an extra or missing tab and fix the row",
         )
     if len(columns) == 12 and not columns[7].isdecimal():
         raise FormatError(
             f"{where} column 7",
             repr(columns[7]),
             "a numeric product id in rows of 12 columns",
-            "look for a tab too many (an 11-column row with one has 12) and mend the row",
+            "look for an extra tab, which makes 12 columns of 11, and fix the row",
         )
 
 
@@ -211,5 +221,5 @@ def _check_clips_differ(
                     continue
                 if clip_id in first_seen:
                     found = f"clip {clip_id.decode(errors='replace')} again, first at {first_seen[clip_id]}"
-                    on_error(RepeatedId(f"{path}:{number}", found, "each clip id once", "take one of the rows away"))
+                    on_error(RepeatedId(f"{path}:{number}", found, "unique clip ids", "remove one of the rows"))
                 first_seen.setdefault(clip_id, f"{path}:{number}")

@@ -1,4 +1,4 @@
-"""Training pairs: a clip and the image of the product that it shows."""
+"""Builds training pairs: a clip and the image of the product that it shows."""
 
 import functools
 import itertools
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from data.boxes import Box
-from data.builder import EXAMPLES_PER_SHARD, PICTURE, TEXT, Example, Shard
-from data.errors import DataError, FormatError, Unusable, fail
-from data.lpr4m.ids import live_id_of
-from data.lpr4m.pictures import frame_box, read_frames, read_image
-from data.lpr4m.rows import RowBlock, TrainingRow, index_rows, read_rows
-from data.pictures import RawPictures
-from data.skip_report import SkipReport, SkipSummary
+from ..box_units import Box
+from ..builder import EXAMPLES_PER_SHARD, PICTURE, TEXT, Example, Shard
+from ..errors import FormatError, RawDataError, Unusable, fail
+from ..pictures import RawPictures
+from ..skip_report import SkipReport, SkipSummary
+from .ids import README, live_id_of
+from .pictures import frame_box, read_frames, read_image
+from .rows import RowBlock, TrainingRow, index_rows, read_rows
 
-ROWS_THAT_TELL_UNITS = 100
+ROWS_TO_DETECT_UNITS = 100
 
 FEATURES = {
     "clip_id": TEXT(),
@@ -44,14 +44,14 @@ def train_shards(
     max_frames: int,
     units_of: Callable[[Iterable[Box]], str],
 ) -> list[Shard]:
-    """Cuts the training rows into shards.
+    """Divides the training rows into shards.
 
     Args:
         raw_dir: the raw files.
-        is_subset: whether they are those of the 641,821-row subset.
-        pictures: of the raw directory.
-        max_frames: the most frames that an example holds.
-        units_of: tells the unit of the boxes given.
+        is_subset: whether these are the files of the 641,821-row subset.
+        pictures: the reader of the raw directory's pictures.
+        max_frames: the maximum number of frames in an example, at least 1.
+        units_of: returns the unit of the given boxes.
 
     Returns:
         Shards in the order of the rows.
@@ -61,7 +61,7 @@ def train_shards(
 
 
 def train_metadata(summary: SkipSummary) -> dict[str, int]:
-    """Returns the number of rows and how many of them were skipped."""
+    """Returns the number of rows and the number of skipped ones."""
     return {"num_rows": summary.num_tried("clips"), "skipped": summary.num_skipped("clips")}
 
 
@@ -71,11 +71,21 @@ def blocks_and_units(
     units_of: Callable[[Iterable[Box]], str],
     on_error: Callable[[FormatError], None] = fail,
 ) -> tuple[list[RowBlock], str]:
-    """Returns the training rows in blocks of the size of a shard, and the unit of their boxes; as `train_shards`."""
+    """Divides the training rows into blocks of a shard's size, and detects the unit of their boxes.
+
+    Args:
+        raw_dir: the raw files.
+        is_subset: whether these are the files of the 641,821-row subset.
+        units_of: returns the unit of the given boxes.
+        on_error: the error handler of `index_rows` and `read_rows`.
+
+    Returns:
+        (blocks in order, unit).
+    """
     blocks = index_rows(_training_parts(raw_dir, is_subset), EXAMPLES_PER_SHARD, on_error)
     rows = itertools.chain.from_iterable(read_rows(block, on_error) for block in blocks)
     rows_with_boxes = (row for row in rows if any(map(any, row.boxes)))
-    first_rows = itertools.islice(rows_with_boxes, ROWS_THAT_TELL_UNITS)
+    first_rows = itertools.islice(rows_with_boxes, ROWS_TO_DETECT_UNITS)
     return blocks, units_of(box for row in first_rows for box in row.boxes)
 
 
@@ -83,14 +93,16 @@ def _training_parts(raw_dir: Path, is_subset: bool) -> list[Path]:
     pattern = "annotations/train*.txt" if is_subset else "training_videoinfo_full_part_*.txt"
     parts = sorted(raw_dir.glob(pattern))
     if not parts:
-        raise DataError(
-            f"{raw_dir}: found no {pattern}, expected the training rows; data/lpr4m/README.md tells where they come "
-            "from, and --configs leaves the training set out"
+        raise RawDataError(
+            f"{raw_dir}: found no {pattern}, expected the training rows; {README} says where they come from, and "
+            "--configs can leave out the training set"
         )
     numbers = [part.stem.rpartition("_")[2] for part in parts]
     expected = [f"{number:02}" for number in range(len(parts))]
     if not is_subset and numbers != expected:
-        raise FormatError(str(raw_dir), f"parts {', '.join(numbers)}", "all parts from 00 on", "download the others")
+        raise FormatError(
+            str(raw_dir), f"parts {', '.join(numbers)}", "all parts from 00 on", "download the missing ones"
+        )
     return parts
 
 
@@ -110,7 +122,7 @@ def _example(row: TrainingRow, units: str, pictures: RawPictures, max_frames: in
     for index, frame_id, picture in read_frames(pictures, row.clip_id, row.frames, max_frames, report):
         box = frame_box(row.boxes[index], units, picture, frame_id, row.where, report)
         if box is None:
-            continue  # a frame without its box would be taken for one without the product
+            continue  # a frame without its box would look like one without the product
         frames.append(picture.encoded)
         frame_ids.append(frame_id)
         boxes.append(box)

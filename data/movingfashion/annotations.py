@@ -1,21 +1,27 @@
-"""MovingFashion's `train.json` and `test.json`: pairs of a video and an image, and the queries and gallery in them."""
+"""Reads MovingFashion's `train.json` and `test.json`: pairs of a video and an image, queries and the gallery."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from data.errors import FormatError, RepeatedId, fail
-from data.text import read_object
+from ..errors import FormatError, RepeatedId, fail
+from ..text import read_object
 
-GALLERY_ID = "movingfashion"  # there is but one
+README = str(Path(__file__).with_name("README.md"))  # named by errors
+GALLERY_ID = "movingfashion"  # the only gallery
 REGULAR, HARD = "regular", "hard"
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A video of a product and the product's image; paths are relative to the raw directory.
+    """A video of a product and the product's image.
 
-    `source` is REGULAR or HARD; `where` is the place in the file, for errors.
+    Attributes:
+        where: the place in the file, for errors.
+        product_id: the product.
+        video: path relative to the raw directory.
+        image: path relative to the raw directory.
+        source: REGULAR or HARD.
     """
 
     where: str
@@ -31,7 +37,7 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """A test video with the images of all its products; `source` is '' if these are not all of one source."""
+    """A test video with the images of all its products; `source` is '' if the products' sources differ."""
 
     where: str
     video: str
@@ -56,15 +62,17 @@ class GalleryImage:
 
 
 def read_pairs(path: Path, on_error: Callable[[FormatError], None] = fail) -> list[Pair]:
-    """Reads `train.json` or `test.json`, in the order of the file; `tracklets` are not looked at.
+    """Reads `train.json` or `test.json`, in the order of the file; `tracklets` are ignored.
 
     Args:
         path: the file.
-        on_error: is told of a product that is not what MovingFashion's format says, or of two files that would have
-            one id, and raises it; if it does not, the product is left out, or the id kept twice.
+        on_error: called with an error for a product that violates MovingFashion's format, and for two files that would
+            share an id. If it returns, the product is left out, and both files are kept.
 
     Raises:
-        FormatError: the file is not a JSON object with each key once.
+        FormatError: the file is not a JSON object with unique keys, or `on_error` raised it.
+
+    Source: data/movingfashion/README.md, "Raw files".
     """
     pairs = []
     for product_id, entry in read_object(path).items():
@@ -77,7 +85,7 @@ def read_pairs(path: Path, on_error: Callable[[FormatError], None] = fail) -> li
 
 
 def queries_of(pairs: Iterable[Pair]) -> list[Query]:
-    """Returns each video once, with its ground truth, in the order in which the videos are met."""
+    """Returns each video once with its ground truth, in the order of its first pair."""
     pairs_of: dict[str, list[Pair]] = {}
     for pair in pairs:
         pairs_of.setdefault(pair.video, []).append(pair)
@@ -85,7 +93,7 @@ def queries_of(pairs: Iterable[Pair]) -> list[Query]:
 
 
 def gallery_of(pairs: Iterable[Pair]) -> list[GalleryImage]:
-    """Returns each image once, in the order in which the images are met."""
+    """Returns each image once, in the order of its first pair."""
     first_with: dict[str, Pair] = {}
     for pair in pairs:
         first_with.setdefault(pair.image, pair)
@@ -93,7 +101,7 @@ def gallery_of(pairs: Iterable[Pair]) -> list[GalleryImage]:
 
 
 def id_of(path: str) -> str:
-    """Returns the name of a video or an image without folder and extension."""
+    """Returns the id of a video or an image: its file name without folder and extension."""
     return PurePosixPath(path).stem
 
 
@@ -129,5 +137,5 @@ def _check_ids_differ(pairs: Iterable[Pair], on_error: Callable[[FormatError], N
         for kind, path in (("video", pair.video), ("image", pair.image)):
             first = paths.setdefault((kind, id_of(path)), path)
             if first != path:
-                do = "rename one of the files, here too"
-                on_error(RepeatedId(pair.where, f"{path} beside {first}", "names that differ before the dot", do))
+                do = "rename one of the files, and its path in this file"
+                on_error(RepeatedId(pair.where, f"{path} and {first}", "names that differ before the dot", do))

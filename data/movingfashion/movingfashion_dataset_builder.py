@@ -1,4 +1,4 @@
-"""MovingFashion as TFDS data sets: training pairs, test queries and their one gallery."""
+"""Builds MovingFashion as TFDS data sets: training pairs, test queries and their gallery."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -8,10 +8,14 @@ from typing import Any, TypeVar
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.builder import PICTURE, TEXT, Example, Shard, ShardedBuilder, chunks
-from data.errors import FormatError, Unusable
-from data.movingfashion.annotations import (
+from ..builder import PICTURE, TEXT, Example, Shard, ShardedBuilder, chunks
+from ..errors import FormatError, Unusable
+from ..pictures import Picture, RawPictures
+from ..skip_report import SkipReport, SkipSummary
+from ..text import find_file
+from .annotations import (
     GALLERY_ID,
+    README,
     GalleryImage,
     Pair,
     Query,
@@ -20,16 +24,14 @@ from data.movingfashion.annotations import (
     queries_of,
     read_pairs,
 )
-from data.pictures import Picture, RawPictures
-from data.skip_report import SkipReport, SkipSummary
-from data.text import find_file
 
 T = TypeVar("T")
+Entry = Pair | Query | GalleryImage
 
 KINDS = {"train": "pairs", "query": "queries", "gallery": "gallery images"}
 MAX_FRAMES = 10
 NO_BOX = tfds.features.BBox(0.0, 0.0, 0.0, 0.0)
-UNKNOWN = ("title", "category", "scale", "duration", "number")  # texts of a query that the files do not tell
+UNKNOWN = ("title", "category", "scale", "duration", "number")  # texts of a query that the files do not contain
 
 FRAMES = {
     "frames": tfds.features.Sequence(PICTURE()),
@@ -63,7 +65,7 @@ FEATURES = {
 
 
 class Builder(ShardedBuilder):
-    """Reads MovingFashion's raw files and the frames that scripts/extract_movingfashion.sh takes out of its videos."""
+    """Builds data sets from MovingFashion's raw files and the frames that scripts/extract_movingfashion.sh extracts."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -72,16 +74,17 @@ class Builder(ShardedBuilder):
         tfds.core.BuilderConfig(name="query", description="Test videos with their ground truth."),
         tfds.core.BuilderConfig(name="gallery", description="The images of the test products: one gallery."),
     ]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Put these into one directory and pass it as --raw_dir:
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
+    Put these files into one directory and pass it as --raw_dir:
       train.json, test.json, videos/<video>.mp4, imgs/<image>.png
-    They come from MovingFashion's authors (data/movingfashion/README.md). Then take the frames out of the videos:
-      scripts/extract_movingfashion.sh RAW               writes frames/<video>/<number>.jpg
+    MovingFashion's authors provide them: {README}.
+    Then extract one frame per second of the videos into frames/<video>/<number>.jpg; the repository has a script:
+      scripts/extract_movingfashion.sh RAW
     """
 
     @classmethod
     def configs_for(cls, raw_dir: Path) -> list[str]:
-        """Returns the names of all configs."""
+        """Returns the names of all configs, which all fit."""
         return list(cls.builder_configs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -90,12 +93,13 @@ class Builder(ShardedBuilder):
     def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
         config = self.builder_config.name
         split = "train" if config == "train" else "test"
-        pairs = read_pairs(find_file([raw_dir], f"{split}.json", "data/movingfashion/README.md"))
-        entries, example_of = {
+        pairs = read_pairs(find_file([raw_dir], f"{split}.json", README))
+        kinds: dict[str, tuple[Sequence[Entry], Callable[..., Example]]] = {
             "train": (pairs, _train_example),
             "query": (queries_of(pairs), _query_example),
             "gallery": (gallery_of(pairs), _gallery_example),
-        }[config]
+        }
+        entries, example_of = kinds[config]
         kind, pictures = KINDS[config], self._pictures(raw_dir)
         shards = [functools.partial(_examples, chunk, kind, example_of, pictures) for chunk in chunks(entries)]
         return {split: shards}
@@ -110,23 +114,24 @@ class Builder(ShardedBuilder):
 
 
 def choose_frames(frames: Sequence[T], max_frames: int) -> list[T]:
-    """Chooses at most `max_frames` frames, evenly spread from the first, but not to the last.
+    """Chooses at most `max_frames` frames, spread evenly from the first frame but not to the last.
 
     Args:
-        frames: all frames of a video, in order.
+        frames: all n frames of a video, in order.
         max_frames: at least 1.
 
     Returns:
-        The frames kept, in order.
+        The chosen frames, in order: all if n <= max_frames, otherwise those at
+        `linspace(0, n, max_frames, endpoint=False)`, truncated to integers.
 
-    Source: the reference: `linspace(0, n, max_frames, endpoint=False)` truncated to int if there are more.
+    Source: data/movingfashion/README.md, "Frames".
     """
     count = min(len(frames), max_frames)
     return [frames[index * len(frames) // count] for index in range(count)]
 
 
 def _examples(
-    entries: Sequence[Pair | Query | GalleryImage],
+    entries: Sequence[Entry],
     kind: str,
     example_of: Callable[..., Example],
     pictures: RawPictures,
@@ -170,10 +175,19 @@ def _gallery_example(entry: GalleryImage, pictures: RawPictures, report: SkipRep
 
 
 def read_frames(video: str, pictures: RawPictures, report: SkipReport) -> dict[str, bytes]:
-    """Reads at most `MAX_FRAMES` frames of a video, by name; those that cannot be read are left out and reported.
+    """Reads at most `MAX_FRAMES` frames of a video; unreadable ones are left out and reported.
+
+    Args:
+        video: the video's path relative to the raw directory.
+        pictures: the reader of the raw directory's pictures.
+        report: lists unreadable frames.
+
+    Returns:
+        {name without extension: bytes of the file}, ordered by frame number.
 
     Raises:
-        Unusable: there are no frames to read from.
+        Unusable: the video has no frames.
+        FormatError: a frame's name is not a number.
     """
     folder = f"frames/{id_of(video)}"
     names = sorted(pictures.stems(folder), key=lambda name: _frame_number(name, folder))
@@ -191,8 +205,13 @@ def read_frames(video: str, pictures: RawPictures, report: SkipReport) -> dict[s
 def read_image(path: str, pictures: RawPictures, report: SkipReport) -> Picture:
     """Reads a shop's image.
 
+    Args:
+        path: the file relative to the raw directory.
+        pictures: the reader of the raw directory's pictures.
+        report: counts the picture and lists it if it cannot be used.
+
     Raises:
-        Unusable: "image missing" and the like.
+        Unusable: "image missing", or "image" and another reason.
     """
     try:
         return pictures.read(path, report)
@@ -209,5 +228,5 @@ def _frames(video: str, pictures: RawPictures, report: SkipReport) -> Example:
 
 def _frame_number(name: str, folder: str) -> int:
     if not name.isdecimal():
-        raise FormatError(folder, f"{name}.jpg", "frames named by their number", "rename or remove the file")
+        raise FormatError(folder, f"{name}.jpg", "frames whose names are numbers", "rename or remove the file")
     return int(name)

@@ -1,14 +1,14 @@
-"""What to look at in ROPE's raw files before a build."""
+"""Checks ROPE's raw files before a build."""
 
 import hashlib
 from pathlib import Path
 
-from data.errors import DataError, Unusable
-from data.findings import Findings
-from data.pictures import RawPictures
-from data.rope.files import DOMAINS, SPLITS, Domain, files_of
-from data.rope.items import Item, read_items
-from data.rope.rope_dataset_builder import MAX_FRAMES, kind_of, read_frames, report_lines
+from ..errors import RawDataError, Unusable
+from ..findings import Findings
+from ..pictures import RawPictures
+from .files import DOMAINS, SPLITS, Domain, files_of
+from .items import Item, read_items
+from .rope_dataset_builder import MAX_FRAMES, kind_of, read_frames, report_lines
 
 PUBLISHED = {
     "training products": 187_431,
@@ -23,13 +23,14 @@ PUBLISHED = {
 
 
 def check(raw_dir: Path, pictures: RawPictures, min_frames: int, findings: Findings) -> None:
-    """Reads all that a build would read, and lists every fault.
+    """Reads everything that a build would read, and lists every fault.
 
     Args:
         raw_dir: the raw files.
-        pictures: of the raw directory.
-        min_frames: a short video or live clip with fewer frames that can be used is a fault, 1..10; a page with none.
-        findings: is told the faults and counts.
+        pictures: the reader of the raw directory's pictures.
+        min_frames: a short video or live clip with fewer usable frames is a fault, 1..10. A page without a usable image
+            is always a fault.
+        findings: collects the faults and counts.
     """
     findings.published |= PUBLISHED
     for split in SPLITS:
@@ -37,11 +38,11 @@ def check(raw_dir: Path, pictures: RawPictures, min_frames: int, findings: Findi
         for domain in DOMAINS.values():
             try:
                 files = files_of(raw_dir, split, domain)
-                items = read_items(files, domain, MAX_FRAMES, findings.scratch, findings.errors("rows"))
-                for item in findings.looked_at(kind_of(split, domain.name), items):
+                items = read_items(files, domain, MAX_FRAMES, findings.scratch, findings.error_handler("rows"))
+                for item in findings.counted(kind_of(split, domain.name), items):
                     _check_item(item, split, domain, pictures, min_frames, findings)
                     products.update(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in item.products)
-            except DataError as error:
+            except RawDataError as error:
                 findings.error("files", error)
         findings.counts[f"{SPLITS[split]} products"] = len(products)
 

@@ -1,4 +1,4 @@
-"""ROPE's text files: what they are called and what a line holds."""
+"""The names and columns of ROPE's text files, and reading their lines."""
 
 import dataclasses
 import json
@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data.errors import DataError, FormatError, fail
-from data.text import decode_line, read_object
+from ..errors import FormatError, RawDataError, fail
+from ..text import decode_line, read_object
 
+README = str(Path(__file__).with_name("README.md"))  # named by errors
 NAMES = "names.json"
-SPLITS = {"train": "training", "test": "test"}  # what their files' names begin with
+SPLITS = {"train": "training", "test": "test"}  # split: prefix of its files' names
 _ID = re.compile(r"[^,/\s\x00-\x1f]+")
 _PICTURE = re.compile(r"[^,\s\x00-\x1f]+")
 _FIELDS = {"number": re.compile(r"[0-9]{1,18}"), "picture": _PICTURE, "text": re.compile(r".*", re.DOTALL)}
@@ -18,17 +19,25 @@ _FIELDS = {"number": re.compile(r"[0-9]{1,18}"), "picture": _PICTURE, "text": re
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """Pages, short videos or live clips: the names of its three files less split and extension, and their columns."""
+    """Pages, short videos or live clips.
+
+    Attributes:
+        name: "pages", "videos" or "lives".
+        pairs: the name of the file of pairs, without split and extension.
+        texts: likewise, of titles or speech.
+        pictures: likewise, of pictures.
+        has_numbers: whether a line of `pictures` has a number to sort by.
+    """
 
     name: str
     pairs: str
     texts: str
     pictures: str
-    has_numbers: bool  # whether a line of `pictures` has a number to sort by
+    has_numbers: bool
 
     @property
     def kinds(self) -> dict[str, tuple[str, ...]]:
-        """{file: its columns}."""
+        """Returns {file name without split and extension: its columns}."""
         numbers = ("number",) if self.has_numbers else ()
         return {
             self.pairs: ("product", "item"),
@@ -50,16 +59,24 @@ DOMAINS = {
 def read_rows(
     path: Path, columns: tuple[str, ...], on_error: Callable[[FormatError], None] = fail
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields (number of the line, {column: field without the blanks around it}).
+    """Yields the rows of a file.
 
-    Only the first commas part columns, so that a text may hold some.
+    Only the first commas separate columns, because a text may contain more.
 
     Args:
         path: one of the files.
-        columns: "product", "item", "number", "picture" or, as the last one, "text".
-        on_error: is told of a line that is not so, and raises it; if it does not, the line is left out.
+        columns: "product", "item", "number", "picture" or, only at the end, "text".
+        on_error: called with the error of a line that violates this format; the line is left out if it returns.
+
+    Yields:
+        (line number, {column: field without surrounding spaces}).
+
+    Raises:
+        FormatError: `on_error` raised it.
+
+    Source: data/rope/README.md, "Raw files".
     """
-    with path.open("rb") as file:  # bytes: nothing but "\n" ends a line, whatever separators a text holds
+    with path.open("rb") as file:  # as bytes: only "\n" ends a line, even if a text holds other separators
         for number, line in enumerate(file, start=1):
             try:
                 yield number, _parse(line, f"{path}:{number}", columns)
@@ -71,7 +88,7 @@ def files_of(raw_dir: Path, split: str, domain: Domain) -> dict[str, Path]:
     """Finds a domain's three files.
 
     Args:
-        raw_dir: the raw files; `names.json` there may say which of them are called otherwise.
+        raw_dir: the raw files; `names.json` among them may give other names.
         split: "train" or "test".
         domain: one of DOMAINS.
 
@@ -79,8 +96,8 @@ def files_of(raw_dir: Path, split: str, domain: Domain) -> dict[str, Path]:
         {name in `Domain.kinds`: file}.
 
     Raises:
-        FormatError: `names.json` is not {published name: name below `raw_dir`}.
-        DataError: a file is not there.
+        FormatError: `names.json` is not {published name: path relative to `raw_dir`}.
+        RawDataError: a file is missing.
     """
     names = _names(raw_dir)
     files = {}
@@ -88,10 +105,10 @@ def files_of(raw_dir: Path, split: str, domain: Domain) -> dict[str, Path]:
         name = f"{SPLITS[split]}_{kind}.txt"
         files[kind] = raw_dir / names.get(name, name)
         if not files[kind].is_file():
-            raise DataError(
+            raise RawDataError(
                 f"{raw_dir}: found no {names.get(name, name)}, expected it here, or its name in {NAMES}; "
-                "data/rope/README.md tells where it comes from, and --configs leaves its set out, "
-                "--option splits=train all of testing"
+                f"{README} says where it comes from, --configs can leave out the set that needs it, and "
+                "--option splits=train leaves out all test sets"
             )
     return files
 
@@ -102,7 +119,7 @@ def _parse(line: bytes, where: str, columns: tuple[str, ...]) -> dict[str, str]:
     row = dict(zip(columns, fields, strict=False))
     if len(row) < len(columns) or not all(_FIELDS.get(name, _ID).fullmatch(row[name]) for name in columns):
         expected = f"{len(columns)} columns: {', '.join(columns)}"
-        raise FormatError(where, repr(text), expected, "mend the line or take it away")
+        raise FormatError(where, repr(text), expected, "fix the line or remove it")
     return row
 
 
@@ -116,7 +133,7 @@ def _names(raw_dir: Path) -> dict[str, str]:
     ]
     for name, actual in names.items():
         if name not in known:
-            raise FormatError(f"{path}: {name}", "an unknown name", f"one of {', '.join(known)}", "mend the file")
+            raise FormatError(f"{path}: {name}", "an unknown name", f"one of {', '.join(known)}", "fix the file")
         if not isinstance(actual, str) or not actual or ".." in Path(actual).parts:
-            raise FormatError(f"{path}: {name}", json.dumps(actual), "a file in the raw directory", "mend the file")
+            raise FormatError(f"{path}: {name}", json.dumps(actual), "a file in the raw directory", "fix the file")
     return names

@@ -1,4 +1,4 @@
-"""ROPE as TFDS data sets: product pages, short videos and live clips, each item with its product."""
+"""Builds ROPE as TFDS data sets: product pages, short videos and live clips, each item with its product."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -7,18 +7,18 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from data.builder import PICTURE, TEXT, Example, Shard, ShardedBuilder
-from data.errors import DataError, Unusable
-from data.pictures import IMAGE_EXTENSIONS, RawPictures
-from data.rope.files import DOMAINS, SPLITS
-from data.rope.items import Block, Item, read_block, write_blocks
-from data.skip_report import SkipReport, SkipSummary
+from ..builder import PICTURE, TEXT, Example, Shard, ShardedBuilder
+from ..errors import RawDataError, Unusable
+from ..pictures import IMAGE_EXTENSIONS, RawPictures
+from ..skip_report import SkipReport, SkipSummary
+from .files import DOMAINS, README, SPLITS
+from .items import Block, Item, read_block, write_blocks
 
 MAX_FRAMES = 10
 
 
 class Builder(ShardedBuilder):
-    """Reads ROPE's raw files."""
+    """Builds data sets from ROPE's raw files."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -27,36 +27,39 @@ class Builder(ShardedBuilder):
         tfds.core.BuilderConfig(name="videos", description="Short videos: their frames and speech."),
         tfds.core.BuilderConfig(name="lives", description="Clips of livestreams: their frames and speech."),
     ]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = """\
-    Put these into one directory and pass it as --raw_dir:
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f"""\
+    Put these files into one directory and pass it as --raw_dir:
       training_product_pages_pair.txt    training_page_titles.txt    training_page_images.txt
       training_product_videos_pair.txt   training_video_asrs.txt     training_video_frames.txt
       training_product_lives_pair.txt    training_live_asrs.txt      training_live_clips.txt
-      the same nine for testing, their names beginning with test_; names.json may say that they are called otherwise
+      the same nine for testing, with test_ in place of training_; names.json can map other names
       pages/<image>.jpg, videos/<image>.jpg, lives/<image>.jpg, or img2dataset's output directories of any name
-    They come from ROPE's authors (data/rope/README.md).
+    ROPE's authors provide them: {README}.
     """
     index_features = ("product_id", "item_id")
 
-    def __init__(self, *, splits: str = ",".join(SPLITS), max_frames: int | str = MAX_FRAMES, **kwargs):
+    def __init__(self, *, splits: str = ",".join(SPLITS), max_frames: int | str = MAX_FRAMES, **kwargs: Any):
         """Makes a builder.
 
         Args:
-            splits: "train", "test" or both with a comma between.
-            max_frames: the most pictures that an example holds, as a number or its text.
-            **kwargs: of `ShardedBuilder`.
+            splits: "train", "test" or both, separated by a comma.
+            max_frames: the maximum number of pictures in an example, at least 1.
+            **kwargs: arguments of `ShardedBuilder`.
+
+        Raises:
+            RawDataError: an argument has another value.
         """
         self._splits = splits.split(",")
         if unknown := sorted(set(self._splits) - set(SPLITS)):
-            raise DataError(f"splits: found {', '.join(map(repr, unknown))}, expected some of {', '.join(SPLITS)}")
+            raise RawDataError(f"splits: found {', '.join(map(repr, unknown))}, expected some of {', '.join(SPLITS)}")
         if not str(max_frames).isdecimal() or not int(max_frames):
-            raise DataError(f"max_frames: found {max_frames!r}, expected 1 or more")
+            raise RawDataError(f"max_frames: found {max_frames!r}, expected 1 or more")
         self._max_frames = int(max_frames)
         super().__init__(**kwargs)
 
     @classmethod
     def configs_for(cls, raw_dir: Path) -> list[str]:
-        """Returns the names of all configs."""
+        """Returns the names of all configs, which all fit."""
         return list(cls.builder_configs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -73,7 +76,7 @@ class Builder(ShardedBuilder):
     def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
         domain = DOMAINS[self.builder_config.name]
         pictures = self._pictures(raw_dir)
-        shards = {}
+        shards: dict[str, Sequence[Shard]] = {}
         for split in self._splits:
             blocks = write_blocks(raw_dir, split, domain, self._max_frames, self.unfinished_dir / f"items_{split}")
             kind = kind_of(split, domain.name)
@@ -82,31 +85,31 @@ class Builder(ShardedBuilder):
 
     def _metadata(self, summary: SkipSummary) -> dict[str, Any]:
         kinds = {split: kind_of(split, self.builder_config.name) for split in self._splits}
-        metadata = {
+        metadata: dict[str, dict[str, Any]] = {
             split: {"num_rows": summary.num_tried(kind), "skipped": summary.num_skipped(kind)}
             for split, kind in kinds.items()
         }
-        if "test" in kinds:  # by name: who is not there is asked for all the same
+        if "test" in kinds:  # by name, because evaluation counts skipped items as misses
             metadata["test"]["skipped"] = summary.reasons(kinds["test"])
         return metadata
 
 
 def kind_of(split: str, domain: str) -> str:
-    """Returns what a report calls the items of a set: "training pages"."""
+    """Returns the kind of a set's items in reports, such as "training pages"."""
     return f"{SPLITS[split]} {domain}"
 
 
 def read_frames(item: Item, folder: str, pictures: RawPictures, report: SkipReport) -> list[tuple[str, bytes]]:
-    """Reads an item's pictures; those that cannot be read are left out and reported.
+    """Reads an item's pictures; unreadable ones are left out and reported.
 
     Args:
-        item: whose pictures.
-        folder: below the raw directory, where they lie unless img2dataset downloaded them.
-        pictures: of the raw directory.
-        report: is told what was left out.
+        item: the item.
+        folder: the folder in the raw directory of pictures that img2dataset did not download.
+        pictures: the reader of the raw directory's pictures.
+        report: lists unreadable pictures.
 
     Returns:
-        (name without extension, bytes of the file), in order.
+        (name without extension, bytes of the file) of each picture that was read, in order.
 
     Raises:
         Unusable: "no pictures".
@@ -124,7 +127,7 @@ def read_frames(item: Item, folder: str, pictures: RawPictures, report: SkipRepo
 
 
 def report_lines(item: Item, report: SkipReport) -> None:
-    """Counts an item's lines and lists those that say again what an earlier one says."""
+    """Counts an item's lines and lists those that repeat an earlier one."""
     report.counts["lines"] += item.num_lines
     for where in item.repeats:
         report.skipped("lines", item.item_id, where, "again")

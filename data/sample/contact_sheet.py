@@ -1,6 +1,6 @@
-"""Draws some clips of a raw data directory: the shop image, then every third frame with the boxes of its products.
+"""Draws clips of a raw data directory: the shop's image, then every third frame with its boxes.
 
-python data/sample/contact_sheet.py RAW sheet.png [--clips 12] [--split train|test] [--seed 0]
+python data/sample/contact_sheet.py RAW sheet.png --clips 12
 """
 
 import argparse
@@ -13,14 +13,16 @@ from PIL import Image, ImageDraw
 COLUMNS, WIDTH, HEIGHT = 9, 135, 240
 
 
-def main():
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags and draws the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("raw", type=pathlib.Path)
-    parser.add_argument("sheet")
-    parser.add_argument("--clips", type=int, default=12)
-    parser.add_argument("--split", choices=("train", "test"), default="test")
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args()
+    add = parser.add_argument
+    add("raw", type=pathlib.Path, metavar="RAW", help="directory that simulate.py wrote")
+    add("sheet", metavar="SHEET", help="picture to write, such as sheet.png")
+    add("--clips", type=int, default=12, metavar="N", help="number of clips to draw (default 12)")
+    add("--split", choices=("train", "test"), default="test", help="clips to choose from (default test)")
+    add("--seed", type=int, default=0, metavar="N", help="equal seeds choose the same clips (default 0)")
+    flags = parser.parse_args(argv)
     clips = _test_clips(flags.raw) if flags.split == "test" else _training_clips(flags.raw)
     clips = random.Random(flags.seed).sample(clips, min(flags.clips, len(clips)))
     sheet = Image.new("RGB", (COLUMNS * WIDTH, len(clips) * HEIGHT), "white")
@@ -34,7 +36,7 @@ def main():
 
 
 def _annotated(frame, boxes):
-    """Draws relative boxes, the intended product's in green and the others in grey."""
+    """Draws relative boxes on a frame: the intended product's in green, the others in gray."""
     draw = ImageDraw.Draw(frame)
     for i, (x1, y1, x2, y2) in enumerate(boxes):
         corners = (x1 * frame.width, y1 * frame.height, x2 * frame.width - 1, y2 * frame.height - 1)
@@ -65,7 +67,9 @@ def _training_clips(raw):
 def _only(raw, pattern):
     found = list(raw.glob(pattern))
     if len(found) != 1:
-        raise SystemExit(f"error: {raw}: found {len(found)} files {pattern}, expected one")
+        raise SystemExit(
+            f"error: {raw}: found {len(found)} files {pattern}, expected one; name a directory that simulate.py wrote"
+        )
     return found[0]
 
 

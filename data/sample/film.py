@@ -1,8 +1,8 @@
-"""Films whole livestreams of a shop: videos of several products one after another, with gaps in which none is shown.
+"""Films whole livestreams: videos that show products of a shop one after another, with gaps between them.
 
-    python data/sample/film.py --products data/sample --out /tmp/films
+    python data/sample/film.py --products data/sample --out FILMS
 
-README.md beside this file says what comes out.
+README.md beside this file describes the output.
 """
 
 import argparse
@@ -13,43 +13,50 @@ import json
 import multiprocessing
 import pathlib
 import shutil
+import sys
+from collections.abc import Sequence
 
 import av
 import numpy as np
-import plan
-import scene
-import shop
-import simulate
-import speech
 import tqdm
 
-GAPS = (("empty", 0.35), ("around", 0.25), ("other", 0.4))  # what a gap shows of other shops' products, and how often
-GAP_AFTER = 0.75  # how often a gap, and not the next product, follows a product
-PUT_AWAY = 0.4  # how often a product is out of view for a while
+if not __package__:  # Run as a script, whose relative imports need a package: PEP 366.
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+    __package__ = "data.sample"
+
+from . import plan, scene, shop, simulate, speech
+
+GAPS = (  # what a gap shows, and its probability
+    ("empty", 0.35),
+    ("around", 0.25),
+    ("other", 0.4),
+)
+GAP_AFTER = 0.75  # probability that a gap, not the next product, follows a product
+PUT_AWAY = 0.4  # probability that a product is out of view for a while
 
 
 @dataclasses.dataclass(frozen=True)
 class Shop:
-    """A shop: its products, and the ids of those that are none of its."""
+    """A shop with its products, and the ids of other shops' products."""
 
     name: str
-    products: tuple
-    other_ids: list
+    products: tuple[shop.Product, ...]
+    other_ids: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A part of a video: a product of the shop, or a gap (`product` None) of one of the kinds GAPS."""
+    """A part of a video: a product of the shop, or, if `product` is None, a gap of one of the kinds in GAPS."""
 
     seconds: int
     product: str | None
     gap: str | None
-    presented: str | None  # what the host holds: the product, in a gap one of another shop or nothing
-    distractors: tuple  # ids of what else may be seen
+    presented: str | None  # what the host shows: the product; in a gap, another shop's product or nothing
+    distractors: tuple[str, ...]  # ids of the other products in view
 
 
-def main(argv=None):
-    """Parses the flags, films every video and writes truth.jsonl last."""
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags, films every video and finally writes truth.jsonl."""
     flags = _parse(argv)
     try:
         film(flags)
@@ -57,14 +64,14 @@ def main(argv=None):
         raise SystemExit(f"error: {error}") from None
 
 
-def film(flags):
+def film(flags: argparse.Namespace) -> None:
     """Writes the videos, the shops' pictures and the truth.
 
     Args:
-      flags: the parsed flags, see `_parse`.
+        flags: the parsed flags.
 
     Raises:
-      ValueError: a flag or a file of the product directory is wrong, or --out holds files already.
+        ValueError: a flag or a file in the product directory is wrong, or --out is not empty.
     """
     out = pathlib.Path(flags.out)
     if out.exists() and any(out.iterdir()):
@@ -89,40 +96,44 @@ def film(flags):
         file.writelines(json.dumps(video) + "\n" for video in videos)
 
 
-def open_shops(lives, flags):
-    """Makes a shop of each livestream of a split, of the first --shop_products of its products.
+def open_shops(lives: Sequence[shop.Live], flags: argparse.Namespace) -> list[Shop]:
+    """Makes a shop of each livestream in a split, with the first --shop_products of its products.
+
+    Args:
+        lives: the livestreams.
+        flags: the parsed flags.
 
     Raises:
-      ValueError: too few products for a video, or none of another shop for the gaps.
+        ValueError: a shop has too few products for a video, or no other shop has products for the gaps.
     """
     shops = []
     for number, live in enumerate(lives, 1):
         own = live.products[: flags.shop_products]
         if len(own) < flags.products_per_video:
             raise ValueError(
-                f"--products_per_video={flags.products_per_video}: found {len(own)} products in a shop, and a video "
-                f"shows none twice: lower it"
+                f"--products_per_video={flags.products_per_video}: found {len(own)} products in a shop, expected at "
+                f"least as many as a video shows; choose at most {len(own)}"
             )
         others = [p for other in lives for p in other.products if other is not live or p not in own]
         if not others:
             raise ValueError(
-                f"--lives=1: gaps show products of another shop and there is none: choose more --lives or less than "
-                f"--shop_products={len(own)}"
+                f"--lives=1: found no products of another shop, expected some for the gaps; choose more --lives, or "
+                f"--shop_products below {len(own)}"
             )
         shops.append(Shop(f"{flags.split}-{number}", own, [p.product_id for p in others]))
     return shops
 
 
-def plan_video(store, flags, rng):
-    """Draws a video: which products it shows, for how long, with what beside them, and its gaps.
+def plan_video(store: Shop, flags: argparse.Namespace, rng: np.random.Generator) -> list[Segment]:
+    """Draws the plan of a video: its products, their times, the products around them, and the gaps.
 
     Args:
-      store: Shop.
-      flags: the parsed flags.
-      rng: numpy Generator.
+        store: the shop.
+        flags: the parsed flags.
+        rng: the only source of randomness.
 
     Returns:
-      list of Segment; it begins and ends with a gap, and nothing of the shop can be seen in a gap.
+        The segments. The first and the last are gaps, and no gap shows a product of the shop.
     """
     settings = _settings(flags)
     shop_ids, other_ids = [p.product_id for p in store.products], store.other_ids
@@ -158,7 +169,7 @@ def _settings(flags):
 
 
 def _start_worker(*context):
-    global _context  # multiprocessing hands a worker its constants through a global
+    global _context  # the constants of a worker process
     _context = context
 
 
@@ -190,7 +201,7 @@ def _film_one(task):
 
 
 def _shown(segment, rng):
-    """In which seconds what is presented is in view: from first to last, but for a while in which it is put away."""
+    """Draws the seconds in which the presented product is in view: all, or all but one run in which it is put away."""
     shown = np.full(segment.seconds, segment.presented is not None)
     if segment.seconds >= 6 and rng.random() < PUT_AWAY:
         length = int(rng.integers(1, 1 + max(1, round(0.3 * segment.seconds))))
@@ -200,7 +211,7 @@ def _shown(segment, rng):
 
 
 class _Mp4:
-    """A file to which one writes a picture for each second."""
+    """A video file that is written one picture per second."""
 
     def __init__(self, path, frame_rate, quality):
         self.path, self.frame_rate, self.quality = path, frame_rate, quality
@@ -215,7 +226,7 @@ class _Mp4:
         return self
 
     def write(self, picture):
-        """Adds a second that shows the picture."""
+        """Appends a second that shows the picture."""
         frame = av.VideoFrame.from_image(picture)
         for _ in range(self.frame_rate):
             frame.pts = self.count
@@ -228,7 +239,7 @@ class _Mp4:
 
 
 def _write_shops(shops, flags, out):
-    """Copies the shops' pictures; shop.csv gives them their titles, attribution.csv keeps whose work each is."""
+    """Copies the shops' pictures, and writes their titles to shop.csv and their creators to attribution.csv."""
     with (
         (out / "shop.csv").open("w", newline="", encoding="utf-8") as titles,
         (out / "attribution.csv").open("w", newline="", encoding="utf-8") as attribution,
@@ -250,23 +261,40 @@ def _write_shops(shops, flags, out):
 
 def _parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    add, limits = parser.add_argument, ("MIN", "MAX")
     add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
     add("--out", required=True, help="directory to write; must be new or empty")
-    add("--videos", type=int, default=20, help="number of videos, the shops in turn (default 20)")
-    add("--products_per_video", type=int, default=8, help="products that a video shows, none twice (default 8)")
-    add("--shop_products", type=int, help="products of a shop (default: its livestream's whole gallery)")
-    add("--split", choices=("train", "test"), default="test", help="the shops' products (default test)")
+    add("--videos", type=int, default=20, help="number of videos, which take turns among the shops (default 20)")
+    add("--products_per_video", type=int, default=8, help="number of different products in a video (default 8)")
+    add("--shop_products", type=int, help="number of products in a shop (default: its livestream's whole gallery)")
+    add("--split", choices=("train", "test"), default="test", help="split of the shops' products (default test)")
     add("--seed", type=int, default=0, help="equal seeds give equal videos (default 0)")
     add("--split_seed", type=int, default=0, help="as in simulate.py (default 0)")
     add("--test_products", type=int, default=60, help="as in simulate.py (default 60)")
-    add("--lives", type=int, help="as in simulate.py")
-    add("--shown_seconds", type=int, nargs=2, default=(8, 40), metavar=("LEAST", "MOST"), help="default 8 40")
-    add("--gap_seconds", type=int, nargs=2, default=(5, 20), metavar=("LEAST", "MOST"), help="default 5 20")
-    add("--distractors", type=int, default=8, help="most other products at once (default 8)")
-    add("--clutter", type=float, default=1.0, help="0 plain .. 1 (default): blur, hands, banners, colour casts")
-    add("--frame_rate", type=int, default=4, help="frames a second of the file; each second is one picture (default 4)")
-    add("--workers", type=int, default=simulate.count_cores())
+    add("--lives", type=int, help="number of livestreams to split the test products into, as in simulate.py")
+    add(
+        "--shown_seconds",
+        type=int,
+        nargs=2,
+        default=(8, 40),
+        metavar=("MIN", "MAX"),
+        help="how long a product is shown (default 8 40)",
+    )
+    add("--gap_seconds", type=int, nargs=2, default=(5, 20), metavar=limits, help="how long a gap lasts (default 5 20)")
+    add("--distractors", type=int, default=8, help="maximum number of other products in view (default 8)")
+    add(
+        "--clutter",
+        type=float,
+        default=1.0,
+        help="amount of blur, hands, banners and color casts, 0 to 1 (default 1)",
+    )
+    add(
+        "--frame_rate",
+        type=int,
+        default=4,
+        help="frames per second, all showing one picture (default 4)",
+    )
+    add("--workers", type=int, default=simulate.count_cores(), help="number of processes (default: all cores)")
     flags = parser.parse_args(argv)
     for name in ("videos", "products_per_video", "shop_products", "frame_rate", "workers"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
@@ -274,7 +302,7 @@ def _parse(argv):
     for name in ("shown_seconds", "gap_seconds"):
         least, most = getattr(flags, name)
         if not 1 <= least <= most:
-            parser.error(f"--{name} {least} {most}: expected at least 1, and the least before the most")
+            parser.error(f"--{name} {least} {most}: expected a minimum of at least 1 and no larger than the maximum")
     simulate.check_common(parser, flags)
     return flags
 

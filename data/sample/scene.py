@@ -1,35 +1,37 @@
-"""Renders one livestream clip: an intended product, other products, hands and banners before a photograph."""
+"""Renders a livestream clip: an intended product, other products, hands and banners in front of a photograph."""
 
 import dataclasses
 import functools
 import io
 import math
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import props
-import shop
 from PIL import Image, ImageChops, ImageFilter
-from plan import HEIGHT, WIDTH, choose_distractors, plan_intended, run, wave
+
+from . import props, shop
+from .plan import HEIGHT, WIDTH, Path, Settings, choose_distractors, plan_intended, run, wave
 
 MARGIN = 16  # the camera drifts by at most this many pixels
-VISIBLE_SHARE = 0.15  # a product of which less is seen has no box
-_ATTEMPTS = 10  # hand, banner and smear may hide a thin product for a whole clip
+VISIBLE_SHARE = 0.15  # a product has a box if more of it is visible
+_ATTEMPTS = 10  # hand, banner and blur may hide a thin product in a whole clip
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Encoded frames and their boxes: a list per frame, the intended product's first, empty when it is out of view."""
+    """Encoded frames and a list of boxes per frame, the intended product's first; empty if it is out of view."""
 
-    frames: list
-    boxes: list
+    frames: list[bytes]
+    boxes: list[list[list[int]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Set:
-    """What stays the same in a whole video, however many products are shown on it."""
+class VideoSet:
+    """The properties of a video that are the same for all its products."""
 
-    back: Image.Image  # with MARGIN around, as the camera moves
-    stands: list
+    back: Image.Image  # with a MARGIN on all sides, in which the camera moves
+    stands: list[tuple[float, float]]
     tone: props.Tone
     host: props.Host
     softness: float
@@ -39,24 +41,30 @@ class Set:
     exposure: np.ndarray
 
 
-def render(product_id, shop_ids, elsewhere_ids, backgrounds, directory, settings, annotated_every, rng):
+def render(
+    product_id: str,
+    shop_ids: Sequence[str],
+    elsewhere_ids: Sequence[str],
+    backgrounds: Sequence[pathlib.Path],
+    directory: str | pathlib.Path,
+    settings: Settings,
+    annotated_every: int,
+    rng: np.random.Generator,
+) -> Clip:
     """Renders a clip.
 
     Args:
-      product_id: the intended product.
-      shop_ids: other products of the same livestream, most distractors are drawn from these.
-      elsewhere_ids: products of other livestreams.
-      backgrounds: list of paths of photographs.
-      directory: the directory of products.
-      settings: Settings.
-      annotated_every: the product is in view in at least one of the frames 0, annotated_every, ...
-      rng: numpy Generator, the only source of chance.
-
-    Returns:
-      Clip.
+        product_id: the intended product.
+        shop_ids: other products of the same livestream, from which most distractors are drawn.
+        elsewhere_ids: products of other livestreams.
+        backgrounds: paths of photographs.
+        directory: the product directory.
+        settings: the settings of all clips.
+        annotated_every: the product is in view in at least one of the frames 0, annotated_every, ...
+        rng: the only source of randomness.
 
     Raises:
-      ValueError: a picture is damaged or shows nothing.
+        ValueError: a picture is damaged or shows nothing.
     """
     views = load_views(str(directory), product_id)
     for _ in range(_ATTEMPTS):
@@ -68,47 +76,64 @@ def render(product_id, shop_ids, elsewhere_ids, backgrounds, directory, settings
         if any(clip.boxes[::annotated_every]):
             return clip
     raise ValueError(
-        f"{shop.views_path(directory, product_id)}: the product was hidden in every frame of {_ATTEMPTS} clips, "
-        f"expected views that show it: are they nearly transparent?"
+        f"{shop.views_path(directory, product_id)}: found the product hidden in every frame of {_ATTEMPTS} clips, "
+        f"expected it to be visible; check whether its views are nearly transparent"
     )
 
 
-def draw_set(backgrounds, settings, count, rng):
-    """Draws the set of a video of `count` frames."""
+def draw_set(backgrounds: Sequence[pathlib.Path], settings: Settings, count: int, rng: np.random.Generator) -> VideoSet:
+    """Draws the set of a video.
+
+    Args:
+        backgrounds: paths of photographs.
+        settings: the settings of all clips.
+        count: number of frames.
+        rng: the only source of randomness.
+    """
     clutter, time = settings.clutter, np.arange(count)
     back, stands = props.background(backgrounds, WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, rng)
     drift = clutter * MARGIN * rng.uniform(0, 0.9)
-    return Set(
-        back,
-        stands,
-        props.Tone(clutter, rng),
-        props.Host(rng),
-        rng.uniform(0.6, 0.95),
-        props.noise(WIDTH, HEIGHT, rng.uniform(1.5, 5), rng) if rng.random() < 0.4 * clutter else None,
-        *(np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int) for _ in range(2)),
-        1 + clutter * wave(time, 0.06, rng),
+    return VideoSet(
+        back=back,
+        stands=stands,
+        tone=props.Tone(clutter, rng),
+        host=props.Host(rng),
+        softness=rng.uniform(0.6, 0.95),
+        noise=props.noise(WIDTH, HEIGHT, rng.uniform(1.5, 5), rng) if rng.random() < 0.4 * clutter else None,
+        camera_x=np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int),
+        camera_y=np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int),
+        exposure=1 + clutter * wave(time, 0.06, rng),
     )
 
 
-def act(product_id, path, distractors, on, start, directory, settings, rng):
+def act(
+    product_id: str | None,
+    path: Path,
+    distractors: Sequence[str],
+    video_set: VideoSet,
+    start: int,
+    directory: str | pathlib.Path,
+    settings: Settings,
+    rng: np.random.Generator,
+) -> Iterator[tuple[Image.Image, bool]]:
     """Renders a part of a video.
 
     Args:
-      product_id: the product that is shown; None = none is.
-      path: Path, how it is shown; its length is the part's.
-      distractors: ids of the other products.
-      on: Set of the video.
-      start: the part's first frame in the video.
-      directory: the directory of products.
-      settings: Settings.
-      rng: numpy Generator.
+        product_id: the product that is shown; None = none.
+        path: the product's path, which has the length of the part.
+        distractors: ids of the other products.
+        video_set: the set of the video.
+        start: the part's first frame in the video.
+        directory: the product directory.
+        settings: the settings of all clips.
+        rng: the only source of randomness.
 
     Yields:
-      (RGB picture, whether the product counts as in view).
+        (RGB picture, whether the product counts as in view).
     """
     views = load_views(str(directory), product_id) if product_id else ()
     count = len(path.shown)
-    stage = _Stage(path, distractors, None, directory, settings, count, rng, on, start)
+    stage = _Stage(path, distractors, None, directory, settings, count, rng, video_set, start)
     for t in range(count):
         picture, ids, full = stage.draw(t, views)
         yield picture, bool(_boxes(ids, full))
@@ -126,21 +151,21 @@ def _film(stage, views, count):
 
 
 @functools.lru_cache(maxsize=160)
-def load_views(directory, product_id):
-    """Loads a product's renderings, each cropped to what is opaque.
+def load_views(directory: str, product_id: str) -> tuple[Image.Image, ...]:
+    """Loads a product's views, each cropped to its opaque part.
 
     Returns:
-      tuple of RGBA pictures.
+        RGBA pictures.
 
     Raises:
-      ValueError: the file is damaged or shows nothing.
+        ValueError: the file is damaged or shows nothing.
     """
     path = shop.views_path(directory, product_id)
     try:
         strip = Image.open(path)
         strip.load()
     except OSError as error:
-        raise ValueError(f"{path}: not a readable picture ({error})") from None
+        raise ValueError(f"{path}: not a readable picture ({error}); replace it") from None
     side = strip.height
     views = []
     for i in range(strip.width // side):
@@ -149,24 +174,24 @@ def load_views(directory, product_id):
         if box and (box[2] - box[0]) * (box[3] - box[1]) > 64:
             views.append(view.crop(box))
     if not views:
-        raise ValueError(f"{path}: every view is transparent")
+        raise ValueError(f"{path}: found only transparent views, expected one that shows the product")
     return tuple(views)
 
 
 class _Stage:
-    """What stays the same in a clip: set, lighting, hands; `draw` adds the intended product at a time.
+    """The constant properties of a clip: set, lighting, hands; `draw` adds the intended product in one frame.
 
-    The clip may be a part of a video, from its frame `start`; then `on` is the video's set.
+    The clip may be a part of a video, from its frame `start`; `video_set` is then the set of the video.
     """
 
-    def __init__(self, path, distractors, backgrounds, directory, settings, count, rng, on=None, start=0):
+    def __init__(self, path, distractors, backgrounds, directory, settings, count, rng, video_set=None, start=0):
         self.path = path
         self.quality = int(rng.integers(40, 81))
         clutter = settings.clutter
-        if on is None:
+        if video_set is None:
             self.back, stands = props.background(backgrounds, WIDTH + 2 * MARGIN, HEIGHT + 2 * MARGIN, rng)
         else:
-            self.back, stands = on.back.copy(), on.stands
+            self.back, stands = video_set.back.copy(), video_set.stands
         self.ids = Image.new("L", self.back.size, 0)
         self.full = {}
         self.front, self.moving = [], []
@@ -178,7 +203,7 @@ class _Stage:
         self.camera_y = np.rint(MARGIN + drift * wave(time, 1, rng)).astype(int)
         self.tone = props.Tone(clutter, rng)
         self.exposure = 1 + clutter * wave(time, 0.06, rng)
-        host = props.Host(rng) if on is None else on.host
+        host = props.Host(rng) if video_set is None else video_set.host
         size = path.size.mean()
         self.hand = host.hand(size, rng) if path.held and rng.random() < 0.75 else None
         self.cover = host.hand(0.9 * size, rng) if rng.random() < 0.35 * clutter else None
@@ -195,25 +220,30 @@ class _Stage:
         self.gain = rng.uniform(0.82, 1.1)  # the light on the product differs from that of the set
         self.noise = props.noise(WIDTH, HEIGHT, rng.uniform(1.5, 5), rng) if rng.random() < 0.4 * clutter else None
         self.noise_shift = rng.integers(0, props.NOISE_ROOM, (count, 2))
-        if on is not None:
+        if video_set is not None:
             part = slice(start, start + count)
-            self.camera_x, self.camera_y, self.exposure = on.camera_x[part], on.camera_y[part], on.exposure[part]
-            self.tone, self.softness, self.noise = on.tone, on.softness, on.noise
+            self.camera_x, self.camera_y = video_set.camera_x[part], video_set.camera_y[part]
+            self.exposure = video_set.exposure[part]
+            self.tone, self.softness, self.noise = video_set.tone, video_set.softness, video_set.noise
 
     def draw(self, t, views):
-        """Draws frame t: the picture, a map of product numbers (1 = intended) and the pixels of each if uncovered."""
+        """Draws frame t.
+
+        Returns:
+            (picture, map of product numbers with 1 = intended, {number: pixels of the product if nothing covered it}).
+        """
         corner = (int(self.camera_x[t]), int(self.camera_y[t]))
         box = (*corner, corner[0] + WIDTH, corner[1] + HEIGHT)
         frame, ids, full = self.back.crop(box), self.ids.crop(box), dict(self.full)
         for number, item in self.moving:
             item.draw(frame, ids, full, number, t)
         if self.path.shown[t]:
-            centre = self._draw_intended(frame, ids, full, views, t)
+            center = self._draw_intended(frame, ids, full, views, t)
         for number, sprite, x, y in self.front:
             _paste(frame, ids, full, number, sprite, x - corner[0], y - corner[1])
         if self.cover is not None and self.cover_at[t] and self.path.shown[t]:
             reach = self.path.size[t] * self.cover_offset
-            self.cover.paste(frame, ids, centre[0] + reach[0], centre[1] + reach[1], thumb_only=False)
+            self.cover.paste(frame, ids, center[0] + reach[0], center[1] + reach[1], thumb_only=False)
         blurred = (
             frame.filter(ImageFilter.BoxBlur(self.defocus))
             if self.defocus_at[t]
@@ -228,7 +258,7 @@ class _Stage:
         return frame, ids, full
 
     def _draw_intended(self, frame, ids, full, views, t):
-        """Draws the intended product, in a hand or standing, and returns its centre."""
+        """Draws the intended product, held or standing, and returns its center."""
         path = self.path
         view = views[path.view[t]]
         sprite = _scaled(view, path.size[t], path.width_limit, HEIGHT * 1.02)
@@ -252,7 +282,7 @@ class _Stage:
         return x + sprite.width / 2, y + sprite.height / 2
 
     def _place_distractors(self, distractors, directory, stands, count, rng):
-        """Puts each distractor where it hides least: on the set, in the foreground, or passing by."""
+        """Places each distractor where it covers least: on the set, in the foreground, or moving across the picture."""
         path = self.path
         size = path.size.mean()
         middle_y = path.y.mean() + MARGIN if self.ground is None else self.ground - size / 2
@@ -287,7 +317,7 @@ class _Stage:
 
 
 class _Passer:
-    """A distractor that somebody carries through the picture."""
+    """A distractor that moves through the picture."""
 
     def __init__(self, views, size, count, rng):
         self.sprites = [_scaled(views[int(i)], size, WIDTH, HEIGHT) for i in rng.integers(0, len(views), 3)]
@@ -297,7 +327,7 @@ class _Passer:
         self.y = HEIGHT * rng.uniform(0.2, 0.85) + wave(np.arange(steps), 30, rng)
 
     def draw(self, frame, ids, full, number, t):
-        """Draws it at frame t, if it is passing then."""
+        """Draws the distractor in frame t, if it is in the picture then."""
         t -= self.begin
         if not 0 <= t < len(self.x):
             return
@@ -307,7 +337,7 @@ class _Passer:
 
 
 def _choose_ground(stands, size, rng):
-    """Chooses where a product of this size stands, so that it fits below the upper edge of the picture if it can."""
+    """Chooses the ground of a product of this size, so that it fits below the top of the picture if possible."""
     heights = [rng.uniform(low + 0.3 * (high - low), max(low, high - 0.15 * (high - low))) for low, high in stands]
     fitting = [y for y in heights if y > MARGIN + size * 1.1]
     return fitting[int(rng.integers(len(fitting)))] if fitting else max(heights)
@@ -322,7 +352,7 @@ def _scaled(view, size, width_limit, height_limit):
 
 
 def _paste(frame, ids, full, number, sprite, x, y):
-    """Pastes an RGBA sprite; notes where it is in `ids` and in `full` how many pixels it has when nothing hides it."""
+    """Pastes an RGBA sprite, and records its pixels in `ids` and their number, if nothing covers it, in `full`."""
     alpha = sprite.getchannel("A")
     solid = alpha.point(props.SOLID)
     frame.paste(sprite, (x, y), alpha)
@@ -331,7 +361,7 @@ def _paste(frame, ids, full, number, sprite, x, y):
 
 
 def _boxes(ids, full):
-    """Boxes of what is seen of each product, the intended one's first; none at all without the intended one."""
+    """Returns the boxes of the products' visible parts, the intended one's first; none if it is out of view."""
     seen = ids.histogram()
     numbers = [n for n in sorted(full) if n and seen[n] > max(24, VISIBLE_SHARE * full[n])]
     if 1 not in numbers:

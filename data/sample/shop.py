@@ -1,12 +1,13 @@
-"""Reads a directory of products and arranges them into livestreams.
+"""Reads a product directory and arranges its products into livestreams.
 
-The directory's format is described in README.md beside this file.
+README.md beside this file describes the format of the directory.
 """
 
 import csv
 import dataclasses
 import pathlib
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -17,40 +18,41 @@ GALLERY_MIN, GALLERY_MAX, GALLERY_USUAL = 20, 40, 30
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """One line of products.csv; `row` keeps every column, for the attribution."""
+    """One line of products.csv; `row` holds every column, for the attribution."""
 
     product_id: str
     name: str
     category: str
-    row: dict
+    row: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """One livestream: its id, its products in gallery order and their image ids."""
+    """A livestream: its id, its products in gallery order, and their image ids."""
 
     live_id: str
-    products: tuple
-    image_ids: tuple
+    products: tuple[Product, ...]
+    image_ids: tuple[str, ...]
 
 
-def read_products(directory):
+def read_products(directory: str | pathlib.Path) -> list[Product]:
     """Reads products.csv and checks that every product has its pictures.
 
     Args:
-      directory: path of a directory in the format of README.md.
+        directory: path of a product directory.
 
     Returns:
-      list of Product, in the order of the file.
+        The products, in the order of the file.
 
     Raises:
-      ValueError: the file, a column, a value or a picture is missing; the message names file and line.
+        ValueError: the file, a column, a value or a picture is missing; the message names file and line.
     """
     directory = pathlib.Path(directory)
     path = directory / "products.csv"
     if not path.is_file():
         raise ValueError(f"{path}: not found; expected a CSV file with the columns {', '.join(REQUIRED_COLUMNS)}")
-    products, seen = [], {}
+    products: list[Product] = []
+    seen: dict[str, int] = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         columns = reader.fieldnames or []
@@ -63,19 +65,24 @@ def read_products(directory):
         for row in reader:
             where = f"{path}:{reader.line_num}"
             if None in row or None in row.values():
-                raise ValueError(f"{where}: expected {len(columns)} fields; quote a field that holds a comma")
+                raise ValueError(
+                    f"{where}: found another number of fields, expected {len(columns)}; quote fields with commas"
+                )
             empty = [c for c in REQUIRED_COLUMNS if not row[c].strip()]
             if empty:
-                raise ValueError(f"{where}: {', '.join(empty)} is empty; every product needs one")
+                raise ValueError(f"{where}: found no {', '.join(empty)}, expected one for each product; fill it in")
             product_id = row["product_id"]
             if product_id in seen:
-                raise ValueError(f"{where}: product_id {product_id} is also on line {seen[product_id]}; make it unique")
+                raise ValueError(
+                    f"{where}: found product_id {product_id} of line {seen[product_id]} again, expected unique ids; "
+                    "change one of them"
+                )
             seen[product_id] = reader.line_num
             image, views = image_path(directory, product_id), views_path(directory, product_id)
             for picture in (image, views):
                 if not picture.is_file():
                     raise ValueError(
-                        f"{where}: product {product_id} has no {picture}; add the picture or drop the line"
+                        f"{where}: found no {picture}, expected it for product {product_id}; add it or remove the line"
                     )
             _check_views(views)
             products.append(Product(product_id, row["name"].strip(), row["category"].strip(), row))
@@ -83,52 +90,62 @@ def read_products(directory):
 
 
 def _check_views(path):
-    """Raises ValueError unless the file starts like a strip of square RGBA views."""
+    """Raises ValueError unless the file is a strip of square RGBA views, according to its header."""
     try:
         with Image.open(path) as strip:
             mode, (width, height) = strip.mode, strip.size
     except OSError as error:
-        raise ValueError(f"{path}: not a readable picture ({error})") from None
+        raise ValueError(f"{path}: not a readable picture ({error}); replace it") from None
     if mode != "RGBA" or width % height:
         raise ValueError(f"{path}: found {width}x{height} {mode}, expected square RGBA views side by side")
 
 
-def read_backgrounds(directory):
-    """Lists the background photographs of a directory of products, sorted by name.
+def read_backgrounds(directory: str | pathlib.Path) -> list[pathlib.Path]:
+    """Lists the background photographs in a product directory, sorted by name.
 
     Raises:
-      ValueError: there is none.
+        ValueError: there are none.
     """
     paths = sorted((pathlib.Path(directory) / "backgrounds").glob("*.jpg"))
     if not paths:
-        raise ValueError(f"{directory}/backgrounds: no *.jpg found; at least one photograph is needed")
+        raise ValueError(f"{directory}/backgrounds: found no *.jpg, expected at least one photograph; add one")
     return paths
 
 
-def image_path(directory, product_id):
+def image_path(directory: str | pathlib.Path, product_id: str) -> pathlib.Path:
+    """Returns the path of the shop's picture of a product."""
     return pathlib.Path(directory) / "images" / f"{product_id}.jpg"
 
 
-def views_path(directory, product_id):
+def views_path(directory: str | pathlib.Path, product_id: str) -> pathlib.Path:
+    """Returns the path of the views of a product."""
     return pathlib.Path(directory) / "views" / f"{product_id}.webp"
 
 
-def arrange(products, *, train_products, test_products, lives, split_seed, seed):
-    """Splits products into disjoint training and test livestreams, each a mix of few categories.
+def arrange(
+    products: Sequence[Product],
+    *,
+    train_products: int | None,
+    test_products: int,
+    lives: int | None,
+    split_seed: int,
+    seed: int,
+) -> tuple[list[Live], list[Live]]:
+    """Splits products into disjoint training and test livestreams, each with few categories.
 
     Args:
-      products: list of Product.
-      train_products: number of products for training; None = all that are left.
-      test_products: number of test products, the sum over the test galleries.
-      lives: number of test livestreams; None = galleries of about 30.
-      split_seed: int, decides which products are for training and which share a livestream.
-      seed: int, decides ids and the order of a gallery.
+        products: all products.
+        train_products: number of products for training; None = all that are not for testing.
+        test_products: number of test products in all galleries.
+        lives: number of test livestreams; None = as many as give galleries of about 30.
+        split_seed: decides the training products, and the products that share a livestream.
+        seed: decides the ids and the order of a gallery.
 
     Returns:
-      (training lives, test lives), lists of Live; a training live has about 30 products.
+        (training livestreams, test livestreams); a training livestream has about 30 products.
 
     Raises:
-      ValueError: too few products, or galleries outside of 20-40 images.
+        ValueError: there are too few products, or a gallery would not have 20 to 40 images.
     """
     if train_products is None:
         train_products = max(0, len(products) - test_products)
@@ -137,14 +154,14 @@ def arrange(products, *, train_products, test_products, lives, split_seed, seed)
     if train_products + test_products > len(products):
         raise ValueError(
             f"--train_products={train_products} and --test_products={test_products} need "
-            f"{train_products + test_products} products, found {len(products)}: lower one of them"
+            f"{train_products + test_products} products, found {len(products)}; lower one of them"
         )
     lives = lives or max(1, round(test_products / GALLERY_USUAL))
     sizes = [test_products // lives + (i < test_products % lives) for i in range(lives)]
     if min(sizes) < GALLERY_MIN or max(sizes) > GALLERY_MAX:
         raise ValueError(
             f"--test_products={test_products} in --lives={lives} gives galleries of {min(sizes)} to {max(sizes)} "
-            f"images, expected {GALLERY_MIN} to {GALLERY_MAX}: choose {GALLERY_MIN * lives} to "
+            f"images, expected {GALLERY_MIN} to {GALLERY_MAX}; choose {GALLERY_MIN * lives} to "
             f"{GALLERY_MAX * lives} test products, or other --lives"
         )
     rng = np.random.default_rng([split_seed, 0])
@@ -160,7 +177,7 @@ def arrange(products, *, train_products, test_products, lives, split_seed, seed)
 
 
 def _shuffled_pools(products, rng):
-    """Groups products by category; the order of the categories and within them is drawn from rng."""
+    """Groups products by category, in random order of and within the categories."""
     names = sorted({p.category for p in products})
     pools = {names[i]: [] for i in rng.permutation(len(names))}
     for i in rng.permutation(len(products)):
@@ -169,10 +186,10 @@ def _shuffled_pools(products, rng):
 
 
 def _draw_live(pools, whole, size, rng):
-    """Takes `size` products of two to four categories out of pools.
+    """Removes `size` products of two to four categories from the pools and returns them.
 
-    A category gives at most half of its products to the test, so that training sees its like; only where that is not
-    enough the rest comes from anywhere.
+    At most half of a category's products are for testing, so that training sees similar ones. If that is not enough,
+    the rest is taken from any category.
     """
     spare = {c: max(0, len(pool) - (whole[c] + 1) // 2) for c, pool in pools.items()}
     categories = [c for c in spare if spare[c] > 0]
@@ -205,6 +222,6 @@ def _live(products, rng):
     )
 
 
-def new_uuid(rng):
-    """Draws a UUID's text from a numpy generator."""
+def new_uuid(rng: np.random.Generator) -> str:
+    """Draws a UUID as text."""
     return str(uuid.UUID(bytes=rng.bytes(16), version=4))

@@ -1,8 +1,8 @@
-"""Renders livestreams of a shop's products and writes them in the raw layout of LPR4M.
+"""Simulates livestreams of a shop's products and writes them in the raw layout of LPR4M.
 
-    python data/sample/simulate.py --products data/sample --out /tmp/raw
+    python data/sample/simulate.py --products data/sample --out RAW
 
-README.md beside this file describes the directory that --products names and the files that come out.
+README.md beside this file describes the product directory and the output.
 """
 
 import argparse
@@ -12,21 +12,25 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import sys
+from collections.abc import Sequence
 
 import numpy as np
-import plan
-import scene
-import shop
-import speech
 import tqdm
 
-PARTS = 10  # training rows come in ten files, as LPR4M's do
-ANNOTATED_EVERY = 3  # a test clip's boxes are given for frames 0, 3, 6, ...
+if not __package__:  # Run as a script, whose relative imports need a package: PEP 366.
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+    __package__ = "data.sample"
+
+from . import plan, scene, shop, speech
+
+PARTS = 10  # number of files of training rows, as in LPR4M
+ANNOTATED_EVERY = 3  # frames 0, 3, 6, ... of a test clip have boxes
 FIRST_START_MS = 1_667_916_122_888
 
 
-def main(argv=None):
-    """Parses the flags, renders every clip and writes the annotation files last."""
+def main(argv: list[str] | None = None) -> None:
+    """Parses the flags, renders every clip and finally writes the annotation files."""
     flags = _parse(argv)
     try:
         simulate(flags)
@@ -34,14 +38,14 @@ def main(argv=None):
         raise SystemExit(f"error: {error}") from None
 
 
-def simulate(flags):
+def simulate(flags: argparse.Namespace) -> None:
     """Writes a raw data directory.
 
     Args:
-      flags: the parsed flags, see `_parse`.
+        flags: the parsed flags.
 
     Raises:
-      ValueError: a flag or a file of the product directory is wrong, or --out holds files already.
+        ValueError: a flag or a file in the product directory is wrong, or --out is not empty.
     """
     out = pathlib.Path(flags.out)
     if out.exists() and any(out.iterdir()):
@@ -83,19 +87,24 @@ def _parse(argv):
         "--split_seed",
         type=int,
         default=0,
-        help="decides which products are for training and which for test (default 0)",
+        help="decides the training and the test products (default 0)",
     )
-    add("--lives", type=int, help="test livestreams (default: as many as give galleries of about 30 images)")
-    add("--train_products", type=int, help="training products (default: all that are not test products)")
-    add("--test_products", type=int, default=60, help="test products, 20 to 40 a livestream (default 60)")
-    add("--clips_per_product", type=int, default=4, help="training clips of a product (default 4)")
-    add("--test_clips_per_product", type=int, default=4, help="test clips (queries) of a product (default 4)")
-    add("--min_frames", type=int, default=5, help="shortest clip (default 5)")
-    add("--max_frames", type=int, default=30, help="longest clip (default 30)")
-    add("--distractors", type=int, default=8, help="most other products in a clip (default 8)")
-    add("--clutter", type=float, default=1.0, help="0 plain .. 1 (default): blur, hands, banners, colour casts")
+    add("--lives", type=int, help="number of test livestreams (default: as many as give galleries of about 30 images)")
+    add("--train_products", type=int, help="number of training products (default: all that are not test products)")
+    add("--test_products", type=int, default=60, help="number of test products, 20 to 40 per livestream (default 60)")
+    add("--clips_per_product", type=int, default=4, help="number of training clips per product (default 4)")
+    add("--test_clips_per_product", type=int, default=4, help="number of test clips (queries) per product (default 4)")
+    add("--min_frames", type=int, default=5, help="length of the shortest clip (default 5)")
+    add("--max_frames", type=int, default=30, help="length of the longest clip (default 30)")
+    add("--distractors", type=int, default=8, help="maximum number of other products in a clip (default 8)")
+    add(
+        "--clutter",
+        type=float,
+        default=1.0,
+        help="amount of blur, hands, banners and color casts, 0 to 1 (default 1)",
+    )
     add("--categories", action="store_true", help="also write test_image_category.txt (not an LPR4M file)")
-    add("--workers", type=int, default=count_cores())
+    add("--workers", type=int, default=count_cores(), help="number of processes (default: all cores)")
     flags = parser.parse_args(argv)
     for name in ("clips_per_product", "test_clips_per_product", "workers", "min_frames"):
         if getattr(flags, name) < 1:
@@ -106,16 +115,16 @@ def _parse(argv):
     return flags
 
 
-def count_cores():
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def count_cores() -> int:
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_common(parser, flags):
-    """Ends the program if a flag that film.py has too is out of range."""
+def check_common(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Ends the program if a flag of both simulate.py and film.py is out of range."""
     for name in ("distractors", "seed", "split_seed"):
         if getattr(flags, name) < 0:
-            parser.error(f"--{name}={getattr(flags, name)}: must not be negative")
+            parser.error(f"--{name}={getattr(flags, name)}: expected at least 0")
     if not 0 <= flags.clutter <= 1:
         parser.error(f"--clutter={flags.clutter}: expected 0 to 1")
     if flags.lives is not None and flags.lives < 1:
@@ -123,9 +132,9 @@ def check_common(parser, flags):
 
 
 def _tasks(lives, clips_per_product, split, flags):
-    """One task a clip, with everything that its rendering needs beside the shared settings.
+    """Returns one task per clip, with everything that its rendering needs besides the shared settings.
 
-    Each clip has a random generator of its own, so that the result does not depend on which worker renders it.
+    Each clip has its own random generator, so that the result does not depend on the worker that renders it.
     """
     tasks = []
     for number, live in enumerate(lives):
@@ -159,12 +168,12 @@ def _rendered(tasks, context, workers):
 
 
 def _start_worker(*context):
-    global _context  # multiprocessing hands a worker its constants through a global
+    global _context  # the constants of a worker process
     _context = context
 
 
 def _render(task):
-    """Renders one clip, writes its frames and returns what the annotation files say of it."""
+    """Renders one clip, writes its frames and returns its annotations."""
     directory, backgrounds, settings, out = _context
     rng = np.random.default_rng(task["seed"])
     product = task["product"]
@@ -192,7 +201,7 @@ def _render(task):
 
 
 def _write_images(lives, directory, out):
-    """Copies the shop pictures under their image ids; attribution.csv keeps whose work each is."""
+    """Copies the shop's pictures under their image ids, and writes their creators to attribution.csv."""
     (out / "images").mkdir()
     with (out / "attribution.csv").open("w", newline="", encoding="utf-8") as file:
         writer = None
@@ -260,16 +269,17 @@ def _write_lines(path, pairs):
     path.write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
 
 
-def clip_types(boxes):
-    """Tells a clip's scale, duration and number type from its boxes.
+def clip_types(boxes: Sequence[Sequence[Sequence[int]]]) -> tuple[str, str, str]:
+    """Derives a clip's scale, duration and number type from its boxes.
 
     Args:
-      boxes: a list per frame of [x1, y1, x2, y2] in pixels; the intended product's first, empty when it is out of view.
+        boxes: for each frame a list of [x1, y1, x2, y2] in pixels, the intended product's first; empty if it is out of
+            view.
 
     Returns:
-      ("small" | "medium" | "large", "short" | "medium" | "long", "few" | "medium" | "abundant").
+        ("small" | "medium" | "large", "short" | "medium" | "long", "few" | "medium" | "abundant").
 
-    Source: the definitions of LPR4M: mean share of the frame's area, share of frames with a box, mean boxes a frame.
+    Source: docs/reference.md, section 8.
     """
     seen = [frame for frame in boxes if frame]
     areas = [(x2 - x1) * (y2 - y1) / (plan.WIDTH * plan.HEIGHT) for (x1, y1, x2, y2), *_ in seen]

@@ -1,4 +1,8 @@
-"""Titles and sentences for a product, in words built from its name and category."""
+"""Generates titles and speech about a product from its name and category."""
+
+import numpy as np
+
+from .shop import Product
 
 _TITLES = (
     "{name}, new season, for your {category}",
@@ -31,20 +35,20 @@ _CLOSINGS = (
 )
 
 
-def title(product, rng):
-    """Makes the shop's title of a product; the same generator state gives the same title.
+def title(product: Product, rng: np.random.Generator) -> str:
+    """Generates the shop's title for a product.
 
     Args:
-      product: shop.Product.
-      rng: numpy Generator.
+        product: the product.
+        rng: the only source of randomness.
     """
     return _fill(_pick(_TITLES, rng), product, rng)
 
 
-def asr(product, rng):
-    """Makes what a host says while showing a product, as a speech recogniser writes it.
+def asr(product: Product, rng: np.random.Generator) -> str:
+    """Generates a host's speech about a product, as a speech recognizer writes it.
 
-    Now and then the recogniser heard nothing: then the text is `null`, as in LPR4M.
+    Now and then the recognizer hears nothing; the text is then `null`, as in LPR4M.
     """
     if rng.random() < 0.04:
         return "null"
@@ -67,7 +71,7 @@ def _fill(text, product, rng):
 
 
 def _clean(text):
-    return " ".join(text.split())  # a tab or line break would end the column
+    return " ".join(text.split())  # a tab or line break would end a column
 
 
 def _pick(choices, rng):

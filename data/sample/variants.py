@@ -1,35 +1,47 @@
-"""Makes further products out of a shop's training products: other colours, other proportions, sets of two.
+"""Makes more products from a shop's training products: other colors, other proportions, sets of two.
 
-    python data/sample/variants.py --products data/sample --out /tmp/variants
+    python data/sample/variants.py --products data/sample --out VARIANTS
 
-The result is a directory of products like the one it came from (README.md), for `simulate.py --products`. An encoder
-that is trained on few products learns them by heart; it has to look closer where there are more. The test products of
-the split are left out, so what is made here may be trained on.
+The output is a product directory like the input (README.md beside this file), for `simulate.py --products`. An encoder
+that is trained on few products memorizes them; with more products it has to learn more. The test products of the split
+are left out, so that the output is safe to train on.
 """
 
 import argparse
 import csv
 import pathlib
 import shutil
+import sys
+from collections.abc import Sequence
 
 import numpy as np
-import shop
 from PIL import Image, ImageChops
-from scene import load_views
 
-SIDE = 160  # pixels of a picture and of a view, as in the products that come with this directory
+if not __package__:  # Run as a script, whose relative imports need a package: PEP 366.
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+    __package__ = "data.sample"
+
+from . import shop
+from .scene import load_views
+
+SIDE = 160  # side of a picture and of a view in pixels, as in the products of this directory
 QUALITY = 92
-SETS = 0.3  # share of the variants that show two products side by side
+SETS = 0.3  # share of variants that show two products side by side
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Writes the training products and their variants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
     add("--out", required=True, help="directory to write; must be new or empty")
-    add("--variants", type=int, default=5, help="variants of a product (default 5)")
-    add("--test_products", type=int, default=60, help="as in simulate.py: these are left out (default 60)")
+    add("--variants", type=int, default=5, help="number of variants per product (default 5)")
+    add(
+        "--test_products",
+        type=int,
+        default=60,
+        help="number of test products, which are left out (default 60)",
+    )
     add("--split_seed", type=int, default=0, help="as in simulate.py (default 0)")
     add("--seed", type=int, default=0, help="equal seeds give equal pictures (default 0)")
     flags = parser.parse_args(argv)
@@ -39,14 +51,14 @@ def main(argv=None):
         raise SystemExit(f"error: {error}") from None
 
 
-def make_variants(flags):
-    """Writes a directory of products.
+def make_variants(flags: argparse.Namespace) -> None:
+    """Writes a product directory.
 
     Args:
-      flags: the parsed flags.
+        flags: the parsed flags.
 
     Raises:
-      ValueError: the product directory is wrong, or --out holds files already.
+        ValueError: the product directory is wrong, or --out is not empty.
     """
     source, out = pathlib.Path(flags.products), pathlib.Path(flags.out)
     if out.exists() and any(out.iterdir()):
@@ -68,8 +80,8 @@ def make_variants(flags):
         writer = csv.DictWriter(file, [*products[0].row, "made_from"], lineterminator="\n")
         writer.writeheader()
         for number, product in enumerate(products):
-            for path in (shop.image_path, shop.views_path):
-                shutil.copyfile(path(source, product.product_id), path(out, product.product_id))
+            for path_of in (shop.image_path, shop.views_path):
+                shutil.copyfile(path_of(source, product.product_id), path_of(out, product.product_id))
             writer.writerow({**product.row, "made_from": ""})
             for variant in range(flags.variants):
                 rng = np.random.default_rng([flags.seed, number, variant])
@@ -84,24 +96,26 @@ def make_variants(flags):
                 writer.writerow({**product.row, "product_id": name, "made_from": made_from})
 
 
-def draw_variant(directory, product_ids, rng):
-    """Draws a product that looks like the given ones, in other colours and proportions.
+def draw_variant(
+    directory: pathlib.Path, product_ids: Sequence[str], rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image]:
+    """Draws a product like the given ones, in other colors and proportions.
 
     Args:
-      directory: the directory of products.
-      product_ids: one product, or two that are shown side by side.
-      rng: numpy Generator, the only source of chance.
+        directory: the product directory.
+        product_ids: one product, or two that are shown side by side.
+        rng: the only source of randomness.
 
     Returns:
-      (the shop's picture, RGB, SIDE x SIDE; its views, RGBA, side by side).
+        (the shop's picture, RGB, SIDE x SIDE; the views, RGBA, side by side).
     """
     images, strips = [], []
     for product_id in product_ids:
-        colours, stretch = _colours(rng), float(np.exp(rng.uniform(-0.3, 0.3)))
+        colors, stretch = _colors(rng), float(np.exp(rng.uniform(-0.3, 0.3)))
         picture = Image.open(shop.image_path(directory, product_id)).convert("RGB")
-        images.append(_stretched(colours(_trimmed(picture)), stretch))
-        strips.append([_stretched(colours(view), stretch) for view in load_views(str(directory), product_id)])
-    share = rng.uniform(0.35, 0.65)  # of the first product
+        images.append(_stretched(colors(_trimmed(picture)), stretch))
+        strips.append([_stretched(colors(view), stretch) for view in load_views(str(directory), product_id)])
+    share = rng.uniform(0.35, 0.65)  # the first product's share of the width
     image = Image.new("RGB", (SIDE, SIDE), "white")
     _place(image, images, share)
     count = min(len(strip) for strip in strips)
@@ -113,13 +127,13 @@ def draw_variant(directory, product_ids, rng):
     return image, views
 
 
-def _colours(rng):
-    """A change of colours that keeps white white: hues turned, saturation, brightness and channels changed."""
+def _colors(rng):
+    """Draws a change of hue, saturation, brightness and channels that preserves white, as a function of a picture."""
     turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.6 else rng.uniform(-0.3, 0.3)
     saturation, gamma = rng.uniform(0.6, 1.4), np.exp(rng.uniform(-0.5, 0.5, 3) * 0.4 + rng.uniform(-0.4, 0.4))
-    grey = np.full((3, 3), 1 / 3)
+    gray = np.full((3, 3), 1 / 3)
     axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / 3**0.5
-    matrix = grey + saturation * (np.cos(turn) * (np.eye(3) - grey) + np.sin(turn) * axis)
+    matrix = gray + saturation * (np.cos(turn) * (np.eye(3) - gray) + np.sin(turn) * axis)
 
     def change(picture):
         rgb = np.asarray(picture.convert("RGB"), np.float32) / 255
@@ -133,7 +147,7 @@ def _colours(rng):
 
 
 def _trimmed(picture):
-    """Without its white border."""
+    """Returns a picture without its white border."""
     box = (
         ImageChops.difference(picture, Image.new("RGB", picture.size, "white"))
         .convert("L")
@@ -148,7 +162,7 @@ def _stretched(picture, stretch):
 
 
 def _place(canvas, pictures, share):
-    """Puts one picture into the middle of a square canvas, or two beside each other on one ground."""
+    """Pastes one picture into the center of a square canvas, or two side by side with aligned bottoms."""
     widths = [SIDE] if len(pictures) == 1 else [share * SIDE, (1 - share) * SIDE]
     fitted = []
     for picture, width in zip(pictures, widths, strict=True):

@@ -25,7 +25,7 @@ def write_raw(
     parts: int = 2,
     seed: int = 0,
 ) -> Path:
-    """Writes raw files in which every product has a colour of its own, in its images and in its clips' frames.
+    """Writes raw files in which every product has a color of its own, in its images and in its clips' frames.
 
     Args:
         raw_dir: directory to fill.
@@ -36,7 +36,7 @@ def write_raw(
         gallery_size: images of a livestream.
         frames_per_clip: number of frames of the i-th clip.
         parts: files of training rows.
-        seed: of the colours.
+        seed: of the colors.
 
     Returns:
         `raw_dir`.
@@ -128,15 +128,15 @@ class _Writer:
 
 
 def jpeg(product: int, size: tuple[int, int], noise: int = 0) -> bytes:
-    """Returns a small JPEG in the product's colour with a little noise.
+    """Returns a small JPEG in the product's color with a little noise.
 
     Args:
         product: products of different numbers look different.
         size: width, height.
         noise: seed of the noise, so that no two pictures need be equal.
     """
-    colour = np.random.default_rng(product).integers(30, 226, 3)
-    pixels = colour + np.random.default_rng(noise).integers(-12, 13, (size[1], size[0], 3))
+    color = np.random.default_rng(product).integers(30, 226, 3)
+    pixels = color + np.random.default_rng(noise).integers(-12, 13, (size[1], size[0], 3))
     buffer = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -17,7 +17,7 @@ def write_raw(
     num_frames: Callable[[int], int] = lambda product: 3 + 5 * (product % 3),
     tracklets: bool = True,
 ) -> Path:
-    """Writes raw files in which every product has a colour of its own, in its image and in its videos.
+    """Writes raw files in which every product has a color of its own, in its image and in its videos.
 
     Every second product is regular, the others are hard. The second training product has two videos. The first two
     test products share a video, so that it has two ground truths.

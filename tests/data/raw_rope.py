@@ -25,7 +25,7 @@ def write_raw(
     num_items: Callable[[str, int], int] = lambda domain, product: 1 + (product % 2),
     num_pictures: Callable[[str, int], int] = lambda domain, product: 2 + 5 * (product % 3),
 ) -> Path:
-    """Writes raw files in which every product has a colour of its own, in all its pictures.
+    """Writes raw files in which every product has a color of its own, in all its pictures.
 
     Args:
         raw_dir: directory to fill.

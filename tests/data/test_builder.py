@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import builder
-from data.boxes import relative_box
+from data.box_units import relative_box
 from data.pictures import RawPictures
 from data.skip_report import SkipReport
 from tests.data.raw_lpr4m import image_id_of, jpeg, write_raw
@@ -23,8 +23,8 @@ def test_a_picture_is_made_smaller_by_its_short_side_only_where_it_is_larger(tmp
     assert (picture.width, picture.height) == size  # boxes in pixels are of the picture that was published
     image = Image.open(io.BytesIO(picture.encoded))
     assert image.size == stored and (picture.encoded == encoded) == (size == stored)
-    colours = [np.asarray(Image.open(io.BytesIO(one))).mean((0, 1)) for one in (encoded, picture.encoded)]
-    np.testing.assert_allclose(*colours, atol=3)
+    colors = [np.asarray(Image.open(io.BytesIO(one))).mean((0, 1)) for one in (encoded, picture.encoded)]
+    np.testing.assert_allclose(*colors, atol=3)
     assert RawPictures(tmp_path).read("a.jpg", SkipReport()).encoded == encoded
 
 

@@ -139,7 +139,7 @@ def test_every_fault_of_lpr4m_is_found_and_nothing_else(tmp_path, capsys):
         "rows": {f"{part.name}:8": "12 columns", f"{part.name}:9 column 2 (boxes)": "box [24, 6, 3, 36]"},
         "ids": {f"{part.name}:13": f"clip {clip_id_of(9)}", f"{titles.name}:9": f"{image_id_of(1000)} again"},
         "files": {"test_videoid_asr_4.txt:1": "'no tab'"},
-        "shards": {"more_img2dataset": "shard 00000 without 00000_stats.json", "00001.tar": "a cut tar"},
+        "shards": {"more_img2dataset": "shard 00000 without 00000_stats.json", "00001.tar": "a truncated tar"},
     }
     assert found.keys() == expected.keys()
     for kind, of in expected.items():
@@ -203,12 +203,12 @@ def test_the_words_of_a_report(tmp_path, capsys):
     raw = raw_lpr4m.write_raw(tmp_path / "raw")
     assert main(["lpr4m", str(raw)]) == 0
     words = capsys.readouterr().out
-    assert "clips: 6 / 4,013,617 published\n" in words and words.endswith("\n\nnothing is wrong\n")
+    assert "clips: 6 / 4,013,617 published\n" in words and words.endswith("\n\nno faults found\n")
     for path in (raw / "frames" / clip_id_of(1)).iterdir():
         path.unlink()
     assert main(["lpr4m", str(raw), "--limit", "2"]) == 1
     words = capsys.readouterr().out
-    assert f"\npictures: 8 at fault\n  {clip_id_of(1)}-0000: missing  [" in words
+    assert f"\npictures: 8 faulty\n  {clip_id_of(1)}-0000: missing  [" in words
     assert words.count(": missing") == 2 and "  … and 6 more\n" in words
 
 
@@ -219,6 +219,7 @@ def test_wrong_arguments(tmp_path, capsys):
         ["lpr4m", f"{raw}/a"],
         ["lpr4m", raw, "--min_frames=0"],
         ["lpr4m", raw, "--urls", "a"],
+        ["lpr4m", raw, "--out", f"{raw}/a"],
     ):
         with pytest.raises(SystemExit) as end:
             main(arguments)

@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from data.sample import film as program
 from tests.data.test_simulate import SAMPLE
 
 SHORT = ("--videos=2", "--products_per_video=2", "--shown_seconds", "6", "8", "--gap_seconds", "2", "3")
@@ -128,10 +129,7 @@ def test_a_small_shop(tmp_path):
     assert len(gallery) == 10 and len([s for s in video["segments"] if s["product"] in gallery]) == 3
 
 
-def test_gaps_show_nothing_of_the_shop(monkeypatch):
-    monkeypatch.syspath_prepend(str(SAMPLE))
-    import film as program
-
+def test_gaps_show_nothing_of_the_shop():
     own = [f"own{i}" for i in range(12)]
     store = program.Shop("s", tuple(types.SimpleNamespace(product_id=p) for p in own), [f"o{i}" for i in range(9)])
     flags = types.SimpleNamespace(

@@ -144,11 +144,14 @@ def with_status(path):
         (lambda out: (out / "00001.parquet").unlink(), r"out: found shard 00001 without 00001\.parquet, expected"),
         (lambda out: (out / "00001.tar").unlink(), r"out: found shard 00001 without 00001\.tar or 00001/, expected"),
         (lambda out: [path.unlink() for path in out.glob("*.parquet")], r"found shard 00000 .*, shard 00002 without"),
-        (lambda out: cut(out / "00001.tar", 3000), r"00001\.tar: found (a cut tar|no 00001\d{5}\.jpg)"),
-        (lambda out: cut(out / "00001.tar", 0), r"00001\.tar: found a cut tar"),
-        (lambda out: without_last_picture(out / "00001.tar"), r"00001\.tar: found (a cut tar|no 00001\d{5}\.jpg)"),
+        (lambda out: cut(out / "00001.tar", 3000), r"00001\.tar: found (a truncated tar|no 00001\d{5}\.jpg)"),
+        (lambda out: cut(out / "00001.tar", 0), r"00001\.tar: found a truncated tar"),
+        (
+            lambda out: without_last_picture(out / "00001.tar"),
+            r"00001\.tar: found (a truncated tar|no 00001\d{5}\.jpg)",
+        ),
         (lambda out: cut(out / "00001.parquet", 100), r"00001\.parquet: found .*, expected columns url, key"),
-        (lambda out: with_status(out / "00001.parquet"), r"00001\.parquet: found status 'lost' of https"),
+        (lambda out: with_status(out / "00001.parquet"), r"00001\.parquet: found status 'lost' for https"),
     ],
 )
 def test_a_shard_that_is_not_whole_is_named(tmp_path, pictures, damage, message):
@@ -162,7 +165,7 @@ def test_a_shard_that_is_not_whole_is_named(tmp_path, pictures, damage, message)
 def test_the_error_of_another_process_arrives(tmp_path, pictures):
     out = download(tmp_path / "raw", "images", is_tar=True, output="out")
     cut(out / "00002.tar", 700)
-    with pytest.raises(FormatError, match=r"00002\.tar: found a cut tar"):
+    with pytest.raises(FormatError, match=r"00002\.tar: found a truncated tar"):
         build_index([out], tmp_path / "index", workers=2)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from data.boxes import detect_units, relative_box
+from data.box_units import detect_units, relative_box
 from data.build import main
 from data.errors import FormatError, Unusable
 from data.lpr4m.clip_types import clip_types
@@ -176,6 +176,16 @@ def test_a_test_clip_for_a_detector_has_every_annotated_frame(tmp_path):
     assert not (tmp_path / "data/lpr4m/train").exists()
 
 
+def test_the_unit_of_boxes_can_be_given_by_its_earlier_name_too(tmp_path):
+    raw = write_raw(tmp_path / "raw", num_lives=1, queries_per_live=1, frames_per_clip=lambda clip: 3)
+    for unit in ("normalized", "normalised"):
+        build(raw, tmp_path / unit, "--configs", "query", "--option", f"box_units={unit}")
+    boxes = [open_set(tmp_path / unit, "query")[0][0]["boxes"] for unit in ("normalized", "normalised")]
+    np.testing.assert_array_equal(*map(np.stack, boxes))
+    with pytest.raises(SystemExit, match="expected a box in the unit of the file, pixels"):
+        build(raw, tmp_path / "pixels", "--configs", "query", "--option", "box_units=pixels")
+
+
 def test_subset_queries_need_no_box_file(tmp_path):
     raw = write_raw(tmp_path / "raw", num_columns=13)
     build(raw, tmp_path / "data", "--configs", "query_750k")
@@ -198,7 +208,7 @@ def test_building_twice_gives_equal_files_and_leaves_what_stands(tmp_path, capsy
     capsys.readouterr()
     before = {name: (tmp_path / "a" / name).stat().st_mtime_ns for name in names}
     build(raw, tmp_path / "a")
-    assert capsys.readouterr().out.count("stands already") == 3
+    assert capsys.readouterr().out.count("already exists") == 3
     assert before == {name: (tmp_path / "a" / name).stat().st_mtime_ns for name in names}
 
 
@@ -225,7 +235,7 @@ def test_the_dummy_data_shows_the_layout(tmp_path):
 @pytest.mark.parametrize(
     ("column", "text", "message"),
     [
-        (5, "1012\t", r"part_00\.txt:2: found 12 columns, expected 11 .*mend"),
+        (5, "1012\t", r"part_00\.txt:2: found 12 columns, expected 11 .*fix the row"),
         (0, "clip", r"part_00\.txt:2 column 0: found 'clip', expected live_id-START-END"),
         (1, "[", r"part_00\.txt:2 column 1 \(frames\): found '\[', expected a list as JSON"),
         (1, "[1, 2, 3]", r"part_00\.txt:2 column 1 \(frames\): found .* expected a list of strings"),
@@ -267,7 +277,7 @@ def test_text_that_is_not_utf8_is_named():
         (lambda raw: part(raw).write_bytes(part(raw).read_bytes() * 2), r"_00\.txt:4: found clip .* again, first at"),
         (lambda raw: part(raw).unlink(), r"found parts 01, expected all parts from 00 on"),
         (lambda raw: part(raw).write_text(""), r"part_00\.txt: found an empty file"),
-        (lambda raw: part(raw).write_text("a b c\n"), r"_00\.txt:1: found 1 tab separated columns, exp"),
+        (lambda raw: part(raw).write_text("a b c\n"), r"_00\.txt:1: found 1 tab-separated columns, exp"),
         (lambda raw: [path.unlink() for path in raw.glob("training*")], r"found no training_videoinfo_full_part"),
         (lambda raw: next(raw.glob("*gtimage*")).unlink(), r"found no test_videoid_to_gtimage_\*\.json"),
         (lambda raw: (raw / "test_videoid_to_gtimage_1.json").write_text("{}"), r"expected one file test_videoid_to_"),
@@ -290,11 +300,15 @@ def test_a_wrong_file_is_named(tmp_path, damage, message):
     [
         (["--configs", "train,tset"], r"--configs: found tset, expected some of train, query"),
         (["--option", "units=pixels"], r"--option: found units, expected some of box_units"),
-        (["--option", "box_units=metres"], r"box_units: found 'metres', expected auto, pixels or normalised"),
+        (["--option", "box_units=metres"], r"box_units: found 'metres', expected auto, pixels or normalized"),
         (["--raw_dir", "nowhere"], r"nowhere: found no such directory(.|\n)*training_videoinfo_full_part_00"),
+        (["--raw_dir", "{empty}"], r"empty: found an empty directory(.|\n)*training_videoinfo_full_part_00"),
     ],
 )
 def test_a_wrong_argument_is_named(tmp_path, arguments, message):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    arguments = [argument.format(empty=empty) for argument in arguments]
     with pytest.raises(SystemExit, match=message):
         build(write_raw(tmp_path / "raw", num_train=2, parts=1), tmp_path / "data", *arguments)
 
@@ -388,7 +402,7 @@ def test_a_set_without_examples_is_refused(tmp_path):
     for folder in (raw / "frames").iterdir():
         for file in folder.iterdir():
             file.unlink()
-    with pytest.raises(SystemExit, match=r"raw: found no example for train, 6 of 6 clips skipped"):
+    with pytest.raises(SystemExit, match=r"raw: found no usable example for train \(6 of 6 clips skipped"):
         build(raw, tmp_path / "data", "--configs", "train", "--max_skipped_percent", "100")
     assert not list((tmp_path / "data").rglob("1.0.0"))
 
@@ -445,13 +459,13 @@ def test_a_text_of_a_test_file_may_hold_tabs(tmp_path):
 
 
 def test_units_follow_from_the_largest_coordinate():
-    assert detect_units([(0, 0, 0, 0), (0.1, 0.2, 1.5, 1)]) == "normalised"
+    assert detect_units([(0, 0, 0, 0), (0.1, 0.2, 1.5, 1)]) == "normalized"
     assert detect_units([(0, 0, 0, 0), (0.1, 0.2, 1.6, 1)]) == "pixels"
-    assert relative_box((0.1, 0.2, 0.3, 1.04), "normalised", (27, 48), "x") == (0.2, 0.1, 1.0, 0.3)
+    assert relative_box((0.1, 0.2, 0.3, 1.04), "normalized", (27, 48), "x") == (0.2, 0.1, 1.0, 0.3)
     with pytest.raises(Unusable):
-        relative_box((0.1, 0.2, 0.3, 1.06), "normalised", (27, 48), "x")
-    with pytest.raises(FormatError, match="expected a box in the unit of the file, normalised"):
-        relative_box((1, 2, 3, 4), "normalised", (27, 48), "x")
+        relative_box((0.1, 0.2, 0.3, 1.06), "normalized", (27, 48), "x")
+    with pytest.raises(FormatError, match="expected a box in the unit of the file, normalized"):
+        relative_box((1, 2, 3, 4), "normalized", (27, 48), "x")
     assert relative_box((0, 0, 0, 0), "pixels", (27, 48), "x") == (0, 0, 0, 0)
     for line in ((3, 5, 3, 9), (3, 5, 9, 5), (27, 5, 28, 9)):
         with pytest.raises(Unusable, match="no area"):
@@ -582,7 +596,7 @@ def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(tmp_path, ca
     build(raw, tmp_path / "data", "--configs", "train")
     told = capsys.readouterr()
     assert all(f"{path}: left by a build that was killed" in told.out for path in leftovers)
-    assert "1 of 2 shards stand already" in told.err
+    assert "1 of 2 shards already exist" in told.err
     assert len(open_set(tmp_path / "data", "train")[0]) == 6
     assert not report_of(tmp_path / "data", "train") and not unfinished.exists()
 

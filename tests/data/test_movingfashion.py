@@ -207,7 +207,7 @@ def test_bad_pictures_are_left_out_and_reported(tmp_path):
         (lambda p: p["2"].update(video_paths=[3]), r"2 video_paths: found 3, expected a path that starts with videos/"),
         (lambda p: p["2"].update(img_path="imgs/../../a.jpg"), r"expected a path inside the raw directory"),
         (lambda p: p["2"].update(img_path="/imgs/a.jpg"), r"2 img_path: found '/imgs/a.jpg', expected a path that"),
-        (lambda p: p["2"].update(img_path=image_of(0).replace("jpg", "png")), r"2: found imgs/.*png beside imgs/.*jpg"),
+        (lambda p: p["2"].update(img_path=image_of(0).replace("jpg", "png")), r"2: found imgs/.*png and imgs/.*jpg"),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_is_named(tmp_path, change, message):

@@ -156,7 +156,7 @@ def test_training_alone(tmp_path):
     for path in raw.glob("test_*"):
         path.unlink()
     with pytest.raises(
-        SystemExit, match=r"found no test_product_pages_pair.txt, .*--option splits=train all of testing"
+        SystemExit, match=r"found no test_product_pages_pair.txt, .*--option splits=train leaves out all test sets"
     ):
         build(raw, tmp_path / "data", "--configs", "pages")
     build(raw, tmp_path / "data", "--configs", "pages", "--option", "splits=train", "--option", "max_frames=3")
@@ -301,7 +301,7 @@ def test_a_build_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(items, "read_items", joined)
         build(raw, tmp_path / "data", "--configs", "lives")
-    assert "2 of 6 shards stand already" in capsys.readouterr().err
+    assert "2 of 6 shards already exist" in capsys.readouterr().err
     assert len(open_set(tmp_path / "data", "lives")[0]) == 18
     assert sorted(path.name for path in target.iterdir()) == ["1.0.0", "skipped.jsonl"]
 
@@ -317,7 +317,7 @@ def test_a_mended_text_writes_one_shard_again(tmp_path, monkeypatch, capsys):
     broken.write_bytes(whole)
     edit(raw, "training_live_asrs", lambda lines: lines.__setitem__(4, lines[4] + " and more"))
     build(raw, tmp_path / "data", "--configs", "lives")
-    assert "5 of 6 shards stand already" in capsys.readouterr().err
+    assert "5 of 6 shards already exist" in capsys.readouterr().err
     rows = list(open_set(tmp_path / "data", "lives")[0])
     assert sum(row["text"].decode().endswith(" and more") for row in rows) == 1
 

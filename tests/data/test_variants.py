@@ -73,8 +73,8 @@ def test_a_variant_is_on_white_and_looks_different(made):
             assert variant[:3].mean() > 230 or variant[:, :3].mean() > 230, "what is around the product is white"
 
 
-def test_images_and_views_show_the_same_colours(made):
-    """The change of colours is one for all pictures of a variant."""
+def test_images_and_views_show_the_same_colors(made):
+    """The change of colors is one for all pictures of a variant."""
     for row in rows(made)[:10]:
         image = np.asarray(Image.open(made / "images" / f"{row['product_id']}.jpg").convert("RGB"), np.float32)
         views = np.asarray(Image.open(made / "views" / f"{row['product_id']}.webp").convert("RGBA"), np.float32)

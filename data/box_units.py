@@ -1,71 +1,74 @@
-"""Boxes: four numbers in a file's own unit, made relative to their frame."""
+"""Boxes in a file's own unit, pixels or 0..1, and their conversion to shares of the frame."""
 
 import math
 from collections.abc import Iterable
 
 import tensorflow_datasets as tfds
 
-from data.errors import FormatError, Unusable
+from .errors import FormatError, Unusable
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2, in the file's own unit
 
-PIXELS, NORMALISED = "pixels", "normalised"
-LARGEST_NORMALISED = 1.5  # no box of a real product ends within two pixels of the frame's corner
-OUTSIDE_TOLERANCE = 0.05  # of the frame's side: rounding and loose boxes are cut, more is a flaw of the data
+PIXELS, NORMALIZED = "pixels", "normalized"
+LARGEST_NORMALIZED = 1.5  # a box in pixels with no larger coordinate would be too small for a product
+OUTSIDE_TOLERANCE = 0.05  # share of the frame's side by which a box may exceed the frame and be clipped
 
 
 def parse_box(value: object, where: str) -> Box:
-    """Checks that a value is a box: four finite numbers x1, y1, x2, y2 with x2 ≥ x1 and y2 ≥ y1.
+    """Checks that a value is a box and returns it: four finite numbers x1, y1, x2, y2 with x2 ≥ x1 and y2 ≥ y1.
 
     Args:
         value: what the file holds.
         where: place in the file, for errors.
 
     Raises:
-        FormatError: it is not.
+        FormatError: the value is not a box.
     """
-    numbers = isinstance(value, list | tuple) and len(value) == 4
-    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in value):
-        raise FormatError(where, repr(value), "four numbers x1, y1, x2, y2", "mend the row")
-    x1, y1, x2, y2 = (float(x) for x in value)
+    numbers = value if isinstance(value, list | tuple) and len(value) == 4 else ()
+    if not numbers or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+        raise FormatError(where, repr(value), "four numbers x1, y1, x2, y2", "fix the row")
+    x1, y1, x2, y2 = (float(x) for x in numbers)
     if x2 < x1 or y2 < y1:
         raise FormatError(
             where,
             f"box {value}",
             "x1, y1, x2, y2 with x2 ≥ x1 and y2 ≥ y1",
-            "mend the row; if all rows are so, the boxes are in another order (x, y, width, height?)",
+            "fix the row; if all rows are like this, the boxes may be x, y, width, height",
         )
     return x1, y1, x2, y2
 
 
 def detect_units(boxes: Iterable[Box]) -> str:
-    """Tells whether boxes are in pixels or normalised to 0..1, by their largest coordinate."""
+    """Returns PIXELS or NORMALIZED, depending on the largest coordinate of the boxes.
+
+    Source: data/lpr4m/README.md, "Boxes".
+    """
     largest = max((max(box) for box in boxes), default=0.0)
-    return NORMALISED if largest <= LARGEST_NORMALISED else PIXELS
+    return NORMALIZED if largest <= LARGEST_NORMALIZED else PIXELS
 
 
 def relative_box(box: Box, units: str, size: tuple[int, int], where: str) -> tfds.features.BBox:
-    """Returns a box relative to its frame.
+    """Converts a box to shares of its frame.
 
     Args:
-        box: x1, y1, x2, y2; all zeros = none.
-        units: PIXELS of the original frame, or NORMALISED.
+        box: x1, y1, x2, y2; all zeros = no box.
+        units: PIXELS of the original frame, or NORMALIZED.
         size: width and height of the original frame in pixels.
         where: place in the raw file, for errors.
 
     Returns:
-        ymin, xmin, ymax, xmax in 0..1; all zeros = none.
+        ymin, xmin, ymax, xmax in 0..1; all zeros = no box.
 
     Raises:
         FormatError: the box is in the other unit.
-        Unusable: the box leaves the frame by more than OUTSIDE_TOLERANCE of its side, or has no area.
+        Unusable: the box exceeds the frame by more than OUTSIDE_TOLERANCE of its side, or has no area.
     """
     if any(box) and detect_units([box]) != units:
         raise FormatError(
             where,
             f"box {list(box)}",
             f"a box in the unit of the file, {units}",
-            "mend the row, or tell the unit with --option box_units=pixels|normalised if the whole file was misjudged",
+            "fix the row, or set the unit of the whole file with --option box_units=pixels or box_units=normalized",
         )
     width, height = size if units == PIXELS else (1, 1)
     x1, y1, x2, y2 = box[0] / width, box[1] / height, box[2] / width, box[3] / height
