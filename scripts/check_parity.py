@@ -225,7 +225,7 @@ def decode(pmd: Pmd, image_tokens, video_tokens, token_mask) -> tuple[jax.Array,
     """
     x, maps = image_tokens, []
     video_tokens = video_tokens.reshape(*token_mask.shape, -1)
-    for pair in range(pmd.config.pmd.num_pairs):
+    for pair in range(pmd.config.num_pairs):
         block, cross_block = unstack(pmd.self_blocks, pair), unstack(pmd.cross_blocks, pair)
         queries, keys = (block.split_heads(project(block.qkv, block.ln_1(x), part)) for part in (0, 1))
         scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys) * keys.shape[-1] ** -0.5

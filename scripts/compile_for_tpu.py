@@ -49,13 +49,14 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from rice_jax.config import Config, ConfigError, resolve
-from rice_jax.eval.embed import compile_embedder, model_embedder
+from rice_jax.config import Config, ConfigError
+from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
 from rice_jax.models.create import create_model, create_params
-from rice_jax.parallel.mesh import create_mesh
+from rice_jax.parallel.mesh import create_mesh, require_even_batch
+from rice_jax.tasks import TASKS, resolve
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state
-from rice_jax.train.steps import compile_step, retrieval_step
+from rice_jax.train.steps import compile_step, training_step
 from rice_jax.types import Batch
 from scripts.benchmarks.compiled_step import abstract_batch
 from scripts.benchmarks.hlo import Collective, collectives
@@ -140,7 +141,7 @@ def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:
         except TooLarge as error:
             print(f"  does not fit: {error}", flush=True)
             fits = False
-    params = jax.eval_shape(lambda: create_params(config.model, mesh, config.seed))
+    params = jax.eval_shape(lambda: create_params(TASKS[config.task].model(config), mesh, config.seed))
     sent = least_sent(config, mesh.size, sum(leaf.size for leaf in jax.tree.leaves(params)))
     parts = ", ".join(f"{name} {size / 2**20:.3f}" for name, size in sent.items())
     print(f"\nThe least that a chip sends in a training step: {sum(sent.values()) / 2**20:.3f} MiB ({parts})")
@@ -176,9 +177,10 @@ def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
     data, model, loss = config.data, config.model, config.loss
     size, share = jnp.dtype(model.dtype).itemsize, (chips - 1) / chips
     candidates = 0
-    if model.pmd and loss.negatives == "batch" and model.pmd.num_pairs == 1:
+    pmd = TASKS[config.task].model(config).pmd
+    if pmd and loss.negatives == "batch" and pmd.num_pairs == 1:
         candidates = (1 + loss.num_negatives) * data.batch_size
-    elif model.pmd and loss.negatives == "batch":
+    elif pmd and loss.negatives == "batch":
         candidates = loss.num_negatives * data.batch_size / chips * data.num_frames * model.num_tokens
     return {
         "gradients": 2 * share * parameters * (size if config.train.grad_cache_chunks == 1 else 4),
@@ -218,19 +220,19 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
     Raises:
         ConfigError: it trains a detector, or a batch does not divide over the devices.
     """
-    if config.model.detector:
-        raise ConfigError("config.model.detector.kind: expected 'none': what is compiled is the training of RICE")
-    for name, size in (("data", config.data.batch_size), ("eval", config.eval.batch_size)):
-        if size % mesh.size:
-            raise ConfigError(f"config.{name}.batch_size: found {size}, expected a multiple of the {mesh.size} chips")
-    graphdef = create_model(config.model, mesh)
+    if config.task == "detection":
+        raise ConfigError("config.task: found 'detection', expected 'retrieval' or 'domains'")
+    task = TASKS[config.task]
+    require_even_batch(config.data.batch_size, mesh)
+    graphdef = create_model(task.model(config), mesh)
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
-    params = jax.eval_shape(lambda: create_params(config.model, mesh, config.seed))
+    params = jax.eval_shape(lambda: create_params(TASKS[config.task].model(config), mesh, config.seed))
     state = jax.eval_shape(lambda: create_state(params, optimizer, mesh))
-    step = compile_step(retrieval_step(graphdef, optimizer, config, mesh), state, mesh)
+    step = compile_step(training_step(graphdef, optimizer, task.loss(config, mesh)), state, mesh)
     with_queries = config.eval.rerank > 0 and config.eval.rerank_keep_tokens
     embedder = compile_embedder(model_embedder(graphdef, with_queries=with_queries), params, mesh)
-    data = dataclasses.replace(config.data, batch_size=config.eval.batch_size, num_frames=config.eval.num_frames)
+    batch_size = padded_batch_size(config.eval.batch_size, mesh)
+    data = dataclasses.replace(config.data, batch_size=batch_size, num_frames=config.eval.num_frames)
     rows = with_patch_mask(dataclasses.replace(config, data=data))
     return {
         "training": lambda: step.lower(state, with_patch_mask(config)),

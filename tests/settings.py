@@ -2,18 +2,18 @@
 
 import functools
 
-from configs import base
-from rice_jax.config import Config, resolve
+from rice_jax.config import Config
+from rice_jax.tasks import resolve
 
 
 def small_config(**overrides) -> Config:
-    """`configs/base.py` with a tiny model; `group__key=value` overrides one setting."""
+    """The defaults with a tiny model; `group__key=value` overrides one setting."""
     return resolve(small_values(**overrides))
 
 
 def small_values(**overrides) -> dict:
     """What `small_config` resolves."""
-    values = base.get_config().to_dict()
+    values = Config().to_dict()
     values["data"] |= dict(
         train="lpr4m/train", query="lpr4m/query", gallery="lpr4m/gallery", batch_size=8, num_frames=3, resize=20,
         num_workers=0, num_threads=1,

@@ -172,6 +172,20 @@ def path_name(path) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
+def require_even_batch(batch_size: int, mesh: Mesh) -> None:
+    """Refuses a training batch that does not divide over the devices.
+
+    Raises:
+        ConfigError: naming the nearest sizes that do.
+    """
+    if rest := batch_size % mesh.size:
+        sizes = [size for size in (batch_size - rest, batch_size - rest + mesh.size) if size]
+        raise ConfigError(
+            f"config.data.batch_size: found {batch_size}, expected a multiple of the {mesh.size} devices; the nearest "
+            f"{'are' if len(sizes) > 1 else 'is'} {' and '.join(map(str, sizes))}"
+        )
+
+
 def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
     """Joins every process's rows to arrays over all devices.
 
@@ -179,9 +193,7 @@ def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: the global batch does not divide over the devices.
     """
     sharding = NamedSharding(mesh, BATCH)
-    rows = len(jax.tree.leaves(local)[0]) * jax.process_count()
-    if rows % mesh.size:
-        raise ConfigError(f"a batch of {rows} does not divide over {mesh.size} devices: change the batch size")
+    require_even_batch(len(jax.tree.leaves(local)[0]) * jax.process_count(), mesh)
     return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), dict(local))
 
 

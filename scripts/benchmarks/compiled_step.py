@@ -8,21 +8,23 @@ from jax.sharding import AxisType, Mesh
 from rice_jax.config import Config
 from rice_jax.models.create import create_params
 from rice_jax.models.rice import Rice
-from rice_jax.parallel.mesh import constrain_batch
+from rice_jax.parallel.mesh import Placement
+from rice_jax.tasks import TASKS
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state
-from rice_jax.train.steps import compile_step, retrieval_step
+from rice_jax.train.steps import compile_step, training_step
 from rice_jax.types import Batch, Decoded
 
 
 def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compiled:
     """The step as `rice_jax.main` trains with, for one device; nothing is allocated."""
     mesh = one_device()
-    create = lambda: model(config.model, constrain=constrain_batch(mesh), rngs=nnx.Rngs(0))  # noqa: E731
+    task = TASKS[config.task]
+    create = lambda: model(task.model(config), placement=Placement(mesh), rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, _ = nnx.split(nnx.eval_shape(create))
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
-    state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, seed=0), optimizer, mesh))
-    step = retrieval_step(graphdef, optimizer, config, mesh)
+    state = jax.eval_shape(lambda: create_state(create_params(task.model(config), mesh, seed=0), optimizer, mesh))
+    step = training_step(graphdef, optimizer, task.loss(config, mesh))
     return compile_step(step, state, mesh).lower(state, abstract_batch(config)).compile()
 
 

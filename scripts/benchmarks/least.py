@@ -1,6 +1,7 @@
 """The operations that training and encoding cannot do without, whatever program does them."""
 
-from rice_jax.config import Config, ModelConfig
+from rice_jax.config import Config, VitConfig
+from rice_jax.tasks import TASKS
 
 # AdamW, per parameter: moments 7, their corrections 2, step 5, weight decay 3, update 1, norm of the gradient 2.
 OPTIMIZER_OPERATIONS = 20
@@ -33,7 +34,8 @@ def least_operations(config: Config) -> dict[str, int]:
     In the last pair only CLS goes on, V = 1, and U = 1 but for an image's own video, where PFR wants the maps of all L
     tokens; in earlier pairs U = V = L.
     """
-    model, pmd = config.model, config.model.pmd
+    model, parts = config.model, TASKS[config.task].model(config)
+    pmd = parts.pmd
     batch, tokens, width = config.data.batch_size, model.num_tokens, model.width
     pictures, memory = batch * (1 + config.data.num_frames), config.data.num_frames * tokens
     pixels = 3 * model.patch_size**2
@@ -49,7 +51,7 @@ def least_operations(config: Config) -> dict[str, int]:
         for pair in range(pmd.num_pairs):
             last = pair == pmd.num_pairs - 1
             going_on = candidates * [1 if last else tokens]
-            looking = [tokens if model.pfr else going_on[0], *going_on[1:]]
+            looking = [tokens if parts.pfr else going_on[0], *going_on[1:]]
             queries = looking if pair else looking[:1]
             pairs.append(
                 {
@@ -64,7 +66,7 @@ def least_operations(config: Config) -> dict[str, int]:
         learning |= {name: batch * sum(pair[name] for pair in pairs) for name in pairs[0]}
         learning["match"] = batch * candidates * (2 * width**2 + 2 * width)
         parameters += pmd.num_pairs * 24 * width**2 + width**2
-    if model.pfr:
+    if parts.pfr:
         maps = pmd.num_pairs * pmd.num_heads
         learning["PFR's convolutions"] = batch * tokens * memory * 2 * (maps + 1) * (maps // 2)
         weights_learning["PFR's reconstruction"] = batch * tokens * memory * 2 * width
@@ -84,7 +86,7 @@ def encoder_operations(config: Config) -> tuple[dict[str, int], dict[str, int]]:
     }, {"patches": 2 * (model.num_tokens - 1) * 3 * model.patch_size**2 * model.width}
 
 
-def block_operations(model: ModelConfig, updated: int) -> int:
+def block_operations(model: VitConfig, updated: int) -> int:
     """Of one block on one picture, forward, if so many of its tokens are updated."""
     tokens, width = model.num_tokens, model.width
     attention = 2 * (updated + 2 * tokens) * width**2 + 4 * updated * tokens * width

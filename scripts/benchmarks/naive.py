@@ -50,7 +50,7 @@ class NaiveRice(Rice):
         token_mask = jnp.repeat(frame_mask, video_tokens.shape[2], axis=1)
         video_tokens = video_tokens.reshape(*token_mask.shape, -1)
         maps = []
-        for pair in range(self.pmd.config.pmd.num_pairs):
+        for pair in range(self.pmd.config.num_pairs):
             x = unstack(self.pmd.self_blocks, pair)(x)
             cross_block = unstack(self.pmd.cross_blocks, pair)
             x, attention = cross_block(x, *cross_block.keys_values(video_tokens), token_mask)

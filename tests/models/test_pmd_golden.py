@@ -47,7 +47,7 @@ def test_cross_block_also_where_every_key_is_masked():
     x, attention = block(arrays["in/query"], *block.keys_values(arrays["in/key_value"]), token_mask)
     assert_close(block.ln_1(arrays["in/query"]), arrays["out/ln_cross"])
     assert_close(x, arrays["out/cross_layer"])
-    head_dim = pmd.config.width // pmd.config.pmd.num_heads
+    head_dim = pmd.config.width // pmd.config.num_heads
     assert_close(attention * head_dim**0.5, arrays["out/cross_layer_attn"])
 
 
