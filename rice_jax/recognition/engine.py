@@ -19,11 +19,9 @@ from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
 from PIL import Image
 
 from rice_jax.eval.calibration import Calibration
-from rice_jax.eval.rerank import match_tokens
 from rice_jax.index.store import Index, read_index
 from rice_jax.input.transforms import centre_crop, cut, sample_frames
-from rice_jax.models.layers import video_token_mask
-from rice_jax.models.rice import embed_frames, normalize
+from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.model import load_model
 from rice_jax.types import DataError
@@ -104,8 +102,12 @@ class Engine:
         model = load_model(None if checkpoint is None else str(checkpoint), self.index.about)
         self.calibration: Calibration | None = self.index.about.calibration
         self.num_frames: int = model.num_frames
+        module = nnx.merge(model.graphdef, model.params)
+        require(module, SupportsStreaming, "recognition")
+        if rerank:
+            require(module, SupportsMatching, "re-ranking")
         # Of a clip's cosine, where there is no calibration: what similarities are multiplied by in training.
-        self.logit_scale = float(model.params["logit_scale"]) ** 2
+        self.logit_scale = float(module.similarity_scale())
         self._side = model.config.encoder.image_size
         self._crop = centre_crop(model.resize, self._side)
         self._num_matched = min(rerank, len(self.index.vectors))
@@ -195,7 +197,7 @@ class Engine:
         return Frames(*encoded).take(slice(len(pictures)))
 
     def _cosines(self, frames: Frames) -> Float32[np.ndarray, " G"]:
-        return np.asarray(self._similar(self._vectors, *_fill(frames.features, self.num_frames)))
+        return np.asarray(self._similar(self._params, self._vectors, *_fill(frames.features, self.num_frames)))
 
     def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
         candidates = np.resize(rows, self._num_matched).astype(np.int32)  # a small gallery's come several times
@@ -204,8 +206,17 @@ class Engine:
 
     def _compile(self, graphdef: nnx.GraphDef, params: PyTree, batch_sizes: Sequence[int]) -> None:
         def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
-            tokens, features = nnx.merge(graphdef, params).encoder(normalize(pictures))
-            return features.astype(jnp.float32), tokens if self.reranks else None
+            encoded = nnx.merge(graphdef, params).encode_frames(pictures)
+            return encoded.features.astype(jnp.float32), encoded.tokens if self.reranks else None
+
+        def similar(
+            params: PyTree,
+            vectors: Float[Array, "G E"],
+            features: Float[Array, "T E"],
+            frame_mask: Bool[Array, " T"],
+        ) -> Float[Array, " G"]:
+            clip = nnx.merge(graphdef, params).aggregate(features[None], frame_mask[None])[0]
+            return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
 
         def match(
             params: PyTree,
@@ -214,8 +225,7 @@ class Engine:
             tokens: Float[Array, "T L D"],
             frame_mask: Bool[Array, " T"],
         ) -> Float[Array, " K"]:
-            token_mask = video_token_mask(frame_mask[None], None, tokens.shape[1])
-            return match_tokens(nnx.merge(graphdef, params), queries[rows][:, None], tokens[None], token_mask)[0]
+            return nnx.merge(graphdef, params).match(queries[rows][None], tokens[None], frame_mask[None])[0]
 
         def compiled(function, *arguments):
             program = jax.jit(function).lower(*arguments).compile()
@@ -228,7 +238,7 @@ class Engine:
         pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}
         self._encoders = {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
         frames = self._encode(pictures[batch_sizes[0]][:1])
-        self._similar = compiled(similar, self._vectors, *_fill(frames.features, self.num_frames))
+        self._similar = compiled(similar, params, self._vectors, *_fill(frames.features, self.num_frames))
         if self.reranks:
             self._queries = jax.device_put(self.index.queries, device)
             rows = np.zeros(self._num_matched, np.int32)
@@ -242,14 +252,6 @@ class Engine:
                 "The index has no calibration: no confidences are known, and some product is always said to be shown. "
                 "To get one evaluate the run (--mode=eval), then index its images again (--mode=index)."
             )
-
-
-def similar(
-    vectors: Float[Array, "G E"], features: Float[Array, "T E"], frame_mask: Bool[Array, " T"]
-) -> Float[Array, " G"]:
-    """Cosines of a clip and the images of an index."""
-    clip = embed_frames(features[None], frame_mask[None])[0]
-    return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
 
 
 def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:
