@@ -37,6 +37,8 @@ class About:
         checkpoint: a run's workdir or a converted model, where its weights were.
         calibration: of its similarities; None = none was there.
         ipd: `config.model.ipd` of its training.
+        match_fingerprint: of the decoder (`models.weights.match_fingerprint`); None if it has none, and in an index
+            from before version 0.2, which does not tell.
     """
 
     model: RiceConfig
@@ -46,6 +48,7 @@ class About:
     checkpoint: str
     calibration: Calibration | None
     ipd: str = "off"
+    match_fingerprint: str | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "About":

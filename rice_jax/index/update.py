@@ -23,8 +23,10 @@ from rice_jax.index.catalog import Picture, read_shop
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.input import transforms
 from rice_jax.input.pipeline import share
+from rice_jax.models.contract import SupportsEmbedding, require
+from rice_jax.models.create import ModelConfig
 from rice_jax.models.rice import RiceConfig
-from rice_jax.models.weights import CheckpointError, embedding_fingerprint
+from rice_jax.models.weights import CheckpointError, embedding_fingerprint, match_fingerprint
 from rice_jax.parallel.processes import agree
 from rice_jax.types import DataError
 
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 def update_index(
     config: Config,
-    model: RiceConfig,
+    model: ModelConfig,
     graphdef: nnx.GraphDef,
     params: PyTree,
     mesh: Mesh,
@@ -62,9 +64,11 @@ def update_index(
         with_decoder: whether there is a decoder that has been trained; then re-ranking is prepared.
 
     Raises:
+        ConfigError: the model embeds no images.
         CheckpointError: another model made the index.
         DataError: there are no pictures; or some cannot be used, which are named after the others have been written.
     """
+    require(nnx.merge(graphdef, params), SupportsEmbedding, "an index")
     about = _about(config, model, params, source, workdir, with_decoder)
     old = _read_of_same_model(directory, about)
     pictures = read_shop(config.index.images)
@@ -133,7 +137,7 @@ def remove_pictures(directory: Path, images: str) -> None:
 
 
 def _about(config: Config, model: RiceConfig, params: PyTree, source: Path, workdir: Path, with_decoder: bool) -> About:
-    fingerprint = embedding_fingerprint(params, model.encoder, config.data.resize)
+    fingerprint = embedding_fingerprint(params, model, config.data.resize)
     calibration = read_calibration(workdir)
     return About(
         model=RiceConfig(model.encoder, model.logit_scale, model.pmd if with_decoder else None),
@@ -143,6 +147,7 @@ def _about(config: Config, model: RiceConfig, params: PyTree, source: Path, work
         checkpoint=str(source.absolute()),
         calibration=calibration if calibration and calibration.fingerprint == fingerprint else None,
         ipd=config.model.ipd,
+        match_fingerprint=match_fingerprint(params, model) if with_decoder else None,
     )
 
 
@@ -152,8 +157,13 @@ def _read_of_same_model(directory: Path, about: About) -> Index | None:
         return None
     index = read_index(directory)
     found = index.about
-    if (found.fingerprint, found.model.pmd) != (about.fingerprint, about.model.pmd):
-        describe = lambda about: f"{about.fingerprint[:12]}, decoder {about.model.pmd}, from {about.checkpoint}"  # noqa: E731
+    decoder_differs = found.match_fingerprint not in (None, about.match_fingerprint)
+    if (found.fingerprint, found.model.pmd) != (about.fingerprint, about.model.pmd) or decoder_differs:
+
+        def describe(about: About) -> str:
+            decoder = f"{(about.match_fingerprint or 'unknown')[:12]} {about.model.pmd}" if about.model.pmd else "none"
+            return f"{about.fingerprint[:12]}, decoder {decoder}, from {about.checkpoint}"
+
         raise CheckpointError(
             f"{directory}: another model made this index ({describe(found)}); this one is {describe(about)}. Use that "
             "run's --config and --workdir, or another config.index.directory"

@@ -14,7 +14,7 @@ from rice_jax.config import MeshConfig
 from rice_jax.index.store import About
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import RiceConfig
-from rice_jax.models.weights import CheckpointError, embedding_fingerprint, start_from
+from rice_jax.models.weights import CheckpointError, embedding_fingerprint, match_fingerprint, start_from
 from rice_jax.parallel.mesh import create_mesh
 
 
@@ -39,7 +39,7 @@ def load_model(source: str | os.PathLike | None, about: About) -> Model:
         about: of the index.
 
     Raises:
-        CheckpointError: there is no checkpoint, or its encoder is not the one that made the index.
+        CheckpointError: there is no checkpoint, or its encoder or decoder is not the one that made the index.
     """
     source = Path(about.checkpoint if source is None else source)
     config = about.model
@@ -47,11 +47,18 @@ def load_model(source: str | os.PathLike | None, about: About) -> Model:
         config = dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dtype="float32"))
     mesh = create_mesh(MeshConfig(data=1, fsdp=1), jax.local_devices()[:1])
     params = start_from(source, create_params(config, mesh, seed=0), config)
-    found = embedding_fingerprint(params, config.encoder, about.resize)
+    found = embedding_fingerprint(params, config, about.resize)
     if found != about.fingerprint:
         raise CheckpointError(
             f"{source}: its encoder ({found[:12]}) is not the one that made the index "
             f"({about.fingerprint[:12]}, from {about.checkpoint}): their vectors cannot be compared. Use that "
+            "checkpoint, or index the shop again with this one (--mode=index, in another config.index.directory)"
+        )
+    decoder = match_fingerprint(params, config)
+    if about.match_fingerprint not in (None, decoder):
+        raise CheckpointError(
+            f"{source}: its decoder ({(decoder or 'none')[:12]}) is not the one that made the index "
+            f"({about.match_fingerprint[:12]}, from {about.checkpoint}): it cannot match the images. Use that "
             "checkpoint, or index the shop again with this one (--mode=index, in another config.index.directory)"
         )
     return Model(config, about.resize, about.num_frames, create_model(config, mesh), params, mesh, found, source)
