@@ -12,13 +12,13 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from absl import logging as absl_logging
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, find_config
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
+from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.weights import CheckpointError, missing, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
@@ -66,7 +66,7 @@ logger = logging.getLogger("rice_jax")
 
 
 def main(arguments: list[str]) -> None:
-    speak()
+    log_to_stderr(verbose=flags.FLAGS["verbosity"].present)
     keep_compiled()
     try:
         if MODE.value == "compare":
@@ -202,28 +202,16 @@ def _with_path(argument: str) -> str:
     return f"{flag}={find_config(name)}{colon}{rest}"
 
 
-def speak() -> None:
-    """Our own lines go to stderr; the libraries' running commentary only with --verbosity=0."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    if not flags.FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.WARNING)
-        # After a failed save it repeats, in its own words, what our error has said.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        # A checkpoint's failure is logged by every thread of Orbax that it passes, and then raised; once is enough.
-        absl_logging.get_absl_logger().addFilter(
-            lambda record: record.exc_info is None or "orbax" not in record.pathname
-        )
-
-
-if __name__ == "__main__":
+def start(arguments: list[str]) -> None:
+    """Parses flags and runs `main`; the first argument is the program's name."""
     flags.mark_flag_as_required("workdir")
     flags.register_multi_flags_validator(
         ["config", "mode"],
         lambda given: given["config"] is not None or given["mode"] == "compare",
         "Flag --config must have a value other than None.",
     )
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, argv=arguments, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    start(sys.argv)

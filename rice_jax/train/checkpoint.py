@@ -14,14 +14,9 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 from rice_jax.config import Config
-from rice_jax.config.fields import flatten
+from rice_jax.config.fields import fixed_settings
 from rice_jax.config.upgrade import upgrade
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_step, read_config
-
-# Groups that may differ between the run that wrote a checkpoint and the one that continues it, beside the settings
-# marked `free`: they change where and how fast a run computes and what it reports, not what it computes (but for
-# rounding).
-FREE_GROUPS = ("config.eval.", "config.index.", "config.mesh.")
 
 
 def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
@@ -105,8 +100,8 @@ def _require_same_config(saved: dict, current: dict, directory: Path) -> None:
     found, expected = (flatten_dict({"config": values}, sep=".") for values in (saved, current))
     known = {key.rpartition(".")[0] for key in found}  # groups
     different = []
-    for key, field in flatten(Config).items():
-        if field.metadata["free"] or key.startswith(FREE_GROUPS) or key.rpartition(".")[0] not in known:
+    for key, field in fixed_settings(Config).items():
+        if key.rpartition(".")[0] not in known:
             continue
         value = found.get(key, field.default)  # a setting that did not exist then
         if value != expected[key]:
