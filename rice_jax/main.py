@@ -1,4 +1,4 @@
-"""The front door: flags and wiring.
+"""Trains, evaluates, detects, indexes and compares: flags and wiring.
 
 python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.data.batch_size=64
 """
@@ -35,29 +35,29 @@ from rice_jax.train.steps import training_step
 from rice_jax.types import DataError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings, e.g. configs/sample.py; --config.a.b=c overrides one."
+    "config", None, "Config file, or the name of one that comes with rice_jax; --config.a.b=c overrides a setting."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results, report.")
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "detect", "index", "compare"],
-    "train (and evaluate), only evaluate the newest checkpoint, write a detector's boxes in config.data.detect, make "
-    "or change an index of the pictures in config.index.images, or compare the runs whose workdirs are the arguments, "
-    "which needs no --config.",
+    "train: train and evaluate; eval: evaluate the newest checkpoint; detect: write the boxes that a detector finds in "
+    "config.data.detect; index: update the index of the pictures in config.index.images; compare: compare the runs "
+    "whose workdirs are the arguments, without --config.",
 )
-EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: write the index in this form, too.")
+EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: also write the index in this form.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,
-    "Join the other processes; Cloud TPU, Slurm and Open MPI need no further flag. Not given: if the environment "
-    "tells of other processes.",
+    "Join the other processes of a Cloud TPU, Slurm or Open MPI job, or those that the next three flags describe. "
+    "Default: if the environment names other processes.",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of the first process,")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are,")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "and which one this is, from 0.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first process.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 TIMEOUT = flags.DEFINE_integer(
-    "timeout_seconds", 120, "How long to wait for the other processes, and after which a silent one ends the run."
+    "timeout_seconds", 120, "Wait this long for the other processes; a process that is silent for as long ends the run."
 )
 
 STOPPED = 143  # exit code of a run that SIGTERM stopped, as shells number it
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
         if MODE.value == "compare":
             return compare(Path(WORKDIR.value), [Path(argument) for argument in arguments[1:]])
         if arguments[1:]:
-            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected nothing but flags with --mode={MODE.value}")
+            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected only flags with --mode={MODE.value}")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
         config, workdir = resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute()
         share_directory(workdir)
