@@ -6,6 +6,7 @@ python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.
 import dataclasses
 import importlib.util
 import logging
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -15,7 +16,7 @@ from absl import app, flags
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from rice_jax.config import Config, ConfigError, find_config
+from rice_jax.config import Config, ConfigError, find_config, require_setting
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.logs import log_to_stderr
@@ -186,11 +187,12 @@ def compare(workdir: Path, runs: list[Path]) -> None:
 def parse_flags(arguments: list[str]) -> list[str]:
     """absl's own parsing; bare names of configs are found, and an unknown setting gets one line."""
     try:
+        for argument in arguments:
+            if override := re.match(r"--?(config\.[\w.]+)(=|$)", argument):
+                require_setting(override[1])
         return app.parse_flags_with_usage([_with_path(argument) for argument in arguments])
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
-    except AttributeError as error:
-        sys.exit(f"ConfigError: unknown setting: {error}\nAll settings: docs/settings.md, or rice_jax/config/groups.py")
 
 
 def _with_path(argument: str) -> str:
