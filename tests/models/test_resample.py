@@ -38,7 +38,7 @@ def encoded(files, crops, colour=None, shape=None) -> Encoded:
 
 def decoded(examples, **settings) -> Decoded:
     changed = {"device_resize_height": 96, "device_resize_width": 54, "image_size": SIDE, **settings}
-    data = dataclasses.replace(small_config().data, **changed)
+    data = dataclasses.replace(small_config().input, **changed)
     return Batcher(data)([{"video": example} for example in examples])["video"]
 
 
