@@ -179,7 +179,7 @@ def test_processes_share_the_windows(settings):
 
 
 def test_errors(settings):
-    with pytest.raises(DataError, match="found 6 clips, expected at least one batch of 7"):
+    with pytest.raises(DataError, match="found 6 examples, expected at least one batch of 7"):
         detection_batches(dataclasses.replace(settings, batch_size=7))
     windows = clip_windows(settings, "clips")
     with pytest.raises(DataError, match="config.eval.batch_size: found 3, expected a multiple"):

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rice_jax.input import transforms
-from rice_jax.input.pipeline import eval_batches, image_key, train_batches
+from rice_jax.input.pipeline import eval_batches, train_batches
+from rice_jax.input.views import image_key
 from tests.input import tiny_shop
 
 NUM_TRAIN = len(tiny_shop.TRAIN)

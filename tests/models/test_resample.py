@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rice_jax.input.decode import Batcher, Encoded, recycled
+from rice_jax.input.decode import Collate, Encoded, recycled
 from rice_jax.input.transforms import Crop, random_colour, render
 from rice_jax.models.resample import resample, show, weights
 from rice_jax.types import DataError, Decoded
@@ -38,8 +38,8 @@ def encoded(files, crops, colour=None, shape=None) -> Encoded:
 
 def decoded(examples, **settings) -> Decoded:
     changed = {"device_resize_height": 96, "device_resize_width": 54, "image_size": SIDE, **settings}
-    data = dataclasses.replace(small_config().data, **changed)
-    return Batcher(data)([{"video": example} for example in examples])["video"]
+    data = dataclasses.replace(small_config().input, **changed)
+    return Collate(data)([{"video": example} for example in examples])["video"]
 
 
 def resampled(batch: Decoded) -> np.ndarray:
