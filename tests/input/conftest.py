@@ -19,7 +19,7 @@ def data_dir(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def config(data_dir) -> InputConfig:
-    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which app.run parses outside tests
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags; outside tests, app.run parses them
     return InputConfig(
         data_dir=data_dir,
         train="shop/train",

@@ -1,4 +1,4 @@
-"""Pairs of items of one product from two domains, on sets that were built from raw files."""
+"""Tests of pairs of items of one product from two domains, on data sets built from raw files."""
 
 import collections
 import dataclasses
@@ -21,7 +21,7 @@ BROKEN = item_of("lives", 8)  # a test item without any picture
 
 
 def num_items(domain: str, product: int) -> int:
-    """Products 0 and 5 are in one domain only, 1 in two, the others in three."""
+    """Number of items: products 0 and 5 are in one domain, 1 in two, the others in three."""
     missing = {0: ("videos", "lives"), 1: ("lives",), 5: ("pages", "videos")}.get(product, ())
     return 0 if domain in missing else 1 + product % 3
 

@@ -22,7 +22,7 @@ def encode(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def noise(width: int, height: int, cell: int = 6, seed: int = 0) -> Image.Image:
-    """Noise with details about `cell` pixels wide, of a contrast that no interpolation drives out of 0..255."""
+    """Noise with details about `cell` pixels wide, and a contrast low enough for interpolation to stay in 0..255."""
     cells = np.random.default_rng(seed).integers(60, 196, (height // cell + 1, width // cell + 1, 3), np.uint8)
     return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -78,7 +78,7 @@ def test_crop_while_resizing_equals_resize_then_crop(source, flip):
 
 @pytest.mark.parametrize("source", [(256, 455), (455, 256), (256, 256), (258, 455)])
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (17, 32), (32, 5)])
-def test_what_is_cut_out_at_whole_pixels_is_what_pillow_computes(source, left, top):
+def test_crops_at_whole_pixels_equal_those_of_pillow(source, left, top):
     picture = noise(*source)
     crop = Crop(left / 256, top / 256, (left + 224) / 256, (top + 224) / 256, flip=True)
     width, height = source
@@ -95,7 +95,7 @@ def test_centre_crop():
 
 
 def test_a_large_jpeg_is_decoded_small_without_harm():
-    for size in [(540, 960), (800, 800), (1081, 723)]:  # the last is no multiple of the reduction
+    for size in [(540, 960), (800, 800), (1081, 723)]:  # the last size is not a multiple of the reduction
         encoded = encode(noise(*size, cell=16), "JPEG", quality=85)
         full = Image.open(io.BytesIO(encoded)).resize((128, 128), Image.Resampling.BICUBIC)
         difference = grey_levels(transforms.render(encoded, WHOLE, 128), full)
@@ -152,7 +152,7 @@ def test_random_area_crops_stay_inside_and_keep_area_and_aspect():
 @pytest.mark.parametrize(
     "box", [(0.1, 0.6, 0.3, 0.9), (0.0, 0.0, 1.0, 1.0), (0.95, 0.0, 1.0, 0.02), (0.2, 0.1, 0.9, 0.2)]
 )
-def test_a_crop_holds_the_box(box):
+def test_a_crop_contains_the_box(box):
     rng = np.random.default_rng(0)
     crops = np.array([transforms.random_crop(rng, 32, 28, (0.05, 1.0), Box(*box)) for _ in range(2000)])
     left, top, right, bottom, _ = crops.T
@@ -170,13 +170,13 @@ def test_a_crop_holds_the_box(box):
     ("box", "grid", "expected"),
     [
         (Box(0.0, 0.0, 1.0, 1.0), 7, "1" * 49),  # each patch has an IoU of 1/49 = 0.0204
-        (Box(0.0, 0.0, 1.0, 1.0), 14, "1" * 196),  # 1/196, and yet the whole picture shows the product
+        (Box(0.0, 0.0, 1.0, 1.0), 14, "1" * 196),  # 1/196, although the whole picture shows the product
         (Box(0.0, 0.0, 0.5, 1.0), 2, "1010"),
         (Box(0.26, 0.26, 0.49, 0.49), 4, "0000010000000000"),
-        (Box(0.25, 0.25, 0.75, 0.5), 4, "0000011000000000"),  # patches that only touch it share nothing with it
+        (Box(0.25, 0.25, 0.75, 0.5), 4, "0000011000000000"),  # patches that only touch the box share no area with it
         (Box(0.25, 0.25, 0.501, 0.5), 4, "0000010000000000"),  # 0.4 % of a patch is too little: IoU 0.002
         (Box(0.25, 0.25, 0.52, 0.5), 4, "0000011000000000"),  # 0.005 of 0.125 is enough: IoU 0.04
-        (Box(0.5, 0.5, 0.505, 0.505), 4, "1" * 16),  # too small for any patch: all are kept
+        (Box(0.5, 0.5, 0.505, 0.505), 4, "1" * 16),  # too small for any patch: all patches are kept
         (None, 3, "1" * 9),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_box_goes_through_windows_and_mirrors():
     assert transforms.box_inside(box, WHOLE) == box
     assert transforms.box_inside(box, window) == pytest.approx((0.25, 0.0, 1.0, 0.75))
     assert transforms.box_inside(box, window._replace(flip=True)) == pytest.approx((0.0, 0.0, 0.75, 0.75))
-    assert transforms.box_inside(box, Crop(0.6, 0.0, 1.0, 1.0, flip=False)) is None, "it only touches"
+    assert transforms.box_inside(box, Crop(0.6, 0.0, 1.0, 1.0, flip=False)) is None, "they only touch"
     assert transforms.inside(WHOLE, window) == window
     inner = transforms.inside(window, Crop(0.25, 0.0, 0.75, 1.0, flip=True))
     assert inner == pytest.approx((0.2, 0.5, 0.4, 0.9, True))
@@ -199,7 +199,7 @@ def test_a_box_goes_through_windows_and_mirrors():
 @pytest.mark.parametrize(
     ("box", "margin", "expected"),
     [
-        (Box(0.4, 0.3, 0.6, 0.7), 0.0, (0.3, 0.3, 0.7, 0.7)),  # as high as wide: the picture's own aspect
+        (Box(0.4, 0.3, 0.6, 0.7), 0.0, (0.3, 0.3, 0.7, 0.7)),  # as high as wide: the aspect ratio of the picture
         (Box(0.4, 0.3, 0.6, 0.7), 0.25, (0.2, 0.2, 0.8, 0.8)),
         (Box(0.0, 0.3, 0.2, 0.7), 0.0, (0.0, 0.3, 0.4, 0.7)),  # moved into the picture
         (Box(0.8, 0.9, 1.0, 1.0), 0.5, (0.6, 0.6, 1.0, 1.0)),

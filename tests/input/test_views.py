@@ -1,4 +1,4 @@
-"""A view that a test adds becomes a part of the examples, and changes no other part."""
+"""Tests of views: an added view adds its part to the examples and changes no other part."""
 
 import dataclasses
 
