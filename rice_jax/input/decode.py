@@ -32,7 +32,7 @@ class Encoded(NamedTuple):
         files: the stored pictures.
         names: name of each picture in errors.
         crops: window of each picture.
-        colour: change of color of all pictures; None = no change.
+        color: change of color of all pictures; None = no change.
         undecodable: makes the error of a picture from its name and the decoder's error.
     """
 
@@ -40,7 +40,7 @@ class Encoded(NamedTuple):
     files: Sequence[bytes]
     names: Sequence[str]
     crops: Sequence[Crop]
-    colour: Float[np.ndarray, "3 4"] | None
+    color: Float[np.ndarray, "3 4"] | None
     undecodable: Callable[[str, OSError], DataError]
 
 
@@ -73,8 +73,8 @@ def _render(column: Sequence[Encoded], config: InputConfig) -> UInt8[np.ndarray,
     pixels = np.zeros((len(column), *column[0].shape, side, side, 3), np.uint8)
     places = pixels.reshape(-1, side, side, 3)
 
-    def render(place: int, file: bytes, crop: Crop, colour: Float[np.ndarray, "3 4"] | None) -> None:
-        places[place] = transforms.render(file, crop, side, colour)
+    def render(place: int, file: bytes, crop: Crop, color: Float[np.ndarray, "3 4"] | None) -> None:
+        places[place] = transforms.render(file, crop, side, color)
 
     _for_each(column, render, config.num_threads)
     return pixels
@@ -89,22 +89,22 @@ def _decode(column: Sequence[Encoded], config: InputConfig) -> Decoded:
     shape = len(column), *column[0].shape
     pixels = recycled(math.prod(shape), *room)
     sizes, windows = np.zeros((len(pixels), 2), np.int32), np.zeros((len(pixels), 2, 2), np.float32)
-    colours = np.tile(np.eye(3, 4, dtype=np.float32), (len(pixels), 1, 1)) if config.changes_color else None
+    colors = np.tile(np.eye(3, 4, dtype=np.float32), (len(pixels), 1, 1)) if config.changes_color else None
 
-    def decode(place: int, file: bytes, crop: Crop, colour: Float[np.ndarray, "3 4"] | None) -> None:
+    def decode(place: int, file: bytes, crop: Crop, color: Float[np.ndarray, "3 4"] | None) -> None:
         size = decode_jpeg(file, crop, side, pixels[place])
         if size is None:
             pixels[place, :side, :side] = transforms.render(file, crop, side)
             size, crop = (side, side), WHOLE
         sizes[place] = size
         windows[place] = (crop.top, crop.bottom), (crop.right, crop.left) if crop.flip else (crop.left, crop.right)
-        if colours is not None and colour is not None:
-            colours[place] = colour
+        if colors is not None and color is not None:
+            colors[place] = color
 
     _for_each(column, decode, config.num_threads)
     first, last = np.moveaxis(windows * sizes[..., None].astype(np.float32), -1, 0)[..., None]
     centers = first + (np.arange(side, dtype=np.float32) + 0.5) / side * (last - first)
-    flat = pixels, sizes, centers[:, 0], centers[:, 1], colours
+    flat = pixels, sizes, centers[:, 0], centers[:, 1], colors
     return Decoded._make(None if array is None else array.reshape(*shape, *array.shape[1:]) for array in flat)
 
 
@@ -115,7 +115,7 @@ def _for_each(column: Sequence[Encoded], write: Callable, num_threads: int) -> N
         first = row * math.prod(encoded.shape)
         for place, (file, name, crop) in enumerate(zip(encoded.files, encoded.names, encoded.crops, strict=True)):
             try:
-                write(first + place, file, crop, encoded.colour)
+                write(first + place, file, crop, encoded.color)
             except OSError as error:
                 raise encoded.undecodable(name, error) from error
 

@@ -36,7 +36,7 @@ class Box(NamedTuple):
 
 
 def render(
-    encoded: bytes, crop: Crop, size: int, colour: Float[np.ndarray, "3 4"] | None = None
+    encoded: bytes, crop: Crop, size: int, color: Float[np.ndarray, "3 4"] | None = None
 ) -> UInt8[np.ndarray, "S S 3"]:
     """Decodes a picture, and resizes a window of it to a square.
 
@@ -44,7 +44,7 @@ def render(
         encoded: the picture's file, usually JPEG; its EXIF orientation is ignored, as boxes ignore it.
         crop: window of the picture; its aspect ratio is not kept.
         size: side of the result, pixels.
-        colour: matrix that maps [R, G, B, 1] to RGB (`random_colour`); None = unchanged.
+        color: matrix that maps [R, G, B, 1] to RGB (`random_color`); None = unchanged.
 
     Returns:
         RGB, 0..255.
@@ -52,11 +52,11 @@ def render(
     Raises:
         OSError: the picture cannot be decoded.
     """
-    return cut(Image.open(io.BytesIO(encoded)), crop, size, colour)
+    return cut(Image.open(io.BytesIO(encoded)), crop, size, color)
 
 
 def cut(
-    picture: Image.Image, crop: Crop, size: int, colour: Float[np.ndarray, "3 4"] | None = None
+    picture: Image.Image, crop: Crop, size: int, color: Float[np.ndarray, "3 4"] | None = None
 ) -> UInt8[np.ndarray, "S S 3"]:
     """Resizes a window of an open picture to a square.
 
@@ -65,7 +65,7 @@ def cut(
             again.
         crop: window of the picture; its aspect ratio is not kept.
         size: side of the result, pixels.
-        colour: matrix that maps [R, G, B, 1] to RGB; None = unchanged.
+        color: matrix that maps [R, G, B, 1] to RGB; None = unchanged.
 
     Returns:
         RGB, 0..255.
@@ -82,8 +82,8 @@ def cut(
     if picture.mode != "RGB":  # convert() would copy an RGB picture
         picture = picture.convert("RGB")
     picture = _resize(picture, (crop.left * width, crop.top * height, crop.right * width, crop.bottom * height), size)
-    if colour is not None:
-        picture = picture.convert("RGB", tuple(colour.ravel().tolist()))
+    if color is not None:
+        picture = picture.convert("RGB", tuple(color.ravel().tolist()))
     if crop.flip:  # by Pillow: numpy is ten times slower at copying pixels in reverse
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(picture)
@@ -228,7 +228,7 @@ def patch_mask(box: Box | None, grid: int) -> Bool[np.ndarray, " N"]:
     return kept.ravel() if kept.any() else np.ones(grid * grid, bool)
 
 
-def random_colour(rng: np.random.Generator, strength: float) -> Float[np.ndarray, "3 4"]:
+def random_color(rng: np.random.Generator, strength: float) -> Float[np.ndarray, "3 4"]:
     """Draws a change of brightness, contrast, saturation and white balance.
 
     Args:

@@ -309,7 +309,7 @@ def random_color(
     """Draws a change of color, after a turn of the hues; None if the settings ask for neither."""
     if not config.changes_color:
         return None
-    color = transforms.random_colour(rng, config.color_jitter)
+    color = transforms.random_color(rng, config.color_jitter)
     return np.hstack([color[:, :3] @ hue, color[:, 3:]])
 
 

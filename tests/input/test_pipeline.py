@@ -136,7 +136,7 @@ def test_crop_per_frame_or_per_video(config, crop_min_area):
         assert len(videos) == 2 and (videos[0] != videos[1]).any()
 
 
-def test_colour_is_one_draw_per_video_and_another_per_image(config):
+def test_color_is_one_draw_per_video_and_another_per_image(config):
     base = dataclasses.replace(config, resize=28, cut_tail=False, crop="video")
     plain = joined(take(train_batches(base), 3))
     changed = joined(take(train_batches(dataclasses.replace(base, color_jitter=0.4)), 3))
@@ -149,24 +149,24 @@ def test_colour_is_one_draw_per_video_and_another_per_image(config):
 
 
 def test_a_pair_turns_its_hues_together(config, monkeypatch):
-    colours = []
+    colors = []
     render = transforms.render
 
-    def spy(encoded, crop, size, colour):
+    def spy(encoded, crop, size, color):
         if threading.current_thread() is threading.main_thread():  # no thread of another test's iterator
-            colours.append((encoded, colour))
-        return render(encoded, crop, size, colour)
+            colors.append((encoded, color))
+        return render(encoded, crop, size, color)
 
     monkeypatch.setattr(transforms, "render", spy)
     turned = dataclasses.replace(config, pair_hue=1.0, cut_tail=False, num_threads=0)
     batch = take(train_batches(turned), 1)[0]
     different = set()
-    images = [colours.pop(0) for _ in batch["index"]]  # a batch renders its images before its frames
+    images = [colors.pop(0) for _ in batch["index"]]  # a batch renders its images before its frames
     for row, image in zip(batch["index"], images, strict=True):
         stored = tiny_shop.TRAIN[row]
-        pair = [image, *(colours.pop(0) for _ in stored["frames"])]
+        pair = [image, *(colors.pop(0) for _ in stored["frames"])]
         assert [encoded for encoded, _ in pair] == [stored["image"], *stored["frames"]]
-        assert all((colour == pair[0][1]).all() for _, colour in pair)
+        assert all((color == pair[0][1]).all() for _, color in pair)
         different.add(pair[0][1].tobytes())
     assert len(different) == 4
 

@@ -27,7 +27,7 @@ def noise(width: int, height: int, cell: int = 6, seed: int = 0) -> Image.Image:
     return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def grey_levels(a, b) -> np.ndarray:
+def gray_levels(a, b) -> np.ndarray:
     return np.abs(np.asarray(a, int) - np.asarray(b, int))
 
 
@@ -73,7 +73,7 @@ def test_crop_while_resizing_equals_resize_then_crop(source, flip):
         crop = Crop(left / resize, top / resize, (left + size) / resize, (top + size) / resize, flip)
         found = transforms.render(encode(picture), crop, size)
         assert found.shape == (size, size, 3) and found.dtype == np.uint8
-        assert grey_levels(found[:, ::-1] if flip else found, expected).max() <= 1
+        assert gray_levels(found[:, ::-1] if flip else found, expected).max() <= 1
 
 
 @pytest.mark.parametrize("source", [(256, 455), (455, 256), (256, 256), (258, 455)])
@@ -90,7 +90,7 @@ def test_crops_at_whole_pixels_equal_those_of_pillow(source, left, top):
 def test_centre_crop():
     picture = noise(90, 160)
     expected = picture.resize((32, 32), Image.Resampling.BICUBIC).crop((2, 2, 30, 30))
-    assert grey_levels(transforms.render(encode(picture), transforms.centre_crop(32, 28), 28), expected).max() <= 1
+    assert gray_levels(transforms.render(encode(picture), transforms.centre_crop(32, 28), 28), expected).max() <= 1
     assert transforms.centre_crop(28, 28) == WHOLE
 
 
@@ -98,7 +98,7 @@ def test_a_large_jpeg_is_decoded_small_without_harm():
     for size in [(540, 960), (800, 800), (1081, 723)]:  # the last size is not a multiple of the reduction
         encoded = encode(noise(*size, cell=16), "JPEG", quality=85)
         full = Image.open(io.BytesIO(encoded)).resize((128, 128), Image.Resampling.BICUBIC)
-        difference = grey_levels(transforms.render(encoded, WHOLE, 128), full)
+        difference = gray_levels(transforms.render(encoded, WHOLE, 128), full)
         assert 0 < difference.mean() < 1
 
 
@@ -210,17 +210,17 @@ def test_the_window_around_a_product(box, margin, expected):
     assert transforms.around_box(box, margin) == pytest.approx((*expected, False))
 
 
-def test_colour_matrix():
+def test_color_matrix():
     picture = noise(40, 40)
     pixels = np.asarray(picture.resize((24, 24), Image.Resampling.BICUBIC), float)
     for seed in range(20):
-        colour = transforms.random_colour(np.random.default_rng(seed), 0.4)
-        matrix = np.reshape(colour, (3, 4))
+        color = transforms.random_color(np.random.default_rng(seed), 0.4)
+        matrix = np.reshape(color, (3, 4))
         expected = np.clip(pixels @ matrix[:, :3].T + matrix[:, 3], 0, 255)
-        assert grey_levels(transforms.render(encode(picture), WHOLE, 24, colour), expected).max() <= 1
+        assert gray_levels(transforms.render(encode(picture), WHOLE, 24, color), expected).max() <= 1
 
 
-def test_hues_turn_about_grey():
+def test_hues_turn_about_gray():
     rng = np.random.default_rng(0)
     for share in (0.2, 1.0):
         turned = []
@@ -236,14 +236,14 @@ def test_hues_turn_about_grey():
     assert (transforms.random_hue(rng, 0.0) == np.eye(3)).all()
 
 
-def test_colour_strength():
+def test_color_strength():
     np.testing.assert_allclose(
-        np.reshape(transforms.random_colour(np.random.default_rng(0), 0.0), (3, 4)), np.eye(3, 4), atol=1e-12
+        np.reshape(transforms.random_color(np.random.default_rng(0), 0.0), (3, 4)), np.eye(3, 4), atol=1e-12
     )
-    matrices = [np.reshape(transforms.random_colour(np.random.default_rng(seed), 0.4), (3, 4)) for seed in range(500)]
-    mid_grey = np.array([matrix @ [127.5, 127.5, 127.5, 1] for matrix in matrices])
-    # Contrast and saturation leave mid-grey where it is; brightness changes it by up to 1.4, a channel by up to 1.1
+    matrices = [np.reshape(transforms.random_color(np.random.default_rng(seed), 0.4), (3, 4)) for seed in range(500)]
+    mid_gray = np.array([matrix @ [127.5, 127.5, 127.5, 1] for matrix in matrices])
+    # Contrast and saturation leave mid-gray where it is; brightness changes it by up to 1.4, a channel by up to 1.1
     # more, and contrast enlarges the change by up to 1.4.
-    assert np.abs(mid_grey - 127.5).max() <= 127.5 * (1.4 * 1.1 - 1) * 1.4
-    assert np.std(mid_grey.mean(1)) > 10, "brightness varies"
-    assert np.std(mid_grey - mid_grey.mean(1, keepdims=True)) > 3, "the cast varies"
+    assert np.abs(mid_gray - 127.5).max() <= 127.5 * (1.4 * 1.1 - 1) * 1.4
+    assert np.std(mid_gray.mean(1)) > 10, "brightness varies"
+    assert np.std(mid_gray - mid_gray.mean(1, keepdims=True)) > 3, "the cast varies"
