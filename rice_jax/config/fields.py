@@ -16,10 +16,10 @@ def setting(
     *,
     unit: str = "",
     choices: tuple[str, ...] = (),
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    below: float | None = None,
+    minimum: int | float | None = None,
+    above: int | float | None = None,
+    maximum: int | float | None = None,
+    below: int | float | None = None,
     free: bool = False,
 ) -> Any:
     """A dataclass field that is one setting.
