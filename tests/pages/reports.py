@@ -7,7 +7,7 @@ import numpy as np
 from rice_jax.eval import attention, metrics, ranking
 from rice_jax.input.ground_truth import read_gallery_index, read_query_index
 from rice_jax.pages import album, report
-from rice_jax.tasks.retrieval import LABELS
+from rice_jax.tasks.retrieval_evaluation import LABELS
 from tests.settings import small_config
 
 EVIL = "</script><script>document.title='broken'</script><b title='x\" onclick=1'>{{ 7 * 7 }}$\\frac{1}{0}$"
