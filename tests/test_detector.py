@@ -118,22 +118,26 @@ def small_detector(clips, **overrides):
     return small_config(task="detection", data__data_dir=str(clips), **overrides)
 
 
+def save_fresh(directory, config):
+    """A checkpoint with fresh parameters of a run's model."""
+    params = create_params(TASKS[config.task].model(config), create_mesh(config.mesh), seed=0)
+    save_weights(directory, params, config.to_dict())
+    return str(directory)
+
+
 def test_what_cannot_be_detected_is_said(clips, tmp_path):
     with pytest.raises(ConfigError, match="--mode=detect: found config.task='retrieval', expected 'detection'"):
         main.run(small_config(), tmp_path, "detect")
+    weights = save_fresh(tmp_path / "weights", small_detector(clips))
     with pytest.raises(ConfigError, match="config.data.detect: found '', expected the data set to search"):
-        main.run(small_detector(clips), tmp_path, "detect")
+        main.run(small_detector(clips, model__init_from=weights), tmp_path, "detect")
     with pytest.raises(CheckpointError, match="found no checkpoint to evaluate"):
         main.run(small_detector(clips, data__detect="lpr4m/query"), tmp_path, "detect")
 
 
 def test_only_a_trained_detector_is_asked(clips, tmp_path):
-    rice = small_config()
-    save_weights(
-        tmp_path / "rice", create_params(TASKS["retrieval"].model(rice), create_mesh(rice.mesh), seed=0), rice.to_dict()
-    )
     settings = {"data__query": "lpr4m/detection_test", "data__detect": "lpr4m/query"}
-    config = small_detector(clips, model__init_from=str(tmp_path / "rice"), **settings)
+    config = small_detector(clips, model__init_from=save_fresh(tmp_path / "rice", small_config()), **settings)
     for mode in ("eval", "detect"):
         with pytest.raises(CheckpointError, match=r"has no trained detector of this kind .detector/anchors is missing"):
             main.run(config, tmp_path / mode, mode)
