@@ -39,7 +39,7 @@ class Run:
     source: Path | None = None
 
 
-@runtime_checkable
+@runtime_checkable  # so that tests can check annotations
 class Task(Protocol):
     """What `config.task` chooses."""
 

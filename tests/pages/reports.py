@@ -16,7 +16,7 @@ LOG = [{"step": 0, "retrieval/rank-1": 0.25}, *({"step": i, "loss": 2.0 / i, "ac
 
 def evaluated(data_dir, *, labels=LABELS, num_frames=3, single=False):
     """A ranking of a shop's queries as an evaluator would make one; the first query is a miss."""
-    data = dataclasses.replace(small_config().data, data_dir=str(data_dir), num_frames=num_frames)
+    data = dataclasses.replace(small_config().input, data_dir=str(data_dir), num_frames=num_frames)
     queries = [query._replace(category=EVIL if i else "") for i, query in enumerate(read_query_index(data))]
     gallery_ids, image_ids = read_gallery_index(data)
     if single:
@@ -51,7 +51,7 @@ def write(path, data_dir, log=(), weights=None, **kwargs):
     seen = None
     if weights is not None:
         last = len(queries) - 1
-        seen = attention.Attention(small_config().data, {last: ranked.truths[last][0]}, weights[None])
+        seen = attention.Attention(small_config().input, {last: ranked.truths[last][0]}, weights[None])
     results = {f"before {EVIL}": result, "after 6 steps": result}
     report.write_report(
         path, f"run {EVIL}", results, "after 6 steps", ranked, queries, list(result.subsets), pictures, log,

@@ -108,7 +108,7 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     path = tmp_path / "report.html"
     places = sorted(report.choose_queries(ranked.rank)[: attention.NUM_QUERIES])
     weights = rng.integers(0, 256, (len(places), attention.GRID**2, 10, attention.GRID**2)).astype(np.uint8)
-    seen = attention.Attention(small_config().data, {place: names[place % 60] for place in places}, weights)
+    seen = attention.Attention(small_config().input, {place: names[place % 60] for place in places}, weights)
     report.write_report(path, "run", {"row": result}, "row", ranked, queries, ["category"], pictures, [], {}, seen)
     text = path.read_text()
     assert 10e6 < path.stat().st_size < 20e6
@@ -187,7 +187,7 @@ def test_detected_boxes_are_drawn_beside_the_data_set_s_own(evil_shop, tmp_path)
     lines = [{"frame_id": frame.decode(), "boxes": [], "scores": []} for row in rows for frame in row["frame_ids"]]
     lines[0] |= {"boxes": [[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 1.0, 1.0]], "scores": [0.9, 0.6]}
     (tmp_path / "boxes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = small_config(model__ipd="boxes", data__query_boxes=str(tmp_path / "boxes.jsonl")).data
+    data = small_config(model__ipd="boxes", data__query_boxes=str(tmp_path / "boxes.jsonl")).input
     boxes = ProductBoxes(data, data.query_boxes, ())
     clip_id = lines[0]["frame_id"].rpartition("-")[0]
     first, *others = album.Album(str(evil_shop), "lpr4m/query", "lpr4m/gallery", {}, 3, boxes).query(0, clip_id)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rice_jax.eval import metrics
-from rice_jax.eval.results import read_results, write_results
+from rice_jax.eval.results import Row, read_results, write_results
 from rice_jax.input.items import Items
 from rice_jax.pages import tables
 from rice_jax.tasks.domains import DomainResult, compare_domains, domain_tables, exemplars
@@ -128,9 +128,10 @@ def test_names_that_would_be_alike_stay_whole():
 def test_results_are_written_read_and_shown(tmp_path):
     result = compare_domains(*make())
     path = tmp_path / "results.json"
-    write_results(path, {"before training": result}, {"step": 0})
-    assert json.loads(path.read_text())["results"]["before training"]["one_shot"].keys() == set(PAIRS)
-    assert read_results(path, DomainResult) == {"before training": result}
+    write_results(path, {Row(0): result}, {"step": 0})
+    [row] = json.loads(path.read_text())["results"]
+    assert row["step"] == 0 and row["one_shot"].keys() == set(PAIRS)
+    assert read_results(path, DomainResult) == {Row(0): result}
     lines = domain_tables(result).splitlines()
     assert all(len(line) <= 100 for line in lines)
     assert " ".join(lines[2].split()) == "queries gallery rank-1 rank-5 rank-10 rank-1 / chance without truth"
