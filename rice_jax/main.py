@@ -4,6 +4,7 @@ python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.
 """
 
 import dataclasses
+import difflib
 import importlib.util
 import logging
 import sys
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, find_config
+from rice_jax.config.fields import flatten
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.models.create import create_model, create_params
@@ -186,20 +188,38 @@ def compare(workdir: Path, runs: list[Path]) -> None:
 def parse_flags(arguments: list[str]) -> list[str]:
     """absl's own parsing; bare names of configs are found, and an unknown setting gets one line."""
     try:
-        return app.parse_flags_with_usage([_with_path(argument) for argument in arguments])
+        _require_known(arguments)
+        return app.parse_flags_with_usage(_with_path(arguments))
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
-    except AttributeError as error:
-        sys.exit(f"ConfigError: unknown setting: {error}\nAll settings: docs/settings.md, or rice_jax/config/groups.py")
 
 
-def _with_path(argument: str) -> str:
-    """`--config=lpr4m` with the path of the config that comes with rice_jax; other arguments as they are."""
-    flag, _, value = argument.partition("=")
-    if flag not in ("--config", "-config") or not value:
-        return argument
-    name, colon, rest = value.partition(":")
-    return f"{flag}={find_config(name)}{colon}{rest}"
+def _require_known(arguments: list[str]) -> None:
+    settings = flatten(Config)
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name.startswith("config.") and name not in settings:
+            similar = difflib.get_close_matches(name, settings, n=1)
+            raise ConfigError(
+                f"{name}: unknown setting{f', did you mean {similar[0]}?' if similar else ''}; all settings: "
+                "docs/settings.md"
+            )
+
+
+def _with_path(arguments: list[str]) -> list[str]:
+    """Arguments with the path of a config that comes with rice_jax in the place of its name."""
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-config"):
+            continue
+        if not equals:
+            i += 1
+            flag, value = "", arguments[i] if i < len(arguments) else ""
+        name, colon, rest = value.partition(":")
+        if name:
+            found[i] = f"{flag}{equals}{find_config(name)}{colon}{rest}"
+    return found
 
 
 def speak() -> None:

@@ -16,10 +16,10 @@ def setting(
     *,
     unit: str = "",
     choices: tuple[str, ...] = (),
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    below: float | None = None,
+    minimum: int | float | None = None,
+    above: int | float | None = None,
+    maximum: int | float | None = None,
+    below: int | float | None = None,
     free: bool = False,
 ) -> Any:
     """A dataclass field that is one setting.
@@ -43,7 +43,7 @@ def group(cls: type, doc: str = "") -> Any:
     return dataclasses.field(default_factory=cls, metadata={"doc": doc})
 
 
-def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+def build(cls: type, values: Any, path: str = "config") -> Any:
     """Makes a group of settings from nested plain values; a setting that is not among them keeps its default.
 
     Args:
