@@ -1,4 +1,4 @@
-"""The front door: flags and wiring.
+"""Trains, evaluates, detects, indexes and compares: flags and wiring.
 
 python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.data.batch_size=64
 """
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from absl import logging as absl_logging
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
@@ -21,6 +20,7 @@ from rice_jax.config import Config, ConfigError, find_config
 from rice_jax.config.fields import flatten
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
+from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.weights import CheckpointError, missing, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
@@ -37,29 +37,29 @@ from rice_jax.train.steps import training_step
 from rice_jax.types import DataError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings, e.g. configs/sample.py; --config.a.b=c overrides one."
+    "config", None, "Config file, or the name of one that comes with rice_jax; --config.a.b=c overrides a setting."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results, report.")
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "detect", "index", "compare"],
-    "train (and evaluate), only evaluate the newest checkpoint, write a detector's boxes in config.data.detect, make "
-    "or change an index of the pictures in config.index.images, or compare the runs whose workdirs are the arguments, "
-    "which needs no --config.",
+    "train: train and evaluate; eval: evaluate the newest checkpoint; detect: write the boxes that a detector finds in "
+    "config.data.detect; index: update the index of the pictures in config.index.images; compare: compare the runs "
+    "whose workdirs are the arguments, without --config.",
 )
-EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: write the index in this form, too.")
+EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: also write the index in this form.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,
-    "Join the other processes; Cloud TPU, Slurm and Open MPI need no further flag. Not given: if the environment "
-    "tells of other processes.",
+    "Join the other processes of a Cloud TPU, Slurm or Open MPI job, or those that the next three flags describe. "
+    "Default: if the environment names other processes.",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of the first process,")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are,")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "and which one this is, from 0.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first process.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 TIMEOUT = flags.DEFINE_integer(
-    "timeout_seconds", 120, "How long to wait for the other processes, and after which a silent one ends the run."
+    "timeout_seconds", 120, "Wait this long for the other processes; a process that is silent for as long ends the run."
 )
 
 STOPPED = 143  # exit code of a run that SIGTERM stopped, as shells number it
@@ -68,13 +68,13 @@ logger = logging.getLogger("rice_jax")
 
 
 def main(arguments: list[str]) -> None:
-    speak()
+    log_to_stderr(verbose=flags.FLAGS["verbosity"].present)
     keep_compiled()
     try:
         if MODE.value == "compare":
             return compare(Path(WORKDIR.value), [Path(argument) for argument in arguments[1:]])
         if arguments[1:]:
-            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected nothing but flags with --mode={MODE.value}")
+            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected only flags with --mode={MODE.value}")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
         config, workdir = resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute()
         share_directory(workdir)
@@ -222,28 +222,16 @@ def _with_path(arguments: list[str]) -> list[str]:
     return found
 
 
-def speak() -> None:
-    """Our own lines go to stderr; the libraries' running commentary only with --verbosity=0."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    if not flags.FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.WARNING)
-        # After a failed save it repeats, in its own words, what our error has said.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        # A checkpoint's failure is logged by every thread of Orbax that it passes, and then raised; once is enough.
-        absl_logging.get_absl_logger().addFilter(
-            lambda record: record.exc_info is None or "orbax" not in record.pathname
-        )
-
-
-if __name__ == "__main__":
+def start(arguments: list[str]) -> None:
+    """Parses flags and runs `main`; the first argument is the program's name."""
     flags.mark_flag_as_required("workdir")
     flags.register_multi_flags_validator(
         ["config", "mode"],
         lambda given: given["config"] is not None or given["mode"] == "compare",
         "Flag --config must have a value other than None.",
     )
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, argv=arguments, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    start(sys.argv)

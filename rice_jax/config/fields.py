@@ -38,9 +38,9 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata | {k: v for k, v in bounds.items() if v is not None})
 
 
-def group(cls: type, doc: str = "") -> Any:
-    """A dataclass field that is a group of settings."""
-    return dataclasses.field(default_factory=cls, metadata={"doc": doc})
+def group(cls: type, doc: str, *, free: bool = False) -> Any:
+    """A dataclass field that is a group of settings; `free` holds for all of them."""
+    return dataclasses.field(default_factory=cls, metadata={"doc": doc, "free": free})
 
 
 def build(cls: type, values: Any, path: str = "config") -> Any:
@@ -99,11 +99,12 @@ def _value(hint: type, field: dataclasses.Field, value: Any, path: str) -> Any:
     return value
 
 
-def flatten(cls: type, path: str = "config") -> dict[str, dataclasses.Field]:
-    """{path of a setting: its field} of all settings of a group and its subgroups, in order."""
+def fixed_settings(cls: type, path: str = "config") -> dict[str, dataclasses.Field]:
+    """{path of a setting: its field} of all settings of a group and its subgroups that are not free."""
     hints: dict[str, Any] = typing.get_type_hints(cls)
     found: dict[str, dataclasses.Field] = {}
     for field in dataclasses.fields(cls):
-        name = f"{path}.{field.name}"
-        found |= flatten(hints[field.name], name) if dataclasses.is_dataclass(hints[field.name]) else {name: field}
+        name, hint = f"{path}.{field.name}", hints[field.name]
+        if not field.metadata["free"]:
+            found |= fixed_settings(hint, name) if dataclasses.is_dataclass(hint) else {name: field}
     return found

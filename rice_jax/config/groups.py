@@ -399,9 +399,9 @@ class Config:
     loss: LossConfig = group(LossConfig, "The losses.")
     optimizer: OptimizerConfig = group(OptimizerConfig, "AdamW.")
     train: TrainConfig = group(TrainConfig, "The training loop.")
-    eval: EvalConfig = group(EvalConfig, "Evaluation; may differ when a run is continued.")
-    index: IndexConfig = group(IndexConfig, "The index of a shop; may differ when a run is continued.")
-    mesh: MeshConfig = group(MeshConfig, "Devices; may differ when a run is continued.")
+    eval: EvalConfig = group(EvalConfig, "Evaluation.", free=True)
+    index: IndexConfig = group(IndexConfig, "The index of a shop.", free=True)
+    mesh: MeshConfig = group(MeshConfig, "Devices.", free=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, as written beside a checkpoint."""

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh
+from rice_jax.train.detection import detection_step, detector_loss, top_accuracy
 
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.weights import CheckpointError, save_weights, start_from
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
-from rice_jax.train.detection import detection_step, detector_loss, top_accuracy
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step
 from tests.settings import small_config
