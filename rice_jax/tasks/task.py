@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import grain
 from flax import nnx
@@ -39,6 +39,7 @@ class Run:
     source: Path | None = None
 
 
+@runtime_checkable
 class Task(Protocol):
     """What `config.task` chooses."""
 
