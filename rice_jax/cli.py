@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
-    command, *rest = sys.argv[1:] if arguments is None else arguments or [""]
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
     if command in ("", "-h", "--help", "help"):
         print(HELP)
     elif command == "--version":
