@@ -105,9 +105,7 @@ class TrainedModel:
 
     def _prepare(self, pictures: Sequence[Picture], name: str) -> UInt8[np.ndarray, "N S S 3"]:
         _require_pictures(pictures, name)
-        return np.stack(
-            [self._show(picture, f"{name}[{place}]") for place, picture in enumerate(pictures)]
-        )
+        return np.stack([self._show(picture, f"{name}[{place}]") for place, picture in enumerate(pictures)])
 
     def _show(self, picture: Picture, name: str) -> UInt8[np.ndarray, "S S 3"]:
         """A picture as evaluation shows it to the model."""

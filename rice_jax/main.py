@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, find_config
-from rice_jax.config.fields import all_settings
+from rice_jax.config.fields import list_settings
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.logs import log_to_stderr
@@ -195,7 +195,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 
 def _require_known(arguments: list[str]) -> None:
-    settings = all_settings(Config)
+    settings = list_settings(Config)
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name.startswith("config.") and name not in settings:

@@ -11,7 +11,7 @@
 """
 
 from rice_jax.config.fields import ConfigError
-from rice_jax.config.files import default_config, find_config, load_config, require_setting
+from rice_jax.config.files import default_config, find_config, load_config
 from rice_jax.config.groups import (
     Config,
     DataConfig,
@@ -51,6 +51,5 @@ __all__ = [
     "default_config",
     "find_config",
     "load_config",
-    "require_setting",
     "resolve",
 ]

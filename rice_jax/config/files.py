@@ -1,12 +1,11 @@
 """Config files: Python files with a function `get_config` that returns the defaults with some of them changed."""
 
-import difflib
 import importlib.util
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rice_jax.config.fields import ConfigError, list_settings
+from rice_jax.config.fields import ConfigError
 from rice_jax.config.groups import Config
 
 PACKAGE = Path(__file__).parents[1]
@@ -36,22 +35,6 @@ def find_config(name: str) -> Path:
     if name not in known:
         raise ConfigError(f"--config={name}: found no such config, expected a .py file or one of {', '.join(known)}")
     return known[name]
-
-
-def require_setting(path: str) -> None:
-    """Refuses a setting that does not exist.
-
-    Args:
-        path: as on the command line, e.g. "config.data.batch_size".
-
-    Raises:
-        ConfigError: naming the closest settings.
-    """
-    known = list_settings(Config)
-    if path not in known:
-        close = difflib.get_close_matches(path, known, n=2, cutoff=0.8)
-        hint = f"did you mean {' or '.join(close)}?" if close else "docs/settings.md lists all settings"
-        raise ConfigError(f"{path}: unknown setting; {hint}")
 
 
 def load_config(name: str, *arguments: str) -> ConfigDict:
