@@ -245,7 +245,7 @@ def _decode(config: Config, picture: Picture, digest: str) -> UInt8[np.ndarray, 
     encoded = picture.path.read_bytes()
     if hashlib.sha256(encoded).hexdigest() != digest:
         raise OSError("it has changed since this program started")
-    crop = transforms.centre_crop(config.data.resize, config.model.image_size)
+    crop = transforms.center_crop(config.data.resize, config.model.image_size)
     return transforms.render(encoded, crop, config.model.image_size)
 
 

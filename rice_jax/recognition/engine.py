@@ -21,7 +21,7 @@ from PIL import Image
 from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.rerank import match_tokens
 from rice_jax.index.store import Index, read_index
-from rice_jax.input.transforms import centre_crop, cut, sample_frames
+from rice_jax.input.transforms import center_crop, cut, sample_frames
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.rice import embed_frames, normalize
 from rice_jax.models.weights import CheckpointError
@@ -107,7 +107,7 @@ class Engine:
         # Of a clip's cosine, where there is no calibration: what similarities are multiplied by in training.
         self.logit_scale = float(model.params["logit_scale"]) ** 2
         self._side = model.config.encoder.image_size
-        self._crop = centre_crop(model.resize, self._side)
+        self._crop = center_crop(model.resize, self._side)
         self._num_matched = min(rerank, len(self.index.vectors))
         self.reranks = self._num_matched > 0
         self._rows = _by_gallery(self.index.gallery_ids)
