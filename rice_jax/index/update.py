@@ -266,7 +266,7 @@ def _decode(about: About, picture: Picture, digest: str) -> UInt8[np.ndarray, "S
     if hashlib.sha256(encoded).hexdigest() != digest:
         raise OSError("it has changed since this program started")
     side = about.model.encoder.image_size
-    return transforms.render(encoded, transforms.centre_crop(about.resize, side), side)
+    return transforms.render(encoded, transforms.center_crop(about.resize, side), side)
 
 
 def _problem(about: About, picture: Picture, digest: str) -> str:

@@ -67,8 +67,8 @@ class ItemPairs:
             rng: generator of the draws.
 
         Returns:
-            A row as of a training set: `image`, a random picture of the first item; `frames`, all pictures of the
-            second; `clip_id`, the second's id; `image_id`, the product's id; `boxes`, zeros; `index`.
+            A row like those of a training set: `image`, a random picture of the first item; `frames`, all pictures of
+            the second; `clip_id`, the second's id; `image_id`, the product's id; `boxes`, zeros; `index`.
         """
         first, last = self._first[index], self._end[index]
         domains = rng.choice(np.flatnonzero(first < last), 2, replace=False)

@@ -105,7 +105,7 @@ def _resize(picture: Image.Image, box: tuple[float, float, float, float], size: 
     return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-def centre_crop(resize: int, size: int) -> Crop:
+def center_crop(resize: int, size: int) -> Crop:
     """The window of the middle `size` × `size` pixels of a picture resized to `resize` × `resize`.
 
     Source: docs/reference.md, section 5 (augmentation in evaluation).

@@ -156,7 +156,7 @@ class ImageView(View):
     def evaluate(self, example: Example) -> Part:
         if not example.row:
             return {"image": NO_PICTURE}
-        return self._encode(example, transforms.centre_crop(self._config.resize, self._config.image_size))
+        return self._encode(example, transforms.center_crop(self._config.resize, self._config.image_size))
 
     def _encode(self, example: Example, crop: Crop, color: Float[np.ndarray, "3 4"] | None = None) -> Part:
         return {"image": Encoded((), [example.row["image"]], ["image"], [crop], color, example.undecodable)}
@@ -193,7 +193,7 @@ class FramesView(View):
         config = self._config
         if example.row:
             example.frames = transforms.sample_frames(example.count_frames(), config.num_frames)
-        center = transforms.centre_crop(config.resize, config.image_size)
+        center = transforms.center_crop(config.resize, config.image_size)
         example.crops = [transforms.inside(window, center) for window in self._windows(example)]
         return encoded_frames(example, config.num_frames)
 

@@ -35,7 +35,7 @@ def weights(centers: Float[Array, "*B S"], length: Int[Array, "*B"], num_pixels:
     """How much of each pixel is in each pixel of the result.
 
     Args:
-        centers: of the result's pixels, at equal distances in pixels, of which the first one's centre is at 0.5.
+        centers: of the result's pixels, at equal distances, in pixels of the picture, whose first center is at 0.5.
         length: pixels that there are; the others get nothing.
         num_pixels: N, with the others.
 

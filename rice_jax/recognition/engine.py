@@ -17,7 +17,7 @@ from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.rerank import match_tokens
 from rice_jax.index.model import load_index_model
 from rice_jax.index.store import Index, read_index
-from rice_jax.input.transforms import centre_crop, cut, sample_frames
+from rice_jax.input.transforms import center_crop, cut, sample_frames
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.rice import embed_frames, normalize
 from rice_jax.models.weights import CheckpointError
@@ -111,7 +111,7 @@ class Engine:
         # Replaces the calibration's scale if there is none: training multiplies similarities by it.
         self.logit_scale = float(loaded.params["logit_scale"]) ** 2
         self._side = self.index.about.model.encoder.image_size
-        self._crop = centre_crop(self.index.about.resize, self._side)
+        self._crop = center_crop(self.index.about.resize, self._side)
         self._num_matched = min(rerank, len(self.index.vectors))
         self.reranks = self._num_matched > 0
         self._rows = _by_gallery(self.index.gallery_ids)

@@ -87,11 +87,11 @@ def test_crops_at_whole_pixels_equal_those_of_pillow(source, left, top):
     np.testing.assert_array_equal(transforms.render(encode(picture), crop, 224)[:, ::-1], expected)
 
 
-def test_centre_crop():
+def test_center_crop():
     picture = noise(90, 160)
     expected = picture.resize((32, 32), Image.Resampling.BICUBIC).crop((2, 2, 30, 30))
-    assert gray_levels(transforms.render(encode(picture), transforms.centre_crop(32, 28), 28), expected).max() <= 1
-    assert transforms.centre_crop(28, 28) == WHOLE
+    assert gray_levels(transforms.render(encode(picture), transforms.center_crop(32, 28), 28), expected).max() <= 1
+    assert transforms.center_crop(28, 28) == WHOLE
 
 
 def test_a_large_jpeg_is_decoded_small_without_harm():
