@@ -12,7 +12,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from rice_jax.index.model import Model, load_model
-from rice_jax.input.transforms import centre_crop, cut, sample_frames
+from rice_jax.input.transforms import center_crop, cut, sample_frames
 from rice_jax.types import DataError
 
 MAX_BATCH_SIZE = 32  # images embedded together
@@ -56,7 +56,7 @@ class TrainedModel:
         graphdef, about = model.graphdef, model.about
         self.embed_dim, self.num_frames = about.model.encoder.embed_dim, about.num_frames
         self._params, self._side = model.params, about.model.encoder.image_size
-        self._crop = centre_crop(about.resize, self._side)
+        self._crop = center_crop(about.resize, self._side)
         self._image = jax.jit(lambda params, image: nnx.merge(graphdef, params).embed_image(image))
         self._video = jax.jit(lambda params, video, mask: nnx.merge(graphdef, params).embed_video(video, mask))
 
