@@ -1,6 +1,7 @@
 """Settings: what a user overrides becomes frozen dataclasses, checked once.
 
-`data.py`, `model.py` and `groups.py` hold every setting with its default and documentation. A config file starts from the defaults:
+`data.py`, `model.py` and `groups.py` hold every setting with its default and documentation. A config file starts from
+the defaults:
 
     from rice_jax.config import default_config
 
