@@ -11,7 +11,7 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
 from rice_jax.pages.plots import COLOURS
 from rice_jax.pages.report import MAX_CHARACTERS, render
-from rice_jax.recognition.recognizer import Match, Shown
+from rice_jax.recognition.recognizer import Match, Segment
 
 NUM_FRAMES = 6  # of a part, shown at most, evenly chosen
 NUM_TICKS = 6  # of the bar, about
@@ -22,7 +22,7 @@ Small = tuple[bytes, Sequence[int]]  # what `thumbnail` gives
 def write_timeline(
     path: str | os.PathLike,
     name: str,
-    shown: Sequence[Shown],
+    shown: Sequence[Segment],
     times: Sequence[float],
     frames: Sequence[Small],
     index: Index,
@@ -38,7 +38,7 @@ def write_timeline(
 
 def timeline_page(
     name: str,
-    shown: Sequence[Shown],
+    shown: Sequence[Segment],
     times: Sequence[float],
     frames: Sequence[Small],
     index: Index,
