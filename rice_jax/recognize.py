@@ -64,7 +64,7 @@ def recognize(
     report: Path | None,
 ) -> None:
     """Prints a line for each part of a video, and writes the page if asked for."""
-    engine = Engine(checkpoint, index, rerank=rerank, batch_sizes=(BATCH_SIZE,))
+    engine = Engine(index, model=checkpoint, rerank=rerank, batch_sizes=(BATCH_SIZE,))
     engine.rows(gallery)  # is there
     small: list[Small] = []
 

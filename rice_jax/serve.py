@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = [2**power for power in range(options.batch_size.bit_length())]
     try:
         with _listen(options.host, options.port) as listening:  # before the work of loading
-            engine = Engine(options.checkpoint, options.index, rerank=options.rerank, batch_sizes=sizes)
+            engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=sizes)
             app = create_app(engine, limits, interval_seconds=options.interval_seconds, batch_sizes=sizes)
             host, port = listening.getsockname()[:2]
             config = uvicorn.Config(

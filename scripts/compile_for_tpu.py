@@ -41,7 +41,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 import jax
 import jax.numpy as jnp
 from absl import app, flags

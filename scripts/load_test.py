@@ -135,7 +135,7 @@ class Alone:
 
     def __init__(self, index: Path):
         """Loads it, and the pictures that the index names."""
-        self.engine = Engine(None, index)
+        self.engine = Engine(index)
         self.pictures = [Path(path).read_bytes() for path in self.engine.index.paths]
 
     def recognize(self, clip: Clip) -> Truth:

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--run", nargs=2, action="append", required=True, metavar=("INDEX", "CLIPS"))
     flags = parser.parse_args(arguments)
     videos = read_truth(flags.films)
-    runs = [measure(Engine(None, index, batch_sizes=(BATCH_SIZE,)), pathlib.Path(clips), flags.films, videos)
+    runs = [measure(Engine(index, batch_sizes=(BATCH_SIZE,)), pathlib.Path(clips), flags.films, videos)
             for index, clips in flags.run]  # fmt: skip
     print(table(videos, runs))
 

@@ -20,7 +20,7 @@ EMPTY, OTHER = {"product": None, "gap": "empty"}, {"product": None, "gap": "othe
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    return Engine(None, make_shop(tmp_path_factory.mktemp("shop"), decoder=False).directory, batch_sizes=(32,))
+    return Engine(make_shop(tmp_path_factory.mktemp("shop"), decoder=False).directory, batch_sizes=(32,))
 
 
 def test_tally_by_hand():

@@ -46,7 +46,7 @@ class Attention:
             return None
         weights = self._weights[place][:, : len(frames)]
         boxes = [frame["found" if self._data.query_boxes else "truths"] for frame in frames]
-        center = transforms.centre_crop(self._data.resize, self._data.image_size)
+        center = transforms.center_crop(self._data.resize, self._data.image_size)
         return {
             "image": album.image(gallery_id, self._image_ids[place]),
             "grid": math.isqrt(len(weights)),

@@ -79,9 +79,9 @@ class Recognizer:
 
     def __init__(
         self,
-        checkpoint: str | os.PathLike | None,
         index: str | os.PathLike,
         *,
+        model: str | os.PathLike | None = None,
         gallery: str | None = None,
         top: int = 5,
         rerank: int = 0,
@@ -98,7 +98,7 @@ class Recognizer:
         Raises:
             CheckpointError, DataError: as of `Engine`; the gallery is not in the index.
         """
-        self.engine = Engine(checkpoint, index, rerank=rerank)
+        self.engine = Engine(index, model=model, rerank=rerank)
         self._gallery, self._top = gallery, top
         self._window = Window(self.engine.num_frames, interval_seconds)
         self.engine.rows(gallery)  # is there

@@ -39,7 +39,7 @@ class Run:
     source: Path | None = None
 
 
-@runtime_checkable  # so that tests can check annotations
+@runtime_checkable
 class Task(Protocol):
     """What `config.task` chooses."""
 

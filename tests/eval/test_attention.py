@@ -12,13 +12,13 @@ from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import create_mesh
 from tests.pages.reports import evaluated
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 
 @pytest.fixture(scope="module")
 def pairs(shop):
     """Data settings, rows of two of the queries, and of an image for each."""
-    return dataclasses.replace(small_config().data, data_dir=str(shop)), [1, 3], [5, 2]
+    return dataclasses.replace(small_config().input, data_dir=str(shop)), [1, 3], [5, 2]
 
 
 def test_pairs_are_of_the_chosen_rows(pairs):
@@ -35,7 +35,7 @@ def test_pairs_are_of_the_chosen_rows(pairs):
 def test_maps_are_those_that_training_looks_at(pairs, num_pairs):
     data, queries, images = pairs
     config = small_config(model__layers=4, model__pmd__num_pairs=num_pairs)
-    model = Rice(config.model, rngs=nnx.Rngs(0))
+    model = Rice(model_of(config), rngs=nnx.Rngs(0))
     graphdef, params = nnx.split(model)
     mesh = create_mesh(config.mesh)  # eight devices
     function = compile_rows(attention.attention_maps(graphdef), params, mesh)
@@ -54,8 +54,8 @@ def test_maps_are_those_that_training_looks_at(pairs, num_pairs):
 def test_of_many_patches_several_become_one(pairs):
     data, queries, images = pairs
     config = small_config(model__image_size=80, data__resize=90)
-    data = dataclasses.replace(config.data, data_dir=data.data_dir)
-    graphdef, params = nnx.split(Rice(config.model, rngs=nnx.Rngs(0)))
+    data = dataclasses.replace(config.input, data_dir=data.data_dir)
+    graphdef, params = nnx.split(Rice(model_of(config), rngs=nnx.Rngs(0)))
     [batch] = attention.attention_batches(data, 2, queries, images)
     assert jax.eval_shape(attention.attention_maps(graphdef), params, batch).shape == (2, 64, 3, 64)
 

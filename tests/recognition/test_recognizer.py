@@ -16,17 +16,17 @@ from tests.shop import NUM_FRAMES, png, write_mp4
 
 @pytest.fixture(scope="module")
 def engine(live_shop):
-    return Engine(None, live_shop.directory, batch_sizes=(4,))
+    return Engine(live_shop.directory, batch_sizes=(4,))
 
 
 @pytest.fixture(scope="module")
 def matching(live_shop):
-    return Engine(None, live_shop.directory, rerank=3, batch_sizes=(4,))
+    return Engine(live_shop.directory, rerank=3, batch_sizes=(4,))
 
 
 @pytest.fixture(scope="module")
 def used(live_shop):
-    return Recognizer(None, live_shop.directory, top=3)
+    return Recognizer(live_shop.directory, top=3)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_broken_frame_leaves_the_window_as_it_was(recognizer, live_shop):
 
 def test_a_stream_of_no_gallery(live_shop):
     with pytest.raises(DataError, match="no gallery 'nowhere'"):
-        Recognizer(None, live_shop.directory, gallery="nowhere")
+        Recognizer(live_shop.directory, gallery="nowhere")
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(shop):
-    return Engine(None, shop.directory, batch_sizes=BATCH_SIZES)
+    return Engine(shop.directory, batch_sizes=BATCH_SIZES)
 
 
 @contextlib.contextmanager
@@ -230,7 +230,7 @@ def test_a_slow_body_is_given_up(engine):
 
 
 def test_a_stream_is_ranked_as_by_the_recogniser(client, shop):
-    recognizer = Recognizer(None, shop.directory, gallery="a", top=3)
+    recognizer = Recognizer(shop.directory, gallery="a", top=3)
     for row, now in ((1, 10.0), (2, 12.5), (9, 11.0), (0, 11.5), (3, 13.0), (4, 14.0), (5, 3.0)):
         query = {"time": now, "gallery": "a", "top": 3}
         answer = client.post(
