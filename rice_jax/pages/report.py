@@ -19,7 +19,6 @@ import jinja2
 import numpy as np
 from jaxtyping import Int64
 
-from rice_jax.eval.attention import Attention
 from rice_jax.eval.metrics import Result
 from rice_jax.eval.ranking import Ranking
 from rice_jax.files import write_lines
@@ -27,6 +26,7 @@ from rice_jax.input.ground_truth import Query
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages import plots
 from rice_jax.pages.album import Album, Pictures
+from rice_jax.pages.attention import Attention
 from rice_jax.pages.plots import Curve, Plot
 
 NUM_QUERIES = 240  # shown at most, half of them misses if there are as many

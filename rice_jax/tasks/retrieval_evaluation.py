@@ -27,6 +27,7 @@ from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.models.weights import embedding_fingerprint, missing, require_trained
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
+from rice_jax.pages.attention import Attention
 from rice_jax.parallel.processes import agree
 from rice_jax.tasks.task import Run
 
@@ -198,7 +199,7 @@ class RetrievalEvaluator:
         # Times are there to compare two rankings; without them equal runs write equal files.
         return dataclasses.replace(result, seconds=seconds if self._num_matched else None)
 
-    def _attention(self, ranked: ranking.Ranking, params: PyTree) -> attention.Attention | None:
+    def _attention(self, ranked: ranking.Ranking, params: PyTree) -> Attention | None:
         places = report.choose_queries(ranked.rank)[: attention.NUM_QUERIES]
         found = attention.true_images(places, ranked, self._rows)
         if not found:
@@ -206,7 +207,7 @@ class RetrievalEvaluator:
         images = [self._rows[ranked.gallery_ids[place], image_id] for place, image_id in found.items()]
         batches = attention.attention_batches(self._data, self._batch_size, list(found), images)
         function = compile_rows(attention.attention_maps(self._run.graphdef), params, self._run.mesh)
-        return attention.Attention(self._data, found, self._compute(function, params, batches, len(found)))
+        return Attention(self._data, found, self._compute(function, params, batches, len(found)))
 
     def _batches(self, role: str) -> Iterable[dict]:
         return eval_batches(self._data, role, self._batch_size, jax.process_index(), jax.process_count())

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.metrics import Result
 from rice_jax.eval.results import (
     MEAN_BOX,
@@ -17,7 +18,6 @@ from rice_jax.eval.results import (
     write_rankings,
     write_results,
 )
-from rice_jax.tasks.domains import DomainResult
 from tests.eval.evaluations import evaluation
 
 # Every kind of row of a retrieval, with the key that version 0.1 wrote, which is still its label in a table.

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 
-from rice_jax.eval import attention, metrics, ranking
+from rice_jax.eval import metrics, ranking
 from rice_jax.input.ground_truth import read_gallery_index, read_query_index
 from rice_jax.pages import album, report
+from rice_jax.pages.attention import Attention
 from rice_jax.tasks.retrieval_evaluation import LABELS
 from tests.settings import small_config
 
@@ -51,7 +52,7 @@ def write(path, data_dir, log=(), weights=None, **kwargs):
     seen = None
     if weights is not None:
         last = len(queries) - 1
-        seen = attention.Attention(small_config().input, {last: ranked.truths[last][0]}, weights[None])
+        seen = Attention(small_config().input, {last: ranked.truths[last][0]}, weights[None])
     results = {f"before {EVIL}": result, "after 6 steps": result}
     report.write_report(
         path, f"run {EVIL}", results, "after 6 steps", ranked, queries, list(result.subsets), pictures, log,

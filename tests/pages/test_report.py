@@ -13,6 +13,7 @@ from rice_jax.input.ground_truth import Query
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.input.source import Source
 from rice_jax.pages import album, plots, report
+from rice_jax.pages.attention import Attention
 from rice_jax.types import DataError
 from tests.pages.reports import EVIL, LOG, evaluated, write
 from tests.settings import small_config
@@ -108,7 +109,7 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     path = tmp_path / "report.html"
     places = sorted(report.choose_queries(ranked.rank)[: attention.NUM_QUERIES])
     weights = rng.integers(0, 256, (len(places), attention.GRID**2, 10, attention.GRID**2)).astype(np.uint8)
-    seen = attention.Attention(small_config().input, {place: names[place % 60] for place in places}, weights)
+    seen = Attention(small_config().input, {place: names[place % 60] for place in places}, weights)
     report.write_report(path, "run", {"row": result}, "row", ranked, queries, ["category"], pictures, [], {}, seen)
     text = path.read_text()
     assert 10e6 < path.stat().st_size < 20e6
