@@ -230,7 +230,7 @@ def table(videos: Sequence[dict], runs: Sequence[dict[str, float]]) -> str:
     total = sum(video["seconds"] for video in videos)
     lines = [
         f"{len(videos)} videos of {len({video['gallery'] for video in videos})} shops, {total / 60:.0f} minutes; "
-        f"{sum(segment['product'] is not None for segment in segments)} products are shown for {shown / 60:.0f} minutes, "
+        f"one of {sum(segment['product'] is not None for segment in segments)} products is shown for {shown / 60:.0f}, "
         f"none of the shop's for {(total - shown) / 60:.0f}",
         "",
         *(f"{way:<10}{meaning}" for way, meaning in WAYS.items()),
