@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.album import thumbnail
-from rice_jax.pages.timeline import Small, write_timeline
+from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine, Match
 from rice_jax.recognition.recognizer import Shown, encode_video, products_over_time
@@ -80,7 +80,7 @@ def recognize(
     for part in shown:
         print(json.dumps(as_json(part), ensure_ascii=False, allow_nan=False))
     if report:
-        write_timeline(report, video.name, shown, times, small, engine.index, gallery)
+        write_timeline(report, Video(video.name, shown, times, small), engine.index, gallery)
         print(report, file=sys.stderr)
 
 
