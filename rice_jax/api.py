@@ -1,9 +1,7 @@
 """Embeddings from Python: `rice_jax.load`."""
 
-import io
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -12,12 +10,11 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from rice_jax.index.model import Model, load_model
-from rice_jax.input.transforms import center_crop, cut, sample_frames
+from rice_jax.index.pictures import AnyPicture, show
+from rice_jax.input.transforms import sample_frames
 from rice_jax.types import DataError
 
 MAX_BATCH_SIZE = 32  # images embedded together
-
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 def load(source: str | os.PathLike) -> "TrainedModel":
@@ -41,10 +38,10 @@ def load(source: str | os.PathLike) -> "TrainedModel":
 
 
 class TrainedModel:
-    """Embeds images and videos so that the cosine of an image and a video tells whether they show the same product.
+    """Embeds images and videos: the higher their cosine, the likelier the video shows the product in the image.
 
-    A picture is a file's path, the content of a file (bytes), a PIL image, or RGB as a uint8 array `[H, W, 3]`. Paths
-    and bytes are shown to the model as in evaluation, which ignores EXIF orientation.
+    A picture is a file's path, the content of a file (bytes), a PIL image, or RGB as a uint8 array `[H, W, 3]`. It is
+    shown to the model as in evaluation, which ignores the EXIF orientation of files.
 
     Attributes:
         embed_dim: size of an embedding.
@@ -55,12 +52,11 @@ class TrainedModel:
         """Wraps a loaded model; `load` is the usual way to get one."""
         graphdef, about = model.graphdef, model.about
         self.embed_dim, self.num_frames = about.model.encoder.embed_dim, about.num_frames
-        self._params, self._side = model.params, about.model.encoder.image_size
-        self._crop = center_crop(about.resize, self._side)
+        self._about, self._params = about, model.params
         self._image = jax.jit(lambda params, image: nnx.merge(graphdef, params).embed_image(image))
         self._video = jax.jit(lambda params, video, mask: nnx.merge(graphdef, params).embed_video(video, mask))
 
-    def embed_images(self, pictures: Sequence[Picture]) -> Float32[np.ndarray, "N E"]:
+    def embed_images(self, pictures: Iterable[AnyPicture]) -> Float32[np.ndarray, "N E"]:
         """Embeds product images.
 
         Args:
@@ -73,17 +69,17 @@ class TrainedModel:
             DataError: there is no picture, or one cannot be used.
             OSError: a file cannot be read.
         """
-        prepared = self._prepare(pictures, "pictures")
+        pictures = _listed(pictures, "pictures")
         parts = []
-        for start in range(0, len(prepared), MAX_BATCH_SIZE):
-            part = prepared[start : start + MAX_BATCH_SIZE]
-            # Each batch size is compiled once, so batches are padded to a power of two.
+        for start in range(0, len(pictures), MAX_BATCH_SIZE):
+            part = self._show(pictures, range(start, min(start + MAX_BATCH_SIZE, len(pictures))), "pictures")
+            # Every batch size is compiled anew, so batches are padded to a power of two.
             padded = np.zeros((1 << (len(part) - 1).bit_length(), *part.shape[1:]), np.uint8)
             padded[: len(part)] = part
             parts.append(np.asarray(self._image(self._params, padded))[: len(part)])
         return np.concatenate(parts)
 
-    def embed_video(self, frames: Sequence[Picture]) -> Float32[np.ndarray, " E"]:
+    def embed_video(self, frames: Iterable[AnyPicture]) -> Float32[np.ndarray, " E"]:
         """Embeds a video.
 
         Args:
@@ -96,40 +92,28 @@ class TrainedModel:
             DataError: there is no frame, or one cannot be used.
             OSError: a file cannot be read.
         """
-        _require_pictures(frames, "frames")
-        prepared = self._prepare([frames[place] for place in sample_frames(len(frames), self.num_frames)], "frames")
-        video = np.zeros((1, self.num_frames, *prepared.shape[1:]), np.uint8)
-        video[0, : len(prepared)] = prepared
-        mask = np.arange(self.num_frames)[None] < len(prepared)
-        return np.asarray(self._video(self._params, video, mask))[0]
+        frames = _listed(frames, "frames")
+        shown = self._show(frames, sample_frames(len(frames), self.num_frames).tolist(), "frames")
+        video = np.zeros((1, self.num_frames, *shown.shape[1:]), np.uint8)
+        video[0, : len(shown)] = shown
+        frame_mask = np.arange(self.num_frames)[None] < len(shown)
+        return np.asarray(self._video(self._params, video, frame_mask))[0]
 
-    def _prepare(self, pictures: Sequence[Picture], name: str) -> UInt8[np.ndarray, "N S S 3"]:
-        _require_pictures(pictures, name)
-        return np.stack([self._show(picture, f"{name}[{place}]") for place, picture in enumerate(pictures)])
-
-    def _show(self, picture: Picture, name: str) -> UInt8[np.ndarray, "S S 3"]:
-        """A picture as evaluation shows it to the model."""
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-                raise DataError(
-                    f"{name}: found an array of type {picture.dtype} and shape {list(picture.shape)}, expected RGB of "
-                    "type uint8 and shape [height, width, 3]"
-                )
-            return cut(Image.fromarray(picture), self._crop, self._side)
-        if isinstance(picture, Image.Image):
-            return cut(picture.convert("RGB"), self._crop, self._side)
-        if isinstance(picture, str | os.PathLike):
-            name, picture = str(picture), Path(picture).read_bytes()
-        if not isinstance(picture, bytes):
-            raise DataError(f"{name}: found {type(picture).__name__}, expected a path, bytes, a PIL image, or an array")
-        try:
-            return cut(Image.open(io.BytesIO(picture)), self._crop, self._side)
-        except Exception as error:  # Pillow may raise anything on a damaged file
-            raise DataError(f"{name}: found {len(picture)} bytes that are not a picture: {error}") from error
+    def _show(self, pictures: Sequence[AnyPicture], places: Iterable[int], name: str) -> UInt8[np.ndarray, "N S S 3"]:
+        """Some of the pictures as evaluation shows them to the model."""
+        shown = []
+        for place in places:
+            try:
+                shown.append(show(pictures[place], self._about))
+            except DataError as error:
+                raise DataError(f"{name}[{place}]: {error}") from error
+        return np.stack(shown)
 
 
-def _require_pictures(pictures: Sequence[Picture], name: str) -> None:
+def _listed(pictures: Iterable[AnyPicture], name: str) -> list[AnyPicture]:
     if isinstance(pictures, str | bytes | os.PathLike | Image.Image):
         raise DataError(f"{name}: found one {type(pictures).__name__}, expected a list of pictures")
-    if not len(pictures):
+    listed = list(pictures)
+    if not listed:
         raise DataError(f"{name}: found none, expected at least one")
+    return listed

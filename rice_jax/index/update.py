@@ -188,8 +188,8 @@ def _read_of_same_model(directory: Path, about: About) -> Index | None:
 
 
 def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, change: str) -> Index:
-    """One index of several, where what a later one has replaces what an earlier one has."""
-    queries = [index.queries for index in indexes]
+    """Merges indexes; pictures of a later one replace those of an earlier one."""
+    queries = [index.queries for index in indexes if index.queries is not None]
     both = Index(
         **{name: [text for index in indexes for text in getattr(index, name)] for name in TEXTS},
         vectors=np.concatenate([index.vectors for index in indexes]),
@@ -229,7 +229,7 @@ def _embed(
         queries=images.queries,
         about=about,
     )
-    return index.take(np.flatnonzero(decoded).tolist()), [pictures[row] for row in np.flatnonzero(~decoded)]
+    return index.take(np.flatnonzero(decoded).tolist()), [pictures[row] for row in np.flatnonzero(~decoded).tolist()]
 
 
 def _picture_batches(

@@ -12,7 +12,7 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
 from rice_jax.pages.plots import COLORS
 from rice_jax.pages.report import MAX_CHARACTERS, render
-from rice_jax.recognition.recognizer import Match, Shown
+from rice_jax.recognition.recognizer import Match, Segment
 
 NUM_FRAMES = 6  # of a part, shown at most, spread evenly
 NUM_TICKS = 6  # of the bar, about
@@ -25,13 +25,13 @@ class Video(NamedTuple):
 
     Attributes:
         name: of the video.
-        parts: of the video, each with its product, at least one (`products_over_time`).
+        segments: parts of the video, each with its product, at least one (`products_over_time`).
         times: of the sampled frames, in seconds.
         frames: thumbnails of the sampled frames.
     """
 
     name: str
-    parts: Sequence[Shown]
+    segments: Sequence[Segment]
     times: Sequence[float]
     frames: Sequence[Small]
 
@@ -49,7 +49,7 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
     """Renders the timeline of a video.
 
     Args:
-        video: with at least one part.
+        video: with at least one segment.
         index: that was searched; a product's picture is read from the path in the index.
         gallery: the gallery that was searched; None = all images of the index.
 
@@ -58,9 +58,9 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
     """
     album = Pictures()
     paths = dict(zip(zip(index.gallery_ids, index.image_ids, strict=True), index.paths, strict=True))
-    products = list(dict.fromkeys(_key(part.product) for part in video.parts if part.product))
+    products = list(dict.fromkeys(_key(part.product) for part in video.segments if part.product))
     colors = {key: COLORS[place % len(COLORS)] for place, key in enumerate(products)}
-    start, end = video.parts[0].start, video.parts[-1].end
+    start, end = video.segments[0].start, video.segments[-1].end
 
     def percent(time: float) -> float:
         return 100 * (time - start) / (end - start)
@@ -78,7 +78,7 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
             "frames": _frames(album, video, part),
             "others": [(match, _image(album, paths[_key(match)])) for match in part.products],
         }
-        for part in video.parts
+        for part in video.segments
     ]
     return render(
         "timeline.html.jinja",
@@ -90,7 +90,7 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
         gallery=gallery,
         num_images=len(paths) if gallery is None else index.gallery_ids.count(gallery),
         ticks=[(percent(tick), clock(tick)) for tick in _ticks(start, end)],
-        share_none=sum(part.end - part.start for part in video.parts if not part.product) / (end - start),
+        share_none=sum(part.end - part.start for part in video.segments if not part.product) / (end - start),
         calibrated=index.about.calibration is not None,
         full=album.num_characters > MAX_CHARACTERS,
     )
@@ -118,7 +118,7 @@ def _image(album: Pictures, path: str) -> Thumbnail | None:
         return None
 
 
-def _frames(album: Pictures, video: Video, part: Shown) -> list[dict[str, Any]]:
+def _frames(album: Pictures, video: Video, part: Segment) -> list[dict[str, Any]]:
     """Some frames of a part, with their times; without pictures once the page is full."""
     chosen = range(len(video.frames))[part.frames]
     found = []

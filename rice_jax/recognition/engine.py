@@ -1,6 +1,5 @@
 """A model and an index on the device: encodes pictures, and ranks an index's images for the frames of a clip."""
 
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -11,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
-from PIL import Image
 
 from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.rerank import match_tokens
 from rice_jax.index.model import load_index_model
+from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, read_index
-from rice_jax.input.transforms import center_crop, cut, sample_frames
+from rice_jax.input.transforms import sample_frames
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.rice import embed_frames, normalize
 from rice_jax.models.weights import CheckpointError
@@ -34,13 +33,13 @@ class Frames(NamedTuple):
 
     def take(self, rows: slice | Int[np.ndarray, " n"]) -> "Frames":
         """Selects some of the frames."""
-        return Frames(*(None if array is None else array[rows] for array in self))
+        return Frames(self.features[rows], None if self.tokens is None else self.tokens[rows])
 
 
 def join_frames(parts: Sequence[Frames]) -> Frames:
     """Concatenates frames; at least one part."""
-    features, tokens = zip(*parts, strict=True)
-    return Frames(np.concatenate(features), None if tokens[0] is None else np.concatenate(tokens))
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return Frames(np.concatenate([part.features for part in parts]), np.concatenate(tokens) if tokens else None)
 
 
 class Match(NamedTuple):
@@ -111,7 +110,6 @@ class Engine:
         # Replaces the calibration's scale if there is none: training multiplies similarities by it.
         self.logit_scale = float(loaded.params["logit_scale"]) ** 2
         self._side = self.index.about.model.encoder.image_size
-        self._crop = center_crop(self.index.about.resize, self._side)
         self._num_matched = min(rerank, len(self.index.vectors))
         self.reranks = self._num_matched > 0
         self._rows = _by_gallery(self.index.gallery_ids)
@@ -119,21 +117,17 @@ class Engine:
         self._warn(self.index.about.ipd)
         self._compile(loaded.graphdef, loaded.params, sorted(batch_sizes))
 
-    def prepare(self, picture: bytes | UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
+    def prepare(self, picture: AnyPicture) -> UInt8[np.ndarray, "S S 3"]:
         """Crops and resizes a picture as evaluation does.
 
         Args:
-            picture: the content of its file, whose EXIF orientation is ignored, or RGB, 0 to 255.
+            picture: a file's path, the content of a file, a PIL image, or RGB as a uint8 array `[H, W, 3]`.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: it is not a picture, or it is damaged.
+            OSError: its file cannot be read.
         """
-        if isinstance(picture, np.ndarray):
-            return cut(Image.fromarray(picture), self._crop, self._side)
-        try:
-            return cut(Image.open(io.BytesIO(picture)), self._crop, self._side)
-        except Exception as error:  # Pillow may raise anything on a damaged file
-            raise DataError(f"a picture of {len(picture)} bytes cannot be decoded: {error}") from error
+        return show(picture, self.index.about)
 
     def encode(self, pictures: UInt8[np.ndarray, "b S S 3"]) -> Frames:
         """Encodes one or more pictures that `prepare` returned."""
@@ -203,6 +197,7 @@ class Engine:
 
     def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
         candidates = np.resize(rows, self._num_matched).astype(np.int32)  # rows of a small gallery repeat
+        assert frames.tokens is not None
         filled = _fill(frames.tokens, self.num_frames)
         return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
 
@@ -235,6 +230,7 @@ class Engine:
         self._similar = compiled(similar, self._vectors, *_fill(frames.features, self.num_frames))
         if self.reranks:
             self._queries = jax.device_put(self.index.queries, device)
+            assert frames.tokens is not None
             rows = np.zeros(self._num_matched, np.int32)
             self._matcher = compiled(match, params, self._queries, rows, *_fill(frames.tokens, self.num_frames))
 

@@ -91,7 +91,7 @@ def test_who_reads_while_another_writes_reads_one_or_the_other(tmp_path):
 
 
 def test_no_index(tmp_path):
-    with pytest.raises(FileNotFoundError, match="found no index; make one: .*--mode=index"):
+    with pytest.raises(FileNotFoundError, match="found no index; make one: rice index .*--mode=index"):
         read_index(tmp_path)
 
 

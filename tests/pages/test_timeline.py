@@ -11,7 +11,7 @@ from rice_jax.pages import timeline as page
 from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Video, clock, timeline_page, write_timeline
 from rice_jax.recognition.engine import Match
-from rice_jax.recognition.recognizer import Shown
+from rice_jax.recognition.recognizer import Segment
 from tests.pages.browser import browser, resize
 from tests.pages.reports import EVIL
 from tests.pages.test_report_in_browser import CONTRAST, PICTURES
@@ -29,10 +29,10 @@ def parts(confidence=0.5):
     evil = match(2, EVIL, confidence)
     first = match(1, "", confidence)
     return [
-        Shown(0.0, 9.5, first, confidence, (first, evil), slice(0, 10)),
-        Shown(9.5, 14.5, None, confidence, (evil,), slice(10, 15)),
-        Shown(14.5, 19.5, evil, confidence, (evil, first), slice(15, 20)),
-        Shown(19.5, 30.0, first, confidence, (first,), slice(20, 30)),
+        Segment(0.0, 9.5, first, confidence, (first, evil), slice(0, 10)),
+        Segment(9.5, 14.5, None, confidence, (evil,), slice(10, 15)),
+        Segment(14.5, 19.5, evil, confidence, (evil, first), slice(15, 20)),
+        Segment(19.5, 30.0, first, confidence, (first,), slice(20, 30)),
     ]
 
 
