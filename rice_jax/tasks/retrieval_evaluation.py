@@ -20,7 +20,7 @@ from rice_jax.eval.embed import (
     padded_batch_size,
     pixel_embedder,
 )
-from rice_jax.eval.results import PIXELS, Row, labeled, read_results, write_rankings, write_results
+from rice_jax.eval.results import PIXELS, Row, read_results, write_rankings, write_results
 from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.product_boxes import ProductBoxes
@@ -163,19 +163,16 @@ class RetrievalEvaluator:
         album = Album(data.data_dir, data.query, data.gallery, self._rows, data.num_frames, boxes)
         now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
         log = [line for line in report.read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
-        report.write_report(
-            workdir / "report.html",
-            workdir.name,
-            labeled(results),
-            row.label,
-            ranked,
-            self._queries,
-            LABELS,
-            album,
-            [*log, now],  # a training logs its last evaluation only after this
-            read_metadata(data, "query").get("skipped", {}),
-            seen,
+        evaluation = report.Evaluation(
+            run=workdir.name,
+            results=results,
+            row=row,
+            ranking=ranked,
+            queries=self._queries,
+            log=[*log, now],  # a training logs its last evaluation only after this
+            skipped=read_metadata(data, "query").get("skipped", {}),
         )
+        report.write_report(workdir / "report.html", evaluation, album, seen)
 
     def _write(self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking) -> None:
         if jax.process_index():

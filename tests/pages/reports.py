@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from rice_jax.eval import metrics, ranking
+from rice_jax.eval.results import Row
 from rice_jax.input.ground_truth import read_gallery_index, read_query_index
 from rice_jax.pages import album, report
 from rice_jax.pages.attention import Attention
@@ -53,9 +54,8 @@ def write(path, data_dir, log=(), weights=None, **kwargs):
     if weights is not None:
         last = len(queries) - 1
         seen = Attention(small_config().input, {last: ranked.truths[last][0]}, weights[None])
-    results = {f"before {EVIL}": result, "after 6 steps": result}
-    report.write_report(
-        path, f"run {EVIL}", results, "after 6 steps", ranked, queries, list(result.subsets), pictures, log,
-        {"a": f"no frames {EVIL}", "b": "unreadable"}, seen,
-    )  # fmt: skip
+    results = {Row(0): result, Row(6): result}
+    skipped = {"a": f"no frames {EVIL}", "b": "unreadable"}
+    evaluation = report.Evaluation(f"run {EVIL}", results, Row(6), ranked, queries, log, skipped)
+    report.write_report(path, evaluation, pictures, seen)
     return path.read_text(encoding="utf-8")

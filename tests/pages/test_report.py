@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from rice_jax.eval import attention, metrics, ranking
+from rice_jax.eval.results import Row
 from rice_jax.input.ground_truth import Query
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.input.source import Source
@@ -69,7 +70,7 @@ def test_a_truth_that_is_not_in_the_gallery(evil_shop, tmp_path):
     rank[0] = 0
     ranked = dataclasses.replace(ranked, rank=rank, truths=(("gone",), *ranked.truths[1:]))
     path = tmp_path / "report.html"
-    report.write_report(path, "run", {"row": result}, "row", ranked, queries, (), pictures, [], {})
+    report.write_report(path, report.Evaluation("run", {Row(0): result}, Row(0), ranked, queries, [], {}), pictures)
     assert "no truth among 4 images" in path.read_text() and "no picture" in path.read_text()
 
 
@@ -110,7 +111,8 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     places = sorted(report.choose_queries(ranked.rank)[: attention.NUM_QUERIES])
     weights = rng.integers(0, 256, (len(places), attention.GRID**2, 10, attention.GRID**2)).astype(np.uint8)
     seen = Attention(small_config().input, {place: names[place % 60] for place in places}, weights)
-    report.write_report(path, "run", {"row": result}, "row", ranked, queries, ["category"], pictures, [], {}, seen)
+    evaluation = report.Evaluation("run", {Row(0): result}, Row(0), ranked, queries, [], {})
+    report.write_report(path, evaluation, pictures, seen)
     text = path.read_text()
     assert 10e6 < path.stat().st_size < 20e6
     assert "The 60 largest of 900." in text
@@ -155,7 +157,7 @@ def test_a_log_that_is_being_written(tmp_path):
     assert report.read_log(path) == [{"step": 1, "loss": 2.0}]
 
 
-def test_plots_take_the_colour_of_the_page_and_no_names():
+def test_plots_take_the_color_of_the_page_and_no_names():
     curve = plots.Curve([1, 2, 5], [0.1, 0.2, 1.0])
     for plot in (
         plots.lines("t", {EVIL: curve, "_x": curve}, xlabel="k", percent=True, places=[1, 2, 5]),
@@ -164,7 +166,7 @@ def test_plots_take_the_colour_of_the_page_and_no_names():
     ):
         assert "currentColor" in plot.svg and "script" not in plot.svg and plot.svg.startswith("<svg")
         assert [name for name, _ in plot.legend] == [EVIL, "_x"]
-        assert all(colour in plot.svg for _, colour in plot.legend)
+        assert all(color in plot.svg for _, color in plot.legend)
 
 
 def test_a_long_training_becomes_few_points():
