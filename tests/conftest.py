@@ -8,8 +8,6 @@ from absl import flags
 from data.build import main as build
 from tests.data.raw_lpr4m import write_raw
 from tests.fixtures import build_shop, command, run
-from tests.pages.reports import EVIL
-from tests.shop import make_shop
 
 # Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
 jax.config.update("jax_platforms", "cpu")
@@ -47,6 +45,8 @@ def reference(shop, tmp_path_factory):
 @pytest.fixture(scope="session")
 def evil_shop(tmp_path_factory):
     """Data sets whose images have names that no page should take for its own."""
+    from tests.pages.reports import EVIL
+
     directory = tmp_path_factory.mktemp("evil")
     [titles] = write_raw(directory / "raw", num_train=2).glob("test_image_title_*.txt")
     lines = titles.read_text(encoding="utf-8").splitlines()
@@ -58,6 +58,8 @@ def evil_shop(tmp_path_factory):
 @pytest.fixture(scope="session")
 def live_shop(tmp_path_factory):
     """An index of a fresh model with a decoder, and a calibration."""
+    from tests.shop import make_shop
+
     return make_shop(tmp_path_factory.mktemp("live_shop"))
 
 

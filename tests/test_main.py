@@ -70,7 +70,7 @@ def test_compares_runs_without_a_config(reference, tmp_path):
     assert "0 of 4 queries have a true image" in (tmp_path / "out" / "compare.html").read_text()
     for arguments, expected in [
         (["--mode=eval"], "Flag --config must have a value"),
-        (["--config=configs/sample.py", str(workdir)], f"found '{workdir}', expected nothing but flags"),
+        (["--config=configs/sample.py", str(workdir)], f"found '{workdir}', expected only flags"),
     ]:
         result = run([*program, *arguments])
         assert result.returncode != 0 and expected in result.stderr and "Traceback" not in result.stderr

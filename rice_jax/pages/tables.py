@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 
+from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.metrics import Result, Score
 
 _MAX_NAME = 36  # columns of a terminal; the widest table then has 100
@@ -90,6 +91,14 @@ def gallery_table(results: Mapping[str, Result]) -> str:
         for name, result in results.items()
     ]
     return "\n".join(align(["", "queries", "gallery", *cutoffs, f"{cutoffs[0]} / chance", *shown], rows))
+
+
+def domain_tables(result: DomainResult) -> str:
+    """Both tables of one evaluation between domains: lines of at most 100 columns, without a newline at the end."""
+    return (
+        f"Retrieval: items of one domain among all items of another\n\n{gallery_table(result.retrieval)}\n\n"
+        f"One-shot classification: among one item of each product\n\n{gallery_table(result.one_shot)}"
+    )
 
 
 def _about(result: Result) -> str:

@@ -214,6 +214,11 @@ def _require_trained(source: Path, params: PyTree) -> None:
 
 def _problems(config: Config) -> Iterator[str]:
     """Settings of a detection run that exclude each other."""
+    if config.data.domains:
+        yield (
+            f"config.data.domains: found {config.data.domains!r} with config.task='detection', which does not read it; "
+            "set config.task='domains'"
+        )
     if config.model.ipd != "off":
         yield (
             f"config.model.ipd: found {config.model.ipd!r}, expected 'off' with config.task='detection': a detector "

@@ -60,5 +60,5 @@ def abstract_pictures(config: Config, *shape: int) -> jax.ShapeDtypeStruct | Dec
         size=jax.ShapeDtypeStruct((*shape, 2), jnp.int32),
         rows=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
         columns=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
-        colour=jax.ShapeDtypeStruct((*shape, 3, 4), jnp.float32) if config.data.changes_color else None,
+        color=jax.ShapeDtypeStruct((*shape, 3, 4), jnp.float32) if config.data.changes_color else None,
     )

@@ -54,7 +54,7 @@ def measure(configs: Mapping[str, Config], images: int, rerank: int, frames: int
             make_index(Path(directory), config, images)
             for matched in (0, rerank):
                 start = time.perf_counter()
-                recognizer = Recognizer(None, directory, top=TOP, rerank=matched)
+                recognizer = Recognizer(directory, top=TOP, rerank=matched)
                 started = time.perf_counter() - start
                 full = recognizer.engine.num_frames
                 for second in range(full):

@@ -8,11 +8,8 @@ from flax import nnx
 
 from rice_jax.eval import attention
 from rice_jax.eval.embed import compile_rows, compute_rows
-from rice_jax.input.ground_truth import read_gallery_index, read_query_index
 from rice_jax.input.pipeline import eval_batches
-from rice_jax.input.transforms import Box
 from rice_jax.models.rice import Rice
-from rice_jax.pages import album
 from rice_jax.parallel.mesh import create_mesh
 from tests.pages.reports import evaluated
 from tests.settings import model_of, small_config
@@ -68,27 +65,3 @@ def test_queries_without_a_true_image_have_none(shop):
     rows = {(gallery, truths[0]): 7 for gallery, truths in zip(ranked.gallery_ids[1:], ranked.truths[1:], strict=True)}
     found = attention.true_images([2, 0, 1], ranked, rows)
     assert list(found.items()) == [(place, ranked.truths[place][0]) for place in (1, 2)]
-
-
-@pytest.mark.parametrize(
-    ("settings", "window"),
-    [
-        ({}, (0.1, 0.1, 0.9, 0.9)),
-        ({"ipd": "boxes", "ipd_use": "mask"}, (0.1, 0.1, 0.9, 0.9)),
-        # Around the box 0.4 wide and 0.2 high with a quarter of 0.4 on each side, then the middle of that.
-        ({"ipd": "boxes", "ipd_use": "crop", "ipd_margin": 0.25}, (0.16, 0.26, 0.64, 0.74)),
-    ],
-)
-def test_windows_are_what_the_model_sees(shop, settings, window):
-    data = dataclasses.replace(small_config().input, data_dir=str(shop), **settings)
-    queries, (gallery_ids, image_ids) = read_query_index(data), read_gallery_index(data)
-    rows = {pair: row for row, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
-    pictures = album.Album(data.data_dir, data.query, data.gallery, rows, 3)
-    weights = np.arange(4 * 3 * 4, dtype=np.uint8).reshape(1, 4, 3, 4)
-    seen = attention.Attention(data, {1: queries[1].image_ids[0]}, weights)
-    frames = [{"truths": [Box(0.2, 0.4, 0.6, 0.6)], "found": []}, {"truths": [], "found": []}]
-    shown = seen.of(1, queries[1].gallery_id, frames, pictures)
-    assert seen.of(0, queries[0].gallery_id, frames, pictures) is None
-    assert shown["grid"] == 2 and shown["image"]["thumbnail"]
-    assert shown["windows"][0][:4] == pytest.approx(window)
-    assert shown["windows"][1][:4] == shown["window"][:4] == pytest.approx((0.1, 0.1, 0.9, 0.9))
