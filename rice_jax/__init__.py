@@ -29,6 +29,7 @@ __all__ = [
     "Index",
     "Recognizer",
     "TrainedModel",
+    "__version__",
     "build_index",
     "load",
     "read_index",

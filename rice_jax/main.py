@@ -95,7 +95,7 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     if mode == "index":
         return index(config, task, workdir, mesh)
     model = task.model(config)
-    this = Run(config, workdir, mesh, create_model(model, mesh), create_params(model, mesh, config.seed))
+    this = Run(config, workdir, mesh, model, create_model(model, mesh), create_params(model, mesh, config.seed))
     if mode == "detect":
         return detect(this, task)
     done = run_training(this, task) if mode == "train" else evaluate(this, task)
@@ -115,7 +115,7 @@ def run_training(this: Run, task: Task) -> int:
         newest = checkpoints.latest_step()
         params = this.params
         if newest is None and config.model.init_from:
-            params = start_from(config.model.init_from, params, task.model(config))
+            params = start_from(config.model.init_from, params, this.model)
         state, position = create_state(params, optimizer, mesh), 0
         if newest is not None:
             logger.info("resuming %s from step %d", workdir, newest)
@@ -130,7 +130,7 @@ def evaluate(this: Run, task: Task) -> int:
     source, step = newest_weights(this.workdir, this.config.model.init_from)
     this = dataclasses.replace(this, source=source)
     evaluators = task.evaluators(this)
-    params = start_from(source, this.params, task.model(this.config))
+    params = start_from(source, this.params, this.model)
     for evaluator in evaluators.values():
         evaluator(step, params)
     return step
@@ -141,7 +141,7 @@ def detect(this: Run, task: Task) -> None:
     if not hasattr(task, "detect"):
         raise ConfigError(f"--mode=detect: found config.task={this.config.task!r}, expected 'detection'")
     source, step = newest_weights(this.workdir, this.config.model.init_from)
-    params = start_from(source, this.params, task.model(this.config))
+    params = start_from(source, this.params, this.model)
     path = task.detect(dataclasses.replace(this, params=params, source=source), step)
     if jax.process_index() == 0:
         print(f"\n{path}")

@@ -73,6 +73,20 @@ class Tokens(NamedTuple):
     video: Float[Array, "B T L D"]
 
 
+class EncodedFrames(NamedTuple):
+    """What a model that streams keeps of a picture; in the compute dtype."""
+
+    features: Float[Array, "*B E"]  # not normalized
+    tokens: Float[Array, "*B L D"]  # for a match
+
+
+class EncodedImages(NamedTuple):
+    """What is computed of an image before it meets a video."""
+
+    embedding: Float[Array, "B E"]  # unit length, float32
+    queries: Float[Array, "B R D"]  # the image's side of a match, in the compute dtype
+
+
 class Matches(NamedTuple):
     """What the decoder says of an image and each of K videos, its own first; float32."""
 

@@ -12,8 +12,7 @@ from jaxtyping import PyTree, UInt8
 from rice_jax.config import InputConfig
 from rice_jax.eval.ranking import Ranking
 from rice_jax.input.pipeline import eval_batches
-from rice_jax.models.layers import video_token_mask
-from rice_jax.models.rice import normalize
+from rice_jax.models.contract import SupportsAttention, require
 
 NUM_QUERIES = 40  # whose attention is drawn
 GRID = 8  # patches along a side that are drawn at most; of more, several become one
@@ -63,16 +62,10 @@ def attention_maps(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], UInt8[jax
 
     def attend(params: PyTree, batch: dict) -> jax.Array:
         model = nnx.merge(graphdef, params)
-        frame_mask, patch_mask = batch["frame_mask"], batch.get("patch_mask")
-        tokens, _ = model.encode(batch["video"], patch_mask)  # [b, T, L, D]
-        b, num_frames, num_tokens, width = tokens.shape
-        token_mask = video_token_mask(frame_mask, patch_mask, num_tokens)
-        image_tokens, _ = model.encoder(normalize(batch["image"]))
-        queries = model.pmd.image_queries(image_tokens, with_attention=True)
-        video = model.pmd.keys_values(tokens.reshape(b, -1, width))
-        _, maps = model.pmd.look(queries, video, token_mask, with_attention=True)  # [b, C, L, M]
-        weights = maps.mean(axis=1).reshape(b, num_tokens, num_frames, num_tokens)[:, 1:, :, 1:]
-        side = math.isqrt(num_tokens - 1)
+        require(model, SupportsAttention, "a report's map of attention")
+        weights = model.attention_maps(batch)  # [b, N, T, N]
+        b, num_patches, num_frames, _ = weights.shape
+        side = math.isqrt(num_patches)
         drawn = min(side, GRID)
         square = weights.reshape(b, side, side, num_frames, side, side)
         square = jax.image.resize(square, (b, drawn, drawn, num_frames, drawn, drawn), "linear")

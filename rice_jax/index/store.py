@@ -37,6 +37,8 @@ class About:
         checkpoint: the run's workdir or the converted model that held the weights.
         calibration: turns cosines into probabilities; None = the run has none.
         ipd: `config.model.ipd` in training.
+        match_fingerprint: tells decoders apart (`models.weights.match_fingerprint`); None if there is none, and in
+            indexes of version 0.1, which do not say.
     """
 
     model: RiceConfig
@@ -46,6 +48,7 @@ class About:
     checkpoint: str
     calibration: Calibration | None
     ipd: str = "off"
+    match_fingerprint: str | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "About":

@@ -98,7 +98,7 @@ def detector_loss(
 
     Source: DETR, section 3.2, "auxiliary decoding losses".
     """
-    found = nnx.merge(graphdef, params)(batch["video"], batch["frame_mask"])
+    found = nnx.merge(graphdef, params).detect(batch)
     layers = jax.vmap(
         lambda logits, boxes: detection_loss(
             logits,

@@ -81,7 +81,7 @@ def make_index(directory: Path, config: Config, images: int) -> None:
     model, rng = dataclasses.replace(TASKS[config.task].model(config), pfr=None), np.random.default_rng(0)
     params = create_params(model, create_mesh(MeshConfig(1, 1), jax.local_devices()[:1]), config.seed)
     save_weights(directory / "weights", params, config.to_dict())
-    fingerprint = embedding_fingerprint(params, model.encoder, config.data.resize)
+    fingerprint = embedding_fingerprint(params, model, config.data.resize)
     vectors = rng.standard_normal((images, model.encoder.embed_dim)).astype(np.float32)
     num_frames = config.eval.num_frames
     calibration = Calibration(15.0, 10.0, 0.7, 1, num_frames, fingerprint)

@@ -26,7 +26,9 @@ def detector_of(kind, **settings):
     params["detector"]["box_3"]["kernel"] = rng.normal(0, 0.1, (32, 4)).astype(np.float32)
     one = jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
     graphdef = create_model(config, one)
-    return params, jax.jit(lambda params, video, mask: nnx.merge(graphdef, params)(video, mask))
+    return params, jax.jit(
+        lambda params, video, mask: nnx.merge(graphdef, params).detect({"video": video, "frame_mask": mask})
+    )
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def run_of(config, devices, workdir):
     chosen = jax.devices()[:devices]
     mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), devices=chosen, axis_types=(AxisType.Auto,) * 2)
     model = TASKS["detection"].model(config)
-    return Run(config, workdir, mesh, create_model(model, mesh), create_params(model, mesh, seed=0))
+    return Run(config, workdir, mesh, model, create_model(model, mesh), create_params(model, mesh, seed=0))
 
 
 def lines(path):

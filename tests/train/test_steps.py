@@ -257,7 +257,7 @@ def test_a_weight_of_zero_leaves_out_parameters_and_computation():
     graphdef = create_model(model_of(small_config(loss__pmd_weight=0.0)), mesh)
 
     def only_icl(params, rows):
-        (image, video), _ = nnx.merge(graphdef, params)(rows["image"], rows["video"], rows["frame_mask"])
+        (image, video), _ = nnx.merge(graphdef, params)(rows)
         mask = different_images(rows["image_key"])
         return contrastive_loss(image, video, params["logit_scale"], mask)
 
