@@ -193,8 +193,8 @@ def confidence_intervals(
 
 
 def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Sequence[int]) -> Score:
-    rows = np.asarray(rows, np.int64)
-    rank, size, truths = ranking.rank[rows], ranking.gallery_size[rows], ranking.num_truths[rows]
+    chosen = np.asarray(rows, np.int64)
+    rank, size, truths = ranking.rank[chosen], ranking.gallery_size[chosen], ranking.num_truths[chosen]
     hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
     ends = confidence_intervals(hits.astype(float), [ranking.gallery_ids[row] for row in rows])
     ranked = len(rows) / num_queries  # those that were not are misses in every draw

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,9 +106,7 @@ class Album(Pictures):
         found = self._boxes.of(stored, chosen) if self._boxes else [None] * len(chosen)
         return [
             {
-                "thumbnail": self.add(
-                    ("frame", row, int(frame)), lambda frame=frame: thumbnail(stored["frames"][frame])
-                ),
+                "thumbnail": self.add(("frame", row, int(frame)), partial(thumbnail, stored["frames"][frame])),
                 "truths": truths[frame],
                 "found": [box] if box else [],
             }
@@ -117,8 +116,10 @@ class Album(Pictures):
     def image(self, gallery_id: str, image_id: str) -> dict[str, Any]:
         """Reads an image of a gallery: its `id`, `title` ("" = unknown) and `thumbnail` (None = it does not exist)."""
         row = self._rows.get((gallery_id, image_id))
-        small = None if row is None else self.add(("image", row), lambda: thumbnail(self._read_image(row)))
-        return {"id": image_id, "title": self._titles.get(row, ""), "thumbnail": small}
+        if row is None:
+            return {"id": image_id, "title": "", "thumbnail": None}
+        small = self.add(("image", row), lambda: thumbnail(self._read_image(row)))
+        return {"id": image_id, "title": self._titles[row], "thumbnail": small}
 
     def _read_image(self, row: int) -> bytes:
         stored = self._gallery[row]

@@ -2,14 +2,16 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 # matplotlib takes a sixth of the program's start and most runs draw only at their end, so functions import it.
 
 # Of medium brightness, to be distinct on white and on black.
 COLORS = ("#3f87f5", "#e8760a", "#1ea97c", "#ab6bf2", "#d94a7a", "#8f8a00", "#0aa2c0", "#8a8f98")
 _TEXT = "#010203"  # stands for the page's own color
-_STYLE = {
+_STYLE: Any = {  # matplotlib types it by the names that it knows
     "svg.fonttype": "none",  # text in the browser's fonts, which cover every script
     "svg.hashsalt": "rice_jax",  # equal plots are equal SVG
     "text.parse_math": False,
@@ -28,8 +30,8 @@ _STYLE = {
 class Curve(NamedTuple):
     """Points of a plot, joined by lines."""
 
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float] | np.ndarray
+    y: Sequence[float] | np.ndarray
     marked: bool = False  # draw the points, too
     dashed: bool = False
 

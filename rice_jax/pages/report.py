@@ -204,7 +204,8 @@ def rank_plot(
         found = np.cumsum(np.bincount(rank, minlength=last + 1)[1 : last + 1])
         curves[name] = Curve(range(1, last + 1), found / result.score.num_queries)
     # A run that is evaluated often has many rows. The first ones show what it started from.
-    names = [name for name in others or {} if name not in ranked]
+    others = {name: result for name, result in (others or {}).items() if name not in ranked}
+    names = list(others)
     for name in dict.fromkeys([*names[:2], *names[-2:]]):
         curves[name] = _points(others[name].score.rank, last)
     chance = next(iter(ranked.values()))[1].score.chance
@@ -247,12 +248,12 @@ def read_log(path: Path) -> list[Line]:
 
 
 def _points(shares: Mapping[str, float], last: int) -> Curve:
-    known = [(int(name.removeprefix("rank-")), share) for name, share in shares.items()]
-    places, shares = zip(*[point for point in known if point[0] <= last], strict=True)
-    return Curve(places, shares, marked=True)
+    known = {int(name.removeprefix("rank-")): share for name, share in shares.items()}
+    shown = {place: share for place, share in known.items() if place <= last}
+    return Curve(list(shown), list(shown.values()), marked=True)
 
 
-def _thin(points: Sequence[tuple[int, float]]) -> Curve:
+def _thin(points: Sequence[tuple[float, float]]) -> Curve:
     """Reduces many points to means of neighbors."""
     parts = np.array_split(np.array(points), min(NUM_POINTS, len(points)))
     steps, values = np.array([part.mean(axis=0) for part in parts]).T

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ def _frames(album: Pictures, video: Video, part: Segment) -> list[dict[str, Any]
     found = []
     for place in (chosen[number] for number in sample_frames(len(chosen), NUM_FRAMES)):
         full = album.num_characters > MAX_CHARACTERS
-        small = None if full else album.add(("frame", place), lambda place=place: video.frames[place])
+        small = None if full else album.add(("frame", place), partial(video.frames.__getitem__, place))
         found.append({"time": clock(video.times[place]), "thumbnail": small})
     return found
 

@@ -7,12 +7,14 @@ import pytest
 from jax.sharding import AxisType
 
 from data.build import main as build
+from rice_jax.eval.coco import METRICS
 from rice_jax.eval.results import MEAN_BOX, Row, read_results
 from rice_jax.input.product_boxes import read_box_file
 from rice_jax.input.source import Source
 from rice_jax.models.create import create_model, create_params
 from rice_jax.pages import draw
-from rice_jax.tasks import TASKS, detection, detections
+from rice_jax.tasks import TASKS, detections
+from rice_jax.tasks.detection_evaluation import DetectionEvaluator, mean_box
 from rice_jax.tasks.task import Run
 from rice_jax.types import DataError
 from tests.data.raw_lpr4m import jpeg, write_raw
@@ -126,16 +128,16 @@ def test_another_detectors_file_is_not_continued(config, whole):
 
 def test_results_have_the_baseline_and_a_row_a_step(config, tmp_path):
     run = run_of(config, 1, tmp_path)
-    evaluate = detection.detection_evaluator(run)
+    evaluate = DetectionEvaluator(run).evaluate
     scores = evaluate(0, run.params)
-    assert evaluate(5, run.params) == scores and set(scores) == set(detection.COLUMNS)
-    table = detection.detection_table(tmp_path / "results.json")
+    assert evaluate(5, run.params) == scores and set(scores) == set(METRICS)
+    table = TASKS["detection"].summary(config, tmp_path, 5)
     # Of frames 0 3 6 9 12 … the even ones have two boxes, of which the first is the intended product's.
     assert "22 frames of 8 clips, 15 boxes" in table
     for row in ("mean training box", "before training", "after 5 steps"):
         assert row in table
     # All training boxes are 3, 6, 24, 36 pixels of 27 × 48, all true ones 0.1, 0.2, 0.6, 0.8.
-    np.testing.assert_allclose(detection.mean_box(config.input), [3 / 27, 6 / 48, 24 / 27, 36 / 48], rtol=1e-6)
+    np.testing.assert_allclose(mean_box(config.input), [3 / 27, 6 / 48, 24 / 27, 36 / 48], rtol=1e-6)
     results = read_results(tmp_path / "results.json", dict)
     assert list(results) == [MEAN_BOX, Row(0, "detector"), Row(5, "detector")]
     baseline = results[MEAN_BOX]
@@ -143,12 +145,12 @@ def test_results_have_the_baseline_and_a_row_a_step(config, tmp_path):
     assert shared / (union - shared) > 0.5 and baseline["top-1"] == 1
 
     eight = run_of(config, 8, tmp_path / "eight")
-    assert detection.detection_evaluator(eight)(5, eight.params) == pytest.approx(scores, abs=1e-6)
+    assert DetectionEvaluator(eight).evaluate(5, eight.params) == pytest.approx(scores, abs=1e-6)
 
 
 def test_a_mean_of_no_boxes(config):
     with pytest.raises(FileNotFoundError):
-        detection.mean_box(dataclasses.replace(config.input, train="lpr4m/gallery"))
+        mean_box(dataclasses.replace(config.input, train="lpr4m/gallery"))
 
 
 def test_sheets_are_drawn(config, whole):
