@@ -1,4 +1,4 @@
-r"""Turns the vision tower of a CLIP model into a checkpoint of ours, or a checkpoint into a Hugging Face model.
+r"""Converts the vision tower of a CLIP model to a checkpoint, or a checkpoint to a Hugging Face model.
 
     python -m rice_jax.convert.clip SOURCE OUT
     python -m rice_jax.convert.clip --export CHECKPOINT OUT
