@@ -49,7 +49,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from rice_jax.config import Config, ConfigError
+from rice_jax.config import Config, ConfigError, find_config
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import Rice
@@ -129,6 +129,24 @@ def main(_) -> None:
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
     sys.exit(0 if fits else 1)
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses flags; `--config` may be the name of a config that comes with rice_jax."""
+    try:
+        return app.parse_flags_with_usage([with_path(argument) for argument in arguments])
+    except ConfigError as error:
+        sys.exit(f"ConfigError: {error}")
+
+
+def with_path(argument: str) -> str:
+    """`--config=lpr4m` with the path of that config; other arguments unchanged.
+
+    Raises:
+        ConfigError: there is no such config.
+    """
+    flag, _, name = argument.partition("=")
+    return f"{flag}={find_config(name)}" if flag in ("--config", "-config") and name else argument
 
 
 def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:
@@ -306,8 +324,10 @@ def devices_of(topology: str) -> list[jax.Device]:
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "Settings; --config.a.b=c overrides one.")
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "Config file, or the name of one that comes with rice_jax; --config.a.b=c overrides a setting."
+    )
     TOPOLOGY = flags.DEFINE_string("topology", None, "Slice, e.g. v5e:16x16.")
     LARGEST = flags.DEFINE_bool("largest", False, "Look for the largest batch whose training step fits.")
     flags.mark_flags_as_required(["config", "topology"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
