@@ -21,7 +21,7 @@ from rice_jax.config.fields import list_settings
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.create import create_model, create_params
+from rice_jax.models.create import MODELS, create_model, create_params
 from rice_jax.models.weights import CheckpointError, missing, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
@@ -108,7 +108,8 @@ def run(config: Config, workdir: Path, mode: str) -> None:
 def run_training(this: Run, task: Task) -> int:
     """Resumes, else starts from given weights, else from fresh ones, and trains; returns the steps done."""
     config, workdir, mesh = this.config, this.workdir, this.mesh
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    pretrained = MODELS[type(this.model)].PRETRAINED
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh))
     evaluators = task.evaluators(this)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:

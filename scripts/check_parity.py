@@ -266,7 +266,7 @@ def compare_updates(case: Case, subject: Subject, recording: str, settings: Mapp
     """Losses before each update and after the last, and every parameter after it."""
     beta1, beta2 = settings["betas"]
     optimizer = create_optimizer(
-        dataclasses.replace(OPTIMIZER, beta1=beta1, beta2=beta2, epsilon=settings["eps"]), TOTAL_STEPS
+        dataclasses.replace(OPTIMIZER, beta1=beta1, beta2=beta2, epsilon=settings["eps"]), TOTAL_STEPS, Rice.PRETRAINED
     )
     update = jax.jit(optimizer.update)
     params, state = subject.params, optimizer.init(subject.params)

@@ -80,7 +80,7 @@ def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> 
 def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
     """The steps; they train one state in turn, so that the memory of a second one is not needed."""
     mesh = one_device()
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, Rice.PRETRAINED, mesh)
     models = {"ours": Rice, "naive": NaiveRice, "pairwise": PairwiseRice}
     steps = {name: compiled_step(config, model) for name, model in models.items()}
     state = create_state(create_params(TASKS[config.task].model(config), mesh, config.seed), optimizer, mesh)

@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec
 
 from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
+from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import (
     PARAMETER_RULES,
     Placement,
@@ -26,7 +27,7 @@ def state():
     config = small_config()
     mesh = create_mesh(MeshConfig(fsdp=4))
     params = create_params(model_of(config), mesh, seed=0)
-    return mesh, create_state(params, create_optimizer(config.optimizer, 10), mesh)
+    return mesh, create_state(params, create_optimizer(config.optimizer, 10, Rice.PRETRAINED), mesh)
 
 
 def test_every_parameter_matches_exactly_one_rule(state):

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
+from rice_jax.models.rice import Rice
 from rice_jax.models.weights import CheckpointError, save_weights, start_from
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.train import checkpoint
@@ -63,7 +64,9 @@ def run(tmp_path_factory):
     """A run's workdir whose decoder no longer equals the encoder's blocks, and its parameters."""
     workdir = tmp_path_factory.mktemp("run")
     params = jax.tree.map(lambda x: x + 0.5, fresh(CONFIG))
-    state = create_state(params, create_optimizer(CONFIG.optimizer, 10), create_mesh(MeshConfig(fsdp=4)))
+    state = create_state(
+        params, create_optimizer(CONFIG.optimizer, 10, Rice.PRETRAINED), create_mesh(MeshConfig(fsdp=4))
+    )
     with checkpoint.open_checkpoints(workdir, keep=1) as checkpoints:
         checkpoint.save(checkpoints, 3, state.params, state.optimizer, 24, CONFIG.to_dict())
     return workdir, params
