@@ -23,12 +23,12 @@ class Run:
     """A run on its devices.
 
     Attributes:
-        config: its settings.
-        workdir: its directory.
+        config: settings of the run.
+        workdir: directory of the run.
         mesh: all devices.
         model: settings of the model's parts.
         graphdef: structure of the model.
-        params: parameters, or fresh ones of the same shapes.
+        params: parameters of the model, or fresh parameters of the same shapes.
         source: the checkpoint to evaluate; None = the run trains.
     """
 
