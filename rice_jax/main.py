@@ -17,11 +17,11 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, find_config
-from rice_jax.config.fields import all_settings
+from rice_jax.config.fields import list_settings
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.create import create_model, create_params
+from rice_jax.models.create import MODELS, create_model, create_params
 from rice_jax.models.weights import CheckpointError, missing, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
@@ -95,7 +95,7 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     if mode == "index":
         return index(config, task, workdir, mesh)
     model = task.model(config)
-    this = Run(config, workdir, mesh, create_model(model, mesh), create_params(model, mesh, config.seed))
+    this = Run(config, workdir, mesh, model, create_model(model, mesh), create_params(model, mesh, config.seed))
     if mode == "detect":
         return detect(this, task)
     done = run_training(this, task) if mode == "train" else evaluate(this, task)
@@ -108,14 +108,15 @@ def run(config: Config, workdir: Path, mode: str) -> None:
 def run_training(this: Run, task: Task) -> int:
     """Resumes, else starts from given weights, else from fresh ones, and trains; returns the steps done."""
     config, workdir, mesh = this.config, this.workdir, this.mesh
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    pretrained = MODELS[type(this.model)].PRETRAINED
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh))
     evaluators = task.evaluators(this)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()
         params = this.params
         if newest is None and config.model.init_from:
-            params = start_from(config.model.init_from, params, task.model(config))
+            params = start_from(config.model.init_from, params, this.model)
         state, position = create_state(params, optimizer, mesh), 0
         if newest is not None:
             logger.info("resuming %s from step %d", workdir, newest)
@@ -130,7 +131,7 @@ def evaluate(this: Run, task: Task) -> int:
     source, step = newest_weights(this.workdir, this.config.model.init_from)
     this = dataclasses.replace(this, source=source)
     evaluators = task.evaluators(this)
-    params = start_from(source, this.params, task.model(this.config))
+    params = start_from(source, this.params, this.model)
     for evaluator in evaluators.values():
         evaluator(step, params)
     return step
@@ -141,7 +142,7 @@ def detect(this: Run, task: Task) -> None:
     if not hasattr(task, "detect"):
         raise ConfigError(f"--mode=detect: found config.task={this.config.task!r}, expected 'detection'")
     source, step = newest_weights(this.workdir, this.config.model.init_from)
-    params = start_from(source, this.params, task.model(this.config))
+    params = start_from(source, this.params, this.model)
     path = task.detect(dataclasses.replace(this, params=params, source=source), step)
     if jax.process_index() == 0:
         print(f"\n{path}")
@@ -195,7 +196,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
 
 
 def _require_known(arguments: list[str]) -> None:
-    settings = all_settings(Config)
+    settings = list_settings(Config)
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
         if argument.startswith("-") and name.startswith("config.") and name not in settings:

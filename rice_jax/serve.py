@@ -1,9 +1,9 @@
-"""Serves recognition over HTTP, with a page for people and one for programs.
+"""Serves recognition over HTTP, with a page for people and an API for programs.
 
     python -m rice_jax.serve --index=DIR [--host=127.0.0.1] [--port=8000] [--rerank=50]
 
-DIR is what `python -m rice_jax.main --mode=index` wrote. It prints its address as soon as it answers. SIGTERM and
-Ctrl-C let those who are inside finish.
+DIR is the index of a shop. The server prints its address as soon as it answers requests. On SIGTERM or Ctrl-C it
+finishes the requests in flight.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -26,18 +27,25 @@ try:
     from rice_jax.serving.server import create_app
     from rice_jax.serving.uploads import Limits
 except ImportError as error:
-    sys.exit(f"{type(error).__name__}: {error}; the server needs more: pip install -e '.[serve]'")
+    sys.exit(f"{type(error).__name__}: {error}; the server needs more packages: pip install 'rice-jax[serve]'")
+
+DESCRIPTION = """\
+Serves recognition over HTTP: a page for people at /, an API for programs that
+/docs describes. Prints its address as soon as it answers requests. On SIGTERM
+or Ctrl-C it finishes the requests in flight.
+"""
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.serve") -> None:
     """Serves until SIGTERM or Ctrl-C.
 
     Args:
-        arguments: of the command line, `sys.argv[1:]` by default.
+        arguments: the command line; None = `sys.argv[1:]`.
+        prog: name of the command in its help text.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; we look at sizes ourselves
+    Image.MAX_IMAGE_PIXELS = None  # the server has a limit of its own
     keep_compiled()
     limits = Limits(
         upload_bytes=round(options.upload_megabytes * 1e6),
@@ -52,8 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     sizes = [2**power for power in range(options.batch_size.bit_length())]
     try:
-        with _listen(options.host, options.port) as listening:  # before the work of loading
-            engine = Engine(options.checkpoint, options.index, rerank=options.rerank, batch_sizes=sizes)
+        with _listen(options.host, options.port) as listening:  # first, as loading takes long
+            engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=sizes)
             app = create_app(engine, limits, interval_seconds=options.interval_seconds, batch_sizes=sizes)
             host, port = listening.getsockname()[:2]
             config = uvicorn.Config(
@@ -72,41 +80,55 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=1024)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} --index=DIR [options]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     whole, number = _at_least(int, 1), _at_least(float, 0.001)
-    for name, kind, default, text in (
-        ("index", Path, None, "directory of the index"),
-        ("checkpoint", Path, None, "the run that made it (default: where it was then)"),
-        ("rerank", _at_least(int, 0), 0, "let the decoder re-order so many first images"),
-        ("interval_seconds", number, 1.0, "between the frames that are looked at"),
-        ("host", str, "127.0.0.1", "address to listen at; others than this machine only reach another one"),
-        ("port", _at_least(int, 0), 8000, "0 = any that is free"),
-        ("batch_size", whole, 16, "pictures that are encoded at once, at most"),
-        ("upload_megabytes", number, 200.0, "of a request, at most,"),
-        ("upload_seconds", number, 60.0, "in which they have to arrive"),
-        ("picture_megabytes", number, 20.0, "of a picture's file, at most"),
-        ("frames", whole, 100, "pictures of a clip, at most"),
-        ("megapixels", number, 25.0, "of a picture or a video's frame, at most"),
-        ("video_seconds", number, 900.0, "of a video, at most"),
-        ("requests", whole, 32, "with pictures that are answered at once; more are told to try again"),
-        ("streams", whole, 100, "that are followed at once, at most"),
-        ("stream_seconds", number, 60.0, "after which a stream without new pictures is forgotten"),
-        ("stop_seconds", whole, 30, "for which a stop waits for answers"),
-    ):
-        shown = "" if default is None else f" (default: {default})"
-        parser.add_argument(
-            f"--{name}", type=kind, default=default, required=name == "index", metavar="VALUE", help=text + shown
-        )
+
+    def add(group: argparse._ArgumentGroup, name: str, kind: Callable, default: object, text: str) -> None:
+        group.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default:g})")
+
+    search = parser.add_argument_group("search")
+    search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
+    search.add_argument(
+        "--checkpoint", type=Path, metavar="RUN", help="where the model is now, if it has moved since indexing"
+    )
+    add(search, "rerank", _at_least(int, 0), 0, "let the decoder re-order the first N images")
+    add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
+    add(search, "batch_size", whole, 16, "encode at most N pictures together")
+    address = parser.add_argument_group("address")
+    address.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, which is this machine only)"
+    )
+    add(address, "port", _at_least(int, 0), 8000, "port; 0: any free one")
+    upload = parser.add_argument_group("limits of a request")
+    add(upload, "upload_megabytes", number, 200.0, "size of the request")
+    add(upload, "upload_seconds", number, 60.0, "time in which it must arrive")
+    add(upload, "frames", whole, 100, "pictures of a clip")
+    add(upload, "picture_megabytes", number, 20.0, "size of a picture's file")
+    add(upload, "megapixels", number, 25.0, "size of a picture or of a video's frames")
+    add(upload, "video_seconds", number, 900.0, "length of a video")
+    server = parser.add_argument_group("limits of the server")
+    add(server, "requests", whole, 32, "requests with pictures in flight; more get a 503")
+    add(server, "streams", whole, 100, "streams followed at once")
+    add(server, "stream_seconds", number, 60.0, "idle time after which a stream is forgotten")
+    add(server, "stop_seconds", whole, 30, "time that SIGTERM waits for requests in flight")
     return parser
 
 
-def _at_least(kind: type, least: float):
+def _at_least(kind: type, least: float) -> Callable[[str], float]:
+    expected = f"{'a whole number' if kind is int else 'a number'}, {least} or more"
+
     def parse(text: str) -> float:
-        value = kind(text)
-        if not least <= value < float("inf"):
-            raise argparse.ArgumentTypeError(f"found {text}, expected {least} or more")
-        return value
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+            if least <= value < float("inf"):
+                return value
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
 
     return parse
 

@@ -41,7 +41,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 import jax
 import jax.numpy as jnp
 from absl import app, flags
@@ -52,6 +52,7 @@ from ml_collections import config_flags
 from rice_jax.config import Config, ConfigError
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
 from rice_jax.models.create import create_model, create_params
+from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.tasks import TASKS, resolve
 from rice_jax.train.optimizer import create_optimizer
@@ -225,7 +226,7 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
     task = TASKS[config.task]
     require_even_batch(config.data.batch_size, mesh)
     graphdef = create_model(task.model(config), mesh)
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, Rice.PRETRAINED, mesh)
     params = jax.eval_shape(lambda: create_params(TASKS[config.task].model(config), mesh, config.seed))
     state = jax.eval_shape(lambda: create_state(params, optimizer, mesh))
     step = compile_step(training_step(graphdef, optimizer, task.loss(config, mesh)), state, mesh)

@@ -1,16 +1,18 @@
-"""Asks a server 1,000 times from 16 clients, good and bad mixed, and checks every answer.
+"""Sends a server 1,000 requests from 16 clients, good and bad mixed, and checks every response.
 
     python scripts/load_test.py --index=DIR [--requests=1000] [--clients=16] [--cores=N]
 
-It starts `python -m rice_jax.serve` with that index. Three of five requests are good: clips of one to ten of the
-index's pictures, and streams that get one picture after another. The others are bad in ways that take turns.
+The script starts `python -m rice_jax.serve` with that index. Three of five requests are good: clips of one to ten
+pictures of the index, and streams that get one picture after another. The others are bad, in several ways.
 
-A good answer has to be that of the recogniser that encodes each picture alone, in this process and without HTTP: the
-same images with the same scores but for rounding, and the same timeline. A bad request has to get its status and a
-reason. How much memory the server holds is said before, at most and after. Then the clips alone are asked for again, to
-say how fast the server is beside that recogniser, which one thread asks, or as many as there are clients; core_ms is
-what a request took of a core, whereas by the clock clients and other programs take their part. The numbers are printed
-once more as a line of JSON; the exit code is 1 if anything was wrong. It takes Linux, and `pip install -e '.[test]'`.
+A good response must equal that of a recognizer in this process that encodes each picture alone, without HTTP: the same
+images with the same scores up to rounding, and the same timeline. A bad request must get its status and a reason.
+
+The script prints the server's memory before, at most, and after, and then compares the speed of the server with that of
+the recognizer, called by one thread and by as many threads as there are clients; for this, the clips alone are sent
+again. `core_ms_each` is the CPU time of the server or recognizer per request; other columns include the time of the
+clients and of other programs. The last line is the numbers as JSON. The exit code is 1 if any response was wrong. The
+script needs Linux and `pip install 'rice-jax[test]'`.
 """
 
 import argparse
@@ -34,61 +36,63 @@ import numpy as np
 from PIL import Image
 
 from rice_jax.recognition.engine import Engine, Match, join_frames
-from rice_jax.recognition.recognizer import Shown, products_over_time
+from rice_jax.recognition.recognizer import Segment, products_over_time
 from scripts.benchmarks.timing import on_cores, print_rows
 
-ROUNDING = 2e-5  # by which a score may differ
+ROUNDING = 2e-5  # largest difference of a score
 TOP = 5
-NUM_FRAMES = 10  # of a clip at most
+NUM_FRAMES = 10  # largest number of frames in a clip
 COLUMNS = {"by": "30", "requests": ",", "a_second": ".1f", "median_ms": ".1f", "p99_ms": ".1f", "core_ms_each": ".1f"}
 
 
 class Clip(NamedTuple):
-    """What is to be recognised: the pictures of some rows of the index, in a gallery or in all."""
+    """A clip: the pictures of some rows of the index, searched in one gallery or in all."""
 
     rows: tuple[int, ...]
     gallery: str | None
 
 
 class Truth(NamedTuple):
-    """What the recogniser that batches nothing says of a clip."""
+    """The result of the recognizer that encodes pictures one by one."""
 
-    ranking: Sequence[Match]  # of all the gallery's images
-    timeline: Sequence[Shown]
+    ranking: Sequence[Match]  # all images of the gallery
+    timeline: Sequence[Segment]
 
 
 class Request(NamedTuple):
-    """What a client sends, and what has to come back."""
+    """A request and its expected status."""
 
     kind: str
     send: Callable[[httpx.Client], httpx.Response]
     status: int
-    clip: Clip | None = None  # that a good one is about
+    clip: Clip | None = None  # None = a bad request
 
 
 class Outcome(NamedTuple):
+    """A request's duration and the problem with its response."""
+
     kind: str
     seconds: float
-    problem: str  # "" = the answer is right
+    problem: str  # "" = the response is right
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the numbers.
 
     Args:
-        arguments: of the command line, `sys.argv[1:]` by default.
+        arguments: the command line; None = `sys.argv[1:]`.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", required=True, type=Path, help="directory of the index")
-    parser.add_argument("--requests", type=int, default=1000, help="default: 1000")
-    parser.add_argument("--clients", type=int, default=16, help="default: 16")
-    parser.add_argument("--seed", type=int, default=0, help="of the clips, and of the order")
-    parser.add_argument("--cores", type=int, help="for server and clients together (default: all)")
+    parser.add_argument("--requests", type=int, default=1000, help="number of requests (default: 1000)")
+    parser.add_argument("--clients", type=int, default=16, help="number of clients (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the clips and their order (default: 0)")
+    parser.add_argument("--cores", type=int, help="cores that server and clients share (default: all)")
     options = parser.parse_args(arguments)
     with on_cores(options.cores) as cores:
         result = measure(options.index, options.requests, options.clients, options.seed)
     problems = result.pop("problems")
-    print("answers:", ", ".join(f"{count} {kind}" for kind, count in result["answers"].items()))
+    print("responses:", ", ".join(f"{count} {kind}" for kind, count in result["responses"].items()))
     print("MiB of the server:", ", ".join(f"{size:.0f} {when}" for when, size in result["memory_MiB"].items()))
     print_rows(COLUMNS, result.pop("rows"), cores=cores, clients=options.clients, wrong=len(problems), **result)
     if problems:
@@ -96,10 +100,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def measure(index: Path, num_requests: int, num_clients: int, seed: int) -> dict:
-    """Asks the recogniser in this process, then the server.
+    """Measures the recognizer in this process, then the server.
 
     Returns:
-        `problems`, wrong answers in words; `answers`, by kind; `memory_MiB`; and `rows` of the table.
+        `problems`: a line for each wrong response; `responses`: their number by kind; `memory_MiB`; and `rows` of the
+        table.
     """
     alone = Alone(index)
     first, asked = (
@@ -115,7 +120,7 @@ def measure(index: Path, num_requests: int, num_clients: int, seed: int) -> dict
     own = [request.clip for some in clips for request in some]
     rows = [unbatched(alone, own, threads) for threads in (1, num_clients)]
     with serve(index) as (address, process):
-        problems = [outcome.problem for outcome in ask(address, first, truths)]  # and fills what the server keeps
+        problems = [outcome.problem for outcome in ask(address, first, truths)]  # also fills the server's caches
         with watch_memory(process.pid) as memory:
             watch = Watch(process.pid)
             outcomes = ask(address, asked, truths)
@@ -127,19 +132,19 @@ def measure(index: Path, num_requests: int, num_clients: int, seed: int) -> dict
         if process.poll() is not None:
             problems.append(f"the server has ended with code {process.returncode}")
     kinds = dict(collections.Counter(outcome.kind for outcome in outcomes).most_common())
-    return {"problems": list(filter(None, problems)), "answers": kinds, "memory_MiB": memory, "rows": rows}
+    return {"problems": list(filter(None, problems)), "responses": kinds, "memory_MiB": memory, "rows": rows}
 
 
 class Alone:
-    """The recogniser that encodes one picture at a time."""
+    """The recognizer that encodes pictures one by one."""
 
     def __init__(self, index: Path):
-        """Loads it, and the pictures that the index names."""
-        self.engine = Engine(None, index)
+        """Loads the engine, and the pictures of the index."""
+        self.engine = Engine(index)
         self.pictures = [Path(path).read_bytes() for path in self.engine.index.paths]
 
     def recognize(self, clip: Clip) -> Truth:
-        """Ranks all images, and says what is shown over time."""
+        """Ranks all images, and recognizes the products over time."""
         engine = self.engine
         frames = join_frames([engine.encode(engine.prepare(self.pictures[row])[None]) for row in clip.rows])
         ranking = engine.rank(frames, clip.gallery, len(self.pictures)).products
@@ -148,7 +153,7 @@ class Alone:
 
 
 def make_requests(alone: Alone, stream: str, number: int, seed: list[int]) -> list[Request]:
-    """What a client asks for, one request after another; its stream has a name of its own."""
+    """The requests of one client in order; `stream` is the id of its stream."""
     rng = np.random.default_rng(seed)
     engine, pictures = alone.engine, alone.pictures
     pushed: list[int] = []
@@ -177,7 +182,7 @@ def make_requests(alone: Alone, stream: str, number: int, seed: list[int]) -> li
 
 
 def make_bad(picture: bytes, stream: str) -> list[Request]:
-    """Requests that have to be refused."""
+    """Requests that must be refused."""
     bomb = io.BytesIO()
     Image.new("1", (10_000, 5_000)).save(bomb, "PNG")
 
@@ -208,7 +213,7 @@ def make_bad(picture: bytes, stream: str) -> list[Request]:
 
 
 def ask(address: str, requests: Sequence[Sequence[Request]], truths: dict[Clip, Truth]) -> list[Outcome]:
-    """Lets each client ask for its own, one after another, all at the same time."""
+    """Sends the requests of all clients at the same time; each client waits for one response after another."""
 
     def run(own: Sequence[Request]) -> list[Outcome]:
         with httpx.Client(base_url=address, timeout=60) as client:
@@ -219,7 +224,7 @@ def ask(address: str, requests: Sequence[Sequence[Request]], truths: dict[Clip, 
 
 
 def find_problem(request: Request, status: int, answer: dict, truths: dict[Clip, Truth]) -> str:
-    """What is wrong with an answer; "" = nothing."""
+    """The problem with a response; "" = none."""
     if status != request.status:
         return f"found status {status}, expected {request.status}: {answer}"
     if request.clip is None:
@@ -229,7 +234,7 @@ def find_problem(request: Request, status: int, answer: dict, truths: dict[Clip,
     products = answer["products"]
     if len(products) != min(TOP, len(ranking)):
         return f"found {len(products)} products, expected {min(TOP, len(ranking))}"
-    for product, match in zip(products, ranking, strict=False):  # images of equal score may change places
+    for product, match in zip(products, ranking, strict=False):  # images with equal scores may swap places
         expected = scores.get((product["gallery"], product["id"]), np.inf)
         if max(abs(product["score"] - expected), abs(product["score"] - match.score)) > ROUNDING:
             return f"found {product}, expected {match}"
@@ -242,13 +247,13 @@ def find_problem(request: Request, status: int, answer: dict, truths: dict[Clip,
 
 @contextlib.contextmanager
 def serve(index: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Starts the server; its address and process."""
+    """Starts the server; yields its address and process."""
     command = [sys.executable, "-m", "rice_jax.serve", f"--index={index}", "--port=0"]
     root = Path(__file__).resolve().parents[1]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         try:
             if not (address := process.stdout.readline().strip()):
-                sys.exit("the server has not started")
+                sys.exit("the server was not started")
             yield address, process
         finally:
             process.terminate()
@@ -256,15 +261,15 @@ def serve(index: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 
 @contextlib.contextmanager
 def watch_memory(process_id: int) -> Iterator[dict[str, float]]:
-    """Looks at a process's memory ten times a second: MiB `before`, `at most` and, when this ends, `after`."""
+    """Samples a process's memory ten times a second: MiB `before`, `at most`, and, on exit, `after`."""
     sizes, done = {"before": _memory(process_id)}, threading.Event()
     sizes["at most"] = sizes["before"]
 
-    def look() -> None:
+    def sample() -> None:
         while not done.wait(0.1):
             sizes["at most"] = max(sizes["at most"], _memory(process_id))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=sample)
     thread.start()
     try:
         yield sizes
@@ -275,7 +280,7 @@ def watch_memory(process_id: int) -> Iterator[dict[str, float]]:
 
 
 def unbatched(alone: Alone, clips: Sequence[Clip], threads: int) -> dict:
-    """How fast the recogniser alone is: a row of the table."""
+    """Measures the recognizer: a row of the table."""
 
     def run(clip: Clip) -> float:
         start = time.perf_counter()
@@ -289,15 +294,15 @@ def unbatched(alone: Alone, clips: Sequence[Clip], threads: int) -> dict:
 
 
 class Watch:
-    """Measures from when it is made on."""
+    """Measures time since its creation."""
 
     def __init__(self, process_id: int):
-        """Starts; the process's own time is measured too, whatever else runs beside it."""
+        """Starts the clock and the CPU time of a process."""
         self._process_id = process_id
         self._start, self._core_start = time.perf_counter(), _core_seconds(process_id)
 
     def row(self, by: str, seconds: Sequence[float]) -> dict:
-        """A row of the table: what each request took, and all of them until now."""
+        """A row of the table, from the duration of each request."""
         elapsed, core_seconds = time.perf_counter() - self._start, _core_seconds(self._process_id) - self._core_start
         median, p99 = np.percentile(seconds, [50, 99]) * 1000
         return {

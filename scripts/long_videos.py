@@ -1,11 +1,11 @@
-"""Measures what is recognised in the long videos of `data/sample/film.py`, over time and in their gaps.
+"""Measures recognition on the long videos of `data/sample/film.py`, over time and in their gaps.
 
     python scripts/long_videos.py --films FILMS --run INDEX CLIPS [--run INDEX CLIPS …]
 
-FILMS is what film.py wrote, INDEX an index of its shops by a trained run, CLIPS what simulate.py wrote, with clips of
-the same products. Each shop's videos are recognised with a calibration by the clips of all other shops, so that nothing
-was chosen or fitted to the products that are measured. `scripts/long_videos.sh` makes all of these. Several runs give
-means, and their spread as sample standard deviation.
+FILMS is what film.py wrote, INDEX an index of its shops made with a trained run, and CLIPS what simulate.py wrote, with
+clips of the same products. The videos of each shop are recognized with a calibration fitted on the clips of all other
+shops, so nothing is chosen or fitted on the products that are measured. `scripts/long_videos.sh` makes all of these.
+With several runs, the table has means and sample standard deviations.
 """
 
 import argparse
@@ -29,25 +29,25 @@ from rice_jax.recognition.video import Frame, read_video
 
 BATCH_SIZE = 32
 WAYS = {
-    "timeline": "the whole video at once (rice_jax.recognize)",
+    "timeline": "the whole video at once (rice recognize)",
     "live": "each second by the last frames (Recognizer)",
-    "known": "each part as one clip, its borders known",
+    "known": "each part as one clip, with known borders",
 }
 GAPS = {
     "empty": "the set is empty",
-    "around": "other shops' products stand around",
-    "other": "another shop's is presented",
+    "around": "products of other shops stand around",
+    "other": "another shop's product is presented",
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Recognises all videos with every run and prints the table."""
+    """Recognizes all videos with each run and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=pathlib.Path, required=True)
     parser.add_argument("--run", nargs=2, action="append", required=True, metavar=("INDEX", "CLIPS"))
     flags = parser.parse_args(arguments)
     videos = read_truth(flags.films)
-    runs = [measure(Engine(None, index, batch_sizes=(BATCH_SIZE,)), pathlib.Path(clips), flags.films, videos)
+    runs = [measure(Engine(index, batch_sizes=(BATCH_SIZE,)), pathlib.Path(clips), flags.films, videos)
             for index, clips in flags.run]  # fmt: skip
     print(table(videos, runs))
 
@@ -56,19 +56,19 @@ def read_truth(films: pathlib.Path) -> list[dict]:
     """The lines of film.py's truth.jsonl.
 
     Raises:
-        SystemExit: it is not there, or its videos are of a single shop, which leaves none to calibrate with.
+        SystemExit: the file does not exist, or all videos are of one shop, which leaves no other shop to calibrate on.
     """
     path = films / "truth.jsonl"
     if not path.is_file():
-        sys.exit(f"error: {path} is not there; expected what data/sample/film.py writes")
+        sys.exit(f"error: {path} does not exist; expected what data/sample/film.py writes")
     videos = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if len({video["gallery"] for video in videos}) < 2:
-        sys.exit(f"error: {path}: found videos of one shop, expected several: each is calibrated with the others")
+        sys.exit(f"error: {path}: found videos of one shop, expected several: each is calibrated on the others")
     return videos
 
 
 def measure(engine: Engine, clips: pathlib.Path, films: pathlib.Path, videos: Sequence[dict]) -> dict[str, float]:
-    """Percentages and counts over all videos, as `table` names them."""
+    """Percentages over all videos, with the names that `table` uses."""
     galleries = {video["gallery"] for video in videos}
     known = read_clips(clips)
     embeddings = [embed(encode_video(engine, pictures, BATCH_SIZE)[1]) for pictures in frames_of(clips, known, engine)]
@@ -81,15 +81,15 @@ def measure(engine: Engine, clips: pathlib.Path, films: pathlib.Path, videos: Se
         times, frames = encode_video(engine, read_video(films / video["video"]), BATCH_SIZE)
         truth = [at(video["segments"], [s["start"] for s in video["segments"]], time) for time in times]
         total["chance"] += sum(segment["product"] is not None for segment in truth) / len(engine.rows(video["gallery"]))
-        for way, (named, forced) in recognise(engine, video, truth, times, frames).items():
+        for way, (named, forced) in recognize(engine, video, truth, times, frames).items():
             total.update({f"{way} {name}": count for name, count in tally(truth, named, forced).items()})
     return percentages(total)
 
 
-def recognise(
+def recognize(
     engine: Engine, video: dict, truth: Sequence[dict], times: Sequence[float], frames: Frames
 ) -> dict[str, tuple[list[str | None], list[str]]]:
-    """For each of `WAYS` who is named in every sampled frame: as calibrated, and if somebody must be."""
+    """For each of `WAYS`, the product named in each sampled frame: with "none" allowed, and without."""
     gallery = video["gallery"]
     rows, calibration = engine.rows(gallery), engine.calibration
     vectors = engine.index.vectors[rows]
@@ -117,14 +117,14 @@ def recognise(
 
 
 def best(engine: Engine, frames: Frames, gallery: str) -> tuple[str | None, str]:
-    """Who is named for a clip: the most similar product, if one is likelier shown than none; and if one has to be."""
+    """The product named for a clip, or None where "none" is likelier; and the one named with "none" not allowed."""
     found = engine.rank(frames, gallery, 1)
     first = found.products[0].id
     return (first if found.none < 0.5 else None), first
 
 
 def tally(truth: Sequence[dict], named: Sequence[str | None], forced: Sequence[str]) -> dict[str, int]:
-    """Counts frames, one a second, and false segments: runs of one product most of whose frames lie in gaps."""
+    """Counts frames, one a second, and false segments: runs of one product with most frames in gaps."""
     counts: collections.Counter[str] = collections.Counter()
     for segment, name, first in zip(truth, named, forced, strict=True):
         if segment["product"]:
@@ -143,7 +143,7 @@ def tally(truth: Sequence[dict], named: Sequence[str | None], forced: Sequence[s
 
 
 def runs_of(named: Sequence[str | None]) -> list[tuple[str | None, list[int]]]:
-    """Maximal stretches of one name, with their places."""
+    """Maximal runs of one name, with their places."""
     found: list[tuple[str | None, list[int]]] = []
     for place, name in enumerate(named):
         if place and named[place - 1] == name:
@@ -154,7 +154,7 @@ def runs_of(named: Sequence[str | None]) -> list[tuple[str | None, list[int]]]:
 
 
 def percentages(total: dict[str, float]) -> dict[str, float]:
-    """Shares of the time that is meant, and false segments a minute of gap."""
+    """Percentages of the time with or without a product, and false segments per minute of gap."""
     found = {}
     for way in WAYS:
         of = {name: total.get(f"{way} {name}", 0) for name in ("shown", "gap", *(f"gap {kind}" for kind in GAPS))}
@@ -178,7 +178,7 @@ def read_clips(raw: pathlib.Path) -> dict[str, str]:
 
 
 def frames_of(raw: pathlib.Path, clips: Sequence[str], engine: Engine):
-    """Yields the frames of each clip that an evaluation looks at."""
+    """Yields the frames of each clip that evaluation looks at."""
     for clip in clips:
         paths = sorted((raw / "frames" / clip).iterdir())
         chosen = sample_frames(len(paths), engine.num_frames)
@@ -186,16 +186,16 @@ def frames_of(raw: pathlib.Path, clips: Sequence[str], engine: Engine):
 
 
 def embed(frames: Frames) -> np.ndarray:
-    """A clip's embedding, as in an evaluation."""
+    """A clip's embedding, as in evaluation."""
     mean = frames.features.mean(axis=0)
     return mean / np.linalg.norm(mean)
 
 
 def calibrate(engine: Engine, clips: dict[str, str], embeddings: np.ndarray, galleries: set[str]) -> Calibration:
-    """A calibration by the clips of these galleries' products.
+    """A calibration fitted on the clips of these galleries' products.
 
     Raises:
-        SystemExit: there are none.
+        SystemExit: there are no such clips.
     """
     index = engine.index
     gallery_of = {
@@ -224,7 +224,7 @@ def at(segments: Sequence, starts: Sequence[float], time: float):
 
 
 def table(videos: Sequence[dict], runs: Sequence[dict[str, float]]) -> str:
-    """The table as lines."""
+    """The table as text."""
     segments = [segment for video in videos for segment in video["segments"]]
     shown = sum(segment["end"] - segment["start"] for segment in segments if segment["product"])
     total = sum(video["seconds"] for video in videos)
@@ -236,16 +236,16 @@ def table(videos: Sequence[dict], runs: Sequence[dict[str, float]]) -> str:
         *(f"{way:<10}{meaning}" for way, meaning in WAYS.items()),
         "",
         f"{'':<44}" + "".join(f"{way:>16}" for way in WAYS),
-        "share of the time with a product, percent",
+        "percent of the time with a product",
         _line("  the right one is named", "right", runs),
         _line("  another one is named", "wrong", runs),
         _line("  none is named", "none", runs),
-        _line("  the right one, where one has to be named", "forced", runs),
+        _line('  the right one, with "none" not allowed', "forced", runs),
         _line("    by chance", "chance", runs),
-        "share of the time without, percent",
+        "percent of the time without a product",
         _line("  one is named", "alarm", runs),
         *(_line(f"    while {meaning}", f"alarm {kind}", runs) for kind, meaning in GAPS.items()),
-        _line("false segments a minute of gap", "false segments", runs),
+        _line("false segments per minute of gap", "false segments", runs),
     ]
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# How whole livestreams of products never seen are recognised, gaps included: films some, trains the demo with three
-# seeds where that has not been done, indexes the films' shops with each, and prints what scripts/long_videos.py measures.
+# Measures recognition on whole livestreams of unseen products, gaps included: simulates films, trains the demo with
+# three seeds where that has not been done, indexes the films' shops with each, and runs scripts/long_videos.py.
 #
-#   scripts/long_videos.sh      SEEDS="0 1 2" chooses the seeds, VIDEOS=24 how many are filmed
+#   scripts/long_videos.sh      SEEDS="0 1 2" chooses the seeds, VIDEOS=24 the number of films
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh

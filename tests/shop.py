@@ -15,10 +15,12 @@ from rice_jax.config import MeshConfig
 from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.embed import model_embedder
 from rice_jax.index.store import About, Index, write_index
-from rice_jax.input.transforms import centre_crop, render
+from rice_jax.input.transforms import center_crop, render
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import Rice
+from rice_jax.models.weights import embedding_fingerprint, save_weights
 from rice_jax.parallel.mesh import create_mesh
+from rice_jax.tasks import TASKS
 from tests.settings import small_config
 
 SIDE = 48  # of the pictures
@@ -37,17 +39,18 @@ class Shop(NamedTuple):
 def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True, ipd: str = "off") -> Shop:
     """Two galleries, "a" of six images and "b" of two."""
     config = small_config(loss__pmd_weight=float(decoder), loss__pfr_weight=0.0, model__ipd=ipd)
+    parts = TASKS[config.task].model(config)
     mesh = create_mesh(MeshConfig(1, 1), jax.devices()[:1])
-    params = create_params(config.model, mesh, seed=3)
-    model, weights = nnx.merge(create_model(config.model, mesh), params), directory / "weights"
-    weights.save_weights(weights, params, config.to_dict())
+    params = create_params(parts, mesh, seed=3)
+    model, weights = nnx.merge(create_model(parts, mesh), params), directory / "weights"
+    save_weights(weights, params, config.to_dict())
     pictures = [draw(seed) for seed in range(12)]
     shown = np.stack([show(png(picture), config) for picture in pictures[:8]])
     embedder = model_embedder(nnx.split(model)[0], with_queries=decoder)
     images = embedder.image(nnx.split(model)[1], {"image": jnp.asarray(shown)})
-    fingerprint = weights.embedding_fingerprint(params, config.model, config.data.resize)
+    fingerprint = embedding_fingerprint(params, parts.encoder, config.data.resize)
     calibration = Calibration(SCALE, SLOPE, THRESHOLD, 10, NUM_FRAMES, fingerprint) if calibrated else None
-    about = About(config.model, config.data.resize, NUM_FRAMES, fingerprint, str(weights), calibration)
+    about = About(parts, config.data.resize, NUM_FRAMES, fingerprint, str(weights), calibration, ipd)
     names = [f"p{row}" for row in range(8)]
     index = Index(
         gallery_ids=["a"] * 6 + ["b"] * 2,
@@ -80,7 +83,7 @@ def png(picture: np.ndarray) -> bytes:
 def show(encoded: bytes, config) -> np.ndarray:
     """What the evaluation shows the model of a picture."""
     side = config.model.image_size
-    return render(encoded, centre_crop(config.data.resize, side), side)
+    return render(encoded, center_crop(config.data.resize, side), side)
 
 
 def write_mp4(path: Path, pictures: list[np.ndarray], seconds: float, rate: int = 10, codec: str = "mpeg4") -> Path:

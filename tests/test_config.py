@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rice_jax.config import Config, ConfigError, DataConfig, default_config, find_config, load_config
-from rice_jax.config.fields import all_settings
+from rice_jax.config.fields import list_settings
 from rice_jax.config.upgrade import upgrade
 from rice_jax.models.detr import DetrConfig
 from rice_jax.tasks import TASKS, resolve
@@ -107,7 +107,7 @@ def test_a_setting_that_is_not_given_has_its_default():
 
 
 def test_every_setting_is_documented():
-    for name, field in all_settings(Config).items():
+    for name, field in list_settings(Config).items():
         assert field.metadata["doc"].endswith((".", ")")), name
 
 

@@ -1,4 +1,4 @@
-"""Tests of scripts/long_videos.py: the counting by hand, the recognising on a shop that is known by heart."""
+"""Tests of scripts/long_videos.py: the counting by hand, the recognition on a shop that is known by heart."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ EMPTY, OTHER = {"product": None, "gap": "empty"}, {"product": None, "gap": "othe
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    return Engine(None, make_shop(tmp_path_factory.mktemp("shop"), decoder=False).directory, batch_sizes=(32,))
+    return Engine(make_shop(tmp_path_factory.mktemp("shop"), decoder=False).directory, batch_sizes=(32,))
 
 
 def test_tally_by_hand():
@@ -44,7 +44,7 @@ def test_percentages():
     assert found["timeline false segments"] == 4, "two in half a minute"
 
 
-def test_recognises_what_it_knows(engine):
+def test_recognizes_what_it_knows(engine):
     """The shop's own pictures as frames: only borders may be blurred, and only of what does not know them."""
     shows = [(None, 9)] * 8 + [("p0", 0)] * 8 + [("p3", 3)] * 8 + [(None, 10)] * 8
     segments, truth = [], []
@@ -55,7 +55,7 @@ def test_recognises_what_it_knows(engine):
     frames = [Frame(float(t), draw(picture)) for t, (_, picture) in enumerate(shows)]
     times, encoded = encode_video(engine, frames, 32)
     video = {"gallery": "a", "segments": segments}
-    found = long_videos.recognise(engine, video, truth, times, encoded)
+    found = long_videos.recognize(engine, video, truth, times, encoded)
     assert list(found) == list(long_videos.WAYS)
     expected = [product for product, _ in shows]
     for way, (named, forced) in found.items():
@@ -115,7 +115,7 @@ def test_measures_films_and_clips(engine, tmp_path, monkeypatch):
 
 
 def test_says_what_is_missing(tmp_path):
-    with pytest.raises(SystemExit, match="not there"):
+    with pytest.raises(SystemExit, match="does not exist"):
         long_videos.read_truth(tmp_path)
     (tmp_path / "truth.jsonl").write_text(json.dumps({"gallery": "a"}) + "\n")
     with pytest.raises(SystemExit, match="one shop"):

@@ -49,7 +49,7 @@ def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["video.mp4"], "DataError: video.mp4: is not there"),
+        (["video.mp4"], "DataError: video.mp4: does not exist"),
         (["video.mp4", "--gallery=c"], "DataError: found no gallery 'c'"),
         (["broken.txt", "--report=out.html"], "DataError: frame at second 1: a picture of 0 bytes cannot be decoded"),
         (["video.mp4", "--checkpoint=nowhere"], "CheckpointError: .*nowhere: found no checkpoint"),

@@ -9,7 +9,7 @@ from rice_jax.config.groups import Config
 HEAD = """\
 # Settings
 
-Every setting of a run, with its default. This page is generated from `rice_jax/config/groups.py` by
+Every setting of a run, with its default. This page is generated from the fields in `rice_jax/config/` by
 `python -m rice_jax.config.document > docs/settings.md`.
 
 On the command line a setting is `--config.GROUP.NAME=VALUE`, for example `--config.data.batch_size=64`. A config file

@@ -99,22 +99,13 @@ def _value(hint: type, field: dataclasses.Field, value: Any, path: str) -> Any:
     return value
 
 
-def all_settings(cls: type, path: str = "config") -> dict[str, dataclasses.Field]:
-    """{path of a setting: its field} of all settings of a group and its subgroups, in order."""
+def list_settings(cls: type, path: str = "config", *, with_free: bool = True) -> dict[str, dataclasses.Field]:
+    """{path of a setting: its field} of all settings of a group and its subgroups, or of those that are not free."""
     hints: dict[str, Any] = typing.get_type_hints(cls)
     found: dict[str, dataclasses.Field] = {}
     for field in dataclasses.fields(cls):
         name, hint = f"{path}.{field.name}", hints[field.name]
-        found |= all_settings(hint, name) if dataclasses.is_dataclass(hint) else {name: field}
-    return found
-
-
-def fixed_settings(cls: type, path: str = "config") -> dict[str, dataclasses.Field]:
-    """{path of a setting: its field} of all settings of a group and its subgroups that are not free."""
-    hints: dict[str, Any] = typing.get_type_hints(cls)
-    found: dict[str, dataclasses.Field] = {}
-    for field in dataclasses.fields(cls):
-        name, hint = f"{path}.{field.name}", hints[field.name]
-        if not field.metadata["free"]:
-            found |= fixed_settings(hint, name) if dataclasses.is_dataclass(hint) else {name: field}
+        if with_free or not field.metadata["free"]:
+            is_group = dataclasses.is_dataclass(hint)
+            found |= list_settings(hint, name, with_free=with_free) if is_group else {name: field}
     return found

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32
 
+from rice_jax.eval.ranking import group_rows
 from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
@@ -90,10 +91,7 @@ def fit_calibration(
     Returns:
         The calibration; None if no clip has a truth in its gallery.
     """
-    rows: dict[str, list[int]] = {}
-    for row, gallery_id in enumerate(gallery_ids):
-        rows.setdefault(gallery_id, []).append(row)
-    columns = {gallery_id: np.array(own) for gallery_id, own in rows.items()}
+    columns = {gallery_id: np.array(rows) for gallery_id, rows in group_rows(gallery_ids).items()}
     names = np.array(image_ids, object)
     is_truth = {
         query: np.isin(names[columns[gallery_id]], list(own))

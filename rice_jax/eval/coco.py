@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 Size = tuple[float, float]  # least and most area, as a share of the picture
 
+METRICS = ("AP", "AP50", "AP75", "AP-small", "AP-medium", "AP-large", "AR", "top-1")  # of `evaluate`, by default
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 RECALL_POINTS = np.linspace(0, 1, 101)
 ANY_SIZE: Size = (0.0, np.inf)

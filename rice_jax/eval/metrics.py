@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
-from rice_jax.eval.ranking import Ranking
+from rice_jax.eval.ranking import Ranking, group_rows
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 3, 5, 10)
@@ -193,8 +193,8 @@ def confidence_intervals(
 
 
 def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Sequence[int]) -> Score:
-    rows = np.asarray(rows, np.int64)
-    rank, size, truths = ranking.rank[rows], ranking.gallery_size[rows], ranking.num_truths[rows]
+    chosen = np.asarray(rows, np.int64)
+    rank, size, truths = ranking.rank[chosen], ranking.gallery_size[chosen], ranking.num_truths[chosen]
     hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
     ends = confidence_intervals(hits.astype(float), [ranking.gallery_ids[row] for row in rows])
     ranked = len(rows) / num_queries  # those that were not are misses in every draw
@@ -213,13 +213,10 @@ def _galleries(ranking: Ranking) -> Galleries:
 
 
 def _group_by_value(values: Sequence[str]) -> dict[str, list[int]]:
-    spelling: dict[str, str] = {}
-    groups: dict[str, list[int]] = {}
-    for row, value in enumerate(values):
-        value = value.strip()
-        groups.setdefault(spelling.setdefault(value.casefold(), value), []).append(row)
+    spelling: dict[str, str] = {}  # of every value but for its case, the first one
+    groups = group_rows(spelling.setdefault(value.casefold(), value) for value in map(str.strip, values))
 
-    def order(value: str):
+    def order(value: str) -> tuple[int, str]:
         folded = value.casefold()
         return (_LEVELS.index(folded) if folded in _LEVELS else len(_LEVELS), folded)
 

@@ -1,9 +1,10 @@
 """Ranks every query's ground truth among the images of the query's own gallery."""
 
+import collections
 import dataclasses
 import heapq
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -91,7 +92,7 @@ def rank(
     top: list[tuple[tuple[str, float], ...]] = [()] * num_queries
 
     num_rows = max(1, math.isqrt(max_scores))  # a block of many queries converts the gallery less often
-    for gallery_id, queries in _group(query_gallery_ids).items():
+    for gallery_id, queries in group_rows(query_gallery_ids).items():
         rows = galleries[gallery_id]  # image id -> row of gallery_embeddings, in gallery order
         names = list(rows)
         position = {name: i for i, name in enumerate(names)}
@@ -115,6 +116,14 @@ def rank(
         truths=tuple(tuple(t) for t in truths),
         top=tuple(top),
     )
+
+
+def group_rows(keys: Iterable[str]) -> dict[str, list[int]]:
+    """{key: rows that have it, ascending}, keys in the order of their first rows."""
+    groups = collections.defaultdict(list)
+    for row, key in enumerate(keys):
+        groups[key].append(row)
+    return dict(groups)
 
 
 def _rank_chunk(
@@ -193,13 +202,6 @@ def _score_blocks(
         yield start, (queries @ gallery_embeddings[columns].astype(np.float64).T).astype(np.float32)
 
 
-def _group(keys: Sequence[str]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for i, key in enumerate(keys):
-        groups.setdefault(key, []).append(i)
-    return groups
-
-
 def _group_images(
     embeddings: np.ndarray, gallery_ids: Sequence[str], image_ids: Sequence[str]
 ) -> dict[str, dict[str, int]]:
@@ -210,16 +212,16 @@ def _group_images(
             "expected one of each for every image."
         )
     _check_finite(embeddings, lambda i: f"image {image_ids[i]!r} of gallery {gallery_ids[i]!r}")
-    galleries: dict[str, dict[str, int]] = {}
+    galleries: dict[str, dict[str, int]] = collections.defaultdict(dict)
     for row, (gallery_id, image_id) in enumerate(zip(gallery_ids, image_ids, strict=True)):
-        images = galleries.setdefault(gallery_id, {})
+        images = galleries[gallery_id]
         if image_id in images:
             raise DataError(
                 f"Image {image_id!r} is in gallery {gallery_id!r} twice (rows {images[image_id]} and {row}): "
                 "expected every image of a gallery once, since a second copy would push others down."
             )
         images[image_id] = row
-    return galleries
+    return dict(galleries)
 
 
 def _check_queries(
@@ -231,7 +233,7 @@ def _check_queries(
             f"{len(truths)} ground truths: expected one of each for every query."
         )
     if len(set(query_ids)) < len(query_ids):
-        twice = next(name for name, rows in _group(query_ids).items() if len(rows) > 1)
+        twice = next(name for name, rows in group_rows(query_ids).items() if len(rows) > 1)
         raise DataError(f"Query {twice!r} is there twice: expected every query once, or it would count twice.")
     _check_finite(embeddings, lambda i: f"query {query_ids[i]!r}")
 

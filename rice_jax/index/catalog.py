@@ -1,4 +1,4 @@
-"""A shop's pictures: a directory, or a CSV that lists them."""
+"""The pictures of a shop: a directory, or a CSV that lists them."""
 
 import csv
 import logging
@@ -16,33 +16,34 @@ logger = logging.getLogger(__name__)
 
 
 class Picture(NamedTuple):
-    """A picture that an index shall have; its gallery and id together are its own."""
+    """A picture to index, identified by its gallery and id together."""
 
     gallery: str  # "" = the shop has no galleries
     id: str
     path: Path
     title: str  # "" = unknown
-    place: str  # where a message shall point: the file itself, or the line of the CSV
+    place: str  # for messages: the file itself, or the line of the CSV
 
 
 def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Picture]:
-    """Lists the pictures of a shop; whether they can be read is not looked at.
+    """Lists the pictures of a shop, without opening them.
 
     Args:
-        path: a directory with DIR/ID.jpg or DIR/GALLERY/ID.jpg (also .jpeg, .png and .webp; other files are left
-            out), or a CSV in UTF-8 with the columns id, path (from the CSV's directory) and possibly gallery and title.
-        with_paths: whether a CSV has to have the column path.
+        path: a directory with the files ID.jpg or GALLERY/ID.jpg (also .jpeg, .png, .webp; other files are left out),
+            or a CSV in UTF-8 with the columns `id`, `path` (relative to the CSV) and, optionally, `gallery` and
+            `title`.
+        with_paths: whether a CSV needs the column `path`.
 
     Returns:
-        The pictures in order of gallery and id.
+        The pictures, ordered by gallery and id.
 
     Raises:
-        DataError: there are none, an id is missing or comes twice, or it is no such CSV or directory.
-        FileNotFoundError: there is nothing at `path`.
+        DataError: there is no picture, an id is missing or repeated, or the CSV or directory has another form.
+        FileNotFoundError: `path` does not exist.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: found nothing there, expected a directory of pictures or a CSV")
+        raise FileNotFoundError(f"{path}: does not exist, expected a directory of pictures or a CSV")
     pictures = list(_read_directory(path) if path.is_dir() else _read_csv(path, with_paths))
     if not pictures:
         expected = f"pictures ({', '.join(SUFFIXES)})" if path.is_dir() else "a line for each picture"
@@ -55,7 +56,7 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
         if other != picture.place:
             raise DataError(
                 f"{picture.place}: found the id {picture.id!r} of gallery {picture.gallery!r}, which {other} has too; "
-                "expected it once"
+                "expected every id once in its gallery"
             )
     return sorted(pictures)
 
@@ -70,14 +71,14 @@ def _read_directory(directory: Path) -> Iterator[Picture]:
             if file.is_dir():
                 raise DataError(
                     f"{file}: found a directory in a gallery, expected {directory}/ID.jpg or "
-                    f"{directory}/GALLERY/ID.jpg; list what lies elsewhere in a CSV"
+                    f"{directory}/GALLERY/ID.jpg; use a CSV for pictures that are elsewhere"
                 )
             if file.suffix.lower() in SUFFIXES:
                 yield Picture(entry.name if in_gallery else "", file.stem, file, "", str(file))
             else:
                 left_out += 1
     if left_out:
-        logger.info("%s: left out %d files that are none of %s", directory, left_out, ", ".join(SUFFIXES))
+        logger.info("%s: left out %d files that do not end in %s", directory, left_out, ", ".join(SUFFIXES))
 
 
 def _read_csv(path: Path, with_paths: bool) -> Iterator[Picture]:

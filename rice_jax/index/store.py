@@ -1,4 +1,4 @@
-"""An index of a shop on disk: what is known of each picture, and the model that made it, in one Parquet file."""
+"""The index of a shop on disk: its pictures, and the model that embedded them, in one Parquet file."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 
 FILE = "index.parquet"
-SETTINGS = b"rice_jax"  # under this name the file's metadata have `About` as JSON
+SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
 TEXTS = {"gallery_ids": "gallery", "image_ids": "id", "titles": "title", "paths": "path", "digests": "sha256"}
 
 
@@ -30,13 +30,15 @@ class About:
     """The model that made an index, and how pictures are shown to it.
 
     Attributes:
-        model: its parts; `pmd` is None if it has no trained decoder.
+        model: the model's parts; `pmd` is None if there is no trained decoder.
         resize: side to which a picture is squashed before the crop, pixels.
-        num_frames: of a clip, to which the run was evaluated.
-        fingerprint: of the encoder (`models.weights.embedding_fingerprint`).
-        checkpoint: a run's workdir or a converted model, where its weights were.
-        calibration: of its similarities; None = none was there.
-        ipd: `config.model.ipd` of its training.
+        num_frames: largest number of frames in a clip, as in the run's evaluation.
+        fingerprint: tells models apart (`models.weights.embedding_fingerprint`).
+        checkpoint: the run's workdir or the converted model that held the weights.
+        calibration: turns cosines into probabilities; None = the run has none.
+        ipd: `config.model.ipd` in training.
+        match_fingerprint: tells decoders apart (`models.weights.match_fingerprint`); None if there is none, and in
+            indexes of version 0.1, which do not say.
     """
 
     model: RiceConfig
@@ -46,12 +48,13 @@ class About:
     checkpoint: str
     calibration: Calibration | None
     ipd: str = "off"
+    match_fingerprint: str | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "About":
-        """From what `dataclasses.asdict` gives."""
+        """The inverse of `dataclasses.asdict`."""
         model, calibration = values["model"], values["calibration"]
-        sizes = model.get("encoder", model)  # version 0.1 had the encoder's settings beside the others
+        sizes = model.get("encoder", model)  # version 0.1 stored the encoder's settings beside the others
         encoder = VitConfig(**{name: sizes[name] for name in (field.name for field in dataclasses.fields(VitConfig))})
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
         return cls(
@@ -66,16 +69,17 @@ class About:
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """A shop's pictures, in order of gallery and id, which together are a picture's own.
+    """The pictures of a shop, ordered by gallery and id, which together identify a picture.
 
     Attributes:
-        gallery_ids, image_ids: of each picture.
+        gallery_ids: gallery of each picture; "" = the shop has no galleries.
+        image_ids: id of each picture.
         titles: "" = unknown.
-        paths: of the files.
-        digests: of the files' content, SHA-256 as hexadecimal digits.
-        vectors: their embeddings, unit length.
-        queries: the decoder's side of them (`Pmd.image_queries`), R rows each; None if there is no trained decoder.
-        about: what made them.
+        paths: the pictures' files.
+        digests: SHA-256 of the files' contents, as hexadecimal digits.
+        vectors: embeddings, unit length.
+        queries: what the decoder needs of each picture (`Pmd.image_queries`); None if there is no trained decoder.
+        about: the model.
     """
 
     gallery_ids: list[str]
@@ -88,28 +92,37 @@ class Index:
     about: About
 
     def take(self, rows: Sequence[int]) -> "Index":
-        """An index of some of its pictures."""
+        """Selects some of the pictures."""
         texts = {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
-        rows = np.asarray(rows, np.int64)
-        queries = None if self.queries is None else self.queries[rows]
-        return dataclasses.replace(self, **texts, vectors=self.vectors[rows], queries=queries)
+        chosen = np.asarray(rows, np.int64)
+        queries = None if self.queries is None else self.queries[chosen]
+        return Index(**texts, vectors=self.vectors[chosen], queries=queries, about=self.about)
 
 
 def read_index(directory: str | os.PathLike) -> Index:
-    """Reads what `write_index` wrote.
+    """Reads an index.
+
+    Example:
+        >>> import rice_jax
+        >>> index = rice_jax.read_index("shop")
+        >>> index.image_ids, index.vectors.dtype
+        (['mug', 'sofa'], dtype('float32'))
+
+    Args:
+        directory: what `build_index` wrote.
 
     Raises:
         FileNotFoundError: there is no index.
-        DataError: its file is damaged, or of another version of this program.
+        DataError: the index is damaged, or of another version of rice_jax.
     """
     path = Path(directory) / FILE
     if not path.exists():
         raise FileNotFoundError(
-            f"{path}: found no index; make one: python -m rice_jax.main --config=… --workdir=RUN --mode=index "
-            f"--config.index.images=DIR_OR_CSV --config.index.directory={directory}"
+            f"{path}: found no index; make one: rice index PICTURES --model=RUN --out={directory} (or, with a config "
+            "file, python -m rice_jax.main --mode=index)"
         )
     try:
-        with path.open("rb") as file:  # once: by its name, Arrow opens it twice, and may meet another one in between
+        with path.open("rb") as file:  # by name, Arrow would open it twice, and it may be replaced in between
             table = pq.ParquetFile(file).read()
         about = About.from_dict(json.loads(table.schema.metadata[SETTINGS]))
         texts = {name: table[column].to_pylist() for name, column in TEXTS.items()}
@@ -120,14 +133,14 @@ def read_index(directory: str | os.PathLike) -> Index:
             queries = rows.reshape(len(rows), rows.shape[1] // about.model.encoder.width, about.model.encoder.width)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(
-            f"{path}: is damaged, or of another version of this program ({type(error).__name__}: {error}); delete it "
-            "and index the shop again"
+            f"{path}: is damaged, or of another version of rice_jax ({type(error).__name__}: {error}); delete it and "
+            "index the shop again"
         ) from error
     return Index(**texts, vectors=vectors, queries=queries, about=about)
 
 
 def write_index(directory: str | os.PathLike, index: Index) -> None:
-    """Writes an index, whole or not at all; one that is there is replaced."""
+    """Writes an index atomically; an existing one is replaced."""
     path = Path(directory) / FILE
     columns = {column: pa.array(getattr(index, name), pa.string()) for name, column in TEXTS.items()}
     columns["vector"] = _rows(index.vectors)
@@ -140,10 +153,11 @@ def write_index(directory: str | os.PathLike, index: Index) -> None:
 
 
 def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
-    """Writes the vectors as a FAISS file, for inner products, and what its rows are beside it.
+    """Writes the vectors as a FAISS index for inner products.
 
     Returns:
-        The file, `index.faiss`; `index.faiss.json` names the galleries, ids and titles of its rows, and the encoder.
+        The file, `index.faiss`; beside it, `index.faiss.json` has the galleries, ids, and titles of its rows, and the
+        model's fingerprint.
 
     Raises:
         ImportError: faiss is not installed.
@@ -162,11 +176,11 @@ def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
 
 
 def _rows(array: np.ndarray) -> pa.FixedSizeListArray:
-    """A column with the numbers of each row as a list."""
+    """A column with a list of numbers in each row."""
     return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(array.shape[1:]))
 
 
 def _read_rows(column: pa.ChunkedArray, dtype: type) -> np.ndarray:
     chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
-    numbers = np.concatenate([np.empty(0, dtype), *chunks], dtype=dtype, casting="no")
+    numbers: np.ndarray = np.concatenate([np.empty(0, dtype), *chunks], dtype=dtype, casting="no")
     return numbers.reshape(len(column), column.type.list_size)

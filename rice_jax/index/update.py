@@ -1,112 +1,155 @@
-"""Brings an index up to date with a shop: embeds the pictures that are new or have changed, and keeps the rest."""
+"""Builds and updates the index of a shop: embeds pictures that are new or have changed, and keeps the rest."""
 
 import dataclasses
 import hashlib
 import logging
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
-from jaxtyping import PyTree, UInt8
+from jaxtyping import UInt8
 from PIL import UnidentifiedImageError
 
-from rice_jax.config import Config
-from rice_jax.eval.calibration import read_calibration
-from rice_jax.eval.embed import compile_rows, compute_rows, model_embedder
+from rice_jax.eval.embed import compile_rows, compute_rows, model_embedder, padded_batch_size
 from rice_jax.index.catalog import Picture, read_shop
+from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.input import transforms
-from rice_jax.input.pipeline import share
-from rice_jax.models.rice import RiceConfig
-from rice_jax.models.weights import CheckpointError, embedding_fingerprint
+from rice_jax.models.contract import SupportsEmbedding, require
+from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import agree
 from rice_jax.types import DataError
 
-NUM_NAMED = 10  # pictures that cannot be used, in an error
+CHANGES = ("add", "mirror", "remove")
+NUM_NAMED = 10  # unusable pictures named in an error
 LOG_SECONDS = 30
 
 logger = logging.getLogger(__name__)
 
 
-def update_index(
-    config: Config,
-    model: RiceConfig,
-    graphdef: nnx.GraphDef,
-    params: PyTree,
-    mesh: Mesh,
-    directory: Path,
-    source: Path,
-    workdir: Path,
+def build_index(
+    images: str | os.PathLike,
     *,
-    with_decoder: bool,
-) -> None:
-    """Adds the pictures of `config.index.images` to an index, or makes it hold these and no others.
+    out: str | os.PathLike,
+    model: str | os.PathLike | None = None,
+    change: str = "add",
+) -> Index:
+    """Builds or updates the index of a shop, on this process's first device.
 
-    What is there already is embedded again only if its file's content is another one. All processes call this together.
+    Pictures that are in the index already are embedded again only if their file's content has changed.
+
+    Example:
+        >>> import rice_jax
+        >>> index = rice_jax.build_index("pictures", model="runs/lpr4m", out="shop")
+        >>> index.image_ids
+        ['mug', 'sofa']
+        >>> index = rice_jax.build_index("sold_out.csv", out="shop", change="remove")
 
     Args:
-        config: how pictures are shown to the model, and `index`.
-        model: its parts.
-        graphdef: structure of the model.
-        params: trained ones.
-        mesh: all devices.
-        directory: of the index; made if there is none.
-        source: where the parameters are from.
-        workdir: of the run, where its evaluation has written a calibration.
-        with_decoder: whether there is a decoder that has been trained; then re-ranking is prepared.
+        images: a directory with the files ID.jpg or GALLERY/ID.jpg (also .jpeg, .png, .webp), or a CSV in UTF-8 with
+            the columns `id`, `path` (relative to the CSV) and, optionally, `gallery` and `title`.
+        out: directory of the index; created if it does not exist.
+        model: a run's workdir, one of its checkpoints, or a converted model; None = the model that made the index.
+        change: "add" adds and replaces pictures; "mirror" also removes pictures that are not among `images`; "remove"
+            removes `images`, whose files need not exist, and needs no model.
+
+    Returns:
+        The index.
 
     Raises:
-        CheckpointError: another model made the index.
-        DataError: there are no pictures; or some cannot be used, which are named after the others have been written.
+        CheckpointError: there is no checkpoint, or another model made the index.
+        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored.
+        FileNotFoundError: `images` does not exist; or there is no index, and no model is named or `change` is "remove".
     """
-    about = _about(config, model, params, source, workdir, with_decoder)
+    if change not in CHANGES:
+        raise DataError(f"change: found {change!r}, expected one of {', '.join(map(repr, CHANGES))}")
+    directory = Path(out)
+    if change == "remove":
+        return remove_pictures(directory, images)
+    loaded = load_index_model(read_index(directory).about) if model is None else load_model(model)
+    return update_index(directory, images, loaded, change=change)
+
+
+def update_index(
+    directory: Path,
+    images: str | os.PathLike,
+    model: Model,
+    *,
+    change: str = "add",
+    batch_size: int = 128,
+    num_threads: int = 16,
+) -> Index:
+    """Adds pictures to an index, or makes it hold these and no others; all processes call this together.
+
+    Args:
+        directory: of the index; created if it does not exist.
+        images: a directory or a CSV, see `read_shop`.
+        model: what embeds the pictures.
+        change: "add" or "mirror", see `build_index`.
+        batch_size: largest number of pictures embedded together; rounded up to a multiple of the number of devices.
+        num_threads: decoding threads of this process.
+
+    Returns:
+        The index.
+
+    Raises:
+        ConfigError: the model embeds no images.
+        CheckpointError: another model made the index.
+        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored.
+    """
+    about = model.about
+    require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
     old = _read_of_same_model(directory, about)
-    pictures = read_shop(config.index.images)
-    with ThreadPoolExecutor(max(config.data.num_threads, 1)) as pool:
+    pictures = read_shop(images)
+    with ThreadPoolExecutor(max(num_threads, 1)) as pool:
         digests = list(pool.map(_digest, pictures))
-    known = {} if old is None else dict(zip(_keys(old), old.digests, strict=True))
-    fresh = [
-        (picture, digest)
-        for picture, digest in zip(pictures, digests, strict=True)
-        if not digest or known.get(_key(picture)) != digest
-    ]
-    logger.info("%s: %d pictures, of which %d are new or have changed", config.index.images, len(pictures), len(fresh))
-    new, broken = _embed(config, graphdef, params, mesh, fresh, about) if fresh else (None, [])
+        known = {} if old is None else dict(zip(_keys(old), old.digests, strict=True))
+        fresh = [
+            (picture, digest)
+            for picture, digest in zip(pictures, digests, strict=True)
+            if not digest or known.get(_key(picture)) != digest
+        ]
+        logger.info("%s: %d pictures, of which %d are new or have changed", images, len(pictures), len(fresh))
+        new, broken = _embed(model, fresh, batch_size, pool) if fresh else (None, [])
     if old is not None and about.calibration is None:
         about = dataclasses.replace(about, calibration=old.about.calibration)
     if about.calibration is None:
         logger.info(
-            "%s: no calibration of this model, so that nobody can say how sure a recognition is; evaluate the run "
-            "(--mode=eval) and index again, which embeds nothing twice",
-            workdir,
+            "%s: has no calibration of this model, so recognition cannot give confidences; to get one, evaluate the "
+            "run (--mode=eval) and index again, which embeds nothing twice",
+            about.checkpoint,
         )
-    index = _merge([index for index in (old, new) if index is not None], pictures, about, config.index.change)
+    index = _merge([index for index in (old, new) if index is not None], pictures, about, change)
     if jax.process_index() == 0:
         write_index(directory, index)
-    agree(True)  # a process that ends may end the others, so none does before the index is there
+    agree(True)  # a process that exits may end the others, so all wait until the index is on disk
     logger.info("%s: %d pictures in %d galleries", directory, len(index.image_ids), len(set(index.gallery_ids)))
     if broken:
-        reasons = [_problem(config, picture, digest) for picture, digest in broken[:NUM_NAMED]]
+        reasons = [_problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
         more = [f"and {len(broken) - NUM_NAMED} more"] if len(broken) > NUM_NAMED else []
         raise DataError(
             "\n  ".join([f"{len(broken)} of {len(pictures)} pictures cannot be used:", *reasons, *more])
-            + f"\nAll others are in {directory}. Repair these, or leave them out, and run the same command again: it "
-            "embeds no other."
+            + f"\nAll others are in {directory}. Repair these or leave them out, and run the same command again; the "
+            "others are not embedded again."
         )
+    return index
 
 
-def remove_pictures(directory: Path, images: str) -> None:
-    """Takes pictures out of an index; their files need not exist any more. One process does it.
+def remove_pictures(directory: Path, images: str | os.PathLike) -> Index:
+    """Removes pictures from an index; their files need not exist anymore. Only one process may call this.
 
     Args:
         directory: of the index.
-        images: directory or CSV that names them (`read_shop`); a CSV needs no paths.
+        images: a directory or a CSV that names them, see `read_shop`; a CSV needs no paths.
+
+    Returns:
+        The index.
 
     Raises:
         FileNotFoundError: there is no index.
@@ -122,28 +165,16 @@ def remove_pictures(directory: Path, images: str) -> None:
             f"{images}: none of its {len(named)} pictures, e.g. {name!r} of gallery {gallery!r}, is in {directory}; "
             "expected the ids and galleries that they were indexed with"
         )
-    write_index(directory, index.take(kept))
+    left = index.take(kept)
+    write_index(directory, left)
     logger.info(
-        "%s: removed %d pictures, %d were not there; %d are left",
+        "%s: removed %d pictures; %d were not in the index, %d are left",
         directory,
         num_removed,
         len(named) - num_removed,
         len(kept),
     )
-
-
-def _about(config: Config, model: RiceConfig, params: PyTree, source: Path, workdir: Path, with_decoder: bool) -> About:
-    fingerprint = embedding_fingerprint(params, model.encoder, config.data.resize)
-    calibration = read_calibration(workdir)
-    return About(
-        model=RiceConfig(model.encoder, model.logit_scale, model.pmd if with_decoder else None),
-        resize=config.data.resize,
-        num_frames=config.eval.num_frames,
-        fingerprint=fingerprint,
-        checkpoint=str(source.absolute()),
-        calibration=calibration if calibration and calibration.fingerprint == fingerprint else None,
-        ipd=config.model.ipd,
-    )
+    return left
 
 
 def _read_of_same_model(directory: Path, about: About) -> Index | None:
@@ -152,18 +183,17 @@ def _read_of_same_model(directory: Path, about: About) -> Index | None:
         return None
     index = read_index(directory)
     found = index.about
-    if (found.fingerprint, found.model.pmd) != (about.fingerprint, about.model.pmd):
-        describe = lambda about: f"{about.fingerprint[:12]}, decoder {about.model.pmd}, from {about.checkpoint}"  # noqa: E731
+    if not same_model(found, about):
         raise CheckpointError(
-            f"{directory}: another model made this index ({describe(found)}); this one is {describe(about)}. Use that "
-            "run's --config and --workdir, or another config.index.directory"
+            f"{directory}: another model made this index (found {describe(found)}; expected {describe(about)}). Use "
+            "the model that made it, or another directory for the index"
         )
     return index
 
 
 def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, change: str) -> Index:
-    """One index of several, where what a later one has replaces what an earlier one has."""
-    queries = [index.queries for index in indexes]
+    """Merges indexes; pictures of a later one replace those of an earlier one."""
+    queries = [index.queries for index in indexes if index.queries is not None]
     both = Index(
         **{name: [text for index in indexes for text in getattr(index, name)] for name in TEXTS},
         vectors=np.concatenate([index.vectors for index in indexes]),
@@ -181,24 +211,18 @@ def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, 
 
 
 def _embed(
-    config: Config,
-    graphdef: nnx.GraphDef,
-    params: PyTree,
-    mesh: Mesh,
-    pictures: Sequence[tuple[Picture, str]],
-    about: About,
+    model: Model, pictures: Sequence[tuple[Picture, str]], batch_size: int, pool: Executor
 ) -> tuple[Index, list[tuple[Picture, str]]]:
     """An index of some pictures, and those of them that cannot be used."""
-    embedder = model_embedder(graphdef, with_queries=about.model.pmd is not None)
+    about, mesh, params = model.about, model.mesh, model.params
+    embedder = model_embedder(model.graphdef, with_queries=about.model.pmd is not None)
     embed = compile_rows(lambda params, batch: (embedder.image(params, batch), batch["decoded"]), params, mesh)
-    # For a few pictures a batch of few, but not of every number: each is compiled anew.
-    batch_size = min(config.eval.batch_size, mesh.size * 2 ** math.ceil(math.log2(max(len(pictures) / mesh.size, 1))))
-    batches = _picture_batches(config, pictures, batch_size)
+    # Few pictures get a small batch, but of a power of two: every size is compiled anew.
+    few = mesh.size * 2 ** math.ceil(math.log2(max(len(pictures) / mesh.size, 1)))
+    batches = _picture_batches(about, pictures, min(padded_batch_size(batch_size, mesh), few), pool)
     images, decoded = compute_rows(embed, params, batches, len(pictures), mesh)
     if not np.isfinite(images.embedding[decoded]).all():
-        raise DataError(
-            f"{about.checkpoint}: embeds a picture by numbers that are not finite. Has the training diverged?"
-        )
+        raise DataError(f"{about.checkpoint}: an embedding is not finite. Has the training diverged?")
     index = Index(
         gallery_ids=[picture.gallery for picture, _ in pictures],
         image_ids=[picture.id for picture, _ in pictures],
@@ -209,56 +233,56 @@ def _embed(
         queries=images.queries,
         about=about,
     )
-    return index.take(np.flatnonzero(decoded).tolist()), [pictures[row] for row in np.flatnonzero(~decoded)]
+    return index.take(np.flatnonzero(decoded).tolist()), [pictures[row] for row in np.flatnonzero(~decoded).tolist()]
 
 
-def _picture_batches(config: Config, pictures: Sequence[tuple[Picture, str]], batch_size: int) -> Iterator[dict]:
-    """This process's share of the pictures, as `compute_rows` takes them; `decoded` says which are there.
+def _picture_batches(
+    about: About, pictures: Sequence[tuple[Picture, str]], batch_size: int, pool: Executor
+) -> Iterator[dict]:
+    """This process's share of the pictures, as `compute_rows` takes them; `decoded` is False where a picture is broken.
 
-    While a batch is embedded the next one is decoded.
+    The next batch is decoded while a batch is embedded.
     """
-    local_size = share(batch_size, jax.process_index(), jax.process_count(), "config.eval.batch_size")
-    first, side = jax.process_index() * local_size, config.model.image_size
-    said = time.monotonic()
-    with ThreadPoolExecutor(max(config.data.num_threads, 1)) as pool:
+    local_size = batch_size // jax.process_count()
+    first, side = jax.process_index() * local_size, about.model.encoder.image_size
+    logged = time.monotonic()
 
-        def decode(start: int) -> list[Future]:
-            return [pool.submit(_decode, config, *pair) for pair in pictures[start : start + local_size]]
+    def decode(start: int) -> list[Future]:
+        return [pool.submit(_decode, about, *pair) for pair in pictures[start : start + local_size]]
 
-        waiting = decode(first)
-        for start in range(first, first + len(pictures), batch_size):
-            futures, waiting = waiting, decode(start + batch_size)
-            index = np.arange(start, start + local_size, dtype=np.int32)
-            image, decoded = np.zeros((local_size, side, side, 3), np.uint8), np.zeros(local_size, bool)
-            for place, future in enumerate(futures):
-                if decoded_here := future.exception() is None:
-                    image[place] = future.result()
-                decoded[place] = decoded_here
-            yield {"image": image, "decoded": decoded, "index": index, "mask": index < len(pictures)}
-            if time.monotonic() > said + LOG_SECONDS:
-                said = time.monotonic()
-                logger.info("embedded %d of %d pictures", min(start - first + batch_size, len(pictures)), len(pictures))
+    waiting = decode(first)
+    for start in range(first, first + len(pictures), batch_size):
+        futures, waiting = waiting, decode(start + batch_size)
+        index = np.arange(start, start + local_size, dtype=np.int32)
+        image, decoded = np.zeros((local_size, side, side, 3), np.uint8), np.zeros(local_size, bool)
+        for place, future in enumerate(futures):
+            if future.exception() is None:
+                image[place], decoded[place] = future.result(), True
+        yield {"image": image, "decoded": decoded, "index": index, "mask": index < len(pictures)}
+        if time.monotonic() > logged + LOG_SECONDS:
+            logged = time.monotonic()
+            logger.info("embedded %d of %d pictures", min(start - first + batch_size, len(pictures)), len(pictures))
 
 
-def _decode(config: Config, picture: Picture, digest: str) -> UInt8[np.ndarray, "S S 3"]:
+def _decode(about: About, picture: Picture, digest: str) -> UInt8[np.ndarray, "S S 3"]:
     """A picture as evaluation shows it to the model."""
     encoded = picture.path.read_bytes()
     if hashlib.sha256(encoded).hexdigest() != digest:
         raise OSError("it has changed since this program started")
-    crop = transforms.centre_crop(config.data.resize, config.model.image_size)
-    return transforms.render(encoded, crop, config.model.image_size)
+    side = about.model.encoder.image_size
+    return transforms.render(encoded, transforms.center_crop(about.resize, side), side)
 
 
-def _problem(config: Config, picture: Picture, digest: str) -> str:
-    """What is wrong with a picture that could not be decoded, in a line."""
+def _problem(about: About, picture: Picture, digest: str) -> str:
+    """What is wrong with a picture that could not be decoded, in one line."""
     where = picture.place if picture.place == str(picture.path) else f"{picture.place}: {picture.path}"
     try:
-        _decode(config, picture, digest)
-    except UnidentifiedImageError:  # it names an object in memory
-        return f"{where}: is no picture"
+        _decode(about, picture, digest)
+    except UnidentifiedImageError:  # its message names an object in memory
+        return f"{where}: is not a picture"
     except OSError as error:
         return f"{where}: {error.strerror or error}"
-    except Exception as error:  # a damaged file lets Pillow raise anything
+    except Exception as error:  # Pillow may raise anything on a damaged file
         return f"{where}: {type(error).__name__}: {error}"
     return f"{where}: it changed while this program ran"
 

@@ -1,7 +1,5 @@
 """A model's structure and fresh parameters, in their place on the mesh."""
 
-from collections.abc import Callable
-
 import jax
 from flax import nnx
 from jax.sharding import Mesh
@@ -12,8 +10,8 @@ from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.parallel.mesh import Placement, parameter_shardings
 
 ModelConfig = RiceConfig | DetrConfig
-# A family of models is its settings class and its module.
-MODELS: dict[type, Callable[..., nnx.Module]] = {RiceConfig: Rice, DetrConfig: Detector}
+# A family of models is its settings class and its module, which fulfills `contract.AnyModel`.
+MODELS: dict[type, type[Rice] | type[Detector]] = {RiceConfig: Rice, DetrConfig: Detector}
 
 
 def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:

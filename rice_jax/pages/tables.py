@@ -2,7 +2,10 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rice_jax.eval.coco import METRICS
+from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.metrics import Result, Score
 
 _MAX_NAME = 36  # columns of a terminal; the widest table then has 100
@@ -50,7 +53,7 @@ def subset_table(result: Result) -> str:
         Lines of at most 100 columns, without a newline at the end; "" if there are no subsets.
     """
     cutoffs = list(result.score.rank)
-    rows: list[list[str] | None] = []
+    rows: list[list[str]] = []
     for label, scores in result.subsets.items():
         rows.append([label])
         rows += [
@@ -92,6 +95,35 @@ def gallery_table(results: Mapping[str, Result]) -> str:
     return "\n".join(align(["", "queries", "gallery", *cutoffs, f"{cutoffs[0]} / chance", *shown], rows))
 
 
+def domain_tables(result: DomainResult) -> str:
+    """Both tables of one evaluation between domains: lines of at most 100 columns, without a newline at the end."""
+    return (
+        f"Retrieval: items of one domain among all items of another\n\n{gallery_table(result.retrieval)}\n\n"
+        f"One-shot classification: among one item of each product\n\n{gallery_table(result.one_shot)}"
+    )
+
+
+def detection_table(results: Mapping[str, Mapping[str, Any]], num_clips: int, num_skipped: int) -> str:
+    """A table of a detector's evaluations on the same frames.
+
+    Args:
+        results: {row name: the metrics of `coco.evaluate`, with `num_frames` and `num_boxes`}, at least one.
+        num_clips: number of clips that the frames are of.
+        num_skipped: number of clips that the data set's builder left out.
+
+    Returns:
+        Lines of at most 120 columns, without a newline at the end.
+    """
+    first = next(iter(results.values()))
+    title = f"{first['num_frames']:,} frames of {num_clips:,} clips, {first['num_boxes']:,} boxes"
+    if num_skipped:
+        title += f"; {num_skipped:,} clips were left out when the data set was built"
+    rows = [
+        [name, *("" if scores[m] is None else _percent(scores[m]) for m in METRICS)] for name, scores in results.items()
+    ]
+    return "\n".join([title, "", *align(["", *METRICS], rows)])
+
+
 def _about(result: Result) -> str:
     galleries = result.galleries
     sizes = (
@@ -107,7 +139,11 @@ def _about(result: Result) -> str:
 
 
 def _percents(shares: Mapping[str, float]) -> list[str]:
-    return [f"{100 * share:.1f} %" for share in shares.values()]
+    return [_percent(share) for share in shares.values()]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _times(score: Score, cutoff: str) -> str:

@@ -1,11 +1,5 @@
-"""A model and an index on the device: encodes pictures and ranks an index's images for the frames of a clip.
+"""A model and an index on the device: encodes pictures, and ranks an index's images for the frames of a clip."""
 
-An engine keeps nothing of what it is asked, so any number of threads may ask it at once. Whatever it computes has one
-of a few shapes, and for each of them the program is compiled, and has been run, when the constructor returns: a
-compiled program refuses other shapes, so no request ever waits for the compiler.
-"""
-
-import io
 import logging
 import os
 from collections.abc import Sequence
@@ -16,129 +10,135 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
-from PIL import Image
 
 from rice_jax.eval.calibration import Calibration
-from rice_jax.eval.rerank import match_tokens
+from rice_jax.index.model import load_index_model
+from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, read_index
-from rice_jax.input.transforms import centre_crop, cut, sample_frames
-from rice_jax.models.layers import video_token_mask
-from rice_jax.models.rice import embed_frames, normalize
+from rice_jax.input.transforms import sample_frames
+from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.weights import CheckpointError
-from rice_jax.recognition.model import load_model
 from rice_jax.types import DataError
 
 logger = logging.getLogger(__name__)
 
 
 class Frames(NamedTuple):
-    """What is kept of encoded frames."""
+    """Encoded frames."""
 
-    features: Float32[np.ndarray, "b E"]  # not normalised
+    features: Float32[np.ndarray, "b E"]  # not normalized
     tokens: Float[np.ndarray, "b L D"] | None  # only for re-ranking
 
     def take(self, rows: slice | Int[np.ndarray, " n"]) -> "Frames":
-        """Some of them."""
-        return Frames(*(None if array is None else array[rows] for array in self))
+        """Selects some of the frames."""
+        return Frames(self.features[rows], None if self.tokens is None else self.tokens[rows])
 
 
 def join_frames(parts: Sequence[Frames]) -> Frames:
-    """One after another; at least one part."""
-    features, tokens = zip(*parts, strict=True)
-    return Frames(np.concatenate(features), None if tokens[0] is None else np.concatenate(tokens))
+    """Concatenates frames; at least one part."""
+    tokens = [part.tokens for part in parts if part.tokens is not None]
+    return Frames(np.concatenate([part.features for part in parts]), np.concatenate(tokens) if tokens else None)
 
 
 class Match(NamedTuple):
+    """An image of the index, as a match for a clip."""
+
     id: str
     gallery: str
     title: str  # "" = unknown
-    score: float  # cosine of the embeddings; of an image that was re-ranked the decoder's
-    confidence: float | None  # that it is shown, by its embedding; None = the index has no calibration
+    score: float  # cosine of the embeddings; for a re-ranked image, the decoder's cosine
+    confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
 
 
 class Recognition(NamedTuple):
+    """The ranking of a gallery's images for a clip."""
+
     time: float  # of the newest frame, seconds
     products: tuple[Match, ...]  # best first
-    none: float | None  # confidence that none of the gallery's images is shown
+    none: float | None  # probability that none of the images is shown; None = the index has no calibration
 
 
 class Engine:
-    """See above.
+    """Encodes pictures and ranks the images of an index for clips of them.
+
+    An engine is stateless: any number of threads may use it at once. All its programs have fixed shapes and are
+    compiled, and run once, by the constructor, so nothing is compiled later.
 
     Attributes:
-        index: what is searched.
+        index: the index that is searched.
         galleries: ids of its galleries, in order.
-        num_frames: of a clip, at most; of more frames so many are taken evenly, as in the evaluation.
-        calibration: None = the index has none.
+        num_frames: largest number of frames in a clip; more are sampled evenly, as in evaluation.
+        calibration: turns cosines into probabilities; None = the index has none.
         reranks: whether the decoder re-orders the first images.
     """
 
     def __init__(
         self,
-        checkpoint: str | os.PathLike | None,
         index: str | os.PathLike,
         *,
+        model: str | os.PathLike | None = None,
         rerank: int = 0,
         batch_sizes: Sequence[int] = (1,),
     ):
-        """Loads both, compiles, and runs everything once.
+        """Loads the index and its model, and compiles everything.
 
         Args:
-            checkpoint: the run that made the index; None = where the index says that it was.
-            index: directory that --mode=index wrote.
-            rerank: match this many of the first images by the decoder and re-order them; 0 = off.
-            batch_sizes: numbers of pictures that are encoded at once; other numbers are filled up.
+            index: directory of the index.
+            model: the run or converted model that made the index; None = where it was when the index was made.
+            rerank: number of first images that the decoder matches and re-orders; 0 = off.
+            batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
 
         Raises:
-            CheckpointError: the checkpoint is not the index's, or has no trained decoder to re-rank with.
+            CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
+                with.
             DataError: the index cannot be read, or is empty.
+            FileNotFoundError: there is no index.
         """
         self.index: Index = read_index(index)
         if not len(self.index.vectors):
-            raise DataError(f"{index}: holds no images; add some with --mode=index")
+            raise DataError(f"{index}: found no images in the index, expected at least one; add some with `rice index`")
         if rerank and self.index.queries is None:
             raise CheckpointError(
-                f"{index}: holds nothing to re-rank with, as its model had no trained decoder; leave --rerank out, or "
-                "index the images with a run that trained with config.loss.pmd_weight above 0"
+                f"{index}: holds nothing to re-rank with, as its model has no trained decoder; leave --rerank out, or "
+                "index the images with a run that was trained with config.loss.pmd_weight above 0"
             )
-        model = load_model(None if checkpoint is None else str(checkpoint), self.index.about)
+        loaded = load_index_model(self.index.about, model)
         self.calibration: Calibration | None = self.index.about.calibration
-        self.num_frames: int = model.num_frames
-        # Of a clip's cosine, where there is no calibration: what similarities are multiplied by in training.
-        self.logit_scale = float(model.params["logit_scale"]) ** 2
-        self._side = model.config.encoder.image_size
-        self._crop = centre_crop(model.resize, self._side)
+        self.num_frames: int = self.index.about.num_frames
+        module = nnx.merge(loaded.graphdef, loaded.params)
+        require(module, SupportsStreaming, "recognition")
+        if rerank:
+            require(module, SupportsMatching, "re-ranking")
+        # Replaces the calibration's scale if there is none: training multiplies similarities by it.
+        self.logit_scale = float(module.similarity_scale())
+        self._side = self.index.about.model.encoder.image_size
         self._num_matched = min(rerank, len(self.index.vectors))
         self.reranks = self._num_matched > 0
         self._rows = _by_gallery(self.index.gallery_ids)
         self.galleries = list(self._rows)
         self._warn(self.index.about.ipd)
-        self._compile(model.graphdef, model.params, sorted(batch_sizes))
+        self._compile(loaded.graphdef, loaded.params, sorted(batch_sizes))
 
-    def prepare(self, picture: bytes | UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "S S 3"]:
-        """Cuts a picture as the evaluation does.
+    def prepare(self, picture: AnyPicture) -> UInt8[np.ndarray, "S S 3"]:
+        """Crops and resizes a picture as evaluation does.
 
         Args:
-            picture: its file, whose EXIF orientation is ignored, or RGB, 0 to 255.
+            picture: a file's path, the content of a file, a PIL image, or RGB as a uint8 array `[H, W, 3]`.
 
         Raises:
-            DataError: it cannot be decoded.
+            DataError: it is not a picture, or it is damaged.
+            OSError: its file cannot be read.
         """
-        if isinstance(picture, np.ndarray):
-            return cut(Image.fromarray(picture), self._crop, self._side)
-        try:
-            return cut(Image.open(io.BytesIO(picture)), self._crop, self._side)
-        except Exception as error:  # Pillow's readers raise whatever they come upon in a damaged file
-            raise DataError(f"a picture of {len(picture)} bytes cannot be decoded: {error}") from error
+        return show(picture, self.index.about)
 
     def encode(self, pictures: UInt8[np.ndarray, "b S S 3"]) -> Frames:
-        """Encodes pictures that `prepare` gave, any number of them but none."""
+        """Encodes one or more pictures that `prepare` returned."""
         largest = max(self._encoders)
         parts = [self._encode(pictures[start : start + largest]) for start in range(0, len(pictures), largest)]
         return join_frames(parts)
 
     def rows(self, gallery: str | None) -> Int[np.ndarray, " g"]:
-        """The rows of the index that are a gallery's; None = all.
+        """The rows of a gallery in the index; None = all rows.
 
         Raises:
             DataError: there is no such gallery.
@@ -151,16 +151,16 @@ class Engine:
         return self._rows[gallery]
 
     def rank(self, frames: Frames, gallery: str | None = None, top: int = 5, time: float = 0.0) -> Recognition:
-        """Ranks the images of a gallery, or of all, for a clip.
+        """Ranks the images of a gallery for a clip.
 
         Args:
-            frames: of the clip, in order; at least one.
-            gallery: its id; None = all images of the index.
-            top: how many images to name, at least 1.
-            time: of the clip's newest frame, which the result repeats.
+            frames: the clip's frames in order, at least one.
+            gallery: id of the gallery; None = all images of the index.
+            top: number of images to return, at least 1.
+            time: time of the newest frame, which the result repeats.
 
         Raises:
-            DataError: there is no such gallery, no frame, nothing to name, or a number that is not finite.
+            DataError: there is no such gallery, there is no frame, `top` is below 1, or a cosine is not finite.
         """
         rows = self.rows(gallery)
         if not len(frames.features) or top < 1:
@@ -168,12 +168,12 @@ class Engine:
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))
         cosines = self._cosines(frames)[rows]
         if not np.isfinite(cosines).all():
-            raise DataError("a frame and an image are similar by a number that is not finite; has training diverged?")
+            raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
         best = first_places(cosines, max(top, self._num_matched))
         scores = cosines[best]
         if self.reranks:
             matched = self._match(frames, rows[best[: self._num_matched]])
-            order = np.argsort(-matched, kind="stable")  # of equal ones the more similar embedding comes first
+            order = np.argsort(-matched, kind="stable")  # ties stay in the order of the embeddings
             best[: len(order)] = best[order]
             scores[: len(order)] = matched[order]
         shares = self.calibration.probabilities(cosines) if self.calibration else None
@@ -195,17 +195,27 @@ class Engine:
         return Frames(*encoded).take(slice(len(pictures)))
 
     def _cosines(self, frames: Frames) -> Float32[np.ndarray, " G"]:
-        return np.asarray(self._similar(self._vectors, *_fill(frames.features, self.num_frames)))
+        return np.asarray(self._similar(self._params, self._vectors, *_fill(frames.features, self.num_frames)))
 
     def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
-        candidates = np.resize(rows, self._num_matched).astype(np.int32)  # a small gallery's come several times
+        candidates = np.resize(rows, self._num_matched).astype(np.int32)  # rows of a small gallery repeat
+        assert frames.tokens is not None
         filled = _fill(frames.tokens, self.num_frames)
         return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
 
     def _compile(self, graphdef: nnx.GraphDef, params: PyTree, batch_sizes: Sequence[int]) -> None:
         def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
-            tokens, features = nnx.merge(graphdef, params).encoder(normalize(pictures))
-            return features.astype(jnp.float32), tokens if self.reranks else None
+            encoded = nnx.merge(graphdef, params).encode_frames(pictures)
+            return encoded.features.astype(jnp.float32), encoded.tokens if self.reranks else None
+
+        def similar(
+            params: PyTree,
+            vectors: Float[Array, "G E"],
+            features: Float[Array, "T E"],
+            frame_mask: Bool[Array, " T"],
+        ) -> Float[Array, " G"]:
+            clip = nnx.merge(graphdef, params).aggregate(features[None], frame_mask[None])[0]
+            return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
 
         def match(
             params: PyTree,
@@ -214,8 +224,7 @@ class Engine:
             tokens: Float[Array, "T L D"],
             frame_mask: Bool[Array, " T"],
         ) -> Float[Array, " K"]:
-            token_mask = video_token_mask(frame_mask[None], None, tokens.shape[1])
-            return match_tokens(nnx.merge(graphdef, params), queries[rows][:, None], tokens[None], token_mask)[0]
+            return nnx.merge(graphdef, params).match(queries[rows][None], tokens[None], frame_mask[None])[0]
 
         def compiled(function, *arguments):
             program = jax.jit(function).lower(*arguments).compile()
@@ -228,34 +237,27 @@ class Engine:
         pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}
         self._encoders = {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
         frames = self._encode(pictures[batch_sizes[0]][:1])
-        self._similar = compiled(similar, self._vectors, *_fill(frames.features, self.num_frames))
+        self._similar = compiled(similar, params, self._vectors, *_fill(frames.features, self.num_frames))
         if self.reranks:
             self._queries = jax.device_put(self.index.queries, device)
+            assert frames.tokens is not None
             rows = np.zeros(self._num_matched, np.int32)
             self._matcher = compiled(match, params, self._queries, rows, *_fill(frames.tokens, self.num_frames))
 
     def _warn(self, ipd: str) -> None:
         if ipd != "off":
-            logger.warning("The model was trained with config.model.ipd=%r; here frames are seen whole.", ipd)
+            logger.warning("The model was trained with config.model.ipd=%r; here, frames are seen whole.", ipd)
         if self.calibration is None:
             logger.warning(
-                "The index has no calibration: no confidences are known, and some product is always said to be shown. "
-                "To get one evaluate the run (--mode=eval), then index its images again (--mode=index)."
+                "The index has no calibration: there are no confidences, and some product is always named. To get one, "
+                "evaluate the run (--mode=eval) and index its images again (--mode=index)."
             )
 
 
-def similar(
-    vectors: Float[Array, "G E"], features: Float[Array, "T E"], frame_mask: Bool[Array, " T"]
-) -> Float[Array, " G"]:
-    """Cosines of a clip and the images of an index."""
-    clip = embed_frames(features[None], frame_mask[None])[0]
-    return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
-
-
 def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:
-    """Places of the highest scores, in order; among equal ones the first comes first."""
+    """Places of the highest scores in descending order; ties keep their order."""
     place = max(len(scores) - num, 0)
-    places = np.flatnonzero(scores >= np.partition(scores, place)[place])  # spares sorting all of them
+    places = np.flatnonzero(scores >= np.partition(scores, place)[place])  # cheaper than sorting all
     return places[np.argsort(-scores[places], kind="stable")][:num]
 
 
@@ -267,7 +269,7 @@ def _by_gallery(gallery_ids: Sequence[str]) -> dict[str, Int[np.ndarray, " g"]]:
 
 
 def _fill(array: np.ndarray, num_frames: int) -> tuple[np.ndarray, Bool[np.ndarray, " T"]]:
-    """Frames of a clip filled up with zeros, and which of them are real."""
+    """Pads the frames of a clip with zeros; the mask is True for real frames."""
     filled = np.zeros((num_frames, *array.shape[1:]), array.dtype)
     filled[: len(array)] = array
     return filled, np.arange(num_frames) < len(array)

@@ -10,37 +10,37 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from rice_jax.index.pictures import AnyPicture
 from rice_jax.recognition.engine import Engine, Frames, Match, Recognition, join_frames
-from rice_jax.recognition.timeline import Segment, timeline
+from rice_jax.recognition.timeline import Span, timeline
 from rice_jax.recognition.video import Frame
 from rice_jax.types import DataError
 
 
 class Window:
-    """The last sampled frames of one stream in the order of their times, at most one of each interval.
+    """The last sampled frames of one stream in order of time, at most one for each interval.
 
-    Any number of threads may use it at once. A stream that starts again needs a new one: in this its frames would come
-    too late.
+    Any number of threads may use a window at once. A stream that starts again, with times from 0, needs a new window.
     """
 
     def __init__(self, num_frames: int, interval_seconds: float = 1.0):
-        """Starts empty.
+        """Creates an empty window.
 
         Args:
-            num_frames: that it holds at most.
+            num_frames: largest number of frames to keep.
             interval_seconds: above 0.
 
         Raises:
-            DataError: it is not.
+            DataError: `interval_seconds` is not above 0.
         """
         if not 0 < interval_seconds < math.inf:
             raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0")
         self._num_frames, self._interval = num_frames, interval_seconds
         self._lock = threading.Lock()
-        self._frames: dict[int, tuple[float, Frames]] = {}  # by interval, in order
+        self._frames: dict[int, tuple[float, Frames]] = {}  # {interval: (time, frame)}, in order
 
     def wants(self, time: float) -> bool:
-        """Whether a frame of that time would be kept: it is neither too late nor the second of its interval.
+        """Whether `put` would keep a frame of that time: its interval is empty, and not older than the window.
 
         Raises:
             DataError: the time is not finite.
@@ -51,15 +51,19 @@ class Window:
             return interval not in self._frames and not (full and interval < next(iter(self._frames)))
 
     def put(self, time: float, frame: Frames) -> bool:
-        """Puts an encoded frame where its time belongs, if it is still wanted, and says whether it was."""
+        """Puts an encoded frame in its place; returns whether the window keeps it.
+
+        Raises:
+            DataError: the time is not finite.
+        """
         interval = self._interval_of(time)
         with self._lock:
-            kept = {interval: (time, frame)} | self._frames  # the first of an interval stays
+            kept = {interval: (time, frame)} | self._frames  # the first frame of an interval stays
             self._frames = dict(sorted(kept.items())[-self._num_frames :])
-            return self._frames.get(interval, (None, None))[1] is frame
+            return interval in self._frames and self._frames[interval][1] is frame
 
     def frames(self) -> tuple[float, Frames] | None:
-        """The newest time, and the frames in order; None = there are none yet."""
+        """The time of the newest frame, and all frames in order; None = the window is empty."""
         with self._lock:
             found = list(self._frames.values())
         return (found[-1][0], join_frames([frame for _, frame in found])) if found else None
@@ -71,83 +75,105 @@ class Window:
 
 
 class Recognizer:
-    """Follows one stream: which of a gallery's images its last frames show.
+    """Follows one stream: ranks the images of a gallery for its last frames.
 
-    Any number of threads may push at once. Nobody waits for a frame of somebody else: a frame that is ready is ranked
-    with what the window holds by then, and one that comes late is put where its time belongs.
+    Any number of threads may push frames at once. Threads do not wait for each other: a frame is ranked together with
+    the frames that the window holds when its encoding is done, and a late frame is put where its time belongs.
+
+    Example:
+        >>> import rice_jax
+        >>> recognizer = rice_jax.Recognizer("shop", top=1)
+        >>> for second, frame in enumerate(["frames/0.jpg", "frames/1.jpg"]):
+        ...     ranking = recognizer.push(frame, time=float(second))
+        >>> [product.id for product in ranking.products]
+        ['mug']
+
+    Attributes:
+        engine: encodes and ranks; several windows may share it.
     """
 
     def __init__(
         self,
-        checkpoint: str | os.PathLike | None,
         index: str | os.PathLike,
         *,
+        model: str | os.PathLike | None = None,
         gallery: str | None = None,
         top: int = 5,
         rerank: int = 0,
         interval_seconds: float = 1.0,
     ):
-        """Loads, compiles, and runs everything once.
+        """Loads the index and its model, and compiles everything.
 
         Args:
-            checkpoint, index, rerank: as of `Engine`.
+            index: directory of the index.
+            model: the run or converted model that made the index; None = where it was when the index was made.
             gallery: id of the stream's gallery; None = all images of the index.
-            top: how many images to name.
-            interval_seconds: one frame in each is encoded; more of them only ask for the ranking.
+            top: number of images to return, at least 1.
+            rerank: number of first images that the decoder matches and re-orders; 0 = off.
+            interval_seconds: one frame of each such interval is encoded; for further frames, `push` only ranks again.
 
         Raises:
-            CheckpointError, DataError: as of `Engine`; the gallery is not in the index.
+            CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
+                with.
+            DataError: the index cannot be read or is empty, it has no such gallery, or `interval_seconds` is not above
+                0.
+            FileNotFoundError: there is no index.
         """
-        self.engine = Engine(checkpoint, index, rerank=rerank)
+        self.engine = Engine(index, model=model, rerank=rerank)
         self._gallery, self._top = gallery, top
         self._window = Window(self.engine.num_frames, interval_seconds)
-        self.engine.rows(gallery)  # is there
+        self.engine.rows(gallery)  # raises if there is no such gallery
 
-    def push(self, frame: bytes | UInt8[np.ndarray, "H W 3"], time: float) -> Recognition:
-        """Takes a frame, and ranks the images for the frames of the window.
+    def push(self, frame: AnyPicture, time: float) -> Recognition:
+        """Adds a frame and ranks the images for the last frames.
 
         Args:
-            frame: a picture's file, or RGB, 0 to 255.
-            time: seconds from any beginning.
+            frame: the content of a picture's file (bytes), RGB as a uint8 array `[H, W, 3]`, a path, or a PIL image.
+            time: seconds from any starting point.
 
         Raises:
             DataError: the picture cannot be decoded, or the time is not finite.
+            OSError: the file cannot be read.
         """
         if self._window.wants(time):
             self._window.put(time, self.engine.encode(self.engine.prepare(frame)[None]))
-        newest, frames = self._window.frames()
+        window = self._window.frames()
+        assert window, "what an empty window does not want is refused"
+        newest, frames = window
         return self.engine.rank(frames, self._gallery, self._top, newest)
 
 
-class Shown(NamedTuple):
-    """A part of a video in which one product is shown, or none of the gallery's."""
+class Segment(NamedTuple):
+    """A part of a video that shows one product, or none of the gallery's."""
 
     start: float  # seconds
     end: float
-    product: Match | None
-    confidence: float | None  # that this is so; None = the index has no calibration
-    products: tuple[Match, ...]  # best first, by the part's frames alone
-    frames: slice  # of the video's sampled ones
+    product: Match | None  # None = none of the gallery's
+    confidence: float | None  # probability that `product` is right; None = the index has no calibration
+    products: tuple[Match, ...]  # the images most similar to the segment's frames, best first
+    frames: slice  # of the video's sampled frames
 
 
 def encode_video(engine: Engine, video: Iterable[Frame], batch_size: int = 1) -> tuple[list[float], Frames]:
-    """Encodes frames as they come.
+    """Encodes the frames of a video.
 
     Args:
-        engine: one that was compiled for that batch size, best of all.
-        video: at least one frame, e.g. of `read_video`.
-        batch_size: frames at once.
+        engine: preferably compiled for `batch_size`.
+        video: at least one frame, e.g. from `read_video`; read as needed.
+        batch_size: number of frames encoded together.
 
     Returns:
-        Their times, and what is kept of them.
+        The times of the frames, and the encoded frames.
 
     Raises:
-        DataError: a picture cannot be decoded; it says which.
+        DataError: a frame cannot be decoded; the message has its time.
     """
-    video, times, parts = iter(video), [], []
-    while some := list(islice(video, batch_size)):
-        times += [frame.time for frame in some]
-        parts.append(engine.encode(np.stack([_prepare(engine, frame) for frame in some])))
+    frames = iter(video)
+    times: list[float] = []
+    parts: list[Frames] = []
+    while batch := list(islice(frames, batch_size)):
+        times += [frame.time for frame in batch]
+        parts.append(engine.encode(np.stack([_prepare(engine, frame) for frame in batch])))
     return times, join_frames(parts)
 
 
@@ -159,26 +185,26 @@ def products_over_time(
     gallery: str | None = None,
     top: int = 5,
     interval_seconds: float = 1.0,
-) -> list[Shown]:
-    """Says which product a video shows from when to when.
+) -> list[Segment]:
+    """Finds which product a video shows, and from when to when.
 
-    `timeline` says where its parts begin and end, and which of them show none of the gallery's products. The product of
-    another one is the first that `Engine.rank` names for the part's frames, which are a clip; so are the confidences.
-    Neighbours of which it names the same are one part.
+    `timeline` decides where segments begin and end, and which of them show no product of the gallery. The product of
+    any other segment is the best match of `Engine.rank` for the segment's frames taken as one clip, and so are the
+    confidences. Neighboring segments with the same product are merged.
 
     Args:
-        engine: that encoded the frames.
-        times: of the frames, ascending, in seconds.
-        frames: of the video.
-        gallery: whose images may be shown; None = all of the index.
-        top: how many images to name for each part, at least 1.
-        interval_seconds: between sampled frames.
+        engine: the engine that encoded the frames.
+        times: times of the frames, ascending, in seconds.
+        frames: the encoded frames of the video.
+        gallery: id of the gallery that is searched; None = all images of the index.
+        top: number of images to return for each segment, at least 1.
+        interval_seconds: distance between sampled frames.
 
     Raises:
-        DataError: as of `Engine.rank`.
+        DataError: there is no such gallery, `top` is below 1, or a cosine is not finite.
     """
     calibration = engine.calibration
-    segments = timeline(
+    spans = timeline(
         frames.features,
         np.asarray(times, np.float64),
         engine.index.vectors[engine.rows(gallery)],
@@ -188,28 +214,28 @@ def products_over_time(
         interval_seconds=interval_seconds,
     )
 
-    def shown(segment: Segment) -> Shown:
-        ranked = engine.rank(frames.take(segment.frames), gallery, top)
-        product = None if segment.row is None else ranked.products[0]
+    def recognized(span: Span) -> Segment:
+        ranked = engine.rank(frames.take(span.frames), gallery, top)
+        product = None if span.row is None else ranked.products[0]
         confidence = product.confidence if product else ranked.none
-        return Shown(segment.start, segment.end, product, confidence, ranked.products, segment.frames)
+        return Segment(span.start, span.end, product, confidence, ranked.products, span.frames)
 
-    # As a clip a part may look like its neighbour: then they are one, which is looked at again.
+    # As clips, neighbors may show the same product; merged, they are ranked again.
     while True:
-        parts = [shown(segment) for segment in segments]
-        alike = groupby(zip(segments, parts, strict=True), lambda pair: _name(pair[1].product))
-        segments = [_join([segment for segment, _ in pairs]) for _, pairs in alike]
-        if len(segments) == len(parts):
-            return parts
+        segments = [recognized(span) for span in spans]
+        alike = groupby(zip(spans, segments, strict=True), lambda pair: _name(pair[1].product))
+        spans = [_join([span for span, _ in pairs]) for _, pairs in alike]
+        if len(spans) == len(segments):
+            return segments
 
 
 def _name(product: Match | None) -> tuple[str, str] | None:
     return product and (product.gallery, product.id)
 
 
-def _join(segments: Sequence[Segment]) -> Segment:
-    """One segment of neighbours, the first of which says what its row is."""
-    first, last = segments[0], segments[-1]
+def _join(spans: Sequence[Span]) -> Span:
+    """Merges neighbors; the row is that of the first."""
+    first, last = spans[0], spans[-1]
     return first._replace(end=last.end, frames=slice(first.frames.start, last.frames.stop))
 
 

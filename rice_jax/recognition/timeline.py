@@ -1,16 +1,18 @@
 """Which product is shown from when to when: the likeliest path through a hidden Markov model of the sampled frames.
 
-The states are a gallery's images and, where the index has a calibration, "none of them". Of a clip of n frames with the
-cosines s_g that calibration weighs an image g by exp(scale · s_g), and "none" is what an image at its threshold would
-be, exp(scale · threshold): the largest cosine at which it is as likely as not that one is shown. As s_g is a mean over
-the clip's frames, one frame contributes f · g / |mean of the features of the n frames around it|; and as the frames of
-a clip are no independent witnesses, all n of them weigh what one clip does: each scale / n times its contribution,
-beside scale / n times the threshold, and all that times `FRAME_WEIGHT`. A state lasts `MEAN_SECONDS` on average, and
-then any other follows, each as likely.
+The states are a gallery's images and, if the index has a calibration, "none". The evidence follows the calibration: a
+clip of n frames whose cosine with image g is s_g gives the image the weight exp(scale · s_g), and "none" the weight
+that an image at the threshold would have, exp(scale · threshold). The threshold is the largest cosine at which it is as
+likely as not that an image is shown.
 
-The path says where a product begins and ends, and where there is none, but not how sure that is: its posterior would
-take the frames for more witnesses than they are. What says it is the calibration, of a part's frames as one clip
-(`recognizer.products_over_time`).
+Since s_g is a mean over the clip's frames, one frame contributes f · g / |mean of the features of the n frames around
+it|. The frames of a clip are not independent, so all n of them together weigh as much as one clip: each contribution is
+multiplied by scale / n, and compared with scale / n times the threshold. Both are multiplied by `FRAME_WEIGHT`. A state
+lasts `MEAN_SECONDS` on average; then any other state follows, each as likely.
+
+The path gives the start and end of each product, and where there is none, but not a confidence: its posterior would
+treat the frames as more independent than they are. Confidences come from the calibration, applied to the frames of a
+segment as one clip (`recognizer.products_over_time`).
 """
 
 from typing import NamedTuple
@@ -18,17 +20,20 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-MEAN_SECONDS = 15.0  # that a product is shown without a break; nothing depends on it closely
-# Of a frame's evidence beside 1/n of a clip's. With 1 a product that is shown for seconds never outweighs the two
-# changes that it needs. Chosen on simulated films of products that the encoder was trained on, where 3 to 5 do alike.
+MEAN_SECONDS = 15.0  # mean time that a product is shown without a break; results hardly depend on it
+# Weight of a frame's evidence, relative to 1/n of a clip's. With 1, a product that is shown for seconds never outweighs
+# the two changes of state that it costs. Chosen on simulated films of products that the encoder was trained on, where 3
+# to 5 give the same results.
 FRAME_WEIGHT = 4.0
 
 
-class Segment(NamedTuple):
+class Span(NamedTuple):
+    """A stretch of time in one state."""
+
     start: float  # seconds
     end: float
     row: int | None  # of the gallery's vectors; None = none of them
-    frames: slice  # of the sampled ones
+    frames: slice  # of the sampled frames
 
 
 def timeline(
@@ -42,34 +47,35 @@ def timeline(
     interval_seconds: float,
     mean_seconds: float = MEAN_SECONDS,
     frame_weight: float = FRAME_WEIGHT,
-) -> list[Segment]:
-    """Divides a video into segments of one product each.
+) -> list[Span]:
+    """Divides a video into spans of one product each.
+
+    Memory grows with T · G.
 
     Args:
-        features: of its sampled frames, not normalised.
-        times: of these, ascending, in seconds.
-        vectors: embeddings of the gallery's images, at unit length; at least one.
-        scale: of the calibration.
-        none: scale times its threshold; None = nothing is known of videos that show no product, some product is always
-            shown.
-        num_frames: of a clip, as the calibration means it.
-        interval_seconds: how long the last frame lasts; every other one changes into the next half-way between them.
-        mean_seconds: how long a product is shown on average.
-        frame_weight: of the evidence of all frames.
+        features: features of the sampled frames, not normalized.
+        times: times of the frames, ascending, in seconds.
+        vectors: embeddings of the gallery's images, unit length, at least one.
+        scale: the calibration's scale.
+        none: the calibration's scale times its threshold; None = there is no state "none".
+        num_frames: number of frames of a clip in the calibration.
+        interval_seconds: duration of the last frame; any other frame lasts until half-way to the next.
+        mean_seconds: mean time that a product is shown.
+        frame_weight: weight of a frame's evidence.
 
     Returns:
-        Segments without gaps from the first frame to the end of the last; neighbours differ. Memory grows with T · G.
+        Spans without gaps, from the first frame to the end of the last one; neighbors have different rows.
     """
     evidence = _evidence(features, vectors, scale, none, num_frames, frame_weight)
     changes = 1 - np.exp(-np.diff(times) / mean_seconds) if evidence.shape[1] > 1 else np.zeros(len(times) - 1)
-    path = _likeliest(evidence, changes)
+    path = _likeliest_path(evidence, changes)
     firsts = np.flatnonzero(np.diff(path, prepend=-1))
     edges = [times[0], *(times[firsts[1:] - 1] + times[firsts[1:]]) / 2, times[-1] + interval_seconds]
-    segments = []
+    spans = []
     for place, (first, end) in enumerate(zip(firsts, [*firsts[1:], len(path)], strict=True)):
         row = int(path[first]) if path[first] < len(vectors) else None
-        segments.append(Segment(float(edges[place]), float(edges[place + 1]), row, slice(int(first), int(end))))
-    return segments
+        spans.append(Span(float(edges[place]), float(edges[place + 1]), row, slice(int(first), int(end))))
+    return spans
 
 
 def _evidence(
@@ -80,7 +86,7 @@ def _evidence(
     num_frames: int,
     frame_weight: float,
 ) -> Float[np.ndarray, "T S"]:
-    """Log likelihoods of the frames in every state, "none" last, up to a constant of each frame."""
+    """Log-likelihood of each frame in each state, "none" last, up to a constant per frame."""
     sums = np.concatenate([np.zeros_like(features[:1], np.float64), np.cumsum(features, axis=0, dtype=np.float64)])
     places = np.arange(len(features))
     first, last = np.maximum(places - num_frames // 2, 0), np.minimum(places + (num_frames + 1) // 2, len(features))
@@ -92,10 +98,12 @@ def _evidence(
     return np.pad(evidence, ((0, 0), (0, 1)), constant_values=none * frame_weight / num_frames)
 
 
-def _likeliest(evidence: Float[np.ndarray, "T S"], changes: Float[np.ndarray, " T1"]) -> Int[np.ndarray, " T"]:
-    """The likeliest sequence of states (Viterbi); every state may follow every other, so a step costs S, not S²."""
+def _likeliest_path(evidence: Float[np.ndarray, "T S"], changes: Float[np.ndarray, " T1"]) -> Int[np.ndarray, " T"]:
+    """The likeliest sequence of states (Viterbi). Any state may follow any other, so a step costs O(S), not O(S²)."""
     best = evidence[0].astype(np.float64)
-    from_best: list[tuple[int, Bool[np.ndarray, " S"]]] = []  # of each later frame: the best state before it, who left
+    from_best: list[
+        tuple[int, Bool[np.ndarray, " S"]]
+    ] = []  # for each later frame: the best state before it, and which states it replaces
     for here, change in zip(evidence[1:], changes, strict=True):
         leader = int(best.argmax())
         stays = best + np.log(1 - change)

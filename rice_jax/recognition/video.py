@@ -1,4 +1,4 @@
-"""The frames of a video, a few of them a second, from wherever they lie."""
+"""Samples the frames of a video, a directory of frames, or a list of them."""
 
 import os
 from collections.abc import Iterator
@@ -16,30 +16,32 @@ LIST = ".txt"
 
 
 class Frame(NamedTuple):
+    """A frame of a video."""
+
     time: float  # seconds from the beginning
-    picture: bytes | UInt8[np.ndarray, "H W 3"]  # a picture's file, or RGB, 0 to 255
+    picture: bytes | UInt8[np.ndarray, "H W 3"]  # the content of a picture's file, or RGB, 0 to 255
 
 
 def read_video(path: str | os.PathLike, interval_seconds: float = 1.0) -> Iterator[Frame]:
-    """Reads frames that are `interval_seconds` apart.
+    """Reads one frame of each interval.
 
     Args:
-        path: a video, of which the first frame of every interval is taken; or a directory of frames in the order of
-            their names, or a text file (.txt) with the path of a frame a line, relative to where it lies: these are
-            taken to be `interval_seconds` apart.
+        path: a video, of which the first frame of each interval is read; a directory of frames, ordered by name; or a
+            text file (.txt) with the path of one frame on each line, relative to that file. Frames of a directory or
+            list are taken to be `interval_seconds` apart.
         interval_seconds: above 0.
 
     Yields:
-        Frames in order, at least one; decoded as they are asked for.
+        Frames in order, at least one, decoded one by one.
 
     Raises:
-        DataError: it is not there, holds no frame, or cannot be decoded.
+        DataError: `path` does not exist, has no frame, or cannot be decoded.
     """
     path = Path(path)
     if not interval_seconds > 0:
         raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0")
     if not path.exists():
-        raise DataError(f"{path}: is not there; expected a video, a directory of frames or a list of them ({LIST})")
+        raise DataError(f"{path}: does not exist; expected a video, a directory of frames, or a list of them ({LIST})")
     if not path.is_dir() and path.suffix.lower() != LIST:
         yield from _decode(path, interval_seconds)
         return
@@ -58,28 +60,29 @@ def _listed(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is no text ({error}); expected the path of a frame on each line") from error
+        raise DataError(f"{path}: is not UTF-8 text ({error}); expected the path of a frame on each line") from error
     files = []
     for number, line in enumerate(lines, start=1):
         if name := line.strip():
             files.append(path.parent / name)
             if not files[-1].is_file():
-                raise DataError(f"{path}:{number}: found {name!r}, which is no file; paths are relative to the list")
+                raise DataError(f"{path}:{number}: found {name!r}, which is not a file; paths are relative to the list")
     if not files:
         raise DataError(f"{path}: is empty, expected the path of a frame on each line")
     return files
 
 
 def _decode(path: Path, interval_seconds: float) -> Iterator[Frame]:
-    first, wanted = None, 0  # time of the first frame; the interval that is looked for
+    first: float | None = None  # time of the first frame
+    wanted = 0.0  # next interval to take a frame of
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise DataError(f"{path}: holds no video stream")
+                raise DataError(f"{path}: found no video stream, expected a video such as mp4")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for place, frame in enumerate(container.decode(stream)):
-                # A bare stream has no times.
+                # Raw streams have no times.
                 now = place / float(stream.average_rate or 25) if frame.time is None else frame.time
                 first = now if first is None else first
                 if (now - first) // interval_seconds >= wanted:
@@ -89,11 +92,11 @@ def _decode(path: Path, interval_seconds: float) -> Iterator[Frame]:
         where = "" if first is None else f" after second {max(wanted - 1, 0) * interval_seconds:g}"
         raise DataError(f"{path}: cannot be decoded{where}: {error.strerror}; expected a video such as mp4") from error
     if first is None:
-        raise DataError(f"{path}: holds no frame")
+        raise DataError(f"{path}: found no frame, expected at least one")
 
 
 def _upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """As a player shows it: a phone that is held upright writes its pictures lying down."""
+    """Rotates a frame as a player does: phones held upright record lying frames with a rotation."""
     picture = frame.to_ndarray(format="rgb24")
     quarters = round(frame.rotation / 90) % 4  # counterclockwise
     return np.ascontiguousarray(np.rot90(picture, quarters)) if quarters else picture

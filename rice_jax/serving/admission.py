@@ -1,4 +1,4 @@
-"""The server's door: how many come in at once, how much each brings, and what is counted of them."""
+"""Admission of requests: how many are served at once, how large and how slow each may be, and metrics about them."""
 
 import asyncio
 import time
@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rice_jax.serving.uploads import Limits
 
-POLICY = "default-src 'none'; frame-ancestors 'none'"  # of whatever is no page
-HEADERS = {  # of all answers
+POLICY = "default-src 'none'; frame-ancestors 'none'"  # Content-Security-Policy of everything but pages
+HEADERS = {  # of all responses
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -21,57 +21,58 @@ HEADERS = {  # of all answers
 
 
 class Metrics:
-    """What Prometheus is told, in a registry of its own."""
+    """Metrics for Prometheus, in a registry of their own."""
 
     def __init__(self):
         self.registry = registry = prometheus_client.CollectorRegistry()
         prometheus_client.ProcessCollector(registry=registry)
         self.seconds = prometheus_client.Histogram(
-            "rice_request_seconds", "From a request's header to the end of its answer.", ["route"], registry=registry
+            "rice_request_seconds",
+            "Time from a request's header to the end of its response.",
+            ["route"],
+            registry=registry,
         )
-        self.answers = prometheus_client.Counter(
-            "rice_requests", "Requests answered, by status.", ["route", "status"], registry=registry
+        self.responses = prometheus_client.Counter(
+            "rice_requests", "Requests by status.", ["route", "status"], registry=registry
         )
-        self.inside = prometheus_client.Gauge(
-            "rice_requests_in_progress", "Requests with pictures that are being answered.", registry=registry
+        self.in_flight = prometheus_client.Gauge(
+            "rice_requests_in_progress", "Requests with pictures in flight.", registry=registry
         )
         self.batches = prometheus_client.Histogram(
             "rice_batch_pictures",
-            "Pictures that were encoded together.",
+            "Pictures encoded together.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=registry,
         )
-        self.waiting = prometheus_client.Gauge(
-            "rice_pictures_waiting", "Pictures that wait to be encoded.", registry=registry
-        )
-        self.streams = prometheus_client.Gauge("rice_streams", "Streams that are kept.", registry=registry)
+        self.waiting = prometheus_client.Gauge("rice_pictures_waiting", "Pictures in the queue.", registry=registry)
+        self.streams = prometheus_client.Gauge("rice_streams", "Streams in memory.", registry=registry)
 
 
-class Door:
-    """Middleware that admits requests with a body while there are places, and reads no more of each than it may.
+class AdmissionMiddleware:
+    """Limits the number of requests with a body, and the size and duration of each body.
 
-    The queue of pictures needs no other bound: who is inside has one chunk in it at most. Whoever is refused has cost
-    nothing, as nothing of the body has been read.
+    This bounds the queue of pictures too, since each admitted request has at most one chunk of pictures in it. A
+    refused request costs nothing, as its body is not read.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, policies: Mapping[str, str]):
-        """Opens.
+        """Wraps an app.
 
         Args:
-            app: what is behind it.
-            limits: how many, how much and how slowly.
-            metrics: that are kept.
+            app: serves admitted requests.
+            limits: the limits.
+            metrics: updated for every request.
             policies: {path of a page: its Content-Security-Policy}.
         """
         self._app, self._limits, self._metrics, self._policies = app, limits, metrics, policies
-        self._inside = 0
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         start, status = time.perf_counter(), 500
 
-        async def send_on(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -81,30 +82,31 @@ class Door:
             await send(message)
 
         try:
-            await self._enter(scope, receive, send_on)
+            await self._admit(scope, receive, send_with_headers)
         finally:
-            route = getattr(scope.get("route"), "path", "other")  # never what the client wrote: labels are kept
-            self._metrics.answers.labels(route, status).inc()
+            # The route, not the path: labels stay in memory, so clients must not choose them.
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.responses.labels(route, status).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
-    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in ("GET", "HEAD", "DELETE"):
             return await self._app(scope, receive, send)
-        if self._inside >= self._limits.requests:
-            detail = f"{self._inside} requests are being answered, which is all this server takes; try again"
+        if self._in_flight >= self._limits.requests:
+            detail = f"{self._in_flight} requests are in flight, which is this server's limit; try again"
             refusal = JSONResponse({"detail": detail}, 503, {"Retry-After": "1"})
             return await refusal(scope, receive, send)
-        self._inside += 1
-        self._metrics.inside.set(self._inside)
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
         try:
             await self._app(scope, _Body(scope, receive, self._limits), send)
         finally:
-            self._inside -= 1
-            self._metrics.inside.set(self._inside)
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
 
 
 class _Body:
-    """Receives a request's body; one that is too large or too slow ends with an HTTPException."""
+    """Receives a request's body; raises an HTTPException if it is too large or too slow."""
 
     def __init__(self, scope: Scope, receive: Receive, limits: Limits):
         self._receive, self._limits = receive, limits
@@ -114,14 +116,14 @@ class _Body:
 
     async def __call__(self) -> Message:
         if not self._more:
-            return await self._receive()  # waits for the client to leave
+            return await self._receive()  # returns when the client disconnects
         self._require(self._announced)
         try:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError as error:
             seconds = f"{self._limits.upload_seconds:g} seconds"
-            raise HTTPException(408, f"{self._size:,} bytes came in {seconds}, expected the whole body") from error
+            raise HTTPException(408, f"found {self._size:,} bytes in {seconds}, expected the whole body") from error
         self._size += len(message.get("body", b""))
         self._require(self._size)
         self._more = message.get("more_body", False)
@@ -129,4 +131,4 @@ class _Body:
 
     def _require(self, size: int) -> None:
         if size > self._limits.upload_bytes:
-            raise HTTPException(413, f"found more than {self._limits.upload_bytes:,} bytes, expected at most so many")
+            raise HTTPException(413, f"the request exceeds the limit of {self._limits.upload_bytes:,} bytes")

@@ -1,4 +1,4 @@
-"""Frames of many requests, encoded together in the engine's batch sizes by one thread."""
+"""Encodes frames of many requests together, in the engine's batch sizes, in one thread."""
 
 import asyncio
 import collections
@@ -12,11 +12,11 @@ from jaxtyping import PyTree, UInt8
 
 
 class Batcher:
-    """Encodes what waits, as much at once as goes, in the order in which it came.
+    """Encodes queued pictures in the largest batch that fits, first come, first served.
 
-    While a batch is encoded the next one gathers: nobody waits for company, and the busier the server, the larger its
-    batches. Each has one of the sizes, so that none has to be filled up. Where a batch fails, each of its pictures is
-    tried alone, so that nobody gets another one's error.
+    While a batch is encoded, the next one gathers. A picture never waits for a batch to fill, and the busier the server
+    is, the larger its batches are. Batches have exactly the given sizes, so none is padded. If a batch fails, its
+    pictures are encoded one by one, so that an error reaches only the request that caused it.
     """
 
     def __init__(
@@ -28,9 +28,9 @@ class Batcher:
         """Starts the thread.
 
         Args:
-            encode: of pictures to arrays with a row for each, the engine's.
-            sizes: of the batches, 1 among them.
-            encoded: is told how many pictures each batch had.
+            encode: encodes pictures into arrays with one row for each, e.g. `Engine.encode`.
+            sizes: sizes of batches; 1 must be among them.
+            encoded: called with the number of pictures of each batch.
         """
         self._function, self._sizes, self._encoded = encode, sorted(sizes), encoded
         self._waiting: collections.deque[tuple[np.ndarray, Future]] = collections.deque()
@@ -39,35 +39,35 @@ class Batcher:
         self._thread.start()
 
     async def encode(self, pictures: Sequence[UInt8[np.ndarray, "S S 3"]]) -> PyTree:
-        """Encodes pictures, together with other callers' and whatever becomes of those.
+        """Encodes pictures, possibly together with those of other callers.
 
         Args:
-            pictures: at least one, as the engine prepares them.
+            pictures: at least one, from `Engine.prepare`.
 
         Returns:
             The arrays of `encode`, in the order of the pictures.
 
         Raises:
-            Exception: what `encode` raises for one of these pictures.
-            RuntimeError: this is closed.
+            Exception: whatever `encode` raises for one of these pictures.
+            RuntimeError: the batcher is closed.
         """
-        jobs = [(picture, Future()) for picture in pictures]
+        jobs: list[tuple[np.ndarray, Future]] = [(picture, Future()) for picture in pictures]
         with self._changed:
             if self._closed:
-                raise RuntimeError("The batcher is closed: the server stops.")
+                raise RuntimeError("The batcher is closed, as the server stops.")
             self._waiting.extend(jobs)
             self._changed.notify()
-        # Whoever is cancelled cancels what has not begun, and it is not encoded.
+        # A cancelled caller cancels its queued pictures, which are then not encoded.
         rows = await asyncio.gather(*(asyncio.wrap_future(future) for _, future in jobs))
         return jax.tree.map(lambda *parts: np.stack(parts), *rows)
 
     @property
     def num_waiting(self) -> int:
-        """Pictures that are in no batch yet."""
+        """Number of queued pictures."""
         return len(self._waiting)
 
     def close(self) -> None:
-        """Encodes what waits, and ends the thread."""
+        """Encodes the queued pictures and ends the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -80,9 +80,9 @@ class Batcher:
                 self._encode(jobs)
 
     def _next_batch(self) -> list[tuple[np.ndarray, Future]]:
-        """Waits for pictures; [] = there will be none."""
+        """Waits for pictures; [] = the batcher is closed and the queue is empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
             fitting = [size for size in self._sizes if size <= len(self._waiting)]
             return [self._waiting.popleft() for _ in range(max(fitting, default=0))]
 

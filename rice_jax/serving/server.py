@@ -1,4 +1,4 @@
-"""Recognition over HTTP: an app around an engine for clips, videos and streams, with a page for people."""
+"""Recognition over HTTP: an app for clips, videos, and streams, with a page for people."""
 
 import asyncio
 import base64
@@ -17,8 +17,9 @@ from typing import Annotated, Any
 import jinja2
 import prometheus_client
 import pydantic
-from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi import Path as InPath
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Path as PathParameter
+from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi_offline import FastAPIOffline
@@ -28,18 +29,25 @@ from rice_jax.pages.album import thumbnail
 from rice_jax.recognition.engine import Engine, Frames, Match, join_frames
 from rice_jax.recognition.recognizer import Window, products_over_time
 from rice_jax.serving import uploads
-from rice_jax.serving.admission import Door, Metrics
-from rice_jax.serving.answers import Health, Problem, Product, Recognised, Shown, StreamRanking
+from rice_jax.serving.admission import AdmissionMiddleware, Metrics
 from rice_jax.serving.batching import Batcher
+from rice_jax.serving.responses import (
+    ErrorResponse,
+    HealthResponse,
+    Product,
+    RecognitionResponse,
+    Segment,
+    StreamResponse,
+)
 from rice_jax.serving.streams import Streams
-from rice_jax.serving.uploads import ANYTHING, PICTURES, Limits, Prepared, Upload, Wanted
+from rice_jax.serving.uploads import ANYTHING, PICTURES, Limits, Prepared, Query, Upload
 from rice_jax.types import DataError
 
 FORM = "multipart/form-data"
 DOCS = "/docs"
-CLIENT_LEFT = 499  # as nginx calls it; nobody gets to see it
-NUM_THUMBNAILS = 1000  # that are kept in memory
-# Swagger UI writes its styles and starts itself in the page.
+CLIENT_LEFT = 499  # nginx's code for a client that has disconnected, for the metrics
+NUM_THUMBNAILS = 1000  # kept in memory
+# Swagger UI has inline styles and an inline script.
 DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 )
@@ -49,36 +57,39 @@ _FORM = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "frames": {"type": "array", "items": _FILE, "description": "The frames of a clip in order; or"},
-        "video": _FILE | {"description": "a video such as mp4 or webm."},
-        **Wanted.model_json_schema()["properties"],
+        "frames": {"type": "array", "items": _FILE, "description": "The frames of a clip, in order."},
+        "video": _FILE | {"description": "A video such as mp4 or webm, instead of `frames`."},
+        **Query.model_json_schema()["properties"],
     },
 }
 
 
-class WantedNow(Wanted):
-    """And when the picture was taken."""
+class StreamQuery(Query):
+    """A query about a stream's picture."""
 
     time: float = pydantic.Field(
-        ge=-1e12, le=1e12, allow_inf_nan=False, description="Of the picture, seconds from any beginning."
+        ge=-1e12, le=1e12, allow_inf_nan=False, description="Time of the picture, seconds from any starting point."
     )
 
 
 StreamId = Annotated[
-    str, InPath(pattern=r"^[A-Za-z0-9._~:-]{1,100}$", description="Any name: letters, digits and . _ ~ : -")
+    str,
+    PathParameter(
+        pattern=r"^[A-Za-z0-9._~:-]{1,100}$", description="Any name of up to 100 letters, digits, and . _ ~ : -"
+    ),
 ]
 
 
 def create_app(
     engine: Engine, limits: Limits, *, interval_seconds: float = 1.0, batch_sizes: Sequence[int] = (1,)
 ) -> FastAPI:
-    """Makes the app; its threads run from its start-up to its shutdown.
+    """Creates the app; its threads run from start-up to shutdown.
 
     Args:
-        engine: what recognises.
-        limits: what is taken.
-        interval_seconds: between the frames of a video or stream that are looked at.
-        batch_sizes: that the engine was compiled for; 1 is among them.
+        engine: encodes and ranks.
+        limits: the server's limits.
+        interval_seconds: distance between the frames of a video or stream that are looked at.
+        batch_sizes: sizes that the engine was compiled for; 1 must be among them.
     """
     metrics = Metrics()
     service = Service(engine, limits, interval_seconds, batch_sizes, metrics)
@@ -88,41 +99,44 @@ def create_app(
         docs_url=DOCS,
         redoc_url=None,
         title="rice_jax",
-        description="Recognises the product shown in a livestream clip among a shop's images.",
+        description="Recognizes the product shown in a livestream clip among a shop's images.",
         lifespan=lambda app: service.running(),
-        responses={code: {"model": Problem} for code in ("4XX", 500, 503)},
+        responses={code: {"model": ErrorResponse} for code in ("4XX", 500, 503)},
     )
     page, policy = render_page(engine, limits)
-    app.add_middleware(Door, limits=limits, metrics=metrics, policies={"/": policy, DOCS: DOCS_POLICY})
+    policies = {"/": policy, DOCS: DOCS_POLICY}
+    app.add_middleware(AdmissionMiddleware, limits=limits, metrics=metrics, policies=policies)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"detail": uploads.describe(error.errors())}, 422)
 
     @app.exception_handler(ClientDisconnect)
-    async def left(request: Request, error: ClientDisconnect) -> Response:
+    async def disconnected(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_LEFT)
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        # uvicorn hangs up after an error that it logs; the client must not ask again over this connection.
-        return JSONResponse({"detail": "this server has failed; its log says how"}, 500, {"Connection": "close"})
+        # uvicorn closes the connection after an error that it logs, so the client must not reuse it.
+        return JSONResponse({"detail": "the server has failed; its log has the error"}, 500, {"Connection": "close"})
 
     @app.post("/recognize", openapi_extra=_body({FORM: _FORM}))
-    async def recognize(request: Request) -> Recognised:
-        """Says which products a clip or a video shows, as a whole and over time."""
+    async def recognize(request: Request) -> RecognitionResponse:
+        """Recognizes the products in a clip or a video, as a whole and over time."""
         uploads.require_type(request, FORM)
         async with request.form(max_files=limits.frames, max_fields=8, max_part_size=4 * uploads.MAX_TEXT) as form:
             return await service.recognize(request, uploads.read_form(form, limits))
 
     @app.post("/streams/{stream_id}/frames", openapi_extra=_body(dict.fromkeys(PICTURES.values(), _FILE)))
-    async def push_frame(request: Request, stream_id: StreamId, wanted: Annotated[WantedNow, Query()]) -> StreamRanking:
-        """Takes a picture of a stream, which begins with it if it is new, and says what the stream shows now.
+    async def push_frame(
+        request: Request, stream_id: StreamId, query: Annotated[StreamQuery, QueryParameter()]
+    ) -> StreamResponse:
+        """Adds a picture to a stream and recognizes what the stream shows now.
 
-        Of several pictures in one interval only the first counts.
+        A new id starts a new stream. Only the first picture of each interval counts.
         """
         uploads.require_type(request, *PICTURES.values(), ANYTHING)
-        return await service.push(await uploads.read_picture(request, limits), stream_id, wanted, streams)
+        return await service.push(await uploads.read_picture(request, limits), stream_id, query, streams)
 
     @app.delete("/streams/{stream_id}", status_code=204)
     async def end_stream(stream_id: StreamId) -> None:
@@ -132,18 +146,18 @@ def create_app(
 
     @app.get("/images/{digest}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
     async def image(digest: str) -> Response:
-        """A small picture of an image of the index, by its file's SHA-256."""
+        """A small picture of an image of the index, by the SHA-256 of its file."""
         encoded = await service.run(service.thumbnail, digest)
         return Response(encoded, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
     @app.get("/healthz")
-    async def health() -> Health:
-        """Says that the server is there, and what it searches."""
+    async def health() -> HealthResponse:
+        """Reports that the server is up, and describes its index."""
         return service.health()
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def measurements() -> Response:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         text = prometheus_client.generate_latest(metrics.registry)
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
@@ -155,12 +169,12 @@ def create_app(
 
 
 class Service:
-    """What the routes do, with the threads that they share."""
+    """The work of the routes, and the threads that they share."""
 
     def __init__(
         self, engine: Engine, limits: Limits, interval_seconds: float, batch_sizes: Sequence[int], metrics: Metrics
     ):
-        """As of `create_app`."""
+        """Keeps the arguments of `create_app`, and the metrics."""
         self._engine, self._limits, self._interval = engine, limits, interval_seconds
         self._batch_sizes, self._metrics = batch_sizes, metrics
         index = engine.index
@@ -171,7 +185,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Starts the threads, and ends them when what they have begun is done."""
+        """Starts the threads; on exit, waits for their work and ends them."""
         with contextlib.ExitStack() as stack:
             self._directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rice_jax-")))
             self._pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count(), "pool"))
@@ -181,47 +195,50 @@ class Service:
             yield
 
     async def run(self, function, *args) -> Any:
-        """Calls a function in a thread: one that computes must not hold up the others' requests."""
+        """Calls a function in a thread, so that computation does not block other requests."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
-    async def recognize(self, request: Request, upload: Upload) -> Recognised:
-        """Encodes a clip or video, a few frames at a time together with other requests', and ranks."""
-        self._require_gallery(upload.wanted.gallery)
+    async def recognize(self, request: Request, upload: Upload) -> RecognitionResponse:
+        """Encodes a clip or video, a few frames at a time, together with those of other requests, and ranks."""
+        self._require_gallery(upload.query.gallery)
         settings = self._limits, self._interval, self._engine.prepare
         if upload.video:
             prepared = uploads.read_frames(upload.video, *settings, self._directory)
         else:
             prepared = uploads.read_pictures(upload.frames, *settings)
-        times, parts = [], []
+        times: list[float] = []
+        parts: list[Frames] = []
         with contextlib.closing(prepared):
             while some := await self.run(self._take, prepared):
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 times += [frame.time for frame in some]
                 parts.append(await self._batcher.encode([frame.picture for frame in some]))
-        return await self.run(self._recognised, times, join_frames(parts), upload.wanted)
+        return await self.run(self._recognized, times, join_frames(parts), upload.query)
 
-    async def push(self, encoded: bytes, stream_id: str, wanted: WantedNow, streams: Streams) -> StreamRanking:
-        """Puts a picture into a stream's window, and ranks."""
-        self._require_gallery(wanted.gallery)
+    async def push(self, encoded: bytes, stream_id: str, query: StreamQuery, streams: Streams) -> StreamResponse:
+        """Puts a picture into a stream's window and ranks."""
+        self._require_gallery(query.gallery)
         prepare = self._engine.prepare
         prepared = await self.run(uploads.prepare_picture, encoded, self._limits, prepare, "the picture")
-        window = streams.open(stream_id)  # only now: no stream begins with a picture that is refused
-        if window.wants(wanted.time):
-            window.put(wanted.time, await self._batcher.encode([prepared]))
-        newest, frames = window.frames()
-        found = await self.run(self._engine.rank, frames, wanted.gallery, wanted.top, newest)
-        return StreamRanking(
+        window = streams.open(stream_id)  # only now, since no stream starts with a refused picture
+        if window.wants(query.time):
+            window.put(query.time, await self._batcher.encode([prepared]))
+        kept = window.frames()
+        assert kept, "an empty window wants every frame"
+        newest, frames = kept
+        found = await self.run(self._engine.rank, frames, query.gallery, query.top, newest)
+        return StreamResponse(
             products=self._products(found.products),
             none=found.none,
             time=newest,
             num_frames=len(frames.features),
         )
 
-    def health(self) -> Health:
-        """What is searched."""
+    def health(self) -> HealthResponse:
+        """Describes the index."""
         index = self._engine.index
-        return Health(
+        return HealthResponse(
             images=len(index.image_ids),
             galleries=len(self._engine.galleries),
             num_frames=self._engine.num_frames,
@@ -231,12 +248,12 @@ class Service:
 
     def _thumbnail(self, digest: str) -> bytes:
         if digest not in self._paths:
-            raise HTTPException(404, "the index has no such image")
+            raise HTTPException(404, "found no such image in the index")
         with contextlib.suppress(OSError):
             encoded = Path(self._paths[digest]).read_bytes()
             if hashlib.sha256(encoded).hexdigest() == digest:
                 return thumbnail(encoded)[0]
-        raise HTTPException(404, "the image is not where the index says, or not what it was")
+        raise HTTPException(404, "the image's file is missing, or has changed since indexing")
 
     def _require_gallery(self, gallery: str | None) -> None:
         try:
@@ -247,24 +264,24 @@ class Service:
     def _take(self, prepared: Iterator[Prepared]) -> list[Prepared]:
         return list(islice(prepared, max(self._batch_sizes)))
 
-    def _recognised(self, times: Sequence[float], frames: Frames, wanted: Wanted) -> Recognised:
-        whole = self._engine.rank(frames, wanted.gallery, wanted.top)
-        parts = products_over_time(
-            self._engine, times, frames, gallery=wanted.gallery, top=wanted.top, interval_seconds=self._interval
+    def _recognized(self, times: Sequence[float], frames: Frames, query: Query) -> RecognitionResponse:
+        whole = self._engine.rank(frames, query.gallery, query.top)
+        segments = products_over_time(
+            self._engine, times, frames, gallery=query.gallery, top=query.top, interval_seconds=self._interval
         )
-        return Recognised(
+        return RecognitionResponse(
             products=self._products(whole.products),
             none=whole.none,
             num_frames=len(times),
             timeline=[
-                Shown(
-                    start=part.start,
-                    end=part.end,
-                    product=part.product and self._product(part.product),
-                    confidence=part.confidence,
-                    products=self._products(part.products),
+                Segment(
+                    start=segment.start,
+                    end=segment.end,
+                    product=segment.product and self._product(segment.product),
+                    confidence=segment.confidence,
+                    products=self._products(segment.products),
                 )
-                for part in parts
+                for segment in segments
             ],
         )
 
@@ -276,11 +293,11 @@ class Service:
 
 
 def render_page(engine: Engine, limits: Limits) -> tuple[str, str]:
-    """The page for people, and the policy that lets a browser run its script and no other."""
+    """The page for people, and the Content-Security-Policy that allows its own script and style only."""
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader("rice_jax.serving"), jinja2.PackageLoader("rice_jax.pages")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     style, script = (
-        "".join(environment.loader.get_source(environment, name)[0] for name in names)
+        "".join(loader.get_source(environment, name)[0] for name in names)
         for names in (("style.css", "serve.css"), ("serve.js",))
     )
     page = environment.get_template("serve.html.jinja").render(

@@ -1,13 +1,13 @@
-"""What a server takes from strangers: checks of requests, pictures and videos before work is done for them.
+"""Checks of uploads: requests, pictures, and videos are checked before any work is done for them.
 
-Whatever is refused raises an `HTTPException`, whose detail says what was found and what was expected.
+Refused uploads raise an `HTTPException` whose detail says what was found and what was expected.
 """
 
 import dataclasses
 import io
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,31 +23,31 @@ from starlette.datastructures import FormData, UploadFile
 from rice_jax.recognition.video import read_video
 from rice_jax.types import DataError
 
-PICTURES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # formats as Pillow calls them
-TAKEN = "JPEG, PNG or WebP"
-ANYTHING = "application/octet-stream"  # what clients say who do not know
-# Formats as FFmpeg calls them. Others name further files or addresses, which it would open.
+PICTURES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # {Pillow's format: media type}
+PICTURE_KINDS = "JPEG, PNG, or WebP"
+ANYTHING = "application/octet-stream"  # sent by clients that do not know the type
+# FFmpeg's names of formats. Other formats can refer to further files or addresses, which FFmpeg would open.
 VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 MAX_TOP = 100
-MAX_TEXT = 1000  # characters of a gallery's id; more are nobody's
+MAX_TEXT = 1000  # characters of a gallery's id
 
 Prepare = Callable[[bytes | np.ndarray], np.ndarray]  # `Engine.prepare`
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the server takes, and of how much.
+    """The server's limits.
 
     Attributes:
-        upload_bytes: of a request's body.
-        upload_seconds: in which it has to arrive.
-        picture_bytes: of a picture's file, which is held in memory.
-        frames: of a request.
-        pixels: of a picture, or of a video's frame.
-        video_seconds: of a video.
-        requests: that bring pictures, at once.
-        streams: that are kept.
-        stream_seconds: after which a stream that gets no picture is forgotten.
+        upload_bytes: size of a request's body.
+        upload_seconds: time in which a request's body must arrive.
+        picture_bytes: size of a picture's file, which is held in memory.
+        frames: number of pictures in a request.
+        pixels: size of a picture or of a video's frame.
+        video_seconds: length of a video.
+        requests: number of requests with pictures in flight.
+        streams: number of streams in memory.
+        stream_seconds: idle time after which a stream is forgotten.
     """
 
     upload_bytes: int = 200_000_000
@@ -61,37 +61,39 @@ class Limits:
     stream_seconds: float = 60.0
 
 
-class Wanted(pydantic.BaseModel, extra="forbid"):
-    """Among which images to look, and how many to name."""
+class Query(pydantic.BaseModel, extra="forbid"):
+    """Which images to search, and how many to return."""
 
-    gallery: str | None = pydantic.Field(None, max_length=MAX_TEXT, description="Its id; without it, all images.")
-    top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="How many images to name.")
+    gallery: str | None = pydantic.Field(
+        None, max_length=MAX_TEXT, description="Id of the gallery to search; all images if it is left out."
+    )
+    top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="Number of images to return.")
 
 
 class Prepared(NamedTuple):
-    """A frame as the encoder takes it."""
+    """A frame that is ready to be encoded."""
 
     time: float  # seconds from the beginning
     picture: UInt8[np.ndarray, "S S 3"]
 
 
 class Upload(NamedTuple):
-    """A form's files and fields: frames, or a video."""
+    """The content of a form: frames or a video, and the query."""
 
     frames: list[UploadFile]
     video: UploadFile | None
-    wanted: Wanted
+    query: Query
 
 
 def require_type(request: Request, *expected: str) -> None:
-    """Refuses a body that is of none of these media types (415)."""
+    """Refuses a body of another media type (415)."""
     given = _bare(request.headers.get("content-type"))
     if given not in expected:
         raise HTTPException(415, f"found the content type {_quote(given)}, expected {' or '.join(expected)}")
 
 
 async def read_picture(request: Request, limits: Limits) -> bytes:
-    """Reads a body that is a picture's file, as far as it may go."""
+    """Reads a body that is a picture's file, up to the limit."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -100,45 +102,45 @@ async def read_picture(request: Request, limits: Limits) -> bytes:
 
 
 def read_form(form: FormData, limits: Limits) -> Upload:
-    """Looks at the parts of a form: one `video`, or several `frames`; `gallery` and `top`."""
+    """Checks the parts of a form: either one `video` or several `frames`, and the fields of `Query`."""
     files: dict[str, list[UploadFile]] = {"frames": [], "video": []}
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         if name in files:
             if isinstance(value, str):
-                raise HTTPException(400, f"{name}: found a text, expected a file")
+                raise HTTPException(400, f"{name}: found text, expected a file")
             files[name].append(value)
         elif not isinstance(value, str):
-            raise HTTPException(400, f"found a file as {_quote(name)}, expected frames, or one video")
+            raise HTTPException(400, f"found a file named {_quote(name)}, expected frames or one video")
         elif fields.setdefault(name, value) is not value:
-            raise HTTPException(400, f"{name}: found it twice, expected it once")
+            raise HTTPException(400, f"{name}: found twice, expected once")
     frames, videos = files["frames"], files["video"]
     if len(videos) > 1 or (frames and videos):
-        raise HTTPException(400, f"found {len(frames)} frames and {len(videos)} videos, expected frames, or one video")
+        raise HTTPException(400, f"found {len(frames)} frames and {len(videos)} videos, expected frames or one video")
     if not frames and not videos:
-        raise HTTPException(400, "found no frames, expected files as frames, or one as video")
+        raise HTTPException(400, "found no frames, expected files named frames, or one named video")
     if len(frames) > limits.frames:
         raise HTTPException(413, f"found {len(frames)} frames, expected at most {limits.frames}")
     for number, file in enumerate(frames, start=1):
         if _bare(file.content_type) not in (*PICTURES.values(), ANYTHING):
-            raise HTTPException(415, f"frame {number}: found {_quote(file.content_type)}, expected a {TAKEN}")
+            raise HTTPException(415, f"frame {number}: found {_quote(file.content_type)}, expected {PICTURE_KINDS}")
     for file in videos:
         if not (_bare(file.content_type).startswith("video/") or _bare(file.content_type) == ANYTHING):
             raise HTTPException(415, f"video: found {_quote(file.content_type)}, expected a video")
     try:
-        wanted = Wanted.model_validate(fields)
+        query = Query.model_validate(fields)
     except pydantic.ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from error
-    return Upload(frames, videos[0] if videos else None, wanted)
+    return Upload(frames, videos[0] if videos else None, query)
 
 
 def read_pictures(
     files: Iterable[UploadFile], limits: Limits, interval_seconds: float, prepare: Prepare
-) -> Iterator[Prepared]:
-    """The pictures of a clip, as if they were `interval_seconds` apart; each file is closed when it has been read."""
+) -> Generator[Prepared, None, None]:
+    """The pictures of a clip, taken to be `interval_seconds` apart; each file is closed once it has been read."""
     for place, file in enumerate(files):
         name = f"frame {place + 1}"
-        _require_bytes(file.size, limits, name)
+        _require_bytes(file.size or 0, limits, name)
         with file.file as opened:
             encoded = opened.read()
         yield Prepared(place * interval_seconds, prepare_picture(encoded, limits, prepare, name))
@@ -146,15 +148,15 @@ def read_pictures(
 
 def read_frames(
     video: UploadFile, limits: Limits, interval_seconds: float, prepare: Prepare, directory: Path
-) -> Iterator[Prepared]:
-    """The frames of a video, decoded as they are asked for; refused as soon as it turns out too long or too large.
+) -> Generator[Prepared, None, None]:
+    """The frames of a video, decoded one by one; refused as soon as it turns out to be too long or too large.
 
     Args:
-        video: what was uploaded.
-        limits: that it has to keep.
-        interval_seconds: between the frames.
-        prepare: the engine's.
-        directory: where it is a file of its own until the last frame has been read, or this is closed.
+        video: the uploaded file.
+        limits: the server's limits.
+        interval_seconds: distance between the frames.
+        prepare: `Engine.prepare`.
+        directory: holds the video as a file until the last frame has been read or the iterator is closed.
     """
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         shutil.copyfileobj(video.file, file)
@@ -162,24 +164,26 @@ def read_frames(
         _check_video(file.name, limits)
         try:
             for frame in read_video(file.name, interval_seconds):
-                _require_size(frame.picture.shape[1::-1], limits, f"the frame at second {frame.time:g}")
+                assert isinstance(frame.picture, np.ndarray), "a video's frames are decoded"
+                height, width, _ = frame.picture.shape
+                _require_size((width, height), limits, f"the frame at second {frame.time:g}")
                 if frame.time > limits.video_seconds:
-                    raise HTTPException(413, f"the video is longer than {limits.video_seconds:g} seconds")
+                    raise HTTPException(413, f"the video exceeds the limit of {limits.video_seconds:g} seconds")
                 yield Prepared(frame.time, prepare(frame.picture))
         except DataError as error:
             raise HTTPException(400, str(error).replace(file.name, "the video")) from error
 
 
 def prepare_picture(encoded: bytes, limits: Limits, prepare: Prepare, name: str) -> UInt8[np.ndarray, "S S 3"]:
-    """Prepares a picture for the encoder, if its header says that it is one, and not too large."""
+    """Prepares a picture for the encoder, after checking its header: the format, and the size in pixels."""
     try:
         with Image.open(io.BytesIO(encoded), formats=list(PICTURES)) as picture:
             size = picture.size
     except Image.DecompressionBombError as error:
-        raise HTTPException(413, f"{name} has too many pixels, expected at most {limits.pixels:,}") from error
-    except Exception as error:  # Pillow's readers raise whatever they come upon in a damaged file
+        raise HTTPException(413, f"{name} exceeds the limit of {limits.pixels:,} pixels") from error
+    except Exception as error:  # Pillow may raise anything on a damaged file
         found = "is not an image that can be read" if encoded else "is empty"
-        raise HTTPException(400, f"{name} {found}, expected a {TAKEN}") from error
+        raise HTTPException(400, f"{name} {found}, expected {PICTURE_KINDS}") from error
     _require_size(size, limits, name)
     try:
         return prepare(encoded)
@@ -188,7 +192,7 @@ def prepare_picture(encoded: bytes, limits: Limits, prepare: Prepare, name: str)
 
 
 def describe(errors: Sequence[Mapping[str, Any]]) -> str:
-    """What pydantic found wrong, in a line."""
+    """The errors that pydantic found, in one line."""
     return "; ".join(
         f"{error['loc'][-1]}: {error['msg']}"
         + (f", found {_quote(error['input'])}" if error["type"] != "missing" else "")
@@ -205,22 +209,23 @@ def _check_video(path: str, limits: Limits) -> None:
     except (av.error.FFmpegError, ValueError) as error:
         raise HTTPException(400, "the video cannot be read, expected one such as mp4 or webm") from error
     if size == (0, 0):
-        raise HTTPException(400, "the video holds no pictures that can be read")
+        raise HTTPException(400, "found no pictures in the video, expected at least one")
     _require_size(size, limits, "the video")
     if seconds > limits.video_seconds:
-        raise HTTPException(413, f"the video is {seconds:.0f} seconds long, expected at most {limits.video_seconds:g}")
+        found = f"the video is {seconds:.0f} seconds long"
+        raise HTTPException(413, f"{found}, which exceeds the limit of {limits.video_seconds:g}")
 
 
 def _require_bytes(size: int, limits: Limits, name: str) -> None:
     if size > limits.picture_bytes:
-        raise HTTPException(413, f"{name} has more than {limits.picture_bytes:,} bytes, expected at most so many")
+        raise HTTPException(413, f"{name} exceeds the limit of {limits.picture_bytes:,} bytes")
 
 
 def _require_size(size: tuple[int, int], limits: Limits, name: str) -> None:
     width, height = size
     if width * height > limits.pixels:
         found = f"{name} has {width} × {height} = {width * height:,} pixels"
-        raise HTTPException(413, f"{found}, expected at most {limits.pixels:,}")
+        raise HTTPException(413, f"{found}, which exceeds the limit of {limits.pixels:,}")
 
 
 def _bare(content_type: str | None) -> str:

@@ -92,7 +92,7 @@ def detect_function(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], dict[str
     """
 
     def detect(params: PyTree, batch: dict) -> dict[str, jax.Array]:
-        found = nnx.merge(graphdef, params)(batch["video"], batch["frame_mask"])
+        found = nnx.merge(graphdef, params).detect(batch)
         return {
             "boxes": jnp.clip(to_corners(found.boxes[-1]), 0, 1),
             "scores": jax.nn.sigmoid(found.logits[-1]),

@@ -111,7 +111,6 @@ def retrieval_loss(
         matches best with their own video; `logit_scale`.
     """
     model = nnx.merge(graphdef, params)
-    frame_mask, patch_mask = batch["frame_mask"], batch.get("patch_mask")
     encode = in_chunks(partial(_encode, graphdef, with_tokens=config.pmd_weight > 0), num_chunks, each_part)
     (image, video), tokens = encode(params, batch)
     negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
@@ -128,16 +127,13 @@ def retrieval_loss(
             shard_mask = same_shard(image.shape[0], num_shards)
             negative_mask = shard_mask if negative_mask is None else negative_mask & shard_mask
         negatives, kept = hardest_negatives(similarity(image, video), config.num_negatives, negative_mask)
-        matches = model.match(
-            tokens, frame_mask, negatives, patch_mask=patch_mask, num_shards=num_shards, dropout_key=dropout_key
-        )
+        matches = model.match_batch(batch, tokens, negatives, num_shards=num_shards, dropout_key=dropout_key)
         pmd = matching_loss(matches.cosine, config.match_scale, kept)
         loss += config.pmd_weight * pmd
         hardest = jnp.where(kept, matches.cosine[:, 1:], -jnp.inf).max(axis=1)
         metrics |= {"pmd": pmd, "match_accuracy": jnp.mean(matches.cosine[:, 0] > hardest)}
         if config.pfr_weight:
-            rebuilt = model.pfr(matches.attention, tokens.video, frame_mask, patch_mask)
-            pfr = reconstruction_loss(rebuilt, tokens.image)
+            pfr = reconstruction_loss(model.reconstruct(batch, tokens, matches), tokens.image)
             loss += config.pfr_weight * pfr
             metrics["pfr"] = pfr
     return loss, {"loss": loss, **metrics}
@@ -146,9 +142,7 @@ def retrieval_loss(
 def _encode(
     graphdef: nnx.GraphDef, params: PyTree, rows: Batch, *, with_tokens: bool
 ) -> tuple[Embeddings, Tokens | None]:
-    embeddings, tokens = nnx.merge(graphdef, params)(
-        rows["image"], rows["video"], rows["frame_mask"], rows.get("patch_mask")
-    )
+    embeddings, tokens = nnx.merge(graphdef, params)(rows)
     return embeddings, tokens if with_tokens else None
 
 

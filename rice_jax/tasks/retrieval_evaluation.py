@@ -20,13 +20,14 @@ from rice_jax.eval.embed import (
     padded_batch_size,
     pixel_embedder,
 )
-from rice_jax.eval.results import PIXELS, Row, labeled, read_results, write_rankings, write_results
+from rice_jax.eval.results import PIXELS, Row, read_results, write_rankings, write_results
 from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.models.weights import embedding_fingerprint, missing, require_trained
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
+from rice_jax.pages.attention import Attention
 from rice_jax.parallel.processes import agree
 from rice_jax.tasks.task import Run
 
@@ -140,7 +141,7 @@ class RetrievalEvaluator:
             self._gallery_ids,
             self._image_ids,
             num_frames=self._data.num_frames,
-            fingerprint=embedding_fingerprint(params, self._run.config.model.encoder, self._data.resize),
+            fingerprint=embedding_fingerprint(params, self._run.model, self._data.resize),
         )
         if calibration and jax.process_index() == 0:
             write_calibration(self._run.workdir, calibration)
@@ -162,19 +163,16 @@ class RetrievalEvaluator:
         album = Album(data.data_dir, data.query, data.gallery, self._rows, data.num_frames, boxes)
         now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
         log = [line for line in report.read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
-        report.write_report(
-            workdir / "report.html",
-            workdir.name,
-            labeled(results),
-            row.label,
-            ranked,
-            self._queries,
-            LABELS,
-            album,
-            [*log, now],  # a training logs its last evaluation only after this
-            read_metadata(data, "query").get("skipped", {}),
-            seen,
+        evaluation = report.Evaluation(
+            run=workdir.name,
+            results=results,
+            row=row,
+            ranking=ranked,
+            queries=self._queries,
+            log=[*log, now],  # a training logs its last evaluation only after this
+            skipped=read_metadata(data, "query").get("skipped", {}),
         )
+        report.write_report(workdir / "report.html", evaluation, album, seen)
 
     def _write(self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking) -> None:
         if jax.process_index():
@@ -198,7 +196,7 @@ class RetrievalEvaluator:
         # Times are there to compare two rankings; without them equal runs write equal files.
         return dataclasses.replace(result, seconds=seconds if self._num_matched else None)
 
-    def _attention(self, ranked: ranking.Ranking, params: PyTree) -> attention.Attention | None:
+    def _attention(self, ranked: ranking.Ranking, params: PyTree) -> Attention | None:
         places = report.choose_queries(ranked.rank)[: attention.NUM_QUERIES]
         found = attention.true_images(places, ranked, self._rows)
         if not found:
@@ -206,7 +204,7 @@ class RetrievalEvaluator:
         images = [self._rows[ranked.gallery_ids[place], image_id] for place, image_id in found.items()]
         batches = attention.attention_batches(self._data, self._batch_size, list(found), images)
         function = compile_rows(attention.attention_maps(self._run.graphdef), params, self._run.mesh)
-        return attention.Attention(self._data, found, self._compute(function, params, batches, len(found)))
+        return Attention(self._data, found, self._compute(function, params, batches, len(found)))
 
     def _batches(self, role: str) -> Iterable[dict]:
         return eval_batches(self._data, role, self._batch_size, jax.process_index(), jax.process_count())

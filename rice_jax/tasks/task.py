@@ -26,6 +26,7 @@ class Run:
         config: its settings.
         workdir: its directory.
         mesh: all devices.
+        model: settings of the model's parts.
         graphdef: structure of the model.
         params: parameters, or fresh ones of the same shapes.
         source: the checkpoint to evaluate; None = the run trains.
@@ -34,6 +35,7 @@ class Run:
     config: Config
     workdir: Path
     mesh: Mesh
+    model: ModelConfig
     graphdef: nnx.GraphDef
     params: PyTree
     source: Path | None = None

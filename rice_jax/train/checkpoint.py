@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 from rice_jax.config import Config
-from rice_jax.config.fields import fixed_settings
+from rice_jax.config.fields import list_settings
 from rice_jax.config.upgrade import upgrade
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_step, read_config
 
@@ -106,7 +106,7 @@ def _require_same_config(saved: dict, current: dict, directory: Path) -> None:
     found, expected = (flatten_dict({"config": values}, sep=".") for values in (saved, current))
     known = {key.rpartition(".")[0] for key in found}  # groups
     different = []
-    for key, field in fixed_settings(Config).items():
+    for key, field in list_settings(Config, with_free=False).items():
         if key.rpartition(".")[0] not in known:
             continue
         value = found.get(key, field.default)  # a setting that did not exist then

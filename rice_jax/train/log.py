@@ -124,7 +124,7 @@ class RunLog:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """The whole lines up to `step`, without its evaluation, which runs again; a killed run may have cut its last line."""
+    """The whole lines up to `step` without its evaluation, which runs again; the last line may be cut."""
     lines = []
     for line in path.read_text().splitlines(keepends=True):
         try:

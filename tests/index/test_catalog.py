@@ -25,7 +25,7 @@ def test_a_directory_with_and_without_galleries(tmp_path, caplog):
     ]
     assert pictures[2].path == tmp_path / "live 1" / "b.webp" and pictures[2].place == str(pictures[2].path)
     assert {picture.title for picture in pictures} == {""}
-    assert f"{tmp_path}: left out 1 files" in caplog.text
+    assert f"{tmp_path}: left out 1 files that do not end in" in caplog.text
 
 
 def test_a_csv(tmp_path):

@@ -13,15 +13,16 @@ import pytest
 
 from rice_jax.eval.calibration import Calibration
 from rice_jax.index.store import About, Index, export_faiss, read_index, write_index
+from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 from tests.settings import small_config
 
 
 def make_index(num=5, *, with_queries=True, several_rows=False) -> Index:
     rng, config = np.random.default_rng(0), small_config()
-    model = dataclasses.replace(config.model, pfr=None, pmd=config.model.pmd if with_queries else None)
+    model = RiceConfig(config.model.encoder, pmd=config.model.pmd if with_queries else None)
     vectors = rng.normal(size=(num, 16)).astype(np.float32)
-    rows = model.num_tokens if several_rows else 1
+    rows = model.encoder.num_tokens if several_rows else 1
     return Index(
         gallery_ids=["live"] * num,
         image_ids=[f"p{i}" for i in range(num)],
@@ -90,7 +91,7 @@ def test_who_reads_while_another_writes_reads_one_or_the_other(tmp_path):
 
 
 def test_no_index(tmp_path):
-    with pytest.raises(FileNotFoundError, match="found no index; make one: .*--mode=index"):
+    with pytest.raises(FileNotFoundError, match="found no index; make one: rice index .*--mode=index"):
         read_index(tmp_path)
 
 

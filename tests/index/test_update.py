@@ -1,12 +1,12 @@
 """An index that follows a shop: what is embedded, what stays, what is refused."""
 
 import dataclasses
-import functools
 import logging
 import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -18,18 +18,21 @@ from rice_jax.config import Config, ConfigError, MeshConfig
 from rice_jax.eval.calibration import Calibration, read_calibration, write_calibration
 from rice_jax.eval.embed import compile_embedder, compute_rows, model_embedder
 from rice_jax.index import update as indexing
+from rice_jax.index.model import ModelSettings, load_index_model, place_model
 from rice_jax.index.store import read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.source import Source
-from rice_jax.models.create import create_model, create_params
-from rice_jax.models.weights import CheckpointError, embedding_fingerprint, save_weights, start_from
+from rice_jax.models.create import create_params
+from rice_jax.models.weights import CheckpointError, embedding_fingerprint, load_weights, save_weights
 from rice_jax.parallel.mesh import create_mesh, parameter_shardings
-from rice_jax.recognition.model import load_model
+from rice_jax.tasks import TASKS
 from rice_jax.types import DataError
 from tests.fixtures import command, run, start
 from tests.input.tiny_shop import picture
 from tests.settings import small_config
+
+PARTS = TASKS["retrieval"].model(small_config())
 
 
 class Shop(NamedTuple):
@@ -45,32 +48,26 @@ class Shop(NamedTuple):
         return self.workdir / "index"
 
     def update(self, images=None, change="add", num_devices=1, with_decoder=True, **changes):
-        config = dataclasses.replace(
-            self.config,
-            index=dataclasses.replace(self.config.index, images=str(images or self.pictures), change=change),
-            **changes,
-        )
-        graphdef, params, mesh = load(self.weights, num_devices)
-        args = (config, graphdef, params, mesh, self.directory, self.weights, self.workdir)
-        update_index(*args, with_decoder=with_decoder)
-        return read_index(self.directory)
+        config = dataclasses.replace(self.config, **changes)
+        model = load(self.weights, num_devices, config.data.resize, with_decoder, self.workdir)
+        return update_index(self.directory, images or self.pictures, model, change=change, batch_size=8, num_threads=1)
 
     def write(self, **numbers):
         for name, number in numbers.items():
             (self.pictures / f"{name}.jpg").write_bytes(picture(number, size=(40, 30)))
 
 
-@functools.cache
-def load(weights, num_devices=1):
-    config, mesh = small_config().model, create_mesh(MeshConfig(-1, 1), jax.devices()[:num_devices])
-    return create_model(config, mesh), start_from(weights, create_params(config, mesh, seed=1), config), mesh
+def load(weights, num_devices=1, resize=20, with_decoder=True, workdir=None):
+    config, mesh = small_config(), create_mesh(MeshConfig(-1, 1), jax.devices()[:num_devices])
+    parts = dataclasses.replace(PARTS, pmd=PARTS.pmd if with_decoder else None)
+    return place_model(weights, ModelSettings(parts, resize, config.eval.num_frames), mesh, workdir=workdir)
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     config, mesh = small_config(), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
     directory = tmp_path_factory.mktemp("weights") / "model"
-    save_weights(directory, create_params(config.model, mesh, seed=7), config.to_dict())
+    save_weights(directory, create_params(PARTS, mesh, seed=7), config.to_dict())
     return directory
 
 
@@ -87,9 +84,9 @@ def embedded(monkeypatch):
     """The ids of the pictures that are decoded to be embedded."""
     ids, decode = [], indexing._decode
 
-    def record(config, picture, digest):
+    def record(about, picture, digest):
         ids.append(picture.id)
-        return decode(config, picture, digest)
+        return decode(about, picture, digest)
 
     monkeypatch.setattr(indexing, "_decode", record)
     return ids
@@ -103,23 +100,23 @@ def assert_same_rows(index, other, atol=0.0):
 
 
 def test_embeds_as_the_evaluation_does(made, shop):
-    data = dataclasses.replace(made.config.data, data_dir=str(shop))
+    data = dataclasses.replace(made.config.eval_input, data_dir=str(shop))
     rows = list(Source(data.data_dir, data.gallery, ("gallery_id", "image_id", "image")))
     for row in rows:
         file = made.pictures / "shop" / row["gallery_id"].decode() / f"{row['image_id'].decode()}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(row["image"])
-    index = made.update(made.pictures / "shop", data=data)
-    graphdef, params, mesh = load(made.weights)
-    embedder = compile_embedder(model_embedder(graphdef, with_queries=True), params, mesh)
-    expected = compute_rows(embedder.image, params, eval_batches(data, "gallery", 8), len(rows), mesh)
+    index, model = made.update(made.pictures / "shop"), load(made.weights)
+    embedder = compile_embedder(model_embedder(model.graphdef, with_queries=True), model.params, model.mesh)
+    batches = eval_batches(data, "gallery", 8)
+    expected = compute_rows(embedder.image, model.params, batches, len(rows), model.mesh)
     order = sorted(range(len(rows)), key=lambda row: (rows[row]["gallery_id"], rows[row]["image_id"]))
     assert index.gallery_ids == [rows[row]["gallery_id"].decode() for row in order]
     assert index.image_ids == [rows[row]["image_id"].decode() for row in order]
     np.testing.assert_allclose(index.vectors, expected.embedding[order], atol=1e-6)
     np.testing.assert_allclose(np.float32(index.queries), np.float32(expected.queries[order]), atol=2e-2)
     np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, rtol=1e-6)
-    assert index.about.fingerprint == embedding_fingerprint(params, made.config.model, data.resize)
+    assert index.about.fingerprint == embedding_fingerprint(model.params, made.config.model.encoder, data.resize)
     assert (index.about.resize, index.about.num_frames) == (20, 10)
 
 
@@ -180,7 +177,7 @@ def test_broken_pictures_keep_no_other_out(made, embedded):
         made.update()
     for line in (
         "3 of 6 pictures cannot be used:",
-        f"  {made.pictures / 'b.jpg'}: is no picture",
+        f"  {made.pictures / 'b.jpg'}: is not a picture",
         f"  {made.pictures / 'e.jpg'}: image file is truncated",
         f"  {made.pictures / 'f.jpg'}: No such file",
     ):
@@ -225,28 +222,36 @@ def test_an_index_of_another_model(made, tmp_path):
     index = made.update()
     before = (made.directory / "index.parquet").read_bytes()
     other = tmp_path / "other"
-    save_weights(other, jax.tree.map(lambda x: x * 1.01, load(made.weights)[1]), made.config.to_dict())
+    save_weights(other, jax.tree.map(lambda x: x * 1.01, load(made.weights).params), made.config.to_dict())
     with pytest.raises(CheckpointError, match="another model made this index"):
         made._replace(weights=other).update()
     with pytest.raises(CheckpointError, match="another model made this index"):
         made.update(data=dataclasses.replace(made.config.data, resize=24))
-    with pytest.raises(CheckpointError, match="another model made this index .*decoder PmdConfig.* decoder None"):
+    with pytest.raises(CheckpointError, match="another model made this index .*decoder PmdConfig.* no decoder"):
         made.update(with_decoder=False)
     assert (made.directory / "index.parquet").read_bytes() == before
-    with pytest.raises(CheckpointError, match="is not the one that made the index"):
-        load_model(other, index.about)
+    with pytest.raises(CheckpointError, match="is not the model that made the index"):
+        load_index_model(index.about, other)
 
 
 def test_the_model_of_an_index(made, tmp_path):
     index = made.update()
-    model = load_model(None, index.about)
-    assert model.fingerprint == index.about.fingerprint and model.checkpoint == made.weights
-    assert (model.config.dtype, model.resize, model.num_frames) == ("float32", 20, 10)
+    model = load_index_model(index.about)
+    assert model.about == index.about and model.about.checkpoint == str(made.weights)
+    assert model.config.encoder.dtype == "float32" and (model.about.resize, model.about.num_frames) == (20, 10)
     assert set(model.params) == {"encoder", "logit_scale", "pmd"} and model.mesh.size == 1
     moved = shutil.copytree(made.weights, tmp_path / "moved")
-    assert load_model(moved, index.about).fingerprint == index.about.fingerprint
+    assert load_index_model(index.about, moved).about.fingerprint == index.about.fingerprint
     with pytest.raises(CheckpointError, match="found no checkpoint"):
-        load_model(tmp_path / "nowhere", index.about)
+        load_index_model(index.about, tmp_path / "nowhere")
+
+
+def test_a_checkpoint_without_the_indexs_decoder_is_refused(made, tmp_path):
+    index = made.update()
+    params, config = load_weights(made.weights)
+    save_weights(tmp_path / "encoder", {"encoder": params["encoder"], "logit_scale": params["logit_scale"]}, config)
+    with pytest.raises(CheckpointError, match="is not the model that made the index .*no decoder.*PmdConfig"):
+        load_index_model(index.about, tmp_path / "encoder")
 
 
 def test_a_calibration_is_copied_if_it_is_of_this_model(made, caplog):
@@ -266,7 +271,7 @@ def test_a_calibration_is_copied_if_it_is_of_this_model(made, caplog):
 
 
 def test_a_diverged_model_makes_no_index(made, tmp_path):
-    params = jax.tree.map(lambda x: x * np.nan, load(made.weights)[1])
+    params = jax.tree.map(lambda x: x * np.nan, load(made.weights).params)
     save_weights(tmp_path / "diverged", params, made.config.to_dict())
     with pytest.raises(DataError, match="not finite. Has the training diverged"):
         made._replace(weights=tmp_path / "diverged").update()
@@ -281,19 +286,19 @@ def test_eight_devices_make_the_index_of_one(made):
 
 
 def test_fingerprints(made):
-    config, (_, params, _) = made.config.model, load(made.weights)
-    found = embedding_fingerprint(params, config, 20)
+    encoder, params = made.config.model.encoder, load(made.weights).params
+    found = embedding_fingerprint(params, encoder, 20)
     assert len(found) == 64
-    for same in (dataclasses.replace(config, dtype="bfloat16"), dataclasses.replace(config, pmd=None, pfr=None)):
-        assert embedding_fingerprint(params, same, 20) == found
+    assert embedding_fingerprint(params, dataclasses.replace(encoder, dtype="bfloat16"), 20) == found
     wide = create_mesh(MeshConfig(2, 4), jax.devices())
-    assert fingerprint(jax.device_put(params, parameter_shardings(wide, params)), config, 20) == found
-    encoder = params["encoder"]
-    assert fingerprint({"encoder": encoder, "logit_scale": 0}, config, 20) == found
-    changed = encoder | {"class_embedding": encoder["class_embedding"].at[3].add(1e-6)}
-    assert fingerprint({"encoder": changed}, config, 20) != found
-    assert embedding_fingerprint(params, config, 21) != found
-    assert embedding_fingerprint(params, dataclasses.replace(config, heads=4), 20) != found
+    placed = jax.device_put(params, parameter_shardings(wide, params))
+    assert embedding_fingerprint(placed, encoder, 20) == found
+    own = params["encoder"]
+    assert embedding_fingerprint({"encoder": own, "logit_scale": 0}, encoder, 20) == found
+    changed = own | {"class_embedding": own["class_embedding"].at[3].add(1e-6)}
+    assert embedding_fingerprint({"encoder": changed}, encoder, 20) != found
+    assert embedding_fingerprint(params, encoder, 21) != found
+    assert embedding_fingerprint(params, dataclasses.replace(encoder, heads=4), 20) != found
 
 
 def test_the_front_door_even_if_it_is_killed(reference, shop, made):
@@ -322,12 +327,20 @@ def test_the_front_door_even_if_it_is_killed(reference, shop, made):
     (made.pictures / "d.jpg").write_bytes(b"")
     result = run(program)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert f"DataError: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: is no picture" in result.stderr
+    message = f"DataError: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: is not a picture"
+    assert message in result.stderr
     assert len(read_index(made.directory).image_ids) == 203
 
 
-@pytest.mark.parametrize("changes", [{}, {"index__images": "x", "model__detector__kind": "frame"}])
-def test_what_cannot_be_indexed(tmp_path, changes):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "found config.index.images='', expected a directory or CSV"),
+        ({"index__images": "x", "task": "detection"}, "found config.task='detection', expected 'retrieval' or"),
+    ],
+)
+def test_what_cannot_be_indexed(tmp_path, monkeypatch, changes, message):
+    monkeypatch.setattr(main, "EXPORT", SimpleNamespace(value=None))
     config, mesh = small_config(**changes), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
-    with pytest.raises(ConfigError, match="--mode=index: expected config.index.images"):
-        main.index(config, tmp_path, mesh)
+    with pytest.raises(ConfigError, match=f"--mode=index: {message}"):
+        main.index(config, TASKS[config.task], tmp_path, mesh)

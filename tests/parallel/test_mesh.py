@@ -7,24 +7,32 @@ from jax.sharding import PartitionSpec
 
 from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
-from rice_jax.parallel.mesh import PARAMETER_RULES, create_mesh, global_batch, parameter_shardings, path_name, take_rows
+from rice_jax.models.rice import Rice
+from rice_jax.parallel.mesh import (
+    PARAMETER_RULES,
+    Placement,
+    create_mesh,
+    global_batch,
+    parameter_shardings,
+    path_name,
+)
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state
 from scripts.benchmarks.hlo import collectives
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 
 @pytest.fixture(scope="module")
 def state():
     config = small_config()
     mesh = create_mesh(MeshConfig(fsdp=4))
-    params = create_params(config.model, mesh, seed=0)
-    return mesh, create_state(params, create_optimizer(config.optimizer, 10), mesh)
+    params = create_params(model_of(config), mesh, seed=0)
+    return mesh, create_state(params, create_optimizer(config.optimizer, 10, Rice.PRETRAINED), mesh)
 
 
 def test_every_parameter_matches_exactly_one_rule(state):
     mesh, state = state
-    detector = small_config(model__detector__kind="clip").model
+    detector = model_of(small_config(task="detection", model__detector__kind="clip"))
     matches = {}
     parameters = state.params, jax.eval_shape(lambda: create_params(detector, mesh, seed=0))
     for path, _ in jax.tree_util.tree_leaves_with_path(parameters):
@@ -56,7 +64,7 @@ def test_an_axis_that_does_not_divide_stays_whole():
 
 
 def test_fresh_weights_are_the_same_on_every_mesh():
-    config = small_config().model
+    config = model_of(small_config())
     one, other = (create_params(config, create_mesh(MeshConfig(fsdp=fsdp)), seed=3) for fsdp in (1, 8))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), one, other)
 
@@ -75,7 +83,7 @@ def test_errors():
             create_mesh(found)
     with pytest.raises(ValueError, match="config.mesh.data and fsdp: found -1 and -1, expected 1 or more"):
         small_config(mesh__fsdp=-1)
-    with pytest.raises(ValueError, match="a batch of 12 does not divide over 8 devices"):
+    with pytest.raises(ValueError, match="found 12, expected a multiple of the 8 devices; the nearest are 8 and 16"):
         global_batch(create_mesh(MeshConfig(fsdp=1)), {"index": np.arange(12)})
 
 
@@ -85,7 +93,7 @@ def test_rows_of_the_global_batch_and_their_gradients_are_moved_once():
     rows, index, weights = rng.random((16, 5)), rng.integers(0, 16, (16, 3)), rng.random((16, 3, 5))
 
     def weighted(rows, batch):
-        taken = take_rows(mesh)(rows, batch["index"])
+        taken = Placement(mesh).take_rows(rows, batch["index"])
         return (taken * batch["weights"]).sum(), taken
 
     batch = global_batch(mesh, {"rows": rows, "index": index, "weights": weights})

@@ -22,12 +22,12 @@ def shop(live_shop):
 
 @pytest.fixture(scope="module")
 def engine(shop):
-    return Engine(None, shop.directory, batch_sizes=(1, 4))
+    return Engine(shop.directory, batch_sizes=(1, 4))
 
 
 @pytest.fixture(scope="module")
 def matching(shop):
-    return Engine(None, shop.directory, rerank=3)
+    return Engine(shop.directory, rerank=3)
 
 
 def encode(engine, shop, rows):
@@ -37,7 +37,8 @@ def encode(engine, shop, rows):
 def cosines_of(shop, rows):
     """By the model itself, of a clip of these pictures and all images."""
     video = np.stack([show(png(shop.pictures[row]), shop.config) for row in rows])[None]
-    embedding = shop.model.embed_video(jnp.asarray(video), jnp.ones(video.shape[:2], bool))[0]
+    batch = {"video": jnp.asarray(video), "frame_mask": jnp.ones(video.shape[:2], bool)}
+    embedding = shop.model.embed_video(batch)[0]
     return shop.index.vectors @ np.asarray(embedding)
 
 
@@ -115,7 +116,7 @@ def test_the_decoder_re_orders_the_first(matching, engine, shop):
     frames, cosines = encode(matching, shop, rows), cosines_of(shop, rows)
     order = np.argsort(-cosines)
     video = np.stack([show(png(shop.pictures[row]), shop.config) for row in rows])[None]
-    tokens, _ = shop.model.encode(jnp.asarray(video))
+    tokens = shop.model.video_tokens({"video": jnp.asarray(video)})
     token_mask = video_token_mask(jnp.ones((1, 3), bool), None, tokens.shape[2])
     keys_values = shop.model.pmd.keys_values(tokens.reshape(1, -1, tokens.shape[-1]))
     scores = {
@@ -173,9 +174,9 @@ def test_equal_scores_stay_in_the_order_of_the_index():
 def test_without_decoder_nothing_is_re_ranked(tmp_path, caplog):
     shop = make_shop(tmp_path, decoder=False, calibrated=False, ipd="boxes")
     with pytest.raises(CheckpointError, match="holds nothing to re-rank with.*leave --rerank out"):
-        Engine(None, shop.directory, rerank=3)
+        Engine(shop.directory, rerank=3)
     with caplog.at_level(logging.WARNING):
-        engine = Engine(None, shop.directory)
+        engine = Engine(shop.directory)
     assert "frames are seen whole" in caplog.text and "The index has no calibration" in caplog.text
     found = engine.rank(encode(engine, shop, [0]))
     assert found.none is None and {match.confidence for match in found.products} == {None}
@@ -187,4 +188,4 @@ def test_another_models_checkpoint_is_refused(shop, tmp_path):
     params["encoder"]["position_embedding"] = params["encoder"]["position_embedding"] + 0.1
     save_weights(tmp_path / "changed", params, config)
     with pytest.raises(CheckpointError, match="index"):
-        Engine(tmp_path / "changed", shop.directory)
+        Engine(shop.directory, model=tmp_path / "changed")

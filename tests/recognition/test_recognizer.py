@@ -8,7 +8,7 @@ import pytest
 from rice_jax.recognition import recognizer as recognizer_module
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.recognizer import Recognizer, Window, encode_video, products_over_time
-from rice_jax.recognition.timeline import Segment
+from rice_jax.recognition.timeline import Span
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
 from tests.shop import NUM_FRAMES, png, write_mp4
@@ -16,17 +16,17 @@ from tests.shop import NUM_FRAMES, png, write_mp4
 
 @pytest.fixture(scope="module")
 def engine(live_shop):
-    return Engine(None, live_shop.directory, batch_sizes=(4,))
+    return Engine(live_shop.directory, batch_sizes=(4,))
 
 
 @pytest.fixture(scope="module")
 def matching(live_shop):
-    return Engine(None, live_shop.directory, rerank=3, batch_sizes=(4,))
+    return Engine(live_shop.directory, rerank=3, batch_sizes=(4,))
 
 
 @pytest.fixture(scope="module")
 def used(live_shop):
-    return Recognizer(None, live_shop.directory, top=3)
+    return Recognizer(live_shop.directory, top=3)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_broken_frame_leaves_the_window_as_it_was(recognizer, live_shop):
 
 def test_a_stream_of_no_gallery(live_shop):
     with pytest.raises(DataError, match="no gallery 'nowhere'"):
-        Recognizer(None, live_shop.directory, gallery="nowhere")
+        Recognizer(live_shop.directory, gallery="nowhere")
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ def test_neighbours_that_are_alike_as_clips_are_one_part(engine, video, monkeypa
     """Whatever the path took them for."""
     cut = [(0.0, 4.0, 7), (4.0, 8.5, 3), (8.5, 12.0, None), (12.0, 17.5, None), (17.5, 27.0, 2)]
     edges = [0, 4, 9, 12, 18, 27]
-    segments = [Segment(*part, slice(*edges[place : place + 2])) for place, part in enumerate(cut)]
-    monkeypatch.setattr(recognizer_module, "timeline", lambda *_, **__: segments)
+    spans = [Span(*part, slice(*edges[place : place + 2])) for place, part in enumerate(cut)]
+    monkeypatch.setattr(recognizer_module, "timeline", lambda *_, **__: spans)
     times, frames = encode_video(engine, read_video(video), 4)
     parts = products_over_time(engine, times, frames)
     assert [(part.start, part.end, part.product and part.product.id) for part in parts] == [

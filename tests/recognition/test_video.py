@@ -66,12 +66,12 @@ def test_a_damaged_video_says_how_far_it_came(mp4, tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("missing.mp4", None, "is not there"),
+        ("missing.mp4", None, "does not exist"),
         ("text.mp4", b"no video", "cannot be decoded"),
         ("empty.mp4", b"", "cannot be decoded"),
         ("empty.txt", b"\n", "is empty"),
-        ("list.txt", b"\nno.jpg\n", r"list.txt:2: found 'no.jpg', which is no file"),
-        ("binary.txt", b"\xff\xfe\x00", "is no text"),
+        ("list.txt", b"\nno.jpg\n", r"list.txt:2: found 'no.jpg', which is not a file"),
+        ("binary.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
     ],
 )
 def test_what_cannot_be_read(tmp_path, name, content, message):
@@ -97,5 +97,5 @@ def test_a_sound_is_no_video(tmp_path):
         frame.rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    with pytest.raises(DataError, match="holds no video stream"):
+    with pytest.raises(DataError, match="found no video stream"):
         list(read_video(tmp_path / "sound.mp4"))

@@ -45,5 +45,5 @@ def test_wrong_answers_are_found(shop):
 
 
 def test_a_program_that_does_not_start_is_no_server(tmp_path):
-    with pytest.raises(SystemExit, match="not started"), load_test.serve(tmp_path):
+    with pytest.raises(SystemExit, match="was not started"), load_test.serve(tmp_path):
         pass

@@ -22,7 +22,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(shop, tmp_path_factory):
-    engine = Engine(None, shop.directory, batch_sizes=BATCH_SIZES)
+    engine = Engine(shop.directory, batch_sizes=BATCH_SIZES)
     profile = tmp_path_factory.mktemp("browser") / "profile"
     with serving(create_app(engine, LIMITS, batch_sizes=BATCH_SIZES)) as address, browser(profile) as driver:
         driver.get(address)

@@ -41,7 +41,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(shop):
-    return Engine(None, shop.directory, batch_sizes=BATCH_SIZES)
+    return Engine(shop.directory, batch_sizes=BATCH_SIZES)
 
 
 @contextlib.contextmanager
@@ -216,7 +216,7 @@ def test_bytes_are_counted_whatever_the_client_says(client):
     answer = client.post("/streams/x/frames?time=1", content=body(200_000), headers={"content-type": "image/png"})
     assert answer.status_code == 413 and "150,000" in answer.json()["detail"], answer.text
     answer = client.post("/recognize", files=frames(b"x" * 160_000))
-    assert answer.status_code == 413 and "frame 1 has more than 150,000" in answer.json()["detail"], answer.text
+    assert answer.status_code == 413 and "frame 1 exceeds the limit of 150,000" in answer.json()["detail"], answer.text
 
 
 def test_a_slow_body_is_given_up(engine):
@@ -230,7 +230,7 @@ def test_a_slow_body_is_given_up(engine):
 
 
 def test_a_stream_is_ranked_as_by_the_recogniser(client, shop):
-    recognizer = Recognizer(None, shop.directory, gallery="a", top=3)
+    recognizer = Recognizer(shop.directory, gallery="a", top=3)
     for row, now in ((1, 10.0), (2, 12.5), (9, 11.0), (0, 11.5), (3, 13.0), (4, 14.0), (5, 3.0)):
         query = {"time": now, "gallery": "a", "top": 3}
         answer = client.post(
@@ -424,5 +424,5 @@ def test_what_cannot_start_says_why(tmp_path):
     code = "import sys; sys.modules['fastapi'] = None; sys.argv[0] = 'serve'; "
     code += "from rice_jax.serve import main; main()"
     done = run_program(f"--index={tmp_path}", code=code)
-    assert done.returncode == 1 and "pip install -e '.[serve]'" in done.stderr, done.stderr
+    assert done.returncode == 1 and "pip install 'rice-jax[serve]'" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

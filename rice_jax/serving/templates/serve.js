@@ -1,5 +1,5 @@
 "use strict";
-// What comes from the server or a file is text, never HTML.
+// Texts from the server or a file are inserted as text, never as HTML.
 const part = (id) => document.getElementById(id);
 const limits = JSON.parse(part("form").dataset.limits);
 const video = part("video");
@@ -38,7 +38,7 @@ function say(text, kind = "") {
   part("message").className = kind;
 }
 
-async function recognise(files) {
+async function recognize(files) {
   if (!files.length) return;
   asked?.abort();
   last = files;
@@ -47,7 +47,7 @@ async function recognise(files) {
   part("result").hidden = true;
   const size = files.reduce((sum, file) => sum + file.size, 0), megabytes = (bytes) => (bytes / 1e6).toFixed(1);
   if (size > limits.upload_bytes) {
-    return say(`That has ${megabytes(size)} MB; this server takes ${megabytes(limits.upload_bytes)}.`, "wrong");
+    return say(`This has ${megabytes(size)} MB; the server’s limit is ${megabytes(limits.upload_bytes)} MB.`, "wrong");
   }
   const form = new FormData();
   if (part("gallery")?.value) form.append("gallery", part("gallery").value.slice(1));
@@ -60,7 +60,7 @@ async function recognise(files) {
     show(found, isVideo ? files[0] : null);
     say(`${found.num_frames} ${found.num_frames === 1 ? "frame" : "frames"} looked at.`);
   } catch (error) {
-    if (error.name !== "AbortError") say("The server cannot be reached, or has hung up.", "wrong");
+    if (error.name !== "AbortError") say("The server cannot be reached, or has closed the connection.", "wrong");
   }
 }
 
@@ -71,7 +71,7 @@ function show(found, file) {
   if (file) video.src = address; else video.removeAttribute("src");
   const start = found.timeline[0].start, end = found.timeline.at(-1).end;
   const share = (time) => `${100 * (time - start) / (end - start)}%`;
-  const own = new Map();  // a colour for each product
+  const own = new Map();  // a color for each product
   const now = element("i");
   now.hidden = !file;
   segments = found.timeline.map((segment) => {
@@ -103,7 +103,7 @@ function show(found, file) {
   part("first").textContent = clock(start);
   part("last").textContent = clock(end);
   part("whole").textContent = found.none === null
-    ? "The most similar images." : `That none of the shop’s products is shown: ${percent(found.none)}.`;
+    ? "The most similar images." : `Probability that none of the shop’s products is shown: ${percent(found.none)}.`;
   part("products").replaceChildren(...found.products.map((product, place) => {
     const image = element("div", "image"), name = element("span", "name", called(product));
     name.title = product.id;
@@ -111,7 +111,7 @@ function show(found, file) {
     return image;
   }));
   video.ontimeupdate = () => {
-    const time = start + video.currentTime + 0.01;  // a player rounds
+    const time = start + video.currentTime + 0.01;  // players round times
     now.style.left = share(Math.min(time, end));
     for (const { start, end, item } of segments) item.classList.toggle("now", start <= time && time < end);
   };
@@ -119,15 +119,15 @@ function show(found, file) {
 }
 
 part("file").addEventListener("change", () => {
-  recognise([...part("file").files]);
-  part("file").value = "";  // so that the same one can be chosen again
+  recognize([...part("file").files]);
+  part("file").value = "";  // so that the same file can be chosen again
 });
 addEventListener("dragover", (event) => { event.preventDefault(); part("drop").classList.add("over"); });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) part("drop").classList.remove("over"); });
 addEventListener("drop", (event) => {
   event.preventDefault();
   part("drop").classList.remove("over");
-  recognise([...event.dataTransfer.files]);
+  recognize([...event.dataTransfer.files]);
 });
-part("gallery")?.addEventListener("change", () => recognise(last));
+part("gallery")?.addEventListener("change", () => recognize(last));
 part("form").addEventListener("submit", (event) => event.preventDefault());

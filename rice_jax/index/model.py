@@ -1,0 +1,191 @@
+"""A trained model, loaded from its checkpoint alone: neither training code nor a config file is needed."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from rice_jax.config import Config, ConfigError, MeshConfig
+from rice_jax.config.fields import build
+from rice_jax.config.upgrade import upgrade
+from rice_jax.eval.calibration import read_calibration
+from rice_jax.index.store import About
+from rice_jax.models.create import create_model, create_params
+from rice_jax.models.rice import RiceConfig
+from rice_jax.models.weights import (
+    CHECKPOINTS,
+    CheckpointError,
+    embedding_fingerprint,
+    match_fingerprint,
+    newest_step,
+    parameter_names,
+    read_config,
+    start_from,
+)
+from rice_jax.parallel.mesh import create_mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """A model's parts, and how pictures are shown to it.
+
+    Attributes:
+        model: the parts.
+        resize: side to which a picture is squashed before the crop, pixels.
+        num_frames: largest number of frames in a clip; more are sampled evenly.
+        ipd: `config.model.ipd` in training.
+    """
+
+    model: RiceConfig
+    resize: int
+    num_frames: int
+    ipd: str = "off"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model on its devices: `nnx.merge(graphdef, params)` is a `Rice`.
+
+    Attributes:
+        about: what an index stores about it; `about.model` has the compute type of training.
+        config: the parts, with the compute type used here.
+        graphdef: structure.
+        params: trained parameters.
+        mesh: the devices.
+    """
+
+    about: About
+    config: RiceConfig
+    graphdef: nnx.GraphDef
+    params: PyTree
+    mesh: Mesh
+
+
+def load_model(source: str | os.PathLike) -> Model:
+    """Loads the model of a checkpoint on this process's first device; on a CPU it computes in float32.
+
+    Args:
+        source: a run's workdir, one of its checkpoints, or a converted model.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it cannot be read, or it holds a detector.
+    """
+    source = Path(source)
+    return place_model(source, read_settings(source), _first_device(), on_cpu="float32")
+
+
+def load_index_model(about: About, source: str | os.PathLike | None = None) -> Model:
+    """Loads the model that made an index on this process's first device; on a CPU it computes in float32.
+
+    Args:
+        about: what the index stores about its model.
+        source: where the checkpoint is now; None = where it was when the index was made.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is not the model that made the index.
+    """
+    source = Path(about.checkpoint if source is None else source)
+    settings = ModelSettings(about.model, about.resize, about.num_frames, about.ipd)
+    model = place_model(source, settings, _first_device(), on_cpu="float32")
+    found = model.about
+    if not same_model(found, about):
+        raise CheckpointError(
+            f"{source}: is not the model that made the index (found {describe(found)}; expected {describe(about)}), "
+            "and vectors of different models cannot be compared. Use the checkpoint that made the index, or make "
+            "another index with this one"
+        )
+    return model
+
+
+def place_model(
+    source: Path,
+    settings: ModelSettings,
+    mesh: Mesh,
+    *,
+    workdir: Path | None = None,
+    on_cpu: str | None = None,
+) -> Model:
+    """Loads the weights of a checkpoint into a model of given settings.
+
+    The decoder is left out if the checkpoint has no trained one; the reconstruction head is left out always.
+
+    Args:
+        source: a run's workdir, one of its checkpoints, or a converted model.
+        settings: the model's; positions are interpolated to its image size.
+        mesh: the devices.
+        workdir: where an evaluation of these weights has written its calibration; None = `source`.
+        on_cpu: compute type on a CPU; None = that of `settings`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or its parameters do not fit.
+    """
+    has_decoder = any(name.startswith("pmd/") for name in parameter_names(source))
+    parts = dataclasses.replace(settings.model, pmd=settings.model.pmd if has_decoder else None, pfr=None)
+    config = parts
+    if on_cpu and jax.default_backend() == "cpu":
+        config = dataclasses.replace(parts, encoder=dataclasses.replace(parts.encoder, dtype=on_cpu))
+    params = start_from(source, create_params(config, mesh, seed=0), config)
+    fingerprint = embedding_fingerprint(params, config, settings.resize)
+    calibration = read_calibration(workdir or source)
+    about = About(
+        model=parts,
+        resize=settings.resize,
+        num_frames=settings.num_frames,
+        fingerprint=fingerprint,
+        checkpoint=str(source.absolute()),
+        calibration=calibration if calibration and calibration.fingerprint == fingerprint else None,
+        ipd=settings.ipd,
+        match_fingerprint=match_fingerprint(params, config),
+    )
+    return Model(about, config, create_model(config, mesh), params, mesh)
+
+
+def read_settings(source: Path) -> ModelSettings:
+    """The settings that were saved with a checkpoint.
+
+    A converted model has only `model`: pictures are then squashed to 8/7 of the image size, as CLIP's 224 pixels are
+    cut out of 256, and other settings have their defaults.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it cannot be read, or it holds a detector.
+    """
+    names = parameter_names(source)
+    step = None if (source / "weights").is_dir() else newest_step(source)
+    saved = upgrade(read_config(source if step is None else source / CHECKPOINTS / str(step)))
+    if any(name.startswith("detector/") for name in names):
+        raise CheckpointError(f"{source}: holds a detector, expected a model of task 'retrieval' or 'domains'")
+    try:
+        config = build(Config, saved)
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: was saved by another version of rice_jax: {error}") from error
+    model = config.model
+    return ModelSettings(
+        RiceConfig(model.encoder, model.logit_scale, model.pmd),
+        config.data.resize if "data" in saved else round(model.image_size * 8 / 7),
+        config.eval.num_frames,
+        model.ipd,
+    )
+
+
+def same_model(found: About, expected: About) -> bool:
+    """Whether vectors and matches of two models can be compared; an unknown decoder passes for the same."""
+    decoders = found.match_fingerprint, expected.match_fingerprint
+    return (found.fingerprint, found.model.pmd) == (expected.fingerprint, expected.model.pmd) and (
+        None in decoders or decoders[0] == decoders[1]
+    )
+
+
+def describe(about: About) -> str:
+    """A model in a few words, for error messages."""
+    decoder = "no decoder"
+    if about.model.pmd:
+        decoder = f"decoder {(about.match_fingerprint or 'unknown')[:12]} {about.model.pmd}"
+    return f"{about.fingerprint[:12]}, {decoder}, from {about.checkpoint}"
+
+
+def _first_device() -> Mesh:
+    return create_mesh(MeshConfig(data=1, fsdp=1), jax.local_devices()[:1])

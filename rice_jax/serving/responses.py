@@ -1,0 +1,67 @@
+"""The server's responses, as its OpenAPI schema describes them."""
+
+from pydantic import BaseModel, Field
+
+
+class Product(BaseModel):
+    """An image of the shop."""
+
+    id: str
+    gallery: str
+    title: str = Field(description="Empty if unknown.")
+    score: float = Field(description="Cosine of the embeddings; for a re-ranked image, the decoder's cosine.")
+    confidence: float | None = Field(
+        description="Probability that this image is shown; null if the index has no calibration."
+    )
+    image: str = Field(description="Address of a small picture of the image, relative to the server's.")
+
+
+class Segment(BaseModel):
+    """A part of a video that shows one product, or none of the gallery's."""
+
+    start: float = Field(description="Seconds.")
+    end: float = Field(description="Seconds.")
+    product: Product | None = Field(description="The product shown; null if it is none of the gallery's.")
+    confidence: float | None = Field(
+        description="Probability that `product` is right; null if the index has no calibration."
+    )
+    products: list[Product] = Field(description="Images most similar to the frames of this part, best first.")
+
+
+class RankingResponse(BaseModel):
+    """A ranking of the gallery's images."""
+
+    products: list[Product] = Field(description="Best first.")
+    none: float | None = Field(
+        description="Probability that none of the gallery's images is shown; null if the index has no calibration."
+    )
+
+
+class StreamResponse(RankingResponse):
+    """What a stream shows now."""
+
+    time: float = Field(description="Time of the newest frame, seconds.")
+    num_frames: int = Field(description="Number of frames that the ranking is made of.")
+
+
+class RecognitionResponse(RankingResponse):
+    """What a clip or video shows, as a whole and over time."""
+
+    num_frames: int = Field(description="Number of frames looked at.")
+    timeline: list[Segment] = Field(description="Parts of the video in order.")
+
+
+class HealthResponse(BaseModel):
+    """The index, and how videos are sampled."""
+
+    images: int = Field(description="Number of images in the index.")
+    galleries: int = Field(description="Number of galleries in the index.")
+    num_frames: int = Field(description="Largest number of frames in a clip; more are sampled evenly.")
+    interval_seconds: float = Field(description="Time between the frames of a video or stream that are looked at.")
+    fingerprint: str = Field(description="Tells models apart.")
+
+
+class ErrorResponse(BaseModel):
+    """Why a request was refused."""
+
+    detail: str = Field(description="What was found, and what was expected.")
