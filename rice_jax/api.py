@@ -53,8 +53,8 @@ class TrainedModel:
         graphdef, about = model.graphdef, model.about
         self.embed_dim, self.num_frames = about.model.encoder.embed_dim, about.num_frames
         self._about, self._params = about, model.params
-        self._image = jax.jit(lambda params, image: nnx.merge(graphdef, params).embed_image(image))
-        self._video = jax.jit(lambda params, video, mask: nnx.merge(graphdef, params).embed_video(video, mask))
+        self._image = jax.jit(lambda params, batch: nnx.merge(graphdef, params).embed_image(batch))
+        self._video = jax.jit(lambda params, batch: nnx.merge(graphdef, params).embed_video(batch))
 
     def embed_images(self, pictures: Iterable[AnyPicture]) -> Float32[np.ndarray, "N E"]:
         """Embeds product images.
@@ -76,7 +76,7 @@ class TrainedModel:
             # Every batch size is compiled anew, so batches are padded to a power of two.
             padded = np.zeros((1 << (len(part) - 1).bit_length(), *part.shape[1:]), np.uint8)
             padded[: len(part)] = part
-            parts.append(np.asarray(self._image(self._params, padded))[: len(part)])
+            parts.append(np.asarray(self._image(self._params, {"image": padded}))[: len(part)])
         return np.concatenate(parts)
 
     def embed_video(self, frames: Iterable[AnyPicture]) -> Float32[np.ndarray, " E"]:
@@ -97,7 +97,7 @@ class TrainedModel:
         video = np.zeros((1, self.num_frames, *shown.shape[1:]), np.uint8)
         video[0, : len(shown)] = shown
         frame_mask = np.arange(self.num_frames)[None] < len(shown)
-        return np.asarray(self._video(self._params, video, frame_mask))[0]
+        return np.asarray(self._video(self._params, {"video": video, "frame_mask": frame_mask}))[0]
 
     def _show(self, pictures: Sequence[AnyPicture], places: Iterable[int], name: str) -> UInt8[np.ndarray, "N S S 3"]:
         """Some of the pictures as evaluation shows them to the model."""

@@ -1,9 +1,10 @@
-"""The front door: flags and wiring.
+"""Trains, evaluates, detects, indexes and compares: flags and wiring.
 
 python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.data.batch_size=64
 """
 
 import dataclasses
+import difflib
 import importlib.util
 import logging
 import sys
@@ -12,17 +13,16 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from absl import logging as absl_logging
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, find_config
-from rice_jax.index.model import ModelSettings, place_model
+from rice_jax.config.fields import list_settings
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
-from rice_jax.models.create import create_model, create_params
-from rice_jax.models.rice import RiceConfig
-from rice_jax.models.weights import CheckpointError, newest_weights, start_from
+from rice_jax.logs import log_to_stderr
+from rice_jax.models.create import MODELS, create_model, create_params
+from rice_jax.models.weights import CheckpointError, missing, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.parallel.mesh import create_mesh
@@ -37,29 +37,29 @@ from rice_jax.train.steps import training_step
 from rice_jax.types import DataError
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Settings, e.g. configs/sample.py; --config.a.b=c overrides one."
+    "config", None, "Config file, or the name of one that comes with rice_jax; --config.a.b=c overrides a setting."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, results, report.")
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval", "detect", "index", "compare"],
-    "train (and evaluate), only evaluate the newest checkpoint, write a detector's boxes in config.data.detect, make "
-    "or change an index of the pictures in config.index.images, or compare the runs whose workdirs are the arguments, "
-    "which needs no --config.",
+    "train: train and evaluate; eval: evaluate the newest checkpoint; detect: write the boxes that a detector finds in "
+    "config.data.detect; index: update the index of the pictures in config.index.images; compare: compare the runs "
+    "whose workdirs are the arguments, without --config.",
 )
-EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: write the index in this form, too.")
+EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: also write the index in this form.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,
-    "Join the other processes; Cloud TPU, Slurm and Open MPI need no further flag. Not given: if the environment "
-    "tells of other processes.",
+    "Join the other processes of a Cloud TPU, Slurm or Open MPI job, or those that the next three flags describe. "
+    "Default: if the environment names other processes.",
 )
-COORDINATOR = flags.DEFINE_string("coordinator", None, "Elsewhere: host:port of the first process,")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many there are,")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "and which one this is, from 0.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first process.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 TIMEOUT = flags.DEFINE_integer(
-    "timeout_seconds", 120, "How long to wait for the other processes, and after which a silent one ends the run."
+    "timeout_seconds", 120, "Wait this long for the other processes; a process that is silent for as long ends the run."
 )
 
 STOPPED = 143  # exit code of a run that SIGTERM stopped, as shells number it
@@ -68,13 +68,13 @@ logger = logging.getLogger("rice_jax")
 
 
 def main(arguments: list[str]) -> None:
-    speak()
+    log_to_stderr(verbose=flags.FLAGS["verbosity"].present)
     keep_compiled()
     try:
         if MODE.value == "compare":
             return compare(Path(WORKDIR.value), [Path(argument) for argument in arguments[1:]])
         if arguments[1:]:
-            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected nothing but flags with --mode={MODE.value}")
+            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected only flags with --mode={MODE.value}")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
         config, workdir = resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute()
         share_directory(workdir)
@@ -95,7 +95,7 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     if mode == "index":
         return index(config, task, workdir, mesh)
     model = task.model(config)
-    this = Run(config, workdir, mesh, create_model(model, mesh), create_params(model, mesh, config.seed))
+    this = Run(config, workdir, mesh, model, create_model(model, mesh), create_params(model, mesh, config.seed))
     if mode == "detect":
         return detect(this, task)
     done = run_training(this, task) if mode == "train" else evaluate(this, task)
@@ -108,14 +108,15 @@ def run(config: Config, workdir: Path, mode: str) -> None:
 def run_training(this: Run, task: Task) -> int:
     """Resumes, else starts from given weights, else from fresh ones, and trains; returns the steps done."""
     config, workdir, mesh = this.config, this.workdir, this.mesh
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    pretrained = MODELS[type(this.model)].PRETRAINED
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh))
     evaluators = task.evaluators(this)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()
         params = this.params
         if newest is None and config.model.init_from:
-            params = start_from(config.model.init_from, params, task.model(config))
+            params = start_from(config.model.init_from, params, this.model)
         state, position = create_state(params, optimizer, mesh), 0
         if newest is not None:
             logger.info("resuming %s from step %d", workdir, newest)
@@ -130,7 +131,7 @@ def evaluate(this: Run, task: Task) -> int:
     source, step = newest_weights(this.workdir, this.config.model.init_from)
     this = dataclasses.replace(this, source=source)
     evaluators = task.evaluators(this)
-    params = start_from(source, this.params, task.model(this.config))
+    params = start_from(source, this.params, this.model)
     for evaluator in evaluators.values():
         evaluator(step, params)
     return step
@@ -141,35 +142,38 @@ def detect(this: Run, task: Task) -> None:
     if not hasattr(task, "detect"):
         raise ConfigError(f"--mode=detect: found config.task={this.config.task!r}, expected 'detection'")
     source, step = newest_weights(this.workdir, this.config.model.init_from)
-    params = start_from(source, this.params, task.model(this.config))
+    params = start_from(source, this.params, this.model)
     path = task.detect(dataclasses.replace(this, params=params, source=source), step)
     if jax.process_index() == 0:
         print(f"\n{path}")
 
 
 def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
-    """Updates the index of a shop, and exports it if asked to."""
-    directory, images = Path(config.index.directory or workdir / "index"), config.index.images
-    if not (images or EXPORT.value):
+    """Brings an index up to date with a shop's pictures, and writes it in another form if asked to."""
+    directory = Path(config.index.directory or workdir / "index")
+    if not (config.index.images or EXPORT.value):
         raise ConfigError("--mode=index: found config.index.images='', expected a directory or CSV, or --export")
     if EXPORT.value and not importlib.util.find_spec("faiss"):
         raise ConfigError("--export=faiss: faiss is not installed; pip install 'rice-jax[faiss]'")
-    if images and config.index.change == "remove":
+    if config.index.images and config.index.change == "remove":
         if jax.process_index() == 0:
-            remove_pictures(directory, images)
-    elif images:
-        parts = task.model(config)
-        if not isinstance(parts, RiceConfig):
-            raise ConfigError(f"--mode=index: found config.task={config.task!r}, expected 'retrieval' or 'domains'")
+            remove_pictures(directory, config.index.images)
+    elif config.index.images:
         source, _ = newest_weights(workdir, config.model.init_from)
-        settings = ModelSettings(parts, config.data.resize, config.eval.num_frames, config.model.ipd)
+        model = task.model(config)
+        params = create_params(model, mesh, config.seed)
+        with_decoder = "pmd" in params and not missing(source, params, "pmd")
+        params = start_from(source, params, model)
         update_index(
+            config,
+            model,
+            create_model(model, mesh),
+            params,
+            mesh,
             directory,
-            images,
-            place_model(source, settings, mesh, workdir=workdir),
-            change=config.index.change,
-            batch_size=config.eval.batch_size,
-            num_threads=config.data.num_threads,
+            source,
+            workdir,
+            with_decoder=with_decoder,
         )
     if jax.process_index() == 0:
         print(export_faiss(directory, read_index(directory)) if EXPORT.value else directory / FILE)
@@ -185,44 +189,50 @@ def compare(workdir: Path, runs: list[Path]) -> None:
 def parse_flags(arguments: list[str]) -> list[str]:
     """absl's own parsing; bare names of configs are found, and an unknown setting gets one line."""
     try:
-        return app.parse_flags_with_usage([_with_path(argument) for argument in arguments])
+        _require_known(arguments)
+        return app.parse_flags_with_usage(_with_path(arguments))
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
-    except AttributeError as error:
-        sys.exit(f"ConfigError: unknown setting: {error}\nAll settings: docs/settings.md, or rice_jax/config/groups.py")
 
 
-def _with_path(argument: str) -> str:
-    """`--config=lpr4m` with the path of the config that comes with rice_jax; other arguments as they are."""
-    flag, _, value = argument.partition("=")
-    if flag not in ("--config", "-config") or not value:
-        return argument
-    name, colon, rest = value.partition(":")
-    return f"{flag}={find_config(name)}{colon}{rest}"
+def _require_known(arguments: list[str]) -> None:
+    settings = list_settings(Config)
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name.startswith("config.") and name not in settings:
+            similar = difflib.get_close_matches(name, settings, n=1)
+            raise ConfigError(
+                f"{name}: unknown setting{f', did you mean {similar[0]}?' if similar else ''}; all settings: "
+                "docs/settings.md"
+            )
 
 
-def speak() -> None:
-    """Our own lines go to stderr; the libraries' running commentary only with --verbosity=0."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    if not flags.FLAGS["verbosity"].present:
-        absl_logging.set_verbosity(absl_logging.WARNING)
-        # After a failed save it repeats, in its own words, what our error has said.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-        # A checkpoint's failure is logged by every thread of Orbax that it passes, and then raised; once is enough.
-        absl_logging.get_absl_logger().addFilter(
-            lambda record: record.exc_info is None or "orbax" not in record.pathname
-        )
+def _with_path(arguments: list[str]) -> list[str]:
+    """Arguments with the path of a config that comes with rice_jax in the place of its name."""
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-config"):
+            continue
+        if not equals:
+            i += 1
+            flag, value = "", arguments[i] if i < len(arguments) else ""
+        name, colon, rest = value.partition(":")
+        if name:
+            found[i] = f"{flag}{equals}{find_config(name)}{colon}{rest}"
+    return found
 
 
-if __name__ == "__main__":
+def start(arguments: list[str]) -> None:
+    """Parses flags and runs `main`; the first argument is the program's name."""
     flags.mark_flag_as_required("workdir")
     flags.register_multi_flags_validator(
         ["config", "mode"],
         lambda given: given["config"] is not None or given["mode"] == "compare",
         "Flag --config must have a value other than None.",
     )
-    app.run(main, flags_parser=parse_flags)
+    app.run(main, argv=arguments, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+    start(sys.argv)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.album import thumbnail
-from rice_jax.pages.timeline import Small, write_timeline
+from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine, Match
 from rice_jax.recognition.recognizer import Segment, encode_video, products_over_time
@@ -77,7 +77,8 @@ def recognize(options: argparse.Namespace) -> None:
     for segment in segments:
         print(json.dumps(as_json(segment), ensure_ascii=False, allow_nan=False))
     if options.report:
-        write_timeline(options.report, options.video.name, segments, times, thumbnails, engine.index, options.gallery)
+        video = Video(options.video.name, segments, times, thumbnails)
+        write_timeline(options.report, video, engine.index, options.gallery)
         print(options.report, file=sys.stderr)
 
 

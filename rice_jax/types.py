@@ -19,16 +19,16 @@ class DataError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """Pictures of any size up to H × W, and what of them is to be seen in S × S pixels; see `models.resample`.
+    """Pictures of any size up to H × W, and the windows to resize to S × S pixels; see `models.resample`.
 
-    In a batch it stands for `UInt8[Array, "B S S 3"]` where the device is to do the work.
+    Stands for `UInt8[Array, "B S S 3"]` in a batch if the device does the work.
     """
 
-    pixels: UInt8[Array, "*B H W 3"]  # RGB, 0 to 255, in the upper left; the rest is of no account
-    size: Int32[Array, "*B 2"]  # height and width of what is; 0 = no picture
-    rows: Float32[Array, "*B S"]  # centres of the result's rows, at equal distances, in pixels
-    columns: Float32[Array, "*B S"]  # falling = mirrored
-    colour: Float32[Array, "*B 3 4"] | None  # maps RGB, and a 1 below it, to RGB; None = unchanged
+    pixels: UInt8[Array, "*B H W 3"]  # RGB, 0 to 255, in the upper left; the rest is undefined
+    size: Int32[Array, "*B 2"]  # height and width of the picture; 0 = no picture
+    rows: Float32[Array, "*B S"]  # centers of the result's rows, at equal distances, in pixels
+    columns: Float32[Array, "*B S"]  # the same for columns; descending = mirrored
+    color: Float32[Array, "*B 3 4"] | None  # maps [R, G, B, 1] to RGB; None = unchanged
 
 
 class Batch(TypedDict):
@@ -71,6 +71,20 @@ class Tokens(NamedTuple):
 
     image: Float[Array, "B L D"]
     video: Float[Array, "B T L D"]
+
+
+class EncodedFrames(NamedTuple):
+    """What a model that streams keeps of a picture; in the compute dtype."""
+
+    features: Float[Array, "*B E"]  # not normalized
+    tokens: Float[Array, "*B L D"]  # for a match
+
+
+class EncodedImages(NamedTuple):
+    """What is computed of an image before it meets a video."""
+
+    embedding: Float[Array, "B E"]  # unit length, float32
+    queries: Float[Array, "B R D"]  # the image's side of a match, in the compute dtype
 
 
 class Matches(NamedTuple):

@@ -13,8 +13,8 @@ compared takes turns, once a round; figures are medians over the rounds, and so 
 is a second of a core's time: where other programs take theirs, these still tell. `step`, `encode` and `live` run on the
 first device that JAX finds: on a CPU in float32 and small, elsewhere in bfloat16 and with several sizes of a batch.
 FLOP are those that no program can do without (`scripts/least.py`), and utilisation is their share of the device's peak,
-where that is known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are those of
-`configs/base.py`.
+where that is known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are the
+defaults (docs/settings.md).
 - `step` trains RICE, ICL, PMD, PFR and AdamW, beside a naive step that matches as the reference does, written in JAX
   too, and one that does so pair by pair. None has dropout.
 - `encode` encodes pictures, and goes back to the gradients of the weights, beside transformers' encoder of the same
@@ -28,8 +28,8 @@ where that is known: not on a CPU. `--profile` writes a trace of our program for
 
 `flops` counts the operations of our step, of the least that RICE needs, and of a step that matches as the reference
 does. `memory` says what a step needs beside its state and batch, with and without recomputing activations, and in
-chunks of that many pairs (`config.train.grad_cache_chunks`), where a batch is more than one. Settings are those of
-`configs/base.py`, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in the naive step, and in
+chunks of that many pairs (`config.train.grad_cache_chunks`), where a batch is more than one. Settings are the
+defaults, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in the naive step, and in
 float32, which is what a CPU computes in. Either takes about a minute of one core.
 
 `data` makes what a download of LPR4M leaves: rows of 118 frames, and pictures of 256 pixels and quality 95 in
@@ -52,12 +52,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
 import jax
 
-from configs import base, sample
-from rice_jax.config import Config, ConfigError, resolve
+from rice_jax.config import Config, ConfigError, default_config, load_config
+from rice_jax.tasks import resolve
 from scripts.benchmarks.compiled_step import compiled_step, operations
 from scripts.benchmarks.least import encoder_operations, least_operations
 from scripts.benchmarks.naive import NaiveRice
@@ -125,7 +125,7 @@ def step(
         configs = [
             settings({**own, **default_dtype(), **overrides, "data.batch_size": size}) for size in batch or sizes
         ]
-        if not configs[0].model.pmd:
+        if not configs[0].loss.pmd_weight:
             raise ConfigError("config.loss.pmd_weight: found 0, expected more: the decoder is what is compared")
         rows = step_speed.measure(configs, rounds, seconds, profile)
         print_rows(step_speed.COLUMNS, rows, **about(configs[0], used))
@@ -145,7 +145,7 @@ def encode(
         forward = sum(learning.values()) + sum(weights_learning.values())
         backward = 2 * sum(learning.values()) + sum(weights_learning.values())
         operations = dict(zip(encode_speed.WORKS, (forward, forward + backward), strict=True))
-        rows = encode_speed.measure(config.model, sizes, operations, used, rounds, seconds, profile)
+        rows = encode_speed.measure(config.model.encoder, sizes, operations, used, rounds, seconds, profile)
         print_rows(encode_speed.COLUMNS, rows, **about(config, used))
     if why := encode_speed.missing_torch(jax.devices()[0]):
         print(f"{why}: no rows of it", file=sys.stderr)
@@ -171,7 +171,7 @@ def live(overrides: Mapping, *, cores: int | None, images: int, rerank: int, fra
     with on_cores(cores) as used:
         configs = {"as set": settings({**default_dtype(), **overrides})}
         if not overrides:
-            shop = sample.get_config()
+            shop = load_config("sample")
             shop.loss.pmd_weight = 1.0  # for a decoder to re-rank with
             configs = {"sample": resolve(shop.to_dict()), "ViT-B/32": configs["as set"]}
         rows = live_speed.measure(configs, images, rerank, frames)
@@ -186,7 +186,7 @@ def flops(overrides: Mapping) -> None:
         for weights in ({}, {"loss.pmd_weight": 0.0})
     )
     least = least_operations(config)
-    if not config.model.pmd:
+    if not config.loss.pmd_weight:
         raise ConfigError("config.loss.pmd_weight: found 0, expected more: the decoder is what is compared")
     icl_operations = operations(icl)
     rows = {
@@ -255,12 +255,12 @@ def about(config: Config, cores: int) -> dict:
 
 
 def settings(overrides: Mapping) -> Config:
-    """`configs/base.py` with `{"data.batch_size": 8}` overridden.
+    """The defaults with `{"data.batch_size": 8}` overridden.
 
     Raises:
         ConfigError: a setting does not exist or cannot be.
     """
-    values = base.get_config()
+    values = default_config()
     with values.ignore_type():  # `resolve` says it better
         values.update_from_flattened_dict(
             {"model.dtype": "float32", "model.pmd.attention_dropout": 0.0} | dict(overrides)

@@ -182,12 +182,12 @@ def differentiate(graphdef, params, batch):
 def forward(graphdef, params, batch) -> dict[str, jax.Array]:
     """What the recording has of the way to the losses, by its names."""
     model, frame_mask = nnx.merge(graphdef, params), batch["frame_mask"]
-    (image, video), tokens = model(batch["image"], batch["video"], frame_mask)
+    (image, video), tokens = model(batch)
     token_mask = jnp.repeat(frame_mask, tokens.video.shape[2], axis=1)
     features = lambda tokens: model.encoder.projection(model.encoder.ln_post(tokens[..., 0, :]))  # noqa: E731
     correlations = image @ video.T
     negatives, _ = hardest_negatives(correlations, LOSS.num_negatives)
-    matches = model.match(tokens, frame_mask, negatives)
+    matches = model.match_batch(batch, tokens, negatives)
     candidates = jnp.concatenate([jnp.arange(len(image))[:, None], negatives], axis=1)
     decode_all = jax.vmap(lambda video, mask: decode(model.pmd, tokens.image, video, mask), in_axes=1, out_axes=1)
     hidden, self_attention = decode_all(tokens.video[candidates], token_mask[candidates])  # [B, K, L, D], [B, K, ...]
@@ -213,7 +213,7 @@ def forward(graphdef, params, batch) -> dict[str, jax.Array]:
         "rec_conv_out": scores,
         "rec_attention_map": weights,
         "rec_pad_mass": jnp.where(token_mask[:, None], 0, weights).sum(axis=-1).mean(axis=-1),
-        "reconstruction": model.pfr(matches.attention, tokens.video, frame_mask),
+        "reconstruction": model.reconstruct(batch, tokens, matches),
     }
 
 
@@ -266,7 +266,7 @@ def compare_updates(case: Case, subject: Subject, recording: str, settings: Mapp
     """Losses before each update and after the last, and every parameter after it."""
     beta1, beta2 = settings["betas"]
     optimizer = create_optimizer(
-        dataclasses.replace(OPTIMIZER, beta1=beta1, beta2=beta2, epsilon=settings["eps"]), TOTAL_STEPS
+        dataclasses.replace(OPTIMIZER, beta1=beta1, beta2=beta2, epsilon=settings["eps"]), TOTAL_STEPS, Rice.PRETRAINED
     )
     update = jax.jit(optimizer.update)
     params, state = subject.params, optimizer.init(subject.params)

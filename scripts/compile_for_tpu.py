@@ -41,7 +41,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `configs`, which is not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 import jax
 import jax.numpy as jnp
 from absl import app, flags
@@ -49,9 +49,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from rice_jax.config import Config, ConfigError
+from rice_jax.config import Config, ConfigError, find_config
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
 from rice_jax.models.create import create_model, create_params
+from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.tasks import TASKS, resolve
 from rice_jax.train.optimizer import create_optimizer
@@ -128,6 +129,24 @@ def main(_) -> None:
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
     sys.exit(0 if fits else 1)
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """Parses flags; `--config` may be the name of a config that comes with rice_jax."""
+    try:
+        return app.parse_flags_with_usage([with_path(argument) for argument in arguments])
+    except ConfigError as error:
+        sys.exit(f"ConfigError: {error}")
+
+
+def with_path(argument: str) -> str:
+    """`--config=lpr4m` with the path of that config; other arguments unchanged.
+
+    Raises:
+        ConfigError: there is no such config.
+    """
+    flag, _, name = argument.partition("=")
+    return f"{flag}={find_config(name)}" if flag in ("--config", "-config") and name else argument
 
 
 def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:
@@ -225,7 +244,7 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
     task = TASKS[config.task]
     require_even_batch(config.data.batch_size, mesh)
     graphdef = create_model(task.model(config), mesh)
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, Rice.PRETRAINED, mesh)
     params = jax.eval_shape(lambda: create_params(TASKS[config.task].model(config), mesh, config.seed))
     state = jax.eval_shape(lambda: create_state(params, optimizer, mesh))
     step = compile_step(training_step(graphdef, optimizer, task.loss(config, mesh)), state, mesh)
@@ -305,8 +324,10 @@ def devices_of(topology: str) -> list[jax.Device]:
 
 
 if __name__ == "__main__":
-    CONFIG = config_flags.DEFINE_config_file("config", None, "Settings; --config.a.b=c overrides one.")
+    CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "Config file, or the name of one that comes with rice_jax; --config.a.b=c overrides a setting."
+    )
     TOPOLOGY = flags.DEFINE_string("topology", None, "Slice, e.g. v5e:16x16.")
     LARGEST = flags.DEFINE_bool("largest", False, "Look for the largest batch whose training step fits.")
     flags.mark_flags_as_required(["config", "topology"])
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -1,4 +1,8 @@
+import json
 import os
+import subprocess
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,57 +11,76 @@ from absl import flags
 
 from data.build import main as build
 from tests.data.raw_lpr4m import write_raw
-from tests.fixtures import build_shop, command, run
-from tests.pages.reports import EVIL
-from tests.shop import make_shop
+from tests.fixtures import build_shop, command, make_once, run
 
 # Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
-jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-# Compiling a step takes far longer than running it on a few pictures. Runs of the program inherit these flags.
+# Compiling a program takes far longer than running it on a few pictures, so it is done with little care, and once: for
+# pytest's other workers, for the programs that tests start, and for the next run of the tests.
 FLAGS = ["--xla_backend_optimization_level=0"]
 if jax.__version_info__ < (0, 11):  # later releases do not know it and stop
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+COMPILED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rice_jax_tests"
+KEPT_SECONDS = 30 * 24 * 3600
+for name, value in {
+    "jax_platforms": "cpu",
+    "jax_compilation_cache_dir": str(COMPILED),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
 # Grain's worker processes read absl's flags.
 flags.FLAGS.mark_as_parsed()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory):
-    """Runs of the program keep what they compile here and not among the user's files."""
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+def pytest_sessionstart():
+    """Forgets what no run of the tests has used for long."""
+    for path in COMPILED.glob("*"):
+        if time.time() - path.stat().st_atime > KEPT_SECONDS:
+            path.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory):
     """Data directory of a tiny LPR4M, built from raw files."""
-    return build_shop(tmp_path_factory.mktemp("shop"))
+    return make_once(tmp_path_factory, "shop", build_shop) / "built"
 
 
 @pytest.fixture(scope="session")
 def reference(shop, tmp_path_factory):
     """Workdir and result of a run of one process and one device that nothing disturbs."""
-    workdir = tmp_path_factory.mktemp("reference")
-    result = run(command(shop, workdir, module="tests.recorded_main"))
-    assert result.returncode == 0, result.stderr
-    return workdir, result
+
+    def train(directory: Path) -> None:
+        result = run(command(shop, directory / "run", module="tests.recorded_main"))
+        assert result.returncode == 0, result.stderr
+        (directory / "result.json").write_text(json.dumps([result.stdout, result.stderr]))
+
+    directory = make_once(tmp_path_factory, "reference", train)
+    output, errors = json.loads((directory / "result.json").read_text())
+    return directory / "run", subprocess.CompletedProcess("rice", 0, output, errors)
 
 
 @pytest.fixture(scope="session")
 def evil_shop(tmp_path_factory):
     """Data sets whose images have names that no page should take for its own."""
-    directory = tmp_path_factory.mktemp("evil")
-    [titles] = write_raw(directory / "raw", num_train=2).glob("test_image_title_*.txt")
-    lines = titles.read_text(encoding="utf-8").splitlines()
-    titles.write_text("".join(f"{line} {EVIL}\n" for line in lines), encoding="utf-8")
-    build(["lpr4m", "--raw_dir", str(directory / "raw"), "--data_dir", str(directory / "built")])
-    return directory / "built"
+    from tests.pages.reports import EVIL
+
+    def make(directory: Path) -> None:
+        [titles] = write_raw(directory / "raw", num_train=2).glob("test_image_title_*.txt")
+        lines = titles.read_text(encoding="utf-8").splitlines()
+        titles.write_text("".join(f"{line} {EVIL}\n" for line in lines), encoding="utf-8")
+        build(["lpr4m", "--raw_dir", str(directory / "raw"), "--data_dir", str(directory / "built")])
+
+    return make_once(tmp_path_factory, "evil_shop", make) / "built"
 
 
 @pytest.fixture(scope="session")
 def live_shop(tmp_path_factory):
     """An index of a fresh model with a decoder, and a calibration."""
+    from tests.shop import make_shop
+
     return make_shop(tmp_path_factory.mktemp("live_shop"))
 
 

@@ -1,16 +1,31 @@
 """A tiny shop on disk, built as a user builds one, and runs of the program on it."""
 
+import fcntl
 import json
 import os
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from data.build import main as build
 from tests.data.raw_lpr4m import write_raw
+from tests.programs import ROOT, Program, run, start
 
-ROOT = Path(__file__).parents[1]
+__all__ = [
+    "ROOT",
+    "SIZES",
+    "TINY",
+    "build_shop",
+    "command",
+    "losses",
+    "make_once",
+    "run",
+    "start",
+    "wait_for_checkpoint",
+]
 # Overrides of sizes and lengths that make a run of seconds.
 SIZES = {
     "data.batch_size": 8,
@@ -36,6 +51,27 @@ TINY = SIZES | {
     "model.init_from": "",
     "optimizer.encoder_learning_rate": 1e-3,
 }
+
+
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A directory that the first of pytest's workers to need it makes; tests only read it.
+
+    Args:
+        factory: pytest's.
+        name: of the directory.
+        make: makes it, given its path.
+    """
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    directory, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            directory.mkdir()
+            make(directory)
+            done.touch()
+    return directory
 
 
 def build_shop(directory: Path, num_columns: int = 11) -> Path:
@@ -65,22 +101,7 @@ def command(
     return [sys.executable, "-m", module, f"--config={config}", f"--workdir={workdir}", *values, *flags]
 
 
-def start(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.Popen:
-    """Starts the program with its output in pipes."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), **environment}
-    return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def run(arguments: list[str], devices: int = 1, **environment: str) -> subprocess.CompletedProcess:
-    """Runs the program to its end."""
-    process = start(arguments, devices, **environment)
-    output, errors = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
-
-
-def wait_for_checkpoint(process: subprocess.Popen, workdir: Path) -> None:
+def wait_for_checkpoint(process: Program, workdir: Path) -> None:
     """Returns as soon as a run has saved its first checkpoint."""
     checkpoints, deadline = workdir / "checkpoints", time.monotonic() + 300
     while not any(path.name.isdigit() for path in (checkpoints.iterdir() if checkpoints.exists() else [])):

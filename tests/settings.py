@@ -3,12 +3,18 @@
 import functools
 
 from rice_jax.config import Config
-from rice_jax.tasks import resolve
+from rice_jax.models.create import ModelConfig
+from rice_jax.tasks import TASKS, resolve
 
 
 def small_config(**overrides) -> Config:
     """The defaults with a tiny model; `group__key=value` overrides one setting."""
     return resolve(small_values(**overrides))
+
+
+def model_of(config: Config) -> ModelConfig:
+    """The parts of the model that a run trains."""
+    return TASKS[config.task].model(config)
 
 
 def small_values(**overrides) -> dict:

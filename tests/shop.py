@@ -15,7 +15,7 @@ from rice_jax.config import MeshConfig
 from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.embed import model_embedder
 from rice_jax.index.store import About, Index, write_index
-from rice_jax.input.transforms import centre_crop, render
+from rice_jax.input.transforms import center_crop, render
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import Rice
 from rice_jax.models.weights import embedding_fingerprint, save_weights
@@ -83,7 +83,7 @@ def png(picture: np.ndarray) -> bytes:
 def show(encoded: bytes, config) -> np.ndarray:
     """A picture as evaluation shows it to the model."""
     side = config.model.image_size
-    return render(encoded, centre_crop(config.data.resize, side), side)
+    return render(encoded, center_crop(config.data.resize, side), side)
 
 
 def write_mp4(path: Path, pictures: list[np.ndarray], seconds: float, rate: int = 10, codec: str = "mpeg4") -> Path:

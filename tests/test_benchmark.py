@@ -12,12 +12,12 @@ from flax import nnx
 from rice_jax.models.create import create_params
 from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.rice import Rice
-from rice_jax.train.steps import retrieval_loss
+from rice_jax.tasks.retrieval import retrieval_loss
 from scripts import benchmark
 from scripts.benchmarks import data_speed, encode_speed, peaks, rank_speed, step_speed, timing
 from scripts.benchmarks.least import encoder_operations
 from scripts.benchmarks.naive import NaiveRice, PairwiseRice
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 from tests.train.test_steps import batch, mesh_of
 
 # Wide enough for matrix products to outweigh what grows with the width and not with its square.
@@ -71,10 +71,10 @@ def test_recomputing_activations_needs_less_memory(capsys):
 @pytest.mark.parametrize("naive", [NaiveRice, PairwiseRice])
 def test_the_naive_step_computes_the_same(naive):
     config = small_config(data__batch_size=16, model__layers=4, model__pmd__num_pairs=2)
-    params = create_params(config.model, mesh_of(1), seed=0)
+    params = create_params(model_of(config), mesh_of(1), seed=0)
 
     def loss_and_gradients(model):
-        graphdef = nnx.split(nnx.eval_shape(lambda: model(config.model, rngs=nnx.Rngs(0))))[0]
+        graphdef = nnx.split(nnx.eval_shape(lambda: model(model_of(config), rngs=nnx.Rngs(0))))[0]
         loss = lambda params, rows: retrieval_loss(graphdef, params, rows, config.loss)  # noqa: E731
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch())
 
@@ -87,7 +87,7 @@ def test_the_naive_step_computes_the_same(naive):
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        ("--config.model.widht=3", "ConfigError: config.model: unknown keys ['widht']"),
+        ("--config.model.widht=3", "ConfigError: config.model.widht: unknown, expected one of the settings image_size"),
         ("--config.modle.width=3", 'KeyError: \'Key "modle.width"'),
         ("--config.model.width=x", "ConfigError: config.model.width: found 'x' (str), expected int"),
         ("--config.loss.pmd_weight=0", "ConfigError: config.loss.pmd_weight: found 0, expected more"),
@@ -248,7 +248,7 @@ def test_pushing_frames_is_measured(capsys):
 def test_what_an_encoder_cannot_do_without():
     config = benchmark.settings({**SIZES, "model.unroll": True})
     learning, weights_learning = encoder_operations(config)
-    graphdef, params = nnx.split(Vit(config.model, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(Vit(config.model.encoder, rngs=nnx.Rngs(0)))
     forward = jax.jit(lambda params, pictures: nnx.merge(graphdef, params)(pictures)[1])
     compiled = forward.lower(params, jnp.zeros((1, 32, 32, 3))).compile()
     least = sum(learning.values()) + sum(weights_learning.values())
@@ -286,7 +286,7 @@ class TestWithTorch:
 
         config = benchmark.settings(SIZES).model
         theirs = CLIPVisionModelWithProjection(encode_speed.vision_config(config))
-        ours = jax.tree.leaves(nnx.split(Vit(config, rngs=nnx.Rngs(0)))[1])
+        ours = jax.tree.leaves(nnx.split(Vit(config.encoder, rngs=nnx.Rngs(0)))[1])
         assert sum(leaf.size for leaf in ours) == sum(parameter.numel() for parameter in theirs.parameters())
 
     def test_encoding_is_measured(self, capsys):

@@ -1,162 +1,294 @@
+import ast
 import copy
-import importlib
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from configs import base
-from rice_jax.config import ConfigError, resolve
+from rice_jax.config import Config, ConfigError, DataConfig, default_config, find_config, load_config
+from rice_jax.config.fields import list_settings
+from rice_jax.config.upgrade import upgrade
+from rice_jax.models.detr import DetrConfig
+from rice_jax.tasks import TASKS, resolve
+from tests.fixtures import ROOT
 from tests.settings import small_config, small_values
 
-FILES = ["lpr4m", "lpr750k", "movingfashion", "rope", "sample", "sample_pretrain"]
-DETECTORS = ["detector_frame", "detector_clip", "sample_detector"]
+RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_pretrain"]
+DETECTION = ["detector_frame", "detector_clip", "sample_detector"]
+FILES = [*RETRIEVAL, "rope", *DETECTION]
 PARENTS = {"sample_pretrain": "sample", "sample_detector": "sample", "detector_clip": "detector_frame"}
 
 
-@pytest.mark.parametrize("name", FILES + DETECTORS)
-def test_every_config_resolves_and_derives_nothing(name):
-    values = importlib.import_module(f"configs.{name}").get_config().to_dict()
-    config = resolve(values)
-    assert "image_size" not in values["data"] and "seed" not in values["data"]
-    assert config.data.image_size == config.model.image_size
-    third = config.data.detect if name in DETECTORS else config.data.gallery
-    roles = (config.data.train, config.data.query, third)
-    assert (config.model.detector is not None) == (name in DETECTORS)
-    assert not any(roles) if config.data.domains else all(roles)
+def load(name: str, *arguments: str) -> Config:
+    return resolve(load_config(name, *arguments).to_dict())
 
 
-@pytest.mark.parametrize("name", FILES + DETECTORS)
+@pytest.mark.parametrize("name", FILES)
+def test_every_config_resolves_and_names_its_data(name):
+    config = load(name)
+    data = config.data
+    assert config.task == ("domains" if name == "rope" else "detection" if name in DETECTION else "retrieval")
+    assert all((data.train, data.query)) == (config.task != "domains")
+    assert bool(data.gallery) == (config.task == "retrieval")
+    assert bool(data.detect) == (config.task == "detection")
+    assert bool(data.domains) == (config.task == "domains")
+
+
+def test_every_config_is_tested():
+    assert {path.stem for path in (ROOT / "configs").glob("*.py")} == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_no_config_repeats_a_default(name):
     """Every line of a file of differences changes something."""
-    text = Path(importlib.import_module(f"configs.{name}").__file__).read_text()
-    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("config.")]
-    default = importlib.import_module(f"configs.{PARENTS.get(name, 'base')}").get_config()
+    lines = [line.strip() for line in find_config(name).read_text().splitlines()]
+    default = load_config(PARENTS[name]) if name in PARENTS else default_config()
     for line in lines:
+        if not line.startswith("config."):
+            continue
         changed = copy.deepcopy(default)
-        exec(line, {"config": changed, "kind": "clip"})
+        exec(line, {"config": changed, "kind": "frame"})
+        if name == "sample_detector" and line.startswith("config.model.detector.kind"):
+            continue  # its argument may be the default
         assert changed.to_dict() != default.to_dict(), line
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_config_imports_nothing_but_the_settings(name):
+    for node in ast.walk(ast.parse(find_config(name).read_text())):
+        assert not isinstance(node, ast.Import)
+        assert not isinstance(node, ast.ImportFrom) or node.module == "rice_jax.config"
+
+
+def test_a_config_works_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from rice_jax.config import load_config\n\n\n"
+        "def get_config(steps='7'):\n"
+        "    config = load_config('sample')\n"
+        "    config.train.total_steps = 30 + int(steps)\n"
+        "    return config\n"
+    )
+    assert load("mine.py").train.total_steps == 37
+    assert load(str(tmp_path / "mine.py"), "9").train.total_steps == 39
+    assert load_config("lpr4m").to_dict() == load_config(str(ROOT / "configs" / "lpr4m.py")).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mine", r"--config=mine: found no such config, expected a \.py file or one of .*lpr4m, .*sample"),
+        ("configs/mine.py", r"configs/mine.py: found no such file, expected a config file"),
+        ("base", "found no such config"),
+    ],
+)
+def test_a_config_that_is_not_there(name, message):
+    with pytest.raises(ConfigError, match=message):
+        find_config(name)
+
+
 def test_every_stage_of_the_sample_encoder_resolves():
-    module = importlib.import_module("configs.sample_pretrain")
-    stages = [resolve(module.get_config(stage).to_dict()) for stage in ("close", "near", "far", "wide")]
+    stages = [load("sample_pretrain", stage) for stage in ("close", "near", "far", "wide")]
     assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
     with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
-        module.get_config("deep")
+        load_config("sample_pretrain", "deep")
 
 
 def test_both_detectors_of_the_sample_resolve():
-    module = importlib.import_module("configs.sample_detector")
     for kind in ("frame", "clip"):
-        assert resolve(module.get_config(kind).to_dict()).model.detector.kind == kind
+        assert load("sample_detector", kind).model.detector.kind == kind
     with pytest.raises(ValueError, match="detector 'video': expected frame or clip"):
-        module.get_config("video")
+        load_config("sample_detector", "video")
+
+
+def test_a_setting_that_is_not_given_has_its_default():
+    assert resolve({}) == Config() == resolve(default_config().to_dict())
+    assert resolve({"data": {"batch_size": 8}}) == dataclasses.replace(Config(), data=DataConfig(batch_size=8))
+
+
+def test_every_setting_is_documented():
+    for name, field in list_settings(Config).items():
+        assert field.metadata["doc"].endswith((".", ")")), name
 
 
 def test_domains_are_named_with_commas_between():
-    config = small_config(data__domains="rope/pages, rope/lives", data__train="", data__query="", data__gallery="")
+    config = small_config(
+        task="domains", data__domains="rope/pages, rope/lives", data__train="", data__query="", data__gallery=""
+    )
     assert config.data.domain_names == ("rope/pages", "rope/lives")
     assert small_config().data.domain_names == ()
 
 
-def test_derived_values_follow_overrides():
-    config = small_config(model__image_size=8, model__ipd="boxes")
-    assert config.data.image_size == 8 and config.model.num_tokens == 2 and config.data.ipd == "boxes"
+def test_the_input_pipeline_is_told_what_the_model_decides():
+    config = small_config(model__image_size=8, model__ipd="boxes", eval__num_frames=7, seed=3)
+    for part, num_frames in [(config.input, 3), (config.eval_input, 7)]:
+        assert (part.image_size, part.patch_size, part.ipd, part.seed) == (8, 8, "boxes", 3)
+        assert part.num_frames == num_frames and part.batch_size == 8
+    assert config.model.num_tokens == 2
 
 
-def test_a_detector_takes_the_place_of_decoder_and_head():
-    config = small_config(model__detector__kind="clip", model__detector__num_boxes=2, data__batch_size=1)
-    assert config.model.detector and config.loss.detection and not config.model.pmd and not config.model.pfr
-    assert config.data.num_boxes == 2
-    config = small_config()
-    assert not config.model.detector and not config.loss.detection and config.data.num_boxes is None
-
-
-def detector(values: dict, **changes) -> None:
-    values["model"]["detector"] |= {"kind": "frame"} | changes
+def test_the_task_is_chosen_by_name_alone():
+    """A detector has neither decoder nor head, whatever the other settings say."""
+    for kind in ("frame", "clip"):
+        settings = dict(model__detector__kind=kind, model__detector__num_boxes=2, data__batch_size=1)
+        config = small_config(task="detection", **settings)
+        model = TASKS[config.task].model(config)
+        assert isinstance(model, DetrConfig) and model.decoder.kind == kind
+        assert config.input.num_boxes == 2
+    model = TASKS["retrieval"].model(small_config(model__detector__kind="frame"))
+    assert model.pmd and model.pfr
 
 
 def test_a_loss_without_weight_leaves_its_module_out_and_unchecked():
     config = small_config(loss__pfr_weight=0.0, model__pmd__num_heads=1)
-    assert config.model.pmd and not config.model.pfr
+    model = TASKS[config.task].model(config)
+    assert model.pmd and not model.pfr
     config = small_config(loss__pmd_weight=0.0, data__batch_size=2, model__pmd__num_heads=5)
-    assert not config.model.pmd and not config.model.pfr
+    model = TASKS[config.task].model(config)
+    assert not model.pmd and not model.pfr
+
+
+def domains(values: dict, names: str) -> None:
+    values["task"] = "domains"
+    values["data"].update(domains=names, train="", query="", gallery="")
+
+
+def detector(values: dict, **changes) -> None:
+    values["task"] = "detection"
+    values["model"]["detector"].update(changes)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v["model"].update(widht=3), r"config.model: unknown keys \['widht'\], expected some of"),
-        (lambda v: v.pop("eval"), r"config: missing keys \['eval'\]; start from configs/base.py"),
-        (lambda v: v["data"].update(image_size=3), r"config.data: unknown keys \['image_size'\]"),
+        # Names.
+        (lambda v: v["model"].update(widht=3), "config.model.widht: unknown, expected one of the settings image_size,"),
+        (lambda v: v["model"]["pmd"].update(x=3), "config.model.pmd.x: unknown, expected one of the settings num_pair"),
+        (lambda v: v.update(losses={}), "config.losses: unknown, expected one of the groups task, seed, data, model,"),
+        (lambda v: v["data"].update(image_size=3), "config.data.image_size: unknown"),
+        (lambda v: v.update(task="rope"), "config.task: found 'rope', expected one of 'retrieval', 'domains', 'detec"),
+        # Types.
         (lambda v: v["data"].update(batch_size="8"), r"config.data.batch_size: found '8' \(str\), expected int"),
         (lambda v: v["data"].update(cut_tail=1), r"config.data.cut_tail: found 1 \(int\), expected bool"),
         (lambda v: v["data"].update(batch_size=True), r"config.data.batch_size: found True \(bool\), expected int"),
+        (lambda v: v["data"].update(batch_size=8.0), r"config.data.batch_size: found 8.0 \(float\), expected int"),
+        (lambda v: v["data"].update(train=None), r"config.data.train: found None \(NoneType\), expected str"),
+        (lambda v: v["loss"].update(match_scale="x"), r"config.loss.match_scale: found 'x' \(str\), expected float"),
+        (lambda v: v.update(task=3), r"config.task: found 3 \(int\), expected str"),
         (lambda v: v.update(model=3), r"config.model: found 3, expected a group of settings"),
+        (lambda v: v["model"].update(pmd=3), r"config.model.pmd: found 3, expected a group of settings"),
+        # Values.
         (lambda v: v["data"].update(crop="clip"), r"config.data.crop: found 'clip', expected 'frame' or 'video'"),
-        (lambda v: v["data"].update(image_crop_min_area=0.0), "config.data.image_crop_min_area: found 0.0, expected"),
-        (lambda v: v["data"].update(frame_crop_max_area=0.5), "found 1.0 and 0.5, expected 0 < minimum <= maximum"),
+        (lambda v: v["data"].update(image_crop_min_area=0.0), "image_crop_min_area: found 0.0, expected above 0 to 1"),
+        (lambda v: v["data"].update(pair_hue=1.5), "config.data.pair_hue: found 1.5, expected 0 to 1"),
+        (lambda v: v["data"].update(batch_size=0), r"config.data.batch_size: found 0, expected 1 or more"),
+        (lambda v: v["model"].update(dtype="float16"), r"model.dtype: found 'float16', expected 'float32' or 'bfloat"),
+        (lambda v: v["model"].update(remat="all"), r"model.remat: found 'all', expected 'none', 'dots' or 'full'"),
+        (lambda v: v["loss"].update(pfr_weight=-1), r"config.loss.pfr_weight: found -1.0, expected 0 or more"),
+        (lambda v: v["loss"].update(pmd_weight=-1), r"config.loss.pmd_weight: found -1.0, expected 0 or more"),
+        (lambda v: v["loss"].update(num_negatives=0), r"config.loss.num_negatives: found 0, expected 1 or more"),
+        (lambda v: v["loss"].update(match_scale=0), r"config.loss.match_scale: found 0.0, expected above 0"),
+        (lambda v: v["loss"].update(negatives="shard"), r"config.loss.negatives: found 'shard', expected 'batch' or"),
+        (lambda v: v["loss"]["detection"].update(l1_weight=-1), r"config.loss.detection.l1_weight: found -1.0, expect"),
+        (lambda v: v["model"]["pmd"].update(num_pairs=0), r"pmd.num_pairs: found 0, expected 1 or more"),
+        (lambda v: v["model"]["pmd"].update(attention_dropout=1), r"attention_dropout: found 1.0, expected 0 to below"),
+        (lambda v: v["model"]["pfr"].update(init="zeros"), r"pfr.init: found 'zeros', expected 'random' or 'ones'"),
+        (lambda v: v["model"].update(ipd="on"), r"model.ipd: found 'on', expected 'off', 'boxes' or 'detector'"),
+        (lambda v: v["model"].update(ipd_use="cut"), r"config.model.ipd_use: found 'cut', expected 'mask' or 'crop'"),
+        (lambda v: v["model"].update(ipd_margin=-0.1), r"config.model.ipd_margin: found -0.1, expected 0 or more"),
+        (lambda v: detector(v, kind="none"), r"detector.kind: found 'none', expected 'frame' or 'clip'"),
+        (lambda v: detector(v, num_boxes=0), r"detector.num_boxes: found 0, expected 1 or more"),
+        (lambda v: detector(v, layers=0), r"detector.layers: found 0, expected 1 or more"),
+        (lambda v: detector(v, temporal_layers=-1), r"detector.temporal_layers: found -1, expected 0 or more"),
+        (lambda v: v["eval"].update(min_score=2), r"config.eval.min_score: found 2.0, expected 0 to 1"),
+        (lambda v: v["eval"].update(draw_clips=-1), r"config.eval.draw_clips: found -1, expected 0 or more"),
+        (lambda v: v["eval"].update(rerank=-1), r"config.eval.rerank: found -1, expected 0 or more"),
+        (lambda v: v["train"].update(log_interval_steps=0), r"train.log_interval_steps: found 0, expected 1 or more"),
+        (lambda v: v["train"].update(grad_cache_chunks=0), r"train.grad_cache_chunks: found 0, expected 1 or more"),
+        (lambda v: v["optimizer"].update(beta2=1), r"config.optimizer.beta2: found 1.0, expected 0 to below 1"),
+        (lambda v: v["index"].update(change="clear"), r"index.change: found 'clear', expected 'add', 'mirror' or 'rem"),
+        # Settings that exclude each other, whatever the task.
+        (lambda v: v["data"].update(frame_crop_min_area=0.6, frame_crop_max_area=0.5), "found 0.6 and 0.5, expected 0"),
         (lambda v: v["data"].update(crop_around_box=True), "config.data.crop_around_box: expected with"),
         (lambda v: v["data"].update(resize=8), r"config.data.resize: found 8, expected model.image_size \(16\)"),
-        (lambda v: v["data"].update(batch_size=1), r"config.data.batch_size: found 1, expected 2 or more"),
-        (
-            lambda v: v["data"].update(domains="rope/pages"),
-            r"config.data.domains: found 'rope/pages', expected two sets",
-        ),
-        (
-            lambda v: v["data"].update(domains="a, b,a"),
-            r"config.data.domains: found 'a, b,a', expected two .* each once",
-        ),
-        (lambda v: v["data"].update(domains="a,b,"), r"config.data.domains: found 'a,b,', expected two sets or more"),
-        (lambda v: v["data"].update(domains="a,b"), r"config.data.domains: found 'a,b' beside train, query or gallery"),
-        (
-            lambda v: (v["data"].update(domains="a,b", train="", query="", gallery=""), v["eval"].update(rerank=5)),
-            "config.data.domains: expected with config.model.ipd='off' and config.eval.rerank=0, found 'off' and 5",
-        ),
+        (lambda v: v["data"].update(device_resize_height=99), r"found 99 and 0, expected both 0, or both .* \(16\) or"),
+        (lambda v: v["data"].update(query_boxes="x"), r"config.model.ipd='off', which does not read them"),
+        (lambda v: v["model"].update(ipd="detector"), r"found config.data.train_boxes='' and .*, expected the files"),
         (lambda v: v["model"].update(patch_size=5), r"config.model.image_size: found 16, expected a multiple"),
         (lambda v: v["model"].update(heads=3), r"config.model.width: found 32, expected a multiple of heads \(3\)"),
-        (lambda v: v["model"].update(dtype="float16"), r"config.model.dtype: found 'float16'"),
+        (lambda v: detector(v, num_boxes=5), r"detector.num_boxes: found 5, expected at most num_queries \(4\)"),
+        (lambda v: detector(v, heads=3), r"detector.width: found 32, expected a multiple of heads \(3\) and of 8"),
+        (lambda v: detector(v, width=12), r"detector.width: found 12, expected a multiple of heads \(2\) and of 8"),
+        (lambda v: v["train"].update(total_steps=2), r"config.train.total_steps: found 2, expected more than"),
+        (lambda v: v["train"].update(grad_cache_chunks=3), r"grad_cache_chunks: found 3, .* of config.data.batch_size"),
+        (lambda v: v["mesh"].update(fsdp=-1), r"config.mesh.data and fsdp: found -1 and -1, expected 1 or more, or -1"),
+        (lambda v: v["mesh"].update(data=0), r"config.mesh.data and fsdp: found 0 and 1, expected 1 or more, or -1"),
+        # Retrieval.
+        (lambda v: v["data"].update(batch_size=1), r"config.data.batch_size: found 1, expected 2 or more"),
         (lambda v: v["data"].update(batch_size=3), r"config.data.batch_size: found 3, expected 4 or more: every image"),
-        (lambda v: v["loss"].update(pfr_weight=-1), r"config.loss: expected pmd_weight and pfr_weight of 0 or more"),
-        (
-            lambda v: v["loss"].update(num_negatives=0),
-            r"config.loss: expected .* num_negatives and match_scale above 0",
-        ),
-        (lambda v: v["loss"].update(negatives="shard"), r"config.loss.negatives: found 'shard', expected 'batch' or"),
-        (lambda v: v["model"].update(pmd=3), r"config.model.pmd: found 3, expected a group of settings"),
         (lambda v: v["model"]["pmd"].update(num_heads=3), r"pmd.num_heads: found 3, expected a divisor of width 32"),
         (lambda v: v["model"]["pmd"].update(num_heads=1), r"pmd.num_heads: found 1, expected 2 or more: PFR halves"),
         (lambda v: v["model"]["pmd"].update(num_pairs=2), r"pmd.num_pairs: found 2, expected 1 to 1: each starts from"),
-        (lambda v: v["model"]["pmd"].update(attention_dropout=1), r"pmd.attention_dropout: found 1.0, expected 0 to"),
-        (lambda v: v["model"]["pfr"].update(init="zeros"), r"pfr.init: found 'zeros', expected 'random' or 'ones'"),
-        (lambda v: v["model"].update(ipd="on"), r"config.model.ipd, .*: found 'on', 'mask' and 0.2, expected 'off'"),
-        (lambda v: v["model"].update(ipd="detector"), r"found config.data.train_boxes='' and .*, expected the files"),
-        (lambda v: v["data"].update(query_boxes="x"), r"config.model.ipd='off', which would not read them"),
-        (lambda v: detector(v, kind="video"), r"detector.kind: found 'video', expected 'none', 'frame' or 'clip'"),
-        (lambda v: detector(v, num_boxes=5), r"detector.num_boxes and num_queries: found \(5, 4\), expected 0 <"),
-        (lambda v: detector(v, heads=3), r"detector.width, heads and layers: found \(32, 3, 2\), expected 1 or"),
-        (lambda v: detector(v, width=12), r"detector.width: found 12, expected a multiple of 8"),
-        (lambda v: detector(v, temporal_layers=-1), r"detector.temporal_layers: found -1, expected 0 or more"),
-        (lambda v: detector(v) or v["loss"]["detection"].update(l1_weight=-1), r"config.loss.detection: found .*=-1.0"),
-        (lambda v: detector(v) or v["model"].update(ipd="boxes"), r"config.model.ipd: found 'boxes', expected 'off'"),
-        (lambda v: v["data"].update(device_resize_height=99), r"found 99 and 0, expected both 0, or both .* \(16\) or"),
-        (lambda v: v["eval"].update(min_score=2), r"config.eval.min_score and draw_clips: found 2.0 and 0"),
-        (lambda v: v["train"].update(total_steps=2), r"config.train.total_steps: found 2, expected more than"),
-        (lambda v: v["train"].update(log_interval_steps=0), r"config.train: log_interval_steps"),
-        (lambda v: v["train"].update(grad_cache_chunks=0), r"grad_cache_chunks: found 0, expected 1 or more, and a"),
-        (lambda v: v["train"].update(grad_cache_chunks=3), r"grad_cache_chunks: found 3, .* of config.data.batch_size"),
-        (lambda v: detector(v) or v["train"].update(grad_cache_chunks=2), r"found 2, expected 1 with .*='frame'"),
+        (
+            lambda v: (v["loss"].update(pmd_weight=0.0), v["eval"].update(rerank=5)),
+            "config.eval.rerank: found 5, expected 0 with config.loss.pmd_weight=0",
+        ),
+        (
+            lambda v: v["data"].update(domains="a,b"),
+            "config.data.domains: found 'a,b' with config.task='retrieval', which does not read it",
+        ),
+        # Domains.
+        (lambda v: domains(v, "rope/pages"), "config.data.domains: found 'rope/pages', expected two sets or more"),
+        (lambda v: domains(v, "a, b,a"), "config.data.domains: found 'a, b,a', expected two .* each once"),
+        (lambda v: domains(v, "a,b,"), "config.data.domains: found 'a,b,', expected two sets or more"),
+        (lambda v: domains(v, ""), "config.data.domains: found '', expected two sets or more"),
+        (
+            lambda v: (domains(v, "a,b"), v["data"].update(train="lpr4m/train")),
+            "config.data.domains: found 'a,b' beside train, query or gallery",
+        ),
+        (
+            lambda v: (domains(v, "a,b"), v["eval"].update(rerank=5)),
+            "config.data.domains: expected with config.model.ipd='off' and config.eval.rerank=0, found 'off' and 5",
+        ),
+        # Detection.
+        (lambda v: (detector(v), v["model"].update(ipd="boxes")), r"config.model.ipd: found 'boxes', expected 'off'"),
+        (lambda v: (detector(v), v["train"].update(grad_cache_chunks=2)), r"found 2, expected 1 with .*='detection'"),
+        (
+            lambda v: (detector(v), v["data"].update(domains="a,b")),
+            "config.data.domains: found 'a,b' with config.task='detection', which does not read it",
+        ),
     ],
 )
 def test_bad_settings(change, message):
     values = small_values()
     change(values)
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         resolve(values)
+    assert "\n" not in str(caught.value)
 
 
 def test_whole_numbers_are_fine_for_shares():
-    values = base.get_config().to_dict()
-    values["data"]["image_crop_min_area"] = 1
-    values["optimizer"]["clip_norm"] = 2
-    assert resolve(values).optimizer.clip_norm == 2.0
+    config = resolve({"data": {"image_crop_min_area": 1}, "optimizer": {"clip_norm": 2}})
+    assert config.optimizer.clip_norm == 2.0 and type(config.optimizer.clip_norm) is float
+    assert type(config.data.image_crop_min_area) is float
+
+
+def test_settings_that_version_0_1_saved():
+    """It named no task, derived settings in place, and had None where a model lacks a part."""
+    old = Config().to_dict()
+    del old["task"]
+    old["data"] |= {"image_size": 224, "patch_size": 32, "ipd": "off", "ipd_use": "mask", "ipd_margin": 0.2, "seed": 0}
+    old["data"] |= {"num_boxes": None}
+    old["model"] |= {"pmd": None, "pfr": None, "detector": None}
+    old["loss"]["detection"] = None
+    assert resolve(upgrade(old)) == Config()
+    assert upgrade(old | {"data": old["data"] | {"domains": "a,b"}})["task"] == "domains"
+    assert upgrade(old | {"model": old["model"] | {"detector": {"kind": "frame"}}})["task"] == "detection"
+    assert upgrade({"model": {"width": 32, "pmd": None}}) == {"model": {"width": 32}}
+    new = Config().to_dict()
+    assert upgrade(new) == new
+
+
+def test_the_files_lie_in_the_package_or_beside_it():
+    assert find_config("lpr4m") in (ROOT / "configs" / "lpr4m.py", ROOT / "rice_jax" / "configs" / "lpr4m.py")
+    assert find_config("configs/lpr4m.py") == Path("configs/lpr4m.py")

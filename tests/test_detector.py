@@ -10,9 +10,11 @@ import pytest
 from data.build import main as build
 from rice_jax import main
 from rice_jax.config import ConfigError
+from rice_jax.eval.results import MEAN_BOX, Row, read_results
 from rice_jax.models.create import create_params
 from rice_jax.models.weights import CheckpointError, save_weights
 from rice_jax.parallel.mesh import create_mesh
+from rice_jax.tasks import TASKS
 from tests.data.raw_lpr4m import write_raw
 from tests.fixtures import command, losses, run, start
 from tests.settings import small_config
@@ -52,8 +54,9 @@ def trained(clips, tmp_path_factory):
 def test_trains_evaluates_and_reports(trained):
     workdir, result = trained
     assert sorted(losses(workdir)) == [1, 2, 3, 4]
-    rows = list(json.loads((workdir / "results.json").read_text())["results"])
-    assert rows == ["mean training box", "before training", "after 4 steps"]
+    rows = read_results(workdir / "results.json", dict)
+    assert list(rows) == [MEAN_BOX, Row(0, "detector"), Row(4, "detector")]
+    rows = ["mean training box", "before training", "after 4 steps"]
     assert all(row in result.stdout for row in rows) and "AP50" in result.stdout
 
 
@@ -112,23 +115,29 @@ def test_detection_continues_after_sigkill(trained, clips, tmp_path):
 
 
 def small_detector(clips, **overrides):
-    return small_config(data__data_dir=str(clips), model__detector__kind="clip", **overrides)
+    return small_config(task="detection", data__data_dir=str(clips), **overrides)
+
+
+def save_fresh(directory, config):
+    """A checkpoint with fresh parameters of a run's model."""
+    params = create_params(TASKS[config.task].model(config), create_mesh(config.mesh), seed=0)
+    save_weights(directory, params, config.to_dict())
+    return str(directory)
 
 
 def test_what_cannot_be_detected_is_said(clips, tmp_path):
-    with pytest.raises(ConfigError, match=r"--mode=detect: expected a detector .*, found None and ''"):
+    with pytest.raises(ConfigError, match="--mode=detect: found config.task='retrieval', expected 'detection'"):
         main.run(small_config(), tmp_path, "detect")
-    with pytest.raises(ConfigError, match=r"the data set to look at .*, found 'clip' and ''"):
-        main.run(small_detector(clips), tmp_path, "detect")
+    weights = save_fresh(tmp_path / "weights", small_detector(clips))
+    with pytest.raises(ConfigError, match="config.data.detect: found '', expected the data set to search"):
+        main.run(small_detector(clips, model__init_from=weights), tmp_path, "detect")
     with pytest.raises(CheckpointError, match="found no checkpoint to evaluate"):
         main.run(small_detector(clips, data__detect="lpr4m/query"), tmp_path, "detect")
 
 
 def test_only_a_trained_detector_is_asked(clips, tmp_path):
-    rice = small_config()
-    save_weights(tmp_path / "rice", create_params(rice.model, create_mesh(rice.mesh), seed=0), rice.to_dict())
     settings = {"data__query": "lpr4m/detection_test", "data__detect": "lpr4m/query"}
-    config = small_detector(clips, model__init_from=str(tmp_path / "rice"), **settings)
+    config = small_detector(clips, model__init_from=save_fresh(tmp_path / "rice", small_config()), **settings)
     for mode in ("eval", "detect"):
         with pytest.raises(CheckpointError, match=r"has no trained detector of this kind .detector/anchors is missing"):
             main.run(config, tmp_path / mode, mode)

@@ -19,6 +19,7 @@ from flax.traverse_util import flatten_dict
 
 from rice_jax.convert.names import REFERENCE_IGNORED
 from rice_jax.convert.reference import from_reference, to_reference
+from rice_jax.models.rice import Rice
 from rice_jax.train.optimizer import create_optimizer, schedule
 from scripts import check_parity
 from tests.golden import oracle
@@ -153,7 +154,7 @@ def test_update_rule_in_float64(beta2):
     settings = dataclasses.replace(
         small_config().optimizer, encoder_learning_rate=1e-2, new_learning_rate=1e-1, beta2=beta2, warmup_steps=0
     )
-    optimizer = create_optimizer(settings, total_steps=10**9)
+    optimizer = create_optimizer(settings, total_steps=10**9, pretrained=("encoder",))
     ours = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     state = optimizer.init(ours)
     update = jax.jit(optimizer.update)
@@ -194,7 +195,7 @@ def test_parameter_groups():
     assert sorted(name for names in recorded.values() for name in names) == sorted(shapes)
     state = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     params, sizes = from_reference(state, config["clip_heads"])
-    optimizer = create_optimizer(check_parity.OPTIMIZER, check_parity.TOTAL_STEPS)
+    optimizer = create_optimizer(check_parity.OPTIMIZER, check_parity.TOTAL_STEPS, Rice.PRETRAINED)
     first_update = jax.jit(lambda gradients: optimizer.update(gradients, optimizer.init(params), params)[0])
     zeros, ones = jax.tree.map(jnp.zeros_like, params), params
     decay, step = (to_reference(first_update(gradients), sizes) for gradients in (zeros, ones))

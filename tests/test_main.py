@@ -1,27 +1,28 @@
 """The program as a user runs it, from the command line, on data built from raw files."""
 
-import json
 import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
 
-from tests.fixtures import SIZES, build_shop, command, losses, run, start, wait_for_checkpoint
+from rice_jax.eval.results import PIXELS, Row, read_results
+from tests.fixtures import ROOT, SIZES, build_shop, command, losses, run, start, wait_for_checkpoint
 
 
 def test_trains_evaluates_and_reports(reference):
     workdir, result = reference
     assert sorted(losses(workdir)) == [1, 2, 3, 4, 5, 6]
-    document = json.loads((workdir / "results.json").read_text())
-    assert list(document["results"]) == ["nearest raw pixels", "before training", "after 6 steps"]
-    for row in document["results"]:
-        assert row in result.stdout
+    results = read_results(workdir / "results.json")
+    assert list(results) == [PIXELS, Row(0), Row(6)]
+    for row in results:
+        assert row.label in result.stdout
     assert "chance" in result.stdout
     assert "step 6/6" in result.stderr and "examples/s" in result.stderr
     assert list((workdir / "tensorboard").iterdir())
     rankings = (workdir / "rankings.jsonl").read_text().splitlines()
-    assert len(rankings) == document["results"]["after 6 steps"]["score"]["num_queries"]
+    assert len(rankings) == results[Row(6)].score.num_queries
     report = (workdir / "report.html").read_text(encoding="utf-8")
     for text in (
         "after 6 steps",
@@ -38,26 +39,26 @@ def test_trains_evaluates_and_reports(reference):
 @pytest.mark.parametrize(("config", "num_columns"), [("lpr4m", 11), ("lpr750k", 13)])
 def test_the_published_configs_need_only_paths_and_sizes(tmp_path, config, num_columns):
     data_dir = build_shop(tmp_path / "data", num_columns)
-    small = dict(config=f"configs/{config}.py", tiny=SIZES, data__num_workers=0, train__total_steps=3)
+    small = dict(config=config, tiny=SIZES, data__num_workers=0, train__total_steps=3)
     result = run(command(data_dir, tmp_path / "run", **small))
     assert result.returncode == 0, result.stderr
     assert sorted(losses(tmp_path / "run")) == [1, 2, 3]
-    document = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert list(document["results"]) == ["before training", "after 3 steps"]
-    result = document["results"]["after 3 steps"]
-    assert result["score"]["num_queries"] == 4
-    assert result["galleries"] == {"num": 2, "min_size": 4, "mean_size": 4.0, "max_size": 4}
+    results = read_results(tmp_path / "run" / "results.json")
+    assert list(results) == [Row(0), Row(3)]
+    assert results[Row(3)].score.num_queries == 4
+    galleries = results[Row(3)].to_dict()["galleries"]
+    assert galleries == {"num": 2, "min_size": 4, "mean_size": 4.0, "max_size": 4}
 
 
-def test_a_finished_run_can_be_run_again_and_evaluated(reference, shop):
-    workdir, first = reference
-    before = losses(workdir)
+def test_a_finished_run_can_be_run_again_and_evaluated(reference, shop, tmp_path):
+    first = reference[1].stdout.replace(str(reference[0]), str(tmp_path / "run"))
+    workdir = shutil.copytree(reference[0], tmp_path / "run")
     again = run(command(shop, workdir))
     assert again.returncode == 0, again.stderr
-    assert losses(workdir) == before
+    assert losses(workdir) == losses(reference[0])
     evaluated = run(command(shop, workdir, "--mode=eval"))
     assert evaluated.returncode == 0, evaluated.stderr
-    assert evaluated.stdout == again.stdout == first.stdout
+    assert evaluated.stdout == again.stdout == first
 
 
 def test_compares_runs_without_a_config(reference, tmp_path):
@@ -70,10 +71,19 @@ def test_compares_runs_without_a_config(reference, tmp_path):
     assert "0 of 4 queries have a true image" in (tmp_path / "out" / "compare.html").read_text()
     for arguments, expected in [
         (["--mode=eval"], "Flag --config must have a value"),
-        (["--config=configs/sample.py", str(workdir)], f"found '{workdir}', expected nothing but flags"),
+        (["--config=configs/sample.py", str(workdir)], f"found '{workdir}', expected only flags"),
     ]:
         result = run([*program, *arguments])
         assert result.returncode != 0 and expected in result.stderr and "Traceback" not in result.stderr
+
+
+def test_starts_as_a_program_of_its_own(tmp_path):
+    """Other tests fork the program, with its imports done."""
+    arguments = ["--config", "lpr5m", f"--workdir={tmp_path}"]
+    program = [sys.executable, "-m", "rice_jax.main", *arguments]
+    result = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1
+    assert result.stderr.startswith("ConfigError: --config=lpr5m: found no such config") and not result.stdout
 
 
 def test_eight_devices_give_the_losses_of_one(reference, shop, tmp_path):
@@ -82,7 +92,7 @@ def test_eight_devices_give_the_losses_of_one(reference, shop, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "8 cpu devices as {'data': 4, 'fsdp': 2}" in result.stderr
     assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
-    one, eight = (json.loads((path / "results.json").read_text())["results"] for path in (workdir, tmp_path))
+    one, eight = (read_results(path / "results.json") for path in (workdir, tmp_path))
     assert eight == one
 
 
@@ -95,14 +105,14 @@ def test_the_device_can_cut_and_resize_what_the_host_decodes(reference, shop, tm
     assert found.keys() == expected.keys()
     # Pixels are rounded otherwise, which shows more with each update of these large steps.
     assert found[1] == pytest.approx(expected[1], rel=2e-4) and found[2] == pytest.approx(expected[2], rel=1e-3)
-    host, device = (json.loads((path / "results.json").read_text())["results"] for path in (workdir, tmp_path))
+    host, device = (read_results(path / "results.json") for path in (workdir, tmp_path))
     assert device.keys() == host.keys()
     assert found != expected, "it did it otherwise"
 
 
 def test_continues_after_sigkill(reference, shop, tmp_path):
     workdir, _ = reference
-    arguments = command(shop, tmp_path, train__checkpoint_interval_steps=1)
+    arguments = command(shop, tmp_path, config="sample", train__checkpoint_interval_steps=1)
     process = start(arguments)
     wait_for_checkpoint(process, tmp_path)
     process.kill()
@@ -117,7 +127,13 @@ def test_continues_after_sigkill(reference, shop, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "overrides", "expected"),
     [
-        ((), {"model__widht": 3}, 'Did you mean "width" instead of "widht"?'),
+        ((), {"model__widht": 3}, "config.model.widht: unknown setting, did you mean config.model.width?"),
+        ((), {"modle__heads": 3}, "config.modle.heads: unknown setting, did you mean config.model.heads?"),
+        ((), {"model": 3}, "config.model: unknown setting"),
+        ((), {"data__batch_size": "many"}, "--config.data.batch_size=many: invalid literal for int()"),
+        ((), {"data__batch_size": 0}, "ConfigError: config.data.batch_size: found 0, expected 1 or more"),
+        ((), {"task": "rope"}, "config.task: found 'rope', expected one of 'retrieval', 'domains', 'detection'"),
+        ((), {"data__domains": "a,b"}, "config.data.domains: found 'a,b' with config.task='retrieval'"),
         ((), {"data__data_dir": "/nowhere"}, "python data/build.py lpr4m --raw_dir RAW --data_dir /nowhere"),
         ((), {"model__heads": 5}, "config.model.width: found 32, expected a multiple of heads (5)"),
         ((), {"data__batch_size": 4000}, "lower config.data.batch_size"),

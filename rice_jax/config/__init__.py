@@ -1,6 +1,7 @@
 """Settings: what a user overrides becomes frozen dataclasses, checked once.
 
-`groups.py` holds every setting with its default and documentation. A config file starts from the defaults:
+`data.py`, `model.py` and `groups.py` hold every setting with its default and documentation. A config file starts from
+the defaults:
 
     from rice_jax.config import default_config
 
@@ -10,25 +11,20 @@
         return config
 """
 
+from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import ConfigError
 from rice_jax.config.files import default_config, find_config, load_config
 from rice_jax.config.groups import (
     Config,
-    DataConfig,
     DetectionLossConfig,
-    DetectorConfig,
     EvalConfig,
     IndexConfig,
-    InputConfig,
     LossConfig,
     MeshConfig,
-    ModelConfig,
     OptimizerConfig,
-    PfrConfig,
-    PmdConfig,
     TrainConfig,
-    VitConfig,
 )
+from rice_jax.config.model import DetectorConfig, ModelConfig, PfrConfig, PmdConfig, VitConfig
 from rice_jax.config.resolve import resolve
 
 __all__ = [

@@ -38,12 +38,12 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata | {k: v for k, v in bounds.items() if v is not None})
 
 
-def group(cls: type, doc: str = "") -> Any:
-    """A dataclass field that is a group of settings."""
-    return dataclasses.field(default_factory=cls, metadata={"doc": doc})
+def group(cls: type, doc: str, *, free: bool = False) -> Any:
+    """A dataclass field that is a group of settings; `free` holds for all of them."""
+    return dataclasses.field(default_factory=cls, metadata={"doc": doc, "free": free})
 
 
-def build(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+def build(cls: type, values: Any, path: str = "config") -> Any:
     """Makes a group of settings from nested plain values; a setting that is not among them keeps its default.
 
     Args:
@@ -99,11 +99,13 @@ def _value(hint: type, field: dataclasses.Field, value: Any, path: str) -> Any:
     return value
 
 
-def flatten(cls: type, path: str = "config") -> dict[str, dataclasses.Field]:
-    """{path of a setting: its field} of all settings of a group and its subgroups, in order."""
+def list_settings(cls: type, path: str = "config", *, with_free: bool = True) -> dict[str, dataclasses.Field]:
+    """{path of a setting: its field} of all settings of a group and its subgroups, or of those that are not free."""
     hints: dict[str, Any] = typing.get_type_hints(cls)
     found: dict[str, dataclasses.Field] = {}
     for field in dataclasses.fields(cls):
-        name = f"{path}.{field.name}"
-        found |= flatten(hints[field.name], name) if dataclasses.is_dataclass(hints[field.name]) else {name: field}
+        name, hint = f"{path}.{field.name}", hints[field.name]
+        if with_free or not field.metadata["free"]:
+            is_group = dataclasses.is_dataclass(hint)
+            found |= list_settings(hint, name, with_free=with_free) if is_group else {name: field}
     return found

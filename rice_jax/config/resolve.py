@@ -11,8 +11,8 @@ def resolve(values: Mapping[str, Any]) -> Config:
     """Checks settings and freezes them.
 
     Args:
-        values: nested mapping of plain values, e.g. the ConfigDict of a config file after the user's overrides. A
-            setting that is not among them has its default.
+        values: nested mapping of plain values, e.g. `to_dict()` of a config file's ConfigDict after the user's
+            overrides. A setting that is not among them has its default.
 
     Raises:
         ConfigError: unknown names, wrong types or values, or settings that exclude each other.

@@ -1,9 +1,7 @@
 """Where the decoder looks in a query's frames from each patch of its true image."""
 
-import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,62 +11,11 @@ from jaxtyping import PyTree, UInt8
 
 from rice_jax.config import InputConfig
 from rice_jax.eval.ranking import Ranking
-from rice_jax.input import transforms
-from rice_jax.input.decode import WHOLE
 from rice_jax.input.pipeline import eval_batches
-from rice_jax.models.layers import video_token_mask
-from rice_jax.models.rice import normalize
-from rice_jax.pages.album import Album
+from rice_jax.models.contract import SupportsAttention, require
 
 NUM_QUERIES = 40  # whose attention is drawn
 GRID = 8  # patches along a side that are drawn at most; of more, several become one
-
-
-class Attention:
-    """The attention of some queries, ready for a page."""
-
-    def __init__(self, data: InputConfig, image_ids: Mapping[int, str], weights: UInt8[np.ndarray, "q P T N"]):
-        """Keeps what was computed.
-
-        Args:
-            data: how pictures are cut.
-            image_ids: {place of a query: its true image}, ascending.
-            weights: of these queries, from `attention_maps`.
-        """
-        self._data, self._image_ids = data, dict(image_ids)
-        self._weights = dict(zip(image_ids, weights, strict=True))
-
-    def of(self, place: int, gallery_id: str, frames: Sequence[Mapping[str, Any]], album: Album) -> dict | None:
-        """What a page shows of a query's attention.
-
-        Args:
-            place: of the query.
-            gallery_id: its gallery.
-            frames: what the album says of it.
-            album: has the image.
-
-        Returns:
-            `image`; `grid`, patches along a side; `weights`, base64 of a byte for every patch of the image, frame, and
-            patch of the frame; `window` of the image and `windows` of the frames that the model sees, in shares of
-            the picture. None = this query's has not been computed.
-        """
-        if place not in self._weights:
-            return None
-        weights = self._weights[place][:, : len(frames)]
-        boxes = [frame["found" if self._data.query_boxes else "truths"] for frame in frames]
-        centre = transforms.centre_crop(self._data.resize, self._data.image_size)
-        return {
-            "image": album.image(gallery_id, self._image_ids[place]),
-            "grid": math.isqrt(len(weights)),
-            "weights": base64.b64encode(weights.tobytes()).decode(),
-            "window": centre,
-            "windows": [transforms.inside(self._outer(found), centre) for found in boxes],
-        }
-
-    def _outer(self, boxes: Sequence[transforms.Box]) -> transforms.Crop:
-        if self._data.ipd == "off" or self._data.ipd_use != "crop" or not boxes:
-            return WHOLE
-        return transforms.around_box(boxes[0], self._data.ipd_margin)
 
 
 def true_images(places: Sequence[int], ranked: Ranking, image_rows: Mapping[tuple[str, str], int]) -> dict[int, str]:
@@ -115,16 +62,10 @@ def attention_maps(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], UInt8[jax
 
     def attend(params: PyTree, batch: dict) -> jax.Array:
         model = nnx.merge(graphdef, params)
-        frame_mask, patch_mask = batch["frame_mask"], batch.get("patch_mask")
-        tokens, _ = model.encode(batch["video"], patch_mask)  # [b, T, L, D]
-        b, num_frames, num_tokens, width = tokens.shape
-        token_mask = video_token_mask(frame_mask, patch_mask, num_tokens)
-        image_tokens, _ = model.encoder(normalize(batch["image"]))
-        queries = model.pmd.image_queries(image_tokens, with_attention=True)
-        video = model.pmd.keys_values(tokens.reshape(b, -1, width))
-        _, maps = model.pmd.look(queries, video, token_mask, with_attention=True)  # [b, C, L, M]
-        weights = maps.mean(axis=1).reshape(b, num_tokens, num_frames, num_tokens)[:, 1:, :, 1:]
-        side = math.isqrt(num_tokens - 1)
+        require(model, SupportsAttention, "a report's map of attention")
+        weights = model.attention_maps(batch)  # [b, N, T, N]
+        b, num_patches, num_frames, _ = weights.shape
+        side = math.isqrt(num_patches)
         drawn = min(side, GRID)
         square = weights.reshape(b, side, side, num_frames, side, side)
         square = jax.image.resize(square, (b, drawn, drawn, num_frames, drawn, drawn), "linear")

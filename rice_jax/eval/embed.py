@@ -10,15 +10,16 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, BFloat16, Float, PyTree, UInt8
 
+from rice_jax.models.contract import SupportsMatching, require
 from rice_jax.models.resample import show
-from rice_jax.models.rice import embed, embed_frames, normalize
+from rice_jax.models.rice import embed, embed_frames
 from rice_jax.parallel.mesh import BATCH, global_batch, parameter_shardings, replicated
 
 PIXEL_SIDE = 16  # of the thumbnails that the raw-pixel baseline compares
 
 
 class Images(NamedTuple):
-    """What is computed once of every image; `queries` (`Pmd.image_queries`) only for re-ranking."""
+    """What is computed once of every image; `queries` (`EncodedImages.queries`) only for re-ranking."""
 
     embedding: Float[Array, "B E"]  # unit length, float32
     queries: BFloat16[Array, "B R D"] | None = None
@@ -32,23 +33,24 @@ class Embedder(NamedTuple):
 
 
 def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Embedder:
-    """RICE's own embeddings, and of images the decoder's queries if asked for."""
+    """The model's embeddings, and with `with_queries` the images' side of a match."""
 
     def image(params: PyTree, batch: dict) -> Images:
         model = nnx.merge(graphdef, params)
-        tokens, features = model.encoder(normalize(batch["image"]))
-        queries = model.pmd.image_queries(tokens).astype(jnp.bfloat16) if with_queries else None
-        return Images(embed(features), queries)
+        if not with_queries:
+            return Images(model.embed_image(batch))
+        require(model, SupportsMatching, "re-ranking")
+        encoded = model.encode_images(batch)
+        return Images(encoded.embedding, encoded.queries.astype(jnp.bfloat16))
 
     def video(params: PyTree, batch: dict) -> jax.Array:
-        model = nnx.merge(graphdef, params)
-        return model.embed_video(batch["video"], batch["frame_mask"], batch.get("patch_mask"))
+        return nnx.merge(graphdef, params).embed_video(batch)
 
     return Embedder(image, video)
 
 
 def pixel_embedder() -> Embedder:
-    """The baseline that looks at nothing but colours and where they are; it has no parameters."""
+    """The baseline that compares only colors and where they are; it has no parameters."""
     return Embedder(
         image=lambda _, batch: Images(embed(thumbnail(batch["image"]))),
         video=lambda _, batch: embed_frames(thumbnail(batch["video"]), batch["frame_mask"]),

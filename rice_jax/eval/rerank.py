@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int64, PyTree
+from jaxtyping import BFloat16, Float32, Int64, PyTree
 
 from rice_jax.config import InputConfig
 from rice_jax.eval.ranking import Ranking
 from rice_jax.input.pipeline import eval_batches
-from rice_jax.models.layers import video_token_mask
-from rice_jax.models.rice import Rice, normalize
+from rice_jax.models.contract import SupportsMatching, require
 from rice_jax.types import DataError
 
 
@@ -83,43 +82,20 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
 
     def match(params: PyTree, batch: dict) -> jax.Array:
         model = nnx.merge(graphdef, params)
-        video, frame_mask = batch["video"], batch["frame_mask"]
-        patch_mask = batch.get("patch_mask")
-        tokens, _ = model.encode(video, patch_mask)  # [b, T, L, D]
+        require(model, SupportsMatching, "re-ranking")
+        tokens = model.video_tokens(batch)
 
         def image_queries(image: jax.Array) -> jax.Array:
             model = nnx.merge(graphdef, params)  # its own: a module does not go from one trace into another
-            return model.pmd.image_queries(model.encoder(normalize(image))[0])
+            return model.encode_images({"image": image}).queries
 
-        if "image" in batch:  # a candidate of each query at a time: the encoder needs memory for its pictures
-            queries = jax.lax.map(image_queries, jnp.moveaxis(batch["image"], 1, 0))  # [K, b, R, D]
+        if "image" in batch:  # one candidate of each query at a time, as the encoder needs memory for its pictures
+            queries = jnp.moveaxis(jax.lax.map(image_queries, jnp.moveaxis(batch["image"], 1, 0)), 0, 1)
         else:
-            queries = jnp.moveaxis(batch["queries"], 1, 0)
-        return match_tokens(model, queries, tokens, video_token_mask(frame_mask, patch_mask, tokens.shape[2]))
+            queries = batch["queries"]
+        return model.match(queries, tokens, batch["frame_mask"], batch.get("patch_mask"))
 
     return match
-
-
-def match_tokens(
-    model: Rice, queries: Float[Array, "K b R D"], tokens: Float[Array, "b T L D"], token_mask: Bool[Array, "b M"]
-) -> Float[Array, "b K"]:
-    """The decoder's cosines of videos, whose keys and values are projected once, and K candidates of each; float32.
-
-    Args:
-        model: with a decoder.
-        queries: of the candidates (`Pmd.image_queries`).
-        tokens: of the videos.
-        token_mask: True = a token to look at (`video_token_mask`).
-    """
-    keys_values = model.pmd.keys_values(tokens.reshape(len(token_mask), -1, tokens.shape[-1]))
-
-    def cosine(queries: jax.Array) -> jax.Array:
-        return model.pmd.cosine(model.pmd.decode(queries.astype(tokens.dtype), keys_values, token_mask))
-
-    # Keys and values are not mapped over, and so not repeated for every candidate. Of candidates that are a single row
-    # all go together; those of many rows one after another, since their attention would fill the memory.
-    together = len(queries) if queries.shape[2] == 1 else 1
-    return jax.lax.map(cosine, queries, batch_size=together).T
 
 
 def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:

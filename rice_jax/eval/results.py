@@ -21,13 +21,13 @@ R = TypeVar("R")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What a result is of: the key of a row of `results.json`.
+    """The key of a row of `results.json`: what was evaluated.
 
     Attributes:
         step: training steps before the evaluation; None = a baseline without a model.
-        ranking: "embedding", or "match" by the decoder; "pixels" is the baseline of nearest raw pixels. Of a detector
-            "detector" or "mean_box", its baseline.
-        num_matched: with "match", images of each query that the decoder has re-ordered.
+        ranking: for retrieval "embedding", "match" (re-ranked by the decoder), or "pixels" (the baseline of nearest raw
+            pixels); for detection "detector" or "mean_box" (its baseline).
+        num_matched: with "match", the number of first images of each query that the decoder re-ordered.
     """
 
     step: int | None
@@ -36,7 +36,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The row in a table for people."""
+        """The name of the row in tables for people."""
         if self.step is None:
             return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
         matched = f", first {self.num_matched} matched" if self.num_matched else ""
@@ -48,10 +48,10 @@ MEAN_BOX = Row(None, "mean_box")
 
 
 def ranked_row(about: Mapping[str, Any]) -> Row:
-    """The row that `rankings.jsonl` is of, from the `about` of `results.json`.
+    """The row that `rankings.jsonl` belongs to, from the `about` of `results.json`.
 
     Raises:
-        KeyError: these are no results of retrieval.
+        KeyError: the results are not of retrieval.
     """
     found = about["rankings"]
     return Row(**found) if isinstance(found, dict) else _read_name(found, is_detector=False)
@@ -68,7 +68,7 @@ def write_results(path: str | os.PathLike, results: Mapping[Row, Any], about: Ma
     Args:
         path: a file, usually `results.json`; replaced if it exists, its directory is created if it does not.
         results: {row: its result}, a dict or an object with `to_dict`.
-        about: what else a reader should know (checkpoint, step, data set), ready for JSON.
+        about: more about the evaluation (step, data set), ready for JSON.
     """
     rows = [
         dataclasses.asdict(row) | (result if isinstance(result, dict) else result.to_dict())
@@ -78,19 +78,27 @@ def write_results(path: str | os.PathLike, results: Mapping[Row, Any], about: Ma
     write_lines(path, [json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)])
 
 
-def read_results(path: str | os.PathLike, kind: type[R] | type[dict] = Result) -> dict[Row, Any]:
-    """{row: its result} of a file by `write_results`; `kind` is the class of the results."""
+def read_results(path: str | os.PathLike, kind: type[Any] = Result) -> dict[Row, Any]:
+    """Reads a file written by `write_results`.
+
+    Args:
+        path: of the file, also one of version 0.1.
+        kind: class of the results, with `from_dict`, or `dict`.
+
+    Returns:
+        {row: its result}, in the order of the file.
+    """
     found = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
     pairs = _read_names(found) if isinstance(found, dict) else [_split(values) for values in found]
-    return {row: values if kind is dict else kind.from_dict(values) for row, values in pairs}  # type: ignore[union-attr]
+    return {row: values if kind is dict else kind.from_dict(values) for row, values in pairs}
 
 
 def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
-    """Writes one JSON line per query: its rank, its ground truth, and its first images with their scores.
+    """Writes one JSON line per query: its rank, its ground truth, and its best images with their scores.
 
     Args:
         path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is created if it does not.
-        ranking: of the queries; a re-ranked one lists the images in their last order.
+        ranking: of the queries.
     """
     write_lines(
         path,

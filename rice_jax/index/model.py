@@ -20,6 +20,7 @@ from rice_jax.models.weights import (
     CHECKPOINTS,
     CheckpointError,
     embedding_fingerprint,
+    match_fingerprint,
     newest_step,
     parameter_names,
     read_config,
@@ -91,7 +92,7 @@ def load_index_model(about: About, source: str | os.PathLike | None = None) -> M
     settings = ModelSettings(about.model, about.resize, about.num_frames, about.ipd)
     model = place_model(source, settings, _first_device(), on_cpu="float32")
     found = model.about
-    if (found.fingerprint, found.model.pmd) != (about.fingerprint, about.model.pmd):
+    if not same_model(found, about):
         raise CheckpointError(
             f"{source}: is not the model that made the index (found {describe(found)}; expected {describe(about)}), "
             "and vectors of different models cannot be compared. Use the checkpoint that made the index, or make "
@@ -128,7 +129,7 @@ def place_model(
     if on_cpu and jax.default_backend() == "cpu":
         config = dataclasses.replace(parts, encoder=dataclasses.replace(parts.encoder, dtype=on_cpu))
     params = start_from(source, create_params(config, mesh, seed=0), config)
-    fingerprint = embedding_fingerprint(params, config.encoder, settings.resize)
+    fingerprint = embedding_fingerprint(params, config, settings.resize)
     calibration = read_calibration(workdir or source)
     about = About(
         model=parts,
@@ -138,6 +139,7 @@ def place_model(
         checkpoint=str(source.absolute()),
         calibration=calibration if calibration and calibration.fingerprint == fingerprint else None,
         ipd=settings.ipd,
+        match_fingerprint=match_fingerprint(params, config),
     )
     return Model(about, config, create_model(config, mesh), params, mesh)
 
@@ -169,9 +171,19 @@ def read_settings(source: Path) -> ModelSettings:
     )
 
 
+def same_model(found: About, expected: About) -> bool:
+    """Whether vectors and matches of two models can be compared; an unknown decoder passes for the same."""
+    decoders = found.match_fingerprint, expected.match_fingerprint
+    return (found.fingerprint, found.model.pmd) == (expected.fingerprint, expected.model.pmd) and (
+        None in decoders or decoders[0] == decoders[1]
+    )
+
+
 def describe(about: About) -> str:
     """A model in a few words, for error messages."""
-    decoder = f"decoder {about.model.pmd}" if about.model.pmd else "no decoder"
+    decoder = "no decoder"
+    if about.model.pmd:
+        decoder = f"decoder {(about.match_fingerprint or 'unknown')[:12]} {about.model.pmd}"
     return f"{about.fingerprint[:12]}, {decoder}, from {about.checkpoint}"
 
 

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from rice_jax.index.store import About
-from rice_jax.input.transforms import centre_crop, cut
+from rice_jax.input.transforms import center_crop, cut
 from rice_jax.types import DataError
 
 # A file's path, the content of a file, a PIL image, or RGB as a uint8 array [H, W, 3].
@@ -28,7 +28,7 @@ def show(picture: AnyPicture, about: About) -> UInt8[np.ndarray, "S S 3"]:
         OSError: its file cannot be read.
     """
     side = about.model.encoder.image_size
-    crop = centre_crop(about.resize, side)
+    crop = center_crop(about.resize, side)
     if isinstance(picture, str | os.PathLike):
         name, encoded = str(picture), Path(picture).read_bytes()
     elif isinstance(picture, bytes):

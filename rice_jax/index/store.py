@@ -37,6 +37,8 @@ class About:
         checkpoint: the run's workdir or the converted model that held the weights.
         calibration: turns cosines into probabilities; None = the run has none.
         ipd: `config.model.ipd` in training.
+        match_fingerprint: tells decoders apart (`models.weights.match_fingerprint`); None if there is none, and in
+            indexes of version 0.1, which do not say.
     """
 
     model: RiceConfig
@@ -46,13 +48,15 @@ class About:
     checkpoint: str
     calibration: Calibration | None
     ipd: str = "off"
+    match_fingerprint: str | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "About":
         """The inverse of `dataclasses.asdict`."""
         model, calibration = values["model"], values["calibration"]
         sizes = model.get("encoder", model)  # version 0.1 stored the encoder's settings beside the others
-        encoder = VitConfig(**{name: sizes[name] for name in (field.name for field in dataclasses.fields(VitConfig))})
+        names = [field.name for field in dataclasses.fields(VitConfig) if field.name in sizes]
+        encoder = VitConfig(**{name: sizes[name] for name in names})
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
         return cls(
             **values

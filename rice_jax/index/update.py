@@ -12,14 +12,16 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import UInt8
 from PIL import UnidentifiedImageError
 
 from rice_jax.eval.embed import compile_rows, compute_rows, model_embedder, padded_batch_size
 from rice_jax.index.catalog import Picture, read_shop
-from rice_jax.index.model import Model, describe, load_index_model, load_model
+from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.input import transforms
+from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import agree
 from rice_jax.types import DataError
@@ -97,10 +99,12 @@ def update_index(
         The index.
 
     Raises:
+        ConfigError: the model embeds no images.
         CheckpointError: another model made the index.
         DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored.
     """
     about = model.about
+    require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
     old = _read_of_same_model(directory, about)
     pictures = read_shop(images)
     with ThreadPoolExecutor(max(num_threads, 1)) as pool:
@@ -179,7 +183,7 @@ def _read_of_same_model(directory: Path, about: About) -> Index | None:
         return None
     index = read_index(directory)
     found = index.about
-    if (found.fingerprint, found.model.pmd) != (about.fingerprint, about.model.pmd):
+    if not same_model(found, about):
         raise CheckpointError(
             f"{directory}: another model made this index (found {describe(found)}; expected {describe(about)}). Use "
             "the model that made it, or another directory for the index"
@@ -266,7 +270,7 @@ def _decode(about: About, picture: Picture, digest: str) -> UInt8[np.ndarray, "S
     if hashlib.sha256(encoded).hexdigest() != digest:
         raise OSError("it has changed since this program started")
     side = about.model.encoder.image_size
-    return transforms.render(encoded, transforms.centre_crop(about.resize, side), side)
+    return transforms.render(encoded, transforms.center_crop(about.resize, side), side)
 
 
 def _problem(about: About, picture: Picture, digest: str) -> str:

@@ -1,1 +1,1 @@
-"""From data sets on disk to batches of pixels."""
+"""Input pipeline: data sets on disk become batches of pixels."""

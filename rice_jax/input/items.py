@@ -1,4 +1,4 @@
-"""Items of products in several domains, as ROPE has them: what there is, and pairs of them to train on."""
+"""Items of products in several domains, as in ROPE: pairs of items to train on, and lists of items to test on."""
 
 import json
 from typing import NamedTuple
@@ -13,24 +13,31 @@ from rice_jax.types import DataError
 class Items(NamedTuple):
     """The test items of a domain, without their pictures."""
 
-    item_ids: list[str]  # in the order of the rows that `eval_batches` numbers
-    product_ids: list[str]  # parallel
-    skipped: list[str]  # products of items that the builder had to leave out, as often as there are such items
+    item_ids: list[str]  # in the order of `index` in `eval_batches`
+    product_ids: list[str]  # the product of each item
+    skipped: list[str]  # the product of each item that the builder left out
 
 
 class ItemPairs:
-    """Pairs of items of one product from two domains, as rows of a training set; one for each product, drawn anew.
+    """Pairs of items of one product from two domains, as rows of a training set with one random pair per product.
 
-    A product is there if it has items in two domains or more. A pair can be drawn for any of them without reading
-    another record; the object can be sent to another process, with 4 bytes an item and some 60 a product.
+    Products with items in only one domain are left out. A draw reads only the records of its two items. The object can
+    be pickled, in 4 bytes per item and about 60 per product.
+
+    Attributes:
+        columns: features of the rows.
+        name: name of the first domain.
+        directory: directories of all domains, for errors.
     """
+
+    columns = frozenset({"clip_id", "image_id", "frames", "boxes", "image"})
 
     def __init__(self, config: InputConfig):
         """Opens the domains of `config.domains`.
 
         Raises:
-            FileNotFoundError: one of them is not there.
-            DataError: one has no items of products, or no product is in two of them.
+            FileNotFoundError: a domain is missing.
+            DataError: a domain has no items of products, or no product has items in two domains.
         """
         names = config.domain_names
         self.name = names[0]
@@ -41,8 +48,8 @@ class ItemPairs:
         products, num_domains = np.unique(found, return_counts=True)
         self._products = products[num_domains > 1]
         if not len(self._products):
-            raise DataError(f"{self.directory}: found no product that has items in two of them, expected some to pair")
-        # Of each product and domain, where the product's rows begin and end: [P, domains].
+            raise DataError(f"{self.directory}: found no product with items in two of them, expected some to pair")
+        # Where the rows of each product begin and end in each domain: [P, domains].
         self._first, self._end = (
             np.stack([np.searchsorted(index["product_id"], self._products, side) for index in indices], axis=1)
             for side in ("left", "right")
@@ -53,16 +60,15 @@ class ItemPairs:
         return len(self._products)
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
-        """Draws two domains, each pair of them that has the product being equally likely, and an item of each.
+        """Draws two domains that have the product and an item of each; all domains and items are equally likely.
 
         Args:
-            index: of the product.
-            rng: random numbers.
+            index: number of the product.
+            rng: generator of the draws.
 
         Returns:
-            What a row of a training set holds: `image`, a picture of the first item, any equally likely; `frames`, all
-            of the second; `clip_id`, the second's id; `image_id`, the product's id, by which pairs of one product are
-            known; `boxes`, none; `index`.
+            A row like those of a training set: `image`, a random picture of the first item; `frames`, all pictures of
+            the second; `clip_id`, the second's id; `image_id`, the product's id; `boxes`, zeros; `index`.
         """
         first, last = self._first[index], self._end[index]
         domains = rng.choice(np.flatnonzero(first < last), 2, replace=False)
@@ -81,21 +87,21 @@ class ItemPairs:
 
 
 def read_items(config: InputConfig, name: str) -> Items:
-    """Reads which items there are to test on.
+    """Reads the test items of a domain.
 
     Args:
-        config: where the data sets are.
+        config: data sets.
         name: one of `config.domain_names`.
 
     Raises:
-        FileNotFoundError: the data set is not there.
-        DataError: it has no items of products, or none to test on.
+        FileNotFoundError: the data set is missing.
+        DataError: it has no items of products, or no test items.
     """
     index = _read_index(config, name, "test")
     index = index[np.argsort(index["row"])]
     metadata = json.loads((version_directory(config.data_dir, name) / "metadata.json").read_text())
     named = [item.rpartition("/") for item in metadata["test"]["skipped"]]
-    skipped = [product for product, slash, _ in named if slash]  # without one its product is not known
+    skipped = [product for product, slash, _ in named if slash]  # names without a slash lack the product
     return Items(_texts(index["item_id"]), _texts(index["product_id"]), skipped)
 
 
@@ -103,7 +109,7 @@ def _read_index(config: InputConfig, name: str, split: str) -> np.ndarray:
     path = version_directory(config.data_dir, name) / f"{split}_index.npy"
     if not path.exists():
         raise DataError(
-            f"{path}: found no such file, expected items of products, as of ROPE, built for {split}; name others in "
+            f"{path}: found no such file, expected items of products, as in ROPE, built for split {split!r}; change "
             f"config.data.domains, or build the data set again: {build_command(name)}"
         )
     with path.open("rb") as file:

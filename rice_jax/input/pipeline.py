@@ -1,69 +1,66 @@
 """Batches of pixels, for training and for evaluation.
 
-The order of the training examples and every random draw are a function of the seed and of the example's position in
-the endless stream of shuffled epochs, and are made before the stream is shared out. So a global batch is the same
-whatever the number of processes, workers and threads, and the position of a run is one integer.
+The order of the training examples and every random draw are functions of the seed and of the example's position in the
+endless stream of shuffled epochs. Both are fixed before the stream is divided among processes, workers and threads. A
+global batch is therefore the same for any number of them, and the position of a run is one integer.
 """
 
-import hashlib
 from collections.abc import Sequence
-from functools import partial
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from rice_jax.config import InputConfig
-from rice_jax.input import transforms
-from rice_jax.input.decode import NO_PICTURE, WHOLE, Batcher, Encoded
+from rice_jax.input.decode import Collate
 from rice_jax.input.items import ItemPairs
-from rice_jax.input.product_boxes import ProductBoxes, stored_boxes
-from rice_jax.input.source import Source, build_command
-from rice_jax.input.transforms import Box, Crop
+from rice_jax.input.product_boxes import ProductBoxes
+from rice_jax.input.source import Source
+from rice_jax.input.views import (
+    Example,
+    FramesView,
+    ImageKeyView,
+    ImageView,
+    Part,
+    PatchMaskView,
+    RandomFramesView,
+    TrainExample,
+    View,
+    open_source,
+    required_columns,
+)
 from rice_jax.types import DataError
-
-Rows = Source | ItemPairs
 
 
 def train_batches(
     config: InputConfig, start: int = 0, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator:
-    """Endless training batches, each epoch in a new order.
+    """Makes endless training batches, with a new order in each epoch.
 
     Args:
         config: what to read and how.
-        start: number of examples that all processes together have taken before; whatever number of processes, workers
-            and threads took them, the stream continues exactly there.
+        start: number of examples that all processes together have taken before. The stream continues there, whatever
+            the number of processes, workers and threads that took them.
         process_index: which share of each global batch to yield, 0..process_count - 1.
-        process_count: processes that share a global batch; their shares, joined in this order, are the batch of one.
+        process_count: processes that share a global batch; their shares, joined in this order, are the global batch.
 
     Returns:
         Iterator over dicts of numpy arrays, b = batch_size / process_count, T = num_frames, S = image_size:
-        `image` uint8 [b, S, S, 3] and `video` uint8 [b, T, S, S, 3], RGB 0..255, not normalised;
+        `image` uint8 [b, S, S, 3] and `video` uint8 [b, T, S, S, 3], RGB 0..255, not normalized;
         `frame_mask` bool [b, T], True = a frame, False = padding (zeros), at least one True;
         `patch_mask` bool [b, T, N], True = a patch that shows the product, only where the settings ask for it;
         `image_key` int32 [b], equal for equal image ids; `index` int32 [b], row of the data set.
         With `config.domains` an epoch holds every product once (`ItemPairs`): then `image_key` is equal for equal
-        products and `index` counts these. Its `close()` ends the threads and workers.
+        products, and `index` is the number of the product. `close()` ends the iterator's threads and workers.
 
     Raises:
-        FileNotFoundError: the data set is not there.
-        DataError: the batch cannot be shared evenly, or is larger than the data set; later, a clip without frames or a
-            picture that cannot be decoded.
+        FileNotFoundError: the data set is missing.
+        DataError: the batch does not divide by the number of processes, or is larger than the data set; later, a clip
+            has no frames or a picture cannot be decoded.
     """
-    local_size = share(config.batch_size, process_index, process_count, "config.data.batch_size")
-    boxes = ProductBoxes(config, config.train_boxes, ("boxes",))
-    choosing = ("boxes",) if config.crop_around_box or config.boxed_frames else ()
-    features = {"clip_id", "image_id", "frames", "image", *boxes.features, *choosing}
-    source = ItemPairs(config) if config.domains else Source(config.data_dir, config.train, sorted(features))
-    if len(source) < config.batch_size:
-        raise DataError(
-            f"{source.directory}: found {len(source)} examples, expected at least one batch of {config.batch_size}; "
-            f"lower config.data.batch_size or build more data"
-        )
-    rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
-    examples = rows.random_map(TrainExample(config, source, boxes))[start:]
-    return read(examples, config, local_size, process_index, process_count)
+    views = train_views(config)
+    source = _open_pairs(config, views) if config.domains else open_source(config, config.train, views)
+    return random_batches(config, source, views, start, process_index, process_count)
 
 
 def eval_batches(
@@ -74,7 +71,7 @@ def eval_batches(
     process_count: int = 1,
     rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
-    """All queries, gallery images or test items once, in their order, or chosen ones, without anything random.
+    """Makes batches of all queries, gallery images or test items in their order, or of chosen ones, without randomness.
 
     Args:
         config: what to read and how.
@@ -82,199 +79,131 @@ def eval_batches(
         batch_size: global number of rows; the last batch is filled up with zeros.
         process_index: which share of each global batch to yield, 0..process_count - 1.
         process_count: processes that share a global batch; all get the same number of batches.
-        rows: which rows to yield and in which order, of all processes together; the number of rows stands for a row
-            of filling. None = all.
+        rows: rows to yield, in this order, for all processes together; the number of rows in the data set stands for
+            a row of filling. None = all.
 
     Returns:
         Iterator over dicts of numpy arrays as in `train_batches`: `video`, `frame_mask` and `patch_mask`, or `image`;
-        `index` int32 [b], row of the data set; `mask` bool [b], True = a row, False = filling (zeros, index behind
-        the last row).
+        `index` int32 [b], row of the data set; `mask` bool [b], True = a row, False = filling (zeros, with an index
+        past the last row).
 
     Raises:
-        FileNotFoundError: the data set is not there.
-        DataError: the batch cannot be shared evenly; later, a clip without frames or a picture that
+        FileNotFoundError: the data set is missing.
+        DataError: the batch does not divide by the number of processes; later, a clip has no frames or a picture
             cannot be decoded.
     """
     local_size = share(batch_size, process_index, process_count, "the evaluation's batch size")
-    example = _Item(config, role) if role in config.domain_names else _EXAMPLES[role](config)
-    num_rows = len(example.source)
+    source, views = _open_role(config, role)
+    num_rows = len(source)
     rows = range(num_rows) if rows is None else rows
     filling = range(num_rows, num_rows + -len(rows) % batch_size)
-    examples = grain.MapDataset.source([*rows, *filling]).map(example)
+    examples = grain.MapDataset.source([*rows, *filling]).map(EvalExamples(source, views, range(num_rows)))
     return read(examples, config, local_size, process_index, process_count)
 
 
-def image_key(image_id: bytes) -> np.int32:
-    """A number that is equal for equal image ids; different ids share one by chance in 1 of 4 billion pairs."""
-    return np.frombuffer(hashlib.blake2b(image_id, digest_size=4).digest(), "<i4")[0]
+def train_views(config: InputConfig) -> list[View]:
+    """Views of a pair of a video and an image."""
+    boxes = ProductBoxes(config, config.train_boxes, ("boxes",))
+    return [ImageView(config), RandomFramesView(config, boxes), *_patch_masks(config, boxes), ImageKeyView()]
 
 
-class TrainExample(grain.transforms.RandomMap):
-    def __init__(self, config: InputConfig, source: Rows, boxes: ProductBoxes):
-        self._config, self._source, self._product_boxes = config, source, boxes
-
-    def random_map(self, index: int, rng: np.random.Generator) -> dict:
-        row = self._source.draw(index, rng)
-        hue = transforms.random_hue(rng, self._config.pair_hue)
-        image_crop, image_colour = self._image_crop(rng), self._colour(rng, hue)
-        count = count_frames(self._source, row)
-        boxes = stored_boxes(row)
-        frames = self._frames(rng, count, boxes)
-        colour = self._colour(rng, hue)  # one for all frames: a stream's colours are those of its camera and light
-        found = self._product_boxes.of(row, frames)
-        windows = [_window(self._config, box) for box in found]
-        if self._config.crop == "frame":
-            crops = [
-                self._frame_crop(rng, boxes[frame] and transforms.box_inside(boxes[frame], window))
-                for frame, window in zip(frames, windows, strict=True)
-            ]
-        else:
-            crops = [self._frame_crop(rng)] * len(frames)
-        crops = list(map(transforms.inside, windows, crops))
-        return {
-            "image": encoded_image(self._source, row, image_crop, image_colour),
-            **encoded_frames(self._source, row, frames, crops, self._config, colour),
-            **_patch_mask(self._config, found, crops),
-            "image_key": image_key(row["image_id"]),
-            "index": np.int32(index),
-        }
-
-    def _image_crop(self, rng: np.random.Generator) -> Crop:
-        config = self._config
-        return transforms.random_crop(rng, config.resize, config.image_size, (config.image_crop_min_area, 1.0))
-
-    def _frame_crop(self, rng: np.random.Generator, box: Box | None = None) -> Crop:
-        config = self._config
-        area = (config.frame_crop_min_area, config.frame_crop_max_area)
-        held = box if config.crop_around_box else None
-        return transforms.random_crop(rng, config.resize, config.image_size, area, held)
-
-    def _colour(self, rng: np.random.Generator, hue: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 4"] | None:
-        if not self._config.changes_color:
-            return None
-        colour = transforms.random_colour(rng, self._config.color_jitter)
-        return np.hstack([colour[:, :3] @ hue, colour[:, 3:]])
-
-    def _frames(self, rng: np.random.Generator, count: int, boxes: Sequence[Box | None]) -> Int[np.ndarray, " K"]:
-        config, candidates = self._config, np.arange(count)
-        if config.boxed_frames and any(boxes):
-            candidates = np.flatnonzero([box is not None for box in boxes])
-        if config.random_frames:
-            frames = candidates[transforms.random_frames(rng, len(candidates), config.num_frames)]
-        else:
-            frames = candidates[transforms.sample_frames(len(candidates), config.num_frames)]
-        return transforms.cut_tail(rng, frames, config.num_frames) if config.cut_tail else frames
+def query_views(config: InputConfig) -> list[View]:
+    """Views of a clip to search with."""
+    boxes = ProductBoxes(config, config.query_boxes, ("boxes", "box_frame"))
+    return [FramesView(config, boxes), *_patch_masks(config, boxes)]
 
 
-class _Query(grain.transforms.Map):
-    def __init__(self, config: InputConfig):
-        self._config = config
-        self._product_boxes = ProductBoxes(config, config.query_boxes, ("boxes", "box_frame"))
-        self.source = Source(config.data_dir, config.query, ("clip_id", "frames", *self._product_boxes.features))
-
-    def map(self, index: int) -> dict:
-        config, is_row = self._config, index < len(self.source)
-        row = self.source[index] if is_row else {}
-        frames = transforms.sample_frames(count_frames(self.source, row) if is_row else 0, config.num_frames)
-        found = self._product_boxes.of(row, frames)
-        centre = transforms.centre_crop(config.resize, config.image_size)
-        crops = [transforms.inside(_window(config, box), centre) for box in found]
-        return {
-            **encoded_frames(self.source, row, frames, crops, config),
-            **_patch_mask(config, found, crops),
-            "index": np.int32(index),
-            "mask": np.bool_(is_row),
-        }
+def gallery_views(config: InputConfig) -> list[View]:
+    """Views of a shop's image."""
+    return [ImageView(config)]
 
 
-class _Item(_Query):
-    def __init__(self, config: InputConfig, name: str):
-        self._config = config
-        self._product_boxes = ProductBoxes(config, "", ())
-        self.source = Source(config.data_dir, name, ("item_id", "frames"), split="test")
+def item_views(config: InputConfig) -> list[View]:
+    """Views of a product item, whose pictures are the frames of a video without boxes."""
+    boxes = ProductBoxes(config, "", ())
+    return [FramesView(config, boxes, id_column="item_id"), *_patch_masks(config, boxes)]
 
 
-class _GalleryImage(grain.transforms.Map):
-    def __init__(self, config: InputConfig):
-        self._config = config
-        self.source = Source(config.data_dir, config.gallery, ("image_id", "image"))
-
-    def map(self, index: int) -> dict:
-        config, is_row = self._config, index < len(self.source)
-        if is_row:
-            crop = transforms.centre_crop(config.resize, config.image_size)
-            image = encoded_image(self.source, self.source[index], crop)
-        else:
-            image = NO_PICTURE
-        return {"image": image, "index": np.int32(index), "mask": np.bool_(is_row)}
+def _patch_masks(config: InputConfig, boxes: ProductBoxes) -> list[View]:
+    return [PatchMaskView(config, boxes)] if config.ipd != "off" and config.ipd_use == "mask" else []
 
 
-_EXAMPLES = {"query": _Query, "gallery": _GalleryImage}
-
-
-def count_frames(source: Rows, row: dict) -> int:
-    if not len(row["frames"]):
+def _open_pairs(config: InputConfig, views: Sequence[View]) -> ItemPairs:
+    if missing := sorted(set(required_columns(views)) - ItemPairs.columns):
         raise DataError(
-            f"{source.directory}: row {row['index']} ({_ids(row)}) has no frames. "
-            f"The builder leaves such clips out; build the data set again: {build_command(source.name)}"
+            f"config.data.domains: found no column {missing} among {sorted(ItemPairs.columns)}, which pairs of items "
+            "have; turn off the settings that need it"
         )
-    return len(row["frames"])
+    return ItemPairs(config)
 
 
-def encoded_image(source: Rows, row: dict, crop: Crop, colour: Float[np.ndarray, "3 4"] | None = None) -> Encoded:
-    """The image of a row, for the batch to decode."""
-    return Encoded((), [row["image"]], ["image"], [crop], colour, partial(_undecodable, source, row))
+def _open_role(config: InputConfig, role: str) -> tuple[Source, list[View]]:
+    """The data set and the views of a role."""
+    if role in config.domain_names:
+        views = item_views(config)
+        return open_source(config, role, views, split="test"), views
+    roles = {"query": (config.query, query_views), "gallery": (config.gallery, gallery_views)}
+    name, make_views = roles[role]
+    views = make_views(config)
+    return open_source(config, name, views), views
 
 
-def encoded_frames(
-    source: Rows,
-    row: dict,
-    frames: Int[np.ndarray, " K"],
-    crops: Sequence[Crop],
+def random_batches(
     config: InputConfig,
-    colour: Float[np.ndarray, "3 4"] | None = None,
-) -> dict[str, Encoded | Bool[np.ndarray, " T"]]:
-    """The chosen frames of a row, for the batch to decode into a padded `video`, and its `frame_mask`."""
-    files, names = [row["frames"][frame] for frame in frames], [f"frame {frame}" for frame in frames]
-    video = Encoded((config.num_frames,), files, names, crops, colour, partial(_undecodable, source, row))
-    return {"video": video, "frame_mask": np.arange(config.num_frames) < len(frames)}
+    source: Source | ItemPairs,
+    views: Sequence[View],
+    start: int,
+    process_index: int,
+    process_count: int,
+) -> grain.DatasetIterator:
+    """Makes endless training batches out of views; see `train_batches` for the arguments."""
+    local_size = share(config.batch_size, process_index, process_count, "config.data.batch_size")
+    if len(source) < config.batch_size:
+        raise DataError(
+            f"{source.directory}: found {len(source)} examples, expected at least one batch of {config.batch_size}; "
+            "lower config.data.batch_size or build more data"
+        )
+    rows = grain.MapDataset.range(len(source)).seed(config.seed).shuffle().repeat(None)
+    examples = rows.random_map(_TrainExamples(config, source, views))[start:]
+    return read(examples, config, local_size, process_index, process_count)
 
 
-def _window(config: InputConfig, box: Box | None) -> Crop:
-    """The part of a frame that is all the model gets to see."""
-    if box is None or config.ipd_use != "crop":
-        return WHOLE
-    return transforms.around_box(box, config.ipd_margin)
+class _TrainExamples(grain.transforms.RandomMap):
+    def __init__(self, config: InputConfig, source: Source | ItemPairs, views: Sequence[View]):
+        self._max_hue, self._source, self._views = config.pair_hue, source, views
+
+    def random_map(self, index: int, rng: np.random.Generator) -> Part:
+        row = self._source.draw(index, rng)
+        example = TrainExample(source=self._source, index=index, row=row, rng=rng, max_hue=self._max_hue)
+        parts = [view.train(example) for view in self._views]
+        return _join(parts) | {"index": np.int32(index)}
 
 
-def _patch_mask(config: InputConfig, boxes: Sequence[Box | None], crops: Sequence[Crop]) -> dict[str, np.ndarray]:
-    """The `patch_mask` of the chosen frames, all True for padding; nothing unless the settings ask for it."""
-    if config.ipd == "off" or config.ipd_use != "mask":
-        return {}
-    grid = config.image_size // config.patch_size
-    mask = np.ones((config.num_frames, grid * grid), bool)
-    for position, (box, crop) in enumerate(zip(boxes, crops, strict=True)):
-        mask[position] = transforms.patch_mask(box and transforms.box_inside(box, crop), grid)
-    return {"patch_mask": mask}
+class EvalExamples(grain.transforms.Map):
+    """Makes evaluation examples by their number; numbers past the last one give filling."""
+
+    def __init__(self, source: Source, views: Sequence[View], rows: Sequence[int] | Int[np.ndarray, " N"]):
+        """Takes the views, and the row of the data set for each number of an example."""
+        self._source, self._views, self._rows = source, views, rows
+
+    def map(self, index: int) -> Part:
+        is_row = index < len(self._rows)
+        row = self._source[int(self._rows[index])] if is_row else {}
+        example = Example(source=self._source, index=index, row=row)
+        parts = [view.evaluate(example) for view in self._views]
+        return _join(parts) | {"index": np.int32(index), "mask": np.bool_(is_row)}
 
 
-def _undecodable(source: Rows, row: dict, picture: str, error: OSError) -> DataError:
-    return DataError(
-        f"{source.directory}: {picture} of row {row['index']} ({_ids(row)}) cannot be decoded: {error}. "
-        f"The builder leaves such pictures out; build the data set again: {build_command(source.name)}"
-    )
-
-
-def _ids(row: dict) -> str:
-    return ", ".join(f"{name} {row[name].decode()}" for name in ("clip_id", "image_id", "item_id") if name in row)
+def _join(parts: Sequence[Part]) -> Part:
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def read(
     examples: grain.MapDataset, config: InputConfig, local_size: int, process_index: int, process_count: int
 ) -> grain.DatasetIterator:
     """A process's share of the batches of examples, made by as many workers and threads as the settings say."""
-    batches = examples.batch(local_size, drop_remainder=True, batch_fn=Batcher(config))[process_index::process_count]
-    # An element is a whole batch, which all threads decode together while the next one's rows are read.
+    batches = examples.batch(local_size, drop_remainder=True, batch_fn=Collate(config))[process_index::process_count]
+    # An element is a whole batch: all threads decode it together while the rows of the next one are read.
     ahead = min(2, config.num_threads)
     options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=max(1, ahead))
     dataset = batches.to_iter_dataset(options)
@@ -284,6 +213,17 @@ def read(
 
 
 def share(batch_size: int, process_index: int, process_count: int, name: str) -> int:
+    """The size of a process's share of a global batch.
+
+    Args:
+        batch_size: global.
+        process_index: of the process, 0..process_count - 1.
+        process_count: number of processes.
+        name: of the batch size, for the error.
+
+    Raises:
+        DataError: the batch does not divide by the number of processes, or there is no such process.
+    """
     if batch_size % process_count:
         raise DataError(f"{name}: found {batch_size}, expected a multiple of the number of processes ({process_count})")
     if not 0 <= process_index < process_count:

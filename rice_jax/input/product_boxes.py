@@ -1,4 +1,4 @@
-"""Where the intended product is in a frame: the data set's own box, or the best one of a file of detections."""
+"""The intended product's box in a frame: the data set's own box, or the best box in a file of detections."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from rice_jax.types import DataError
 
 
 def stored_boxes(row: dict) -> list[Box | None]:
-    """The intended product's box in each of a row's frames, or None; `row` as of `frame_boxes`."""
+    """The intended product's box in each frame of a row, or None; `frame_boxes` describes the row."""
     return [boxes[0] if boxes else None for boxes in frame_boxes(row)]
 
 
 def frame_boxes(row: dict) -> list[list[Box]]:
-    """All boxes that a data set holds of each of a row's frames, the intended product's first.
+    """All stored boxes of each frame of a row, the intended product's first.
 
     Args:
-        row: of a data set with `boxes` [n, 4] (top, left, bottom, right, as TFDS stores them), in shares of the frame.
-            Training rows have one per frame, all zeros = none. Queries have any number, `box_frame` [n] tells the frame
-            of each. Without `boxes` no frame has one. A box without area is none.
+        row: row of a data set with `frames` and, if there are any boxes, `boxes` [n, 4]: top, left, bottom, right (the
+            order of TFDS) in shares of the frame. Training rows have one box per frame. Queries have any number of
+            boxes, and `box_frame` [n] holds the frame of each. Boxes without area, such as zeros, are left out.
     """
     found: list[list[Box]] = [[] for _ in row["frames"]]
     boxes = row.get("boxes", ())
@@ -36,33 +36,38 @@ def frame_boxes(row: dict) -> list[list[Box]]:
 
 
 class ProductBoxes:
-    """Looks up the boxes of a row's frames where `config.model.ipd` says that they come from; "off" = nowhere."""
+    """The intended product's boxes in the frames of a row, from the source that `config.model.ipd` names.
+
+    Attributes:
+        features: columns of the data set that the lookup reads.
+    """
 
     def __init__(self, config: InputConfig, path: str, own: tuple[str, ...]):
         """Reads the file, if there is one.
 
         Args:
-            config: `ipd`, and the lowest score that counts.
-            path: what `--mode=detect` wrote (`read_box_file`); "" = the data set's own boxes.
-            own: features of the data set, beyond those read anyway, that hold its own boxes.
+            config: `ipd` and `box_min_score` are read.
+            path: file that `--mode=detect` wrote (`read_box_file`); "" = the data set's own boxes.
+            own: columns that hold the data set's own boxes.
 
         Raises:
-            DataError: naming the line, for one that cannot be used.
-            FileNotFoundError: there is no such file.
+            DataError: a line of the file is wrong; the message names it.
+            FileNotFoundError: the file is missing.
         """
         self._ipd, self._path = config.ipd, path
-        self.features: tuple[str, ...] = ()  # to be read of every row
+        self.features: tuple[str, ...] = ()
         if config.ipd != "off":
             self.features = ("frame_ids",) if path else own
-            self._keys, self._boxes = read_box_file(path, config.box_min_score) if path else (None, None)
+            if path:
+                self._keys, self._boxes = read_box_file(path, config.box_min_score)
 
     def of(self, row: dict, frames: Int[np.ndarray, " K"]) -> list[Box | None]:
-        """One box, or None, of each of the chosen frames of a row.
+        """The box of each chosen frame of a row, or None.
 
         Raises:
-            DataError: the detector has not seen a frame.
+            DataError: the detector's file lacks a frame.
         """
-        if self._ipd == "off" or not len(frames):  # what fills up a batch is no row and has none
+        if self._ipd == "off" or not len(frames):  # filling has no row to look at
             return [None] * len(frames)
         if self._path:
             return [self._find(row["frame_ids"][frame]) for frame in frames]
@@ -75,33 +80,33 @@ class ProductBoxes:
         if place < len(self._keys) and self._keys[place] == key:
             box = self._boxes[place].tolist()
             return Box(*box) if any(box) else None
-        if self._ipd == "detector":  # it sees every frame; boxes from elsewhere may be of some frames only
+        if self._ipd == "detector":  # a detector sees every frame; boxes from elsewhere may cover only some
             raise DataError(
-                f"{self._path}: found nothing about frame {frame_id.decode()}, expected a line for every frame of the "
-                "data set; run --mode=detect over that data set, to its end"
+                f"{self._path}: found no line for frame {frame_id.decode()}, expected a line for every frame of the "
+                "data set; run --mode=detect on that data set until it completes"
             )
         return None
 
 
 def read_box_file(path: str, min_score: float) -> tuple[np.ndarray, np.ndarray]:
-    """Reads boxes by frame, of which the one with the highest score is kept: one product is intended.
+    """Reads the box with the highest score of each frame: one product is intended.
 
     Args:
-        path: JSON lines `{"frame_id": str, "boxes": [[left, top, right, bottom], …], "scores": [0..1, …]}`, edges in
-            shares of the frame, no boxes where nothing was found. Without `scores` all have 1.
-        min_score: boxes with less do not count.
+        path: file of JSON lines `{"frame_id": str, "boxes": [[left, top, right, bottom], …], "scores": [0..1, …]}`,
+            with edges in shares of the frame, and no boxes if the detector found none. Boxes without `scores` have 1.
+        min_score: boxes with a lower score are ignored.
 
     Returns:
-        Ascending 8-byte keys of the frame ids, uint64 [F], and boxes float32 [F, 4], all zeros = none: 24 bytes a
-        frame, shared by nobody: each Grain worker has its own.
+        Ascending 8-byte keys of the frame ids, uint64 [F], and boxes float32 [F, 4], all zeros = none. They take 24
+        bytes per frame, in each Grain worker.
 
     Raises:
-        DataError: naming the line and what was expected.
-        FileNotFoundError: there is no such file.
+        DataError: a line is wrong, or a frame has several; the message names the line and what was expected.
+        FileNotFoundError: the file is missing.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: found no file of boxes; --mode=detect writes one")
-    keys, boxes = [], []
+    frame_keys, best_boxes = [], []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -112,13 +117,13 @@ def read_box_file(path: str, min_score: float) -> tuple[np.ndarray, np.ndarray]:
                     '{"frame_id": "…", "boxes": [[left, top, right, bottom], …], "scores": [0..1, …]} with edges in '
                     "shares of the frame, 0 to 1, left < right and top < bottom; run --mode=detect again"
                 ) from error
-            keys.append(_key(frame_id))
-            boxes.append(best)
-    keys, boxes = np.array(keys, np.uint64), np.array(boxes, np.float32).reshape(-1, 4)
-    keys, first = np.unique(keys, return_index=True)
+            frame_keys.append(_key(frame_id))
+            best_boxes.append(best)
+    boxes = np.array(best_boxes, np.float32).reshape(-1, 4)
+    keys, first = np.unique(np.array(frame_keys, np.uint64), return_index=True)
     if len(keys) < len(boxes):
         raise DataError(
-            f"{path}: found {len(boxes)} lines of {len(keys)} frames, expected one a frame; remove the repeated ones"
+            f"{path}: found {len(boxes)} lines for {len(keys)} frames, expected one line per frame; delete repeats"
         )
     return keys, boxes[first]
 
@@ -130,7 +135,7 @@ def _parse(line: str, min_score: float) -> tuple[bytes, tuple[float, ...]]:
     best, best_score = (0.0, 0.0, 0.0, 0.0), -math.inf
     for box, score in zip(boxes, scores, strict=True):
         left, top, right, bottom = map(float, box)
-        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):  # False for NaN, too
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):  # also false for NaN
             raise ValueError(f"box {box}")
         if not 0 <= score <= 1:
             raise ValueError(f"score {score}")

@@ -1,4 +1,4 @@
-"""Random access to a data set on disk, its pictures still encoded."""
+"""Random access to a data set on disk, with pictures still encoded."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -11,9 +11,9 @@ from rice_jax.types import DataError
 
 
 class Source:
-    """The rows of one data set, each a dict of its features plus `index`, the number of the row.
+    """The rows of a data set, each a dict of its features and `index`, the number of the row.
 
-    Pictures stay the bytes that are on disk. A Source can be sent to another process.
+    Pictures are the bytes that are on disk. A `Source` can be pickled.
     """
 
     def __init__(
@@ -28,14 +28,14 @@ class Source:
 
         Args:
             data_dir: directory that `data/build.py --data_dir` wrote.
-            name: data set below it, e.g. "lpr4m/train"; the newest version in there is read.
+            name: data set below `data_dir`, e.g. "lpr4m/train"; its newest version is read.
             features: names of the features to read; None = all.
-            optional: further features, to read where the data set has them.
-            split: which one to read; None = the only one.
+            optional: further features to read if the data set has them.
+            split: split to read; None = the only one.
 
         Raises:
-            FileNotFoundError: there is no such data set.
-            DataError: it lacks the split, or a feature, or has several splits of which none was named.
+            FileNotFoundError: the data set is missing.
+            DataError: it lacks the split or a feature, or has several splits while `split` is None.
         """
         self.name = name
         self.directory = version_directory(data_dir, name)
@@ -60,11 +60,11 @@ class Source:
 
     def __getitem__(self, index: int) -> dict:
         if index >= len(self):
-            raise IndexError(index)  # ends an iteration; the records themselves would raise a ValueError
+            raise IndexError(index)  # ends an iteration, where the records would raise a ValueError
         return self._features.deserialize_example_np(self._records[index]) | {"index": int(index)}
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
-        """The row itself: nothing is random about a pair that is stored as one (`ItemPairs` has others)."""
+        """The row itself: stored pairs have no random part, unlike those of `ItemPairs`."""
         return self[index]
 
     def __iter__(self) -> Iterator[dict]:
@@ -76,13 +76,13 @@ def version_directory(data_dir: str, name: str) -> epath.Path:
 
     Args:
         data_dir: directory that `data/build.py --data_dir` wrote.
-        name: data set below it, e.g. "lpr4m/train".
+        name: data set below `data_dir`, e.g. "lpr4m/train".
 
     Returns:
         The version's directory, e.g. `data_dir/lpr4m/train/1.0.0`.
 
     Raises:
-        FileNotFoundError: no version is there; the message holds the command that builds one.
+        FileNotFoundError: the data set has no version; the message holds the command that builds one.
     """
     directory = epath.Path(data_dir).expanduser() / name
     versions = []
@@ -102,7 +102,7 @@ def build_command(name: str, data_dir: str = "DATA") -> str:
 
 
 def _encoded(feature: tfds.features.FeatureConnector) -> tfds.features.FeatureConnector:
-    """The feature that reads what `feature` stored, but leaves a picture encoded."""
+    """A feature that reads what `feature` stored, but leaves pictures encoded."""
     if isinstance(feature, tfds.features.Image):
         return tfds.features.Scalar(np.bytes_)
     if isinstance(feature, tfds.features.Sequence) and isinstance(feature.feature, tfds.features.Image):

@@ -1,4 +1,7 @@
-"""What happens to pictures and lists of frames between the disk and a batch; whatever is random takes its generator."""
+"""Transforms of pictures, boxes and lists of frames between the disk and a batch.
+
+Functions with random draws take the generator as their first argument.
+"""
 
 import io
 import math
@@ -8,12 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-# Of a patch and the product's box, for the patch to be kept; RICE.md §6 says it for CLIP ViT-B/32's 49 patches.
+# A patch shows the product if its IoU with the product's box is at least this. docs/reference.md, section 6, gives the
+# number for the 49 patches of CLIP ViT-B/32.
 MIN_PATCH_IOU = 0.02
 
 
 class Crop(NamedTuple):
-    """A window of a picture, its edges in shares of the picture's width and height, and whether it is mirrored."""
+    """A window of a picture, with edges in shares of the picture's width and height; `flip` mirrors it."""
 
     left: float
     top: float
@@ -23,7 +27,7 @@ class Crop(NamedTuple):
 
 
 class Box(NamedTuple):
-    """Where a product is, edges in shares of the picture's width and height."""
+    """A box around a product, with edges in shares of the picture's width and height."""
 
     left: float
     top: float
@@ -32,15 +36,15 @@ class Box(NamedTuple):
 
 
 def render(
-    encoded: bytes, crop: Crop, size: int, colour: Float[np.ndarray, "3 4"] | None = None
+    encoded: bytes, crop: Crop, size: int, color: Float[np.ndarray, "3 4"] | None = None
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Decodes a picture and resizes a window of it, in one go.
+    """Decodes a picture, and resizes a window of it to a square.
 
     Args:
         encoded: the picture's file, usually JPEG; its EXIF orientation is ignored, as boxes ignore it.
-        crop: the window; its aspect is squashed to a square.
+        crop: window of the picture; its aspect ratio is not kept.
         size: side of the result, pixels.
-        colour: matrix that maps RGB, and a 1 below it, to RGB (`random_colour`); None = unchanged.
+        color: matrix that maps [R, G, B, 1] to RGB (`random_color`); None = unchanged.
 
     Returns:
         RGB, 0..255.
@@ -48,37 +52,49 @@ def render(
     Raises:
         OSError: the picture cannot be decoded.
     """
-    return cut(Image.open(io.BytesIO(encoded)), crop, size, colour)
+    return cut(Image.open(io.BytesIO(encoded)), crop, size, color)
 
 
 def cut(
-    picture: Image.Image, crop: Crop, size: int, colour: Float[np.ndarray, "3 4"] | None = None
+    picture: Image.Image, crop: Crop, size: int, color: Float[np.ndarray, "3 4"] | None = None
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """Resizes a window of a picture that is open; arguments, result and error as of `render`.
+    """Resizes a window of an open picture to a square.
 
-    One whose file has not been decoded yet is changed by it, and good for nothing else.
+    Args:
+        picture: open picture. If its file has not been decoded yet, the call may shrink it in place: do not use it
+            again.
+        crop: window of the picture; its aspect ratio is not kept.
+        size: side of the result, pixels.
+        color: matrix that maps [R, G, B, 1] to RGB; None = unchanged.
+
+    Returns:
+        RGB, 0..255.
+
+    Raises:
+        OSError: the picture cannot be decoded.
     """
-    # A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size. That low-pass comes out of the cosine transform for free and
-    # is several times faster; as long as a source pixel is left for each result pixel it differs from a full decode by
-    # less than the JPEG does from its original (mean 0.3-0.5 grey levels).
+    # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster: the cosine transform gives
+    # the low-pass for free. With a source pixel left for each result pixel, the result differs from a full decode by
+    # less than the JPEG differs from its original (mean 0.3-0.5 gray levels).
     wanted = math.ceil(size / (crop.right - crop.left)), math.ceil(size / (crop.bottom - crop.top))
     draft = picture.draft("RGB", wanted)
     width, height = draft[1][2:] if draft else picture.size
-    if picture.mode != "RGB":  # else convert() copies the picture
+    if picture.mode != "RGB":  # convert() would copy an RGB picture
         picture = picture.convert("RGB")
     picture = _resize(picture, (crop.left * width, crop.top * height, crop.right * width, crop.bottom * height), size)
-    if colour is not None:
-        picture = picture.convert("RGB", tuple(colour.ravel().tolist()))
-    if crop.flip:  # here, since numpy is ten times slower at copying pixels in reverse
+    if color is not None:
+        picture = picture.convert("RGB", tuple(color.ravel().tolist()))
+    if crop.flip:  # by Pillow: numpy is ten times slower at copying pixels in reverse
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(picture)
 
 
 def _resize(picture: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:
-    """Makes a square of a window, its edges in pixels.
+    """Resizes a window, with edges in pixels, to a square.
 
-    Across or down, a window that is as long as the square and starts at a whole pixel is cut out first: Pillow would
-    compute every pixel anew, to what it is. In a plain crop out of 256 that is the short side of LPR4M's pictures.
+    Along an axis in which the window is as long as the square and starts at a whole pixel, the window is cut out first:
+    Pillow would compute every pixel anew, with the same value. In a plain crop out of 256, this holds for the short
+    side of LPR4M's pictures.
     """
     left, top, right, bottom = box
     columns = (int(left), int(right)) if right - left == size and left.is_integer() else (0, picture.width)
@@ -89,10 +105,10 @@ def _resize(picture: Image.Image, box: tuple[float, float, float, float], size: 
     return picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-def centre_crop(resize: int, size: int) -> Crop:
-    """The middle `size` pixels of a picture squashed to `resize`×`resize`.
+def center_crop(resize: int, size: int) -> Crop:
+    """The window of the middle `size` × `size` pixels of a picture resized to `resize` × `resize`.
 
-    Source: the evaluation transform of RICE.md §5.
+    Source: docs/reference.md, section 5 (augmentation in evaluation).
     """
     start = (resize - size) // 2
     return _crop_of_squashed(start, start, resize, size, flip=False)
@@ -108,28 +124,28 @@ def random_crop(
     """Draws a window and whether to mirror it.
 
     Args:
-        rng: random numbers.
-        resize: side of the square to which the picture is squashed before a plain crop, pixels.
+        rng: generator of the draws.
+        resize: side of the square to which the picture is resized before a plain crop, pixels.
         size: side of the plain crop, pixels.
-        area: from 1 to 1 = a plain crop of `size` out of `resize`, at whole pixels of the squashed picture, each
-            equally likely. Else the window's share of the picture's area is uniform between the two, its aspect in the
-            squashed picture log-uniform in 3/4..4/3, and `resize` plays no part.
-        box: what a window drawn by area has to hold; it grows to the box where it is smaller.
+        area: (1, 1) = a plain crop of `size` out of `resize`, at whole pixels, all equally likely. Otherwise the
+            window's share of the picture's area is uniform between the two numbers, its aspect ratio in the resized
+            picture is log-uniform in 3/4..4/3, and `resize` has no effect.
+        box: box that a window drawn by area contains; the window grows to the box if it is smaller.
 
     Returns:
-        The window; it never leaves the picture.
+        The window, which lies inside the picture.
 
-    Source: RICE.md §5 (plain crop); Szegedy et al. 2015, section 6 (random area and aspect).
+    Source: docs/reference.md, section 5 (plain crop); Szegedy et al. 2015, section 6 (random area and aspect ratio).
     """
     flip = rng.random() < 0.5
     if area == (1, 1):
-        left, top = int(rng.integers(resize - size + 1)), int(rng.integers(resize - size + 1))
-        return _crop_of_squashed(left, top, resize, size, flip)
+        column, row = int(rng.integers(resize - size + 1)), int(rng.integers(resize - size + 1))
+        return _crop_of_squashed(column, row, resize, size, flip)
     share = rng.uniform(*area)
-    # The aspect is drawn only as far as the window fits, so that the area stays what was drawn.
+    # The aspect ratio is drawn from the range in which the window fits, so that the area stays as drawn.
     widest = min(4 / 3, 1 / share)
     aspect = math.exp(rng.uniform(-math.log(widest), math.log(widest)))
-    held = box or Box(1.0, 1.0, 0.0, 0.0)  # inside out: any window holds it
+    held = box or Box(1.0, 1.0, 0.0, 0.0)  # inside out: every window contains it
     width = max(math.sqrt(share * aspect), held.right - held.left)
     height = max(math.sqrt(share / aspect), held.bottom - held.top)
     left = _start(rng, width, held.left, held.right)
@@ -138,20 +154,20 @@ def random_crop(
 
 
 def _start(rng: np.random.Generator, length: float, first: float, last: float) -> float:
-    """Where in 0..1 an interval that holds first..last begins; one as long as that has no choice."""
+    """Draws where an interval inside 0..1 that contains first..last begins."""
     lowest, highest = max(0.0, last - length), min(1 - length, first)
     return rng.uniform(lowest, highest) if lowest < highest else max(0.0, highest)
 
 
 def around_box(box: Box, margin: float) -> Crop:
-    """The window around a product, of the picture's own aspect, so that a squashed product stays squashed the same.
+    """The window around a product, with the aspect ratio of the picture, so that the product keeps its own.
 
     Args:
-        box: of the product.
-        margin: added on each side, as a share of the box's longer side (both measured in shares of the picture's).
+        box: the product's box.
+        margin: margin on each side, as a share of the box's longer side; the sides are shares of the picture's.
 
     Returns:
-        The window, moved and cut so that it does not leave the picture.
+        The window, moved and shrunk to lie inside the picture.
     """
     side = min(1.0, max(box.right - box.left, box.bottom - box.top) * (1 + 2 * margin))
     left, top = (
@@ -162,7 +178,7 @@ def around_box(box: Box, margin: float) -> Crop:
 
 
 def inside(outer: Crop, crop: Crop) -> Crop:
-    """A window of a window, as a window of the picture; `outer` is not mirrored."""
+    """The window `crop` of the window `outer`, as a window of the picture; `outer` must not be mirrored."""
     width, height = outer.right - outer.left, outer.bottom - outer.top
     return Crop(
         outer.left + crop.left * width,
@@ -174,7 +190,7 @@ def inside(outer: Crop, crop: Crop) -> Crop:
 
 
 def box_inside(box: Box, crop: Crop) -> Box | None:
-    """What of a box a window shows, in shares of the window, mirrored if that is; None = nothing."""
+    """The part of a box inside a window, in shares of the window, mirrored with it; None if they do not overlap."""
     width, height = crop.right - crop.left, crop.bottom - crop.top
     left, right = ((x - crop.left) / width for x in (box.left, box.right))
     top, bottom = ((y - crop.top) / height for y in (box.top, box.bottom))
@@ -185,19 +201,19 @@ def box_inside(box: Box, crop: Crop) -> Box | None:
 
 
 def patch_mask(box: Box | None, grid: int) -> Bool[np.ndarray, " N"]:
-    """Which patches of a picture show the product.
+    """Finds the patches of a picture that show the product.
 
     Args:
-        box: of the product in the picture; None = none is known.
+        box: the product's box in the picture; None = unknown.
         grid: patches along a side.
 
     Returns:
-        In reading order, True where the IoU of patch and box is at least 0.02; all True without box, or if there is no
-        such patch.
+        In reading order, True where the IoU of patch and box is at least 0.02; all True if there is no such patch or no
+        box.
 
-    Source: RICE.md §6.
-    Differs: with more than 49 patches none inside a large box would have that IoU; then 0.98 / N is asked for, which
-    every patch inside any box has.
+    Source: docs/reference.md, section 6.
+    Differs: with more than 49 patches, no patch inside a large box has that IoU. The smallest IoU is then 0.98 / N,
+    which every patch inside a box has.
     """
     if box is None:
         return np.ones(grid * grid, bool)
@@ -212,36 +228,36 @@ def patch_mask(box: Box | None, grid: int) -> Bool[np.ndarray, " N"]:
     return kept.ravel() if kept.any() else np.ones(grid * grid, bool)
 
 
-def random_colour(rng: np.random.Generator, strength: float) -> Float[np.ndarray, "3 4"]:
+def random_color(rng: np.random.Generator, strength: float) -> Float[np.ndarray, "3 4"]:
     """Draws a change of brightness, contrast, saturation and white balance.
 
     Args:
-        rng: random numbers.
+        rng: generator of the draws.
         strength: each of brightness, contrast and saturation is scaled by a factor uniform in 1 ± strength, and each
             channel by its own factor uniform in 1 ± strength / 4.
 
     Returns:
-        Matrix that maps RGB in 0..255, and a 1 below it, to RGB.
+        Matrix that maps [R, G, B, 1], with R, G, B in 0..255, to RGB.
     """
     brightness, contrast, saturation = rng.uniform(max(0, 1 - strength), 1 + strength, size=3)
     channels = rng.uniform(1 - strength / 4, 1 + strength / 4, size=3)
-    grey = np.tile([0.299, 0.587, 0.114], (3, 1))  # ITU-R BT.601 luma
-    matrix = saturation * np.eye(3) + (1 - saturation) * grey
+    gray = np.tile([0.299, 0.587, 0.114], (3, 1))  # ITU-R BT.601 luma
+    matrix = saturation * np.eye(3) + (1 - saturation) * gray
     matrix = contrast * brightness * channels[:, None] * matrix
-    # Contrast pivots on mid-grey, not on each picture's mean: one matrix then serves all frames of a video.
+    # Contrast pivots on mid-gray, not on each picture's mean: one matrix then serves all frames of a video.
     offset = np.full((3, 1), (1 - contrast) * 127.5)
     return np.hstack([matrix, offset])
 
 
 def random_hue(rng: np.random.Generator, share: float) -> Float[np.ndarray, "3 3"]:
-    """Draws a turn of all hues by up to `share` of half a circle; greys, and so a shop image's white, stay.
+    """Draws a turn of all hues by up to `share` of half a circle; grays, and so a shop image's white, do not change.
 
     Returns:
-        Matrix that maps RGB to RGB: a rotation about the grey axis.
+        Matrix that maps RGB to RGB: a rotation about the gray axis.
     """
     angle = rng.uniform(-share, share) * math.pi
-    along = np.full((3, 3), 1 / 3)  # projects on the grey axis
-    across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)  # the axis times
+    along = np.full((3, 3), 1 / 3)  # projects on the gray axis
+    across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)  # cross product with the axis
     return along + math.cos(angle) * (np.eye(3) - along) + math.sin(angle) * across
 
 
@@ -249,13 +265,13 @@ def sample_frames(count: int, num_frames: int) -> Int[np.ndarray, " T"]:
     """Chooses evenly spaced frames: all of them, or `linspace(0, count - 1, num_frames)` truncated.
 
     Args:
-        count: frames that there are.
-        num_frames: most frames to choose.
+        count: number of frames.
+        num_frames: largest number of frames to choose.
 
     Returns:
         Ascending frame numbers.
 
-    Source: RICE.md §5.
+    Source: docs/reference.md, section 5.
     """
     if count <= num_frames:
         return np.arange(count)
@@ -263,7 +279,7 @@ def sample_frames(count: int, num_frames: int) -> Int[np.ndarray, " T"]:
 
 
 def random_frames(rng: np.random.Generator, count: int, num_frames: int) -> Int[np.ndarray, " T"]:
-    """Chooses `num_frames` of `count` frames, or all if there are fewer, each set equally likely, in order."""
+    """Draws `num_frames` of `count` frames, or takes all if there are fewer; in order, all sets equally likely."""
     if count <= num_frames:
         return np.arange(count)
     return np.sort(rng.choice(count, num_frames, replace=False))
@@ -273,14 +289,14 @@ def cut_tail(rng: np.random.Generator, frames: Int[np.ndarray, " T"], num_frames
     """With probability 1/2 keeps only the first 1..num_frames frames, each number equally likely.
 
     Args:
-        rng: random numbers.
+        rng: generator of the draws.
         frames: chosen frame numbers. Fewer than `num_frames` are never cut, as in the reference.
-        num_frames: most frames of a video.
+        num_frames: largest number of frames of a video.
 
     Returns:
-        The frames that are kept, at least one.
+        The remaining frames, at least one.
 
-    Source: RICE.md §5.
+    Source: docs/reference.md, section 5.
     """
     if len(frames) < num_frames or rng.random() < 0.5:
         return frames

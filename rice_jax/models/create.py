@@ -1,7 +1,5 @@
 """A model's structure and fresh parameters, in their place on the mesh."""
 
-from collections.abc import Callable
-
 import jax
 from flax import nnx
 from jax.sharding import Mesh
@@ -12,8 +10,8 @@ from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.parallel.mesh import Placement, parameter_shardings
 
 ModelConfig = RiceConfig | DetrConfig
-# A family of models is its settings class and its module.
-MODELS: dict[type, Callable[..., nnx.Module]] = {RiceConfig: Rice, DetrConfig: Detector}
+# A family of models is its settings class and its module, which fulfills `contract.AnyModel`.
+MODELS: dict[type, type[Rice] | type[Detector]] = {RiceConfig: Rice, DetrConfig: Detector}
 
 
 def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
@@ -28,11 +26,13 @@ def create_params(config: ModelConfig, mesh: Mesh, seed: int) -> PyTree:
 
 
 def start_decoder(params: PyTree) -> PyTree:
-    """Lets the decoder's pairs start from the encoder's last blocks, in order; without a decoder nothing changes.
+    """Lets the decoder's pairs start from the encoder's last blocks, in order.
+
+    Without a decoder, or with an encoder that has no such blocks, nothing changes.
 
     Source: RICE.md §3; `golden/init_map.json`.
     """
-    if "pmd" not in params:
+    if "pmd" not in params or "blocks" not in params["encoder"]:
         return params
     num_pairs = params["pmd"]["self_blocks"]["qkv"]["kernel"].shape[0]
     last = jax.tree.map(lambda x: x[-2 * num_pairs :], params["encoder"]["blocks"])

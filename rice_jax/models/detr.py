@@ -9,14 +9,17 @@ RICE's article (RICE.md §6) names a single-frame and a multi-frame detector wit
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import DetectorConfig, VitConfig
-from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.contract import SupportsDetection
+from rice_jax.models.encoders import encoder_class
 from rice_jax.models.layers import Block, layer_norm, linear, quick_gelu, stack, unstack
 from rice_jax.models.rice import normalize
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
@@ -39,20 +42,23 @@ class DetrConfig:
 
 
 class Detector(nnx.Module):
-    """RICE's encoder, and a decoder of boxes on its patches."""
+    """RICE's encoder, and a decoder of boxes on its patches; see `models.contract`."""
+
+    PRETRAINED = ("encoder",)
+    TRAINING_ONLY = ()
+    MATCH_ONLY = ()
 
     def __init__(self, config: DetrConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
-        self.encoder = Vit(config.encoder, placement=placement, rngs=rngs)
+        self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         self.detector = BoxDecoder(config.encoder, config.decoder, placement=placement, rngs=rngs)
 
-    def __call__(self, video: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Detections:
-        """Looks for the product in every frame.
+    @property
+    def capabilities(self) -> frozenset[type]:
+        return frozenset({SupportsDetection})
 
-        Args:
-            video: RGB, 0..255.
-            frame_mask: True = a frame, False = padding, at which no frame looks and whose answer means nothing.
-        """
+    def detect(self, batch: Mapping[str, Any]) -> Detections:
+        video, frame_mask = batch["video"], batch["frame_mask"]
         tokens, _ = self.encoder(normalize(video.reshape(-1, *video.shape[2:])))
         return self.detector(tokens[:, 1:].reshape(*frame_mask.shape, -1, tokens.shape[-1]), frame_mask)
 

@@ -25,17 +25,17 @@ def resample(decoded: Decoded) -> UInt8[Array, "*B S S 3"]:
     across = weights(decoded.columns, decoded.size[..., 1], width)
     pixels = jnp.einsum("...ih,...hwc->...iwc", down, decoded.pixels.astype(jnp.float32))
     pixels = _bytes(jnp.einsum("...jw,...iwc->...ijc", across, pixels))
-    if decoded.colour is not None:
-        matrix, offset = decoded.colour[..., :3], decoded.colour[..., None, None, :, 3]
+    if decoded.color is not None:
+        matrix, offset = decoded.color[..., :3], decoded.color[..., None, None, :, 3]
         pixels = _bytes(jnp.einsum("...dc,...ijc->...ijd", matrix, pixels.astype(jnp.float32)) + offset)
     return pixels
 
 
-def weights(centres: Float[Array, "*B S"], length: Int[Array, "*B"], num_pixels: int) -> Float[Array, "*B S N"]:
+def weights(centers: Float[Array, "*B S"], length: Int[Array, "*B"], num_pixels: int) -> Float[Array, "*B S N"]:
     """How much of each pixel is in each pixel of the result.
 
     Args:
-        centres: of the result's pixels, at equal distances in pixels, of which the first one's centre is at 0.5.
+        centers: of the result's pixels, at equal distances, in pixels of the picture, whose first center is at 0.5.
         length: pixels that there are; the others get nothing.
         num_pixels: N, with the others.
 
@@ -43,8 +43,8 @@ def weights(centres: Float[Array, "*B S"], length: Int[Array, "*B"], num_pixels:
     """
     places = jnp.arange(num_pixels) + 0.5
     # Where pixels get fewer, the filter is as much wider as they get, so that it leaves none out.
-    scale = jnp.maximum(jnp.abs(centres[..., 1:2] - centres[..., :1]), 1)[..., None]
-    x = jnp.abs(places - centres[..., None]) / scale
+    scale = jnp.maximum(jnp.abs(centers[..., 1:2] - centers[..., :1]), 1)[..., None]
+    x = jnp.abs(places - centers[..., None]) / scale
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     found = jnp.where(x < 1, near, jnp.where(x < 2, far, 0)) * (places < length[..., None, None])
     total = found.sum(axis=-1, keepdims=True)

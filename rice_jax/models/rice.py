@@ -1,17 +1,27 @@
 """RICE: one encoder for shop images and livestream videos, and the decoder and head that train it further."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import PfrConfig, PmdConfig, VitConfig
-from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.contract import (
+    SupportsAttention,
+    SupportsEmbedding,
+    SupportsMatching,
+    SupportsStreaming,
+)
+from rice_jax.models.encoders import encoder_class
+from rice_jax.models.layers import video_token_mask
 from rice_jax.models.pfr import Pfr
 from rice_jax.models.pmd import Pmd
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
-from rice_jax.types import Embeddings, Matches, Tokens
+from rice_jax.types import Embeddings, EncodedFrames, EncodedImages, Matches, Tokens
 
 # CLIP's statistics of RGB values in 0..1.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -36,79 +46,132 @@ class RiceConfig:
 
 
 class Rice(nnx.Module):
+    """The encoder, the decoder PMD and the head PFR; see `models.contract`."""
+
+    PRETRAINED = ("encoder", "logit_scale")  # the reference trains `logit_scale` at the encoder's rate, too
+    TRAINING_ONLY = ("logit_scale", "pfr")
+    MATCH_ONLY = ("pmd",)
+
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
-        self.encoder = Vit(config.encoder, placement=placement, rngs=rngs)
+        self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
         if config.pmd:
             self.pmd = Pmd(config.encoder, config.pmd, placement=placement, rngs=rngs)
         if config.pmd and config.pfr:
             self.pfr = Pfr(config.encoder.width, config.pmd, config.pfr, rngs=rngs)
 
-    def __call__(
-        self,
-        image: UInt8[Array, "B S S 3"],
-        video: UInt8[Array, "B T S S 3"],
-        frame_mask: Bool[Array, "B T"],
-        patch_mask: Bool[Array, "B T N"] | None = None,
-    ) -> tuple[Embeddings, Tokens]:
+    @property
+    def capabilities(self) -> frozenset[type]:
+        always = {SupportsEmbedding, SupportsStreaming}
+        return frozenset(always | ({SupportsMatching, SupportsAttention} if hasattr(self, "pmd") else set()))
+
+    def __call__(self, batch: Mapping[str, Any]) -> tuple[Embeddings, Tokens]:
         """Encodes pairs in a single pass of the encoder over images and frames together.
 
         Args:
-            image, video: RGB, 0 to 255.
-            frame_mask: True = a real frame.
-            patch_mask: True = a patch of a frame to look at (`input.transforms.patch_mask`); None = all.
+            batch: `image`, `video`, `frame_mask` and, if present, `patch_mask`.
         """
-        pictures = jnp.concatenate([image[:, None], video], axis=1)  # [B, 1 + T, S, S, 3]
-        if patch_mask is not None:  # an image is looked at as a whole
+        patch_mask = batch.get("patch_mask")
+        pictures = jnp.concatenate([batch["image"][:, None], batch["video"]], axis=1)  # [B, 1 + T, S, S, 3]
+        if patch_mask is not None:  # images are encoded whole
             patch_mask = jnp.concatenate([jnp.ones_like(patch_mask[:, :1]), patch_mask], axis=1)
-        tokens, features = self.encode(pictures, patch_mask)
-        embeddings = Embeddings(embed(features[:, 0]), embed_frames(features[:, 1:], frame_mask))
+        features, tokens = self._encode(pictures, patch_mask)
+        embeddings = Embeddings(embed(features[:, 0]), self.aggregate(features[:, 1:], batch["frame_mask"]))
         return embeddings, Tokens(tokens[:, 0], tokens[:, 1:])
 
-    def match(
+    def match_batch(
         self,
+        batch: Mapping[str, Any],
         tokens: Tokens,
-        frame_mask: Bool[Array, "B T"],
         negatives: Int[Array, "B K"],
         *,
-        patch_mask: Bool[Array, "B T N"] | None = None,
         num_shards: int = 1,
         dropout_key: Array | None = None,
     ) -> Matches:
-        """Matches images with their own and other videos; see `Pmd`."""
+        """Matches the images of a batch with their own and other videos of the batch, for training; see `Pmd`.
+
+        Args:
+            batch: `frame_mask` and, if present, `patch_mask`.
+            tokens: of the batch.
+            negatives: rows of other videos.
+            num_shards: parts of the batch within which the negatives lie.
+            dropout_key: of the cross attention's dropout; None = no dropout.
+        """
         return self.pmd(
             tokens.image,
             tokens.video,
-            frame_mask,
+            batch["frame_mask"],
             negatives,
-            patch_mask=patch_mask,
+            patch_mask=batch.get("patch_mask"),
             with_attention=hasattr(self, "pfr"),
             num_shards=num_shards,
             dropout_key=dropout_key,
         )
 
-    def embed_image(self, image: UInt8[Array, "B S S 3"]) -> Float[Array, "B E"]:
-        """Embeds shop images; unit length, float32."""
-        return embed(self.encoder(normalize(image))[1])
+    def reconstruct(self, batch: Mapping[str, Any], tokens: Tokens, matches: Matches) -> Float[Array, "B L D"]:
+        """Rebuilds the images' tokens from their videos' ones, for training; see `Pfr`."""
+        return self.pfr(matches.attention, tokens.video, batch["frame_mask"], batch.get("patch_mask"))
 
-    def embed_video(
+    def embed_image(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
+        return embed(self.encode_frames(batch["image"]).features)
+
+    def embed_video(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
+        features, _ = self._encode(batch["video"], batch.get("patch_mask"))
+        return self.aggregate(features, batch["frame_mask"])
+
+    def similarity_scale(self) -> Float[Array, ""]:
+        return self.logit_scale[...] ** 2
+
+    def encode_frames(self, pictures: UInt8[Array, "b S S 3"]) -> EncodedFrames:
+        tokens, features = self.encoder(normalize(pictures))
+        return EncodedFrames(features, tokens)
+
+    def aggregate(self, features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
+        return embed_frames(features, frame_mask)
+
+    def encode_images(self, batch: Mapping[str, Any]) -> EncodedImages:
+        features, tokens = self.encode_frames(batch["image"])
+        return EncodedImages(embed(features), self.pmd.image_queries(tokens))
+
+    def video_tokens(self, batch: Mapping[str, Any]) -> Float[Array, "B T L D"]:
+        return self._encode(batch["video"], batch.get("patch_mask")).tokens
+
+    def match(
         self,
-        video: UInt8[Array, "B T S S 3"],
+        queries: Float[Array, "B K R D"],
+        tokens: Float[Array, "B T L D"],
         frame_mask: Bool[Array, "B T"],
         patch_mask: Bool[Array, "B T N"] | None = None,
-    ) -> Float[Array, "B E"]:
-        """Embeds videos by the mean of their real frames' features; unit length, float32."""
-        return embed_frames(self.encode(video, patch_mask)[1], frame_mask)
+    ) -> Float[Array, "B K"]:
+        token_mask = video_token_mask(frame_mask, patch_mask, tokens.shape[2])
+        keys_values = self.pmd.keys_values(tokens.reshape(len(token_mask), -1, tokens.shape[-1]))
 
-    def encode(
+        def cosine(queries: Float[Array, "B R D"]) -> Float[Array, " B"]:
+            return self.pmd.cosine(self.pmd.decode(queries.astype(tokens.dtype), keys_values, token_mask))
+
+        # Keys and values are not mapped over, and so not repeated for every image. Images whose side is a single row
+        # go all together; those of many rows one after another, since their attention would fill the memory.
+        together = queries.shape[1] if queries.shape[2] == 1 else 1
+        return jax.lax.map(cosine, jnp.moveaxis(queries, 1, 0), batch_size=together).T
+
+    def attention_maps(self, batch: Mapping[str, Any]) -> Float[Array, "B N T N"]:
+        tokens = self.video_tokens(batch)
+        b, num_frames, num_tokens, width = tokens.shape
+        token_mask = video_token_mask(batch["frame_mask"], batch.get("patch_mask"), num_tokens)
+        queries = self.pmd.image_queries(self.encode_frames(batch["image"]).tokens, with_attention=True)
+        keys_values = self.pmd.keys_values(tokens.reshape(b, -1, width))
+        _, maps = self.pmd.look(queries, keys_values, token_mask, with_attention=True)  # [B, C, L, M]
+        return maps.mean(axis=1).reshape(b, num_tokens, num_frames, num_tokens)[:, 1:, :, 1:]
+
+    def _encode(
         self, video: UInt8[Array, "B T S S 3"], patch_mask: Bool[Array, "B T N"] | None = None
-    ) -> tuple[Float[Array, "B T L D"], Float[Array, "B T E"]]:
-        """Tokens and features of every frame, as `Vit` gives them of a picture."""
+    ) -> EncodedFrames:
+        """Every frame of videos, as `Vit` encodes a picture."""
         shape = video.shape[:2]
         flat_mask = None if patch_mask is None else patch_mask.reshape(-1, patch_mask.shape[-1])
         tokens, features = self.encoder(normalize(video.reshape(-1, *video.shape[2:])), flat_mask)
-        return tokens.reshape(*shape, *tokens.shape[1:]), features.reshape(*shape, -1)
+        return EncodedFrames(features.reshape(*shape, -1), tokens.reshape(*shape, *tokens.shape[1:]))
 
 
 def normalize(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3"]:

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -19,9 +18,9 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from rice_jax.config import VitConfig
-from rice_jax.models.create import ModelConfig, start_decoder
+from rice_jax.models.create import MODELS, ModelConfig, start_decoder
 from rice_jax.models.detr import DetrConfig
-from rice_jax.models.encoders.vit import resize_positions
+from rice_jax.models.encoders import encoder_class
 from rice_jax.models.rice import RiceConfig
 
 CHECKPOINTS = "checkpoints"
@@ -94,10 +93,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
     _require_same_heads(saved_config["model"], saved, config, directory)
     if "pmd" in params and "pmd" not in saved:
         saved = start_decoder(saved | {"pmd": params["pmd"]})
-    positions = saved["encoder"]["position_embedding"]
-    saved["encoder"]["position_embedding"] = np.asarray(
-        resize_positions(jnp.asarray(positions), config.encoder.num_tokens)
-    )
+    saved["encoder"] = encoder_class(config.encoder).fit(saved["encoder"], config.encoder)
 
     fresh = flatten_dict(params, sep="/")
     found = flatten_dict(saved, sep="/")
@@ -145,28 +141,65 @@ def missing(source: Path, params: PyTree, module: str) -> list[str]:
     return sorted(expected - parameter_names(source))
 
 
-def embedding_fingerprint(params: PyTree, encoder: VitConfig, resize: int) -> str:
-    """Tells encoders apart: only vectors of one fingerprint can be compared.
+def embedding_fingerprint(params: PyTree, config: ModelConfig | VitConfig, resize: int) -> str:
+    """Identifies what embeds: only vectors of one fingerprint can be compared.
+
+    Every parameter counts, except those that the model lists as `TRAINING_ONLY` or `MATCH_ONLY`. All processes call
+    this together.
 
     Args:
-        params: as `train.state.start_from` placed them; those of the encoder count. All processes call this together.
-        encoder: its sizes; its compute type plays no part.
+        params: as `start_from` placed them.
+        config: of the model, or of an encoder alone, whose parameters are then all that count; the compute type does
+            not count.
         resize: side to which a picture is squashed before the crop, pixels.
 
     Returns:
         SHA-256 as hexadecimal digits.
     """
+    encoder = config if isinstance(config, VitConfig) else config.encoder
     sizes = {
         "heads": encoder.heads,
         "image_size": encoder.image_size,
         "patch_size": encoder.patch_size,
         "resize": resize,
     }
-    digest = hashlib.sha256(json.dumps(sizes).encode())
-    for name, value in sorted(flatten_dict(params["encoder"], sep="/").items()):
-        whole = np.ascontiguousarray(multihost_utils.process_allgather(value, tiled=True), "<f4")
-        digest.update(f"{name} {whole.shape}".encode())
-        digest.update(whole)
+    if encoder.architecture != "vit":  # version 0.1 knew no other
+        sizes["architecture"] = encoder.architecture
+    parts = {"encoder"} if isinstance(config, VitConfig) else set(params) - _not_embedding(config)
+    rest = {part: params[part] for part in parts - {"encoder"}}
+    # The encoder's parameters go without their part's name, as in the indexes of version 0.1.
+    return _sha256(json.dumps(sizes).encode(), params["encoder"], rest)
+
+
+def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
+    """Identifies what matches embedded images: an index can be re-ranked only by the model that made it.
+
+    The parameters that the model lists as `MATCH_ONLY` count. All processes call this together.
+
+    Args:
+        params: as `start_from` placed them.
+        config: of the model.
+
+    Returns:
+        SHA-256 as hexadecimal digits; None for a model that has none of these parts.
+    """
+    parts = {part: params[part] for part in MODELS[type(config)].MATCH_ONLY if part in params}
+    return _sha256(b"", parts) if parts else None
+
+
+def _not_embedding(config: ModelConfig) -> set[str]:
+    """Parts that change no embedding."""
+    model = MODELS[type(config)]
+    return {*model.TRAINING_ONLY, *model.MATCH_ONLY}
+
+
+def _sha256(prefix: bytes, *trees: PyTree) -> str:
+    digest = hashlib.sha256(prefix)
+    for tree in trees:
+        for name, value in sorted(flatten_dict(tree, sep="/").items()):
+            whole = np.ascontiguousarray(multihost_utils.process_allgather(value, tiled=True), "<f4")
+            digest.update(f"{name} {whole.shape}".encode())
+            digest.update(whole)
     return digest.hexdigest()
 
 

@@ -1,8 +1,9 @@
-"""The pictures of a page: thumbnails of a query's frames and of a gallery's images, each stored once."""
+"""The pictures of a page: thumbnails of frames and images, each stored once."""
 
 import base64
 import io
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,8 @@ from rice_jax.input.source import Source
 from rice_jax.input.transforms import sample_frames
 from rice_jax.types import DataError
 
-HEIGHT, WIDTH = 144, 192  # pixels of a thumbnail at most
-QUALITY = 70  # of its JPEG
+HEIGHT, WIDTH = 144, 192  # of a thumbnail at most, pixels
+QUALITY = 70  # of a thumbnail's JPEG
 
 
 class Thumbnail(NamedTuple):
@@ -31,17 +32,17 @@ class Pictures:
 
     Attributes:
         pictures: base64 of the thumbnails' JPEG files.
-        num_characters: their length together.
+        num_characters: total length of `pictures`.
     """
 
-    def __init__(self):
-        """Starts without any."""
+    def __init__(self) -> None:
+        """Starts without pictures."""
         self._thumbnails: dict[Hashable, Thumbnail] = {}
         self.pictures: list[str] = []
         self.num_characters = 0
 
     def add(self, name: Hashable, make: Callable[[], tuple[bytes, Sequence[int]]]) -> Thumbnail:
-        """The thumbnail of that name, which `make`, e.g. `thumbnail`, gives when it is asked for the first time."""
+        """The thumbnail with that name; at the first call with a name, `make` (e.g. `thumbnail`) provides it."""
         if name not in self._thumbnails:
             encoded, size = make()
             self._thumbnails[name] = Thumbnail(len(self.pictures), *size)
@@ -51,7 +52,7 @@ class Pictures:
 
 
 class Album(Pictures):
-    """Reads pictures of queries and galleries where a page asks for them."""
+    """Reads pictures of queries and galleries from the data sets when a page needs them."""
 
     def __init__(
         self,
@@ -67,8 +68,8 @@ class Album(Pictures):
         Args:
             data_dir, query, gallery: as in `DataConfig`.
             image_rows: {(gallery id, image id): row of the gallery's data set}.
-            num_frames: of a query that are shown at most, evenly chosen as for its embedding.
-            boxes: of detections; None = there are none.
+            num_frames: of a query that are shown at most, chosen as for its embedding.
+            boxes: detected boxes; None = there are none.
 
         Raises:
             FileNotFoundError: a data set is missing.
@@ -81,18 +82,18 @@ class Album(Pictures):
         self._titles: dict[int, str] = {}
 
     def query(self, row: int, clip_id: str) -> list[dict[str, Any]]:
-        """The frames of a query that its embedding is made of.
+        """Reads the frames of a query that its embedding is made of.
 
         Args:
             row: of the data set.
-            clip_id: that is expected there.
+            clip_id: the clip that is expected in this row.
 
         Returns:
-            A dict a frame: `thumbnail`; `truths`, the data set's boxes, the intended product's first; `found`, the
-            detected ones. Boxes are left, top, right, bottom in shares of the frame.
+            A dict for each frame: `thumbnail`; `truths`, the data set's boxes, the intended product's first; `found`,
+            the detected boxes. Boxes are left, top, right, bottom as shares of the frame.
 
         Raises:
-            DataError: another clip is there.
+            DataError: the row has another clip.
         """
         stored = self._queries[row]
         if stored["clip_id"].decode() != clip_id:
@@ -105,9 +106,7 @@ class Album(Pictures):
         found = self._boxes.of(stored, chosen) if self._boxes else [None] * len(chosen)
         return [
             {
-                "thumbnail": self.add(
-                    ("frame", row, int(frame)), lambda frame=frame: thumbnail(stored["frames"][frame])
-                ),
+                "thumbnail": self.add(("frame", row, int(frame)), partial(thumbnail, stored["frames"][frame])),
                 "truths": truths[frame],
                 "found": [box] if box else [],
             }
@@ -115,10 +114,12 @@ class Album(Pictures):
         ]
 
     def image(self, gallery_id: str, image_id: str) -> dict[str, Any]:
-        """An image of a gallery: its `id`, `title` ("" = unknown) and `thumbnail`, None if it is not there."""
+        """Reads an image of a gallery: its `id`, `title` ("" = unknown) and `thumbnail` (None = it does not exist)."""
         row = self._rows.get((gallery_id, image_id))
-        small = None if row is None else self.add(("image", row), lambda: thumbnail(self._read_image(row)))
-        return {"id": image_id, "title": self._titles.get(row, ""), "thumbnail": small}
+        if row is None:
+            return {"id": image_id, "title": "", "thumbnail": None}
+        small = self.add(("image", row), lambda: thumbnail(self._read_image(row)))
+        return {"id": image_id, "title": self._titles[row], "thumbnail": small}
 
     def _read_image(self, row: int) -> bytes:
         stored = self._gallery[row]
@@ -127,10 +128,10 @@ class Album(Pictures):
 
 
 def thumbnail(picture: bytes | UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, Sequence[int]]:
-    """Makes a picture small.
+    """Shrinks a picture.
 
     Args:
-        picture: its file, whose EXIF orientation is ignored, as boxes ignore it; or RGB, 0 to 255.
+        picture: content of its file, whose EXIF orientation is ignored, as boxes ignore it; or RGB, 0 to 255.
 
     Returns:
         A JPEG of at most `WIDTH` × `HEIGHT` pixels, never larger than the picture, and its width and height.

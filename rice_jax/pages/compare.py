@@ -1,4 +1,4 @@
-"""Several runs on the same queries as one page: their table, curves, and the queries whose first place changed."""
+"""Several runs on the same queries as one HTML file: table, curves, and the queries whose first place changed."""
 
 import collections
 import json
@@ -30,8 +30,8 @@ CURVES = {
 logger = logging.getLogger(__name__)
 
 
-class Run(NamedTuple):
-    """What an evaluation left in a workdir."""
+class EvaluatedRun(NamedTuple):
+    """The files that an evaluation wrote into a run's workdir."""
 
     name: str
     about: dict[str, Any]
@@ -42,21 +42,21 @@ class Run(NamedTuple):
 
     @property
     def row(self) -> Row:
-        """The row of the results that the rankings are of."""
+        """The row of the results that the rankings belong to."""
         return ranked_row(self.about)
 
 
 def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
     """Writes a page that compares runs with the first of them, whole or not at all.
 
-    Pictures are shown if the data set of the first run is still where that run found it.
+    The page has pictures if the data sets are still where the first run read them.
 
     Args:
         path: the page.
-        workdirs: two or more, each with the `results.json` and `rankings.jsonl` of a retrieval.
+        workdirs: two or more, each with `results.json` and `rankings.jsonl` of retrieval.
 
     Raises:
-        DataError: there are fewer than two, one is no run of retrieval, or they are not of the same queries.
+        DataError: fewer than two workdirs, results of another task, or runs with different queries.
         FileNotFoundError: a run has not been evaluated.
         OSError: the page cannot be written.
     """
@@ -90,7 +90,7 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
     logger.info("%s: %d of %d changed queries shown", path, len(shown), len(changed))
 
 
-def _read_run(workdir: Path, name: str) -> Run:
+def _read_run(workdir: Path, name: str) -> EvaluatedRun:
     for file in ("results.json", "rankings.jsonl"):
         if not (workdir / file).exists():
             raise FileNotFoundError(
@@ -99,19 +99,19 @@ def _read_run(workdir: Path, name: str) -> Run:
     try:
         about = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["about"]
         results = read_results(workdir / "results.json")
-        results[ranked_row(about)]
+        results[ranked_row(about)]  # exists
     except (KeyError, TypeError) as error:
         raise DataError(
-            f"{workdir / 'results.json'}: found no results of retrieval ({error!r} is missing); expected runs that "
-            "were trained on, or evaluated with, queries and galleries"
+            f"{workdir / 'results.json'}: found no results of retrieval ({error!r} is missing), expected a run with "
+            "config.task='retrieval'"
         ) from error
     lines = (workdir / "rankings.jsonl").read_text(encoding="utf-8").splitlines()
     rankings = list(map(json.loads, lines))
     rank = np.array([line["rank"] for line in rankings], np.int64)
-    return Run(name, about, results, rankings, rank, report.read_log(workdir / "metrics.jsonl"))
+    return EvaluatedRun(name, about, results, rankings, rank, report.read_log(workdir / "metrics.jsonl"))
 
 
-def _require_same_queries(runs: Sequence[Run]) -> None:
+def _require_same_queries(runs: Sequence[EvaluatedRun]) -> None:
     first = runs[0]
     asked = [(line["query"], line["gallery_size"]) for line in first.rankings]
     for run in runs[1:]:
@@ -122,25 +122,25 @@ def _require_same_queries(runs: Sequence[Run]) -> None:
             )
 
 
-def _open_album(run: Run) -> Album | None:
+def _open_album(run: EvaluatedRun) -> Album | None:
     about = run.about
     if "data_dir" not in about:
         return None
     try:
         gallery = Source(about["data_dir"], about["gallery"], ("gallery_id", "image_id"))
     except FileNotFoundError as error:
-        logger.warning("without pictures: %s", error)
+        logger.warning("the page has no pictures: %s", error)
         return None
     rows = {(line["gallery_id"].decode(), line["image_id"].decode()): line["index"] for line in gallery}
     return Album(about["data_dir"], about["query"], about["gallery"], rows, about["num_frames"])
 
 
-def _rows(run: Run, first: Run) -> list[dict[str, Any]]:
-    """The newest rows of a run; the one that its rankings are of with its lead over the first run."""
-    step_rows = [Row(run.row.step, "embedding"), run.row]  # by embedding, and re-ranked
+def _rows(run: EvaluatedRun, first: EvaluatedRun) -> list[dict[str, Any]]:
+    """The newest rows of a run; that of its rankings with the lead over the first run."""
+    newest = [Row(run.row.step, "embedding"), run.row]  # equal unless images were re-ranked
     lead = _hits(run) - _hits(first)
     ends = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
-    # Those that were not ranked are misses of both.
+    # Queries that were not ranked are misses in both runs.
     ranked = len(lead) / run.results[run.row].score.num_queries
     difference = {"mean": lead.mean() * ranked, "ends": None if ends is None else (ends[0] * ranked).tolist()}
     return [
@@ -151,13 +151,13 @@ def _rows(run: Run, first: Run) -> list[dict[str, Any]]:
             "lead": difference if row == run.row and run is not first else None,
             "shown": row == run.row,
         }
-        for row in dict.fromkeys(step_rows)
+        for row in dict.fromkeys(newest)
         if row in run.results
     ]
 
 
-def _count(run: Run, first: Run) -> dict[str, Any]:
-    """How many queries have a truth in the first place in both runs, in one, in none."""
+def _count(run: EvaluatedRun, first: EvaluatedRun) -> dict[str, Any]:
+    """Counts the queries with a truth in the first place in both runs, in one of them, and in neither."""
     pairs = collections.Counter(zip((first.rank == 1).tolist(), (run.rank == 1).tolist(), strict=True))
     return {
         "run": run.name,
@@ -168,7 +168,7 @@ def _count(run: Run, first: Run) -> dict[str, Any]:
     }
 
 
-def _card(place: int, runs: Sequence[Run], album: Album | None) -> dict[str, Any]:
+def _card(place: int, runs: Sequence[EvaluatedRun], album: Album | None) -> dict[str, Any]:
     line = runs[0].rankings[place]
     gallery = line["gallery"]
 
@@ -201,5 +201,5 @@ def _card(place: int, runs: Sequence[Run], album: Album | None) -> dict[str, Any
     }
 
 
-def _hits(run: Run) -> np.ndarray:
+def _hits(run: EvaluatedRun) -> np.ndarray:
     return (run.rank == 1).astype(float)

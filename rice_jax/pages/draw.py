@@ -17,21 +17,21 @@ from rice_jax.input.source import Source
 logger = logging.getLogger(__name__)
 
 TRUE, BEST, OTHER = (60, 220, 60), (255, 40, 40), (255, 170, 0)
-MIN_DRAWN = 0.2  # score of a box that is drawn beside the best one
+MIN_DRAWN = 0.2  # least score of a drawn box other than the best one
 HEIGHT = 320  # of a frame on a sheet, pixels
 COLUMNS = 6
 
 
 def draw_clips(config: InputConfig, detections: Path, num_clips: int, num_boxes: int) -> None:
-    """Draws one PNG per clip beside the file of detections, `sheets/CLIP.png`.
+    """Draws some clips of `config.detect` as contact sheets, `NAME-sheets/CLIP.png` beside `NAME.jsonl`.
 
-    True boxes are green, the best box of a frame red, others orange; the number is the score.
+    True boxes are green, the best box of a frame is red, others are orange; the number is the score.
 
     Args:
         config: where the data set is.
-        detections: what `write_detections` wrote of `config.detect`.
-        num_clips: evenly spread over the data set.
-        num_boxes: true boxes of a frame that count.
+        detections: file written by `write_detections`.
+        num_clips: spread evenly over the data set; 0 = none.
+        num_boxes: true boxes of a frame that are drawn, the first ones.
     """
     if not num_clips:
         return
@@ -51,20 +51,20 @@ def draw_clips(config: InputConfig, detections: Path, num_clips: int, num_boxes:
 
 
 def draw_frame(encoded: bytes, found: dict, truths: Sequence[Sequence[float]]) -> Image.Image:
-    """A frame with its boxes.
+    """Draws a frame with its boxes.
 
     Args:
-        encoded: the frame's file.
-        found: its line of the detections.
-        truths: left, top, right, bottom in shares of the frame.
+        encoded: content of the frame's file.
+        found: the frame's line of the detections.
+        truths: true boxes: left, top, right, bottom as shares of the frame.
     """
     picture = Image.open(io.BytesIO(encoded)).convert("RGB")
     picture = picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
 
-    def box(edges: Sequence[float], colour: tuple[int, int, int], width: int) -> list[float]:
+    def box(edges: Sequence[float], color: tuple[int, int, int], width: int) -> list[float]:
         corners = [edge * side for edge, side in zip(edges, picture.size * 2, strict=True)]
-        draw.rectangle(corners, outline=colour, width=width)
+        draw.rectangle(corners, outline=color, width=width)
         return corners
 
     for truth in truths:
@@ -73,16 +73,16 @@ def draw_frame(encoded: bytes, found: dict, truths: Sequence[Sequence[float]]) -
     for place, (edges, score) in reversed(list(enumerate(pairs))):
         if place and score < MIN_DRAWN:
             continue
-        colour = OTHER if place else BEST
-        left, top, *_ = box(edges, colour, 2)
+        color = OTHER if place else BEST
+        left, top, *_ = box(edges, color, 2)
         label, at = f"{score:.2f}", (left + 2, min(top + 2, HEIGHT - 18))
         draw.rectangle(draw.textbbox(at, label, font=font), fill=(0, 0, 0))
-        draw.text(at, label, fill=colour, font=font)
+        draw.text(at, label, fill=color, font=font)
     return picture
 
 
 def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one height in rows."""
+    """Arranges pictures of equal height in rows."""
     columns, width = min(COLUMNS, len(pictures)), max(picture.width for picture in pictures) + 4
     sheet = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * (HEIGHT + 4)), (40, 40, 40))
     for place, picture in enumerate(pictures):

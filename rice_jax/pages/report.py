@@ -1,11 +1,12 @@
-"""The report of a run as one HTML file: results, plots, and queries with what was found for them.
+"""The report of a run as one HTML file: results, plots, and queries with the images that were found for them.
 
-Nothing is fetched by the page: styles, script, plots and pictures are in it. Texts of the data set, of files and of
-directories are data and never HTML: the templates escape them, and plots hold none.
+The page fetches nothing: styles, script, plots and pictures are part of it. Texts from data sets and names of files are
+never HTML: the templates escape them, and plots contain none.
 """
 
 import base64
 import collections
+import dataclasses
 import hashlib
 import importlib.resources
 import json
@@ -19,22 +20,23 @@ import jinja2
 import numpy as np
 from jaxtyping import Int64
 
-from rice_jax.eval.attention import Attention
 from rice_jax.eval.metrics import Result
 from rice_jax.eval.ranking import Ranking
+from rice_jax.eval.results import Row, labeled
 from rice_jax.files import write_lines
 from rice_jax.input.ground_truth import Query
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages import plots
 from rice_jax.pages.album import Album, Pictures
+from rice_jax.pages.attention import Attention
 from rice_jax.pages.plots import Curve, Plot
 
-NUM_QUERIES = 240  # shown at most, half of them misses if there are as many
-NUM_IMAGES = 10  # of each
+NUM_QUERIES = 240  # shown at most; half of them misses if there are enough
+NUM_IMAGES = 10  # of a query
 NUM_PAIRS = 12  # of images that are mistaken for each other
-NUM_SUBSETS = 60  # of a label, the largest
+NUM_SUBSETS = 60  # of a label, the largest ones
 NUM_POINTS = 300  # of a training curve
-MAX_CHARACTERS = 12_000_000  # of pictures; with attention and very long titles a report stays below 20 MB
+MAX_CHARACTERS = 12_000_000  # of pictures; even with attention and very long titles a report stays below 20 MB
 MAX_TEXT = 160  # characters of a title or name
 LOSSES = ("loss", "icl", "pmd", "pfr")
 CURVES = {
@@ -48,71 +50,78 @@ Line = Mapping[str, float | int]  # of `metrics.jsonl`
 logger = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What a report shows: one evaluation of a run.
+
+    Attributes:
+        run: the run's name, e.g. that of its workdir.
+        results: the rows of the table of results.
+        row: the row that the ranking belongs to, and that most of the page is about.
+        ranking: of the queries.
+        queries: in the order of the ranking.
+        log: lines of `metrics.jsonl`; may be empty.
+        skipped: {query id: reason} of queries that the data set's builder left out.
+    """
+
+    run: str
+    results: Mapping[Row, Result]
+    row: Row
+    ranking: Ranking
+    queries: Sequence[Query]
+    log: Sequence[Line]
+    skipped: Mapping[str, str]
+
+    @property
+    def result(self) -> Result:
+        """The result of the ranking."""
+        return self.results[self.row]
+
+
 class Confusion(NamedTuple):
-    """Two images of a gallery: how often the other one came first where the image was right, and the reverse."""
+    """Two images of a gallery, and how often each was ranked first where the other one is true."""
 
     gallery: str
     image: str
     other: str
-    there: int
-    back: int
+    there: int  # `other` first, `image` true
+    back: int  # `image` first, `other` true
 
 
 def write_report(
-    path: str | os.PathLike,
-    run: str,
-    results: Mapping[str, Result],
-    row: str,
-    ranking: Ranking,
-    queries: Sequence[Query],
-    labels: Sequence[str],
-    album: Album,
-    log: Sequence[Line],
-    skipped: Mapping[str, str],
-    attention: Attention | None = None,
+    path: str | os.PathLike, evaluation: Evaluation, album: Album, attention: Attention | None = None
 ) -> None:
     """Writes the report of a run, whole or not at all.
 
     Args:
         path: the file, usually `report.html`; replaced if it exists.
-        run: what it is of, e.g. the workdir's name.
-        results: {row name: its result}, the table's rows.
-        row: the one of them that the ranking is of.
-        ranking: of the queries.
-        queries: in the order of the ranking.
-        labels: attributes of a query whose values make subsets, as "category".
-        album: pictures of these queries and their galleries; nothing has been asked of it yet.
-        log: lines of `metrics.jsonl`, may be empty.
-        skipped: {query id: reason} of queries that the data set's builder left out.
-        attention: of some of the queries, where there is a trained decoder.
+        evaluation: what to show.
+        album: pictures of the queries and their galleries; new, so that it holds no others.
+        attention: of some of the queries; None if there is no trained decoder.
 
     Raises:
         OSError: the file cannot be written.
     """
-    pairs = [  # first: they are few
-        pair._asdict() | {name: album.image(pair.gallery, getattr(pair, name)) for name in ("image", "other")}
-        for pair in confused_pairs(ranking)
-    ]
-    cards = []
-    for place in choose_queries(ranking.rank):
-        if album.num_characters > MAX_CHARACTERS:
-            break
-        cards.append(_card(place, ranking, queries[place], labels, album, attention))
-    cards.sort(key=lambda card: card["place"])
-    result = results[row]
+    ranking, result, row = evaluation.ranking, evaluation.result, evaluation.row
+    pairs = _pairs(ranking, album)  # before the cards, which may fill the album
+    cards = _cards(evaluation, album, attention)
     html = render(
         "report.html.jinja",
         album,
-        run=run,
-        results=results,
+        run=evaluation.run,
+        results=evaluation.results,
         row=row,
         result=result,
         cutoffs=list(result.score.rank),
-        plots=[rank_plot({row: (ranking.rank, result)}, results), *_score_plots(ranking), *training_plots({"": log})],
+        plots=[
+            rank_plot({row.label: (ranking.rank, result)}, labeled(evaluation.results)),
+            *_score_plots(ranking),
+            *training_plots({"": evaluation.log}),
+        ],
         labels=list(result.subsets),
         subsets={label: _largest(scores, NUM_SUBSETS) for label, scores in result.subsets.items()},
         num_subsets=NUM_SUBSETS,
-        skipped=collections.Counter(skipped.values()).most_common(),
+        skipped=collections.Counter(evaluation.skipped.values()).most_common(),
         pairs=pairs,
         cards=cards,
         num_ranked=len(ranking.rank),
@@ -125,28 +134,35 @@ def write_report(
 
 
 def render(template: str, album: Pictures | None, *, package: str = "rice_jax.pages", **values: Any) -> str:
-    """A page from a template of that package, with the pictures of an album."""
+    """Renders a page.
+
+    Args:
+        template: name of a template in `package`; it may extend and include those of `rice_jax.pages`.
+        album: the pictures that the page shows; None if it shows none.
+        package: where the template is.
+        **values: the template's variables.
+    """
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, "rice_jax.pages")])
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "short": _short}
     script = importlib.resources.files("rice_jax.pages").joinpath("templates/script.js").read_text(encoding="utf-8")
-    # The browser runs this script and no other, whatever else may stand in the page.
+    # With its digest in the content security policy, the browser runs this script and no other.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     pictures = album.pictures if album else []
     return environment.get_template(template).render(script=script, script_hash=digest, pictures=pictures, **values)
 
 
 def choose_queries(rank: Int64[np.ndarray, " Q"], num: int = NUM_QUERIES) -> list[int]:
-    """Chooses queries to show: misses and hits alike as far as there are enough, each evenly from first to last.
+    """Chooses queries to show: half misses and half hits if there are enough, both spread evenly over all queries.
 
     Args:
-        rank: 1-based place of each query's best truth; all but 1 are misses.
+        rank: 1-based place of each query's best truth; every query with another rank than 1 is a miss.
         num: how many to choose at most.
 
     Returns:
-        Places in an order that is no order: the first of them are as good a choice of fewer.
+        Places in random order, so that the first of them are as good a choice of fewer.
     """
     misses, hits = np.flatnonzero(rank != 1), np.flatnonzero(rank == 1)
     num_misses = min(len(misses), max(num // 2, num - len(hits)))
@@ -155,7 +171,7 @@ def choose_queries(rank: Int64[np.ndarray, " Q"], num: int = NUM_QUERIES) -> lis
 
 
 def confused_pairs(ranking: Ranking, num: int = NUM_PAIRS) -> list[Confusion]:
-    """Finds the images that come first most often in each other's place, the most confused pair first."""
+    """Finds the pairs of images that most often take each other's first place, the most confused pair first."""
     taken: collections.Counter[tuple[str, str]] = collections.Counter()
     galleries = {}
     for gallery, truths, top, rank in zip(
@@ -167,7 +183,7 @@ def confused_pairs(ranking: Ranking, num: int = NUM_PAIRS) -> list[Confusion]:
     found = [
         Confusion(galleries[image, other], image, other, count, taken[other, image])
         for (image, other), count in taken.items()
-        if (count, image) > (taken[other, image], other)  # else it is the other way round
+        if (count, image) > (taken[other, image], other)  # of both directions, the more frequent
     ]
     return sorted(found, key=lambda pair: (-pair.there - pair.back, pair))[:num]
 
@@ -175,11 +191,11 @@ def confused_pairs(ranking: Ranking, num: int = NUM_PAIRS) -> list[Confusion]:
 def rank_plot(
     ranked: Mapping[str, tuple[Int64[np.ndarray, " Q"], Result]], others: Mapping[str, Result] | None = None
 ) -> Plot:
-    """Rank-k over k, with chance.
+    """Plots rank-k over k, with chance.
 
     Args:
-        ranked: {name: the ranks of its queries, and their result}, drawn for every k.
-        others: more results, of which the same few k are known; those of the same name are left out.
+        ranked: {name: (ranks of the queries, their result)}, drawn for every k.
+        others: {name: result}, drawn at the cutoffs of the result; names that are also in `ranked` are left out.
     """
     galleries = next(iter(ranked.values()))[1].galleries
     last = max(2, min(galleries.max_size, 50))
@@ -187,8 +203,9 @@ def rank_plot(
     for name, (rank, result) in ranked.items():
         found = np.cumsum(np.bincount(rank, minlength=last + 1)[1 : last + 1])
         curves[name] = Curve(range(1, last + 1), found / result.score.num_queries)
-    # A run that is evaluated often has many rows; the first ones are what it started from.
-    names = [name for name in others or {} if name not in ranked]
+    # A run that is evaluated often has many rows. The first ones show what it started from.
+    others = {name: result for name, result in (others or {}).items() if name not in ranked}
+    names = list(others)
     for name in dict.fromkeys([*names[:2], *names[-2:]]):
         curves[name] = _points(others[name].score.rank, last)
     chance = next(iter(ranked.values()))[1].score.chance
@@ -198,14 +215,14 @@ def rank_plot(
 
 
 def training_plots(logs: Mapping[str, Sequence[Line]], curves: Mapping[str, Sequence[str]] = CURVES) -> list[Plot]:
-    """What the lines of `metrics.jsonl` say over the steps.
+    """Plots metrics of training over the steps.
 
     Args:
-        logs: {name of a run, "" where there is only one: its lines}.
-        curves: {title of a plot: the metrics in it}.
+        logs: {name of a run: lines of its `metrics.jsonl`}; the name is "" if there is only one run.
+        curves: {title of a plot: its metrics}.
 
     Returns:
-        The plots for which there is something to draw.
+        The plots that have at least one curve of two points.
     """
     found = []
     for title, keys in curves.items():
@@ -223,7 +240,7 @@ def training_plots(logs: Mapping[str, Sequence[Line]], curves: Mapping[str, Sequ
 
 
 def read_log(path: Path) -> list[Line]:
-    """The lines of a run's `metrics.jsonl`; [] if there is none. A line that is still being written is left out."""
+    """Reads a run's `metrics.jsonl`, but for a last line that is still being written; [] if the file does not exist."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -231,20 +248,20 @@ def read_log(path: Path) -> list[Line]:
 
 
 def _points(shares: Mapping[str, float], last: int) -> Curve:
-    known = [(int(name.removeprefix("rank-")), share) for name, share in shares.items()]
-    places, shares = zip(*[point for point in known if point[0] <= last], strict=True)
-    return Curve(places, shares, marked=True)
+    known = {int(name.removeprefix("rank-")): share for name, share in shares.items()}
+    shown = {place: share for place, share in known.items() if place <= last}
+    return Curve(list(shown), list(shown.values()), marked=True)
 
 
-def _thin(points: Sequence[tuple[int, float]]) -> Curve:
-    """Means of neighbouring points, of many."""
+def _thin(points: Sequence[tuple[float | int, float | int]]) -> Curve:
+    """Reduces many points to means of neighbors."""
     parts = np.array_split(np.array(points), min(NUM_POINTS, len(points)))
     steps, values = np.array([part.mean(axis=0) for part in parts]).T
     return Curve(steps, values, marked=len(points) < 20)
 
 
 def _score_plots(ranking: Ranking) -> list[Plot]:
-    """How the first image's score, and its lead over the second one's, are distributed over hits and misses."""
+    """Histograms of the first image's score and of its lead over the second one, for hits and for misses."""
     scores: dict[str, dict[bool, list[float]]] = {
         "Score of the first image": {True: [], False: []},
         "Its lead over the second": {True: [], False: []},
@@ -262,13 +279,30 @@ def _score_plots(ranking: Ranking) -> list[Plot]:
     ]
 
 
-def _card(
-    place: int, ranking: Ranking, query: Query, labels: Sequence[str], album: Album, attention: Attention | None
-) -> dict[str, Any]:
-    """What is shown of a query, and by which values of the filters it is found."""
+def _pairs(ranking: Ranking, album: Album) -> list[dict[str, Any]]:
+    return [
+        pair._asdict() | {name: album.image(pair.gallery, getattr(pair, name)) for name in ("image", "other")}
+        for pair in confused_pairs(ranking)
+    ]
+
+
+def _cards(evaluation: Evaluation, album: Album, attention: Attention | None) -> list[dict[str, Any]]:
+    """Cards of as many chosen queries as the page has room for, in the order of the queries."""
+    cards: list[dict[str, Any]] = []
+    for place in choose_queries(evaluation.ranking.rank):
+        if album.num_characters > MAX_CHARACTERS:
+            break
+        cards.append(_card(place, evaluation, album, attention))
+    return sorted(cards, key=lambda card: card["place"])
+
+
+def _card(place: int, evaluation: Evaluation, album: Album, attention: Attention | None) -> dict[str, Any]:
+    """A query on the page, and the values by which the page's filters find it."""
+    ranking, query = evaluation.ranking, evaluation.queries[place]
     gallery, truths, top = ranking.gallery_ids[place], ranking.truths[place], ranking.top[place][:NUM_IMAGES]
     images = [album.image(gallery, image) | {"score": score, "truth": image in truths} for image, score in top]
-    rank, values = int(ranking.rank[place]), {label: getattr(query, label).strip() for label in labels}
+    rank = int(ranking.rank[place])
+    values = {label: getattr(query, label).strip() for label in evaluation.result.subsets}
     frames = album.query(place, ranking.query_ids[place])
     seen = attention.of(place, gallery, frames, album) if attention else None
     outcome = {"hit": rank == 1, "miss": rank != 1, "far": rank == 0 or rank > NUM_IMAGES, "seen": seen is not None}
@@ -280,7 +314,7 @@ def _card(
         "labels": values,
         "filters": {
             "outcome": [name for name, holds in outcome.items() if holds],
-            # With a sign before it, since an empty value is that of "all".
+            # "=" tells the empty value from "all", whose value is "".
             **{label: [f"={value.casefold()}"] for label, value in values.items()},
         },
         "rank": rank,
@@ -288,19 +322,19 @@ def _card(
         "frames": frames,
         "attention": seen,
         "images": images,
-        # Where none is among the first, one is shown behind them.
+        # If no truth is among the first images, one is shown behind them.
         "truth": None if any(image["truth"] for image in images) else _truth(gallery, truths, album),
     }
 
 
 def _truth(gallery: str, truths: Sequence[str], album: Album) -> dict[str, Any]:
-    """A true image, one that is in the gallery if any is."""
+    """A true image, if possible one that is in the gallery."""
     found = [album.image(gallery, truth) for truth in truths]
     return next((image for image in found if image["thumbnail"]), found[0])
 
 
 def _largest(scores: Mapping[str, Any], num: int) -> dict[str, Any]:
-    """In their order, but only those with the most queries."""
+    """The subsets with the most queries, in the given order."""
     kept = sorted(scores, key=lambda value: -scores[value].num_queries)[:num]
     return {value: score for value, score in scores.items() if value in kept}
 

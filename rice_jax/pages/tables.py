@@ -2,31 +2,34 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from rice_jax.eval.coco import METRICS
+from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.metrics import Result, Score
 
-_MAX_NAME = 36  # columns of a terminal; the widest table then has 100
+_MAX_NAME = 36  # columns of a terminal, so that the widest table has 100
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """A table of several evaluations of the same queries, chance first.
+    """Tabulates several evaluations of the same queries, below chance.
 
     Args:
         results: {row name: its result}, at least one, in the order of the rows.
 
     Returns:
-        Lines of at most 100 columns, without a newline at the end; the last column is the seconds that each ranking
-        took, if any was measured.
+        Lines of at most 100 columns, without a newline at the end. If durations were measured, they are in the last
+        column, in seconds.
 
     Raises:
-        ValueError: naming the row, if one was measured on other queries or galleries than the first.
+        ValueError: naming the row, if its queries or galleries are not those of the first row.
     """
     first_name, first = next(iter(results.items()))
     for name, result in results.items():
         if (result.score.num_queries, result.galleries) != (first.score.num_queries, first.galleries):
             raise ValueError(
                 f"Row {name!r} is of {_about(result)}, row {first_name!r} of {_about(first)}: expected rows of the "
-                "same queries and galleries, since others cannot be compared."
+                "same queries and galleries, which alone can be compared."
             )
     cutoffs = list(first.score.rank)
     header = ["", *cutoffs, f"{cutoffs[0]} / chance"]
@@ -41,16 +44,16 @@ def table(results: Mapping[str, Result]) -> str:
 
 
 def subset_table(result: Result) -> str:
-    """A table of the subsets of one evaluation, a block a label.
+    """Tabulates the subsets of one evaluation, with a block for each label.
 
     Args:
-        result: its `subsets` in the order of the blocks and rows.
+        result: with `subsets` in the order of blocks and rows.
 
     Returns:
         Lines of at most 100 columns, without a newline at the end; "" if there are no subsets.
     """
     cutoffs = list(result.score.rank)
-    rows: list[list[str] | None] = []
+    rows: list[list[str]] = []
     for label, scores in result.subsets.items():
         rows.append([label])
         rows += [
@@ -63,14 +66,14 @@ def subset_table(result: Result) -> str:
 
 
 def gallery_table(results: Mapping[str, Result]) -> str:
-    """A table of evaluations of queries and galleries of their own.
+    """Tabulates evaluations that each have their own queries and galleries.
 
     Args:
         results: {row name: its result}, at least one, in the order of the rows, all with the same cutoffs.
 
     Returns:
-        Lines of at most 100 columns, without a newline at the end; columns of queries that were not ranked and count
-        as misses, and of those without any truth, which do not count, only if there are some.
+        Lines of at most 100 columns, without a newline at the end. If there are such queries, columns count those that
+        were not ranked (misses) and those without a truth (left out).
     """
     cutoffs = list(next(iter(results.values())).score.rank)
     counts = {
@@ -92,6 +95,35 @@ def gallery_table(results: Mapping[str, Result]) -> str:
     return "\n".join(align(["", "queries", "gallery", *cutoffs, f"{cutoffs[0]} / chance", *shown], rows))
 
 
+def domain_tables(result: DomainResult) -> str:
+    """Tabulates one evaluation between domains, in lines of at most 100 columns, without a newline at the end."""
+    return (
+        f"Retrieval: items of one domain among all items of another\n\n{gallery_table(result.retrieval)}\n\n"
+        f"One-shot classification: among one item of each product\n\n{gallery_table(result.one_shot)}"
+    )
+
+
+def detection_table(results: Mapping[str, Mapping[str, Any]], num_clips: int, num_skipped: int) -> str:
+    """Tabulates evaluations of a detector on the same frames.
+
+    Args:
+        results: {row name: the metrics of `coco.evaluate`, with `num_frames` and `num_boxes`}, at least one.
+        num_clips: number of clips with these frames.
+        num_skipped: number of clips that the data set's builder left out.
+
+    Returns:
+        Lines of at most 120 columns, without a newline at the end.
+    """
+    first = next(iter(results.values()))
+    title = f"{first['num_frames']:,} frames of {num_clips:,} clips, {first['num_boxes']:,} boxes"
+    if num_skipped:
+        title += f"; {num_skipped:,} clips were left out when the data set was built"
+    rows = [
+        [name, *("" if scores[m] is None else _percent(scores[m]) for m in METRICS)] for name, scores in results.items()
+    ]
+    return "\n".join([title, "", *align(["", *METRICS], rows)])
+
+
 def _about(result: Result) -> str:
     galleries = result.galleries
     sizes = (
@@ -107,7 +139,11 @@ def _about(result: Result) -> str:
 
 
 def _percents(shares: Mapping[str, float]) -> list[str]:
-    return [f"{100 * share:.1f} %" for share in shares.values()]
+    return [_percent(share) for share in shares.values()]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _times(score: Score, cutoff: str) -> str:
@@ -119,7 +155,15 @@ def _seconds(result: Result) -> list[str]:
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: names to the left, numbers to the right, a rule under the header."""
+    """Aligns a table: the first column to the left, others to the right, with a rule below the header.
+
+    Args:
+        header: of the columns.
+        rows: cells of each row, at most as many as columns; long names in the first column are shortened.
+
+    Returns:
+        The lines of the table.
+    """
     rows = [[_shorten(row[0]), *row[1:], *[""] * (len(header) - len(row))] for row in rows]
     widths = [max(_width(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
@@ -141,5 +185,5 @@ def _shorten(name: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal: Chinese characters, as in LPR4M's categories, take two."""
+    """Width on a terminal, where Chinese characters (as in LPR4M's categories) take two columns."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

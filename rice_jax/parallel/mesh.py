@@ -14,37 +14,12 @@ from rice_jax.config import ConfigError, MeshConfig
 AXES = "data", "fsdp"
 BATCH = PartitionSpec(AXES)
 
-# Parameter path → how `fsdp` splits it; blocks carry a leading axis of layers, which stays whole. Every parameter of
-# the model matches exactly one rule (tests/test_mesh.py).
-PARAMETER_RULES = (
-    (r"logit_scale", PartitionSpec()),
-    (r"encoder/(class_embedding|position_embedding)", PartitionSpec()),
-    (r"encoder/(ln_pre|ln_post)/(scale|bias)", PartitionSpec()),
-    (r"encoder/blocks/(ln_1|ln_2)/(scale|bias)", PartitionSpec()),
-    (r"encoder/(patch_embedding|projection)/kernel", PartitionSpec("fsdp")),
-    (r"encoder/blocks/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"encoder/blocks/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"encoder/blocks/(qkv|up|out|down)/bias", PartitionSpec()),
-    (r"pmd/(self_blocks|cross_blocks)/(ln_1|ln_2)/(scale|bias)", PartitionSpec()),
-    (r"pmd/(self_blocks|cross_blocks)/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"pmd/(self_blocks|cross_blocks)/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"pmd/(self_blocks|cross_blocks)/(qkv|up|out|down)/bias", PartitionSpec()),
-    (r"pmd/ln_pool/(scale|bias)", PartitionSpec()),
-    (r"pmd/pool/kernel", PartitionSpec("fsdp")),
-    (r"pmd/match_vector", PartitionSpec()),
-    (r"pfr/(conv_1|conv_2)/(kernel|bias)", PartitionSpec()),
-    (r"detector/(queries|anchors)", PartitionSpec()),
-    (r"detector/(ln_input|ln_output)/(scale|bias)", PartitionSpec()),
-    (r"detector/(input|position|time|box_1|box_2)/kernel", PartitionSpec("fsdp")),
-    (r"detector/(box_3|score)/kernel", PartitionSpec()),
-    (r"detector/(input|position|time|box_1|box_2|box_3|score)/bias", PartitionSpec()),
-    (r"detector/(layers|temporal_blocks)/(ln_1|ln_2|ln_3)/(scale|bias)", PartitionSpec()),
-    (r"detector/layers/(self_attention|cross_attention)/(query|key|value)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"detector/layers/(self_attention|cross_attention)/out/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"detector/layers/(self_attention|cross_attention)/(query|key|value|out)/bias", PartitionSpec()),
-    (r"detector/(layers|temporal_blocks)/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"detector/(layers|temporal_blocks)/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"detector/(layers|temporal_blocks)/(qkv|up|out|down)/bias", PartitionSpec()),
+# A parameter with one of these names, the last part of its path, is a matrix, perhaps with leading axes of layers.
+SPLIT = "kernel", "embedding"
+# Matrices that are not split along their input axis: path → axis, None = whole.
+EXCEPTIONS = (
+    (r"(out|down)/kernel", -1),  # their output, like the input of the others, has the width of the tokens
+    (r"(pfr/.*|detector/(box_3|score))/kernel", None),  # a few numbers
 )
 
 
@@ -150,21 +125,33 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(mesh: Mesh, tree):
-    """The sharding of every leaf of a tree whose paths end in a parameter's path.
+def parameter_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
+    """The sharding of every leaf of a tree whose paths end in a parameter's path, as those of an optimizer's state do.
 
-    Optimiser states hold trees of the parameters' own shapes, so the same rules place them; anything else (a counter)
-    is small and replicated. An axis that does not divide by `fsdp` stays whole.
+    Matrices (`SPLIT`) are split over `fsdp` along their input axis, except for those in `EXCEPTIONS`. All else stays
+    whole: vectors, positions, axes of layers, counters, and an axis that does not divide by `fsdp`.
+
+    Splitting each along its largest axis would need no exceptions for blocks, but a step has nearly twice as many
+    collectives then: the largest axis of `qkv` joins three projections, and their slices lie across the devices.
     """
 
-    def place(path, leaf):
-        name = path_name(path)
-        for pattern, spec in PARAMETER_RULES:
-            if re.search(f"(^|/){pattern}$", name):
-                return NamedSharding(mesh, _fit(spec, leaf.shape, mesh.shape["fsdp"]))
-        return replicated(mesh)
+    def place(path, leaf) -> NamedSharding:
+        axis = _split_axis(path_name(path))
+        if axis is None or leaf.ndim < 2 or leaf.shape[axis] % mesh.shape["fsdp"]:
+            return replicated(mesh)
+        spec = [None] * leaf.ndim
+        spec[axis] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _split_axis(name: str) -> int | None:
+    """The axis that `fsdp` splits of a parameter, counted from the end; None = it stays whole."""
+    for pattern, axis in EXCEPTIONS:
+        if re.search(f"(^|/){pattern}$", name):
+            return axis
+    return -2 if name.split("/")[-1] in SPLIT else None
 
 
 def path_name(path) -> str:
@@ -195,9 +182,3 @@ def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
     sharding = NamedSharding(mesh, BATCH)
     require_even_batch(len(jax.tree.leaves(local)[0]) * jax.process_count(), mesh)
     return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), dict(local))
-
-
-def _fit(spec: PartitionSpec, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    return PartitionSpec(
-        *(axis if axis is None or shape[i] % fsdp == 0 else None for i, axis in enumerate(spec) if i < len(shape))
-    )

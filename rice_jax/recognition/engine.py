@@ -12,13 +12,11 @@ from flax import nnx
 from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
 
 from rice_jax.eval.calibration import Calibration
-from rice_jax.eval.rerank import match_tokens
 from rice_jax.index.model import load_index_model
 from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, read_index
 from rice_jax.input.transforms import sample_frames
-from rice_jax.models.layers import video_token_mask
-from rice_jax.models.rice import embed_frames, normalize
+from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.types import DataError
 
@@ -107,8 +105,12 @@ class Engine:
         loaded = load_index_model(self.index.about, model)
         self.calibration: Calibration | None = self.index.about.calibration
         self.num_frames: int = self.index.about.num_frames
+        module = nnx.merge(loaded.graphdef, loaded.params)
+        require(module, SupportsStreaming, "recognition")
+        if rerank:
+            require(module, SupportsMatching, "re-ranking")
         # Replaces the calibration's scale if there is none: training multiplies similarities by it.
-        self.logit_scale = float(loaded.params["logit_scale"]) ** 2
+        self.logit_scale = float(module.similarity_scale())
         self._side = self.index.about.model.encoder.image_size
         self._num_matched = min(rerank, len(self.index.vectors))
         self.reranks = self._num_matched > 0
@@ -193,7 +195,7 @@ class Engine:
         return Frames(*encoded).take(slice(len(pictures)))
 
     def _cosines(self, frames: Frames) -> Float32[np.ndarray, " G"]:
-        return np.asarray(self._similar(self._vectors, *_fill(frames.features, self.num_frames)))
+        return np.asarray(self._similar(self._params, self._vectors, *_fill(frames.features, self.num_frames)))
 
     def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
         candidates = np.resize(rows, self._num_matched).astype(np.int32)  # rows of a small gallery repeat
@@ -203,8 +205,17 @@ class Engine:
 
     def _compile(self, graphdef: nnx.GraphDef, params: PyTree, batch_sizes: Sequence[int]) -> None:
         def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
-            tokens, features = nnx.merge(graphdef, params).encoder(normalize(pictures))
-            return features.astype(jnp.float32), tokens if self.reranks else None
+            encoded = nnx.merge(graphdef, params).encode_frames(pictures)
+            return encoded.features.astype(jnp.float32), encoded.tokens if self.reranks else None
+
+        def similar(
+            params: PyTree,
+            vectors: Float[Array, "G E"],
+            features: Float[Array, "T E"],
+            frame_mask: Bool[Array, " T"],
+        ) -> Float[Array, " G"]:
+            clip = nnx.merge(graphdef, params).aggregate(features[None], frame_mask[None])[0]
+            return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
 
         def match(
             params: PyTree,
@@ -213,8 +224,7 @@ class Engine:
             tokens: Float[Array, "T L D"],
             frame_mask: Bool[Array, " T"],
         ) -> Float[Array, " K"]:
-            token_mask = video_token_mask(frame_mask[None], None, tokens.shape[1])
-            return match_tokens(nnx.merge(graphdef, params), queries[rows][:, None], tokens[None], token_mask)[0]
+            return nnx.merge(graphdef, params).match(queries[rows][None], tokens[None], frame_mask[None])[0]
 
         def compiled(function, *arguments):
             program = jax.jit(function).lower(*arguments).compile()
@@ -227,7 +237,7 @@ class Engine:
         pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}
         self._encoders = {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
         frames = self._encode(pictures[batch_sizes[0]][:1])
-        self._similar = compiled(similar, self._vectors, *_fill(frames.features, self.num_frames))
+        self._similar = compiled(similar, params, self._vectors, *_fill(frames.features, self.num_frames))
         if self.reranks:
             self._queries = jax.device_put(self.index.queries, device)
             assert frames.tokens is not None
@@ -242,14 +252,6 @@ class Engine:
                 "The index has no calibration: there are no confidences, and some product is always named. To get one, "
                 "evaluate the run (--mode=eval) and index its images again (--mode=index)."
             )
-
-
-def similar(
-    vectors: Float[Array, "G E"], features: Float[Array, "T E"], frame_mask: Bool[Array, " T"]
-) -> Float[Array, " G"]:
-    """Cosines between a clip and the images of an index."""
-    clip = embed_frames(features[None], frame_mask[None])[0]
-    return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
 
 
 def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:

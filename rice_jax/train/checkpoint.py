@@ -1,7 +1,6 @@
-"""Checkpoints on disk: weights, optimiser state, data position and configuration, saved together by Orbax.
+"""Checkpoints of a run: weights, optimizer state, data position and settings, saved together by Orbax.
 
-A checkpoint is a directory with the items `weights`, `optimizer`, `position` and `config`; a converted encoder has only
-`weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no half checkpoint.
+`rice_jax.models.weights` describes them on disk and reads the weights alone.
 """
 
 import contextlib
@@ -14,19 +13,14 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 from rice_jax.config import Config
-from rice_jax.config.fields import flatten
+from rice_jax.config.fields import list_settings
 from rice_jax.config.upgrade import upgrade
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_step, read_config
 
-# Groups that may differ between the run that wrote a checkpoint and the one that continues it, beside the settings
-# marked `free`: they change where and how fast a run computes and what it reports, not what it computes (but for
-# rounding).
-FREE_GROUPS = ("config.eval.", "config.index.", "config.mesh.")
-
 
 def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
-    """The checkpoints of a run, of which the newest `keep` are kept; saving does not wait for the disk."""
-    # What a killed run left half-written has another name, and goes.
+    """Opens the checkpoints of a run and keeps the newest `keep`; saving does not wait for the disk."""
+    # A checkpoint that a killed run left unfinished has a temporary name and is removed.
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
     return ocp.CheckpointManager(Path(workdir).absolute() / CHECKPOINTS, options=options)
 
@@ -34,10 +28,17 @@ def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointMan
 def save(
     checkpoints: ocp.CheckpointManager, step: int, params: PyTree, optimizer: PyTree, position: int, config: dict
 ) -> None:
-    """Saves a run after `step` updates; `position` is the number of training examples consumed.
+    """Saves a run after `step` updates.
+
+    Args:
+        checkpoints: of the run.
+        step: updates done.
+        params, optimizer: trees of arrays.
+        position: training examples consumed.
+        config: settings of the run (`Config.to_dict`).
 
     Raises:
-        CheckpointError: this checkpoint, or the one before, cannot be written.
+        CheckpointError: this checkpoint, or the previous one, cannot be written.
     """
     items = ocp.args.Composite(
         weights=ocp.args.StandardSave(params),
@@ -50,10 +51,10 @@ def save(
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
-    """Waits until what was saved is on disk.
+    """Waits until all checkpoints are on disk.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: one cannot be written.
     """
     with _explain_failure(checkpoints):
         checkpoints.wait_until_finished()
@@ -62,16 +63,16 @@ def finish(checkpoints: ocp.CheckpointManager) -> None:
 def restore(
     checkpoints: ocp.CheckpointManager, step: int, params: PyTree, optimizer: PyTree, config: dict
 ) -> tuple[PyTree, PyTree, int]:
-    """Restores what `save` wrote.
+    """Restores a checkpoint.
 
     Args:
         checkpoints: of the run.
         step: one of `checkpoints.all_steps()`.
         params, optimizer: abstract trees with shardings, on any mesh.
-        config: of the run that continues.
+        config: settings of the run that continues.
 
     Returns:
-        params, optimizer state, number of examples consumed.
+        Parameters, optimizer state, and the number of examples consumed.
 
     Raises:
         CheckpointError: the run was started with another configuration.
@@ -91,12 +92,12 @@ def restore(
 def _explain_failure(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, RuntimeError) as error:  # TensorStore says of a full disk that a value is out of range
+    except (OSError, ValueError, RuntimeError) as error:  # on a full disk TensorStore raises a ValueError
         newest = newest_step(Path(checkpoints.directory).parent)
-        there = "none was saved before" if newest is None else f"that of step {newest} is whole, and the newest"
+        there = "none was saved before" if newest is None else f"the newest complete one is of step {newest}"
         raise CheckpointError(
             f"{checkpoints.directory}: cannot save a checkpoint ({there}): {error}\n"
-            "Look at the disk's free space and the permissions there; the same command continues from the newest."
+            "Check the free space and the permissions there; the same command continues from the newest checkpoint."
         ) from error
 
 
@@ -105,8 +106,8 @@ def _require_same_config(saved: dict, current: dict, directory: Path) -> None:
     found, expected = (flatten_dict({"config": values}, sep=".") for values in (saved, current))
     known = {key.rpartition(".")[0] for key in found}  # groups
     different = []
-    for key, field in flatten(Config).items():
-        if field.metadata["free"] or key.startswith(FREE_GROUPS) or key.rpartition(".")[0] not in known:
+    for key, field in list_settings(Config, with_free=False).items():
+        if key.rpartition(".")[0] not in known:
             continue
         value = found.get(key, field.default)  # a setting that did not exist then
         if value != expected[key]:

@@ -1,4 +1,4 @@
-"""What a run says: a progress bar or log lines, JSON lines of every step, TensorBoard."""
+"""The log of a run: a progress bar or log lines, JSON lines of every step, TensorBoard."""
 
 import json
 import logging
@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Metrics of a run; only process 0 writes."""
+    """Records the metrics of a run; only process 0 writes."""
 
     def __init__(self, workdir: Path, first_step: int, total_steps: int, batch_size: int, interval_steps: int):
-        """Continues a run's files after `first_step` steps: what a killed run wrote beyond that is dropped.
+        """Continues a run's files after `first_step` steps; what a killed run wrote beyond that is dropped.
 
         Args:
-            workdir: gets `metrics.jsonl` and `tensorboard/`.
+            workdir: directory for `metrics.jsonl` and `tensorboard/`.
             first_step: steps done before.
-            total_steps: at which the run ends.
+            total_steps: length of the run.
             batch_size: examples per step.
-            interval_steps: a line on the terminal, or a mark in TensorBoard, every so many steps.
+            interval_steps: steps between lines on the terminal and points in TensorBoard.
         """
         self._writes = jax.process_index() == 0
         self._batch_size, self._interval, self._total = batch_size, interval_steps, total_steps
@@ -55,10 +55,10 @@ class RunLog:
             self._bar.close()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes a step's metrics, without waiting for the device until an interval is full.
+        """Records a step's metrics; waits for the device only at the end of an interval.
 
         Raises:
-            FloatingPointError: the loss is no finite number.
+            FloatingPointError: the loss is not finite.
         """
         self._pending.append((step, metrics))
         if step % self._interval == 0 or step == self._total:
@@ -67,12 +67,12 @@ class RunLog:
     def add_evaluation(self, step: int, name: str, scores: Mapping[str, float]) -> None:
         """Records an evaluation's scores."""
         self.flush()
-        self._time = time.perf_counter()  # an evaluation is no part of the training speed
+        self._time = time.perf_counter()  # evaluations do not count in the training speed
         self._write(step, {f"{name}/{key}": value for key, value in scores.items()})
         self._say(step, f"{name}: " + ", ".join(f"{key} {value:.1%}" for key, value in scores.items()))
 
     def flush(self) -> None:
-        """Waits for the pending steps and writes them to disk."""
+        """Waits for the pending steps and writes their metrics to disk."""
         if not self._pending:
             return
         steps = [(step, {key: float(value) for key, value in metrics.items()}) for step, metrics in self._pending]
@@ -124,7 +124,7 @@ class RunLog:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Whole lines of what was done up to `step`; its evaluation comes again, a killed run's last line may be cut."""
+    """The whole lines up to `step` without its evaluation, which runs again; the last line may be cut."""
     lines = []
     for line in path.read_text().splitlines(keepends=True):
         try:

@@ -1,4 +1,4 @@
-"""The one training loop: takes a step and evaluators, and can be stopped at any moment."""
+"""The training loop: runs a step and evaluators, and can be stopped at any moment."""
 
 import logging
 import signal
@@ -21,6 +21,7 @@ from rice_jax.train.steps import Step, compile_step
 
 logger = logging.getLogger(__name__)
 
+# Function of (steps done, parameters) to scores by name.
 Evaluator = Callable[[int, PyTree], Mapping[str, float]]
 
 
@@ -38,14 +39,14 @@ def train(
     """Trains until `config.train.total_steps`, or until SIGTERM.
 
     Args:
-        config: of the run; saved with every checkpoint.
-        workdir: gets metrics.
+        config: settings of the run, saved with every checkpoint.
+        workdir: directory for the metrics.
         mesh: all devices.
         step: function of (state, batch); its metrics must hold `loss` and `accuracy`.
         state: fresh or restored; donated.
-        batches: this process's share of endless training batches, from that position on; closed at the end.
+        batches: this process's share of endless training batches, from `position` on; closed at the end.
         position: training examples consumed before.
-        checkpoints: where to save.
+        checkpoints: of the run.
         evaluators: {name: function of (step, params)}, run before the first step, at the configured interval and after
             the last.
 
@@ -53,7 +54,7 @@ def train(
         The last state, which is also saved.
 
     Raises:
-        FloatingPointError: the loss is no finite number.
+        FloatingPointError: the loss is not finite.
         CheckpointError: a checkpoint cannot be written.
     """
     plan, first, batch_size = config.train, int(state.step), config.data.batch_size
@@ -72,21 +73,21 @@ def train(
                 log.add_evaluation(number, name, evaluator(number, state.params))
 
         if first == 0 or due(first, plan.eval_interval_steps):
-            evaluate(first)  # the latter if the run was killed between the checkpoint and its evaluation
+            evaluate(first)  # due again if the run was killed between a checkpoint and its evaluation
         for number in range(first + 1, plan.total_steps + 1):
             state, metrics = compiled(state, global_batch(mesh, next(batches)))
             log.add(number, metrics)
             stop = interruption.reached(number)
-            # Before an evaluation too: it may take longer than there is left when SIGTERM comes.
+            # Also before an evaluation, which may take longer than the time left after SIGTERM.
             if stop or due(number, plan.checkpoint_interval_steps) or due(number, plan.eval_interval_steps):
-                log.flush()  # a metric of a saved step must not be lost with the process
+                log.flush()  # the metrics of a saved step must be on disk before it
                 examples = position + (number - first) * batch_size
                 checkpoint.save(checkpoints, number, state.params, state.optimizer, examples, config.to_dict())
             if stop:
                 logger.info("SIGTERM: saved step %d; the same command continues there", number)
                 break
             if due(number, plan.eval_interval_steps):
-                checkpoint.finish(checkpoints)  # what ends an evaluation must not cost it
+                checkpoint.finish(checkpoints)  # a failing evaluation must not cost the checkpoint
                 evaluate(number)
         checkpoint.finish(checkpoints)
     batches.close()
@@ -94,11 +95,11 @@ def train(
 
 
 class Interruption:
-    """Notices SIGTERM, so that the loop can save and leave."""
+    """Remembers SIGTERM, so that the loop can save and stop."""
 
     def __enter__(self) -> "Interruption":
         self._noticed = False
-        # Over several processes JAX's own service takes the signal and lets all agree on a step.
+        # With several processes, JAX's own service takes the signal and all agree on a step.
         if jax.process_count() == 1:
             self._previous = signal.signal(signal.SIGTERM, self._notice)
         return self
@@ -108,7 +109,7 @@ class Interruption:
             signal.signal(signal.SIGTERM, self._previous)
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step; all processes get the same answer."""
+        """Whether to stop after this step; the same in all processes."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._noticed

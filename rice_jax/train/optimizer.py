@@ -1,30 +1,36 @@
-"""AdamW as the reference runs it, with two learning rates chosen by parameter path."""
+"""AdamW as the reference runs it, with one learning rate for pretrained parts of a model and one for new ones."""
+
+from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from rice_jax.config import OptimizerConfig
 from rice_jax.parallel.mesh import parameter_shardings, path_name
 
 
 def create_optimizer(
-    config: OptimizerConfig, total_steps: int, mesh: Mesh | None = None
+    config: OptimizerConfig, total_steps: int, pretrained: Sequence[str], mesh: Mesh | None = None
 ) -> optax.GradientTransformation:
     """Clipping, Adam, then per group its learning rate and weight decay.
 
     Args:
         config: learning rates, moments, decay and warm-up.
         total_steps: length of the schedule in updates.
+        pretrained: names of the parts with `config.encoder_learning_rate` (`PRETRAINED` of the model's class); the
+            others have `config.new_learning_rate`.
         mesh: over which gradients are split as their parameters are, so that a device never has to hold all of them;
             None = wherever the compiler puts them.
 
     Returns:
         A transformation over the model's parameters as a nested dict.
 
-    Source: RICE.md §5; transformers' former `AdamW`, whose epsilon is not bias-corrected and whose decay follows the
-    step.
+    Source: docs/reference.md, section 5; transformers' former `AdamW`, whose epsilon is not bias-corrected and whose
+    decay follows the step.
     """
 
     def group(learning_rate: float) -> optax.GradientTransformation:
@@ -33,7 +39,7 @@ def create_optimizer(
 
     groups = {"encoder": group(config.encoder_learning_rate), "new": group(config.new_learning_rate)}
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    optimizer = optax.chain(clip, adam(config), optax.partition(groups, learning_rate_groups))
+    optimizer = optax.chain(clip, adam(config), optax.partition(groups, partial(learning_rate_groups, pretrained)))
     return split_gradients(optimizer, mesh) if mesh else optimizer
 
 
@@ -79,10 +85,14 @@ def decay_after_step(rate: optax.Schedule, weight_decay: float) -> optax.Gradien
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
-def learning_rate_groups(params):
-    """'encoder' for what CLIP has and for `logit_scale`, which the reference trains at the same rate; else 'new'."""
+def learning_rate_groups(pretrained: Sequence[str], params: PyTree) -> PyTree:
+    """The group of every parameter: "encoder" in the pretrained parts, "new" in the others.
 
-    def group(path, _):
-        return "encoder" if path_name(path).startswith(("encoder/", "logit_scale")) else "new"
+    Checkpoints hold the optimizer's state by these names.
+    """
+
+    def group(path, _) -> str:
+        part = path_name(path).split("/")[0]
+        return "encoder" if part in pretrained else "new"
 
     return jax.tree_util.tree_map_with_path(group, params)

@@ -1,4 +1,4 @@
-"""What a training step changes: step, parameters, optimiser state; created in its place on the mesh."""
+"""The state of a training: step, parameters and optimizer state, in their place on the mesh."""
 
 import logging
 from typing import NamedTuple

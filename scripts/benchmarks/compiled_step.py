@@ -22,7 +22,7 @@ def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compil
     task = TASKS[config.task]
     create = lambda: model(task.model(config), placement=Placement(mesh), rngs=nnx.Rngs(0))  # noqa: E731
     graphdef, _ = nnx.split(nnx.eval_shape(create))
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, Rice.PRETRAINED, mesh)
     state = jax.eval_shape(lambda: create_state(create_params(task.model(config), mesh, seed=0), optimizer, mesh))
     step = training_step(graphdef, optimizer, task.loss(config, mesh))
     return compile_step(step, state, mesh).lower(state, abstract_batch(config)).compile()
@@ -60,5 +60,5 @@ def abstract_pictures(config: Config, *shape: int) -> jax.ShapeDtypeStruct | Dec
         size=jax.ShapeDtypeStruct((*shape, 2), jnp.int32),
         rows=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
         columns=jax.ShapeDtypeStruct((*shape, side), jnp.float32),
-        colour=jax.ShapeDtypeStruct((*shape, 3, 4), jnp.float32) if config.data.changes_color else None,
+        color=jax.ShapeDtypeStruct((*shape, 3, 4), jnp.float32) if config.data.changes_color else None,
     )

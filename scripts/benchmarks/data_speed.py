@@ -20,12 +20,12 @@ import simplejpeg
 from absl import flags
 from PIL import Image
 
-from configs import lpr4m
 from data.img2dataset import build_index, find_outputs
 from data.pictures import choose_frames
-from rice_jax.config import Config, InputConfig, resolve
+from rice_jax.config import Config, InputConfig, load_config
 from rice_jax.input.pipeline import train_batches
 from rice_jax.input.source import Source
+from rice_jax.tasks import resolve
 from scripts.benchmarks.simulated_download import FRAMES_PER_CLIP, ROOT, simulate_download, some_clips
 from scripts.benchmarks.timing import Speed, median, ratio
 
@@ -78,7 +78,7 @@ def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapp
         difference = clips - some_clips(raw_dir, few)
         by_one = _build_speed(raw_dir, few, built, difference, 1, rounds)
         by_all = _build_speed(raw_dir, few, built, difference, cores, rounds) if cores > 1 else by_one
-        pictures, per_pair = _pictures_of_a_batch(config.data)
+        pictures, per_pair = _pictures_of_a_batch(config.input)
         tasks, read = {"decoded": [], "fast_decoded": [], "resized": []}, []
         with multiprocessing.get_context("spawn").Pool(cores, _take, (pictures, config.model.image_size)) as pool:
             for number in range(rounds):
@@ -87,7 +87,7 @@ def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapp
                     done = pool.map(_decode, [(seconds, task)] * cores, chunksize=1)
                     count, elapsed, core_seconds = np.transpose(done)
                     results.append(Speed(sum(count / elapsed), sum(count) / sum(core_seconds)))
-                read.append(_input_speed(config.data, seconds))
+                read.append(_input_speed(config.input, seconds))
     return Speeds(cores, indexed, by_one, by_all, per_pair, **tasks, read=read), config
 
 
@@ -156,7 +156,7 @@ def pairs_per_second(operations_per_pair: float) -> float:
 
 
 def _settings(data_dir: Path, cores: int, overrides: Mapping) -> Config:
-    values = lpr4m.get_config()
+    values = load_config("lpr4m")
     # A batch of 384 takes 1.5 GB, of which there are several; its pictures take as long each.
     own = {"data.batch_size": 32, "data.num_workers": 0, "data.num_threads": cores}
     with values.ignore_type():  # `resolve` says it better

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rice_jax.config import ModelConfig
+from rice_jax.config import VitConfig
 from rice_jax.models.encoders.vit import Vit
 from scripts.benchmarks.peaks import peak_operations
 from scripts.benchmarks.timing import Speed, median, ratio, repeat, skip_too_large, take_turns
@@ -32,7 +32,7 @@ TORCH_DTYPES = ("float32", "bfloat16")
 
 
 def measure(
-    config: ModelConfig,
+    config: VitConfig,
     batches: list[int],
     operations: Mapping[str, float],
     cores: int,
@@ -106,7 +106,7 @@ def missing_torch(device: jax.Device) -> str | None:
     return None
 
 
-def our_encoder(config: ModelConfig) -> Callable[[np.ndarray, str], Callable[[int], None]]:
+def our_encoder(config: VitConfig) -> Callable[[np.ndarray, str], Callable[[int], None]]:
     """Makes tasks of our encoder, with random weights, on the first device."""
     create = lambda: Vit(config, rngs=nnx.Rngs(0))  # noqa: E731
     graphdef = nnx.split(nnx.eval_shape(create))[0]
@@ -123,7 +123,7 @@ def our_encoder(config: ModelConfig) -> Callable[[np.ndarray, str], Callable[[in
     return task
 
 
-def torch_encoder(config: ModelConfig, dtype: str, cores: int) -> Callable[[np.ndarray, str], Callable[[int], None]]:
+def torch_encoder(config: VitConfig, dtype: str, cores: int) -> Callable[[np.ndarray, str], Callable[[int], None]]:
     """Makes tasks of transformers' encoder of the same sizes, with random weights, on a GPU where there is one."""
     import torch
     from transformers import CLIPVisionModelWithProjection
@@ -150,7 +150,7 @@ def torch_encoder(config: ModelConfig, dtype: str, cores: int) -> Callable[[np.n
     return task
 
 
-def vision_config(config: ModelConfig):
+def vision_config(config: VitConfig):
     """transformers' name for the sizes."""
     from transformers import CLIPVisionConfig
 

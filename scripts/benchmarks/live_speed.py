@@ -19,6 +19,7 @@ from rice_jax.models.create import create_params
 from rice_jax.models.weights import embedding_fingerprint, save_weights
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.recognition.recognizer import Recognizer
+from rice_jax.tasks import TASKS
 
 COLUMNS = {
     "model": "16",
@@ -77,14 +78,14 @@ def measure(configs: Mapping[str, Config], images: int, rerank: int, frames: int
 
 def make_index(directory: Path, config: Config, images: int) -> None:
     """An index of random vectors, and fresh weights that it names."""
-    model, rng = dataclasses.replace(config.model, pfr=None), np.random.default_rng(0)
+    model, rng = dataclasses.replace(TASKS[config.task].model(config), pfr=None), np.random.default_rng(0)
     params = create_params(model, create_mesh(MeshConfig(1, 1), jax.local_devices()[:1]), config.seed)
     save_weights(directory / "weights", params, config.to_dict())
     fingerprint = embedding_fingerprint(params, model, config.data.resize)
-    vectors = rng.standard_normal((images, model.embed_dim)).astype(np.float32)
+    vectors = rng.standard_normal((images, model.encoder.embed_dim)).astype(np.float32)
     num_frames = config.eval.num_frames
     calibration = Calibration(15.0, 10.0, 0.7, 1, num_frames, fingerprint)
-    rows = 1 if model.pmd.num_pairs == 1 else model.num_tokens
+    rows = 1 if model.pmd.num_pairs == 1 else model.encoder.num_tokens
     index = Index(
         gallery_ids=[""] * images,
         image_ids=[str(row) for row in range(images)],
@@ -92,7 +93,7 @@ def make_index(directory: Path, config: Config, images: int) -> None:
         paths=[""] * images,
         digests=[""] * images,
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
-        queries=rng.standard_normal((images, rows, model.width), np.float32).astype(ml_dtypes.bfloat16),
+        queries=rng.standard_normal((images, rows, model.encoder.width), np.float32).astype(ml_dtypes.bfloat16),
         about=About(model, config.data.resize, num_frames, fingerprint, str(directory / "weights"), calibration),
     )
     write_index(directory, index)

@@ -1,5 +1,8 @@
 """RICE as a straightforward program in PyTorch's style would match: what ours is compared with."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,20 +19,20 @@ class NaiveRice(Rice):
     All tokens of an image go through both blocks with every candidate, whose keys and values are projected anew each
     time, and PFR pays a second pass over the own pairs. What the compiler finds to be unused of that is left out.
 
-    Source: RICE.md §9.
+    Source: docs/reference.md, section 9.
     """
 
-    def match(
+    def match_batch(
         self,
+        batch: Mapping[str, Any],
         tokens: Tokens,
-        frame_mask: Bool[Array, "B T"],
         negatives: Int[Array, "B N"],
         *,
-        patch_mask: None = None,
         num_shards: int = 1,
         dropout_key: Array | None = None,
     ) -> Matches:
-        """As `Rice.match`, without dropout and for whole frames."""
+        """The same as `Rice.match_batch` without dropout and for whole frames."""
+        frame_mask = batch["frame_mask"]
         candidates = jnp.concatenate([jnp.arange(len(negatives))[:, None], negatives], axis=1)  # [B, K]
         videos = candidates.reshape(-1)
         images = jnp.repeat(tokens.image, candidates.shape[1], axis=0)

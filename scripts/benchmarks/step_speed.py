@@ -12,6 +12,7 @@ from rice_jax.config import Config
 from rice_jax.models.create import create_params
 from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import BATCH
+from rice_jax.tasks import TASKS
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state
 from rice_jax.types import Batch
@@ -79,10 +80,10 @@ def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> 
 def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
     """The steps; they train one state in turn, so that the memory of a second one is not needed."""
     mesh = one_device()
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, mesh)
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, Rice.PRETRAINED, mesh)
     models = {"ours": Rice, "naive": NaiveRice, "pairwise": PairwiseRice}
     steps = {name: compiled_step(config, model) for name, model in models.items()}
-    state = create_state(create_params(config.model, mesh, config.seed), optimizer, mesh)
+    state = create_state(create_params(TASKS[config.task].model(config), mesh, config.seed), optimizer, mesh)
     batch = jax.device_put(random_batch(config), NamedSharding(mesh, BATCH))
 
     def task(step: jax.stages.Compiled) -> Callable[[int], None]:

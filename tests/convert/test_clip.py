@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from rice_jax.config import ModelConfig
+from rice_jax.config import VitConfig
 from rice_jax.convert import clip
 from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.weights import load_weights
@@ -34,7 +34,7 @@ def _bare_micro():
 
 def _apply(params, sizes, pictures):
     """Tokens and features of pictures `[B, S, S, 3]`."""
-    config = ModelConfig(**dataclasses.asdict(sizes), logit_scale=1.0, dtype="float32", remat="none", init_from="")
+    config = VitConfig(**dataclasses.asdict(sizes), dtype="float32")
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Vit(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(state, params)
     return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, jnp.asarray(pictures))

@@ -9,12 +9,12 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from rice_jax.config import ModelConfig, PfrConfig, PmdConfig
+from rice_jax.config import PfrConfig, PmdConfig, VitConfig
 from rice_jax.convert import reference
 from rice_jax.convert.reference import from_reference, to_reference
 from rice_jax.convert.tensors import ConvertError
 from rice_jax.losses.matching import hardest_negatives
-from rice_jax.models.rice import Rice, embed, embed_frames
+from rice_jax.models.rice import Rice, RiceConfig, embed, embed_frames
 from rice_jax.models.weights import load_weights, save_weights, start_from
 from rice_jax.train.checkpoint import open_checkpoints, save
 from rice_jax.types import Tokens
@@ -42,12 +42,9 @@ def _used(state):
 
 
 def _config(**pmd):
-    return ModelConfig(
-        **MICRO,
+    return RiceConfig(
+        VitConfig(**MICRO, dtype="float32"),
         logit_scale=1.0,
-        dtype="float32",
-        remat="none",
-        init_from="",
         pmd=PmdConfig(**(MICRO_PMD | pmd), attention_dropout=0.0),
         pfr=PfrConfig(mask_padding=False, init="random"),
     )
@@ -232,7 +229,7 @@ def _compute(params):
         tokens, features = (x.reshape(batch, 1 + frames, *x.shape[1:]) for x in model.encoder(pictures))
         images, videos = embed(features[:, 0]), embed_frames(features[:, 1:], jnp.asarray(frame_mask))
         negatives, _ = hardest_negatives(images @ videos.T, 3)
-        matches = model.match(Tokens(tokens[:, 0], tokens[:, 1:]), jnp.asarray(frame_mask), negatives)
+        matches = model.match_batch({"frame_mask": frame_mask}, Tokens(tokens[:, 0], tokens[:, 1:]), negatives)
         return {"image_embeddings": images, "video_embeddings": videos, "vim_logits": 10 * matches.cosine}
 
     return compute(params)

@@ -12,13 +12,13 @@ from rice_jax import main
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.eval import ranking, rerank
 from rice_jax.eval.embed import compile_embedder, compile_rows, compute_rows, model_embedder
-from rice_jax.eval.results import read_results
+from rice_jax.eval.results import PIXELS, Row, read_results
 from rice_jax.models.create import create_model
 from rice_jax.models.rice import Rice, normalize
 from rice_jax.models.weights import CheckpointError, save_weights
 from rice_jax.parallel.mesh import create_mesh
 from tests.fixtures import command, run, start
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 
 def _ranked(*queries):
@@ -75,7 +75,8 @@ def test_re_ranking_is_sorting_by_the_new_scores():
     common = [[f"q{i}" for i in range(30)], ["g"] * 30, truths]
 
     def rank(embeddings):  # images that are unit vectors: a query's embedding is its scores
-        return ranking.rank(embeddings, *common, np.eye(9, dtype=np.float32), ["g"] * 9, images)
+        gallery = ranking.GalleryImages(np.eye(9, dtype=np.float32), ["g"] * 9, images)
+        return ranking.rank(ranking.Queries(embeddings, *common), gallery)
 
     first = rank(np.tile(np.arange(9, 0, -1, dtype=np.float32), (30, 1)))  # in the order of the gallery
     found, expected = rerank.reorder(first, scores), rank(scores)
@@ -98,7 +99,7 @@ def test_candidates_are_rows_of_the_own_gallery():
 
 def _random_model(config):
     """A model on no mesh, and weights that tell images apart, as fresh ones hardly do."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Rice(config, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Rice(model_of(config), rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     draw = lambda x: 0.2 * rng.standard_normal(x.shape, np.float32)  # noqa: E731
     return graphdef, jax.tree.map(draw, nnx.to_pure_dict(state))
@@ -151,10 +152,10 @@ def _pair_by_pair(model, video, frame_mask, images, rows, kept):
 
 @pytest.mark.parametrize("num_pairs", [1, 2])
 def test_sharded_batches_match_as_pmd_does_pair_by_pair(num_pairs):
-    config = small_config(model__layers=4, model__pmd__num_pairs=num_pairs).model
+    config = small_config(model__layers=4, model__pmd__num_pairs=num_pairs)
     mesh = create_mesh(MeshConfig(fsdp=2))
     assert mesh.size == 8
-    graphdef = create_model(config, mesh)
+    graphdef = create_model(model_of(config), mesh)
     alone, params = _random_model(config)
     video, frame_mask, images = _pictures(num_queries=11, num_images=13)
     rows = np.random.default_rng(1).integers(0, 13, (11, 3))
@@ -192,10 +193,10 @@ def test_bad_settings(settings, message):
 @pytest.fixture(scope="module")
 def trained(shop, tmp_path_factory):
     """Directories of weights that came from elsewhere: of a whole model, and of models that lack something."""
-    model = small_config().model
-    _, params = _random_model(model)
+    config = small_config()
+    _, params = _random_model(config)
     directory = tmp_path_factory.mktemp("weights")
-    config = {"model": dataclasses.asdict(model)}
+    config = {"model": dataclasses.asdict(config.model)}
     save_weights(directory / "whole", params, config)
     save_weights(directory / "encoder", {"encoder": params["encoder"]}, config)
     del params["pmd"]["match_vector"]
@@ -221,11 +222,11 @@ def test_weights_with_a_decoder_are_matched_before_any_training(shop, trained, t
     assert f"Subsets before training, first {num_matched} matched:" in capsys.readouterr().out
 
     results = read_results(tmp_path / "results.json")
-    rows = [f"before training{matched}" for matched in ("", ", first 1 matched", ", first 50 matched")]
-    assert list(results) == ["nearest raw pixels", *rows]
+    rows = [Row(0, "embedding"), Row(0, "match", 1), Row(0, "match", 50)]
+    assert list(results) == [PIXELS, *rows]
     assert [results[row].seconds is not None for row in results] == [False, True, True, True]
     assert results[rows[1]].score == results[rows[0]].score, "one image has no order"
-    assert json.loads((tmp_path / "results.json").read_text())["about"]["rankings"] == rows[2]
+    assert json.loads((tmp_path / "results.json").read_text())["about"]["rankings"] == dataclasses.asdict(rows[2])
     for first, all_ in zip(lines[1], lines[50], strict=True):
         assert first["query"] == all_["query"] and len(all_["top"]) == all_["gallery_size"]
         assert dict(all_["top"])[first["top"][0][0]] == pytest.approx(first["top"][0][1], abs=1e-5), "of the same pair"
@@ -239,16 +240,17 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     settings = dict(train__total_steps=2, optimizer__warmup_steps=1, eval__rerank=3)
     trained = run(command(shop, tmp_path, **settings))
     assert trained.returncode == 0, trained.stderr
-    rows = ["before training", "after 2 steps", "after 2 steps, first 3 matched"]
+    rows = [Row(0, "embedding"), Row(2, "embedding"), Row(2, "match", 3)]
     kept = read_results(tmp_path / "results.json")
-    assert list(kept) == ["nearest raw pixels", *rows], "the decoder is not asked before it has learned"
+    assert list(kept) == [PIXELS, *rows], "the decoder is not asked before it has learned"
     (header, *_), *timed = (
-        [line for line in trained.stdout.splitlines() if part in line] for part in ("chance", *rows)
+        [line for line in trained.stdout.splitlines() if part in line]
+        for part in ("chance", *(row.label for row in rows))
     )
     assert header.split()[-1] == "seconds"
     for row, lines in zip(rows, timed, strict=True):
         assert lines[0].split()[-1] == f"{kept[row].seconds:,.1f}"
-    assert f"Subsets {rows[-1]}:" in trained.stdout
+    assert f"Subsets {rows[-1].label}:" in trained.stdout
     assert "matched-rank-1" in trained.stderr
     top = _tops(tmp_path)
 

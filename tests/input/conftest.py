@@ -19,32 +19,14 @@ def data_dir(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def config(data_dir) -> InputConfig:
-    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, which app.run parses outside tests
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags; outside tests, app.run parses them
     return InputConfig(
         data_dir=data_dir,
         train="shop/train",
         query="shop/query",
         gallery="shop/gallery",
-        detect="",
         batch_size=4,
-        num_frames=10,
         resize=32,
-        crop="frame",
-        image_crop_min_area=1.0,
-        frame_crop_min_area=1.0,
-        frame_crop_max_area=1.0,
-        color_jitter=0.0,
-        pair_hue=0.0,
-        cut_tail=True,
-        crop_around_box=False,
-        boxed_frames=False,
-        random_frames=False,
-        train_boxes="",
-        query_boxes="",
-        box_min_score=0.5,
-        device_resize_height=0,
-        device_resize_width=0,
-        num_workers=0,
         num_threads=1,
         image_size=28,
         seed=7,

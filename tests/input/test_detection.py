@@ -15,7 +15,7 @@ NUM_FRAMES = sum(COUNTS)
 
 
 def box_of(clip, frame):
-    """Where the product is, in pixels; in every third frame it is nowhere."""
+    """The product's box in pixels; every third frame has none."""
     if (clip + frame) % 3 == 2:
         return None
     rng = np.random.default_rng(100 * clip + frame)
@@ -83,7 +83,7 @@ def take(batches, count):
 
 
 def seen_box(pixels):
-    """Where the white is, in shares of the picture; None if there is next to none."""
+    """The box around the white pixels, in shares of the picture; None without white pixels."""
     rows, columns = (np.flatnonzero((pixels[..., 0] > 127).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return None
@@ -92,8 +92,8 @@ def seen_box(pixels):
 
 @pytest.mark.parametrize("area", [(1.0, 1.0), (0.3, 0.9)])
 @pytest.mark.parametrize("crop", ["frame", "video"])
-def test_boxes_stay_on_what_they_are_around(settings, area, crop):
-    """Through resize, crop and flip; cut at the edge, and left out where next to nothing is left."""
+def test_boxes_follow_their_products(settings, area, crop):
+    """Boxes follow resize, crop and flip; the edge cuts them, and drops them if little is left."""
     changed = dataclasses.replace(settings, frame_crop_min_area=area[0], frame_crop_max_area=area[1], crop=crop)
     compared = dropped = cut = 0
     for batch in take(detection_batches(changed), 20):
@@ -113,7 +113,7 @@ def test_boxes_stay_on_what_they_are_around(settings, area, crop):
 
 
 def test_a_box_is_dropped_when_less_than_a_quarter_is_left(settings):
-    """The white that is seen of a dropped box is less than a quarter of what the picture has."""
+    """Dropped boxes show less of their white area than kept boxes."""
     changed = dataclasses.replace(settings, frame_crop_min_area=0.1, frame_crop_max_area=0.3)
     kept, dropped = [], []
     for batch in take(detection_batches(changed), 30):
@@ -133,7 +133,7 @@ def test_only_the_first_boxes_of_a_frame_count(settings):
         assert more["box_mask"][:, :, 1].any() and fewer["boxes"].shape[2] == 1
 
 
-def test_the_stream_goes_on_anywhere_for_any_number_of_processes(settings):
+def test_the_stream_continues_anywhere_for_any_number_of_processes(settings):
     whole = take(detection_batches(settings), 6)
     for number, batch in enumerate(take(detection_batches(settings, start=8), 3)):
         for name, value in batch.items():
@@ -179,7 +179,7 @@ def test_processes_share_the_windows(settings):
 
 
 def test_errors(settings):
-    with pytest.raises(DataError, match="found 6 clips, expected at least one batch of 7"):
+    with pytest.raises(DataError, match="found 6 examples, expected at least one batch of 7"):
         detection_batches(dataclasses.replace(settings, batch_size=7))
     windows = clip_windows(settings, "clips")
     with pytest.raises(DataError, match="config.eval.batch_size: found 3, expected a multiple"):

@@ -1,4 +1,4 @@
-"""Pairs of items of one product from two domains, on sets that were built from raw files."""
+"""Tests of pairs of items of one product from two domains, on data sets built from raw files."""
 
 import collections
 import dataclasses
@@ -11,7 +11,8 @@ import pytest
 
 from data.build import main as build
 from rice_jax.input.items import ItemPairs, read_items
-from rice_jax.input.pipeline import eval_batches, image_key, train_batches
+from rice_jax.input.pipeline import eval_batches, train_batches
+from rice_jax.input.views import image_key
 from tests.data.raw_rope import FILES, item_of, picture_of, product_of, write_raw
 from tests.input.test_pipeline import assert_same, joined, squashed, take
 
@@ -20,7 +21,7 @@ BROKEN = item_of("lives", 8)  # a test item without any picture
 
 
 def num_items(domain: str, product: int) -> int:
-    """Products 0 and 5 are in one domain only, 1 in two, the others in three."""
+    """Number of items: products 0 and 5 are in one domain, 1 in two, the others in three."""
     missing = {0: ("videos", "lives"), 1: ("lives",), 5: ("pages", "videos")}.get(product, ())
     return 0 if domain in missing else 1 + product % 3
 
@@ -166,7 +167,7 @@ def test_domains_without_a_common_product(config, tmp_path):
     raw = write_raw(tmp_path / "raw", num_items=lambda domain, product: int(DOMAINS.index(domain) == product % 3))
     build(["rope", "--raw_dir", str(raw), "--data_dir", str(tmp_path / "built")])
     alone = dataclasses.replace(config, data_dir=str(tmp_path / "built"), domains="rope/pages,rope/videos")
-    with pytest.raises(ValueError, match=r"rope/videos/1.0.0: found no product that has items in two of them"):
+    with pytest.raises(ValueError, match=r"rope/videos/1.0.0: found no product with items in two of them"):
         train_batches(alone)
 
 
@@ -177,5 +178,5 @@ def test_a_set_without_the_split(config, tmp_path):
     only = dataclasses.replace(config, data_dir=str(tmp_path / "built"), domains="rope/pages,rope/videos")
     with pytest.raises(ValueError, match=r"found the splits \['train'\], expected 'test' among them"):
         eval_batches(only, "rope/pages", 4)
-    with pytest.raises(ValueError, match=r"test_index.npy: found no such file, .*built for test"):
+    with pytest.raises(ValueError, match=r"test_index.npy: found no such file, .*built for split 'test'"):
         read_items(only, "rope/pages")

@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from rice_jax.input import transforms
-from rice_jax.input.pipeline import eval_batches, image_key, train_batches
+from rice_jax.input.pipeline import eval_batches, train_batches
+from rice_jax.input.views import image_key
 from tests.input import tiny_shop
 
 NUM_TRAIN = len(tiny_shop.TRAIN)
@@ -36,7 +37,7 @@ def squashed(encoded: bytes, size: int) -> np.ndarray:
 
 
 def shows(pixels: np.ndarray, encoded: bytes) -> bool:
-    """Whether pixels are the whole picture, squashed, mirrored or not."""
+    """Whether pixels are the whole picture, resized, mirrored or not."""
     expected = squashed(encoded, len(pixels))
     return any(
         np.abs(pixels - other).max() <= 12 and np.abs(pixels - other).mean() < 1
@@ -135,7 +136,7 @@ def test_crop_per_frame_or_per_video(config, crop_min_area):
         assert len(videos) == 2 and (videos[0] != videos[1]).any()
 
 
-def test_colour_is_one_draw_per_video_and_another_per_image(config):
+def test_color_is_one_draw_per_video_and_another_per_image(config):
     base = dataclasses.replace(config, resize=28, cut_tail=False, crop="video")
     plain = joined(take(train_batches(base), 3))
     changed = joined(take(train_batches(dataclasses.replace(base, color_jitter=0.4)), 3))
@@ -148,24 +149,24 @@ def test_colour_is_one_draw_per_video_and_another_per_image(config):
 
 
 def test_a_pair_turns_its_hues_together(config, monkeypatch):
-    colours = []
+    colors = []
     render = transforms.render
 
-    def spy(encoded, crop, size, colour):
-        if threading.current_thread() is threading.main_thread():  # not one that another test's iterator left behind
-            colours.append((encoded, colour))
-        return render(encoded, crop, size, colour)
+    def spy(encoded, crop, size, color):
+        if threading.current_thread() is threading.main_thread():  # no thread of another test's iterator
+            colors.append((encoded, color))
+        return render(encoded, crop, size, color)
 
     monkeypatch.setattr(transforms, "render", spy)
     turned = dataclasses.replace(config, pair_hue=1.0, cut_tail=False, num_threads=0)
     batch = take(train_batches(turned), 1)[0]
     different = set()
-    images = [colours.pop(0) for _ in batch["index"]]  # of a batch they are rendered before the frames
+    images = [colors.pop(0) for _ in batch["index"]]  # a batch renders its images before its frames
     for row, image in zip(batch["index"], images, strict=True):
         stored = tiny_shop.TRAIN[row]
-        pair = [image, *(colours.pop(0) for _ in stored["frames"])]
+        pair = [image, *(colors.pop(0) for _ in stored["frames"])]
         assert [encoded for encoded, _ in pair] == [stored["image"], *stored["frames"]]
-        assert all((colour == pair[0][1]).all() for _, colour in pair)
+        assert all((color == pair[0][1]).all() for _, color in pair)
         different.add(pair[0][1].tobytes())
     assert len(different) == 4
 
@@ -217,7 +218,7 @@ def test_windows_around_the_box(config, monkeypatch):
         expected.append(None)  # the shop image
         for box in tiny_shop.TRAIN[row]["boxes"]:
             expected.append((box.xmin, box.ymin, box.xmax, box.ymax) if box == tiny_shop.BOX else None)
-    # Threads prepare more than the first batch; the order of its draws is that of its rows.
+    # Threads prepare more batches than the first; the draws of a batch are in the order of its rows.
     for found, wanted in zip(held[: len(expected)], expected, strict=True):
         assert (found is None) == (wanted is None)
         assert wanted is None or found == pytest.approx(wanted, abs=1e-6)
@@ -252,7 +253,7 @@ def test_evaluation_yields_every_row_once_in_order(config, role, rows, process_c
 
 def test_evaluation_yields_chosen_rows(config):
     every = joined(list(eval_batches(config, "gallery", 6)))
-    rows = [5, 0, 5, 6, 2]  # the fourth is none
+    rows = [5, 0, 5, 6, 2]  # 6 is filling
     shares = [list(eval_batches(config, "gallery", 4, index, 2, rows=rows)) for index in range(2)]
     found = joined([joined([share[step] for share in shares]) for step in range(2)])
     np.testing.assert_array_equal(found["index"][found["mask"]], [5, 0, 5, 2])
@@ -315,7 +316,7 @@ def painted(box: tfds.features.BBox, size: tuple[int, int] = (96, 96)) -> bytes:
 
 @pytest.fixture(scope="module")
 def white_products(tmp_path_factory, config):
-    """Settings that read clips whose frames are black but for a white product in its box."""
+    """Settings that read clips whose frames are black, with a white product in its box."""
     root = tmp_path_factory.mktemp("painted")
     boxes = [
         tfds.features.BBox(ymin=y, ymax=y + 0.5, xmin=x, xmax=x + 0.25)
@@ -326,7 +327,7 @@ def white_products(tmp_path_factory, config):
     clip = {"clip_id": "clip", "frames": frames, "frame_ids": ids, "image_id": "image", "image": frames[0]}
     about = {"gallery_id": "live", "image_ids": ["image"], "title": ""}
     tiny_shop.build(root / "shop" / "train", "train", [clip | {"boxes": boxes}] * 4, {})
-    # The first frame has a second box, the last none.
+    # The first frame has a second box; the last has none.
     box_frame = {"boxes": [boxes[0], boxes[2], boxes[1]], "box_frame": [0, 0, 1]}
     tiny_shop.build(root / "shop" / "query", "test", [clip | about | box_frame], {})
     return dataclasses.replace(
@@ -335,7 +336,7 @@ def white_products(tmp_path_factory, config):
 
 
 def share_white(pixels: np.ndarray) -> np.ndarray:
-    """Of each 4×4 patch of pictures [..., 32, 32, 3], in reading order."""
+    """The share of white in each 4×4 patch of pictures [..., 32, 32, 3], in reading order."""
     white = pixels[..., 0].reshape(*pixels.shape[:-3], 8, 4, 8, 4).astype(float) / 255
     return white.mean(axis=(-1, -3)).reshape(*pixels.shape[:-3], 64)
 
@@ -346,11 +347,11 @@ def test_kept_patches_are_those_that_show_the_product(white_products, frame_crop
     many = joined(take(train_batches(config), 30))
     share = share_white(many["video"])[:, :3]
     kept = many["patch_mask"][:, :3]
-    assert many["patch_mask"].dtype == bool and many["patch_mask"][:, 3].all(), "padding keeps all"
+    assert many["patch_mask"].dtype == bool and many["patch_mask"][:, 3].all(), "padding keeps all patches"
     seen = kept.any(axis=-1) & ~kept.all(axis=-1)
     assert seen.mean() > 0.8 and not kept.all(axis=-1)[seen].any()
-    assert kept[seen][share[seen] > 0.9].all(), "what is white is kept"
-    assert not kept[seen][share[seen] < 0.005].any(), "what is black is not"
+    assert kept[seen][share[seen] > 0.9].all(), "white patches are kept"
+    assert not kept[seen][share[seen] < 0.005].any(), "black patches are not"
     np.testing.assert_array_equal(kept.all(axis=-1)[~seen], True)
 
 
@@ -359,8 +360,8 @@ def test_masks_of_queries_come_from_the_first_box_of_a_frame(white_products):
     share, kept = share_white(batch["video"][0]), batch["patch_mask"][0]
     for frame in (0, 1):
         assert kept[frame][share[frame] > 0.9].all() and not kept[frame][share[frame] < 0.005].any()
-    assert kept[2:].all(), "a frame without box keeps all, and so does padding"
-    assert batch["patch_mask"][1].all() and not batch["mask"][1], "and so does filling"
+    assert kept[2:].all(), "frames without a box and padding keep all patches"
+    assert batch["patch_mask"][1].all() and not batch["mask"][1], "filling keeps all patches"
 
 
 def test_masks_from_a_file(white_products, tmp_path):
@@ -382,7 +383,7 @@ def test_frames_cut_to_the_product(white_products):
     columns = batch["video"][0, :2, 16, :, 0] > 127
     np.testing.assert_array_equal(columns[0], (np.arange(32) >= 8) & (np.arange(32) < 24))
     np.testing.assert_array_equal(columns[1], np.arange(32) < 16)
-    assert share_white(batch["video"][0, 2]).mean() == pytest.approx(0.125, abs=0.01), "without box the whole frame"
+    assert share_white(batch["video"][0, 2]).mean() == pytest.approx(0.125, abs=0.01), "without a box it is whole"
     many = joined(take(train_batches(config), 4))
     np.testing.assert_allclose(share_white(many["video"][:, :3]).mean(axis=-1), 0.5, atol=0.02)
 

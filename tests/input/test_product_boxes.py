@@ -57,7 +57,7 @@ def test_the_best_box_of_a_file(tmp_path, config):
     ]
     assert ProductBoxes(settings(config, "off"), path, ()).of(row, np.array([0, 3])) == [None, None]
     row["frame_ids"][0] = b"e"
-    with pytest.raises(DataError, match=r"boxes.jsonl: found nothing about frame e, expected a line for every frame"):
+    with pytest.raises(DataError, match=r"boxes.jsonl: found no line for frame e, expected a line for every frame"):
         found.of(row, np.arange(4))
     assert ProductBoxes(settings(config, "boxes"), path, ()).of(row, np.array([0])) == [None], (
         "given boxes may be of some frames"
@@ -91,7 +91,7 @@ def test_a_bad_line_is_named(tmp_path, config, line):
 
 def test_a_frame_twice_and_no_file(tmp_path, config):
     path = write(tmp_path / "boxes.jsonl", *[{"frame_id": "a", "boxes": []}] * 2)
-    with pytest.raises(DataError, match="found 2 lines of 1 frames, expected one a frame"):
+    with pytest.raises(DataError, match="found 2 lines for 1 frames, expected one line per frame"):
         ProductBoxes(settings(config, "boxes"), path, ())
     with pytest.raises(FileNotFoundError, match="nothing.jsonl: found no file of boxes; --mode=detect writes one"):
         ProductBoxes(settings(config, "boxes"), str(tmp_path / "nothing.jsonl"), ())

@@ -20,11 +20,11 @@ def test_rows_are_as_stored_and_pictures_stay_encoded(data_dir):
         assert list(row["frames"]) == stored["frames"]
 
 
-def test_only_the_wanted_features_are_read(data_dir):
+def test_only_the_chosen_features_are_read(data_dir):
     assert Source(data_dir, "shop/gallery", ["image_id"])[5] == {"image_id": b"shop-5", "index": 5}
 
 
-def test_an_optional_feature_is_read_where_it_is(data_dir):
+def test_an_optional_feature_is_read_if_present(data_dir):
     source = Source(data_dir, "shop/gallery", ["image_id"], optional=("gallery_id", "source"))
     assert source[5] == {"image_id": b"shop-5", "gallery_id": b"live-1", "index": 5}
 
@@ -69,7 +69,7 @@ def test_query_index(config):
         scale="small",
         duration="",
         number="few",
-        source="",  # which this data set does not have
+        source="",  # the data set lacks this feature
     )
 
 

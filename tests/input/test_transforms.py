@@ -22,12 +22,12 @@ def encode(picture: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 
 def noise(width: int, height: int, cell: int = 6, seed: int = 0) -> Image.Image:
-    """Noise with details about `cell` pixels wide, of a contrast that no interpolation drives out of 0..255."""
+    """Noise with details about `cell` pixels wide, and a contrast low enough for interpolation to stay in 0..255."""
     cells = np.random.default_rng(seed).integers(60, 196, (height // cell + 1, width // cell + 1, 3), np.uint8)
     return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def grey_levels(a, b) -> np.ndarray:
+def gray_levels(a, b) -> np.ndarray:
     return np.abs(np.asarray(a, int) - np.asarray(b, int))
 
 
@@ -73,12 +73,12 @@ def test_crop_while_resizing_equals_resize_then_crop(source, flip):
         crop = Crop(left / resize, top / resize, (left + size) / resize, (top + size) / resize, flip)
         found = transforms.render(encode(picture), crop, size)
         assert found.shape == (size, size, 3) and found.dtype == np.uint8
-        assert grey_levels(found[:, ::-1] if flip else found, expected).max() <= 1
+        assert gray_levels(found[:, ::-1] if flip else found, expected).max() <= 1
 
 
 @pytest.mark.parametrize("source", [(256, 455), (455, 256), (256, 256), (258, 455)])
 @pytest.mark.parametrize(("left", "top"), [(0, 0), (17, 32), (32, 5)])
-def test_what_is_cut_out_at_whole_pixels_is_what_pillow_computes(source, left, top):
+def test_crops_at_whole_pixels_equal_those_of_pillow(source, left, top):
     picture = noise(*source)
     crop = Crop(left / 256, top / 256, (left + 224) / 256, (top + 224) / 256, flip=True)
     width, height = source
@@ -87,18 +87,18 @@ def test_what_is_cut_out_at_whole_pixels_is_what_pillow_computes(source, left, t
     np.testing.assert_array_equal(transforms.render(encode(picture), crop, 224)[:, ::-1], expected)
 
 
-def test_centre_crop():
+def test_center_crop():
     picture = noise(90, 160)
     expected = picture.resize((32, 32), Image.Resampling.BICUBIC).crop((2, 2, 30, 30))
-    assert grey_levels(transforms.render(encode(picture), transforms.centre_crop(32, 28), 28), expected).max() <= 1
-    assert transforms.centre_crop(28, 28) == WHOLE
+    assert gray_levels(transforms.render(encode(picture), transforms.center_crop(32, 28), 28), expected).max() <= 1
+    assert transforms.center_crop(28, 28) == WHOLE
 
 
 def test_a_large_jpeg_is_decoded_small_without_harm():
-    for size in [(540, 960), (800, 800), (1081, 723)]:  # the last is no multiple of the reduction
+    for size in [(540, 960), (800, 800), (1081, 723)]:  # the last size is not a multiple of the reduction
         encoded = encode(noise(*size, cell=16), "JPEG", quality=85)
         full = Image.open(io.BytesIO(encoded)).resize((128, 128), Image.Resampling.BICUBIC)
-        difference = grey_levels(transforms.render(encoded, WHOLE, 128), full)
+        difference = gray_levels(transforms.render(encoded, WHOLE, 128), full)
         assert 0 < difference.mean() < 1
 
 
@@ -152,7 +152,7 @@ def test_random_area_crops_stay_inside_and_keep_area_and_aspect():
 @pytest.mark.parametrize(
     "box", [(0.1, 0.6, 0.3, 0.9), (0.0, 0.0, 1.0, 1.0), (0.95, 0.0, 1.0, 0.02), (0.2, 0.1, 0.9, 0.2)]
 )
-def test_a_crop_holds_the_box(box):
+def test_a_crop_contains_the_box(box):
     rng = np.random.default_rng(0)
     crops = np.array([transforms.random_crop(rng, 32, 28, (0.05, 1.0), Box(*box)) for _ in range(2000)])
     left, top, right, bottom, _ = crops.T
@@ -170,13 +170,13 @@ def test_a_crop_holds_the_box(box):
     ("box", "grid", "expected"),
     [
         (Box(0.0, 0.0, 1.0, 1.0), 7, "1" * 49),  # each patch has an IoU of 1/49 = 0.0204
-        (Box(0.0, 0.0, 1.0, 1.0), 14, "1" * 196),  # 1/196, and yet the whole picture shows the product
+        (Box(0.0, 0.0, 1.0, 1.0), 14, "1" * 196),  # 1/196, although the whole picture shows the product
         (Box(0.0, 0.0, 0.5, 1.0), 2, "1010"),
         (Box(0.26, 0.26, 0.49, 0.49), 4, "0000010000000000"),
-        (Box(0.25, 0.25, 0.75, 0.5), 4, "0000011000000000"),  # patches that only touch it share nothing with it
+        (Box(0.25, 0.25, 0.75, 0.5), 4, "0000011000000000"),  # patches that only touch the box share no area with it
         (Box(0.25, 0.25, 0.501, 0.5), 4, "0000010000000000"),  # 0.4 % of a patch is too little: IoU 0.002
         (Box(0.25, 0.25, 0.52, 0.5), 4, "0000011000000000"),  # 0.005 of 0.125 is enough: IoU 0.04
-        (Box(0.5, 0.5, 0.505, 0.505), 4, "1" * 16),  # too small for any patch: all are kept
+        (Box(0.5, 0.5, 0.505, 0.505), 4, "1" * 16),  # too small for any patch: all patches are kept
         (None, 3, "1" * 9),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_box_goes_through_windows_and_mirrors():
     assert transforms.box_inside(box, WHOLE) == box
     assert transforms.box_inside(box, window) == pytest.approx((0.25, 0.0, 1.0, 0.75))
     assert transforms.box_inside(box, window._replace(flip=True)) == pytest.approx((0.0, 0.0, 0.75, 0.75))
-    assert transforms.box_inside(box, Crop(0.6, 0.0, 1.0, 1.0, flip=False)) is None, "it only touches"
+    assert transforms.box_inside(box, Crop(0.6, 0.0, 1.0, 1.0, flip=False)) is None, "they only touch"
     assert transforms.inside(WHOLE, window) == window
     inner = transforms.inside(window, Crop(0.25, 0.0, 0.75, 1.0, flip=True))
     assert inner == pytest.approx((0.2, 0.5, 0.4, 0.9, True))
@@ -199,7 +199,7 @@ def test_a_box_goes_through_windows_and_mirrors():
 @pytest.mark.parametrize(
     ("box", "margin", "expected"),
     [
-        (Box(0.4, 0.3, 0.6, 0.7), 0.0, (0.3, 0.3, 0.7, 0.7)),  # as high as wide: the picture's own aspect
+        (Box(0.4, 0.3, 0.6, 0.7), 0.0, (0.3, 0.3, 0.7, 0.7)),  # as high as wide: the aspect ratio of the picture
         (Box(0.4, 0.3, 0.6, 0.7), 0.25, (0.2, 0.2, 0.8, 0.8)),
         (Box(0.0, 0.3, 0.2, 0.7), 0.0, (0.0, 0.3, 0.4, 0.7)),  # moved into the picture
         (Box(0.8, 0.9, 1.0, 1.0), 0.5, (0.6, 0.6, 1.0, 1.0)),
@@ -210,17 +210,17 @@ def test_the_window_around_a_product(box, margin, expected):
     assert transforms.around_box(box, margin) == pytest.approx((*expected, False))
 
 
-def test_colour_matrix():
+def test_color_matrix():
     picture = noise(40, 40)
     pixels = np.asarray(picture.resize((24, 24), Image.Resampling.BICUBIC), float)
     for seed in range(20):
-        colour = transforms.random_colour(np.random.default_rng(seed), 0.4)
-        matrix = np.reshape(colour, (3, 4))
+        color = transforms.random_color(np.random.default_rng(seed), 0.4)
+        matrix = np.reshape(color, (3, 4))
         expected = np.clip(pixels @ matrix[:, :3].T + matrix[:, 3], 0, 255)
-        assert grey_levels(transforms.render(encode(picture), WHOLE, 24, colour), expected).max() <= 1
+        assert gray_levels(transforms.render(encode(picture), WHOLE, 24, color), expected).max() <= 1
 
 
-def test_hues_turn_about_grey():
+def test_hues_turn_about_gray():
     rng = np.random.default_rng(0)
     for share in (0.2, 1.0):
         turned = []
@@ -236,14 +236,14 @@ def test_hues_turn_about_grey():
     assert (transforms.random_hue(rng, 0.0) == np.eye(3)).all()
 
 
-def test_colour_strength():
+def test_color_strength():
     np.testing.assert_allclose(
-        np.reshape(transforms.random_colour(np.random.default_rng(0), 0.0), (3, 4)), np.eye(3, 4), atol=1e-12
+        np.reshape(transforms.random_color(np.random.default_rng(0), 0.0), (3, 4)), np.eye(3, 4), atol=1e-12
     )
-    matrices = [np.reshape(transforms.random_colour(np.random.default_rng(seed), 0.4), (3, 4)) for seed in range(500)]
-    mid_grey = np.array([matrix @ [127.5, 127.5, 127.5, 1] for matrix in matrices])
-    # Contrast and saturation leave mid-grey where it is; brightness changes it by up to 1.4, a channel by up to 1.1
+    matrices = [np.reshape(transforms.random_color(np.random.default_rng(seed), 0.4), (3, 4)) for seed in range(500)]
+    mid_gray = np.array([matrix @ [127.5, 127.5, 127.5, 1] for matrix in matrices])
+    # Contrast and saturation leave mid-gray where it is; brightness changes it by up to 1.4, a channel by up to 1.1
     # more, and contrast enlarges the change by up to 1.4.
-    assert np.abs(mid_grey - 127.5).max() <= 127.5 * (1.4 * 1.1 - 1) * 1.4
-    assert np.std(mid_grey.mean(1)) > 10, "brightness varies"
-    assert np.std(mid_grey - mid_grey.mean(1, keepdims=True)) > 3, "the cast varies"
+    assert np.abs(mid_gray - 127.5).max() <= 127.5 * (1.4 * 1.1 - 1) * 1.4
+    assert np.std(mid_gray.mean(1)) > 10, "brightness varies"
+    assert np.std(mid_gray - mid_gray.mean(1, keepdims=True)) > 3, "the cast varies"

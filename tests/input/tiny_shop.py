@@ -1,4 +1,4 @@
-"""A small shop in the stored format; every picture is different, but for those of the last training clip."""
+"""A small shop in the stored format; all pictures differ, except for the frames of the last training clip."""
 
 import io
 import pathlib
@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def picture(number: int, size: tuple[int, int] = (54, 96)) -> bytes:
-    """A JPEG of smooth noise that is different for every number."""
+    """A JPEG of smooth noise, different for each number."""
     coarse = Image.fromarray(np.random.default_rng(number).integers(0, 256, (6, 4, 3), np.uint8))
     buffer = io.BytesIO()
     coarse.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
@@ -18,13 +18,13 @@ def picture(number: int, size: tuple[int, int] = (54, 96)) -> bytes:
 
 BOX, NO_BOX = tfds.features.BBox(0.1, 0.6, 0.3, 0.9), tfds.features.BBox(0.0, 0.0, 0.0, 0.0)
 FRAME_COUNTS = [1, 3, 10, 10, 2, 10, 10, 4, 10, 10, 10]
-SAME_FRAMES = 10  # the clip whose frames are all the same
+SAME_FRAMES = 10  # the clip with identical frames
 TRAIN = [
     {
         "clip_id": f"clip-{row}",
-        "image_id": f"image-{row // 2}",  # neighbours share an image
+        "image_id": f"image-{row // 2}",  # neighbors share an image
         "frames": [picture(1000 * row + (frame if row != SAME_FRAMES else 0)) for frame in range(count)],
-        # Every second frame of a clip, and none of a third of the clips, shows the product.
+        # Every second frame of a clip has a box; a third of the clips has none.
         "boxes": [BOX if frame % 2 and row % 3 else NO_BOX for frame in range(count)],
         "image": picture(1000 * (row // 2) + 500, size=(80, 80)),
     }
@@ -51,7 +51,7 @@ GALLERY = [
 
 
 def build(directory: pathlib.Path, split: str, rows: list[dict], metadata: dict, version: str = "1.0.0") -> None:
-    """Writes rows as the real builders do: ArrayRecord, pictures as they are, order kept."""
+    """Writes rows as the real builders do: as ArrayRecord, in order, with pictures unchanged."""
     features = tfds.features
 
     def feature(value):

@@ -11,22 +11,24 @@ from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.detr import patch_centres, sine_position
 from rice_jax.parallel.mesh import create_mesh
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 BATCH, FRAMES = 2, 3
 
 
 @functools.cache
-def model_of(kind, **settings):
+def detector_of(kind, **settings):
     """Parameters, of which those that are zero at the start are made something, and a compiled forward pass."""
-    config = small_config(model__detector__kind=kind, **settings).model
+    config = model_of(small_config(task="detection", model__detector__kind=kind, **settings))
     mesh = create_mesh(MeshConfig(fsdp=1))
     params = jax.tree.map(np.asarray, create_params(config, mesh, seed=0))
     rng = np.random.default_rng(0)
     params["detector"]["box_3"]["kernel"] = rng.normal(0, 0.1, (32, 4)).astype(np.float32)
     one = jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
     graphdef = create_model(config, one)
-    return params, jax.jit(lambda params, video, mask: nnx.merge(graphdef, params)(video, mask))
+    return params, jax.jit(
+        lambda params, video, mask: nnx.merge(graphdef, params).detect({"video": video, "frame_mask": mask})
+    )
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def video():
 
 @pytest.mark.parametrize("kind", ["frame", "clip"])
 def test_every_layer_answers_with_boxes_and_logits(kind, video):
-    params, detect = model_of(kind)
+    params, detect = detector_of(kind)
     found = detect(params, video, np.ones((BATCH, FRAMES), bool))
     assert found.logits.shape == (2, BATCH, FRAMES, 4) and found.boxes.shape == (2, BATCH, FRAMES, 4, 4)
     assert found.logits.dtype == found.boxes.dtype == jnp.float32
@@ -49,7 +51,7 @@ def test_frames_are_looked_at_alone_or_together(video):
     other[:, 1] = 255 - other[:, 1]
     mask = np.ones((BATCH, FRAMES), bool)
     for kind, together in (("frame", False), ("clip", True)):
-        params, detect = model_of(kind)
+        params, detect = detector_of(kind)
         before, after = (np.asarray(detect(params, pictures, mask).boxes) for pictures in (video, other))
         assert np.abs(before - after)[:, :, 1].max() > 1e-4
         assert (np.abs(before - after)[:, :, [0, 2]].max() > 1e-4) == together, kind
@@ -57,7 +59,7 @@ def test_frames_are_looked_at_alone_or_together(video):
 
 @pytest.mark.parametrize("kind", ["frame", "clip"])
 def test_padding_frames_change_nothing(kind, video):
-    params, detect = model_of(kind)
+    params, detect = detector_of(kind)
     mask = np.array([[True, True, False], [True, False, False]])
     before = detect(params, video, mask)
     other = np.where(mask[..., None, None, None], video, 255 - video)
@@ -71,18 +73,18 @@ def test_padding_frames_change_nothing(kind, video):
 
 
 def test_a_clip_knows_the_order_of_its_frames_and_a_lone_frame_its_clip(video):
-    params, detect = model_of("clip")
+    params, detect = detector_of("clip")
     mask = np.ones((BATCH, FRAMES), bool)
     forward, backward = (np.asarray(detect(params, pictures, mask).boxes) for pictures in (video, video[:, ::-1]))
     assert np.abs(forward - backward[:, :, ::-1]).max() > 1e-4
-    params, detect = model_of("frame")
+    params, detect = detector_of("frame")
     forward, backward = (np.asarray(detect(params, pictures, mask).boxes) for pictures in (video, video[:, ::-1]))
     np.testing.assert_allclose(forward, backward[:, :, ::-1], atol=1e-6)
 
 
 def test_without_temporal_blocks_a_clip_has_only_its_times_beyond_a_frame_detectors_weights():
-    frame, _ = model_of("frame")
-    clip, _ = model_of("clip", model__detector__temporal_layers=0)
+    frame, _ = detector_of("frame")
+    clip, _ = detector_of("clip", model__detector__temporal_layers=0)
     assert clip["detector"].keys() - frame["detector"].keys() == {"time"}
 
 
@@ -95,7 +97,7 @@ def test_positions_of_places_differ_and_of_near_ones_less():
 
 
 def test_sharing_the_encoder_means_the_same_parameters():
-    detector, _ = model_of("frame")
-    rice = jax.eval_shape(lambda: create_params(small_config().model, create_mesh(MeshConfig(fsdp=1)), seed=0))
+    detector, _ = detector_of("frame")
+    rice = jax.eval_shape(lambda: create_params(model_of(small_config()), create_mesh(MeshConfig(fsdp=1)), seed=0))
     shapes = [jax.tree.map(np.shape, params["encoder"]) for params in (detector, rice)]
     assert shapes[0] == shapes[1]

@@ -14,12 +14,17 @@ from tests.settings import small_config
 BATCH, FRAMES, TOKENS, WIDTH, HEADS = 3, 3, 2, 8, 4
 
 
-def head(**pfr):
-    """A head over 2 pairs of 4 maps, with weights so small that its softmax is far from saturated, and biases."""
-    config = small_config(
+def fresh(**pfr):
+    """A head over 2 pairs of 4 maps."""
+    model = small_config(
         model__layers=4, model__width=WIDTH, model__pmd__num_pairs=2, model__pmd__num_heads=HEADS
     ).model
-    head = Pfr(dataclasses.replace(config, pfr=dataclasses.replace(config.pfr, **pfr)), rngs=nnx.Rngs(0))
+    return Pfr(WIDTH, model.pmd, dataclasses.replace(model.pfr, **pfr), rngs=nnx.Rngs(0))
+
+
+def head(**pfr):
+    """The same with weights so small that its softmax is far from saturated, and biases."""
+    head = fresh(**pfr)
     rng = np.random.default_rng(0)
     for conv in (head.conv_1, head.conv_2):
         conv.kernel[...] /= 4
@@ -42,7 +47,7 @@ def expected(head, attention, video_tokens, frame_mask):
     biases = [np.float64(conv.bias[...]) for conv in (head.conv_1, head.conv_2)]
     result = np.zeros((BATCH, TOKENS, WIDTH))
     for i, token in np.ndindex(BATCH, TOKENS):
-        frames = frame_mask[i] if head.config.pfr.mask_padding else np.ones(FRAMES, bool)
+        frames = frame_mask[i] if head.mask_padding else np.ones(FRAMES, bool)
         maps = np.float64(attention[i, :, token]).reshape(-1, FRAMES, TOKENS)[:, frames]
         hidden = np.maximum(
             np.einsum("cft,ch->hft", maps * np.sqrt(WIDTH / HEADS), kernels[0]) + biases[0][:, None, None], 0
@@ -104,7 +109,7 @@ def test_gradient_reaches_the_maps_and_the_head_but_neither_tokens_nor_target():
 def test_all_ones_keep_the_hidden_maps_alike_and_the_random_start_does_not():
     attention, video_tokens, frame_mask = inputs()
     for init, alike in (("ones", True), ("random", False)):
-        pfr = Pfr(dataclasses.replace(head(init=init).config), rngs=nnx.Rngs(0))
+        pfr = fresh(init=init)
         graphdef, params = nnx.split(pfr)
 
         def total(params, graphdef=graphdef):

@@ -19,8 +19,9 @@ NEGATIVES = jnp.array([[1, 2], [0, 3], [3, 1], [2, 2]])
 def decoder(num_pairs=1, **changes):
     """Structure and weights of a decoder, weights so large that every part of it shows in its cosines."""
     pmd = dict(model__pmd__num_pairs=num_pairs, model__pmd__num_heads=HEADS, model__pmd__attention_dropout=0.5)
-    config = dataclasses.replace(small_config(model__layers=4, **pmd).model, **changes)
-    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: Pmd(config, rngs=nnx.Rngs(0))))
+    model = small_config(model__layers=4, **pmd).model
+    encoder = dataclasses.replace(model.encoder, **changes)
+    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: Pmd(encoder, model.pmd, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
 
     def weights(path, shape):
@@ -176,7 +177,8 @@ def test_a_hidden_state_that_pools_to_nothing_has_no_direction_and_no_nan():
 
 
 def test_bfloat16_leaves_parameters_cosines_and_maps_in_float32():
-    pmd = nnx.eval_shape(lambda: Pmd(dataclasses.replace(small_config().model, dtype="bfloat16"), rngs=nnx.Rngs(0)))
+    model = small_config(model__dtype="bfloat16").model
+    pmd = nnx.eval_shape(lambda: Pmd(model.encoder, model.pmd, rngs=nnx.Rngs(0)))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(pmd))} == {jnp.dtype("float32")}
     graphdef, params = decoder(dtype="bfloat16")
     image_tokens, video_tokens, frame_mask = inputs()

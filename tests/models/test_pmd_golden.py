@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rice_jax.config import ModelConfig, PmdConfig
+from rice_jax.config import PmdConfig, VitConfig
 from rice_jax.convert.reference import from_reference
 from rice_jax.models.layers import unstack
 from rice_jax.models.pmd import Pmd
@@ -26,8 +26,8 @@ def recorded():
     state |= {f"{oracle.DECODER}{key[7:]}": x for key, x in arrays.items() if key.startswith("params/")}
     params, sizes = from_reference(state, encoder_heads=1)
     pmd = PmdConfig(**sizes["pmd"], attention_dropout=0.0)
-    model = ModelConfig(**sizes | {"pmd": pmd}, logit_scale=1.0, dtype="float32", remat="none", init_from="")
-    graphdef = nnx.split(nnx.eval_shape(lambda: Pmd(model, rngs=nnx.Rngs(0))))[0]
+    encoder = VitConfig(**{name: size for name, size in sizes.items() if name != "pmd"}, dtype="float32")
+    graphdef = nnx.split(nnx.eval_shape(lambda: Pmd(encoder, pmd, rngs=nnx.Rngs(0))))[0]
     arrays, params = jax.tree.map(jnp.asarray, (arrays, params["pmd"]))
     return arrays, nnx.merge(graphdef, params)
 
@@ -47,7 +47,7 @@ def test_cross_block_also_where_every_key_is_masked():
     x, attention = block(arrays["in/query"], *block.keys_values(arrays["in/key_value"]), token_mask)
     assert_close(block.ln_1(arrays["in/query"]), arrays["out/ln_cross"])
     assert_close(x, arrays["out/cross_layer"])
-    head_dim = pmd.config.width // pmd.config.num_heads
+    head_dim = arrays["in/query"].shape[-1] // pmd.config.num_heads
     assert_close(attention * head_dim**0.5, arrays["out/cross_layer_attn"])
 
 

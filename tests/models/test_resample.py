@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rice_jax.input.decode import Batcher, Encoded, recycled
-from rice_jax.input.transforms import Crop, random_colour, render
+from rice_jax.input.decode import Collate, Encoded, recycled
+from rice_jax.input.transforms import Crop, random_color, render
 from rice_jax.models.resample import resample, show, weights
 from rice_jax.types import DataError, Decoded
 from tests.settings import small_config
@@ -29,17 +29,17 @@ def noise(width: int, height: int, seed: int = 0, low: int = 0, high: int = 256)
     return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def encoded(files, crops, colour=None, shape=None) -> Encoded:
+def encoded(files, crops, color=None, shape=None) -> Encoded:
     names = [f"picture {i}" for i in range(len(files))]
     return Encoded(
-        shape or (len(files),), files, names, crops, colour, lambda name, error: DataError(f"{name}: {error}")
+        shape or (len(files),), files, names, crops, color, lambda name, error: DataError(f"{name}: {error}")
     )
 
 
 def decoded(examples, **settings) -> Decoded:
     changed = {"device_resize_height": 96, "device_resize_width": 54, "image_size": SIDE, **settings}
-    data = dataclasses.replace(small_config().data, **changed)
-    return Batcher(data)([{"video": example} for example in examples])["video"]
+    data = dataclasses.replace(small_config().input, **changed)
+    return Collate(data)([{"video": example} for example in examples])["video"]
 
 
 def resampled(batch: Decoded) -> np.ndarray:
@@ -94,12 +94,12 @@ def test_every_kind_of_picture_is_shown(file, most):
     assert difference(found[0, 0], render(file, crop, SIDE)).max() <= most
 
 
-def test_colours_are_changed_after_resizing():
-    file, colour = encode(noise(54, 96)), random_colour(np.random.default_rng(3), 0.4)
-    batch = decoded([encoded([file], [CROPS[2]], colour), encoded([file], [CROPS[2]])], color_jitter=0.4)
+def test_colors_are_changed_after_resizing():
+    file, color = encode(noise(54, 96)), random_color(np.random.default_rng(3), 0.4)
+    batch = decoded([encoded([file], [CROPS[2]], color), encoded([file], [CROPS[2]])], color_jitter=0.4)
     found = resampled(batch)
-    assert difference(found[0, 0], render(file, CROPS[2], SIDE, colour)).max() <= 6
-    assert difference(found[1, 0], render(file, CROPS[2], SIDE)).max() <= 4, "no colour is no change"
+    assert difference(found[0, 0], render(file, CROPS[2], SIDE, color)).max() <= 6
+    assert difference(found[1, 0], render(file, CROPS[2], SIDE)).max() <= 4, "no color is no change"
 
 
 def test_padding_is_zero_and_what_lies_behind_a_picture_does_not_show():
@@ -114,8 +114,8 @@ def test_padding_is_zero_and_what_lies_behind_a_picture_does_not_show():
 def test_matrix_products_in_bfloat16_cost_a_grey_level():
     batch = jax.tree.map(jnp.asarray, decoded([encoded([encode(noise(54, 96))], [CROPS[1]])]))
     down, across = (
-        weights(centres, size, pixels).astype(jnp.bfloat16)
-        for centres, size, pixels in (
+        weights(centers, size, pixels).astype(jnp.bfloat16)
+        for centers, size, pixels in (
             (batch.rows, batch.size[..., 0], 96),
             (batch.columns, batch.size[..., 1], 54),
         )

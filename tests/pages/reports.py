@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 
-from rice_jax.eval import attention, metrics, ranking
+from rice_jax.eval import metrics, ranking
+from rice_jax.eval.results import Row
 from rice_jax.input.ground_truth import read_gallery_index, read_query_index
 from rice_jax.pages import album, report
+from rice_jax.pages.attention import Attention
 from rice_jax.tasks.retrieval_evaluation import LABELS
 from tests.settings import small_config
 
@@ -16,7 +18,7 @@ LOG = [{"step": 0, "retrieval/rank-1": 0.25}, *({"step": i, "loss": 2.0 / i, "ac
 
 def evaluated(data_dir, *, labels=LABELS, num_frames=3, single=False):
     """A ranking of a shop's queries as an evaluator would make one; the first query is a miss."""
-    data = dataclasses.replace(small_config().data, data_dir=str(data_dir), num_frames=num_frames)
+    data = dataclasses.replace(small_config().input, data_dir=str(data_dir), num_frames=num_frames)
     queries = [query._replace(category=EVIL if i else "") for i, query in enumerate(read_query_index(data))]
     gallery_ids, image_ids = read_gallery_index(data)
     if single:
@@ -29,13 +31,13 @@ def evaluated(data_dir, *, labels=LABELS, num_frames=3, single=False):
         ]  # fmt: skip
         scores[row, truth] = 2.0 if row else -2.0
     ranked = ranking.rank(
-        scores,
-        [query.clip_id for query in queries],
-        [query.gallery_id for query in queries],
-        [query.image_ids for query in queries],
-        np.eye(len(image_ids), dtype=np.float32),
-        gallery_ids,
-        image_ids,
+        ranking.Queries(
+            embeddings=scores,
+            ids=[query.clip_id for query in queries],
+            gallery_ids=[query.gallery_id for query in queries],
+            truths=[query.image_ids for query in queries],
+        ),
+        ranking.GalleryImages(np.eye(len(image_ids), dtype=np.float32), gallery_ids, image_ids),
     )
     values = {label: [getattr(query, label) for query in queries] for label in labels}
     result = metrics.evaluate(
@@ -51,10 +53,9 @@ def write(path, data_dir, log=(), weights=None, **kwargs):
     seen = None
     if weights is not None:
         last = len(queries) - 1
-        seen = attention.Attention(small_config().data, {last: ranked.truths[last][0]}, weights[None])
-    results = {f"before {EVIL}": result, "after 6 steps": result}
-    report.write_report(
-        path, f"run {EVIL}", results, "after 6 steps", ranked, queries, list(result.subsets), pictures, log,
-        {"a": f"no frames {EVIL}", "b": "unreadable"}, seen,
-    )  # fmt: skip
+        seen = Attention(small_config().input, {last: ranked.truths[last][0]}, weights[None])
+    results = {Row(0): result, Row(6): result}
+    skipped = {"a": f"no frames {EVIL}", "b": "unreadable"}
+    evaluation = report.Evaluation(f"run {EVIL}", results, Row(6), ranked, queries, log, skipped)
+    report.write_report(path, evaluation, pictures, seen)
     return path.read_text(encoding="utf-8")

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 
 from rice_jax.eval import metrics, ranking
-from rice_jax.eval.results import write_rankings, write_results
+from rice_jax.eval.results import Row, write_rankings, write_results
 from rice_jax.pages import compare
 from rice_jax.types import DataError
 from tests.pages.browser import browser
 from tests.pages.reports import EVIL, LOG, evaluated
 
-ABOUT = {"step": 6, "query": "lpr4m/query", "gallery": "lpr4m/gallery", "num_frames": 3, "rankings": "after 6 steps"}
+ABOUT = {
+    "step": 6,
+    "query": "lpr4m/query",
+    "gallery": "lpr4m/gallery",
+    "num_frames": 3,
+    "rankings": dataclasses.asdict(Row(6)),
+}
 
 
 def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
@@ -31,7 +37,7 @@ def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
         ranked = dataclasses.replace(evaluated(shop)[0], rank=np.array(ranks))
     result = metrics.evaluate(ranked, num_queries=num + 2)
     about = ABOUT | ({"data_dir": str(data_dir)} if data_dir else {})
-    write_results(workdir / "results.json", {"before training": result, "after 6 steps": result}, about)
+    write_results(workdir / "results.json", {Row(0): result, Row(6): result}, about)
     write_rankings(workdir / "rankings.jsonl", ranked)
     if log:
         (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))

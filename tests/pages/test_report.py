@@ -9,10 +9,12 @@ import pytest
 from PIL import Image
 
 from rice_jax.eval import attention, metrics, ranking
+from rice_jax.eval.results import Row
 from rice_jax.input.ground_truth import Query
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.input.source import Source
 from rice_jax.pages import album, plots, report
+from rice_jax.pages.attention import Attention
 from rice_jax.types import DataError
 from tests.pages.reports import EVIL, LOG, evaluated, write
 from tests.settings import small_config
@@ -68,7 +70,7 @@ def test_a_truth_that_is_not_in_the_gallery(evil_shop, tmp_path):
     rank[0] = 0
     ranked = dataclasses.replace(ranked, rank=rank, truths=(("gone",), *ranked.truths[1:]))
     path = tmp_path / "report.html"
-    report.write_report(path, "run", {"row": result}, "row", ranked, queries, (), pictures, [], {})
+    report.write_report(path, report.Evaluation("run", {Row(0): result}, Row(0), ranked, queries, [], {}), pictures)
     assert "no truth among 4 images" in path.read_text() and "no picture" in path.read_text()
 
 
@@ -108,8 +110,9 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     path = tmp_path / "report.html"
     places = sorted(report.choose_queries(ranked.rank)[: attention.NUM_QUERIES])
     weights = rng.integers(0, 256, (len(places), attention.GRID**2, 10, attention.GRID**2)).astype(np.uint8)
-    seen = attention.Attention(small_config().data, {place: names[place % 60] for place in places}, weights)
-    report.write_report(path, "run", {"row": result}, "row", ranked, queries, ["category"], pictures, [], {}, seen)
+    seen = Attention(small_config().input, {place: names[place % 60] for place in places}, weights)
+    evaluation = report.Evaluation("run", {Row(0): result}, Row(0), ranked, queries, [], {})
+    report.write_report(path, evaluation, pictures, seen)
     text = path.read_text()
     assert 10e6 < path.stat().st_size < 20e6
     assert "The 60 largest of 900." in text
@@ -154,7 +157,7 @@ def test_a_log_that_is_being_written(tmp_path):
     assert report.read_log(path) == [{"step": 1, "loss": 2.0}]
 
 
-def test_plots_take_the_colour_of_the_page_and_no_names():
+def test_plots_take_the_color_of_the_page_and_no_names():
     curve = plots.Curve([1, 2, 5], [0.1, 0.2, 1.0])
     for plot in (
         plots.lines("t", {EVIL: curve, "_x": curve}, xlabel="k", percent=True, places=[1, 2, 5]),
@@ -163,7 +166,7 @@ def test_plots_take_the_colour_of_the_page_and_no_names():
     ):
         assert "currentColor" in plot.svg and "script" not in plot.svg and plot.svg.startswith("<svg")
         assert [name for name, _ in plot.legend] == [EVIL, "_x"]
-        assert all(colour in plot.svg for _, colour in plot.legend)
+        assert all(color in plot.svg for _, color in plot.legend)
 
 
 def test_a_long_training_becomes_few_points():
@@ -187,7 +190,7 @@ def test_detected_boxes_are_drawn_beside_the_data_set_s_own(evil_shop, tmp_path)
     lines = [{"frame_id": frame.decode(), "boxes": [], "scores": []} for row in rows for frame in row["frame_ids"]]
     lines[0] |= {"boxes": [[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 1.0, 1.0]], "scores": [0.9, 0.6]}
     (tmp_path / "boxes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    data = small_config(model__ipd="boxes", data__query_boxes=str(tmp_path / "boxes.jsonl")).data
+    data = small_config(model__ipd="boxes", data__query_boxes=str(tmp_path / "boxes.jsonl")).input
     boxes = ProductBoxes(data, data.query_boxes, ())
     clip_id = lines[0]["frame_id"].rpartition("-")[0]
     first, *others = album.Album(str(evil_shop), "lpr4m/query", "lpr4m/gallery", {}, 3, boxes).query(0, clip_id)

@@ -15,8 +15,8 @@ if (missing) missing.scrollIntoView({ block: "center", inline: "center" });
 return !missing && images.every((image) => image.naturalWidth == image.getAttribute("width"));"""
 # Luminance of the text and of what is behind it.
 CONTRAST = """
-const luminance = (colour) => {
-  const [r, g, b] = colour.match(/[\\d.]+/g).map((v) => v / 255)
+const luminance = (color) => {
+  const [r, g, b] = color.match(/[\\d.]+/g).map((v) => v / 255)
     .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };

@@ -9,7 +9,7 @@ import pytest
 from rice_jax.index.store import read_index
 from rice_jax.pages import timeline as page
 from rice_jax.pages.album import thumbnail
-from rice_jax.pages.timeline import clock, timeline_page, write_timeline
+from rice_jax.pages.timeline import Video, clock, timeline_page, write_timeline
 from rice_jax.recognition.engine import Match
 from rice_jax.recognition.recognizer import Segment
 from tests.pages.browser import browser, resize
@@ -47,7 +47,7 @@ def frames():
 
 
 def html(index, frames, shown=None, **options):
-    return timeline_page(EVIL, shown or parts(), TIMES, frames, index, **options)
+    return timeline_page(Video(EVIL, shown or parts(), TIMES, frames), index, **options)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_without_calibration_it_says_so(index, frames):
 
 
 def test_how_many_images_there_were(index, frames):
-    assert "of the 8 images of the index" in html(index, frames)
-    assert "of the 2 images of gallery b" in html(index, frames, gallery="b")
+    assert "out of the 8 images of the index" in html(index, frames)
+    assert "out of the 2 images of gallery b" in html(index, frames, gallery="b")
 
 
 def test_a_picture_that_has_gone_or_has_no_room_is_left_out(index, frames, monkeypatch, tmp_path):
@@ -80,13 +80,13 @@ def test_a_picture_that_has_gone_or_has_no_room_is_left_out(index, frames, monke
     assert html(moved, frames).count("no picture") == 9, "three products and six similar images"
     assert "no picture" not in html(index, frames)
     monkeypatch.setattr(page, "MAX_CHARACTERS", 100)
-    assert "no more pictures than fit" in html(index, frames)
+    assert "The page is full" in html(index, frames)
 
 
 @pytest.fixture(scope="module")
 def opened(index, frames, tmp_path_factory):
     directory = tmp_path_factory.mktemp("timeline")
-    write_timeline(directory / "page.html", EVIL, parts(), TIMES, frames, index)
+    write_timeline(directory / "page.html", Video(EVIL, parts(), TIMES, frames), index)
     with browser(directory / "profile") as driver:
         driver.get((directory / "page.html").as_uri())
         yield driver
@@ -105,8 +105,8 @@ def test_the_bar_is_the_video(opened):
     bars = opened.find_elements("css selector", ".bar a")
     widths = [bar.rect["width"] for bar in bars]
     np.testing.assert_allclose(np.array(widths) / sum(widths), np.array([9.5, 5, 5, 10.5]) / 30, atol=0.01)
-    colours = [bar.value_of_css_property("background-color") for bar in bars]
-    assert colours[0] == colours[3] != colours[2] and bars[1].get_attribute("class") == "none"
+    colors = [bar.value_of_css_property("background-color") for bar in bars]
+    assert colors[0] == colors[3] != colors[2] and bars[1].get_attribute("class") == "none"
     opened.execute_script("arguments[0].click()", bars[2])
     assert opened.find_element("css selector", ".part:target h3").text.startswith(EVIL[:10])
 

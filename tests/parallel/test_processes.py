@@ -10,11 +10,13 @@ import time
 import jax
 import pytest
 
+from rice_jax.eval.results import read_results
 from rice_jax.main import STOPPED
 from rice_jax.models.weights import load_weights, newest_step
 from rice_jax.parallel import processes
 from rice_jax.train import checkpoint
 from tests.fixtures import command, losses, run, start, wait_for_checkpoint
+from tests.programs import wait_for
 
 RECORDED = "tests.recorded_main"
 
@@ -26,18 +28,8 @@ def start_two(arguments: list[str], devices: int, *different: list[str]):
         together = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--num_processes=2", "--timeout_seconds=60"]
     different = different or ([], [])
     return [
-        start([*arguments, *together, f"--process_id={process}", *different[process]], devices, PYTHONUNBUFFERED="1")
-        for process in range(2)
+        start([*arguments, *together, f"--process_id={process}", *different[process]], devices) for process in range(2)
     ]
-
-
-def wait_for(process, text: str) -> None:
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if text in line:
-            return
-    raise AssertionError(f"{text!r} was never said:\n{''.join(lines)}")
 
 
 def finish(running) -> list[tuple[str, str]]:
@@ -52,11 +44,14 @@ def require_silence(output: tuple[str, str]) -> None:
 
 def taken_examples(workdir) -> list[list[int]]:
     """The example ids of every step that the last run did, in the order of the global batch."""
-    shares = []
-    for path in sorted(workdir.glob("examples-*.jsonl")):
-        shares.append([json.loads(line) for line in path.read_text().splitlines()])
-        path.rename(path.with_suffix(".read"))
+    paths = sorted(workdir.glob("examples-*.jsonl"))
+    shares = [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
     return [sum(step, []) for step in zip(*shares, strict=True)]
+
+
+def forget_examples(workdir) -> None:
+    for path in workdir.glob("examples-*.jsonl"):
+        path.unlink()
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +85,7 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_continues(expecte
     assert "SIGTERM: saved step" in outputs[0][1]
     require_silence(outputs[1])
     examples = taken_examples(tmp_path)
+    forget_examples(tmp_path)
     assert 2 <= len(examples) < 6
     result = run(command(shop, tmp_path, **settings, mesh__data=2, mesh__fsdp=-1), devices=8)
     assert result.returncode == 0, result.stderr
@@ -100,20 +96,21 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_continues(expecte
 
 def test_sigterm_to_one_process_saves_and_two_continue(reference, expected, shop, tmp_path):
     settings = dict(module=RECORDED, train__checkpoint_interval_steps=1000)
-    process = start(command(shop, tmp_path, **settings, mesh__fsdp=4), 8, PYTHONUNBUFFERED="1")
+    process = start(command(shop, tmp_path, **settings, mesh__fsdp=4), 8)
     wait_for(process, "step 2/6")
     os.kill(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == STOPPED, errors
     assert "SIGTERM: saved step" in errors
     examples = taken_examples(tmp_path)
+    forget_examples(tmp_path)
     running = start_two(command(shop, tmp_path, **settings, mesh__fsdp=2), 4)
     outputs = finish(running)
     assert [process.returncode for process in running] == [0, 0], outputs
     assert "rank-1" in outputs[0][0]
     require_silence(outputs[1])
     require_same(tmp_path, examples + taken_examples(tmp_path), expected)
-    one, two = (json.loads((path / "results.json").read_text())["results"] for path in (reference[0], tmp_path))
+    one, two = (read_results(path / "results.json") for path in (reference[0], tmp_path))
     assert two == one
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "4 of them also show where the decoder looks" in report, "both computed it, one wrote"
@@ -128,7 +125,6 @@ def test_a_killed_process_ends_all_of_a_slurm_job(expected, shop, tmp_path):
             "SLURM_STEP_NODELIST": "localhost",
             "SLURM_STEP_NUM_TASKS": "2",
             "SLURM_NTASKS": "2",
-            "PYTHONUNBUFFERED": "1",
         }
     arguments = command(shop, tmp_path, "--timeout_seconds=30", train__checkpoint_interval_steps=1)
     running = [
@@ -211,7 +207,7 @@ def test_a_full_disk_costs_no_earlier_checkpoint(reference, shop, tmp_path):
     full = start(["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *arguments])
     _, errors = full.communicate(timeout=300)
     assert full.returncode == 1, errors
-    assert "CheckpointError" in errors and "cannot save a checkpoint (that of step 4 is whole" in errors
+    assert "CheckpointError" in errors and "cannot save a checkpoint (the newest complete one is of step 4)" in errors
     assert "File too large" in errors and "the same command continues from the newest" in errors
     assert "Task exception was never retrieved" not in errors
     assert any("tmp" in path.name for path in (workdir / "checkpoints").iterdir()), "half a checkpoint"

@@ -37,7 +37,8 @@ def encode(engine, shop, rows):
 def cosines_of(shop, rows):
     """Cosines between a clip of these pictures and all images, by the model itself."""
     video = np.stack([show(png(shop.pictures[row]), shop.config) for row in rows])[None]
-    embedding = shop.model.embed_video(jnp.asarray(video), jnp.ones(video.shape[:2], bool))[0]
+    batch = {"video": jnp.asarray(video), "frame_mask": jnp.ones(video.shape[:2], bool)}
+    embedding = shop.model.embed_video(batch)[0]
     return shop.index.vectors @ np.asarray(embedding)
 
 
@@ -115,7 +116,7 @@ def test_the_decoder_re_orders_the_first(matching, engine, shop):
     frames, cosines = encode(matching, shop, rows), cosines_of(shop, rows)
     order = np.argsort(-cosines)
     video = np.stack([show(png(shop.pictures[row]), shop.config) for row in rows])[None]
-    tokens, _ = shop.model.encode(jnp.asarray(video))
+    tokens = shop.model.video_tokens({"video": jnp.asarray(video)})
     token_mask = video_token_mask(jnp.ones((1, 3), bool), None, tokens.shape[2])
     keys_values = shop.model.pmd.keys_values(tokens.reshape(1, -1, tokens.shape[-1]))
     scores = {

@@ -7,16 +7,20 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from rice_jax.config import Config
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.weights import CheckpointError, save_weights, start_from
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
-from rice_jax.train.detection import detection_step, detector_loss, top_accuracy
+from rice_jax.tasks import TASKS
+from rice_jax.tasks.detection import detector_loss, top_accuracy
 from rice_jax.train.state import create_state
-from rice_jax.train.steps import compile_step
-from tests.settings import small_config
+from rice_jax.train.steps import Step, compile_step, training_step
+from tests.settings import model_of, small_config
 
 BATCH, FRAMES, BOXES = 16, 3, 2
-CONFIG = small_config(data__batch_size=BATCH, model__detector__kind="clip", model__detector__num_boxes=BOXES)
+CONFIG = small_config(
+    task="detection", data__batch_size=BATCH, model__detector__kind="clip", model__detector__num_boxes=BOXES
+)
 GRADIENTS = optax.trace(0.0)  # keeps the gradients it is given
 
 
@@ -47,14 +51,19 @@ def batch(size: int = BATCH) -> dict[str, np.ndarray]:
 
 @functools.cache
 def params() -> dict:
-    return jax.tree.map(np.asarray, create_params(CONFIG.model, mesh_of(1), seed=0))
+    return jax.tree.map(np.asarray, create_params(model_of(CONFIG), mesh_of(1), seed=0))
+
+
+def step_of(config: Config, mesh: Mesh, optimizer: optax.GradientTransformation) -> Step:
+    """The step of the configuration's task, uncompiled."""
+    return training_step(create_model(model_of(config), mesh), optimizer, TASKS[config.task].loss(config, mesh))
 
 
 def one_step(mesh: Mesh):
     """Metrics and gradients of the first step."""
     placed = jax.device_put(params(), parameter_shardings(mesh, params()))
     state = create_state(placed, GRADIENTS, mesh)
-    step = compile_step(detection_step(create_model(CONFIG.model, mesh), GRADIENTS, CONFIG), state, mesh)
+    step = compile_step(step_of(CONFIG, mesh, GRADIENTS), state, mesh)
     state, metrics = step(state, global_batch(mesh, batch()))
     return metrics, state.optimizer.trace
 
@@ -86,7 +95,7 @@ def test_everything_but_what_only_retrieval_needs_learns(one_device):
 
 
 def test_padding_changes_nothing():
-    graphdef = create_model(CONFIG.model, mesh_of(1))
+    graphdef = create_model(model_of(CONFIG), mesh_of(1))
     loss = jax.jit(lambda rows: detector_loss(graphdef, params(), rows, CONFIG.loss.detection)[1])
     expected, rows = loss(batch()), dict(batch())
     rows["boxes"] = np.where(rows["box_mask"][..., None], rows["boxes"], np.float32(0.3))
@@ -112,12 +121,12 @@ def test_top_accuracy_by_hand():
 
 
 def test_learns_a_few_frames_by_heart():
-    config = small_config(model__detector__kind="frame", data__batch_size=4)
+    config = small_config(task="detection", model__detector__kind="frame", data__batch_size=4)
     mesh, rows = mesh_of(1), {name: value[:4] for name, value in batch().items()}
     rows["boxes"], rows["box_mask"] = rows["boxes"][:, :, :1], rows["frame_mask"][..., None]
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
-    state = create_state(create_params(config.model, mesh, seed=0), optimizer, mesh)
-    step = compile_step(detection_step(create_model(config.model, mesh), optimizer, config), state, mesh)
+    state = create_state(create_params(model_of(config), mesh, seed=0), optimizer, mesh)
+    step = compile_step(step_of(config, mesh, optimizer), state, mesh)
     rows, history = global_batch(mesh, rows), []
     for _ in range(150):
         state, metrics = step(state, rows)
@@ -127,21 +136,21 @@ def test_learns_a_few_frames_by_heart():
 
 def test_a_detector_starts_from_rices_encoder_and_rice_from_a_detectors(tmp_path):
     mesh, rice = mesh_of(1), small_config()
-    trained = create_params(rice.model, mesh, seed=5)
+    trained = create_params(model_of(rice), mesh, seed=5)
     save_weights(tmp_path / "rice", trained, rice.to_dict())
-    frame = small_config(model__detector__kind="frame")
-    fresh = create_params(frame.model, mesh, seed=0)
-    started = start_from(tmp_path / "rice", fresh, frame.model)
+    frame = small_config(task="detection", model__detector__kind="frame")
+    fresh = create_params(model_of(frame), mesh, seed=0)
+    started = start_from(tmp_path / "rice", fresh, model_of(frame))
     jax.tree.map(np.testing.assert_array_equal, started["encoder"], trained["encoder"])
     jax.tree.map(np.testing.assert_array_equal, started["detector"], fresh["detector"])
 
     save_weights(tmp_path / "frame", started, frame.to_dict())
-    clip = start_from(tmp_path / "frame", create_params(CONFIG.model, mesh, seed=0), CONFIG.model)
+    clip = start_from(tmp_path / "frame", create_params(model_of(CONFIG), mesh, seed=0), model_of(CONFIG))
     jax.tree.map(np.testing.assert_array_equal, clip["detector"]["layers"], started["detector"]["layers"])
-    back = start_from(tmp_path / "frame", create_params(rice.model, mesh, seed=0), rice.model)
+    back = start_from(tmp_path / "frame", create_params(model_of(rice), mesh, seed=0), model_of(rice))
     jax.tree.map(np.testing.assert_array_equal, back["encoder"], trained["encoder"])
     assert "detector" not in back
 
-    four = small_config(model__detector__kind="frame", model__detector__heads=4)
+    four = small_config(task="detection", model__detector__kind="frame", model__detector__heads=4)
     with pytest.raises(CheckpointError, match="has 2 heads, config.model.detector.heads is 4"):
-        start_from(tmp_path / "frame", fresh, four.model)
+        start_from(tmp_path / "frame", fresh, model_of(four))

@@ -6,12 +6,12 @@ from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
 from rice_jax.parallel.mesh import create_mesh, replicated
 from rice_jax.train.optimizer import split_gradients
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 
 def test_gradients_are_split_like_their_parameters():
     mesh = create_mesh(MeshConfig(data=2, fsdp=4))
-    params = create_params(small_config().model, mesh, seed=0)
+    params = create_params(model_of(small_config()), mesh, seed=0)
 
     def gradients(params):
         whole = jax.grad(lambda params: sum(jnp.sum(x**2) for x in jax.tree.leaves(params)))(params)

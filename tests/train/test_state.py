@@ -9,12 +9,13 @@ from flax.traverse_util import flatten_dict
 
 from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
+from rice_jax.models.rice import Rice
 from rice_jax.models.weights import CheckpointError, save_weights, start_from
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.train import checkpoint
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 CONFIG = small_config(model__layers=6)
 TWO_PAIRS = small_config(model__layers=6, model__pmd__num_pairs=2)
@@ -23,7 +24,7 @@ ONLY_ICL = small_config(model__layers=6, loss__pmd_weight=0.0)
 
 @functools.cache
 def fresh(config, seed=0):
-    return create_params(config.model, create_mesh(MeshConfig(fsdp=4)), seed)
+    return create_params(model_of(config), create_mesh(MeshConfig(fsdp=4)), seed)
 
 
 def converted(directory, seed=1):
@@ -50,7 +51,7 @@ def test_decoder_starts_from_the_last_blocks_of_its_encoder(config, layers, tmp_
     assert_decoder_starts_from(params["encoder"]["blocks"], params, layers)
     blocks = converted(tmp_path)
     assert not np.array_equal(blocks["qkv"]["kernel"], params["encoder"]["blocks"]["qkv"]["kernel"])
-    started = start_from(tmp_path, params, config.model)
+    started = start_from(tmp_path, params, model_of(config))
     assert_decoder_starts_from(blocks, started, layers)
     for name in ("pool", "ln_pool", "match_vector"):
         jax.tree.map(np.testing.assert_array_equal, started["pmd"][name], params["pmd"][name])
@@ -63,7 +64,9 @@ def run(tmp_path_factory):
     """A run's workdir whose decoder no longer equals the encoder's blocks, and its parameters."""
     workdir = tmp_path_factory.mktemp("run")
     params = jax.tree.map(lambda x: x + 0.5, fresh(CONFIG))
-    state = create_state(params, create_optimizer(CONFIG.optimizer, 10), create_mesh(MeshConfig(fsdp=4)))
+    state = create_state(
+        params, create_optimizer(CONFIG.optimizer, 10, Rice.PRETRAINED), create_mesh(MeshConfig(fsdp=4))
+    )
     with checkpoint.open_checkpoints(workdir, keep=1) as checkpoints:
         checkpoint.save(checkpoints, 3, state.params, state.optimizer, 24, CONFIG.to_dict())
     return workdir, params
@@ -71,25 +74,25 @@ def run(tmp_path_factory):
 
 def test_a_trained_decoder_is_taken_as_it_is(run):
     workdir, params = run
-    jax.tree.map(np.testing.assert_array_equal, start_from(workdir, fresh(CONFIG), CONFIG.model), params)
+    jax.tree.map(np.testing.assert_array_equal, start_from(workdir, fresh(CONFIG), model_of(CONFIG)), params)
 
 
 def test_a_trained_decoder_is_left_out_where_there_is_none(run, caplog):
     workdir, params = run
     with caplog.at_level(logging.INFO, logger="rice_jax"):
-        started = start_from(workdir, fresh(ONLY_ICL), ONLY_ICL.model)
+        started = start_from(workdir, fresh(ONLY_ICL), model_of(ONLY_ICL))
     jax.tree.map(np.testing.assert_array_equal, started, {name: params[name] for name in ("encoder", "logit_scale")})
     for part in ("pmd", "pfr"):
-        assert f"{workdir}: its {part} is left out, config.loss asks for none" in caplog.text
+        assert f"{workdir}: has a part {part}, which this model does not have; it is not loaded" in caplog.text
 
 
 def test_other_numbers_of_heads_and_pairs_are_refused(run):
     workdir, _ = run
     eight = small_config(model__layers=6, model__pmd__num_heads=8)
     with pytest.raises(CheckpointError, match=r"has 2 heads, config.model.pmd.num_heads is 8"):
-        start_from(workdir, fresh(eight), eight.model)
-    encoder = dataclasses.replace(CONFIG.model, heads=4)
+        start_from(workdir, fresh(eight), model_of(eight))
+    four = small_config(model__layers=6, model__heads=4)
     with pytest.raises(CheckpointError, match=r"has 2 heads, config.model.heads is 4"):
-        start_from(workdir, fresh(CONFIG), encoder)
+        start_from(workdir, fresh(CONFIG), model_of(four))
     with pytest.raises(CheckpointError, match=r"pmd/cross_blocks/down/bias: found \(1, 32\), expected \(2, 32\)"):
-        start_from(workdir, fresh(TWO_PAIRS), TWO_PAIRS.model)
+        start_from(workdir, fresh(TWO_PAIRS), model_of(TWO_PAIRS))

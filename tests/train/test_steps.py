@@ -14,10 +14,12 @@ from rice_jax.config import Config, ConfigError
 from rice_jax.losses.contrastive import contrastive_loss, different_images
 from rice_jax.models.create import create_model, create_params
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
+from rice_jax.tasks import TASKS
+from rice_jax.tasks.retrieval import retrieval_loss
 from rice_jax.train.state import create_state
-from rice_jax.train.steps import compile_step, retrieval_loss, retrieval_step
+from rice_jax.train.steps import Step, compile_step, training_step
 from scripts.benchmarks.hlo import collectives
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 BATCH, FRAMES = 16, 3
 # One negative, so that two pairs on each of eight devices suffice where negatives come from a device.
@@ -49,14 +51,20 @@ def with_loss(config: Config, **changes) -> Config:
 
 @functools.cache
 def params() -> dict:
-    return jax.tree.map(np.asarray, create_params(CONFIG.model, mesh_of(1), seed=0))
+    return jax.tree.map(np.asarray, create_params(model_of(CONFIG), mesh_of(1), seed=0))
+
+
+def step_of(config: Config, mesh: Mesh) -> Step:
+    """The step of the configuration's task, uncompiled."""
+    loss = TASKS[config.task].loss(config, mesh)
+    return training_step(create_model(model_of(config), mesh), GRADIENTS, loss)
 
 
 def compiled(mesh: Mesh, config: Config = CONFIG):
     """The step as the loop runs it, and a function that makes its state after a number of updates."""
     placed = jax.device_put(params(), parameter_shardings(mesh, params()))
     state = create_state(placed, GRADIENTS, mesh)
-    step = compile_step(retrieval_step(create_model(config.model, mesh), GRADIENTS, config, mesh), state, mesh)
+    step = compile_step(step_of(config, mesh), state, mesh)
     return step, lambda number: jax.tree.map(jnp.copy, state._replace(step=jnp.int32(number)))
 
 
@@ -113,7 +121,7 @@ def test_total_is_the_weighted_sum_and_metrics_are_those_promised(one_device):
 def test_negatives_of_a_device_are_those_of_as_many_parts_on_one_device():
     config = with_loss(CONFIG, negatives="device")
     metrics, gradients = one_step(mesh_of(8, fsdp=2), config)
-    graphdef, rows = create_model(config.model, mesh_of(1)), global_batch(mesh_of(1), batch())
+    graphdef, rows = create_model(model_of(config), mesh_of(1)), global_batch(mesh_of(1), batch())
     dropout_key = jax.random.fold_in(jax.random.key(config.seed), 0)
 
     def loss(params, num_shards):
@@ -186,9 +194,9 @@ def test_chunks_hold_the_activations_of_one(one_device):
             in_parts(chunks, small_config(data__batch_size=64, model__layers=6, loss__pmd_weight=0.0)),
             mesh_of(1),
         )
-        state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, 0), GRADIENTS, mesh))
+        state = jax.eval_shape(lambda: create_state(create_params(model_of(config), mesh, 0), GRADIENTS, mesh))
         rows = {name: jax.ShapeDtypeStruct((64, *x.shape[1:]), x.dtype) for name, x in batch().items()}
-        step = retrieval_step(create_model(config.model, mesh), GRADIENTS, config, mesh)
+        step = step_of(config, mesh)
         return compile_step(step, state, mesh).lower(state, rows).compile().memory_analysis().temp_size_in_bytes
 
     assert held(8) < 0.3 * held(1)
@@ -199,9 +207,9 @@ def test_gradients_meet_once_however_many_chunks_there_are():
 
     def sent(chunks):
         config, mesh = in_parts(chunks, small_config(data__batch_size=64, loss__pmd_weight=0.0)), mesh_of(8)
-        state = jax.eval_shape(lambda: create_state(create_params(config.model, mesh, 0), GRADIENTS, mesh))
+        state = jax.eval_shape(lambda: create_state(create_params(model_of(config), mesh, 0), GRADIENTS, mesh))
         rows = {name: jax.ShapeDtypeStruct((64, *x.shape[1:]), x.dtype) for name, x in batch().items()}
-        step = retrieval_step(create_model(config.model, mesh), GRADIENTS, config, mesh)
+        step = step_of(config, mesh)
         compiled = compile_step(step, state, mesh).lower(state, rows).compile()
         return sum(one.sent for one in collectives(compiled.as_text()))
 
@@ -209,10 +217,9 @@ def test_gradients_meet_once_however_many_chunks_there_are():
 
 
 def test_chunks_that_do_not_divide_over_the_devices_are_refused():
-    graphdef = create_model(CONFIG.model, mesh_of(8))
     message = "found 4 chunks of 16 pairs, expected chunks that divide over 8 devices"
     with pytest.raises(ConfigError, match=message):
-        retrieval_step(graphdef, GRADIENTS, in_parts(4), mesh_of(8))
+        step_of(in_parts(4), mesh_of(8))
 
 
 def in_parts(chunks: int, config: Config = CONFIG) -> Config:
@@ -221,12 +228,11 @@ def in_parts(chunks: int, config: Config = CONFIG) -> Config:
 
 def test_a_device_with_too_few_pairs_is_refused():
     config = with_loss(CONFIG, negatives="device", num_negatives=2)
-    graphdef = create_model(config.model, mesh_of(8))
     message = "found 16 pairs on 8 devices, expected more than config.loss.num_negatives (2) on each"
     with pytest.raises(ConfigError, match=re.escape(message)):
-        retrieval_step(graphdef, GRADIENTS, config, mesh_of(8))
-    retrieval_step(graphdef, GRADIENTS, config, mesh_of(4))
-    retrieval_step(graphdef, GRADIENTS, with_loss(config, negatives="batch"), mesh_of(8))
+        step_of(config, mesh_of(8))
+    step_of(config, mesh_of(4))
+    step_of(with_loss(config, negatives="batch"), mesh_of(8))
 
 
 def test_a_weight_of_zero_leaves_out_parameters_and_computation():
@@ -234,8 +240,8 @@ def test_a_weight_of_zero_leaves_out_parameters_and_computation():
 
     def parameters_metrics_and_operations(**weights):
         config = small_config(data__batch_size=BATCH, **weights)
-        abstract = jax.eval_shape(lambda: create_params(config.model, mesh, seed=0))
-        graphdef = create_model(config.model, mesh)
+        abstract = jax.eval_shape(lambda: create_params(model_of(config), mesh, seed=0))
+        graphdef = create_model(model_of(config), mesh)
         loss = lambda params, rows: retrieval_loss(graphdef, params, rows, config.loss)  # noqa: E731
         lowered = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(abstract, batch())
         (_, metrics), _ = lowered.out_info
@@ -248,10 +254,10 @@ def test_a_weight_of_zero_leaves_out_parameters_and_computation():
     icl, names, fewest = parameters_metrics_and_operations(loss__pmd_weight=0.0)
     assert icl == {"encoder", "logit_scale"} and names == {"loss", "icl", "accuracy", "logit_scale"}
 
-    graphdef = create_model(small_config(loss__pmd_weight=0.0).model, mesh)
+    graphdef = create_model(model_of(small_config(loss__pmd_weight=0.0)), mesh)
 
     def only_icl(params, rows):
-        (image, video), _ = nnx.merge(graphdef, params)(rows["image"], rows["video"], rows["frame_mask"])
+        (image, video), _ = nnx.merge(graphdef, params)(rows)
         mask = different_images(rows["image_key"])
         return contrastive_loss(image, video, params["logit_scale"], mask)
 

@@ -9,7 +9,7 @@ from flax import nnx
 from rice_jax.models.encoders.vit import Vit, patchify, resize_positions
 from tests.settings import small_config
 
-CONFIG = small_config().model
+CONFIG = small_config().model.encoder
 
 
 def pictures(count=3, size=16):

@@ -7,11 +7,15 @@ import pytest
 from jax.sharding import AxisType
 
 from data.build import main as build
+from rice_jax.eval.coco import METRICS
+from rice_jax.eval.results import MEAN_BOX, Row, read_results
 from rice_jax.input.product_boxes import read_box_file
 from rice_jax.input.source import Source
 from rice_jax.models.create import create_model, create_params
 from rice_jax.pages import draw
-from rice_jax.tasks import detection as detect
+from rice_jax.tasks import TASKS, detections
+from rice_jax.tasks.detection_evaluation import DetectionEvaluator, mean_box
+from rice_jax.tasks.task import Run
 from rice_jax.types import DataError
 from tests.data.raw_lpr4m import jpeg, write_raw
 from tests.settings import small_config
@@ -24,7 +28,8 @@ def config(tmp_path_factory):
     write_raw(root / "raw", num_train=6, queries_per_live=4)
     configs = "detection_train,detection_test,query,train"
     build(["lpr4m", "--raw_dir", str(root / "raw"), "--data_dir", str(root / "built"), "--configs", configs])
-    config = small_config(
+    return small_config(
+        task="detection",
         model__detector__kind="clip",
         data__data_dir=str(root / "built"),
         data__train="lpr4m/detection_train",
@@ -33,26 +38,27 @@ def config(tmp_path_factory):
         eval__num_frames=2,
         eval__min_score=0.4,
     )
-    return config
 
 
-def mesh_of(devices):
+def run_of(config, devices, workdir):
+    """A detector with fresh parameters on some devices."""
     chosen = jax.devices()[:devices]
-    return jax.make_mesh((devices, 1), ("data", "fsdp"), devices=chosen, axis_types=(AxisType.Auto,) * 2)
-
-
-def detector(config, devices):
-    mesh = mesh_of(devices)
-    return create_model(config.model, mesh), create_params(config.model, mesh, seed=0), mesh
+    mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), devices=chosen, axis_types=(AxisType.Auto,) * 2)
+    model = TASKS["detection"].model(config)
+    return Run(config, workdir, mesh, model, create_model(model, mesh), create_params(model, mesh, seed=0))
 
 
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def write(config, devices, directory, source="a run"):
+    return detections.write_detections(run_of(config, devices, directory), directory, source)
+
+
 @pytest.fixture(scope="module")
 def whole(config, tmp_path_factory):
-    return detect.write_detections(config, *detector(config, 1), tmp_path_factory.mktemp("whole"), "a run")
+    return write(config, 1, tmp_path_factory.mktemp("whole"))
 
 
 def test_every_frame_has_a_line_of_boxes_that_rice_can_read(config, whole):
@@ -70,8 +76,7 @@ def test_every_frame_has_a_line_of_boxes_that_rice_can_read(config, whole):
 
 
 def test_killed_and_resumed_is_never_killed(config, whole, tmp_path, monkeypatch):
-    arguments = (config, *detector(config, 1), tmp_path, "a run")
-    real = detect.window_batches
+    real = detections.window_batches
 
     def killed(*arguments):
         for number, batch in enumerate(real(*arguments)):
@@ -79,37 +84,37 @@ def test_killed_and_resumed_is_never_killed(config, whole, tmp_path, monkeypatch
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(detect, "window_batches", killed)
+    monkeypatch.setattr(detections, "window_batches", killed)
     for text in ('{"frame_id": "half a li', ""):
         with pytest.raises(KeyboardInterrupt):
-            detect.write_detections(*arguments)
+            write(config, 1, tmp_path)
         assert not (tmp_path / whole.name).exists()
         partial = tmp_path / f"{whole.name}.partial"
         partial.write_text(partial.read_text() + text)
     so_far = len(lines(partial))
     assert 0 < so_far < len(lines(whole))
-    monkeypatch.setattr(detect, "window_batches", real)
-    path = detect.write_detections(*arguments)
+    monkeypatch.setattr(detections, "window_batches", real)
+    path = write(config, 1, tmp_path)
     assert path.read_bytes() == whole.read_bytes()
     before = path.stat().st_mtime_ns
-    assert detect.write_detections(*arguments) == path and path.stat().st_mtime_ns == before, "nothing is left to do"
+    assert write(config, 1, tmp_path) == path and path.stat().st_mtime_ns == before, "nothing is left to do"
 
 
 @pytest.mark.parametrize("place", [0, 1, 7, 100, -1])
 def test_a_file_cut_anywhere_is_continued_at_a_whole_batch(config, whole, tmp_path, place):
-    windows = detect.clip_windows(dataclasses.replace(config.data, num_frames=2), "lpr4m/query")
+    windows = detections.clip_windows(dataclasses.replace(config.input, num_frames=2), "lpr4m/query")
     partial = tmp_path / "x.partial"
     partial.write_bytes(whole.read_bytes()[:place])
-    done = detect._continue(partial, windows, 8)
+    done = detections._continue(partial, windows, 8)
     assert done % 8 == 0 and done <= len(windows)
     kept = partial.read_bytes()
     assert whole.read_bytes().startswith(kept) and len(kept.splitlines()) == windows[:done, 3].sum()
     assert len(windows[done:]) > 0
-    assert detect._continue(tmp_path / "none", windows, 8) == 0
+    assert detections._continue(tmp_path / "none", windows, 8) == 0
 
 
 def test_eight_devices_find_what_one_finds(config, whole, tmp_path):
-    found = lines(detect.write_detections(config, *detector(config, 8), tmp_path, "a run"))
+    found = lines(write(config, 8, tmp_path))
     for line, expected in zip(found, lines(whole), strict=True):
         assert line["frame_id"] == expected["frame_id"] and len(line["boxes"]) == len(expected["boxes"])
         np.testing.assert_allclose(line["boxes"], expected["boxes"], atol=2e-5)
@@ -118,39 +123,41 @@ def test_eight_devices_find_what_one_finds(config, whole, tmp_path):
 
 def test_another_detectors_file_is_not_continued(config, whole):
     with pytest.raises(DataError, match="is of other detections .source: found 'a run', now 'another'.; delete it"):
-        detect.write_detections(config, *detector(config, 1), whole.parent, "another")
+        write(config, 1, whole.parent, "another")
 
 
 def test_results_have_the_baseline_and_a_row_a_step(config, tmp_path):
-    evaluate = detect.detection_evaluator(config, *detector(config, 1), tmp_path)
-    params = detector(config, 1)[1]
-    scores = evaluate(0, params)
-    assert evaluate(5, params) == scores and set(scores) == set(detect.COLUMNS)
-    table = detect.detection_table(tmp_path / "results.json")
+    run = run_of(config, 1, tmp_path)
+    evaluate = DetectionEvaluator(run).evaluate
+    scores = evaluate(0, run.params)
+    assert evaluate(5, run.params) == scores and set(scores) == set(METRICS)
+    table = TASKS["detection"].summary(config, tmp_path, 5)
     # Of frames 0 3 6 9 12 … the even ones have two boxes, of which the first is the intended product's.
     assert "22 frames of 8 clips, 15 boxes" in table
     for row in ("mean training box", "before training", "after 5 steps"):
         assert row in table
     # All training boxes are 3, 6, 24, 36 pixels of 27 × 48, all true ones 0.1, 0.2, 0.6, 0.8.
-    np.testing.assert_allclose(detect.mean_box(config.data), [3 / 27, 6 / 48, 24 / 27, 36 / 48], rtol=1e-6)
-    baseline = detect.read_results(tmp_path / "results.json")["mean training box"]
+    np.testing.assert_allclose(mean_box(config.input), [3 / 27, 6 / 48, 24 / 27, 36 / 48], rtol=1e-6)
+    results = read_results(tmp_path / "results.json", dict)
+    assert list(results) == [MEAN_BOX, Row(0, "detector"), Row(5, "detector")]
+    baseline = results[MEAN_BOX]
     shared, union = (0.6 - 3 / 27) * (0.75 - 0.2), 0.5 * 0.6 + 21 / 27 * 30 / 48
     assert shared / (union - shared) > 0.5 and baseline["top-1"] == 1
 
-    eight = detect.detection_evaluator(config, *detector(config, 8), tmp_path / "eight")
-    assert eight(5, detector(config, 8)[1]) == pytest.approx(scores, abs=1e-6)
+    eight = run_of(config, 8, tmp_path / "eight")
+    assert DetectionEvaluator(eight).evaluate(5, eight.params) == pytest.approx(scores, abs=1e-6)
 
 
 def test_a_mean_of_no_boxes(config):
     with pytest.raises(FileNotFoundError):
-        detect.mean_box(dataclasses.replace(config.data, train="lpr4m/gallery"))
+        mean_box(dataclasses.replace(config.input, train="lpr4m/gallery"))
 
 
 def test_sheets_are_drawn(config, whole):
-    draw.draw_clips(config.data, whole, 2, 1)
+    draw.draw_clips(config.input, whole, 2, 1)
     sheets = list(whole.parent.glob("*-sheets/*.png"))
     assert len(sheets) == 2
-    draw.draw_clips(config.data, whole, 0, 1)
+    draw.draw_clips(config.input, whole, 0, 1)
 
 
 def test_true_and_found_boxes_are_where_they_should_be():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from rice_jax.eval import metrics
-from rice_jax.eval.results import read_results, write_results
+from rice_jax.eval.domains import DomainResult, compare_domains, exemplars
+from rice_jax.eval.results import Row, read_results, write_results
 from rice_jax.input.items import Items
 from rice_jax.pages import tables
-from rice_jax.tasks.domains import DomainResult, compare_domains, domain_tables, exemplars
 
 NAMES = ("rope/pages", "rope/videos", "rope/lives")
 PAIRS = ["pages to videos", "pages to lives", "videos to pages", "videos to lives", "lives to pages", "lives to videos"]
@@ -115,7 +115,10 @@ def test_equal_embeddings_never_help():
 def test_domains_that_share_no_product():
     items, embeddings = make()
     items[NAMES[1]] = items[NAMES[1]]._replace(product_ids=[f"other {p}" for p in items[NAMES[1]].product_ids])
-    with pytest.raises(ValueError, match="No item looks for one of the videos: none of them is of its product"):
+    with pytest.raises(
+        ValueError,
+        match="found no item of the pages whose product is among the videos, expected domains that share products",
+    ):
         compare_domains(items, embeddings)
 
 
@@ -128,10 +131,11 @@ def test_names_that_would_be_alike_stay_whole():
 def test_results_are_written_read_and_shown(tmp_path):
     result = compare_domains(*make())
     path = tmp_path / "results.json"
-    write_results(path, {"before training": result}, {"step": 0})
-    assert json.loads(path.read_text())["results"]["before training"]["one_shot"].keys() == set(PAIRS)
-    assert read_results(path, DomainResult) == {"before training": result}
-    lines = domain_tables(result).splitlines()
+    write_results(path, {Row(0): result}, {"step": 0})
+    [row] = json.loads(path.read_text())["results"]
+    assert row["step"] == 0 and row["one_shot"].keys() == set(PAIRS)
+    assert read_results(path, DomainResult) == {Row(0): result}
+    lines = tables.domain_tables(result).splitlines()
     assert all(len(line) <= 100 for line in lines)
     assert " ".join(lines[2].split()) == "queries gallery rank-1 rank-5 rank-10 rank-1 / chance without truth"
     first = result.retrieval[PAIRS[0]]

@@ -1,0 +1,216 @@
+"""The command `rice`: one word for each job, which imports only what that job needs."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+HELP = """\
+Recognizes the product that a salesperson presents in a livestream clip.
+
+usage: rice COMMAND [...]
+
+A shop:
+  convert    turn a CLIP model, or a checkpoint of the reference, into one of rice_jax
+  index      embed a shop's pictures into an index
+  recognize  say which products of an index a video shows, and when
+  serve      answer the same over HTTP, with a page for people
+
+A model:
+  doctor     check raw data before a long build
+  build      build a data set from raw files
+  train      train a model, from where its run is, and evaluate it
+  eval       evaluate the newest checkpoint of a run
+  detect     write the boxes that a trained detector finds
+  compare    compare evaluated runs on one page
+
+`rice COMMAND --help` explains a command. Guides: docs/README.md."""
+
+RUN_HELP = """\
+{what}
+
+usage: rice {command} --config=NAME_OR_FILE --workdir=DIR [--config.GROUP.SETTING=VALUE ...]
+
+  --config=lpr4m     a config that comes with rice_jax, or the path of a Python file
+  --config.a.b=c     overrides one setting; docs/settings.md lists them all
+  --workdir=DIR      directory of the run: checkpoints, metrics, results, report
+
+Several processes (Cloud TPU, Slurm and Open MPI are detected):
+  --distributed      join the other processes; --nodistributed: do not
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+                     of other clusters: the first process, their number, and this one's, from 0
+  --timeout_seconds=120
+                     wait this long for the other processes; a silent one ends the run
+
+Logging:
+  --verbosity=0      also show what the libraries log
+
+A run can be stopped at any moment; the same command continues it. SIGTERM saves first and exits with 143."""
+
+MODES = {
+    "train": "Trains a model from where its run is, and evaluates it before the first and after the last step.",
+    "eval": "Evaluates the newest checkpoint of a run, or the weights in config.model.init_from if it has none.",
+    "detect": "Writes the boxes that a trained detector finds in config.data.detect, one JSON line per frame.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command.
+
+    Args:
+        arguments: of the command line, `sys.argv[1:]` by default.
+    """
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    if command in ("", "-h", "--help", "help"):
+        print(HELP)
+    elif command == "--version":
+        from importlib.metadata import version
+
+        print(f"rice_jax {version('rice-jax')}")
+    elif command in MODES:
+        _run(command, rest)
+    elif command in COMMANDS:
+        sys.exit(COMMANDS[command](rest))
+    else:
+        sys.exit(f"rice {command}: unknown, expected one of {', '.join([*COMMANDS, *MODES])}; see rice --help")
+
+
+def _run(command: str, arguments: list[str]) -> None:
+    if {"-h", "--help", "-help"} & set(arguments):
+        print(RUN_HELP.format(command=command, what=MODES[command]))
+        return
+    from rice_jax import main as program
+
+    program.start([f"rice {command}", f"--mode={command}", *arguments])
+
+
+def _build(arguments: list[str]) -> None:
+    from rice_data import build
+
+    build.main(arguments, prog="rice build")
+
+
+def _doctor(arguments: list[str]) -> int:
+    from rice_data import doctor
+
+    return doctor.main(arguments, prog="rice doctor")
+
+
+def _recognize(arguments: list[str]) -> None:
+    from rice_jax import recognize
+
+    recognize.main(arguments, prog="rice recognize")
+
+
+def _serve(arguments: list[str]) -> None:
+    from rice_jax import serve
+
+    serve.main(arguments, prog="rice serve")
+
+
+def _convert(arguments: list[str]) -> None:
+    kinds = {"clip": "a CLIP model of OpenAI or Hugging Face", "reference": "checkpoints of the reference, both ways"}
+    parser = argparse.ArgumentParser(prog="rice convert", description="Converts models to and from rice_jax.")
+    commands = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind, text in kinds.items():
+        commands.add_parser(kind, help=text, add_help=False)
+    kind = parser.parse_known_args(arguments[:1])[0].kind
+    if kind == "clip":
+        from rice_jax.convert import clip
+
+        clip.main(arguments[1:], prog="rice convert clip")
+    else:
+        from rice_jax.convert import reference
+
+        reference.main(arguments[1:], prog="rice convert reference")
+
+
+def _index(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="rice index",
+        description="Embeds a shop's pictures into an index, which rice recognize and rice serve search.",
+        epilog="Pictures that cannot be read are listed at the end, after all others are in the index; the same "
+        "command then embeds only what is missing.",
+    )
+    parser.add_argument(
+        "pictures",
+        metavar="PICTURES",
+        help="directory with ID.jpg or GALLERY/ID.jpg (also .jpeg, .png, .webp), or a CSV with the columns id, path "
+        "and optionally gallery and title",
+    )
+    parser.add_argument("--model", type=Path, help="run, or converted model, that embeds the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the index")
+    parser.add_argument(
+        "--change",
+        choices=("add", "mirror", "remove"),
+        default="add",
+        help="add: new and changed pictures (default); mirror: then remove those that are not in PICTURES; remove: "
+        "those in PICTURES",
+    )
+    parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
+    options = parser.parse_args(arguments)
+    if options.change != "remove" and options.model is None:
+        parser.error("--model is required to embed pictures")
+    _report(lambda: _change_index(**vars(options)))
+
+
+def _change_index(pictures: str, model: Path | None, out: Path, change: str, export: str | None) -> None:
+    from rice_jax.index.store import FILE, export_faiss, read_index
+    from rice_jax.index.update import build_index, remove_pictures
+    from rice_jax.parallel.compilation import keep_compiled
+
+    keep_compiled()
+    if change == "remove":
+        remove_pictures(out, pictures)
+    else:
+        assert model
+        build_index(pictures, model=model, out=out, change=change)
+    print(export_faiss(out, read_index(out)) if export else out / FILE)
+
+
+def _compare(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="rice compare",
+        description="Compares evaluated runs of the same queries with the first of them, on a page.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="workdir of an evaluated run")
+    parser.add_argument("--workdir", type=Path, required=True, help="directory that gets compare.html")
+    options = parser.parse_args(arguments)
+
+    def compare() -> None:
+        from rice_jax.pages.compare import write_comparison
+
+        path = options.workdir / "compare.html"
+        write_comparison(path, options.runs)
+        print(path)
+
+    _report(compare)
+
+
+def _report(job: Callable[[], None]) -> None:
+    """Runs a job with the program's own log lines; an expected error becomes one line."""
+    from rice_jax.config import ConfigError
+    from rice_jax.logs import log_to_stderr
+    from rice_jax.models.weights import CheckpointError
+    from rice_jax.types import DataError
+
+    log_to_stderr()
+    try:
+        job()
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+    "convert": _convert,
+    "index": _index,
+    "recognize": _recognize,
+    "serve": _serve,
+    "doctor": _doctor,
+    "build": _build,
+    "compare": _compare,
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Settings of the model's parts."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from rice_jax.config.fields import group, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    """Settings of a vision transformer."""
+
+    image_size: int = setting(224, "Side of the square picture that the encoder takes.", unit="pixels", minimum=1)
+    patch_size: int = setting(32, "Side of a patch.", unit="pixels", minimum=1)
+    width: int = setting(768, "Width of the encoder's tokens.", minimum=1)
+    layers: int = setting(12, "Blocks of the encoder.", minimum=1)
+    heads: int = setting(12, "Attention heads of a block.", minimum=1)
+    embed_dim: int = setting(512, "Size of an embedding.", minimum=1)
+    dtype: str = setting(
+        "bfloat16",
+        "Compute type; parameters, losses and similarities are float32.",
+        choices=("float32", "bfloat16"),
+    )
+    remat: str = setting(
+        "none",
+        'Activations that the backward pass computes again, to save memory: "none"; "dots": all but the outputs of '
+        'linear layers; "full": all, for about a third more compute.',
+        choices=("none", "dots", "full"),
+        free=True,
+    )
+    architecture: str = setting("vit", 'Frame encoder. "vit": a vision transformer as CLIP has it.')
+    unroll: bool = setting(
+        False,
+        "Lay out the blocks one after the other instead of in a loop: compiles longer, may run faster.",
+        free=True,
+    )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a picture, CLS included."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    def problems(self) -> Iterator[str]:
+        if self.image_size % self.patch_size:
+            yield (
+                f"config.model.image_size: found {self.image_size}, expected a multiple of patch_size "
+                f"({self.patch_size})"
+            )
+        if self.width % self.heads:
+            yield f"config.model.width: found {self.width}, expected a multiple of heads ({self.heads})"
+
+
+@dataclasses.dataclass(frozen=True)
+class PmdConfig:
+    """Settings of the pairwise matching decoder."""
+
+    num_pairs: int = setting(
+        1,
+        "Pairs of a self-attention and a cross-attention block; they start from the encoder's last 2 · `num_pairs` "
+        "blocks.",
+        minimum=1,
+    )
+    num_heads: int = setting(
+        12,
+        "Attention heads. The encoder's number keeps its heads whole; the reference's checkpoints have 8.",
+        minimum=1,
+    )
+    attention_dropout: float = setting(
+        0.1, "Dropout of the cross attention in training.", unit="share", minimum=0, below=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PfrConfig:
+    """Settings of patch feature reconstruction."""
+
+    mask_padding: bool = setting(True, "Give padding frames no weight; the reference gives them some.")
+    init: str = setting(
+        "random",
+        '"random": around the reference\'s ones, so that hidden maps can become different. "ones": all ones.',
+        choices=("random", "ones"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorConfig:
+    """Settings of the box decoder."""
+
+    kind: str = setting(
+        "clip", '"frame": each frame by itself. "clip": all frames of a clip together.', choices=("frame", "clip")
+    )
+    num_queries: int = setting(10, "Boxes proposed in each frame, each with a score.", minimum=1)
+    num_boxes: int = setting(
+        1, "True boxes of a frame that count: 1: the intended product's; more: other products' too.", minimum=1
+    )
+    width: int = setting(256, "Width of the decoder; a multiple of 8.", minimum=8)
+    layers: int = setting(6, "Layers of the decoder.", minimum=1)
+    heads: int = setting(8, "Attention heads of a layer.", minimum=1)
+    temporal_layers: int = setting(
+        2, 'Blocks of kind "clip" in which a patch attends to the same place in the other frames.', minimum=0
+    )
+
+    def problems(self) -> Iterator[str]:
+        if self.num_boxes > self.num_queries:
+            yield (
+                f"config.model.detector.num_boxes: found {self.num_boxes}, expected at most num_queries "
+                f"({self.num_queries}): every box needs a query of its own"
+            )
+        if self.width % self.heads or self.width % 8:
+            yield (
+                f"config.model.detector.width: found {self.width}, expected a multiple of heads ({self.heads}) and of "
+                "8, as positions are sines and cosines of four numbers"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(VitConfig):
+    logit_scale: float = setting(4.0, "Initial value; similarities are multiplied by its square.")
+    init_from: str = setting(
+        "", "A converted model or a run whose weights to start from; empty: random weights.", free=True
+    )
+    ipd: str = setting(
+        "off",
+        'Where the intended product is in a video\'s frames. "off": unknown. "boxes": the data set\'s boxes, or those '
+        'of `data.train_boxes` and `data.query_boxes`. "detector": the latter, which must cover every frame.',
+        choices=("off", "boxes", "detector"),
+    )
+    ipd_use: str = setting(
+        "mask",
+        '"mask": other patches are left out of attention. "crop": the frame is cropped to the product.',
+        choices=("mask", "crop"),
+    )
+    ipd_margin: float = setting(
+        0.2,
+        "Margin around the box that a frame is cropped to, on each side.",
+        unit="share of the longer side",
+        minimum=0,
+    )
+    pmd: PmdConfig = group(PmdConfig, "The pairwise matching decoder; built if `loss.pmd_weight` is above 0.")
+    pfr: PfrConfig = group(
+        PfrConfig, "Patch feature reconstruction; built with the decoder if `loss.pfr_weight` is above 0."
+    )
+    detector: DetectorConfig = group(DetectorConfig, 'The box decoder of task "detection".')
+
+    @property
+    def encoder(self) -> VitConfig:
+        """The encoder's settings alone."""
+        return VitConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(VitConfig)})

@@ -1,0 +1,26 @@
+"""What the program says on stderr."""
+
+import logging
+
+from absl import logging as absl_logging
+
+
+def log_to_stderr(verbose: bool = False) -> None:
+    """Shows the program's own log lines with their time.
+
+    Args:
+        verbose: also show what the libraries log.
+    """
+    logger = logging.getLogger("rice_jax")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    if verbose:
+        return
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    # After a failed save asyncio repeats, in its own words, what our error has said.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # Every Orbax thread that a checkpoint's failure passes logs it before it is raised; once is enough.
+    absl_logging.get_absl_logger().addFilter(lambda record: record.exc_info is None or "orbax" not in record.pathname)

@@ -1,0 +1,129 @@
+"""Which room imports which, that no imports form a cycle, and that files stay small (docs/design.md)."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import ROOT
+
+# What each room may import from rice_jax beside itself: whole rooms, or single modules of one. Modules at the top that
+# are not listed are command lines and the public interface; they may import everything, and no room imports them.
+ROOMS = {
+    "types": set(),
+    "files": set(),
+    "config": set(),
+    "parallel": {"config"},
+    "ops": {"types"},
+    "losses": {"types", "ops"},
+    "models": {"types", "config", "ops", "parallel"},
+    "input": {"types", "config"},
+    "convert": {"types", "files", "config", "models", "parallel"},
+    "train": {"types", "files", "config", "parallel", "ops", "losses", "models", "input"},
+    "eval": {"types", "files", "config", "parallel", "ops", "models", "input"},
+    "pages": {"types", "files", "config", "input", "eval"},
+    "tasks": {"types", "files", "config", "parallel", "ops", "losses", "models", "input", "train", "eval", "pages"},
+    "index": {"types", "files", "config", "parallel", "models", "input", "eval.calibration", "eval.embed"},
+    "recognition": {"types", "config", "parallel", "models", "input", "index", "eval.calibration", "eval.ranking"},
+    "serving": {"types", "recognition", "pages"},
+}
+# Beyond what its room may: the page shows what recognition found in an index.
+EXCEPTIONS = {"pages.timeline": {"index.store", "recognition.recognizer"}}
+MAX_LINES = 400
+SOURCES = ("rice_jax", "data", "scripts", "tests", "configs")
+
+
+def module_name(path: Path) -> str:
+    """The module of a file in rice_jax, without the package's name, e.g. "eval.ranking"; "" is the package itself."""
+    parts = path.relative_to(ROOT / "rice_jax").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / "rice_jax").rglob("*.py"))}
+
+
+def imports(source: str, *, at_start: bool = False) -> set[str]:
+    """The modules of rice_jax that a source imports; `at_start` leaves out imports inside functions."""
+    found, nodes = set(), [ast.parse(source)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            found |= {name.name.removeprefix("rice_jax.") for name in node.names if name.name.startswith("rice_jax.")}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: found a relative import, expected one from rice_jax"
+            package, _, module = (node.module or "").partition(".")
+            if package == "rice_jax":
+                names = [f"{module}.{name.name}".strip(".") for name in node.names]
+                found |= {name if name in MODULES else module for name in names}
+        elif not (at_start and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
+            nodes.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def forbidden(module: str, imported: set[str]) -> list[str]:
+    """Those of a module's imports that its room may not import."""
+    room = module.partition(".")[0]
+    if room == module and room not in ROOMS:
+        return []
+    allowed = {room} | ROOMS.get(room, set()) | EXCEPTIONS.get(module, set())
+    return sorted(name for name in imported if name not in allowed and name.partition(".")[0] not in allowed)
+
+
+def test_rooms_import_only_what_the_table_allows():
+    wrong = {module: forbidden(module, imports(path.read_text())) for module, path in MODULES.items()}
+    assert {module: names for module, names in wrong.items() if names} == {}
+    rooms = {module.partition(".")[0] for module in MODULES if "." in module}
+    assert rooms <= set(ROOMS), "a room that is not in the table"
+
+
+def test_imports_form_no_cycle():
+    graph = {module: imports(path.read_text(), at_start=True) - {module} for module, path in MODULES.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which lists the modules
+
+
+@pytest.mark.parametrize("directory", SOURCES)
+def test_files_are_short(directory):
+    paths = [path for path in sorted((ROOT / directory).rglob("*")) if path.suffix in (".py", ".sh")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    assert lengths and {path: lines for path, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_imports_are_found():
+    source = """
+import rice_jax.files
+from rice_jax import types
+from rice_jax.eval import metrics, CUTOFFS
+from rice_jax.eval.results import Row
+import numpy
+def late():
+    from rice_jax.pages.report import render
+class Early:
+    from rice_jax.config import Config
+"""
+    early = {"files", "types", "eval.metrics", "eval", "eval.results", "config"}
+    assert imports(source) == early | {"pages.report"}
+    assert imports(source, at_start=True) == early
+
+
+@pytest.mark.parametrize(
+    ("module", "imported", "wrong"),
+    [
+        ("eval.metrics", {"eval.ranking", "types"}, []),
+        ("eval.metrics", {"pages.tables", "tasks"}, ["pages.tables", "tasks"]),
+        ("recognition.engine", {"eval.calibration", "eval.metrics"}, ["eval.metrics"]),
+        ("pages.timeline", {"recognition.recognizer"}, []),
+        ("pages.report", {"recognition.recognizer"}, ["recognition.recognizer"]),
+        ("types", {"config"}, ["config"]),
+        ("main", {"tasks", "serving"}, []),
+        ("models.create", {"main"}, ["main"]),
+        ("attic.old", {"types"}, ["types"]),
+    ],
+)
+def test_what_is_forbidden(module, imported, wrong):
+    assert forbidden(module, imported) == wrong
+
+
+def test_a_cycle_is_found():
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).prepare()

@@ -1,0 +1,99 @@
+"""The command `rice`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rice_jax import cli
+from rice_jax.config import default_config
+from tests.fixtures import ROOT, command, run
+
+CONFIG = """
+from rice_jax.config import load_config
+
+def get_config():
+    config = load_config("sample")
+    config.train.total_steps = 3
+    return config
+"""
+
+
+def help_of(capsys, *arguments: str) -> str:
+    try:
+        cli.main([*arguments, "--help"])
+    except SystemExit as stop:
+        assert not stop.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, *cli.MODES, None])
+def test_every_help_fits_on_a_screen_and_begins_with_a_sentence(name, capsys):
+    text = help_of(capsys, *([name] if name else []))
+    lines = text.splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 120
+    assert f"rice {name}" in text if name else all(command in text for command in [*cli.COMMANDS, *cli.MODES])
+
+
+def test_no_command_shows_the_help(capsys):
+    cli.main([])
+    assert capsys.readouterr().out == help_of(capsys)
+
+
+def test_an_unknown_command_gets_one_line():
+    with pytest.raises(SystemExit, match="rice fly: unknown, expected one of convert, index, .*; see rice --help"):
+        cli.main(["fly"])
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("rice_jax 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "nowhere", "--model=none", "--out=shop"], "CheckpointError: .*none: found no checkpoint"),
+        (
+            ["index", "nowhere", "--out=shop", "--change=remove"],
+            "FileNotFoundError: shop/index.parquet: found no index",
+        ),
+        (["compare", "a", "--workdir=b"], "DataError: found 1 runs to compare, expected two or more"),
+        (["compare", "a", "c", "--workdir=b"], "FileNotFoundError: a/results.json: not found"),
+    ],
+)
+def test_what_cannot_work_gets_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        cli.main(arguments)
+
+
+def test_pictures_need_a_model(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["index", "pictures", "--out=shop"])
+    assert "--model is required to embed pictures" in capsys.readouterr().err
+
+
+def test_training_from_a_config_file_in_another_directory(shop, tmp_path):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    flags = command(shop, tmp_path / "run", config="mine.py")[3:]
+    kept = [flag for flag in flags if "total_steps" not in flag]
+    result = run([sys.executable, "-m", "rice_jax.cli", "train", *kept], directory=tmp_path, PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stderr
+    assert "after 3 steps" in result.stdout and (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_config_that_does_not_exist_gets_one_line(tmp_path):
+    flags = ["--config=lpr5m", f"--workdir={tmp_path}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "rice_jax.main", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().startswith("ConfigError: --config=lpr5m: found no such config, expected a .py file or")
+
+
+def test_defaults_are_a_config_to_change():
+    config = default_config()
+    config.data.batch_size = 8
+    with pytest.raises(AttributeError):
+        config.data.batch_sice = 8
