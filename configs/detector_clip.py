@@ -1,10 +1,10 @@
-"""The multi-frame detector of the intended product on LPR4M: as the single-frame one, over a clip's frames together.
+"""The multi-frame detector of the intended product on LPR4M, which sees the frames of a clip together.
 
     python -m rice_jax.main --config=configs/detector_clip.py --workdir=runs/detector_clip \
         --config.model.init_from=runs/lpr4m
 
-It may start from a single-frame detector too, all of whose weights it has. Its frames share one crop and flip, so that
-what moves in a window moves in the clip. Hardware: any. Score: not yet run.
+It can also start from a single-frame detector, whose weights it includes. The frames of a clip share one crop and flip,
+so that motion is preserved. Hardware: any. Score: not yet run.
 """
 
 from rice_jax.config import load_config

@@ -4,7 +4,7 @@
     python -m rice_jax.main --config=configs/detector_frame.py --workdir=runs/detector_frame \
         --config.model.init_from=runs/lpr4m
 
-Hardware: any. Score: not yet run; nobody published one that we could see.
+Hardware: any. Score: not yet run; we know of no published score.
 """
 
 from rice_jax.config import default_config

@@ -14,7 +14,7 @@ def get_config():
     config.data.query = "lpr4m/query"
     config.data.gallery = "lpr4m/gallery"
     config.data.batch_size = 384
-    # Of its frames and images, whose shorter side is 256, nearly all.
+    # Nearly all frames and images fit: their shorter side is 256.
     config.data.device_resize_height = 455
     config.data.device_resize_width = 256
     return config

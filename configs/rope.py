@@ -2,9 +2,9 @@
 
     python -m rice_jax.main --config=configs/rope.py --workdir=runs/rope --config.model.init_from=weights/clip_b32
 
-An epoch is 187,431 products; each draws two domains, a picture of an item of the one and the frames of an item of the
-other. Evaluates the six ordered pairs of domains, by retrieval and by one-shot classification. There are titles and
-speech too, which nothing reads. Hardware: not yet run. Score: not yet run.
+An epoch is 187,431 products. For each product two domains are drawn, then a picture of an item in one of them and the
+frames of an item in the other. The evaluation covers the six ordered pairs of domains, by retrieval and by one-shot
+classification. Titles and speech are not used. Hardware: not yet run. Score: not yet run.
 """
 
 from rice_jax.config import default_config

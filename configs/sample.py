@@ -2,7 +2,7 @@
 
     scripts/demo.sh
 
-Hardware: 2 CPU cores, about 5 minutes of training. Expected scores: README.md.
+Hardware: 2 CPU cores, about 5 minutes of training. Scores: README.md and docs/results.md.
 """
 
 from rice_jax.config import default_config
@@ -36,7 +36,7 @@ def get_config():
     config.model.init_from = "weights/sample_encoder"
     config.model.pmd.num_heads = 3
 
-    # A decoder learns next to nothing in so few steps (README.md); =1 trains it, with PFR.
+    # In so few steps the decoder learns very little (docs/results.md); =1 trains it, with PFR.
     config.loss.pmd_weight = 0.0
 
     config.optimizer.encoder_learning_rate = 3e-5

@@ -1,11 +1,11 @@
-"""The sample's encoder from nothing, in four stages that each start from the one before: close, near, far and wide.
+"""The sample's encoder from random weights, in four stages that each start from the last: close, near, far and wide.
 
     python -m rice_jax.main --config=configs/sample_pretrain.py:close --workdir=runs/close
     python -m rice_jax.main --config=configs/sample_pretrain.py:near --workdir=runs/near --config.model.init_from=runs/close
     python -m rice_jax.main --config=configs/sample_pretrain.py:far --workdir=runs/far --config.model.init_from=runs/near
     python -m rice_jax.main --config=configs/sample_pretrain.py:wide --workdir=runs/wide --config.model.init_from=runs/far
 
-The exact commands, their data and their results stand in `data/sample/encoder/README.md`. Hardware: 2 CPU cores.
+`data/sample/encoder/README.md` has the exact commands, their data and their results. Hardware: 2 CPU cores.
 """  # noqa: E501
 
 from rice_jax.config import load_config
@@ -14,10 +14,10 @@ from rice_jax.config import load_config
 def get_config(stage: str = "close"):
     """Settings of a stage.
 
-    A small vision transformer does not learn from cluttered frames at once: its loss stays at that of chance. It does
-    from windows that hold little but the product (`close`), then from windows of any size around it (`near`), then from
-    several and larger frames of a clip, whether the product is in view or not (`far`), and at last from more products
-    than there are, by their variants (`wide`).
+    From cluttered frames alone, a small vision transformer does not learn: its loss stays at chance level. It learns
+    from windows that show little but the product (`close`), then from windows of any size around it (`near`), then from
+    several larger frames of a clip, with or without the product (`far`), and finally from more products, by their
+    variants (`wide`).
     """
     config = load_config("sample")
     config.data.data_dir = "data/built/pretrain"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What PMD, PFR and IPD add to ICL: trains each on the sample shop with three seeds and prints the mean and spread of
-# rank-k on products never seen. A run takes 4 minutes on two cores: two small frames of a clip make room for more steps.
-# PMD is given 15 negatives instead of the paper's 3: the 3 hardest alone teach it next to nothing here (README). IPD by
-# a detector needs what scripts/detectors.sh leaves, and is left out without.
+# Measures what PMD, PFR and IPD add to ICL: trains each combination on the sample shop with three seeds and prints mean
+# and spread of rank-k on products that are not trained on. A run takes 4 minutes on two cores, with two small frames a
+# clip. PMD has 15 negatives instead of the paper's 3, from which it learns very little here (docs/results.md). IPD with
+# a detector needs the boxes of scripts/detectors.sh and is skipped without them.
 #
-#   scripts/ablation.sh [--config.x.y=z …]      the same settings for all; SEEDS="0 1 2" chooses the seeds
+#   scripts/ablation.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
@@ -23,7 +23,7 @@ for seed in ${SEEDS:-0 1 2}; do
     train icl "$seed" --config.loss.pmd_weight=0 "$@"
     train pmd "$seed" --config.loss.pmd_weight=1 --config.loss.pfr_weight=0 --config.eval.rerank=30 "$@"
     train pfr "$seed" "${all[@]}" "$@"
-    found=$(ls -d runs/detectors/clip-"$seed"/detections-* 2>/dev/null | tail -1) || true  # none is no error
+    found=$(ls -d runs/detectors/clip-"$seed"/detections-* 2>/dev/null | tail -1) || true  # there may be none
     for use in mask crop; do
         train boxes_$use "$seed" "${all[@]}" --config.model.ipd=boxes --config.model.ipd_use=$use "$@"
         if [ -e "$found/lpr4m-query.jsonl" ]; then

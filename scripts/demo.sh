@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From a bare clone to a table in about eight minutes on two cores: simulates a shop's livestreams, builds the data sets,
-# trains RICE from the shipped encoder, and evaluates on products that it has never seen.
+# Goes from a bare clone to a table of results in about eight minutes on two cores: simulates a shop's livestreams,
+# builds the data sets, trains RICE from the shipped encoder, and evaluates on products that it has not seen.
 #
-#   scripts/demo.sh [--seed=0] [--config.x.y=z …]      the seed is that of the simulation and of the training
+#   scripts/demo.sh [--seed=0] [--config.x.y=z …]      the seed is used for the simulation and for the training
 set -euo pipefail
 seed=0
 if [[ ${1:-} == --seed=* ]]; then

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Both detectors on the sample shop, with three seeds each: trains them, evaluates them on products never seen beside a
-# baseline, and lets the multi-frame one look at the training and the query set, as config.model.ipd=detector needs it.
+# Trains both detectors on the sample shop with three seeds each, evaluates them and a baseline on products that are not
+# trained on, and writes the multi-frame detector's boxes in the training and query sets for config.model.ipd=detector.
 #
-#   scripts/detectors.sh [--config.x.y=z …]      the same settings for all; SEEDS="0 1 2" chooses the seeds
+#   scripts/detectors.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds
 set -euo pipefail
-export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}  # one already keeps two cores busy here
+export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}  # one device keeps two cores busy here
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/detectors

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Takes one frame a second out of MovingFashion's videos, laid out as its builder reads them.
+# Extracts one frame per second from MovingFashion's videos, in the layout that the data set's builder reads.
 #
 #   scripts/extract_movingfashion.sh RAW [PROCESSES]
 #
-# RAW/videos/NAME.mp4 becomes RAW/frames/NAME/0000.jpg, 0001.jpg, …, on all cores unless PROCESSES says how many. Run it
-# again after an interruption: frames are written to a hidden folder that gets its name when the video is done, so that
-# a folder is whole or absent, and videos that have one are passed over.
+# RAW/videos/NAME.mp4 becomes RAW/frames/NAME/0000.jpg, 0001.jpg, …, with PROCESSES processes (default: one per core).
+# The script is safe to re-run after an interruption: frames are written to a hidden folder that is renamed when the
+# video is done, so a folder is complete or absent, and videos that have one are skipped.
 set -euo pipefail
 
 die() {
@@ -20,7 +20,7 @@ extract() {
     partial=$frames/.$name.partial
     rm -rf "$partial"
     mkdir "$partial"
-    # -nostdin: ffmpeg would otherwise read, and lose, what is meant for xargs.
+    # -nostdin: otherwise ffmpeg would read the input of xargs.
     if messages=$(ffmpeg -nostdin -v error -i "$video" -vf fps=1 -q:v 2 -start_number 0 "$partial/%04d.jpg" 2>&1) &&
         [ -e "$partial/0000.jpg" ]; then
         mv "$partial" "$frames/$name"
@@ -44,5 +44,5 @@ find "$raw/videos" -name '*.mp4' -print0 | sort -z |
     xargs -0 -r -n 1 -P "$processes" bash -euc 'extract "$1"' extract || status=1
 videos=$(find "$raw/videos" -name '*.mp4' | wc -l)
 extracted=$(find "$frames" -mindepth 1 -maxdepth 1 -type d ! -name '.*' | wc -l)
-echo "$frames: $((extracted)) of $((videos)) videos have frames" >&2  # $((…)): some wc pad with blanks
+echo "$frames: $((extracted)) of $((videos)) videos have frames" >&2  # $((…)) removes the blanks that some versions of wc print
 exit "$status"

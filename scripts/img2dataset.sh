@@ -1,10 +1,10 @@
-# Sourced by the scripts that download pictures: calls img2dataset as the builders read what it writes.
+# Sourced by the scripts that download pictures: runs img2dataset with the output format that the builders read.
 #
 # Options, before or after the other arguments:
-#   --format webdataset|files    what to write; tars by default
-#   --processes N, --threads N   on this machine, by default one process a core
-#   --spark MASTER               on a cluster, such as spark://HOST:7077 (img2dataset's own pyspark distributor; all its
-#                                machines must see the list and the output under the same paths)
+#   --format webdataset|files    output format, tar files by default
+#   --processes N, --threads N   on this machine, by default one process per core
+#   --spark MASTER               on a cluster, e.g. spark://HOST:7077 (img2dataset's own pyspark distributor; all machines
+#                                must see the list and the output under the same paths)
 
 die() {
     echo "$(basename "$0"): $1" >&2
@@ -13,7 +13,7 @@ die() {
 
 format=webdataset processes=$(getconf _NPROCESSORS_ONLN) threads=64 master='' positional=()
 
-# parse_arguments ARGUMENTS…: sets the options, and what else there is as positional.
+# parse_arguments ARGUMENTS…: sets the options, and the other arguments as positional.
 parse_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
@@ -38,10 +38,10 @@ parse_arguments() {
     command -v img2dataset > /dev/null || die "found no img2dataset on PATH; install it: pip install img2dataset"
 }
 
-# download URL_LIST OUT: JPEG, short side of at most 256 pixels; goes on where it was interrupted.
+# download URL_LIST OUT: JPEG, short side at most 256 pixels; continues after an interruption.
 download() {
     mkdir -p "$(dirname "$2")"
-    # Small pictures stay as they are, and a JPEG that need not be resized keeps its bytes.
+    # Small pictures keep their size, and a JPEG that is not resized keeps its bytes.
     local flags=(
         --url_list "$1" --input_format txt --output_folder "$2" --output_format "$format"
         --image_size 256 --resize_mode keep_ratio --resize_only_if_bigger True --skip_reencode True --encode_quality 95
@@ -52,7 +52,7 @@ download() {
         exec img2dataset "${flags[@]}" --distributor multiprocessing
     fi
     python -c 'import pyspark' 2> /dev/null || die "--spark: found no pyspark, expected it: pip install pyspark"
-    # img2dataset makes a session of this machine only, unless there is one.
+    # Without an existing session, img2dataset creates one of this machine only.
     SPARK_MASTER=$master exec python -c '
 import os
 

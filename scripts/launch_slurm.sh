@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on a Slurm cluster, one process per GPU, and queues itself again when its time is over.
+# Trains on a Slurm cluster with one process per GPU, and requeues itself when its time limit is reached.
 #
 #   sbatch --nodes=2 --time=24:00:00 scripts/launch_slurm.sh \
 #       --config=configs/lpr4m.py --workdir=/shared/runs/lpr4m --config.data.data_dir=/shared/built
 #
-# What is asked for below can be changed on sbatch's command line. PYTHON is the interpreter of all nodes, by default
-# .venv/bin/python of the directory that sbatch was called in (python -m venv .venv; pip install -e '.[gpu]').
+# Options on sbatch's command line override the options below. PYTHON is the interpreter on all nodes, by default
+# .venv/bin/python in the directory of the sbatch call (python -m venv .venv; pip install -e '.[gpu]').
 #SBATCH --job-name=rice_jax
 #SBATCH --gpus-per-node=8
 #SBATCH --ntasks-per-node=8
@@ -22,13 +22,13 @@ if [ -n "${SLURM_GPUS_ON_NODE:-}" ] && [ "$SLURM_GPUS_ON_NODE" != "${SLURM_NTASK
         "--ntasks-per-node and --gpus-per-node" >&2
     exit 2
 fi
-export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not take over what sbatch was asked for
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not inherit this option of sbatch
 code=0
-# Every process sees all GPUs of its node, and takes the one of its own number there.
+# Every process sees all GPUs of its node and takes the one with its local number.
 srun --label --kill-on-bad-exit=1 ${SLURM_GPUS_ON_NODE:+--gpu-bind=none} \
     "${PYTHON:-.venv/bin/python}" -u -m rice_jax.main --distributed "$@" || code=$?
-# 143: SIGTERM came and the run is saved. If the time is over, the job is still "running" and may queue again; if it was
-# cancelled it must not, and if it was preempted Slurm does that.
+# 143: the run saved a checkpoint after SIGTERM. At the time limit the job is still "running" and may be requeued; a
+# canceled job must not be, and Slurm itself requeues a preempted one.
 if [ "$code" = 143 ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, from a machine with gcloud: makes the slice or takes the one of that name, installs what is
-# committed here, runs the command on all of its hosts, and goes on after a preemption where the run was.
+# Trains on a Cloud TPU slice, from a machine with gcloud: creates the slice or reuses the one with that name, installs
+# the committed state of this repository, runs the command on all hosts, and continues the run after a preemption.
 #
 #   NAME=rice ZONE=us-west4-a TYPE=v5litepod-16 SHARE=10.0.0.2:/share scripts/launch_tpu.sh \
 #       --config=configs/lpr4m.py --workdir=/mnt/share/runs/lpr4m --config.data.data_dir=/mnt/share/built
 #
-#   NAME     of the slice                     ZONE     where it is or shall be         TYPE     e.g. v5litepod-16, v4-64
-#   SHARE    an NFS export (Filestore) that all hosts mount at /mnt/share; needed where there are several hosts
-#   SPOT=1   a cheaper slice that may be preempted                            VERSION  its runtime, by TYPE if not given
-#   LOGS     directory for what all hosts print, runs/NAME if not given       WAIT     seconds between two looks, 60
+#   NAME     name of the slice                ZONE     zone of the slice               TYPE     e.g. v5litepod-16, v4-64
+#   SHARE    an NFS export (Filestore) that all hosts mount at /mnt/share; needed with several hosts
+#   SPOT=1   a cheaper slice that may be preempted                            VERSION  runtime, by default that for TYPE
+#   LOGS     directory for the output of all hosts, by default runs/NAME      WAIT     seconds between checks, default 60
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : "${NAME:?the name of the slice}" "${ZONE:?its zone, e.g. us-west4-a}" "${TYPE:?its type, e.g. v5litepod-16}"
@@ -32,7 +32,7 @@ state() { tpu describe "$NAME" --format='value(state)' 2>/dev/null || true; }
 
 create() {
     local said
-    # Only for lack of room is it worth to ask again.
+    # Retries only if there is no capacity.
     until said=$(tpu create "$NAME" --accelerator-type="$TYPE" --version="$version" ${SPOT:+--spot} 2>&1); do
         echo "$said" >&2
         grep -qiE 'no more capacity|not enough resources|RESOURCE_EXHAUSTED' <<<"$said" || exit 1
@@ -40,7 +40,7 @@ create() {
     done
 }
 
-# Ends with a slice that is ready, whatever there is at first.
+# Returns when the slice is ready, whatever its state was.
 prepare_slice() {
     while true; do
         case $(state) in
@@ -48,7 +48,7 @@ prepare_slice() {
             "") create ;;
             CREATING | STARTING | RESTARTING | REPAIRING | STOPPING | DELETING) sleep "$wait" ;;
             STOPPED) tpu start "$NAME" ;;
-            *) tpu delete "$NAME" --quiet ;; # a preempted slice does not come back by itself
+            *) tpu delete "$NAME" --quiet ;; # a preempted slice does not restart by itself
         esac
     done
 }
@@ -57,7 +57,7 @@ install() {
     local archive
     archive=$(mktemp --suffix=.tar.gz)
     git archive --format=tar.gz --output="$archive" HEAD || exit 1
-    # The runtimes' own Python is older than 3.11, so uv brings one.
+    # The runtimes' own Python is older than 3.11, so uv installs a newer one.
     tpu scp "$archive" "$NAME:rice_jax.tar.gz" --worker=all && rm "$archive" &&
         tpu ssh "$NAME" --worker=all --command="set -e
         mkdir -p rice_jax && tar -xzf rice_jax.tar.gz -C rice_jax && cd rice_jax
@@ -70,7 +70,7 @@ install() {
         fi"
 }
 
-# Every line with its host's name, here and in the log, which so outlives the slice.
+# Prefixes each line with its host's name, on the terminal and in the log, which outlives the slice.
 run() {
     tpu ssh "$NAME" --worker=all --command="set -o pipefail; cd rice_jax
         .venv/bin/python -u -m rice_jax.main --distributed $(printf '%q ' "$@") 2>&1 | sed -u \"s/^/\$(hostname): /\"" \
@@ -85,10 +85,10 @@ while true; do
         echo "the slice still costs: gcloud compute tpus tpu-vm delete $NAME --zone=$ZONE"
         exit
     fi
-    sleep "$wait" # a host falls silent before the slice is called preempted
+    sleep "$wait" # a host stops before the slice is reported as preempted
     if [ "$(state)" = READY ]; then
         echo "failed on a slice that is ready, see $logs/launch.log; the same command continues from the last checkpoint" >&2
         exit 1
     fi
-    echo "the slice is gone; makes another and continues" | tee -a "$logs/launch.log"
+    echo "the slice is gone; creating another one and continuing" | tee -a "$logs/launch.log"
 done

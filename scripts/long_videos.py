@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rice_jax.eval.calibration import Calibration, fit_calibration
+from rice_jax.eval.ranking import GalleryImages, Queries
 from rice_jax.input.transforms import sample_frames
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.recognizer import Window, encode_video, products_over_time
@@ -203,13 +204,15 @@ def calibrate(engine: Engine, clips: dict[str, str], embeddings: np.ndarray, gal
     }
     chosen = [place for place, product in enumerate(clips.values()) if product in gallery_of]
     products = [list(clips.values())[place] for place in chosen]
+    queries = Queries(
+        embeddings=embeddings[chosen],
+        ids=[list(clips)[place] for place in chosen],
+        gallery_ids=[gallery_of[product] for product in products],
+        truths=[[product] for product in products],
+    )
     fitted = fit_calibration(
-        embeddings[chosen],
-        [gallery_of[product] for product in products],
-        [[product] for product in products],
-        index.vectors,
-        index.gallery_ids,
-        index.image_ids,
+        queries,
+        GalleryImages(index.vectors, index.gallery_ids, index.image_ids),
         num_frames=engine.num_frames,
         fingerprint=index.about.fingerprint,
     )

@@ -1,10 +1,10 @@
-# Sourced after setup.sh: makes what a run on the sample shop starts from. What is complete is left alone, so a script that
-# was killed goes on where it was.
+# Sourced after setup.sh: prepares the sample shop's data sets and encoder. Finished parts are kept, so a killed script
+# continues where it stopped.
 
 encoder=weights/sample_encoder
 
-# prepare_sample SEED: data sets in $built, the shipped encoder's checkpoint in $encoder.
-# Trained on: a clip each of the training products and of four variants of each. Asked for: the products never seen.
+# prepare_sample SEED: builds data sets in $built and converts the shipped encoder to a checkpoint in $encoder.
+# Training clips show the training products and four variants of each; queries show products that are not trained on.
 prepare_sample() {
     local seed=$1 raw=data/raw/sample-$1 simulate="python data/sample/simulate.py --seed $1"
     built=data/built/sample-$1
@@ -23,10 +23,10 @@ prepare_sample() {
     fi
 }
 
-# prepare_detection SEED: after prepare_sample, the data sets of a detector too.
+# prepare_detection SEED: builds the data sets of a detector; call prepare_sample first.
 prepare_detection() {
     python data/build.py lpr4m --raw_dir "data/raw/sample-$1/train" --data_dir "$built" --configs detection_train
     python data/build.py lpr4m --raw_dir "data/raw/sample-$1/test" --data_dir "$built" --configs detection_test
 }
-# XLA leaves the second core half idle with such small matrices; two devices of one core each train 1.6 times as fast.
+# With such small matrices XLA leaves the second core half idle: two devices of one core each train 1.6 times as fast.
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}

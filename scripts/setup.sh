@@ -1,7 +1,7 @@
-# Sourced by the other scripts: goes to the repository's root and makes .venv with what is needed, if it is not there yet.
+# Sourced by the other scripts: changes to the repository's root and creates .venv on first use.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -x .venv/bin/python ] || "${PYTHON:-python3}" -m venv .venv
-# Installed anew only when what is asked for has changed, so that a second run starts at once and needs no network.
+# Installs only when the requirements have changed, so that later runs start at once and need no network.
 stamp=.venv/installed-$(cat setup.cfg pyproject.toml | cksum | cut -d' ' -f1)
 if [ ! -e "$stamp" ]; then
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'

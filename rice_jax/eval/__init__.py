@@ -1,1 +1,1 @@
-"""From embeddings to rank-k: ranking inside galleries, metrics, tables and files."""
+"""Numbers: embeddings, rankings, metrics, calibration, and the files that hold them."""

@@ -1,8 +1,8 @@
 """COCO's average precision and recall of boxes of one class, and the share of pictures whose best box is right.
 
-Source: pycocotools' `COCOeval` (evaluateImg, accumulate, summarize), whose numbers these are (tests/eval/test_coco.py).
-Differs: all pictures at once; one class, no crowds; sizes are shares of the picture, as boxes are; what cannot be said,
-there -1, is None.
+Source: pycocotools' `COCOeval` (evaluateImg, accumulate, summarize); the numbers are equal (tests/eval/test_coco.py).
+Differs: all pictures at once; one class, no crowds; sizes are shares of the picture, like boxes; None instead of -1 for
+a metric without a true box.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float
 
-Size = tuple[float, float]  # least and most area, as a share of the picture
+Size = tuple[float, float]  # smallest and largest area, as shares of the picture
 
 METRICS = ("AP", "AP50", "AP75", "AP-small", "AP-medium", "AP-large", "AR", "top-1")  # of `evaluate`, by default
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU
 RECALL_POINTS = np.linspace(0, 1, 101)
 ANY_SIZE: Size = (0.0, np.inf)
-# The product scales of RICE.md §8. COCO's own sizes, up to 32² and up to 96² pixels, are for other pictures.
+# The product scales of docs/reference.md, section 8. COCO's own sizes, 32² and 96² pixels, are for other pictures.
 SIZES: dict[str, Size] = {"small": (0.0, 0.2), "medium": (0.2, 0.4), "large": (0.4, np.inf)}
 
 
@@ -27,20 +27,20 @@ def evaluate(
     truth_mask: Bool[np.ndarray, "F M"],
     sizes: Mapping[str, Size] = SIZES,
 ) -> dict[str, float | None]:
-    """Compares the boxes found in F pictures with the true ones.
+    """Compares the boxes found in F pictures with the true boxes.
 
     Args:
-        boxes: found, as left, top, right, bottom; Q a picture.
-        scores: of the boxes, in any order; -inf = no box.
-        truths: true boxes; M a picture.
+        boxes: found boxes as left, top, right, bottom; Q per picture.
+        scores: of the found boxes, in any order; -inf = no box.
+        truths: true boxes; M per picture.
         truth_mask: True = a box, False = padding.
-        sizes: {name: which true boxes have that size}.
+        sizes: {name: areas of the true boxes of that size}.
 
     Returns:
-        `AP`, mean of the average precisions at the IoU thresholds 0.5, 0.55, … 0.95; `AP50` and `AP75` at one;
-        `AP-NAME` of each size; `AR`, mean over the thresholds of the recall of all boxes; `top-1`, the share of the
-        pictures with a true box in which the box with the highest score has an IoU of at least 0.5 with one. All 0..1,
-        or None where there is no true box.
+        `AP`, mean of the average precisions at the IoU thresholds 0.5, 0.55, … 0.95; `AP50` and `AP75`, at one of them;
+        `AP-NAME`, AP of each size; `AR`, mean recall over the thresholds; `top-1`, share of the pictures with a true
+        box in which the box with the highest score has an IoU of at least 0.5 with one. All are 0 to 1, or None if
+        there is no true box.
     """
     order = np.argsort(-scores, axis=1, kind="stable")
     scores = np.take_along_axis(scores, order, axis=1)
@@ -58,7 +58,7 @@ def evaluate(
 
 
 def pairwise_iou(a: Float[np.ndarray, "F Q 4"], b: Float[np.ndarray, "F M 4"]) -> Float[np.ndarray, "F Q M"]:
-    """IoU of every pair of a picture's boxes; 0 where both have no area."""
+    """IoU of each pair of boxes in a picture; 0 if neither has an area."""
     low = np.maximum(a[:, :, None, :2], b[:, None, :, :2])
     high = np.minimum(a[:, :, None, 2:], b[:, None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=-1)
@@ -74,10 +74,10 @@ def _precision_recall(
     asked: Bool[np.ndarray, "F M"],
     size: Size,
 ) -> tuple[Float[np.ndarray, "K 101"], Float[np.ndarray, " K"]]:
-    """Precision at each point of recall, and the largest recall, for the K thresholds; both empty if none is asked for.
+    """Precision at each point of recall, and the largest recall, for the K thresholds; both empty if `asked` is.
 
-    Only true boxes asked for can be missed. A box that matches another one does not count, nor does one that matches
-    none and is not of the size.
+    Only the true boxes in `asked` can be missed. A found box does not count if it matches another true box, or if it
+    matches none and does not have the size.
     """
     if not asked.any():
         return np.empty((0, len(RECALL_POINTS))), np.empty(0)
@@ -92,7 +92,7 @@ def _precision_recall(
         recall = hits / asked.sum()
         precision = np.maximum.accumulate((hits / (hits + misses + np.spacing(1)))[::-1])[::-1]
         places = np.searchsorted(recall, RECALL_POINTS, side="left")
-        precisions.append(np.append(precision, 0.0)[places])  # a recall that is not reached has precision 0
+        precisions.append(np.append(precision, 0.0)[places])  # precision is 0 at a recall that is not reached
         recalls.append(recall[-1] if len(recall) else 0.0)
     return np.array(precisions), np.array(recalls)
 
@@ -103,10 +103,10 @@ def _match(
     truth_mask: Bool[np.ndarray, "F M"],
     asked: Bool[np.ndarray, "F M"],
 ) -> tuple[Bool[np.ndarray, "F Q K"], Bool[np.ndarray, "F Q K"]]:
-    """Which boxes match a true one at each threshold, and which of them one that is not asked for.
+    """Found boxes that match a true box at each threshold, and those of them whose match is not in `asked`.
 
-    In the order of their scores boxes take the true box with the largest overlap that is left, one asked for before
-    any other; of equal overlaps the last.
+    In the order of their scores, found boxes take the free true box with the largest overlap, those in `asked` before
+    any others; of equal overlaps, the last one.
     """
     pictures, queries, num_truths = overlaps.shape
     matched, ignored = np.zeros((2, pictures, queries, len(THRESHOLDS)), bool)

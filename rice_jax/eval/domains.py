@@ -96,13 +96,13 @@ def _compare(queries: _Domain, gallery: _Domain, rows: Sequence[int], cutoffs: S
             "share products"
         )
     ranked = ranking.rank(
-        queries.embeddings[asked],
-        [asking.item_ids[row] for row in asked],
-        [gallery.name] * len(asked),
-        [truths[asking.product_ids[row]] for row in asked],
-        gallery.embeddings[list(rows)],
-        [gallery.name] * len(rows),
-        image_ids,
+        ranking.Queries(
+            embeddings=queries.embeddings[asked],
+            ids=[asking.item_ids[row] for row in asked],
+            gallery_ids=[gallery.name] * len(asked),
+            truths=[truths[asking.product_ids[row]] for row in asked],
+        ),
+        ranking.GalleryImages(gallery.embeddings[list(rows)], [gallery.name] * len(rows), image_ids),
         num_top=1,
     )
     everyone = [*asking.product_ids, *asking.skipped]

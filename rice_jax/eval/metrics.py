@@ -1,4 +1,4 @@
-"""Rank-k over a set of queries and its subsets, beside what a random order would score."""
+"""Rank-k of a set of queries and of its subsets, with the rank-k of a random order."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from rice_jax.eval.ranking import Ranking, group_rows
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 3, 5, 10)
-DRAWS = 1000  # of galleries, for an interval
-LEVEL = 0.95  # share of the draws that an interval holds
-# The levels of RICE.md section 8 in the order in which people expect them; other values follow in alphabetical order.
+DRAWS = 1000  # of galleries, for a confidence interval
+LEVEL = 0.95  # of a confidence interval
+# The levels of docs/reference.md, section 8, from low to high; other values follow in alphabetical order.
 _LEVELS = ("small", "short", "few", "medium", "large", "long", "abundant")
 
 
@@ -22,10 +22,10 @@ class Score:
     """Rank-k of some queries.
 
     Attributes:
-        num_queries: how many queries the shares are of.
-        rank: {"rank-1": share in 0..1 of the queries with a ground truth among the first 1, ...}.
-        chance: the same shares as expected of a random order of the same galleries.
-        interval: {"rank-1": the ends of its confidence interval, ...}; None = all queries are of one gallery.
+        num_queries: number of queries, the denominator of the shares.
+        rank: {"rank-1": share of the queries with a ground truth among the first 1, 0 to 1, …}.
+        chance: the same shares, expected for a random order of the same galleries.
+        interval: {"rank-1": ends of its confidence interval, …}; None = all queries belong to one gallery.
     """
 
     num_queries: int
@@ -43,7 +43,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Galleries:
-    """Number of galleries that were queried, and of images in them."""
+    """Number of galleries with queries, and number of images in them."""
 
     num: int
     min_size: int
@@ -53,17 +53,17 @@ class Galleries:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """All that is said about one evaluation, as plain numbers and names.
+    """The numbers of one evaluation.
 
     Attributes:
         score: over all queries of the ground-truth file.
-        num_missing: how many of these are misses because they could not be ranked: left out when the data set was
-            built, or no ground truth left in the gallery.
-        galleries: the galleries' sizes.
-        subsets: {label, as "scale": {value, as "small": its score}}.
-        num_unknown: {label: number of ranked queries whose value is unknown and which are in none of its subsets}.
-        seconds: what the ranking took by the clock, compilation included; None = was not measured.
-        num_without_truth: how many more could have been queries, had they any ground truth; they are in no share.
+        num_missing: number of these that count as misses because they could not be ranked: the data set's builder left
+            them out, or their gallery has no ground truth.
+        galleries: sizes of the galleries.
+        subsets: {label, e.g. "scale": {value, e.g. "small": its score}}.
+        num_unknown: {label: number of ranked queries whose value is unknown, which are in none of its subsets}.
+        seconds: duration of the ranking, including compilation; None = not measured.
+        num_without_truth: number of possible queries without any ground truth, which are in no share.
     """
 
     score: Score
@@ -102,25 +102,25 @@ def evaluate(
     labels: Mapping[str, Sequence[str]] | None = None,
     cutoffs: Sequence[int] = CUTOFFS,
 ) -> Result:
-    """Turns a ranking into rank-k, overall and by subset.
+    """Computes rank-k of a ranking, overall and by subset.
 
     Args:
-        ranking: at least one query.
-        num_queries: number of queries in the ground-truth file, the denominator: those that were not ranked are
+        ranking: of at least one query.
+        num_queries: number of queries in the ground-truth file, the denominator; queries that were not ranked are
             misses. None = all were ranked.
-        labels: {label: each ranked query's value}, as {"scale": ["small", ...]}; "" = unknown, left out of the
-            label's subsets and counted. Values that differ in case only are one subset, spelt as met first. A query
-            that was not ranked has no values and is in no subset.
+        labels: {label: values of the ranked queries}, e.g. {"scale": ["small", …]}. "" = unknown: such queries are in
+            none of the label's subsets, and counted. Values that only differ in case are one subset with the first
+            spelling. Queries that were not ranked have no values and are in no subset.
         cutoffs: the k of rank-k.
 
     Returns:
-        The result. A query that could not be ranked counts as a miss for chance too, so both shares have the
-        same denominator.
+        The result. Queries that could not be ranked are misses for chance, too, so that both shares have the same
+        denominator.
 
     Raises:
-        DataError: for no queries, fewer `num_queries` than were ranked, and labels of another number of queries.
+        DataError: there are no queries, more were ranked than `num_queries`, or a label has another number of values.
 
-    Source: RICE.md section 8; `hit@k`, denominators and subsets.
+    Source: docs/reference.md, section 8 (`hit@k`, denominators, subsets).
     """
     ranked = len(ranking.query_ids)
     num_queries = ranked if num_queries is None else num_queries
@@ -149,19 +149,19 @@ def evaluate(
 
 
 def chance(gallery_size: Int64[np.ndarray, " Q"], num_truths: Int64[np.ndarray, " Q"], k: int) -> np.ndarray:
-    """Probability that a random order of each query's gallery has a ground truth among the first k.
+    """Probability that a random order of a query's gallery has a ground truth among the first k, for each query.
 
     Args:
         gallery_size: images in each query's gallery, G >= 1.
-        num_truths: of which m are ground truths, 0 <= m <= G.
-        k: at least 1; may be more than G.
+        num_truths: number m of ground truths among them, 0 <= m <= G.
+        k: at least 1; may exceed G.
 
     Returns:
         1 - C(G - m, k) / C(G, k), float64 [Q].
     """
     no_hit = np.ones(len(gallery_size))
     for drawn in range(k):
-        # The next image drawn is no truth, given that none before it was.
+        # Probability that the next image is no truth, given that no image before it is one.
         no_hit *= np.maximum(gallery_size - num_truths - drawn, 0) / np.maximum(gallery_size - drawn, 1)
     return np.where(num_truths > 0, 1 - no_hit, 0.0)
 
@@ -169,15 +169,15 @@ def chance(gallery_size: Int64[np.ndarray, " Q"], num_truths: Int64[np.ndarray, 
 def confidence_intervals(
     values: Float[np.ndarray, "Q C"], gallery_ids: Sequence[str]
 ) -> Float[np.ndarray, "C 2"] | None:
-    """Bootstraps means over queries by drawing galleries: the queries of a livestream stand or fall together.
+    """Bootstraps means over queries by drawing galleries, since the queries of a livestream are not independent.
 
     Args:
         values: of each query, e.g. 1 for a hit and 0 for a miss at each of C cutoffs.
         gallery_ids: the gallery of each query.
 
     Returns:
-        The ends of the middle 95 % of the means in as many galleries drawn with replacement, the same for the same
-        values; None of a single gallery. Of a few galleries they are too narrow: what is drawn hardly varies.
+        Ends of the middle 95 % of the means over as many galleries, drawn with replacement; equal for equal values.
+        None if there is one gallery. With few galleries the intervals are too narrow, since the draws hardly vary.
 
     Source: Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69 (2007), the cluster bootstrap.
     """
@@ -197,7 +197,7 @@ def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Seq
     rank, size, truths = ranking.rank[chosen], ranking.gallery_size[chosen], ranking.num_truths[chosen]
     hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
     ends = confidence_intervals(hits.astype(float), [ranking.gallery_ids[row] for row in rows])
-    ranked = len(rows) / num_queries  # those that were not are misses in every draw
+    ranked = len(rows) / num_queries  # queries that were not ranked are misses in every draw
     names = [f"rank-{k}" for k in cutoffs]
     return Score(
         num_queries=num_queries,
@@ -213,7 +213,7 @@ def _galleries(ranking: Ranking) -> Galleries:
 
 
 def _group_by_value(values: Sequence[str]) -> dict[str, list[int]]:
-    spelling: dict[str, str] = {}  # of every value but for its case, the first one
+    spelling: dict[str, str] = {}  # {value without case: its first spelling}
     groups = group_rows(spelling.setdefault(value.casefold(), value) for value in map(str.strip, values))
 
     def order(value: str) -> tuple[int, str]:

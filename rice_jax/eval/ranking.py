@@ -11,23 +11,57 @@ from jaxtyping import Float32, Float64, Int64
 
 from rice_jax.types import DataError
 
-# Of an image: its negative score, whether it is a truth, its position. They sort as `rank` does.
+# Of an image: its negative score, whether it is a truth, its position. Entries sort in the order of `rank`.
 Entry = tuple[float, bool, int]
 
 
 @dataclasses.dataclass(frozen=True)
+class Queries:
+    """Queries to rank; every field has one entry per query.
+
+    Attributes:
+        embeddings: L2-normalized, finite.
+        ids: the queries' names, each once.
+        gallery_ids: the gallery of each query.
+        truths: ground-truth image ids of each query, at least one; any of them is a hit.
+    """
+
+    embeddings: Float32[np.ndarray, "Q E"]
+    ids: Sequence[str]
+    gallery_ids: Sequence[str]
+    truths: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class GalleryImages:
+    """The images of all galleries; every field but the last has one entry per image.
+
+    Attributes:
+        embeddings: L2-normalized, finite.
+        gallery_ids: the gallery of each image; an image may be in several galleries, in each of them once.
+        ids: the images' names.
+        skipped: "gallery id/image id" of images that are known to be left out of a gallery, e.g. unreadable pictures.
+    """
+
+    embeddings: Float32[np.ndarray, "G E"]
+    gallery_ids: Sequence[str]
+    ids: Sequence[str]
+    skipped: Collection[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Ranking:
-    """How each query fared in its own gallery; every field has one entry a query, in the order of the queries.
+    """How each query was ranked in its own gallery; every field has one entry per query, in the order of the queries.
 
     Attributes:
         query_ids: the queries' names.
         gallery_ids: the gallery in which each query was ranked.
-        rank: 1-based position of the query's best ground truth; 0 = none of its truths is in the gallery: a miss.
+        rank: 1-based position of the query's best ground truth; 0 = none of its truths is in the gallery, a miss.
         gallery_size: number of images in the query's gallery.
-        num_truths: how many of them are ground truths of the query.
+        num_truths: number of ground truths in the query's gallery.
         truths: the ground-truth image ids.
-        top: the best (image id, score) pairs, best first; after `rerank.reorder` the score of those that were matched
-            is the decoder's.
+        top: the best (image id, score) pairs, best first; after `rerank.reorder` the scores of matched images are the
+            decoder's.
     """
 
     query_ids: tuple[str, ...]
@@ -39,81 +73,64 @@ class Ranking:
     top: tuple[tuple[tuple[str, float], ...], ...]
 
 
-def rank(
-    query_embeddings: Float32[np.ndarray, "Q E"],
-    query_ids: Sequence[str],
-    query_gallery_ids: Sequence[str],
-    truths: Sequence[Sequence[str]],
-    gallery_embeddings: Float32[np.ndarray, "G E"],
-    gallery_ids: Sequence[str],
-    image_ids: Sequence[str],
-    *,
-    skipped_images: Collection[str] = (),
-    num_top: int = 10,
-    max_scores: int = 2**22,
-) -> Ranking:
+def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scores: int = 2**22) -> Ranking:
     """Ranks each query inside its own gallery by the inner product of embeddings.
 
-    The order is: higher score first; among equal scores images that are no truth of the query before those that are,
-    so that a tie never helps; then gallery order. At most `max_scores` scores exist at a time, however large a gallery
-    is.
+    Images are ordered by score, highest first. Among equal scores, images that are no truth of the query come before
+    its truths, so that a tie never helps; then gallery order decides. At most `max_scores` scores exist at a time,
+    however large a gallery is.
 
     Args:
-        query_embeddings: l2-normalised, finite.
-        query_ids: the queries' names, each once.
-        query_gallery_ids: the gallery of each query.
-        truths: ground-truth image ids of each query, at least one; any of them is a hit.
-        gallery_embeddings: l2-normalised, finite, in gallery order.
-        gallery_ids: the gallery of each image; an image may be in several galleries, in each of them once.
-        image_ids: the images' names.
-        skipped_images: "gallery id/image id" of images known to be left out of a gallery (unreadable pictures, say): a
-            truth among them is no error; a query that has no other truth is a miss.
-        num_top: how many of the best images to keep by name.
+        queries: to rank.
+        images: of all galleries, in gallery order. A truth among `images.skipped` is no error; a query without another
+            truth is a miss.
+        num_top: number of best images to keep by name.
         max_scores: bounds the memory; the result does not depend on it.
 
     Returns:
-        The ranking, queries in the order given.
+        The ranking, in the order of the queries.
 
     Raises:
         DataError: naming the query or image, for embeddings that are not finite, a query whose gallery has no images,
             a ground truth that is not in the query's gallery, a ground truth that is not a list or is empty, and an
-            id that comes twice.
+            id that occurs twice.
 
-    Source: RICE.md section 8. Differs: the reference leaves ties to a sort of scores and accepts missing truths.
+    Source: docs/reference.md, section 8.
+    Differs: the reference leaves ties to a sort of scores and accepts missing truths.
     """
-    _check_queries(query_embeddings, query_ids, query_gallery_ids, truths)
-    galleries = _group_images(gallery_embeddings, gallery_ids, image_ids)
-    _check_truths(query_ids, query_gallery_ids, truths, galleries, skipped_images)
+    _check_queries(queries)
+    galleries = _group_images(images)
+    _check_truths(queries, galleries, images.skipped)
 
-    num_queries = len(query_ids)
+    num_queries = len(queries.ids)
     best_rank = np.zeros(num_queries, np.int64)
     gallery_size = np.zeros(num_queries, np.int64)
     num_truths = np.zeros(num_queries, np.int64)
     top: list[tuple[tuple[str, float], ...]] = [()] * num_queries
 
-    num_rows = max(1, math.isqrt(max_scores))  # a block of many queries converts the gallery less often
-    for gallery_id, queries in group_rows(query_gallery_ids).items():
-        rows = galleries[gallery_id]  # image id -> row of gallery_embeddings, in gallery order
+    num_rows = max(1, math.isqrt(max_scores))  # large blocks of queries convert the gallery less often
+    for gallery_id, of_gallery in group_rows(queries.gallery_ids).items():
+        rows = galleries[gallery_id]  # {image id: row of images}, in gallery order
         names = list(rows)
         position = {name: i for i, name in enumerate(names)}
-        images = np.fromiter(rows.values(), np.int64)
-        gallery_size[queries] = len(names)
-        for start in range(0, len(queries), num_rows):
-            chunk = queries[start : start + num_rows]
-            found = [[position[t] for t in dict.fromkeys(truths[query]) if t in position] for query in chunk]
-            ranks, best = _rank_chunk(query_embeddings[chunk], found, gallery_embeddings, images, num_top, max_scores)
+        embeddings = images.embeddings, np.fromiter(rows.values(), np.int64)
+        gallery_size[of_gallery] = len(names)
+        for start in range(0, len(of_gallery), num_rows):
+            chunk = of_gallery[start : start + num_rows]
+            found = [[position[t] for t in dict.fromkeys(queries.truths[query]) if t in position] for query in chunk]
+            ranks, best = _rank_chunk(queries.embeddings[chunk], found, *embeddings, num_top, max_scores)
             best_rank[chunk] = ranks
             num_truths[chunk] = [len(own) for own in found]
             for query, entries in zip(chunk, best, strict=True):
                 top[query] = tuple((names[i], -negative) for negative, _, i in entries)
 
     return Ranking(
-        query_ids=tuple(query_ids),
-        gallery_ids=tuple(query_gallery_ids),
+        query_ids=tuple(queries.ids),
+        gallery_ids=tuple(queries.gallery_ids),
         rank=best_rank,
         gallery_size=gallery_size,
         num_truths=num_truths,
-        truths=tuple(tuple(t) for t in truths),
+        truths=tuple(tuple(t) for t in queries.truths),
         top=tuple(top),
     )
 
@@ -137,7 +154,7 @@ def _rank_chunk(
     """Ranks some queries of one gallery, a block of its images at a time.
 
     Returns:
-        The ranks, and of each query the best images in order.
+        The ranks, and the best images of each query in order.
     """
     queries = query_embeddings.astype(np.float64)
     truth_scores = [
@@ -153,7 +170,7 @@ def _rank_chunk(
     top: list[list[Entry]] = [[] for _ in truths]
     last_of_top = np.full(len(queries), -np.inf, np.float32)
     for start, scores in _score_blocks(queries, gallery_embeddings, images, max_scores):
-        # A truth has one score, or it might come before or after itself.
+        # A truth must have one and the same score, or it might come before or after itself.
         here = (truth_columns >= start) & (truth_columns < start + scores.shape[1])
         scores[truth_rows[here], truth_columns[here] - start] = all_truth_scores[here]
         not_worse += np.count_nonzero(scores >= best_truth[:, None], axis=1)
@@ -164,7 +181,7 @@ def _rank_chunk(
             if len(top[row]) == num_top:
                 last_of_top[row] = -top[row][-1][0]
 
-    # Everything that is no truth and not worse than the best truth stands before it.
+    # Images that are no truth and not worse than the best truth come before it.
     not_before = [(own == own.max(initial=-np.inf)).sum() for own in truth_scores]
     has_truth = np.array([len(own) > 0 for own in truths])
     return np.where(has_truth, 1 + not_worse - not_before, 0), top
@@ -177,7 +194,7 @@ def _best(
     truths: Sequence[int],
     num_top: int,
 ) -> list[Entry]:
-    """The best of those known and some others, in the order of `rank`; a threshold spares sorting all of them."""
+    """The best of the known and some other images, in the order of `rank`; a threshold avoids sorting all of them."""
     if (place := len(scores) - num_top) > 0:
         kept = scores >= np.partition(scores, place)[place]
         scores, positions = scores[kept], positions[kept]
@@ -191,10 +208,10 @@ def _score_blocks(
     images: Int64[np.ndarray, " g"],
     max_scores: int,
 ) -> Iterator[tuple[int, Float32[np.ndarray, "q n"]]]:
-    """Yields the scores of the queries against some images of their gallery, from a first position on.
+    """Yields (position of the first image, scores of the queries and a block of images).
 
-    A float32 matrix product gives the same pair different last bits in different blocks; then two copies of one
-    picture would not tie, and the chunking would show in the ranks. Sums in float64, rounded once, do not.
+    A float32 matrix product gives the same pair different last bits in different blocks, so two copies of one picture
+    would not tie, and ranks would depend on the blocks. Sums in float64 that are rounded once do not.
     """
     num_columns = max(1, max_scores // max(queries.shape))  # bounds the scores, and the embeddings that make them
     for start in range(0, len(images), num_columns):
@@ -202,60 +219,51 @@ def _score_blocks(
         yield start, (queries @ gallery_embeddings[columns].astype(np.float64).T).astype(np.float32)
 
 
-def _group_images(
-    embeddings: np.ndarray, gallery_ids: Sequence[str], image_ids: Sequence[str]
-) -> dict[str, dict[str, int]]:
-    """{gallery id: {image id: row of the embeddings}}, in gallery order."""
-    if not len(embeddings) == len(gallery_ids) == len(image_ids):
+def _group_images(images: GalleryImages) -> dict[str, dict[str, int]]:
+    """{gallery id: {image id: row of the images}}, in gallery order."""
+    if not len(images.embeddings) == len(images.gallery_ids) == len(images.ids):
         raise DataError(
-            f"{len(embeddings)} gallery embeddings, {len(gallery_ids)} gallery ids and {len(image_ids)} image ids: "
-            "expected one of each for every image."
+            f"{len(images.embeddings)} gallery embeddings, {len(images.gallery_ids)} gallery ids and "
+            f"{len(images.ids)} image ids: expected one of each for every image."
         )
-    _check_finite(embeddings, lambda i: f"image {image_ids[i]!r} of gallery {gallery_ids[i]!r}")
+    _check_finite(images.embeddings, lambda i: f"image {images.ids[i]!r} of gallery {images.gallery_ids[i]!r}")
     galleries: dict[str, dict[str, int]] = collections.defaultdict(dict)
-    for row, (gallery_id, image_id) in enumerate(zip(gallery_ids, image_ids, strict=True)):
-        images = galleries[gallery_id]
-        if image_id in images:
+    for row, (gallery_id, image_id) in enumerate(zip(images.gallery_ids, images.ids, strict=True)):
+        gallery = galleries[gallery_id]
+        if image_id in gallery:
             raise DataError(
-                f"Image {image_id!r} is in gallery {gallery_id!r} twice (rows {images[image_id]} and {row}): "
+                f"Image {image_id!r} is in gallery {gallery_id!r} twice (rows {gallery[image_id]} and {row}): "
                 "expected every image of a gallery once, since a second copy would push others down."
             )
-        images[image_id] = row
+        gallery[image_id] = row
     return dict(galleries)
 
 
-def _check_queries(
-    embeddings: np.ndarray, query_ids: Sequence[str], gallery_ids: Sequence[str], truths: Sequence[Sequence[str]]
-) -> None:
-    if not len(embeddings) == len(query_ids) == len(gallery_ids) == len(truths):
+def _check_queries(queries: Queries) -> None:
+    ids = queries.ids
+    if not len(queries.embeddings) == len(ids) == len(queries.gallery_ids) == len(queries.truths):
         raise DataError(
-            f"{len(embeddings)} query embeddings, {len(query_ids)} query ids, {len(gallery_ids)} gallery ids and "
-            f"{len(truths)} ground truths: expected one of each for every query."
+            f"{len(queries.embeddings)} query embeddings, {len(ids)} query ids, {len(queries.gallery_ids)} gallery ids "
+            f"and {len(queries.truths)} ground truths: expected one of each for every query."
         )
-    if len(set(query_ids)) < len(query_ids):
-        twice = next(name for name, rows in group_rows(query_ids).items() if len(rows) > 1)
+    if len(set(ids)) < len(ids):
+        twice = next(name for name, rows in group_rows(ids).items() if len(rows) > 1)
         raise DataError(f"Query {twice!r} is there twice: expected every query once, or it would count twice.")
-    _check_finite(embeddings, lambda i: f"query {query_ids[i]!r}")
+    _check_finite(queries.embeddings, lambda i: f"query {ids[i]!r}")
 
 
 def _check_finite(embeddings: np.ndarray, name_of: Callable[[int], str]) -> None:
-    # A sum of float32 in float64 cannot overflow, and takes no copy of the embeddings.
+    # A float64 sum of float32 numbers cannot overflow, and needs no copy of the embeddings.
     bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
     if bad.size:
         raise DataError(
-            f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not): no order can "
-            "be made of it. Has the training diverged, or does a clip come without one valid frame?"
+            f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not), so it has no "
+            "order: expected finite numbers. Has the training diverged, or has a clip no valid frame?"
         )
 
 
-def _check_truths(
-    query_ids: Sequence[str],
-    gallery_ids: Sequence[str],
-    truths: Sequence[Sequence[str]],
-    galleries: dict[str, dict[str, int]],
-    skipped_images: Collection[str],
-) -> None:
-    for query_id, gallery_id, wanted in zip(query_ids, gallery_ids, truths, strict=True):
+def _check_truths(queries: Queries, galleries: dict[str, dict[str, int]], skipped: Collection[str]) -> None:
+    for query_id, gallery_id, wanted in zip(queries.ids, queries.gallery_ids, queries.truths, strict=True):
         if isinstance(wanted, str | bytes):
             raise DataError(
                 f"The ground truth of query {query_id!r} is the string {wanted!r}: expected a list of image ids (`in` "
@@ -269,7 +277,7 @@ def _check_truths(
                 f"{len(galleries)} galleries. Is the gallery data set that of these queries?"
             )
         for image_id in wanted:
-            if image_id not in galleries[gallery_id] and f"{gallery_id}/{image_id}" not in skipped_images:
+            if image_id not in galleries[gallery_id] and f"{gallery_id}/{image_id}" not in skipped:
                 raise DataError(
                     f"Ground truth {image_id!r} of query {query_id!r} is not among the {len(galleries[gallery_id])} "
                     f"images of gallery {gallery_id!r}: the query could never be a hit. Build the gallery again, or "

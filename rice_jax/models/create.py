@@ -28,11 +28,13 @@ def create_params(config: ModelConfig, mesh: Mesh, seed: int) -> PyTree:
 
 
 def start_decoder(params: PyTree) -> PyTree:
-    """Lets the decoder's pairs start from the encoder's last blocks, in order; without a decoder nothing changes.
+    """Lets the decoder's pairs start from the encoder's last blocks, in order.
+
+    Without a decoder, or with an encoder that has no such blocks, nothing changes.
 
     Source: docs/reference.md, section 3; recorded from the reference's initialization.
     """
-    if "pmd" not in params:
+    if "pmd" not in params or "blocks" not in params["encoder"]:
         return params
     num_pairs = params["pmd"]["self_blocks"]["qkv"]["kernel"].shape[0]
     last = jax.tree.map(lambda x: x[-2 * num_pairs :], params["encoder"]["blocks"])

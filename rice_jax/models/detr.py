@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import DetectorConfig, VitConfig
 from rice_jax.models.contract import SupportsDetection
-from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.encoders import encoder_class
 from rice_jax.models.layers import Block, layer_norm, linear, quick_gelu, stack, unstack
 from rice_jax.models.rice import normalize
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
@@ -51,7 +51,7 @@ class Detector(nnx.Module):
 
     def __init__(self, config: DetrConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
-        self.encoder = Vit(config.encoder, placement=placement, rngs=rngs)
+        self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         self.detector = BoxDecoder(config.encoder, config.decoder, placement=placement, rngs=rngs)
 
     @property

@@ -16,7 +16,7 @@ from rice_jax.models.contract import (
     SupportsMatching,
     SupportsStreaming,
 )
-from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.encoders import encoder_class
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.pfr import Pfr
 from rice_jax.models.pmd import Pmd
@@ -54,7 +54,7 @@ class Rice(nnx.Module):
 
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
-        self.encoder = Vit(config.encoder, placement=placement, rngs=rngs)
+        self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
         if config.pmd:
             self.pmd = Pmd(config.encoder, config.pmd, placement=placement, rngs=rngs)

@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -21,7 +20,7 @@ from jaxtyping import PyTree
 from rice_jax.config import VitConfig
 from rice_jax.models.create import MODELS, ModelConfig, start_decoder
 from rice_jax.models.detr import DetrConfig
-from rice_jax.models.encoders.vit import resize_positions
+from rice_jax.models.encoders import encoder_class
 from rice_jax.models.rice import RiceConfig
 
 CHECKPOINTS = "checkpoints"
@@ -108,10 +107,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
     _require_same_heads(saved_config["model"], saved, config, directory)
     if "pmd" in params and "pmd" not in saved:
         saved = start_decoder(saved | {"pmd": params["pmd"]})
-    positions = saved["encoder"]["position_embedding"]
-    saved["encoder"]["position_embedding"] = np.asarray(
-        resize_positions(jnp.asarray(positions), config.encoder.num_tokens)
-    )
+    saved["encoder"] = encoder_class(config.encoder).fit(saved["encoder"], config.encoder)
 
     fresh = flatten_dict(params, sep="/")
     found = flatten_dict(saved, sep="/")
@@ -181,6 +177,8 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig | VitConfig, resiz
         "patch_size": encoder.patch_size,
         "resize": resize,
     }
+    if encoder.architecture != "vit":  # version 0.1 knew no other
+        sizes["architecture"] = encoder.architecture
     parts = {"encoder"} if isinstance(config, VitConfig) else set(params) - _not_embedding(config)
     rest = {part: params[part] for part in parts - {"encoder"}}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.

@@ -253,7 +253,7 @@ def _points(shares: Mapping[str, float], last: int) -> Curve:
     return Curve(list(shown), list(shown.values()), marked=True)
 
 
-def _thin(points: Sequence[tuple[float, float]]) -> Curve:
+def _thin(points: Sequence[tuple[float | int, float | int]]) -> Curve:
     """Reduces many points to means of neighbors."""
     parts = np.array_split(np.array(points), min(NUM_POINTS, len(points)))
     steps, values = np.array([part.mean(axis=0) for part in parts]).T

@@ -8,28 +8,28 @@ from rice_jax.eval.coco import METRICS
 from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.metrics import Result, Score
 
-_MAX_NAME = 36  # columns of a terminal; the widest table then has 100
+_MAX_NAME = 36  # columns of a terminal, so that the widest table has 100
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """A table of several evaluations of the same queries, chance first.
+    """Tabulates several evaluations of the same queries, below chance.
 
     Args:
         results: {row name: its result}, at least one, in the order of the rows.
 
     Returns:
-        Lines of at most 100 columns, without a newline at the end; the last column is the seconds that each ranking
-        took, if any was measured.
+        Lines of at most 100 columns, without a newline at the end. If durations were measured, they are in the last
+        column, in seconds.
 
     Raises:
-        ValueError: naming the row, if one was measured on other queries or galleries than the first.
+        ValueError: naming the row, if its queries or galleries are not those of the first row.
     """
     first_name, first = next(iter(results.items()))
     for name, result in results.items():
         if (result.score.num_queries, result.galleries) != (first.score.num_queries, first.galleries):
             raise ValueError(
                 f"Row {name!r} is of {_about(result)}, row {first_name!r} of {_about(first)}: expected rows of the "
-                "same queries and galleries, since others cannot be compared."
+                "same queries and galleries, which alone can be compared."
             )
     cutoffs = list(first.score.rank)
     header = ["", *cutoffs, f"{cutoffs[0]} / chance"]
@@ -44,10 +44,10 @@ def table(results: Mapping[str, Result]) -> str:
 
 
 def subset_table(result: Result) -> str:
-    """A table of the subsets of one evaluation, a block a label.
+    """Tabulates the subsets of one evaluation, with a block for each label.
 
     Args:
-        result: its `subsets` in the order of the blocks and rows.
+        result: with `subsets` in the order of blocks and rows.
 
     Returns:
         Lines of at most 100 columns, without a newline at the end; "" if there are no subsets.
@@ -66,14 +66,14 @@ def subset_table(result: Result) -> str:
 
 
 def gallery_table(results: Mapping[str, Result]) -> str:
-    """A table of evaluations of queries and galleries of their own.
+    """Tabulates evaluations that each have their own queries and galleries.
 
     Args:
         results: {row name: its result}, at least one, in the order of the rows, all with the same cutoffs.
 
     Returns:
-        Lines of at most 100 columns, without a newline at the end; columns of queries that were not ranked and count
-        as misses, and of those without any truth, which do not count, only if there are some.
+        Lines of at most 100 columns, without a newline at the end. If there are such queries, columns count those that
+        were not ranked (misses) and those without a truth (left out).
     """
     cutoffs = list(next(iter(results.values())).score.rank)
     counts = {
@@ -96,7 +96,7 @@ def gallery_table(results: Mapping[str, Result]) -> str:
 
 
 def domain_tables(result: DomainResult) -> str:
-    """Both tables of one evaluation between domains: lines of at most 100 columns, without a newline at the end."""
+    """Tabulates one evaluation between domains, in lines of at most 100 columns, without a newline at the end."""
     return (
         f"Retrieval: items of one domain among all items of another\n\n{gallery_table(result.retrieval)}\n\n"
         f"One-shot classification: among one item of each product\n\n{gallery_table(result.one_shot)}"
@@ -104,11 +104,11 @@ def domain_tables(result: DomainResult) -> str:
 
 
 def detection_table(results: Mapping[str, Mapping[str, Any]], num_clips: int, num_skipped: int) -> str:
-    """A table of a detector's evaluations on the same frames.
+    """Tabulates evaluations of a detector on the same frames.
 
     Args:
         results: {row name: the metrics of `coco.evaluate`, with `num_frames` and `num_boxes`}, at least one.
-        num_clips: number of clips that the frames are of.
+        num_clips: number of clips with these frames.
         num_skipped: number of clips that the data set's builder left out.
 
     Returns:
@@ -155,7 +155,15 @@ def _seconds(result: Result) -> list[str]:
 
 
 def align(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: names to the left, numbers to the right, a rule under the header."""
+    """Aligns a table: the first column to the left, others to the right, with a rule below the header.
+
+    Args:
+        header: of the columns.
+        rows: cells of each row, at most as many as columns; long names in the first column are shortened.
+
+    Returns:
+        The lines of the table.
+    """
     rows = [[_shorten(row[0]), *row[1:], *[""] * (len(header) - len(row))] for row in rows]
     widths = [max(_width(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
@@ -177,5 +185,5 @@ def _shorten(name: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal: Chinese characters, as in LPR4M's categories, take two."""
+    """Width on a terminal, where Chinese characters (as in LPR4M's categories) take two columns."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

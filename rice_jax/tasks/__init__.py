@@ -1,4 +1,4 @@
-"""What runs train and measure: `TASKS[config.task]`."""
+"""Tasks: what a run trains and measures, `TASKS[config.task]`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ TASKS: dict[str, Task] = {"retrieval": Retrieval(), "domains": Domains(), "detec
 
 
 def resolve(values: Mapping[str, Any]) -> Config:
-    """Checks settings (`rice_jax.config.resolve`), those of the task included.
+    """Checks settings with `rice_jax.config.resolve` and the checks of their task, and freezes them.
 
     Raises:
         ConfigError: unknown names, wrong types or values, or settings that exclude each other.

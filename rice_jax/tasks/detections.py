@@ -1,4 +1,4 @@
-"""A detector's boxes on disk: a JSON line for every frame of a data set."""
+"""A detector's boxes on disk: one JSON line for each frame of a data set."""
 
 import json
 import logging
@@ -26,29 +26,29 @@ logger = logging.getLogger(__name__)
 
 
 def write_detections(run: Run, directory: Path, source: str) -> Path:
-    """Looks at every frame of `config.data.detect` and writes what it finds; can be killed and run again.
+    """Writes the boxes that a detector finds in the frames of `config.data.detect`; continues where it was killed.
 
-    The file has one JSON line for each frame of the data set, every frame once, clip by clip:
+    The file has one JSON line for each frame of the data set, clip by clip:
 
         {"frame_id": "7b60…-0081", "boxes": [[0.12, 0.3, 0.61, 0.97], …], "scores": [0.93, …]}
 
-    Boxes are left, top, right, bottom in shares of the whole frame's width and height, 0 to 1, left < right and
-    top < bottom, five decimals; scores are 0 to 1, four decimals, highest first; what scores less than
-    `config.eval.min_score` is left out, so both lists may be empty. While it grows it is named `….jsonl.partial`; what
-    wrote it stands in `….about.json`.
+    Boxes are left, top, right, bottom as shares of the whole frame, 0 to 1, with left < right and top < bottom, rounded
+    to five decimals. Scores are 0 to 1, rounded to four decimals, highest first. Boxes with a score below
+    `config.eval.min_score` are left out, so both lists may be empty. An unfinished file is named `….jsonl.partial`;
+    `….about.json` describes the detector and the settings.
 
     Args:
-        run: with the parameters of a trained detector; its settings `data.detect`, `eval.batch_size`,
-            `eval.num_frames` (frames of a window) and `eval.min_score` count.
-        directory: for the file, `NAME.jsonl` of data set NAME with "-" for "/".
-        source: what the parameters are, e.g. a path and a step: another one's file is not continued.
+        run: with the parameters of a trained detector, and the settings `data.detect`, `eval.batch_size`,
+            `eval.num_frames` (frames of a window) and `eval.min_score`.
+        directory: for the file, `NAME.jsonl` for data set NAME with "-" instead of "/".
+        source: identifies the parameters, e.g. a path and a step; a file with another source is not continued.
 
     Returns:
         The file.
 
     Raises:
         FileNotFoundError: the data set is missing.
-        DataError: it has no frame ids, or another detector, or other settings, began the file.
+        DataError: the data set has no frame ids, or the file was begun by another detector or with other settings.
     """
     config, data = run.config, run.config.eval_input
     batch_size = padded_batch_size(config.eval.batch_size, run.mesh)
@@ -61,7 +61,7 @@ def write_detections(run: Run, directory: Path, source: str) -> Path:
     }
     _require_same(path.with_suffix(".about.json"), about)
     if path.exists():
-        logger.info("%s: is complete", path)
+        logger.info("%s: already complete", path)
         return path
     windows = clip_windows(data, data.detect)
     partial = path.with_suffix(".jsonl.partial")
@@ -86,9 +86,9 @@ def write_detections(run: Run, directory: Path, source: str) -> Path:
 
 
 def detect_function(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], dict[str, jax.Array]]:
-    """The function of (params, batch) that looks at windows.
+    """The function of (params, batch) that finds boxes in windows.
 
-    It returns `boxes` [b, T, Q, 4], corners, and `scores` [b, T, Q], and what of the batch makes sense of them.
+    It returns `boxes` [b, T, Q, 4], as corners, and `scores` [b, T, Q], with the batch's masks, ids and true boxes.
     """
 
     def detect(params: PyTree, batch: dict) -> dict[str, jax.Array]:
@@ -120,10 +120,10 @@ def _lines(found: Mapping[str, np.ndarray], min_score: float) -> list[str]:
 
 
 def _continue(partial: Path, windows: Int32[np.ndarray, "W 4"], batch_size: int) -> int:
-    """Cuts what a killed run wrote back to whole batches; returns how many windows they hold."""
+    """Truncates the file of a killed run to whole batches; returns the number of their windows."""
     if not partial.exists():
         return 0
-    ends = np.cumsum(windows[:, 3])[batch_size - 1 :: batch_size]  # frames until the end of each batch but a short one
+    ends = np.cumsum(windows[:, 3])[batch_size - 1 :: batch_size]  # frames until the end of each full batch
     done, size, lines = 0, 0, 0
     offset = 0
     with partial.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Task "retrieval": RICE learns from pairs of a video and its product's image, and ranks a shop's images."""
+"""Task "retrieval": trains RICE on pairs of a video and its product's image, and ranks a shop's images."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -28,7 +28,7 @@ from rice_jax.types import Embeddings, Tokens
 
 
 class Retrieval:
-    """RICE: ICL always, PMD and PFR by their weights."""
+    """RICE with ICL, and with PMD and PFR if their weights are above 0."""
 
     def check(self, config: Config) -> None:
         for problem in retrieval_problems(config):
@@ -94,21 +94,21 @@ def retrieval_loss(
     num_chunks: int = 1,
     each_part=lambda function: function,
 ) -> tuple[Float[Array, ""], Metrics]:
-    """Total loss over the global batch, and what is reported of it.
+    """Total loss over the global batch.
 
     Args:
-        graphdef: of a model with the parts whose losses have a weight.
+        graphdef: of a model with a part for every loss that has a weight.
         params: of the model.
         batch: global, a `types.Batch`.
-        config: weights of the losses and choice of negatives.
-        num_shards: equal parts of the batch; negatives come from an image's own part.
-        dropout_key: for the decoder's attention; None = no dropout.
-        num_chunks, each_part: see `in_chunks`; the losses see the global batch either way.
+        config: weights of the losses, and the choice of negatives.
+        num_shards: number of equal parts of the batch; negatives come from the part of the image.
+        dropout_key: for dropout in the decoder's attention; None = no dropout.
+        num_chunks, each_part: of the encoding, as in `in_chunks`; the losses always get the global batch.
 
     Returns:
-        The loss, and the metrics: `loss`; its parts `icl`, `pmd` and `pfr` before their weights; `accuracy`, the share
-        of videos nearest to their own image in the batch; `match_accuracy`, the share of images that the decoder
-        matches best with their own video; `logit_scale`.
+        The loss, and the metrics: `loss`; its unweighted parts `icl`, `pmd` and `pfr`; `accuracy`, the share of videos
+        whose nearest image in the batch is their own; `match_accuracy`, the share of images that the decoder matches
+        best with their own video; `logit_scale`.
     """
     model = nnx.merge(graphdef, params)
     encode = in_chunks(partial(_encode, graphdef, with_tokens=config.pmd_weight > 0), num_chunks, each_part)

@@ -32,7 +32,7 @@ from rice_jax.parallel.processes import agree
 from rice_jax.tasks.task import Run
 
 LABELS = ("scale", "duration", "number", "category", "source")
-NUM_TOP = 10  # images of a query in `rankings.jsonl`, or as many as are matched
+NUM_TOP = 10  # images of a query in `rankings.jsonl`, unless more are matched
 
 
 def embedding_row(step: int) -> Row:
@@ -41,16 +41,16 @@ def embedding_row(step: int) -> Row:
 
 
 def match_row(step: int, num_matched: int) -> Row:
-    """The row of a ranking whose first images the decoder has re-ordered."""
+    """The row of a ranking whose first images the decoder re-ordered."""
     return Row(step, "match", num_matched)
 
 
 class RetrievalEvaluator:
     """Evaluates parameters on a run's queries and galleries.
 
-    In the workdir it writes `results.json`, one row per evaluated step and ranking, and `rankings.jsonl`, the newest
-    ranking. At the end of a training, and for every checkpoint that is evaluated, also `report.html` and, unless boxes
-    tell where the product is, which nobody does of a livestream, `calibration.json`.
+    It writes into the workdir: `results.json`, one row per evaluated step and ranking; `rankings.jsonl`, the newest
+    ranking; at the end of a training and for an evaluated checkpoint also `report.html` and `calibration.json`. There
+    is no calibration for models that need boxes (`config.model.ipd`), since livestreams have none.
     """
 
     def __init__(self, run: Run):
@@ -58,7 +58,7 @@ class RetrievalEvaluator:
 
         Raises:
             FileNotFoundError: a data set is missing.
-            CheckpointError: images shall be matched, and the checkpoint to evaluate has no trained decoder.
+            CheckpointError: the evaluation re-ranks, and the checkpoint to evaluate has no trained decoder.
         """
         self._run, self._data = run, run.config.eval_input
         self._batch_size = padded_batch_size(run.config.eval.batch_size, run.mesh)
@@ -82,7 +82,7 @@ class RetrievalEvaluator:
         """Evaluates parameters after `step` updates.
 
         Returns:
-            Rank-k as {"rank-1": share, …}, and where images were matched {"matched-rank-1": share, …}.
+            Rank-k as {"rank-1": share, …}; if images were re-ranked, also {"matched-rank-1": share, …}.
 
         Raises:
             DataError: a ground truth is in no gallery, or a query has no gallery.
@@ -90,10 +90,11 @@ class RetrievalEvaluator:
         run, path = self._run, self._run.workdir / "results.json"
         results = read_results(path) if path.exists() else {}
         if run.config.eval.pixels and agree(PIXELS not in results):
-            pixels, *_ = self.rank(compile_embedder(pixel_embedder(), {}, run.mesh), {})
+            pixels = self.rank(*self.embed(compile_embedder(pixel_embedder(), {}, run.mesh), {}))
             results = {PIXELS: self._score(pixels), **results}
         start, row = time.perf_counter(), embedding_row(step)
-        ranked, images, videos = self.rank(self._embedder, params)
+        videos, images = self.embed(self._embedder, params)
+        ranked = self.rank(videos, images)
         results[row] = self._score(ranked, time.perf_counter() - start)
         shares = dict(results[row].score.rank)
         if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
@@ -108,40 +109,31 @@ class RetrievalEvaluator:
             self.report(results, row, ranked, shares, params)
         return shares
 
-    def rank(self, embedder: Embedder, params: PyTree) -> tuple[ranking.Ranking, Images, Float32[np.ndarray, "Q E"]]:
-        """Ranks every query's gallery by embedding; also returns what was computed of the images and the videos."""
+    def embed(self, embedder: Embedder, params: PyTree) -> tuple[Float32[np.ndarray, "Q E"], Images]:
+        """Computes the embeddings of all videos, and what is kept of all images."""
         images = self._compute(embedder.image, params, self._batches("gallery"), len(self._image_ids))
         videos = self._compute(embedder.video, params, self._batches("query"), len(self._queries))
-        ranked = ranking.rank(
-            videos,
-            [query.clip_id for query in self._queries],
-            [query.gallery_id for query in self._queries],
-            [query.image_ids for query in self._queries],
-            images.embedding,
-            self._gallery_ids,
-            self._image_ids,
-            skipped_images=self._skipped_images,
-            num_top=max(NUM_TOP, self._num_matched),
-        )
-        return ranked, images, videos
+        return videos, images
+
+    def rank(self, videos: Float32[np.ndarray, "Q E"], images: Images) -> ranking.Ranking:
+        """Ranks every query's gallery by embedding."""
+        num_top = max(NUM_TOP, self._num_matched)
+        return ranking.rank(self._ranking_queries(videos), self._gallery_images(images), num_top=num_top)
 
     def rerank(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
-        """Lets the decoder re-order every query's first images."""
+        """Lets the decoder re-order the first images of every query."""
         rows = rerank.candidates(ranked, self._num_matched, self._gallery_ids, self._image_ids)
-        batches = rerank.match_batches(self._data, self._batch_size, rows, images.queries)
+        kept = None if images.queries is None else np.asarray(images.queries)
+        batches = rerank.match_batches(self._data, self._batch_size, rows, kept)
         return rerank.reorder(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
 
     def calibrate(self, videos: Float32[np.ndarray, "Q E"], images: Images, params: PyTree) -> None:
         """Fits and writes `calibration.json`, unless no query has a truth in its gallery."""
         calibration = fit_calibration(
-            videos,
-            [query.gallery_id for query in self._queries],
-            [query.image_ids for query in self._queries],
-            images.embedding,
-            self._gallery_ids,
-            self._image_ids,
+            self._ranking_queries(videos),
+            self._gallery_images(images),
             num_frames=self._data.num_frames,
-            fingerprint=embedding_fingerprint(params, self._run.model, self._data.resize),
+            fingerprint=embedding_fingerprint(params, self._run.config.model.encoder, self._data.resize),
         )
         if calibration and jax.process_index() == 0:
             write_calibration(self._run.workdir, calibration)
@@ -169,10 +161,22 @@ class RetrievalEvaluator:
             row=row,
             ranking=ranked,
             queries=self._queries,
-            log=[*log, now],  # a training logs its last evaluation only after this
+            log=[*log, now],  # training logs an evaluation only after it is done
             skipped=read_metadata(data, "query").get("skipped", {}),
         )
         report.write_report(workdir / "report.html", evaluation, album, seen)
+
+    def _ranking_queries(self, videos: Float32[np.ndarray, "Q E"]) -> ranking.Queries:
+        return ranking.Queries(
+            embeddings=videos,
+            ids=[query.clip_id for query in self._queries],
+            gallery_ids=[query.gallery_id for query in self._queries],
+            truths=[query.image_ids for query in self._queries],
+        )
+
+    def _gallery_images(self, images: Images) -> ranking.GalleryImages:
+        embeddings = np.asarray(images.embedding)
+        return ranking.GalleryImages(embeddings, self._gallery_ids, self._image_ids, self._skipped_images)
 
     def _write(self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking) -> None:
         if jax.process_index():
@@ -191,9 +195,9 @@ class RetrievalEvaluator:
 
     def _score(self, ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
         values = {label: [getattr(query, label) for query in self._queries] for label in LABELS}
-        known = {label: column for label, column in values.items() if any(column)}  # that the data set has
+        known = {label: column for label, column in values.items() if any(column)}  # others are not in the data set
         result = metrics.evaluate(ranked, num_queries=self._num_queries, labels=known)
-        # Times are there to compare two rankings; without them equal runs write equal files.
+        # Times only serve to compare two rankings. Without them, equal runs write equal files.
         return dataclasses.replace(result, seconds=seconds if self._num_matched else None)
 
     def _attention(self, ranked: ranking.Ranking, params: PyTree) -> Attention | None:

@@ -14,7 +14,7 @@ from rice_jax.config import Config
 from rice_jax.models.create import ModelConfig
 from rice_jax.train.steps import Loss
 
-# Of (steps done, parameters) to scores by name; writes what else there is to say into the workdir.
+# Function of (steps done, parameters) that returns {name: score} and writes files into the workdir.
 Evaluator = Callable[[int, PyTree], Mapping[str, float]]
 
 
@@ -23,12 +23,12 @@ class Run:
     """A run on its devices.
 
     Attributes:
-        config: its settings.
-        workdir: its directory.
+        config: settings of the run.
+        workdir: directory of the run.
         mesh: all devices.
         model: settings of the model's parts.
         graphdef: structure of the model.
-        params: parameters, or fresh ones of the same shapes.
+        params: parameters of the model, or fresh parameters of the same shapes.
         source: the checkpoint to evaluate; None = the run trains.
     """
 
@@ -43,34 +43,34 @@ class Run:
 
 @runtime_checkable
 class Task(Protocol):
-    """What `config.task` chooses."""
+    """A kind of run, chosen by `config.task`: its model, batches, loss and evaluators."""
 
     def check(self, config: Config) -> None:
-        """Checks the settings that matter to this task alone.
+        """Checks the settings that only matter to this task.
 
         Raises:
-            ConfigError: they exclude each other.
+            ConfigError: settings exclude each other.
         """
 
     def model(self, config: Config) -> ModelConfig:
-        """The settings of the model's parts; a part whose loss is off is left out."""
+        """Settings of the model, without parts whose loss is off."""
 
     def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:
         """This process's share of endless training batches, after `start` examples."""
 
     def loss(self, config: Config, mesh: Mesh) -> Loss:
-        """The loss over a global batch; its metrics must hold `loss` and `accuracy`.
+        """The loss over a global batch; its metrics must contain `loss` and `accuracy`.
 
         Raises:
             ConfigError: the batch does not fit the mesh.
         """
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
-        """{name: evaluator} of the run's parameters.
+        """{name: evaluator} for the run's parameters.
 
         Raises:
-            CheckpointError: the checkpoint to evaluate lacks a trained part that the evaluation needs.
+            CheckpointError: the checkpoint to evaluate lacks a part that the evaluation needs.
         """
 
     def summary(self, config: Config, workdir: Path, step: int) -> str:
-        """The tables of the newest evaluation, in plain text; "" if there is none."""
+        """Tables of the newest evaluation as plain text; "" if there is none."""

@@ -120,16 +120,8 @@ def make_data(size: Size, seed: int = 0) -> Data:
 
 def rank(data: Data) -> ranking.Ranking:
     """With `rice_jax.eval.ranking`."""
-    return ranking.rank(
-        data.queries,
-        data.query_ids,
-        data.query_gallery_ids,
-        data.truth_ids,
-        data.images,
-        data.gallery_ids,
-        data.image_ids,
-        num_top=FIRST,
-    )
+    queries = ranking.Queries(data.queries, data.query_ids, data.query_gallery_ids, data.truth_ids)
+    return ranking.rank(queries, ranking.GalleryImages(data.images, data.gallery_ids, data.image_ids), num_top=FIRST)
 
 
 def rank_with_numpy(data: Data) -> tuple[np.ndarray, np.ndarray]:

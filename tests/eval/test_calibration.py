@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logsumexp, softmax
 
 from rice_jax.eval.calibration import MAX_SCALE, Calibration, fit_calibration, read_calibration, write_calibration
+from rice_jax.eval.ranking import GalleryImages, Queries
 from rice_jax.types import DataError
 
 
@@ -42,7 +43,9 @@ def negative_log_likelihoods(values, videos, query_gallery_ids, truths, images, 
 
 
 def fit(*shop, **changes):
-    return fit_calibration(*shop, **{"num_frames": 10, "fingerprint": "f"} | changes)
+    videos, query_gallery_ids, truths, *images = shop
+    queries = Queries(videos, [f"q{i}" for i in range(len(videos))], query_gallery_ids, truths)
+    return fit_calibration(queries, GalleryImages(*images), **{"num_frames": 10, "fingerprint": "f"} | changes)
 
 
 def test_is_the_likeliest():

@@ -38,14 +38,15 @@ def _rank_predictions(predictions, truths):
             scores.append([score])
             gallery_ids.append(query)
     return ranking.rank(
-        np.ones((len(queries), 1), np.float32),
-        queries,
-        queries,
-        [truths.get(query, []) for query in queries],
-        np.asarray(scores, np.float32).reshape(-1, 1),
-        gallery_ids,
-        image_ids,
-        skipped_images={f"{query}/{image}" for query in queries for image in ("absent", "other")},
+        ranking.Queries(
+            np.ones((len(queries), 1), np.float32), queries, queries, [truths.get(query, []) for query in queries]
+        ),
+        ranking.GalleryImages(
+            np.asarray(scores, np.float32).reshape(-1, 1),
+            gallery_ids,
+            image_ids,
+            skipped={f"{query}/{image}" for query in queries for image in ("absent", "other")},
+        ),
     )
 
 
@@ -87,13 +88,15 @@ def test_chance_is_what_random_embeddings_score():
     rng = np.random.default_rng(0)
     n, size = 4000, 20
     ranked = ranking.rank(
-        rng.standard_normal((n, 4)).astype(np.float32),
-        [f"q{i}" for i in range(n)],
-        ["g"] * n,
-        [[f"i{i}" for i in rng.choice(size, 2, replace=False)] for _ in range(n)],
-        rng.standard_normal((size, 4)).astype(np.float32),
-        ["g"] * size,
-        [f"i{i}" for i in range(size)],
+        ranking.Queries(
+            rng.standard_normal((n, 4)).astype(np.float32),
+            [f"q{i}" for i in range(n)],
+            ["g"] * n,
+            [[f"i{i}" for i in rng.choice(size, 2, replace=False)] for _ in range(n)],
+        ),
+        ranking.GalleryImages(
+            rng.standard_normal((size, 4)).astype(np.float32), ["g"] * size, [f"i{i}" for i in range(size)]
+        ),
     )
     score = metrics.evaluate(ranked).score
     for k in (1, 3, 5, 10):

@@ -6,6 +6,16 @@ import pytest
 from rice_jax.eval import ranking
 
 
+def _rank(
+    query_embeddings, query_ids, query_gallery_ids, truths, gallery_embeddings, gallery_ids, image_ids,
+    skipped_images=(), **options
+):  # fmt: skip
+    queries = ranking.Queries(query_embeddings, query_ids, query_gallery_ids, truths)
+    return ranking.rank(
+        queries, ranking.GalleryImages(gallery_embeddings, gallery_ids, image_ids, skipped_images), **options
+    )
+
+
 def _arguments(scores, truths, gallery="g", images=None):
     """Galleries of one-dimensional embeddings, so that a query's scores are what a test says."""
     scores = np.asarray(scores, np.float32)
@@ -60,7 +70,7 @@ def _sorted_by_python(arguments):
 @pytest.mark.parametrize("levels", [None, 2], ids=["no ties", "many ties"])
 def test_rank_is_that_of_a_sorted_list(levels):
     arguments = _random(levels=levels)
-    result = ranking.rank(**arguments)
+    result = _rank(**arguments)
     for i, entries in enumerate(_sorted_by_python(arguments)):
         assert result.rank[i] == 1 + [truth for _, _, truth in entries].index(True)
         assert result.gallery_size[i] == len(entries)
@@ -75,7 +85,7 @@ def test_rank_is_that_of_a_sorted_list(levels):
 @pytest.mark.parametrize("levels", [None, 2])
 def test_rank_does_not_depend_on_the_chunks(max_scores, levels):
     arguments = _random(num_queries=60, num_galleries=2, width=33, levels=levels)
-    whole, chunked = ranking.rank(**arguments), ranking.rank(**arguments, max_scores=max_scores)
+    whole, chunked = _rank(**arguments), _rank(**arguments, max_scores=max_scores)
     np.testing.assert_array_equal(chunked.rank, whole.rank)
     assert chunked.top == whole.top
 
@@ -91,7 +101,7 @@ def test_scores_exist_in_bounded_blocks(monkeypatch):
     inner = ranking._score_blocks
     monkeypatch.setattr(ranking, "_score_blocks", score_blocks)
     arguments = _random(num_queries=200, num_galleries=1)
-    ranking.rank(**arguments, max_scores=100)
+    _rank(**arguments, max_scores=100)
     assert max(sizes) <= 100
     assert sum(sizes) == 200 * len(arguments["image_ids"])
 
@@ -102,25 +112,25 @@ def test_memory_does_not_grow_with_queries_times_gallery():
     names = [f"i{i}" for i in range(20_000)]
     arguments = ([f"q{i}" for i in range(200)], ["g"] * 200, [[name] for name in names[:200]])
     tracemalloc.start()
-    ranking.rank(queries, *arguments, gallery, ["g"] * 20_000, names, max_scores=2**16)
+    _rank(queries, *arguments, gallery, ["g"] * 20_000, names, max_scores=2**16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 0.5 * queries.shape[0] * gallery.shape[0] * 4, "bytes of all scores"
 
 
 def test_ties_stand_before_the_truth():
-    result = ranking.rank(**_arguments([0.5, 0.5, 0.5, 0.1], ["i0"]))
+    result = _rank(**_arguments([0.5, 0.5, 0.5, 0.1], ["i0"]))
     assert result.rank == [3]
     assert [image for image, _ in result.top[0]] == ["i1", "i2", "i0", "i3"]
 
 
 def test_all_scores_equal():
-    assert ranking.rank(**_arguments([0.0] * 9, ["i4", "i0"])).rank == [8]
+    assert _rank(**_arguments([0.0] * 9, ["i4", "i0"])).rank == [8]
 
 
 def test_negative_zero_ties_with_zero():
-    assert ranking.rank(**_arguments([-0.0, 0.0], ["i1"])).rank == [2]
-    assert ranking.rank(**_arguments([-0.0, 0.0], ["i0"])).rank == [2]
+    assert _rank(**_arguments([-0.0, 0.0], ["i1"])).rank == [2]
+    assert _rank(**_arguments([-0.0, 0.0], ["i0"])).rank == [2]
 
 
 def test_copies_of_one_picture_tie_in_every_block():
@@ -128,7 +138,7 @@ def test_copies_of_one_picture_tie_in_every_block():
     gallery = rng.standard_normal((301, 67)).astype(np.float32)
     gallery[1:] = gallery[0]
     queries = rng.standard_normal((37, 67)).astype(np.float32)
-    result = ranking.rank(
+    result = _rank(
         queries,
         [f"q{i}" for i in range(37)],
         ["g"] * 37,
@@ -141,14 +151,14 @@ def test_copies_of_one_picture_tie_in_every_block():
 
 
 def test_best_of_several_truths_counts():
-    result = ranking.rank(**_arguments([0.9, 0.7, 0.8, 0.1], ["i3", "i2", "i2"]))
+    result = _rank(**_arguments([0.9, 0.7, 0.8, 0.1], ["i3", "i2", "i2"]))
     assert (result.rank, result.num_truths, result.gallery_size) == ([2], [2], [4])
 
 
 def test_only_the_own_gallery_competes():
     arguments = _arguments([0.1, 0.9], ["a"], images=["a", "b"])
     arguments["gallery_ids"] = ["g", "other"]
-    result = ranking.rank(**arguments)
+    result = _rank(**arguments)
     assert (result.rank, result.gallery_size) == ([1], [1])
     assert result.top == ((("a", pytest.approx(0.1)),),)
 
@@ -156,16 +166,16 @@ def test_only_the_own_gallery_competes():
 def test_one_image_may_be_in_two_galleries():
     arguments = _arguments([0.1, 0.9], ["a"], images=["a", "a"])
     arguments["gallery_ids"] = ["g", "other"]
-    assert ranking.rank(**arguments).rank == [1]
+    assert _rank(**arguments).rank == [1]
 
 
 def test_skipped_truth_is_a_miss_or_leaves_the_others():
-    result = ranking.rank(**_arguments([0.9, 0.1], ["gone"]), skipped_images={"g/gone"})
+    result = _rank(**_arguments([0.9, 0.1], ["gone"]), skipped_images={"g/gone"})
     assert (result.rank, result.num_truths) == ([0], [0])
-    result = ranking.rank(**_arguments([0.9, 0.1], ["gone", "i1"]), skipped_images={"g/gone": "undecodable"})
+    result = _rank(**_arguments([0.9, 0.1], ["gone", "i1"]), skipped_images={"g/gone": "undecodable"})
     assert (result.rank, result.num_truths) == ([2], [1])
     with pytest.raises(ValueError, match="Ground truth 'gone'"):
-        ranking.rank(**_arguments([0.9, 0.1], ["gone"]), skipped_images={"another gallery/gone"})
+        _rank(**_arguments([0.9, 0.1], ["gone"]), skipped_images={"another gallery/gone"})
 
 
 def _change(**changes):
@@ -202,4 +212,4 @@ def test_bad_input_is_named(change, message):
     arguments = _arguments([0.9, 0.1], ["i0"])
     change(arguments)
     with pytest.raises(ValueError, match=message):
-        ranking.rank(**arguments)
+        _rank(**arguments)

@@ -75,7 +75,8 @@ def test_re_ranking_is_sorting_by_the_new_scores():
     common = [[f"q{i}" for i in range(30)], ["g"] * 30, truths]
 
     def rank(embeddings):  # images that are unit vectors: a query's embedding is its scores
-        return ranking.rank(embeddings, *common, np.eye(9, dtype=np.float32), ["g"] * 9, images)
+        gallery = ranking.GalleryImages(np.eye(9, dtype=np.float32), ["g"] * 9, images)
+        return ranking.rank(ranking.Queries(embeddings, *common), gallery)
 
     first = rank(np.tile(np.arange(9, 0, -1, dtype=np.float32), (30, 1)))  # in the order of the gallery
     found, expected = rerank.reorder(first, scores), rank(scores)

@@ -33,8 +33,8 @@ def brute(a, b, steps=200):
 )
 def test_overlap_of_boxes_by_hand(a, b, expected_iou, expected_giou):
     for first, second in ((a, b), (b, a)):
-        assert float(iou(jnp.array(first), jnp.array(second))) == pytest.approx(expected_iou, abs=1e-6)
-        assert float(giou(jnp.array(first), jnp.array(second))) == pytest.approx(expected_giou, abs=1e-6)
+        assert float(jax.jit(iou)(jnp.array(first), jnp.array(second))) == pytest.approx(expected_iou, abs=1e-6)
+        assert float(jax.jit(giou)(jnp.array(first), jnp.array(second))) == pytest.approx(expected_giou, abs=1e-6)
 
 
 def test_overlap_of_every_pair_is_that_of_counted_points():
@@ -66,7 +66,7 @@ def test_corners_and_centers_are_each_others_inverse():
     ],
 )
 def test_gradients_at_degenerate_boxes_are_small_and_finite(function, a, b):
-    gradients = jax.grad(lambda a, b: function(a, b), argnums=(0, 1))(jnp.array(a), jnp.array(b))
+    gradients = jax.jit(jax.grad(function, argnums=(0, 1)))(jnp.array(a), jnp.array(b))
     assert np.isfinite(gradients).all() and np.abs(gradients).max() < 100
 
 

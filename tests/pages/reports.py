@@ -31,13 +31,13 @@ def evaluated(data_dir, *, labels=LABELS, num_frames=3, single=False):
         ]  # fmt: skip
         scores[row, truth] = 2.0 if row else -2.0
     ranked = ranking.rank(
-        scores,
-        [query.clip_id for query in queries],
-        [query.gallery_id for query in queries],
-        [query.image_ids for query in queries],
-        np.eye(len(image_ids), dtype=np.float32),
-        gallery_ids,
-        image_ids,
+        ranking.Queries(
+            embeddings=scores,
+            ids=[query.clip_id for query in queries],
+            gallery_ids=[query.gallery_id for query in queries],
+            truths=[query.image_ids for query in queries],
+        ),
+        ranking.GalleryImages(np.eye(len(image_ids), dtype=np.float32), gallery_ids, image_ids),
     )
     values = {label: [getattr(query, label) for query in queries] for label in labels}
     result = metrics.evaluate(

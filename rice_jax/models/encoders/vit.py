@@ -7,8 +7,9 @@ Differs: the blocks are stacked and scanned, which compiles once for any depth a
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import VitConfig
 from rice_jax.models.layers import Block, layer_norm, stack, with_cls
@@ -76,6 +77,12 @@ class Vit(nnx.Module):
         x = jnp.concatenate([cls, x], axis=1) + self.position_embedding[...].astype(x.dtype)
         tokens = self.apply_blocks(self.ln_pre(x), None if patch_mask is None else with_cls(patch_mask))
         return tokens, self.projection(self.ln_post(tokens[:, 0]))
+
+    @staticmethod
+    def fit(params: PyTree, config: VitConfig) -> PyTree:
+        """Interpolates the positions to the image size."""
+        positions = resize_positions(jnp.asarray(params["position_embedding"]), config.num_tokens)
+        return params | {"position_embedding": np.asarray(positions)}
 
     def apply_blocks(
         self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None
