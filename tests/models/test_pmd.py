@@ -43,7 +43,7 @@ def run(graphdef, params, *arrays, **options):
 
 
 def expected(params, image_tokens, frames):
-    """docs/reference.md, section 3, for one image and the real frames of one video, float64: cosine and maps [C, L, M]."""
+    """Cosine and maps [C, L, M] of an image and the real frames of a video, float64 (docs/reference.md, section 3)."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(params))
 
     def layer_norm(x, p, epsilon=1e-5):
