@@ -120,7 +120,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(kind: type, least: float) -> Callable[[str], float]:
+def _at_least(kind: type, least: int | float) -> Callable[[str], float]:
     expected = f"{'a whole number' if kind is int else 'a number'}, {least} or more"
 
     def parse(text: str) -> float:

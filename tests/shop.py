@@ -69,7 +69,7 @@ def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True,
 
 
 def draw(seed: int) -> np.ndarray:
-    """A picture of coarse coloured patches."""
+    """A picture of large colored squares."""
     rng = np.random.default_rng(seed)
     return np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((SIDE // 4, SIDE // 4, 1))).astype(np.uint8)
 
@@ -81,13 +81,13 @@ def png(picture: np.ndarray) -> bytes:
 
 
 def show(encoded: bytes, config) -> np.ndarray:
-    """What the evaluation shows the model of a picture."""
+    """A picture as evaluation shows it to the model."""
     side = config.model.image_size
     return render(encoded, center_crop(config.data.resize, side), side)
 
 
 def write_mp4(path: Path, pictures: list[np.ndarray], seconds: float, rate: int = 10, codec: str = "mpeg4") -> Path:
-    """A video that shows each picture for so long."""
+    """Writes a video that shows each picture for `seconds`."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = pictures[0].shape[:2]

@@ -7,7 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from rice_jax.config import ConfigError
+from rice_jax.config import ConfigError, MeshConfig
+from rice_jax.parallel.mesh import create_mesh
 from scripts import compile_for_tpu
 from scripts.benchmarks.hlo import Collective, collectives
 from tests.settings import small_config
@@ -127,6 +128,27 @@ def test_a_program_that_the_compiler_takes_but_that_needs_more_than_there_is():
     assert needed >= 2 * 2**20
     with pytest.raises(compile_for_tpu.TooLarge, match=r"It needs 0\.00G of 0\.001G"):
         compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=0.001, peak=1.0))
+
+
+def test_a_config_by_its_name():
+    found = compile_for_tpu.with_path("--config=lpr4m")
+    assert found.startswith("--config=") and found.endswith("configs/lpr4m.py")
+    assert Path(found.partition("=")[2]).is_file()
+    for argument in ("--config=configs/lpr4m.py", "--config.mesh.fsdp=8", "--topology=v5e:2x4", "--config"):
+        assert compile_for_tpu.with_path(argument) == argument
+    with pytest.raises(
+        ConfigError, match="--config=lpr4n: found no such config, expected a .py file or one of .*lpr4m"
+    ):
+        compile_for_tpu.with_path("--config=lpr4n")
+
+
+def test_batches_and_the_number_of_devices():
+    """A training batch has to divide; the evaluation's is padded."""
+    mesh = create_mesh(MeshConfig())
+    with pytest.raises(ConfigError, match="config.data.batch_size: found 12, .* 8 devices; the nearest are 8 and 16"):
+        compile_for_tpu.steps(small_config(data__batch_size=12), mesh)
+    steps = compile_for_tpu.steps(small_config(data__batch_size=16, eval__batch_size=12), mesh)
+    assert steps["embedding images"]().out_info.embedding.shape == (16, 16)
 
 
 def test_what_cannot_be_compiled():

@@ -1,4 +1,4 @@
-"""Tests of scripts/long_videos.py: the counting by hand, the recognition on a shop that is known by heart."""
+"""scripts/long_videos.py: counts against counts by hand, recognition on a shop that the index knows exactly."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def test_tally_by_hand():
     assert found == {
         "shown": 6, "right": 4, "none": 1, "wrong": 1, "forced": 4,
         "gap": 5, "alarm": 3, "gap empty": 3, "alarm empty": 2, "gap other": 2, "alarm other": 1,
-        "false segments": 1,  # the last "a"; of the first one half lies in the product's time
+        "false segments": 1,  # the last "a"; half of the first one is in the product's time
     }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_percentages():
 
 
 def test_recognizes_what_it_knows(engine):
-    """The shop's own pictures as frames: only borders may be blurred, and only of what does not know them."""
+    """With the shop's own pictures as frames, errors are possible only near borders that are not known."""
     shows = [(None, 9)] * 8 + [("p0", 0)] * 8 + [("p3", 3)] * 8 + [(None, 10)] * 8
     segments, truth = [], []
     for start in range(0, 32, 8):
@@ -81,7 +81,7 @@ def test_calibrates_with_the_other_shops_clips_alone(engine):
 
 
 def test_measures_films_and_clips(engine, tmp_path, monkeypatch):
-    """All of it, with pictures that the model knows instead of films."""
+    """End to end, with pictures of the index instead of films."""
     (tmp_path / "frames").mkdir()
     galleries = dict(zip(engine.index.image_ids, engine.index.gallery_ids, strict=True))
     lines = ["image_id,product_id\n"]

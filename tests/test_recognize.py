@@ -1,4 +1,4 @@
-"""The command that recognises a video, in this process."""
+"""The command `recognize`, in this process."""
 
 import json
 

@@ -28,6 +28,7 @@ class VitConfig:
         choices=("none", "dots", "full"),
         free=True,
     )
+    architecture: str = setting("vit", 'Frame encoder. "vit": a vision transformer as CLIP has it.')
     unroll: bool = setting(
         False,
         "Lay out the blocks one after the other instead of in a loop: compiles longer, may run faster.",

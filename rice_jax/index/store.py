@@ -55,7 +55,8 @@ class About:
         """The inverse of `dataclasses.asdict`."""
         model, calibration = values["model"], values["calibration"]
         sizes = model.get("encoder", model)  # version 0.1 stored the encoder's settings beside the others
-        encoder = VitConfig(**{name: sizes[name] for name in (field.name for field in dataclasses.fields(VitConfig))})
+        names = [field.name for field in dataclasses.fields(VitConfig) if field.name in sizes]
+        encoder = VitConfig(**{name: sizes[name] for name in names})
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
         return cls(
             **values

@@ -1,4 +1,4 @@
-"""Devices: the mesh, which parameter is split how, and global arrays from each process's part."""
+"""Devices: the mesh, how parameters are split, and global arrays from each process's part."""
 
 import dataclasses
 import re
@@ -14,42 +14,21 @@ from rice_jax.config import ConfigError, MeshConfig
 AXES = "data", "fsdp"
 BATCH = PartitionSpec(AXES)
 
-# Parameter path → how `fsdp` splits it; blocks carry a leading axis of layers, which stays whole. Every parameter of
-# the model matches exactly one rule (tests/test_mesh.py).
-PARAMETER_RULES = (
-    (r"logit_scale", PartitionSpec()),
-    (r"encoder/(class_embedding|position_embedding)", PartitionSpec()),
-    (r"encoder/(ln_pre|ln_post)/(scale|bias)", PartitionSpec()),
-    (r"encoder/blocks/(ln_1|ln_2)/(scale|bias)", PartitionSpec()),
-    (r"encoder/(patch_embedding|projection)/kernel", PartitionSpec("fsdp")),
-    (r"encoder/blocks/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"encoder/blocks/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"encoder/blocks/(qkv|up|out|down)/bias", PartitionSpec()),
-    (r"pmd/(self_blocks|cross_blocks)/(ln_1|ln_2)/(scale|bias)", PartitionSpec()),
-    (r"pmd/(self_blocks|cross_blocks)/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"pmd/(self_blocks|cross_blocks)/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"pmd/(self_blocks|cross_blocks)/(qkv|up|out|down)/bias", PartitionSpec()),
-    (r"pmd/ln_pool/(scale|bias)", PartitionSpec()),
-    (r"pmd/pool/kernel", PartitionSpec("fsdp")),
-    (r"pmd/match_vector", PartitionSpec()),
-    (r"pfr/(conv_1|conv_2)/(kernel|bias)", PartitionSpec()),
-    (r"detector/(queries|anchors)", PartitionSpec()),
-    (r"detector/(ln_input|ln_output)/(scale|bias)", PartitionSpec()),
-    (r"detector/(input|position|time|box_1|box_2)/kernel", PartitionSpec("fsdp")),
-    (r"detector/(box_3|score)/kernel", PartitionSpec()),
-    (r"detector/(input|position|time|box_1|box_2|box_3|score)/bias", PartitionSpec()),
-    (r"detector/(layers|temporal_blocks)/(ln_1|ln_2|ln_3)/(scale|bias)", PartitionSpec()),
-    (r"detector/layers/(self_attention|cross_attention)/(query|key|value)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"detector/layers/(self_attention|cross_attention)/out/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"detector/layers/(self_attention|cross_attention)/(query|key|value|out)/bias", PartitionSpec()),
-    (r"detector/(layers|temporal_blocks)/(qkv|up)/kernel", PartitionSpec(None, "fsdp", None)),
-    (r"detector/(layers|temporal_blocks)/(out|down)/kernel", PartitionSpec(None, None, "fsdp")),
-    (r"detector/(layers|temporal_blocks)/(qkv|up|out|down)/bias", PartitionSpec()),
+# A parameter with one of these names, the last part of its path, is a matrix, perhaps with leading axes of layers.
+SPLIT = "kernel", "embedding"
+# Matrices that are not split along their input axis: path → axis, None = whole.
+EXCEPTIONS = (
+    (r"(out|down)/kernel", -1),  # their output, like the input of the others, has the width of the tokens
+    (r"(pfr/.*|detector/(box_3|score))/kernel", None),  # a few numbers
 )
 
 
 def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Devices, all of all processes by default, as `data` × `fsdp`; -1 takes what the other leaves.
+    """Arranges devices as `data` × `fsdp`.
+
+    Args:
+        config: sizes of both axes; -1 = as many as the other leaves.
+        devices: None = all devices of all processes.
 
     Raises:
         ConfigError: the number of devices is not the product of the two.
@@ -67,10 +46,10 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the activations of a model live; the models call it where the partitioner needs to be told.
+    """Where the activations of a model are; the models call it where the partitioner needs guidance.
 
     Attributes:
-        mesh: the devices that share a batch; None = everything is in one place.
+        mesh: the devices that share a batch; None = one device.
     """
 
     mesh: Mesh | None = None
@@ -106,38 +85,41 @@ class Placement:
 
         return jax.shard_map(take, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(x, index)
 
-    def visit_rows(self, look: Callable, guests: PyTree, hosts: PyTree) -> jax.Array:
-        """Sends rows of the batch to all devices, and returns to each row the sum of what it got there.
+    def send_rows(self, function: Callable, sent: PyTree, kept: PyTree) -> jax.Array:
+        """Sends rows of the batch to all devices, and sums each row's results over the devices.
 
         Args:
-            look: function of (all guests, the hosts of one device, the number of the first of these hosts) to an array
-                with a row for each guest.
-            guests, hosts: trees of arrays with a row for each row of the batch.
+            function: of (all sent rows, the kept rows of one device, the number of the first of these) to an array with
+                a row for each sent row.
+            sent, kept: trees of arrays with a row for each row of the batch.
+
+        Returns:
+            The sum of the results of all devices, a row for each row of the batch.
         """
         if self.mesh is None:
-            return look(guests, hosts, 0)
+            return function(sent, kept, 0)
 
-        def look_here(guests, hosts):
-            first = jax.lax.axis_index(AXES) * len(jax.tree.leaves(hosts)[0])
-            seen = look(jax.tree.map(lambda x: jax.lax.all_gather(x, AXES, tiled=True), guests), hosts, first)
-            return jax.lax.psum_scatter(seen, AXES, tiled=True)
+        def apply(sent, kept):
+            first = jax.lax.axis_index(AXES) * len(jax.tree.leaves(kept)[0])
+            results = function(jax.tree.map(lambda x: jax.lax.all_gather(x, AXES, tiled=True), sent), kept, first)
+            return jax.lax.psum_scatter(results, AXES, tiled=True)
 
-        return jax.shard_map(look_here, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(guests, hosts)
+        return jax.shard_map(apply, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(sent, kept)
 
 
 ONE_PLACE = Placement()
 
 
 def each_device(mesh: Mesh):
-    """A function that makes one of (params, rows) to rows run on each device by itself, on its part of the batch.
+    """A decorator that runs a function of (params, rows) on each device separately, on its part of the batch.
 
-    A parameter's gradient is summed over the devices when all is done, whatever loops there are in between. Parameters
-    that are split are gathered first.
+    A parameter's gradient is summed over the devices once at the end, whatever loops the function has. Parameters that
+    are split are gathered first.
     """
 
     def each(function):
         def run_here(params, rows):
-            # From here on every device has its own, so that this is where their gradients meet; else each use would be.
+            # Every device has its own copy from here on, so their gradients are summed here and not at each use.
             own = jax.tree.map(lambda x: jax.lax.pcast(x, ("data", "fsdp"), to="varying"), params)
             return function(own, rows)
 
@@ -147,24 +129,37 @@ def each_device(mesh: Mesh):
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(mesh: Mesh, tree):
-    """The sharding of every leaf of a tree whose paths end in a parameter's path.
+def parameter_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
+    """The sharding of every leaf of a tree whose paths end in a parameter's path, as those of an optimizer's state do.
 
-    Optimiser states hold trees of the parameters' own shapes, so the same rules place them; anything else (a counter)
-    is small and replicated. An axis that does not divide by `fsdp` stays whole.
+    Matrices (`SPLIT`) are split over `fsdp` along their input axis, except for those in `EXCEPTIONS`. All else stays
+    whole: vectors, positions, axes of layers, counters, and an axis that does not divide by `fsdp`.
+
+    Splitting each along its largest axis would need no exceptions for blocks, but a step has nearly twice as many
+    collectives then: the largest axis of `qkv` joins three projections, and their slices lie across the devices.
     """
 
-    def place(path, leaf):
-        name = path_name(path)
-        for pattern, spec in PARAMETER_RULES:
-            if re.search(f"(^|/){pattern}$", name):
-                return NamedSharding(mesh, _fit(spec, leaf.shape, mesh.shape["fsdp"]))
-        return replicated(mesh)
+    def place(path, leaf) -> NamedSharding:
+        axis = _split_axis(path_name(path))
+        if axis is None or leaf.ndim < 2 or leaf.shape[axis] % mesh.shape["fsdp"]:
+            return replicated(mesh)
+        spec: list[str | None] = [None] * leaf.ndim
+        spec[axis] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _split_axis(name: str) -> int | None:
+    """The axis that `fsdp` splits of a parameter, counted from the end; None = it stays whole."""
+    for pattern, axis in EXCEPTIONS:
+        if re.search(f"(^|/){pattern}$", name):
+            return axis
+    return -2 if name.split("/")[-1] in SPLIT else None
 
 
 def path_name(path) -> str:
@@ -187,7 +182,7 @@ def require_even_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
-    """Joins every process's rows to arrays over all devices.
+    """Joins the rows of all processes to arrays over all devices.
 
     Raises:
         ConfigError: the global batch does not divide over the devices.
@@ -195,9 +190,3 @@ def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
     sharding = NamedSharding(mesh, BATCH)
     require_even_batch(len(jax.tree.leaves(local)[0]) * jax.process_count(), mesh)
     return jax.tree.map(lambda value: jax.make_array_from_process_local_data(sharding, value), dict(local))
-
-
-def _fit(spec: PartitionSpec, shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    return PartitionSpec(
-        *(axis if axis is None or shape[i] % fsdp == 0 else None for i, axis in enumerate(spec) if i < len(shape))
-    )

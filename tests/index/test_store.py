@@ -65,7 +65,7 @@ def test_rows_in_another_order(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["replace", "fsync"])
-def test_what_ends_while_it_writes_leaves_the_old_one(tmp_path, monkeypatch, place):
+def test_a_failed_write_leaves_the_old_index(tmp_path, monkeypatch, place):
     write_index(tmp_path, make_index(3))
 
     def fail(*_):
@@ -75,12 +75,12 @@ def test_what_ends_while_it_writes_leaves_the_old_one(tmp_path, monkeypatch, pla
         patch.setattr(os, place, fail)
         write_index(tmp_path, make_index(5))
     assert_equal(read_index(tmp_path), make_index(3))
-    write_index(tmp_path, make_index(4))  # what is left of the other is in nobody's way
+    write_index(tmp_path, make_index(4))  # what a failed write left does not matter
     assert_equal(read_index(tmp_path), make_index(4))
     assert os.listdir(tmp_path) == ["index.parquet"]
 
 
-def test_who_reads_while_another_writes_reads_one_or_the_other(tmp_path):
+def test_reading_while_writing_gives_one_or_the_other(tmp_path):
     write_index(tmp_path, make_index(2000))
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(lambda: [write_index(tmp_path, make_index(2000 + i % 2)) for i in range(30)])

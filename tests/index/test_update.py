@@ -1,4 +1,4 @@
-"""An index that follows a shop: what is embedded, what stays, what is refused."""
+"""Updates of an index: what is embedded, what is kept, what is refused."""
 
 import dataclasses
 import logging
@@ -36,7 +36,7 @@ PARTS = TASKS["retrieval"].model(small_config())
 
 
 class Shop(NamedTuple):
-    """A model with weights on disk, pictures, and an index of them to be."""
+    """A model with weights on disk, and pictures to index."""
 
     config: Config
     weights: Path
@@ -81,7 +81,7 @@ def made(tmp_path, weights):
 
 @pytest.fixture
 def embedded(monkeypatch):
-    """The ids of the pictures that are decoded to be embedded."""
+    """The ids of the pictures that are embedded."""
     ids, decode = [], indexing._decode
 
     def record(about, picture, digest):
@@ -166,7 +166,7 @@ def test_removes(made):
     assert_same_rows(made.update(), index, atol=1e-6)
 
 
-def test_broken_pictures_keep_no_other_out(made, embedded):
+def test_broken_pictures_do_not_keep_others_out(made, embedded):
     before = made.update()
     made.write(d=4)
     (made.pictures / "b.jpg").write_bytes(b"no picture")
@@ -202,7 +202,7 @@ def test_names_some_of_many_broken_pictures_by_line(made):
     assert read_index(made.directory).image_ids == ["a"]
 
 
-def test_a_picture_that_changes_meanwhile_waits_for_the_next_time(made, monkeypatch):
+def test_a_picture_that_changes_meanwhile_is_indexed_next_time(made, monkeypatch):
     digest = indexing._digest
 
     def change_later(shop_picture):
@@ -301,7 +301,7 @@ def test_fingerprints(made):
     assert embedding_fingerprint(params, dataclasses.replace(encoder, heads=4), 20) != found
 
 
-def test_the_front_door_even_if_it_is_killed(reference, shop, made):
+def test_the_command_line_even_if_it_is_killed(reference, shop, made):
     workdir, _ = reference
     calibration = read_calibration(workdir)
     assert calibration.num_clips == 4 and calibration.num_frames == 10

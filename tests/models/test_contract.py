@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rice_jax.config import ConfigError
+from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.eval.embed import compile_embedder, compute_rows, model_embedder
 from rice_jax.eval.rerank import matcher
+from rice_jax.index import model as index_model
 from rice_jax.index.update import update_index
 from rice_jax.models.contract import (
     AnyModel,
@@ -143,16 +144,15 @@ def test_a_batch_reaches_any_model_whole():
         np.testing.assert_allclose(found, embed(jnp.asarray(titles)), rtol=1e-6)
 
 
-def test_what_a_model_cannot_do_is_refused_in_a_sentence(tmp_path):
+def test_what_a_model_cannot_do_is_refused_in_a_sentence(live_shop, tmp_path):
     graphdef, params = nnx.split(model(loss__pmd_weight=0.0))
     for refused in (model_embedder(graphdef, with_queries=True).image, matcher(graphdef)):
         with pytest.raises(ConfigError, match="^re-ranking needs a model that can match an image with a video; Rice"):
             jax.eval_shape(refused, params, batch())
     with pytest.raises(ConfigError, match="^recognition needs a model that can encode a video frame by frame; Det"):
         require(model(task="detection"), SupportsStreaming, "recognition")
-    config, mesh = small_config(task="detection"), create_mesh(small_config().mesh)
     detector = nnx.split(model(task="detection"))
-    arguments = config, model_of(config), *detector, mesh, tmp_path / "index", tmp_path, tmp_path
+    loaded = index_model.Model(live_shop.index.about, live_shop.index.about.model, *detector, create_mesh(MeshConfig()))
     with pytest.raises(ConfigError, match="^an index needs a model that can embed images and videos; Detector cannot"):
-        update_index(*arguments, with_decoder=False)
+        update_index(tmp_path / "index", tmp_path, loaded)
     assert not list(tmp_path.iterdir())

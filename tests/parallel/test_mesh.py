@@ -9,7 +9,7 @@ from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
 from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import (
-    PARAMETER_RULES,
+    EXCEPTIONS,
     Placement,
     create_mesh,
     global_batch,
@@ -30,17 +30,61 @@ def state():
     return mesh, create_state(params, create_optimizer(config.optimizer, 10, Rice.PRETRAINED), mesh)
 
 
-def test_every_parameter_matches_exactly_one_rule(state):
-    mesh, state = state
-    detector = model_of(small_config(task="detection", model__detector__kind="clip"))
-    matches = {}
-    parameters = state.params, jax.eval_shape(lambda: create_params(detector, mesh, seed=0))
-    for path, _ in jax.tree_util.tree_leaves_with_path(parameters):
-        name = path_name(path[1:])
-        matches[name] = [pattern for pattern, _ in PARAMETER_RULES if re.fullmatch(pattern, name)]
-    assert all(len(patterns) == 1 for patterns in matches.values()), matches
-    used = {pattern for patterns in matches.values() for pattern in patterns}
-    assert used == {pattern for pattern, _ in PARAMETER_RULES}, "a rule that nothing matches is dead"
+def split_parameters(tree) -> dict[str, int]:
+    """{path of a split parameter: its axis that is split}."""
+    found = {}
+    for path, sharding in jax.tree_util.tree_leaves_with_path(tree):
+        for axis, name in enumerate(sharding.spec):
+            if name is not None:
+                found[path_name(path)] = axis
+    return found
+
+
+def test_what_is_split_along_which_axis():
+    """All else stays whole: vectors, positions, queries, anchors, and the small kernels of the heads."""
+    mesh = create_mesh(MeshConfig(fsdp=4))
+
+    def split(config):
+        shapes = jax.eval_shape(lambda: create_params(model_of(config), mesh, seed=0))
+        return split_parameters(parameter_shardings(mesh, shapes))
+
+    def blocks(name):
+        return {f"{name}/qkv/kernel": 1, f"{name}/up/kernel": 1, f"{name}/out/kernel": 2, f"{name}/down/kernel": 2}
+
+    encoder = {"encoder/patch_embedding/kernel": 0, "encoder/projection/kernel": 0} | blocks("encoder/blocks")
+    decoder = blocks("pmd/self_blocks") | blocks("pmd/cross_blocks") | {"pmd/pool/kernel": 0}
+    assert split(small_config(model__layers=6, model__pmd__num_pairs=3)) == encoder | decoder
+    dense = {f"detector/{name}/kernel": 0 for name in ("input", "position", "time", "box_1", "box_2")}
+    layers = {"detector/layers/up/kernel": 1, "detector/layers/down/kernel": 2}
+    for kind in ("self_attention", "cross_attention"):
+        layers |= {f"detector/layers/{kind}/{name}/kernel": 1 for name in ("query", "key", "value")}
+        layers |= {f"detector/layers/{kind}/out/kernel": 2}
+    detector = dense | layers | blocks("detector/temporal_blocks")
+    assert split(small_config(task="detection", model__detector__kind="clip")) == encoder | detector
+
+
+def test_new_matrices_are_split_by_default():
+    mesh = create_mesh(MeshConfig(fsdp=4))
+    text = {"text": {"token": {"embedding": np.zeros((64, 6))}, "blocks": {"ln_1": {"scale": np.zeros((4, 8))}}}}
+    text["text"]["position_embedding"] = np.zeros((16, 8))
+    text["text"]["projection"] = {"kernel": np.zeros((8, 12)), "bias": np.zeros(12)}
+    assert split_parameters(parameter_shardings(mesh, text)) == {
+        "text/token/embedding": 0,
+        "text/projection/kernel": 0,
+    }
+
+
+def test_every_exception_is_of_some_parameter():
+    mesh = create_mesh(MeshConfig(fsdp=4))
+    for pattern, _ in EXCEPTIONS:
+        names = [
+            path_name(path)
+            for config in (small_config(), small_config(task="detection"))
+            for path, _ in jax.tree_util.tree_leaves_with_path(
+                jax.eval_shape(lambda config=config: create_params(model_of(config), mesh, seed=0))
+            )
+        ]
+        assert any(re.search(f"(^|/){pattern}$", name) for name in names), pattern
 
 
 def test_kernels_and_their_moments_are_split_over_fsdp(state):
@@ -60,7 +104,7 @@ def test_kernels_and_their_moments_are_split_over_fsdp(state):
 def test_an_axis_that_does_not_divide_stays_whole():
     mesh = create_mesh(MeshConfig(fsdp=8))
     tree = {"encoder": {"projection": {"kernel": np.zeros((12, 4))}}}
-    assert parameter_shardings(mesh, tree)["encoder"]["projection"]["kernel"].spec == PartitionSpec(None)
+    assert parameter_shardings(mesh, tree)["encoder"]["projection"]["kernel"].spec == PartitionSpec()
 
 
 def test_fresh_weights_are_the_same_on_every_mesh():

@@ -207,7 +207,7 @@ def test_a_full_disk_costs_no_earlier_checkpoint(reference, shop, tmp_path):
     full = start(["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *arguments])
     _, errors = full.communicate(timeout=300)
     assert full.returncode == 1, errors
-    assert "CheckpointError" in errors and "cannot save a checkpoint (that of step 4 is whole" in errors
+    assert "CheckpointError" in errors and "cannot save a checkpoint (the newest complete one is of step 4)" in errors
     assert "File too large" in errors and "the same command continues from the newest" in errors
     assert "Task exception was never retrieved" not in errors
     assert any("tmp" in path.name for path in (workdir / "checkpoints").iterdir()), "half a checkpoint"

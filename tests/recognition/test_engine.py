@@ -1,4 +1,4 @@
-"""The engine against the model's own methods, which evaluation uses."""
+"""The engine gives what the model's own methods give, which evaluation uses."""
 
 import logging
 import threading
@@ -35,7 +35,7 @@ def encode(engine, shop, rows):
 
 
 def cosines_of(shop, rows):
-    """By the model itself, of a clip of these pictures and all images."""
+    """Cosines between a clip of these pictures and all images, by the model itself."""
     video = np.stack([show(png(shop.pictures[row]), shop.config) for row in rows])[None]
     batch = {"video": jnp.asarray(video), "frame_mask": jnp.ones(video.shape[:2], bool)}
     embedding = shop.model.embed_video(batch)[0]
@@ -137,7 +137,7 @@ def test_the_decoder_re_orders_the_first(matching, engine, shop):
     for match in found.products:
         assert match.confidence == pytest.approx(by_embedding[match.id], rel=1e-3), "the calibration is of embeddings"
     small = matching.rank(frames, "b", top=5)
-    assert sorted(match.id for match in small.products) == ["p6", "p7"], "a gallery of fewer than are re-ranked"
+    assert sorted(match.id for match in small.products) == ["p6", "p7"], "a gallery smaller than what is re-ranked"
 
 
 def test_nothing_is_compiled_after_the_constructor(engine, matching, shop, programs):

@@ -1,4 +1,4 @@
-"""Frames as they come, and whole videos."""
+"""Frames of a stream, and whole videos."""
 
 import threading
 
@@ -31,7 +31,7 @@ def used(live_shop):
 
 @pytest.fixture
 def recognizer(used):
-    """As new."""
+    """With an empty window."""
     used._window = Window(NUM_FRAMES)
     return used
 
@@ -179,8 +179,8 @@ def test_a_part_is_a_clip(which, video, request):
             assert part.confidence == ranked.none
 
 
-def test_neighbours_that_are_alike_as_clips_are_one_part(engine, video, monkeypatch):
-    """Whatever the path took them for."""
+def test_neighbors_with_one_product_are_merged(engine, video, monkeypatch):
+    """Whatever rows the path gave them."""
     cut = [(0.0, 4.0, 7), (4.0, 8.5, 3), (8.5, 12.0, None), (12.0, 17.5, None), (17.5, 27.0, 2)]
     edges = [0, 4, 9, 12, 18, 27]
     spans = [Span(*part, slice(*edges[place : place + 2])) for place, part in enumerate(cut)]

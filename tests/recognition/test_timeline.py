@@ -1,4 +1,4 @@
-"""The timeline against all paths of a small model, one by one."""
+"""The timeline is the best of all paths of a small model."""
 
 import itertools
 
@@ -11,7 +11,7 @@ NUM_FRAMES, SECONDS = 3, 15.0
 
 
 def features_of(states, vectors, noise=0.0, seed=0):
-    """A feature for each state; -1 = one that is like no vector."""
+    """A feature for each state; -1 = similar to no vector."""
     rng = np.random.default_rng(seed)
     clean = np.stack([vectors[state] if state >= 0 else np.roll(vectors.sum(axis=0), 2) for state in states])
     lengths = rng.uniform(5, 9, (len(states), 1))
@@ -19,7 +19,7 @@ def features_of(states, vectors, noise=0.0, seed=0):
 
 
 def by_all_paths(features, times, vectors, scale, none, frame_weight):
-    """The likeliest path of all."""
+    """The likeliest of all paths, by enumeration."""
     scores = np.zeros((len(features), len(vectors) + (none is not None)))
     for t, feature in enumerate(features):
         near = features[max(t - 1, 0) : t + 2]

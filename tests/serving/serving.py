@@ -15,13 +15,13 @@ import uvicorn
 
 from rice_jax.index.store import write_index
 from tests.fixtures import ROOT
-from tests.shop import Shop, make_shop
+from tests.shop import Shop, make_shop, png
 
 BATCH_SIZES = (1, 2, 4)
 
 
 def make_named_shop(directory: Path, **titles: str) -> Shop:
-    """The tiny shop with its files' digests, and with other titles of some images."""
+    """The tiny shop with its files' digests, and with other titles for some images."""
     shop = make_shop(directory)
     index = dataclasses.replace(
         shop.index,
@@ -34,7 +34,7 @@ def make_named_shop(directory: Path, **titles: str) -> Shop:
 
 @contextlib.contextmanager
 def serving(app):
-    """Serves an app; its address."""
+    """Serves an app; yields its address."""
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -48,7 +48,7 @@ def serving(app):
         finally:
             server.should_exit = True
             thread.join(20)
-    assert not thread.is_alive(), "it stops when it is told to"
+    assert not thread.is_alive(), "it stops when asked to"
 
 
 def start_program(shop: Shop, *flags: str, **environment: str) -> tuple[subprocess.Popen, str]:
@@ -59,3 +59,22 @@ def start_program(shop: Shop, *flags: str, **environment: str) -> tuple[subproce
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     return process, process.stdout.readline().strip()
+
+
+def frames(*pictures):
+    return [("frames", (f"{place}.png", picture, "image/png")) for place, picture in enumerate(pictures)]
+
+
+def video(content, kind="video/mp4"):
+    return [("video", ("clip", content, kind))]
+
+
+def clip(shop, *rows):
+    return frames(*(png(shop.pictures[row]) for row in rows))
+
+
+def until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -18,7 +18,7 @@ def picture(value):
 
 
 class Gate:
-    """An encoder that sums pixels, remembers its batches, fails on the picture of 66s, and can be held up."""
+    """An encoder that sums pixels, remembers its batches, fails on the picture of 66s, and can be held."""
 
     def __init__(self, held=False):
         self.batches, self.entered, self.open = [], 0, threading.Event()
@@ -73,7 +73,7 @@ def test_callers_share_batches_and_get_their_own_rows_in_order(start):
     assert counts == [1, 4, 2, 1]
 
 
-def test_a_failure_is_that_of_its_picture_alone(start):
+def test_an_error_reaches_only_its_own_caller(start):
     gate = Gate(held=True)
     batcher = start(gate, (4, 1))
 
@@ -91,10 +91,10 @@ def test_a_failure_is_that_of_its_picture_alone(start):
     assert other.total.tolist() == [36]
     assert isinstance(bad, ValueError) and "66" in str(bad)
     assert gate.batches == [[9], [1, 2, 66, 3], [1], [2], [66], [3]]
-    assert asyncio.run(batcher.encode([picture(5)])).total.tolist() == [60], "and it goes on"
+    assert asyncio.run(batcher.encode([picture(5)])).total.tolist() == [60], "it still works"
 
 
-def test_what_nobody_waits_for_is_not_encoded(start):
+def test_pictures_of_cancelled_callers_are_not_encoded(start):
     gate = Gate(held=True)
     batcher = start(gate, [1])
 
@@ -112,7 +112,7 @@ def test_what_nobody_waits_for_is_not_encoded(start):
     assert gate.batches == [[1], [3]]
 
 
-def test_closing_answers_those_who_wait_and_nobody_later():
+def test_closing_serves_queued_callers_and_refuses_later_ones():
     gate = Gate(held=True)
     batcher = Batcher(gate, [1])
 

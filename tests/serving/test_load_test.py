@@ -1,4 +1,4 @@
-"""The load test finds what is wrong, and nothing on a server of the tiny shop."""
+"""The load test finds wrong responses, and none on a server of the tiny shop."""
 
 import pytest
 
@@ -44,6 +44,6 @@ def test_wrong_answers_are_found(shop):
     assert find_problem(refused, 400, {}, {}) and find_problem(refused, 500, {"detail": ""}, {})
 
 
-def test_a_program_that_does_not_start_is_no_server(tmp_path):
+def test_a_server_that_does_not_start_is_reported(tmp_path):
     with pytest.raises(SystemExit, match="was not started"), load_test.serve(tmp_path):
         pass

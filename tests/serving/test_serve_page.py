@@ -1,4 +1,4 @@
-"""The server's page in a browser: a video goes in, a timeline comes out."""
+"""The server's page in a browser turns a video into a timeline."""
 
 import pytest
 

@@ -1,16 +1,11 @@
-"""The server over HTTP, against the engine asked directly."""
+"""The server over HTTP gives what the engine gives."""
 
 import contextlib
 import copy
 import io
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,8 +20,7 @@ from rice_jax.recognition.video import read_video
 from rice_jax.serving.server import create_app
 from rice_jax.serving.streams import Streams
 from rice_jax.serving.uploads import Limits
-from tests.fixtures import ROOT
-from tests.serving.serving import BATCH_SIZES, make_named_shop, serving, start_program
+from tests.serving.serving import BATCH_SIZES, clip, frames, make_named_shop, serving, until, video
 from tests.shop import png, write_mp4
 
 LIMITS = Limits(
@@ -59,7 +53,7 @@ def client(engine):
 
 @pytest.fixture
 def held(engine):
-    """An engine that encodes nothing before it is told to, and remembers the sizes of its batches."""
+    """An engine that encodes only after `held.go` is set, and records the sizes of its batches."""
     held, held.sizes, held.go = copy.copy(engine), [], threading.Event()
 
     def encode(pictures):
@@ -70,25 +64,6 @@ def held(engine):
     held.encode = encode
     yield held
     held.go.set()
-
-
-def frames(*pictures):
-    return [("frames", (f"{place}.png", picture, "image/png")) for place, picture in enumerate(pictures)]
-
-
-def video(content, kind="video/mp4"):
-    return [("video", ("clip", content, kind))]
-
-
-def clip(shop, *rows):
-    return frames(*(png(shop.pictures[row]) for row in rows))
-
-
-def until(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def require_equal(products, matches):
@@ -207,7 +182,7 @@ def test_videos_are_measured(client, shop, tmp_path):
     assert answer.status_code == 400, answer.text
 
 
-def test_bytes_are_counted_whatever_the_client_says(client):
+def test_bytes_are_counted_whatever_the_header_says(client):
     def body(size):  # is sent in chunks, without a length
         yield from [b"x" * 10_000] * (size // 10_000)
 
@@ -219,7 +194,7 @@ def test_bytes_are_counted_whatever_the_client_says(client):
     assert answer.status_code == 413 and "frame 1 exceeds the limit of 150,000" in answer.json()["detail"], answer.text
 
 
-def test_a_slow_body_is_given_up(engine):
+def test_a_slow_body_is_refused(engine):
     with asking(engine, Limits(upload_seconds=0.2)) as client:
         host, port = client.base_url.host, client.base_url.port
         with socket.create_connection((host, port), timeout=20) as slow:
@@ -229,7 +204,7 @@ def test_a_slow_body_is_given_up(engine):
         assert b" 408 " in answer and b"3 bytes" in answer
 
 
-def test_a_stream_is_ranked_as_by_the_recogniser(client, shop):
+def test_a_stream_is_ranked_as_by_the_recognizer(client, shop):
     recognizer = Recognizer(shop.directory, gallery="a", top=3)
     for row, now in ((1, 10.0), (2, 12.5), (9, 11.0), (0, 11.5), (3, 13.0), (4, 14.0), (5, 3.0)):
         query = {"time": now, "gallery": "a", "top": 3}
@@ -270,7 +245,7 @@ def test_bad_pictures_of_streams_are_refused(client, path, status, reason):
     assert client.delete("/streams/x").status_code == 404, "no stream begins so"
 
 
-def test_streams_are_few_and_idle_ones_go():
+def test_streams_are_limited_and_idle_ones_forgotten():
     now = [0.0]
     streams = Streams(Limits(streams=2, stream_seconds=10.0), lambda: Window(4), clock=lambda: now[0])
     first = streams.open("a")
@@ -287,7 +262,7 @@ def test_streams_are_few_and_idle_ones_go():
     assert streams.end("c")
 
 
-def test_concurrent_requests_share_batches_and_not_their_faults(held, shop):
+def test_concurrent_requests_share_batches_but_not_errors(held, shop):
     broken = frames(png(shop.pictures[3])[:200])
     with asking(held) as client, ThreadPoolExecutor(8) as pool:
         first = pool.submit(client.post, "/recognize", files=clip(shop, 0))
@@ -302,7 +277,7 @@ def test_concurrent_requests_share_batches_and_not_their_faults(held, shop):
     assert [answer["products"][0]["id"] for answer in answers] == ["p0", "p1", "p2", "p3", "p4"]
 
 
-def test_who_finds_no_place_is_told_to_come_again(held, shop):
+def test_requests_beyond_the_limit_get_a_503(held, shop):
     with asking(held, Limits(requests=2)) as client, ThreadPoolExecutor(8) as pool:
         inside = [pool.submit(client.post, "/recognize", files=clip(shop, 0)) for _ in range(2)]
         until(lambda: "rice_requests_in_progress 2.0" in client.get("/metrics").text)
@@ -316,7 +291,7 @@ def test_who_finds_no_place_is_told_to_come_again(held, shop):
         until(lambda: 'rice_requests_total{route="other",status="503"} 1.0' in client.get("/metrics").text)
 
 
-def test_a_failing_engine_is_the_servers_fault(engine, shop, caplog):
+def test_a_failing_engine_is_a_server_error(engine, shop, caplog):
     failing = copy.copy(engine)
 
     def encode(pictures):
@@ -330,21 +305,21 @@ def test_a_failing_engine_is_the_servers_fault(engine, shop, caplog):
         until(lambda: 'rice_requests_total{route="/recognize",status="500"} 1.0' in client.get("/metrics").text)
 
 
-def test_clients_that_leave_take_nothing_with_them(held, shop, tmp_path, monkeypatch):
+def test_requests_of_disconnected_clients_are_dropped(held, shop, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = write_mp4(tmp_path / "video.mp4", [shop.pictures[1]], seconds=6)
     with asking(held) as client:
         address = client.base_url.host, client.base_url.port
-        with socket.create_connection(address) as leaver:  # in the middle of its body
+        with socket.create_connection(address) as leaver:  # in the middle of the body
             leaver.sendall(b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n")
             leaver.sendall(b"Content-Length: 1000\r\n\r\n--x\r\n")
             until(lambda: "rice_requests_in_progress 1.0" in client.get("/metrics").text)
-        with pytest.raises(httpx.ReadTimeout):  # while it is recognised
+        with pytest.raises(httpx.ReadTimeout):  # during recognition
             client.post("/recognize", files=video(path.read_bytes()), timeout=0.5)
         held.go.set()
         until(lambda: "rice_requests_in_progress 0.0" in client.get("/metrics").text)
         until(lambda: 'rice_requests_total{route="/recognize",status="499"} 2.0' in client.get("/metrics").text)
-        assert sum(held.sizes) < 6, "the rest of the video is not encoded for nobody"
+        assert sum(held.sizes) < 6, "the rest of the video is not encoded"
         [directory] = tmp_path.glob("rice_jax-*")
         assert not list(directory.iterdir())
     assert not list(tmp_path.glob("rice_jax-*"))
@@ -363,7 +338,7 @@ def test_pictures_come_from_the_index_alone(client, shop):
     assert client.get(f"/images/{shop.index.digests[7]}").status_code == 404, "it is another picture now"
 
 
-def test_what_it_says_of_itself(client, engine):
+def test_the_server_describes_itself(client, engine):
     health = client.get("/healthz").json()
     assert (health["images"], health["galleries"], health["num_frames"]) == (8, 2, engine.num_frames)
     schema = client.get("/openapi.json").json()
@@ -391,38 +366,3 @@ def test_metrics_have_few_labels(client):
         "/streams/{stream_id}/frames", "other", "/static-offline-docs",
     }  # fmt: skip
     assert "process_resident_memory_bytes" in text
-
-
-def test_sigterm_lets_those_inside_finish(shop, tmp_path):
-    process, address = start_program(shop, TMPDIR=str(tmp_path))
-    try:
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), process.stderr.read()
-        pictures = clip(shop, *[0, 1] * 40)
-        with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
-            answer = pool.submit(httpx.post, f"{address}/recognize", files=pictures, timeout=20)
-            until(lambda: "rice_requests_in_progress 1.0" in client.get("/metrics").text or answer.done())
-            process.send_signal(signal.SIGTERM)
-            assert answer.result().status_code == 200
-        assert process.wait(20) == -signal.SIGTERM
-        assert process.stderr.read() == ""
-        assert not list(tmp_path.glob("rice_jax-*"))
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def run_program(*arguments, code="import runpy; runpy.run_module('rice_jax.serve', run_name='__main__')"):
-    command = [sys.executable, "-c", code, *arguments]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-
-
-def test_what_cannot_start_says_why(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run_program(f"--index={tmp_path}", f"--port={taken.getsockname()[1]}")
-    assert done.returncode == 1 and done.stderr.startswith("OSError: ") and "in use" in done.stderr, done.stderr
-    code = "import sys; sys.modules['fastapi'] = None; sys.argv[0] = 'serve'; "
-    code += "from rice_jax.serve import main; main()"
-    done = run_program(f"--index={tmp_path}", code=code)
-    assert done.returncode == 1 and "pip install 'rice-jax[serve]'" in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr
