@@ -140,9 +140,11 @@ def export_file(workdir: Path, file: Path) -> str:
     return f"{file}: {_about(params, config['model'])}"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.convert.reference") -> None:
     """The command line; see the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("import", help="a file of the reference becomes a checkpoint of ours")
     command.add_argument("file", metavar="FILE", type=Path)

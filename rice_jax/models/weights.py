@@ -171,7 +171,7 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig | VitConfig, resiz
         SHA-256 as hexadecimal digits.
     """
     encoder = config if isinstance(config, VitConfig) else config.encoder
-    sizes = {
+    sizes: dict[str, int | str] = {
         "heads": encoder.heads,
         "image_size": encoder.image_size,
         "patch_size": encoder.patch_size,
