@@ -65,7 +65,7 @@ def test_a_video_is_embedded_as_in_evaluation(model, live_shop, num):
     found = model.embed_video(iter(frames))
     chosen = [frames[place] for place in sample_frames(num, model.num_frames)]
     video = jnp.asarray(np.stack([show(png(frame), live_shop.config) for frame in chosen]))[None]
-    expected = live_shop.model.embed_video(video, jnp.ones(video.shape[:2], bool))[0]
+    expected = live_shop.model.embed_video({"video": video, "frame_mask": jnp.ones(video.shape[:2], bool)})[0]
     assert found.dtype == np.float32 and model.num_frames == live_shop.config.eval.num_frames
     np.testing.assert_allclose(found, expected, atol=1e-6)
 

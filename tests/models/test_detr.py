@@ -46,7 +46,7 @@ def test_every_layer_answers_with_boxes_and_logits(kind, video):
     assert len(np.unique(np.asarray(found.boxes).round(6), axis=None)) > 16, "not one answer for all"
 
 
-def test_frames_are_looked_at_alone_or_together(video):
+def test_frames_are_searched_alone_or_together(video):
     other = video.copy()
     other[:, 1] = 255 - other[:, 1]
     mask = np.ones((BATCH, FRAMES), bool)

@@ -42,7 +42,7 @@ def inputs():
 
 
 def expected(head, attention, video_tokens, frame_mask):
-    """RICE.md §4 token by token, float64."""
+    """docs/reference.md, section 4, token by token, float64."""
     kernels = [np.float64(conv.kernel[...]) for conv in (head.conv_1, head.conv_2)]
     biases = [np.float64(conv.bias[...]) for conv in (head.conv_1, head.conv_2)]
     result = np.zeros((BATCH, TOKENS, WIDTH))

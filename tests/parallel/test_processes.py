@@ -171,7 +171,7 @@ def test_processes_that_do_not_come_together(shop, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nobody_to_join(monkeypatch):
+def test_no_process_to_join(monkeypatch):
     def initialize(*_, **__):
         raise ValueError("coordinator_address should be defined.")
 
