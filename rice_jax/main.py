@@ -18,11 +18,13 @@ from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, find_config
 from rice_jax.config.fields import list_settings
+from rice_jax.index.model import ModelSettings, place_model
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import MODELS, create_model, create_params
-from rice_jax.models.weights import CheckpointError, missing, newest_weights, start_from
+from rice_jax.models.rice import RiceConfig
+from rice_jax.models.weights import CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.parallel.mesh import create_mesh
@@ -149,31 +151,28 @@ def detect(this: Run, task: Task) -> None:
 
 
 def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
-    """Brings an index up to date with a shop's pictures, and writes it in another form if asked to."""
-    directory = Path(config.index.directory or workdir / "index")
-    if not (config.index.images or EXPORT.value):
+    """Updates the index of a shop, and exports it if asked to."""
+    directory, images = Path(config.index.directory or workdir / "index"), config.index.images
+    if not (images or EXPORT.value):
         raise ConfigError("--mode=index: found config.index.images='', expected a directory or CSV, or --export")
     if EXPORT.value and not importlib.util.find_spec("faiss"):
         raise ConfigError("--export=faiss: faiss is not installed; pip install 'rice-jax[faiss]'")
-    if config.index.images and config.index.change == "remove":
+    if images and config.index.change == "remove":
         if jax.process_index() == 0:
-            remove_pictures(directory, config.index.images)
-    elif config.index.images:
+            remove_pictures(directory, images)
+    elif images:
+        parts = task.model(config)
+        if not isinstance(parts, RiceConfig):
+            raise ConfigError(f"--mode=index: found config.task={config.task!r}, expected 'retrieval' or 'domains'")
         source, _ = newest_weights(workdir, config.model.init_from)
-        model = task.model(config)
-        params = create_params(model, mesh, config.seed)
-        with_decoder = "pmd" in params and not missing(source, params, "pmd")
-        params = start_from(source, params, model)
+        settings = ModelSettings(parts, config.data.resize, config.eval.num_frames, config.model.ipd)
         update_index(
-            config,
-            model,
-            create_model(model, mesh),
-            params,
-            mesh,
             directory,
-            source,
-            workdir,
-            with_decoder=with_decoder,
+            images,
+            place_model(source, settings, mesh, workdir=workdir),
+            change=config.index.change,
+            batch_size=config.eval.batch_size,
+            num_threads=config.data.num_threads,
         )
     if jax.process_index() == 0:
         print(export_faiss(directory, read_index(directory)) if EXPORT.value else directory / FILE)
