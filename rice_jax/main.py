@@ -70,17 +70,18 @@ logger = logging.getLogger("rice_jax")
 
 
 def main(arguments: list[str]) -> None:
-    log_to_stderr(verbose=flags.FLAGS["verbosity"].present)
+    log_to_stderr(verbose=bool(flags.FLAGS["verbosity"].present))
     keep_compiled()
+    directory = Path(WORKDIR.value or "").absolute()
     try:
         if MODE.value == "compare":
-            return compare(Path(WORKDIR.value), [Path(argument) for argument in arguments[1:]])
+            return compare(directory, [Path(argument) for argument in arguments[1:]])
         if arguments[1:]:
             raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected only flags with --mode={MODE.value}")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
-        config, workdir = resolve(CONFIG.value.to_dict()), Path(WORKDIR.value).absolute()
-        share_directory(workdir)
-        run(config, workdir, MODE.value)
+        config = resolve(CONFIG.value.to_dict())
+        share_directory(directory)
+        run(config, directory, MODE.value)
     except (ConfigError, CheckpointError, DataError, ProcessError, OSError, FloatingPointError) as error:
         leave(f"{type(error).__name__}: {error}")
     except Exception:

@@ -2,7 +2,7 @@
 
 Words: an *image* is a shop's product picture; a *video* is a livestream clip as a list of frames; a *gallery* is the
 images that a query may match; *tokens* include the CLS token, *patches* do not; a *feature* becomes an *embedding* by
-L2 normalisation; in a `*_mask` True means keep.
+L2 normalization; in a `*_mask` True means keep.
 
 Letters: B global batch, T frames, S side of a picture in pixels, L tokens, M = T · L tokens of a video, N patches,
 D width, E embedding, H heads, K candidates, G gallery images, Q queries. Of a detector: M boxes and Q object queries
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 
 class DataError(ValueError):
-    """Data that cannot be used as they are; the message says what was found, where, and what to do."""
+    """Data that cannot be used; the message says what was found, where, and what to do."""
 
 
 class Decoded(NamedTuple):
@@ -37,7 +37,7 @@ class Batch(TypedDict):
     image: UInt8[Array, "B S S 3"]
     video: UInt8[Array, "B T S S 3"]  # padding frames are zeros
     frame_mask: Bool[Array, "B T"]  # True = a real frame; every video has at least one
-    patch_mask: NotRequired[Bool[Array, "B T N"]]  # True = a patch to look at; not there = all of them
+    patch_mask: NotRequired[Bool[Array, "B T N"]]  # True = a patch to attend to; absent = all
     image_key: Int32[Array, " B"]  # equal for equal shop images
     index: Int32[Array, " B"]  # row of the data set
 
@@ -53,14 +53,14 @@ class DetectionBatch(TypedDict):
 
 
 class Detections(NamedTuple):
-    """What a detector says after every layer of its decoder, the last one's answer last; float32."""
+    """The output of every layer of a detector's decoder, in order; float32."""
 
     logits: Float[Array, "P B T Q"]  # of a product against none; the sigmoid is the score
-    boxes: Float[Array, "P B T Q 4"]  # centre x, centre y, width, height, 0..1
+    boxes: Float[Array, "P B T Q 4"]  # center x, center y, width, height, 0 to 1
 
 
 class Embeddings(NamedTuple):
-    """L2-normalised, float32."""
+    """L2-normalized, float32."""
 
     image: Float[Array, "B E"]
     video: Float[Array, "B E"]
@@ -74,7 +74,7 @@ class Tokens(NamedTuple):
 
 
 class EncodedFrames(NamedTuple):
-    """What a model that streams keeps of a picture; in the compute dtype."""
+    """What is kept of an encoded frame; in the compute dtype."""
 
     features: Float[Array, "*B E"]  # not normalized
     tokens: Float[Array, "*B L D"]  # for a match
@@ -88,7 +88,7 @@ class EncodedImages(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """What the decoder says of an image and each of K videos, its own first; float32."""
+    """The decoder's output for an image and each of K videos, the image's own first; float32."""
 
     cosine: Float[Array, "B K"]
     attention: Float[Array, "B C L M"] | None  # to its own video: probabilities of C = pairs · heads maps

@@ -1,4 +1,4 @@
-"""Says what a training step costs, by compiling it for one CPU device without running it, and how fast things are.
+"""Measures speed and memory: of training, encoding, ranking, recognition and the input.
 
     python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
     python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
@@ -8,40 +8,39 @@
     python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
     python scripts/benchmark.py data [--cores=N] [--clips=1500] [--rounds=5] [--seconds=5] [--config.data.resize=288 …]
 
-`step`, `encode`, `rank`, `live` and `data` print their numbers once more as a line of JSON. In the first three what is
-compared takes turns, once a round; figures are medians over the rounds, and so are ratios, by the clock. A core-second
-is a second of a core's time: where other programs take theirs, these still tell. `step`, `encode` and `live` run on the
-first device that JAX finds: on a CPU in float32 and small, elsewhere in bfloat16 and with several sizes of a batch.
-FLOP are those that no program can do without (`scripts/least.py`), and utilisation is their share of the device's peak,
-where that is known: not on a CPU. `--profile` writes a trace of our program for each row of it. Settings are the
-defaults (docs/settings.md).
-- `step` trains RICE, ICL, PMD, PFR and AdamW, beside a naive step that matches as the reference does, written in JAX
-  too, and one that does so pair by pair. None has dropout.
-- `encode` encodes pictures, and goes back to the gradients of the weights, beside transformers' encoder of the same
-  sizes in PyTorch, if that is installed, on as many cores.
-- `rank` ranks random embeddings of so many queries among so many images in so many galleries, LPR4M's number and one
-  gallery of a million, beside plain numpy, which holds all scores of a gallery, and faiss, if that is installed, which
-  looks for the first ten only. Memory is what the process held at once. It takes Linux.
-- `live` says how long a frame that is pushed (`live.recognizer`), a JPEG of 720 × 1280, waits for the ranking of an
-  index of random images, with and without re-ranking, when the window is full and nobody else pushes: of the sample
-  shop's model and of ViT-B/32, or of what other settings make of the latter.
+Settings are the defaults (docs/settings.md) unless `--config.…` changes them. `step`, `encode`, `rank`, `live` and
+`data` also print their numbers as a line of JSON. In `step`, `encode` and `rank` the programs that are compared take
+turns, once a round; figures are medians over the rounds, and so are ratios, by the clock. A core-second is a second of
+one core's time, which other programs on the machine hardly affect. `step`, `encode` and `live` run on the first device
+that JAX finds: on a CPU in float32 and at one small batch size, elsewhere in bfloat16 and at several sizes. FLOP are
+the fewest with which any program can do the work (`scripts/benchmarks/least.py`), and utilization is their share of the
+device's peak, if that is known, which it is not on a CPU. `--profile` writes a trace of our program for each row.
+- `step` trains RICE with ICL, PMD, PFR and AdamW, beside a naive step in JAX that matches as the reference does, and
+  one that matches pair by pair. None has dropout.
+- `encode` encodes pictures, and computes the gradients of the weights, beside transformers' encoder of the same sizes
+  in PyTorch, if that is installed, on as many cores.
+- `rank` ranks random embeddings of a number of queries among a number of images in a number of galleries, by default
+  those of LPR4M and one gallery of a million, beside plain numpy, which holds all scores of a gallery, and faiss, if
+  that is installed, which finds only the first ten. Memory is the process's largest. It needs Linux.
+- `live` measures how long a frame that is pushed to a `Recognizer`, a JPEG of 720 × 1280, waits for the ranking of an
+  index of random images, with and without re-ranking, while the window is full and nothing else runs: with the sample
+  shop's model and with ViT-B/32, or with the model of the settings given.
 
-`flops` counts the operations of our step, of the least that RICE needs, and of a step that matches as the reference
-does. `memory` says what a step needs beside its state and batch, with and without recomputing activations, and in
-chunks of that many pairs (`config.train.grad_cache_chunks`), where a batch is more than one. Settings are the
-defaults, RICE on CLIP ViT-B/32, but without dropout, which would draw other numbers in the naive step, and in
-float32, which is what a CPU computes in. Either takes about a minute of one core.
+`flops` counts the operations of our step, of the fewest that RICE needs, and of a step that matches as the reference
+does. `memory` measures what a step needs beside its state and batch, with and without recomputing activations, and, for
+batches of several chunks, in chunks of `--chunk` pairs (`config.train.grad_cache_chunks`). Both are without dropout,
+since the naive step would draw other numbers, and in float32, in which a CPU computes, and take about a minute of one
+core.
 
-`data` makes what a download of LPR4M leaves: rows of 118 frames, and pictures of 256 pixels and quality 95 in
-img2dataset's tars, both from simulated clips. It measures on N cores, all by default,
-- how many pictures are indexed, and clips built, by `data/build.py` with one worker and with N, less its start;
-- how many pictures the training input of `configs/lpr4m.py` makes with N threads, in small batches, beside the same
-  pictures decoded in N processes, to RGB and nothing else: bare decoding, by Pillow, the yardstick, and by simplejpeg,
-  which the input itself uses where the device resizes. Pillow that also squashes each to the model's size, after a
-  draft where one would do, shows what share resizing has;
-and works out the hours of a whole build and the cores that keep a v5e-8 busy. Ratios and what is worked out are of
+`data` makes what a download of LPR4M contains: rows of 118 frames, and pictures of 256 pixels and quality 95 in
+img2dataset's tars, both from simulated clips. It measures on N cores, by default all:
+- how many pictures are indexed, and clips built, by `data/build.py` with one worker and with N, without its start;
+- how many pictures the training input of the config lpr4m makes with N threads, in small batches. The yardstick is bare
+  decoding of the same pictures to RGB in N processes, by Pillow and by simplejpeg, which the input uses if the device
+  resizes. Pillow that also resizes each picture to the model's size shows the share of resizing;
+and derives the hours of a whole build and the cores that keep a v5e-8 busy. Ratios and derived numbers are in
 core-seconds. Bare decoding, resizing and input take turns, and ratios are medians over the rounds. Files are read from
-the page cache. It takes minutes, 1 GB of TMPDIR, and Linux.
+the page cache. It takes minutes and 1 GB in TMPDIR, and needs Linux.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python scripts/check_parity.py CASE.npz [CASE.npz ...]
 
-A case is weights, inputs, outputs, gradients and optimiser steps of any sizes; CASE.json beside it describes them, and
+A case is weights, inputs, outputs, gradients and optimizer steps of any sizes; CASE.json beside it describes them, and
 `recipe.py` beside it makes the weights or inputs that it does not hold. Prints a line for everything recorded, and PASS
 or FAIL last; the exit code is 1 if anything differs, or if a recorded array is none that is computed here.
 
@@ -169,7 +169,7 @@ class Subject:
 
 
 def to_bytes(pictures: np.ndarray) -> np.ndarray:
-    """What `normalize` turns back into normalised pictures [..., 3, S, S]; 0 to 255, but not whole numbers."""
+    """What `normalize` turns back into normalized pictures [..., 3, S, S]; 0 to 255, but not whole numbers."""
     return ((np.moveaxis(pictures, -3, -1) * np.array(PIXEL_STD) + np.array(PIXEL_MEAN)) * 255).astype(np.float32)
 
 

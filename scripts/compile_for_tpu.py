@@ -1,35 +1,35 @@
-"""Compiles training and evaluation for a TPU slice that is not there, and says what they need on each of its chips.
+"""Compiles training and evaluation for a TPU slice that need not exist, and prints what they need on each chip.
 
     pip install -e '.[tpu]'
-    python scripts/compile_for_tpu.py --config=configs/lpr4m.py --topology=v5e:2x4 [--config.model.remat=full …]
-    python scripts/compile_for_tpu.py --config=configs/lpr4m.py --topology=v5e:2x4 --largest
+    python scripts/compile_for_tpu.py --config=lpr4m --topology=v5e:2x4 [--config.model.remat=full …]
+    python scripts/compile_for_tpu.py --config=lpr4m --topology=v5e:2x4 --largest
 
-The steps are those that `rice_jax.main` runs. A topology is a generation and its chips: v5e-8 is `v5e:2x4`, v5e-256
-`v5e:16x16`, v6e-256 `v6e:16x16`, and v4-64, which counts cores, `v4:2x4x4`. `--largest` looks for the largest batch
-that fits. The exit code is 1 if a step does not fit. A step takes a minute or two of one core.
+The programs are those that `rice_jax.main` runs. A topology is a generation and its chips: v5e-8 is `v5e:2x4`, v5e-256
+`v5e:16x16`, v6e-256 `v6e:16x16`, and v4-64, which counts cores, `v4:2x4x4`. `--largest` searches for the largest batch
+that fits. The exit code is 1 if a program does not fit. Compiling a program takes a minute or two of one core.
 
-Memory, operations and bytes are the compiler's, per chip. Its counts take a loop's body once: set
-`--config.model.unroll=True` to count every block of the encoder. Collectives are read from the compiled program, loops
-counted as often as they run. "Sent" is what leaves a chip if they go around a ring of n chips: (n - 1) / n of an
-array for a gather or a scatter, twice that for an all-reduce.
+Memory, operations and bytes are the compiler's, per chip. It counts a loop's body once: set
+`--config.model.unroll=True` to count every block of the encoder. Collectives are read from the compiled program, and
+those in loops count as often as they run. "Sent" is what leaves a chip when data goes around a ring of n chips:
+(n - 1) / n of an array for a gather or a scatter, twice that for an all-reduce.
 
-The bound on a step's time is that of the operations that no step can do without (`scripts/benchmark.py flops`), at the
-chip's peak.
+The lower bound on a step's time is the fewest operations that it needs (`scripts/benchmark.py flops`) at the chip's
+peak.
 
-What a chip has to send in a training step on B pairs over n chips, with P parameters, E numbers in an embedding, T
-frames of L tokens of D numbers, and K negatives of an image, in the compute dtype unless it says otherwise, is at least
+The least that a chip has to send in a training step on B pairs over n chips, with P parameters, E numbers in an
+embedding, T frames of L tokens of D numbers, and K negatives of an image, in the compute dtype unless stated otherwise:
 
     gradients       2 · (n - 1) / n · P: products leave them in the compute dtype; chunks, which add theirs up
                     (`config.train.grad_cache_chunks`), in float32
-    embeddings      (n - 1) / n · 2 · B · E in float32: every chip gets all videos', and their gradients go back; of
-                    the images' softmax a few numbers a pair suffice
-    candidates      (n - 1) / n · 2 · (1 + K) · B · D: every image's query to every chip, and what it sees of its K
+    embeddings      (n - 1) / n · 2 · B · E in float32: every chip gets all videos', and their gradients go back; the
+                    images' softmax takes a few numbers per pair
+    candidates      (n - 1) / n · 2 · (1 + K) · B · D: every image's query to every chip, and the outputs for its K
                     videos back, each with its gradient; nothing with `--config.loss.negatives=device`
 
-Which of the videos are candidates, and whose, is not known when it is compiled, so a query goes everywhere and looks at
-all videos. With more than one pair of blocks the videos' keys and values move instead: of all B videos, where those of
-K · B / n would do, (n - 1) / n · 2 · K · B / n · T · L · D as the least. `fsdp` adds gathers of parameters, of which no
-least is told.
+Which videos are candidates of which image is not known at compile time, so a query goes to every chip and attends to
+all videos. With more than one pair of blocks the videos' keys and values move instead: those of all B videos, where
+those of K · B / n would do; (n - 1) / n · 2 · K · B / n · T · L · D is the least. `fsdp` adds gathers of parameters,
+which are not counted.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ from scripts.benchmarks.compiled_step import abstract_batch
 from scripts.benchmarks.hlo import Collective, collectives
 from scripts.benchmarks.least import least_operations
 
-# Without these libtpu asks the network what machine it is on, and waits, and locks chips.
+# Without these libtpu asks the network for its machine, waits for an answer, and locks chips.
 LIBTPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -105,11 +105,11 @@ class Program(NamedTuple):
 
 
 class TooLarge(Exception):
-    """A program that does not fit; the compiler's words, which name what is needed and what is there."""
+    """A program that does not fit; the compiler's message has the memory needed and available."""
 
     @property
     def excess(self) -> float:
-        """How many times too much it needs; 1 where the compiler does not say."""
+        """The memory needed over the memory available; 1 if the compiler does not name them."""
         sizes = [float(size) for size in re.findall(r"\b([\d.]+)G\b", str(self))]
         return max(1.0, sizes[0] / sizes[1]) if len(sizes) > 1 else 1.0
 
@@ -150,7 +150,7 @@ def with_path(argument: str) -> str:
 
 
 def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:
-    """Compiles and prints all steps; whether they fit."""
+    """Compiles and prints all steps, and returns whether they fit."""
     mesh = create_mesh(config.mesh, devices)
     fits = True
     for name, lower in steps(config, mesh).items():
@@ -192,7 +192,7 @@ def print_program(program: Program, chip: Chip) -> None:
 
 
 def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
-    """Bytes that a chip has to send in a training step; see above."""
+    """Bytes that a chip has to send in a training step, by the terms in this module's docstring."""
     data, model, loss = config.data, config.model, config.loss
     size, share = jnp.dtype(model.dtype).itemsize, (chips - 1) / chips
     candidates = 0
@@ -211,11 +211,11 @@ def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
 def largest_batch(config: Config, devices: list[jax.Device], chip: Chip) -> int:
     """The largest batch whose training step fits, a multiple of chips and chunks.
 
-    The compiler tells what a step that does not fit needs, ten times sooner than it compiles one that does. Memory
-    grows no faster than the batch, so shrinking the batch by what is too much never goes too far.
+    The compiler reports the need of a step that does not fit ten times faster than it compiles one that fits. Memory
+    grows no faster than the batch, so shrinking the batch by the excess never goes too far.
 
     Raises:
-        ConfigError: not even the least fits.
+        ConfigError: not even the smallest batch fits.
     """
     unit = len(devices) * config.train.grad_cache_chunks
     fits, units, failed = 0, max(1, config.data.batch_size // unit), False
@@ -234,7 +234,7 @@ def largest_batch(config: Config, devices: list[jax.Device], chip: Chip) -> int:
 
 
 def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lowered]]:
-    """What `rice_jax.main` runs with a configuration, by name, each as a function that lowers it.
+    """The programs that `rice_jax.main` runs with a configuration: {name: function that lowers it}.
 
     Raises:
         ConfigError: it trains a detector, or a batch does not divide over the devices.
@@ -264,7 +264,7 @@ def compile_program(lower: Callable[[], jax.stages.Lowered], chip: Chip) -> Prog
     """Compiles a step.
 
     Raises:
-        TooLarge: a chip does not hold it, as the compiler says or its own account of what is needed does.
+        TooLarge: it needs more memory than a chip has, by the compiler's error or by its memory analysis.
     """
     try:
         compiled = lower().compile()
@@ -307,7 +307,7 @@ def chip_of(topology: str) -> Chip:
 
 
 def devices_of(topology: str) -> list[jax.Device]:
-    """The chips of a slice, which need not be there.
+    """The chips of a slice, which need not exist.
 
     Raises:
         ConfigError: their compiler is not installed, or there is no such slice.

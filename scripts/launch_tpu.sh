@@ -87,7 +87,7 @@ while true; do
     fi
     sleep "$wait" # a host stops before the slice is reported as preempted
     if [ "$(state)" = READY ]; then
-        echo "the run failed on a ready slice, see $logs/launch.log; the same command continues from the last checkpoint" >&2
+        echo "failed on a slice that is ready, see $logs/launch.log; the same command continues from the last checkpoint" >&2
         exit 1
     fi
     echo "the slice is gone; creating another one and continuing" | tee -a "$logs/launch.log"

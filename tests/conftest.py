@@ -17,7 +17,7 @@ from tests.fixtures import build_shop, command, make_once, run
 jax.config.update("jax_num_cpu_devices", 8)
 # Compiling a program takes far longer than running it on a few pictures, so it is done with little care, and once: for
 # pytest's other workers, for the programs that tests start, and for the next run of the tests.
-FLAGS = ["--xla_backend_optimization_level=0"]
+FLAGS = ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):  # later releases do not know it and stop
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
@@ -33,6 +33,28 @@ for name, value in {
     os.environ[name.upper()] = str(value)
 # Grain's worker processes read absl's flags.
 flags.FLAGS.mark_as_parsed()
+# Files whose tests start programs or compile for eight devices, those that take longest first: pytest's workers begin
+# with them, and `scripts/test.sh --fast` leaves them out. Single tests are marked where they stand.
+SLOW_FILES = (
+    "test_detector.py",
+    "parallel/test_processes.py",
+    "test_main.py",
+    "train/test_detection.py",
+    "train/test_steps.py",
+    "test_benchmark.py",
+    "test_golden.py",
+    "train/test_state.py",
+    "serving/test_load_test.py",
+    "eval/test_rerank.py",
+    "tasks/test_detect.py",
+    "eval/test_attention.py",
+    "index/test_update.py",
+    "compat/test_version_0_1.py",
+    "test_recognize.py",
+    "test_cli.py",
+    "test_package.py",
+)
+SLOW_FIXTURES = {"reference"}
 
 
 def pytest_sessionstart():
@@ -40,6 +62,15 @@ def pytest_sessionstart():
     for path in COMPILED.glob("*"):
         if time.time() - path.stat().st_atime > KEPT_SECONDS:
             path.unlink(missing_ok=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at -m
+def pytest_collection_modifyitems(items):
+    order = {Path(__file__).parent / name: place for place, name in enumerate(SLOW_FILES)}
+    for item in items:
+        if item.path in order or SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker("slow")
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from tests.settings import small_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# As a compiler for TPUs writes it, less what nobody reads.
+# As a compiler for TPUs writes it, without the parts that are not read.
 PROGRAM = """\
 HloModule jit_step, is_scheduled=true, num_partitions=8
 

@@ -51,6 +51,15 @@ def trained(clips, tmp_path_factory):
     return workdir, result
 
 
+@pytest.fixture(scope="module")
+def detected(trained, clips):
+    """The file of boxes that one process finds, and what it prints."""
+    workdir, _ = trained
+    result = run(detector(clips, workdir, "--mode=detect", eval__draw_clips=2))
+    assert result.returncode == 0, result.stderr
+    return workdir / "detections-4" / "lpr4m-query.jsonl", result
+
+
 def test_trains_evaluates_and_reports(trained):
     workdir, result = trained
     assert sorted(losses(workdir)) == [1, 2, 3, 4]
@@ -70,10 +79,8 @@ def test_training_continues_after_sigkill_on_other_devices(trained, clips, tmp_p
     assert losses(tmp_path) == pytest.approx(losses(trained[0]), rel=2e-5)
 
 
-def test_two_processes_train_and_find_what_one_does(trained, clips, tmp_path):
+def test_two_processes_train_and_find_what_one_does(trained, detected, clips, tmp_path):
     workdir, _ = trained
-    one = run(detector(clips, workdir, "--mode=detect"))
-    assert one.returncode == 0, one.stderr
     for mode in ("train", "detect"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -84,19 +91,17 @@ def test_two_processes_train_and_find_what_one_does(trained, clips, tmp_path):
         assert [process.returncode for process in processes] == [0, 0], outputs
     assert losses(tmp_path) == pytest.approx(losses(workdir), rel=2e-5)
     found, expected = (
-        [json.loads(line) for line in (path / "detections-4" / "lpr4m-query.jsonl").open()]
-        for path in (tmp_path, workdir)
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (tmp_path / "detections-4" / "lpr4m-query.jsonl", detected[0])
     )
     assert [line["frame_id"] for line in found] == [line["frame_id"] for line in expected]
     for line, other in zip(found, expected, strict=True):
         assert line["scores"] == pytest.approx(other["scores"], abs=2e-3)
 
 
-def test_detection_continues_after_sigkill(trained, clips, tmp_path):
+def test_detection_continues_after_sigkill(trained, detected, clips, tmp_path):
     workdir, _ = trained
-    whole = run(detector(clips, workdir, "--mode=detect", eval__draw_clips=2))
-    assert whole.returncode == 0, whole.stderr
-    path = workdir / "detections-4" / "lpr4m-query.jsonl"
+    path, whole = detected
     assert str(path) in whole.stdout
     assert len(list(path.parent.glob("lpr4m-query-sheets/*.png"))) == 2
 

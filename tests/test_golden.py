@@ -1,4 +1,4 @@
-"""Model, losses, gradients and optimiser against what the reference implementation computed.
+"""Model, losses, gradients and optimizer against what the reference implementation computed.
 
 The case of ViT-B/32's sizes takes a minute: `python scripts/check_parity.py ../shared/golden/base.npz`.
 """
@@ -49,7 +49,7 @@ DERIVED = (
 
 def check(*paths: Path) -> tuple[int, str, dict[str, list[str]]]:
     """Runs the script; returns its exit code, its last line and, for each case, what it found to be wrong."""
-    # Cases are small: optimising the compiled program would take longer than running it.
+    # Cases are small: optimizing the compiled program would take longer than running it.
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
     command = [sys.executable, check_parity.__file__, *map(str, paths)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -68,7 +68,7 @@ def test_model_computes_what_was_recorded():
     code, verdict, wrong = check(find("tiny"))
     assert (code, wrong) == (0, {"tiny": []})
     recorded = [key for key in Case("tiny").recorded if not key.startswith(("params/", "in/"))]
-    num_losses = 2 * 4 * 4  # of two optimisers, before each of three updates and after the last
+    num_losses = 2 * 4 * 4  # of two optimizers, before each of three updates and after the last
     assert verdict.startswith(f"PASS: {len(recorded) + num_losses} compared, 0 ")
 
 

@@ -112,7 +112,8 @@ def test_the_device_can_cut_and_resize_what_the_host_decodes(reference, shop, tm
 
 def test_continues_after_sigkill(reference, shop, tmp_path):
     workdir, _ = reference
-    arguments = command(shop, tmp_path, config="sample", train__checkpoint_interval_steps=1)
+    settings = dict(train__checkpoint_interval_steps=1, eval__pixels=False)
+    arguments = command(shop, tmp_path, config="sample", **settings)
     process = start(arguments)
     wait_for_checkpoint(process, tmp_path)
     process.kill()
@@ -170,6 +171,7 @@ def test_weights_of_another_size(reference, shop, tmp_path):
 def test_starts_from_a_run_at_another_picture_size(reference, shop, tmp_path):
     workdir, _ = reference
     overrides = dict(model__init_from=workdir, model__image_size=24, data__resize=26, train__total_steps=3)
+    overrides |= dict(eval__pixels=False)
     result = run(command(shop, tmp_path, **overrides))
     assert result.returncode == 0, result.stderr
     assert len(losses(tmp_path)) == 3

@@ -1,1 +1,1 @@
-"""Weights of other programs, to start from."""
+"""Converts weights of other programs, and exports to them."""

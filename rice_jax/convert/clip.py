@@ -1,4 +1,4 @@
-r"""Turns the vision tower of a CLIP model into a checkpoint of ours, or a checkpoint into a Hugging Face model.
+r"""Converts the vision tower of a CLIP model to a checkpoint, or a checkpoint to a Hugging Face model.
 
     python -m rice_jax.convert.clip SOURCE OUT
     python -m rice_jax.convert.clip --export CHECKPOINT OUT
@@ -50,7 +50,7 @@ from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The fields of `VitConfig` that weights decide."""
+    """The fields of `VitConfig` that follow from weights."""
 
     image_size: int
     patch_size: int
@@ -224,9 +224,11 @@ def export(checkpoint: Path, out: Path) -> str:
     return f"{out}: {about(params['encoder'], sizes)}, as float16"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.convert.clip") -> None:
     """The command line; see the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument(
@@ -241,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _hugging_face_sizes(config: Mapping) -> Sizes:
     vision = config.get("vision_config", config)
-    # A whole CLIP says its embedding width at the top; the copy inside `vision_config` may be a stale default.
+    # A whole CLIP has its embedding width at the top; the copy inside `vision_config` may be a stale default.
     values = HUGGING_FACE_DEFAULTS | dict(vision)
     if "vision_config" in config:
         values["projection_dim"] = config.get("projection_dim", HUGGING_FACE_DEFAULTS["projection_dim"])

@@ -1,15 +1,16 @@
-"""Which tensor of OpenAI's and Hugging Face's CLIP, and of the reference's RICE, is which parameter of ours."""
+"""Tables of names: the tensors of OpenAI's and Hugging Face's CLIP and of the reference's RICE, by our parameters."""
 
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a tensor of PyTorch lies in memory, and how ours does."""
+    """Converts between the layouts of a tensor in PyTorch and here."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_theirs: Callable[[np.ndarray], np.ndarray]
@@ -73,7 +74,7 @@ HUGGING_FACE = {
     "patch_embedding/kernel": (_CONV, ["vision_model.embeddings.patch_embedding.weight"]),
     "class_embedding": (_SAME, ["vision_model.embeddings.class_embedding"]),
     "position_embedding": (_SAME, ["vision_model.embeddings.position_embedding.weight"]),
-    "ln_pre/scale": (_SAME, ["vision_model.pre_layrnorm.weight"]),  # spelt so
+    "ln_pre/scale": (_SAME, ["vision_model.pre_layrnorm.weight"]),  # misspelled by transformers
     "ln_pre/bias": (_SAME, ["vision_model.pre_layrnorm.bias"]),
     "blocks/ln_1/scale": (_SAME, [f"{_LAYER}.layer_norm1.weight"]),
     "blocks/ln_1/bias": (_SAME, [f"{_LAYER}.layer_norm1.bias"]),
@@ -94,8 +95,8 @@ HUGGING_FACE = {
 HUGGING_FACE_IGNORED = re.compile(
     r"text_model\..*|text_projection\.weight|logit_scale|vision_model\.embeddings\.position_ids"
 )
-# What a `config.json` that does not say otherwise means: the defaults of transformers' CLIPVisionConfig.
-HUGGING_FACE_DEFAULTS = {
+# The defaults of transformers' CLIPVisionConfig, for settings that a `config.json` leaves out.
+HUGGING_FACE_DEFAULTS: dict[str, Any] = {
     "image_size": 224,
     "patch_size": 32,
     "hidden_size": 768,

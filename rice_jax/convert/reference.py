@@ -1,4 +1,4 @@
-r"""Turns a checkpoint of the reference's RICE (PyTorch, MMF) into one of ours, or one of ours into a state dict for it.
+r"""Converts a checkpoint of the reference's RICE (PyTorch, MMF), or exports a checkpoint as a state dict for it.
 
     python -m rice_jax.convert.reference import FILE OUT
     python -m rice_jax.convert.reference export WORKDIR FILE
@@ -7,9 +7,9 @@ FILE is a `.safetensors`, or a `.pth`, `.pt` or `.ckpt`, which needs PyTorch: `p
 a state dict; an imported one may be a whole MMF checkpoint, of which only `model` is read. OUT is a new directory, from
 which training starts with `--config.model.init_from=OUT`; WORKDIR is such a directory, or that of a run.
 
-The reference declares embeddings of its decoder that no forward pass uses. They are dropped on import; an export has
-them as the reference starts them, the encoder's positions and a layer norm of ones and zeros, but for the class
-embedding, which the reference draws at random and an export has as zeros.
+The reference declares embeddings of its decoder that no forward pass uses. An import drops them; an export has their
+initial values: the encoder's positions, a layer norm of ones and zeros, and zeros for the class embedding, which the
+reference draws at random.
 """
 
 import argparse
@@ -140,9 +140,11 @@ def export_file(workdir: Path, file: Path) -> str:
     return f"{file}: {_about(params, config['model'])}"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.convert.reference") -> None:
     """The command line; see the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("import", help="a file of the reference becomes a checkpoint of ours")
     command.add_argument("file", metavar="FILE", type=Path)

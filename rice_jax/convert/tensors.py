@@ -1,4 +1,4 @@
-"""Moves tensors between foreign files, foreign names and our parameters; `names` says which is which."""
+"""Converts tensors between the files and names of other programs and our parameters, by the tables of `names`."""
 
 import pickle
 import re
@@ -26,7 +26,7 @@ class ConvertError(ValueError):
 
 
 def find_places(table: Table, num_blocks: Mapping[str, int]) -> Places:
-    """Writes out the names of all blocks; `num_blocks` has their number by the start of our path."""
+    """Expands the names of all blocks; `num_blocks` has the number of blocks by the start of our path."""
     written = {}
     for path, (layout, names) in table.items():
         blocks = range(next((num for start, num in num_blocks.items() if path.startswith(start)), 1))
@@ -55,7 +55,7 @@ def to_ours(
 
     Args:
         state: tensors by their names, any float type; the names have been checked.
-        places: where each parameter lies.
+        places: of each parameter.
         shapes: of each parameter.
 
     Returns:
@@ -98,7 +98,7 @@ def to_theirs(
     if different := sorted(flat.keys() ^ shapes.keys()):
         lines = [f"{path}: {'missing' if path in shapes else 'unknown'}" for path in different]
         raise ConvertError(f"not the parameters of {expected}:" + bullets(lines))
-    state = {}
+    state: dict[str, np.ndarray] = {}
     for path, shape in shapes.items():
         value = np.asarray(flat[path])
         if value.shape != shape:

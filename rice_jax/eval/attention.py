@@ -1,4 +1,4 @@
-"""Where the decoder looks in a query's frames from each patch of its true image."""
+"""The decoder's attention from each patch of a query's true image to the query's frames."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.contract import SupportsAttention, require
 
 NUM_QUERIES = 40  # whose attention is drawn
-GRID = 8  # patches along a side that are drawn at most; of more, several become one
+GRID = 8  # largest number of patches along a side that is drawn; more are averaged
 
 
 def true_images(places: Sequence[int], ranked: Ranking, image_rows: Mapping[tuple[str, str], int]) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""A whole data set through a function, embeddings above all, over all devices and in fixed shapes."""
+"""Applies a function, above all an embedder, to a whole data set, over all devices and in fixed shapes."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def pixel_embedder() -> Embedder:
 
 
 def thumbnail(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B P"]:
-    """Pictures at 16×16, each minus its own mean, so that exposure alone makes no neighbour."""
+    """Pictures at 16×16, each minus its own mean, so that equal exposure alone does not make two of them similar."""
     shape = (*pictures.shape[:-3], PIXEL_SIDE, PIXEL_SIDE, 3)
     small = jax.image.resize(pictures.astype(jnp.float32), shape, "linear", antialias=True)
     flat = small.reshape(*shape[:-3], -1)
@@ -71,12 +71,12 @@ def compile_embedder(embedder: Embedder, params: PyTree, mesh: Mesh) -> Embedder
 
 
 def padded_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """The next multiple of the number of devices; what fills up a batch counts for nothing."""
+    """The next multiple of the number of devices; rows that pad a batch are not counted."""
     return -(-batch_size // mesh.size) * mesh.size
 
 
 def compile_rows(function: Callable[[PyTree, dict], PyTree], params: PyTree, mesh: Mesh) -> Callable:
-    """jit over the mesh: every device computes its rows, every process gets all of them."""
+    """Compiles a function of (params, batch): every device computes its rows, and every process gets all of them."""
     shardings = (parameter_shardings(mesh, params), NamedSharding(mesh, BATCH))
     shown = lambda params, batch: function(params, show(batch))  # noqa: E731
     return jax.jit(shown, in_shardings=shardings, out_shardings=replicated(mesh))
@@ -88,9 +88,9 @@ def compute_rows(
     """Applies a function to every row of a data set.
 
     Args:
-        function: what `compile_rows` gave, e.g. one of a compiled Embedder.
+        function: output of `compile_rows`, e.g. one function of a compiled `Embedder`.
         params: its parameters.
-        batches: this process's share of `eval_batches`, all of one shape; `index` and `mask` say which rows are there.
+        batches: this process's share, all of one shape; `index` is the row, and `mask` is False for padding.
         num_rows: of the data set.
         mesh: all devices.
 

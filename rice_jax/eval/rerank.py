@@ -1,7 +1,7 @@
 """Re-ranking: the decoder matches each query with its first images by embedding, and these change places.
 
 An image's side of a match is the same for every query: it is kept from the gallery pass, or computed again for each
-query that needs it. A clip is encoded, and its keys and values are projected, once for all its candidates.
+query that needs it. A video's side is computed once for all its candidates.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ def candidates(
         gallery_ids, image_ids: of the gallery's rows.
 
     Returns:
-        Rows of the gallery, best first; K is `num`, or the size of the largest gallery if that is smaller. A query
-        with fewer images is filled up with the number of rows.
+        Rows of the gallery, best first; K is `num`, or the size of the largest gallery if that is smaller. For a query
+        with fewer images the number of rows is used as padding.
     """
     row = {pair: i for i, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
     found = [
@@ -54,12 +54,12 @@ def match_batches(
     Args:
         data: what to read and how.
         batch_size: global number of queries.
-        rows: what `candidates` gave.
-        kept: what the gallery pass kept of every image; None = read the candidates' pictures again.
+        rows: output of `candidates`.
+        kept: the images' side of a match, from the gallery pass; None = read the candidates' pictures again.
 
     Returns:
         Iterator over the batches of `eval_batches`, with `queries` bfloat16 [b, K, R, D], or `image` uint8
-        [b, K, S, S, 3]. What stands in the place of a candidate or query that is not there must be ignored.
+        [b, K, S, S, 3]. Padding candidates and queries have no meaning.
 
     Raises:
         FileNotFoundError, DataError: as `eval_batches`.
@@ -99,14 +99,14 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
 
 
 def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:
-    """Sorts the first K images of every query by how well the decoder says they match; the others stay behind them.
+    """Sorts the first K images of every query by the decoder's cosines; the others stay behind them.
 
     The order is: higher cosine first; among equal ones images that are no truth of the query before those that are, so
     that a tie never helps; then the order by embedding.
 
     Args:
         ranked: by embedding; its `top` holds at least K images, or a whole gallery.
-        cosines: of the first K images of `top`, in its order; behind the end of a gallery anything.
+        cosines: of the first K images of `top`, in its order; beyond the end of a gallery they have no meaning.
 
     Raises:
         DataError: naming the query, for a cosine that is not finite.
@@ -116,8 +116,8 @@ def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:
         matched = [(image_id, score) for (image_id, _), score in zip(top, scores, strict=False)]
         if not np.isfinite([score for _, score in matched]).all():
             raise DataError(
-                f"Query {ranked.query_ids[query]!r} and one of its images match by a number that is not finite: no "
-                "order can be made of it. Has the training diverged?"
+                f"Query {ranked.query_ids[query]!r} and one of its images have a cosine that is not finite: has the "
+                "training diverged?"
             )
         matched.sort(key=lambda pair: (-pair[1], pair[0] in truths))
         if 0 < rank[query] <= len(matched):

@@ -26,7 +26,7 @@ def contrastive_loss(
     Returns:
         Scalar loss, float32.
 
-    Source: RICE.md §2; Radford et al. 2021, figure 3.
+    Source: docs/reference.md, section 2; Radford et al. 2021, figure 3.
     Differs: `negative_mask`.
     """
     logits = similarity(logit_scale * image, logit_scale * video)
@@ -39,10 +39,10 @@ def contrastive_loss(
 
 
 def similarity(image: Float[Array, "A E"], video: Float[Array, "B E"]) -> Float[Array, "A B"]:
-    """Inner products in full float32; by default a TPU rounds embeddings to bfloat16 first, and a GPU to TF32."""
+    """Inner products in full float32; by default a TPU rounds its inputs to bfloat16, and a GPU to TF32."""
     return jnp.matmul(image, video.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def different_images(image_key: Int[Array, " B"]) -> Bool[Array, "B B"]:
-    """Negative mask that leaves out pairs showing the same shop image, which are positives in truth."""
+    """Negative mask that leaves out pairs with the same shop image, which are in fact positives."""
     return image_key[:, None] != image_key[None, :]

@@ -1,4 +1,4 @@
-"""DETR's loss: a prediction for every true box, and none for the others."""
+"""DETR's loss: every true box should be predicted by exactly one query."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int32
 
 from rice_jax.ops.assignment import assign
-from rice_jax.ops.boxes import giou, to_centres, to_corners
+from rice_jax.ops.boxes import giou, to_centers, to_corners
 
 
 def detection_loss(
@@ -24,12 +24,12 @@ def detection_loss(
 
     Args:
         logits: of a product against none, float32. The softmax over these two classes is the sigmoid of one logit.
-        predicted: centre x, centre y, width, height, 0..1, float32.
+        predicted: center x, center y, width, height, 0..1, float32.
         boxes: true boxes, corners, 0..1; M <= Q.
         box_mask: True = a box, False = padding.
-        frame_mask: True = a frame, False = padding, of which nothing is learned.
-        no_object_weight: of a query without box in the classification, beside 1 of one with a box.
-        l1_weight, giou_weight: of the boxes' losses, and in the cost of the assignment, beside 1 of the class.
+        frame_mask: True = a frame, False = padding, which does not count.
+        no_object_weight: weight of a query without a box in the classification; a query with a box has 1.
+        l1_weight, giou_weight: of the boxes' losses, also in the cost of the assignment; the class has 1.
 
     Returns:
         The weighted sum `loss`, and its parts before their weights: `class`, the weighted mean over all queries of all
@@ -38,10 +38,10 @@ def detection_loss(
     Source: Carion et al. 2020, "End-to-End Object Detection with Transformers", equations 1 and 2 and appendix A.2.
     """
     box_mask = box_mask & frame_mask[..., None]
-    centres = to_centres(boxes)
+    centers = to_centers(boxes)
     cost = (
         -jax.nn.sigmoid(logits)[..., None]
-        + l1_weight * jnp.abs(predicted[..., :, None, :] - centres[..., None, :, :]).sum(axis=-1)
+        + l1_weight * jnp.abs(predicted[..., :, None, :] - centers[..., None, :, :]).sum(axis=-1)
         - giou_weight * giou(to_corners(predicted)[..., :, None, :], boxes[..., None, :, :])
     )  # [B, T, Q, M]
     query = assign(cost, box_mask)
@@ -50,7 +50,7 @@ def detection_loss(
     weight = jnp.where(has_box, 1.0, no_object_weight) * frame_mask[..., None]
     entropy = optax.sigmoid_binary_cross_entropy(logits, has_box.astype(logits.dtype))
     found = jnp.take_along_axis(predicted, query[..., None], axis=2)  # [B, T, M, 4]
-    l1 = jnp.abs(found - centres).sum(axis=-1)
+    l1 = jnp.abs(found - centers).sum(axis=-1)
     overlap = giou(to_corners(found), boxes)
     num_boxes = jnp.maximum(box_mask.sum(), 1)
     parts = {
@@ -64,5 +64,5 @@ def detection_loss(
 def assigned_queries(
     query: Int32[Array, "*B M"], box_mask: Bool[Array, "*B M"], num_queries: int
 ) -> Bool[Array, "*B Q"]:
-    """Which queries answer for a box."""
+    """Which queries have a box."""
     return (jax.nn.one_hot(query, num_queries, dtype=bool) & box_mask[..., None]).any(axis=-2)

@@ -1,4 +1,4 @@
-"""PMD's loss: tell an image's own video from the hardest others."""
+"""PMD's loss: tells an image's own video from the most similar others."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def matching_loss(
     Returns:
         Scalar loss, the mean over the batch, float32.
 
-    Source: RICE.md §3.
+    Source: docs/reference.md, section 3.
     """
     logits = scale * cosine
     if negative_mask is not None:
@@ -33,7 +33,7 @@ def matching_loss(
 def hardest_negatives(
     similarity: Float[Array, "B B"], num_negatives: int, candidate_mask: Bool[Array, "B B"] | None = None
 ) -> tuple[Int[Array, "B N"], Bool[Array, "B N"]]:
-    """The videos most similar to each image, its own left out.
+    """The videos most similar to each image, except its own.
 
     Over a mesh this needs the similarities of the global batch, B² numbers from 2 · B · E gathered ones.
 

@@ -1,4 +1,4 @@
-"""PFR's loss: how far the rebuilt image tokens are from the real ones."""
+"""PFR's loss: the distance between rebuilt and real image tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,6 @@ from jaxtyping import Array, Float
 def reconstruction_loss(reconstruction: Float[Array, "B L D"], image_tokens: Float[Array, "B L D"]) -> Float[Array, ""]:
     """Mean squared error over all tokens and channels, float32; no gradient flows into the target.
 
-    Source: RICE.md §4.
+    Source: docs/reference.md, section 4.
     """
     return jnp.mean((reconstruction - jax.lax.stop_gradient(image_tokens).astype(jnp.float32)) ** 2)

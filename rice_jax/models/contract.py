@@ -105,7 +105,7 @@ class SupportsDetection(Protocol):
 
 
 # A model "that can …".
-_CAN = {
+_CAN: dict[type, str] = {
     SupportsEmbedding: "embed images and videos",
     SupportsStreaming: "encode a video frame by frame",
     SupportsMatching: "match an image with a video",

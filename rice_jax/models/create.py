@@ -1,5 +1,7 @@
 """A model's structure and fresh parameters, in their place on the mesh."""
 
+from typing import Any
+
 import jax
 from flax import nnx
 from jax.sharding import Mesh
@@ -11,11 +13,11 @@ from rice_jax.parallel.mesh import Placement, parameter_shardings
 
 ModelConfig = RiceConfig | DetrConfig
 # A family of models is its settings class and its module, which fulfills `contract.AnyModel`.
-MODELS: dict[type, type[Rice] | type[Detector]] = {RiceConfig: Rice, DetrConfig: Detector}
+MODELS: dict[type, type[Any]] = {RiceConfig: Rice, DetrConfig: Detector}
 
 
 def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
-    """The model's structure without weights: `nnx.merge(graphdef, params)` is the model."""
+    """A model's structure without weights: `nnx.merge(graphdef, params)` is the model."""
     return nnx.split(nnx.eval_shape(lambda: _model(config, mesh, seed=0)))[0]
 
 
@@ -30,7 +32,7 @@ def start_decoder(params: PyTree) -> PyTree:
 
     Without a decoder, or with an encoder that has no such blocks, nothing changes.
 
-    Source: RICE.md §3; `golden/init_map.json`.
+    Source: docs/reference.md, section 3; recorded from the reference's initialization.
     """
     if "pmd" not in params or "blocks" not in params["encoder"]:
         return params

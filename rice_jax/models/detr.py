@@ -1,10 +1,11 @@
 """A detector of the intended product: a transformer decoder proposes a set of boxes from the encoder's patches.
 
 Source: Carion et al. 2020, "End-to-End Object Detection with Transformers" (DETR): object queries, set prediction, an
-answer of every layer. Liu et al. 2022, "DAB-DETR": a query's position is a box, which every layer corrects; it learns
+output of every layer. Liu et al. 2022, "DAB-DETR": a query's position is a box, which every layer corrects; it trains
 in a fraction of DETR's epochs.
-Differs: layers normalise first; no dropout; the patches are a ViT's, so there is no transformer encoder of its own.
-RICE's article (RICE.md §6) names a single-frame and a multi-frame detector without saying more: "clip" is our own.
+Differs: layers normalize first; no dropout; the patches are a ViT's, so there is no further transformer encoder. RICE's
+article names a single-frame and a multi-frame detector without details (docs/reference.md, section 6), so kind "clip"
+is not from a paper.
 """
 
 import dataclasses
@@ -64,10 +65,10 @@ class Detector(nnx.Module):
 
 
 class BoxDecoder(nnx.Module):
-    """Object queries that look at each other and at the patches of their frame.
+    """Object queries that attend to each other and to the patches of their frame.
 
-    "frame": at the queries of their own frame. "clip": at those of all frames, and before that every patch looks at the
-    same place in the other frames: what stays there all the time is hardly what is being shown.
+    Kind "frame": to the queries of their own frame. Kind "clip": to those of all frames; before that, every patch
+    attends to the same place in the other frames, since what stays in place is rarely the product being shown.
     """
 
     def __init__(self, encoder: VitConfig, config: DetectorConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
@@ -89,10 +90,10 @@ class BoxDecoder(nnx.Module):
         self.score = linear(own, width, 1, xavier, rngs)
         self.box_1 = linear(own, width, width, xavier, rngs)
         self.box_2 = linear(own, width, width, xavier, rngs)
-        self.box_3 = linear(own, width, 4, nnx.initializers.zeros, rngs)  # a fresh decoder answers its anchors
+        self.box_3 = linear(own, width, 4, nnx.initializers.zeros, rngs)  # an untrained decoder returns its anchors
 
     def __call__(self, patches: Float[Array, "B T N D"], frame_mask: Bool[Array, "B T"]) -> Detections:
-        """Answers of all layers.
+        """The outputs of all layers.
 
         Args:
             patches: of the encoder, in reading order.
@@ -103,8 +104,8 @@ class BoxDecoder(nnx.Module):
         if self.config.kind == "clip":
             frames = jnp.arange(frame_mask.shape[1])[:, None] / (2 * math.pi)
             time = self.time(sine_position(frames, memory.shape[-1]))[:, None]  # [T, 1, W]
-            memory = self.look_over_time(memory, time, frame_mask)
-        where = sine_position(patch_centres(memory.shape[2]), memory.shape[-1]).astype(memory.dtype)  # [N, W]
+            memory = self.attend_over_time(memory, time, frame_mask)
+        where = sine_position(patch_centers(memory.shape[2]), memory.shape[-1]).astype(memory.dtype)  # [N, W]
 
         x = self.queries[...].astype(memory.dtype)
         x = jnp.broadcast_to(x, (*frame_mask.shape, *x.shape))  # [B, T, Q, W]
@@ -118,16 +119,16 @@ class BoxDecoder(nnx.Module):
             x = self.placement.constrain(layer(x, position, memory, where, frame_mask if time is not None else None))
             hidden = self.ln_output(x)
             change = self.box_3(jax.nn.relu(self.box_2(jax.nn.relu(self.box_1(hidden)))))
-            answer = reference + change.astype(jnp.float32)
+            output = reference + change.astype(jnp.float32)
             logits.append(self.score(hidden)[..., 0].astype(jnp.float32))
-            boxes.append(jax.nn.sigmoid(answer))
-            reference = jax.lax.stop_gradient(answer)  # each layer answers for its own correction
+            boxes.append(jax.nn.sigmoid(output))
+            reference = jax.lax.stop_gradient(output)  # each layer learns its own correction
         return Detections(jnp.stack(logits), jnp.stack(boxes))
 
-    def look_over_time(
+    def attend_over_time(
         self, memory: Float[Array, "B T N W"], time: Float[Array, "T 1 W"], frame_mask: Bool[Array, "B T"]
     ) -> Float[Array, "B T N W"]:
-        """Lets every patch look at the same place in the clip's other frames."""
+        """Lets every patch attend to the same place in the clip's other frames."""
         if not self.config.temporal_layers:
             return memory
         batch, frames, num_patches, width = memory.shape
@@ -165,8 +166,8 @@ class DecoderLayer(nnx.Module):
             position: of the queries' boxes, and in a clip of their frames.
             memory: the patches.
             where: their position.
-            frame_mask: True = a frame, at whose queries all queries of the clip look; None = only at those of their own
-                frame.
+            frame_mask: True = a frame, to whose queries all queries of the clip attend; None = queries attend to those
+                of their own frame.
         """
         normed, mask = self.ln_1(x), None
         content, place = normed, normed + position
@@ -194,7 +195,7 @@ class Attention(nnx.Module):
         values: Float[Array, "B T K W"],
         mask: Bool[Array, "B T K"] | None = None,
     ) -> Float[Array, "B T Q W"]:
-        """Lets queries look at the keys of the same B and T that `mask` keeps; None = all."""
+        """Lets queries attend to the keys of the same B and T where `mask` is True; None = all."""
         q, k, v = self.query(queries), self.key(keys), self.value(values)
         q, k, v = (x.reshape(-1, x.shape[2], self.heads, x.shape[3] // self.heads) for x in (q, k, v))
         mask = None if mask is None else mask.reshape(-1, 1, 1, mask.shape[-1])
@@ -212,15 +213,15 @@ def sine_position(points: Float[Array, "*B C"], width: int) -> Float[Array, "*B 
     return both.reshape(*points.shape[:-1], width)
 
 
-def patch_centres(num_patches: int) -> Float[Array, "N 2"]:
+def patch_centers(num_patches: int) -> Float[Array, "N 2"]:
     """x and y of the patches of a square grid, in reading order, in shares of the picture."""
     grid = math.isqrt(num_patches)
-    centres = (jnp.arange(grid) + 0.5) / grid
-    y, x = jnp.meshgrid(centres, centres, indexing="ij")
+    centers = (jnp.arange(grid) + 0.5) / grid
+    y, x = jnp.meshgrid(centers, centers, indexing="ij")
     return jnp.stack([x.ravel(), y.ravel()], axis=-1)
 
 
 def _anchors(key: Array, num_queries: int) -> Float[Array, "Q 4"]:
-    """Where the queries start to look, as logits: centres anywhere but at the edge, half the picture wide and high."""
-    centres = jax.random.uniform(key, (num_queries, 2), minval=0.2, maxval=0.8)
-    return jnp.concatenate([jnp.log(centres / (1 - centres)), jnp.zeros((num_queries, 2))], axis=-1)
+    """Initial boxes of the queries, as logits: centers away from the edges, half the picture wide and high."""
+    centers = jax.random.uniform(key, (num_queries, 2), minval=0.2, maxval=0.8)
+    return jnp.concatenate([jnp.log(centers / (1 - centers)), jnp.zeros((num_queries, 2))], axis=-1)

@@ -1,7 +1,7 @@
-"""PFR, patch feature reconstruction: rebuilds an image's tokens from a video's by where the decoder looked.
+"""PFR, patch feature reconstruction: rebuilds an image's tokens from a video's tokens and the decoder's attention.
 
-Source: RICE.md §4.
-Differs: padding frames get no weight and the start is not all ones, unless the configuration mirrors the reference.
+Source: docs/reference.md, section 4.
+Differs: padding frames get no weight and the initial weights are not all ones, unless the settings ask for both.
 """
 
 import jax
@@ -10,10 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import PfrConfig, PmdConfig
-from rice_jax.models.layers import video_token_mask
+from rice_jax.models.layers import kernel_and_bias, video_token_mask
 from rice_jax.models.pmd import MASKED_SCORE
 
-# Relative spread of the start around the reference's ones, so that the hidden maps can become different.
+# Relative spread of the initial weights around the reference's ones, so that the hidden maps can become different.
 SPREAD = 0.3
 
 
@@ -49,7 +49,7 @@ class Pfr(nnx.Module):
             attention: maps of every pair and head from image i to video i, probabilities.
             video_tokens: of the encoder; no gradient flows into them.
             frame_mask: True = a real frame; the tokens of others count as zeros.
-            patch_mask: True = a patch to look at; the others are treated as those of padding frames. None = all.
+            patch_mask: True = a patch that counts; the others are treated like those of padding frames. None = all.
         """
         token_mask = video_token_mask(frame_mask, patch_mask, video_tokens.shape[2])
         tokens = jax.lax.stop_gradient(video_tokens).reshape(*token_mask.shape, -1)
@@ -59,12 +59,13 @@ class Pfr(nnx.Module):
 
     def scores(self, attention: Float[Array, "B C L M"]) -> Float[Array, "B L M"]:
         """One number for every token of the image and token of the video, 0 or more."""
-        hidden = jnp.einsum("bclm,ch->bhlm", attention * self.head_dim**0.5, self.conv_1.kernel[...])
-        hidden = jax.nn.relu(hidden + self.conv_1.bias[...][:, None, None])
-        return jax.nn.relu(jnp.einsum("bhlm,h->blm", hidden, self.conv_2.kernel[...][:, 0]) + self.conv_2.bias[...])
+        (kernel_1, bias_1), (kernel_2, bias_2) = kernel_and_bias(self.conv_1), kernel_and_bias(self.conv_2)
+        hidden = jnp.einsum("bclm,ch->bhlm", attention * self.head_dim**0.5, kernel_1)
+        hidden = jax.nn.relu(hidden + bias_1[:, None, None])
+        return jax.nn.relu(jnp.einsum("bhlm,h->blm", hidden, kernel_2[:, 0]) + bias_2)
 
     def weights(self, scores: Float[Array, "B L M"], token_mask: Bool[Array, "B M"]) -> Float[Array, "B L M"]:
-        """Their softmax over the video's tokens, the masked ones left out unless the reference is mirrored."""
+        """Their softmax over the video's tokens; masked tokens are left out if `mask_padding` is set."""
         if self.mask_padding:
             scores = jnp.where(token_mask[:, None], scores, MASKED_SCORE)
         return jax.nn.softmax(scores)

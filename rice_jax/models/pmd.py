@@ -1,8 +1,8 @@
-"""PMD, the pairwise matching decoder: looks at an image and a video together and says how well they match.
+"""PMD, the pairwise matching decoder: tells how well an image and a video match, from the tokens of both.
 
-Source: RICE.md §3.
-Differs: a video's keys and values are projected once, whatever number of images looks at them; the last pair of blocks
-works only for what is asked of it, the CLS token, and for the attention maps of all tokens if PFR wants them.
+Source: docs/reference.md, section 3.
+Differs: a video's keys and values are projected once for all images that it is matched with. The last pair of blocks
+updates only the CLS token, and computes the attention maps of all tokens only where PFR needs them.
 """
 
 import jax
@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import PmdConfig, VitConfig
-from rice_jax.models.layers import Block, layer_norm, split3, stack, unstack, video_token_mask
+from rice_jax.models.layers import BlockLayers, kernel_and_bias, layer_norm, split3, stack, unstack, video_token_mask
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Matches
 
@@ -20,8 +20,8 @@ SELF_EPSILON = 1e-12
 MASKED_SCORE = -1e9
 # Keys and values of a video for every pair of blocks, each [B, M, H, C]; M = T · L tokens, C = D / H.
 KeysValues = list[tuple[Array, Array]]
-# The CLS token before the last block, [B, 1, D], and what it sees of a video there, [B, 1, H, C].
-Seen = tuple[Array, Array]
+# The CLS token before the last block, [B, 1, D], and the output of its attention to a video there, [B, 1, H, C].
+Attended = tuple[Array, Array]
 
 
 class Pmd(nnx.Module):
@@ -65,21 +65,21 @@ class Pmd(nnx.Module):
     ) -> Matches:
         """Matches every image with its own video and with K others of the batch.
 
-        With `num_shards=1` the others may be anywhere. With one pair of blocks an image's query, D numbers, goes to
-        every device, looks at all videos there, and what it sees of its K others comes back: B² looks, of which B · K
-        count, are cheaper than moving a video's 2 · T · L · D keys and values. With more pairs all of an image's tokens
-        would have to go, B · L · B looks; so every device gets the keys and values of the whole batch. With other
-        `num_shards` the batch is as many equal parts, `negatives` of an image lie in its own part, and nothing is moved
-        if a part is what one device holds.
+        With `num_shards=1` the others may be anywhere in the batch. With one pair of blocks, an image's query, D
+        numbers, is sent to every device and attends to all videos there, and the outputs for its K others come back: B²
+        vectors of attention, of which B · K count, are cheaper than moving a video's 2 · T · L · D keys and values.
+        With more pairs, all of an image's tokens would have to be sent, L · B² vectors of attention; so every device
+        gets the keys and values of the whole batch instead. With other `num_shards` the batch has that many equal
+        parts, the negatives of an image lie in its own part, and nothing is moved if each device holds one part.
 
         Args:
             image_tokens, video_tokens: of the encoder; row i of one belongs to row i of the other.
             frame_mask: True = a real frame; every video has at least one.
             negatives: rows of other videos.
-            patch_mask: True = a patch of a frame to look at; None = all.
+            patch_mask: True = a patch of a frame to attend to; None = all.
             with_attention: also return the attention maps of an image to its own video.
             num_shards: parts of the batch within which the negatives lie.
-            dropout_key: while training, drops `config.attention_dropout` of the cross attention; None = none.
+            dropout_key: for the cross attention's dropout (`config.attention_dropout`); None = no dropout.
 
         Returns:
             Cosines with the match vector, the own video's first, and the attention maps or None.
@@ -88,54 +88,54 @@ class Pmd(nnx.Module):
         video = self.keys_values(video_tokens.reshape(video_tokens.shape[0], -1, video_tokens.shape[-1]))
         queries = self.image_queries(image_tokens, with_attention=with_attention)
         keys = [None, None] if dropout_key is None else list(jax.random.split(dropout_key))
-        own, attention = self.look(queries, video, token_mask, with_attention=with_attention, dropout_key=keys[0])
+        own, attention = self.attend(queries, video, token_mask, with_attention=with_attention, dropout_key=keys[0])
         if self.config.num_pairs > 1 or num_shards > 1:
-            others = self.fetch_others(queries, video, token_mask, negatives, num_shards, keys[1])
+            others = self.gather_others(queries, video, token_mask, negatives, num_shards, keys[1])
         else:
-            others = self.visit_others(queries[:, :1], video[0], token_mask, negatives, keys[1])
+            others = self.send_queries(queries[:, :1], video[0], token_mask, negatives, keys[1])
         # All videos at once: on a mesh every use of a parameter costs a sum of its gradient over the devices.
-        seen = jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), own, *others)
-        hidden = self.decide(*seen)
+        attended = jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), own, *others)
+        hidden = self.finish(*attended)
         return Matches(self.cosine(hidden).reshape(negatives.shape[0], -1), attention)
 
-    def visit_others(
+    def send_queries(
         self,
         queries: Float[Array, "B 1 D"],
         video: tuple[Float[Array, "B M H C"], Float[Array, "B M H C"]],
         token_mask: Bool[Array, "B M"],
         negatives: Int[Array, "B K"],
         dropout_key: Array | None,
-    ) -> list[Seen]:
-        """What image i sees of videos negatives[i], wherever these are; for each of the K."""
+    ) -> list[Attended]:
+        """Lets image i attend to videos negatives[i], wherever these are; one entry for each of the K."""
         block, drop = unstack(self.cross_blocks, 0), self.config.attention_dropout
         keep = None
-        if drop and dropout_key is not None:  # the same for all who look at a video
+        if drop and dropout_key is not None:  # the same for all images that attend to a video
             shape = token_mask.shape[0], block.heads, token_mask.shape[1]
             keep = jax.random.bernoulli(dropout_key, 1 - drop, shape) / (1 - drop)
 
-        def look(guests: tuple[Array, Array], hosts: tuple, first: Int[Array, ""] | int) -> Float[Array, "B K H C"]:
-            queries, negatives = guests
+        def attend(sent: tuple[Array, Array], kept: tuple, first: Int[Array, ""] | int) -> Float[Array, "B K H C"]:
+            queries, negatives = sent
 
             @jax.checkpoint  # the weights of all videos would fill the memory
-            def look_at(host: tuple, row: Int[Array, ""]) -> Float[Array, "B K H C"]:
-                keys, values, token_mask, keep = host
+            def attend_to(video: tuple, row: Int[Array, ""]) -> Float[Array, "B K H C"]:
+                keys, values, token_mask, keep = video
                 scores = jnp.einsum("bhc,mhc->bhm", queries, keys, preferred_element_type=jnp.float32)
                 weights = jax.nn.softmax(jnp.where(token_mask, scores * keys.shape[-1] ** -0.5, MASKED_SCORE))
                 weights = weights if keep is None else weights * keep
-                view = jnp.einsum("bhm,mhc->bhc", weights.astype(values.dtype), values)
-                return jnp.where((negatives == row)[..., None, None], view[:, None], 0)
+                output = jnp.einsum("bhm,mhc->bhc", weights.astype(values.dtype), values)
+                return jnp.where((negatives == row)[..., None, None], output[:, None], 0)
 
-            # One video after the other: what all guests see of all of them would grow with B².
-            add = lambda found, numbered: (found + look_at(*numbered), None)  # noqa: E731
-            rows = first + jnp.arange(len(hosts[2]))
-            nothing = jnp.where((negatives < 0)[..., None, None], queries[:, None], 0)  # zeros, placed as what is added
-            return jax.lax.scan(add, nothing, (hosts, rows))[0]
+            # One video after the other: the outputs for all pairs of an image and a video would grow with B².
+            add = lambda found, numbered: (found + attend_to(*numbered), None)  # noqa: E731
+            rows = first + jnp.arange(len(kept[2]))
+            zeros = jnp.where((negatives < 0)[..., None, None], queries[:, None], 0)  # sharded like the outputs
+            return jax.lax.scan(add, zeros, (kept, rows))[0]
 
         projected = block.queries(queries)[:, 0]  # [B, H, C]
-        seen = self.placement.visit_rows(look, (projected, negatives), (*video, token_mask, keep))
-        return [(queries, seen[:, k, None]) for k in range(negatives.shape[1])]
+        outputs = self.placement.send_rows(attend, (projected, negatives), (*video, token_mask, keep))
+        return [(queries, outputs[:, k, None]) for k in range(negatives.shape[1])]
 
-    def fetch_others(
+    def gather_others(
         self,
         queries: Float[Array, "B R D"],
         video: KeysValues,
@@ -143,13 +143,13 @@ class Pmd(nnx.Module):
         negatives: Int[Array, "B K"],
         num_shards: int,
         dropout_key: Array | None,
-    ) -> list[Seen]:
-        """The same with any number of pairs of blocks, or where all is near: the videos come to the images."""
+    ) -> list[Attended]:
+        """The same for any number of pairs of blocks: the videos are gathered, unless they are on the same device."""
         memory, num_others = (video, token_mask), negatives.shape[1]
         if num_shards == 1:  # moved once for all candidates
             memory = jax.tree.map(lambda x: self.placement.take_rows(x, negatives), memory)
 
-        def look_at_other(self, queries, memory, k, key):
+        def attend_to_other(self, queries, memory, k, key):
             if num_shards == 1:
                 video, token_mask = jax.tree.map(lambda x: x[:, k], memory)
             else:
@@ -157,14 +157,14 @@ class Pmd(nnx.Module):
                 video, token_mask = jax.tree.map(
                     lambda x: self.placement.constrain(take_local(x, other, num_shards)), memory
                 )
-            return self.look(queries, video, token_mask, dropout_key=key)[0]
+            return self.attend(queries, video, token_mask, dropout_key=key)[0]
 
-        if self.remat != "none":  # else what is made of all candidates waits for the backward pass
-            look_at_other = nnx.remat(look_at_other, static_argnums=3)
+        if self.remat != "none":  # else the activations of all candidates are kept for the backward pass
+            attend_to_other = nnx.remat(attend_to_other, static_argnums=3)
         if self.config.num_pairs == 1:
             queries = queries[:, :1]
         keys = [None] * num_others if dropout_key is None else list(jax.random.split(dropout_key, num_others))
-        return [look_at_other(self, queries, memory, k, keys[k]) for k in range(num_others)]
+        return [attend_to_other(self, queries, memory, k, keys[k]) for k in range(num_others)]
 
     def image_queries(
         self, image_tokens: Float[Array, "B L D"], *, with_attention: bool = False
@@ -172,7 +172,7 @@ class Pmd(nnx.Module):
         """The image's side of a match before it meets a video: the first self-attention block.
 
         Returns:
-            All tokens; with one pair of blocks and without attention maps the CLS token is all that is needed.
+            All tokens; only the CLS token with one pair of blocks and without attention maps.
         """
         only_cls = self.config.num_pairs == 1 and not with_attention
         return unstack(self.self_blocks, 0)(image_tokens, num_updated=1 if only_cls else None)
@@ -185,10 +185,14 @@ class Pmd(nnx.Module):
     def decode(
         self, queries: Float[Array, "B R D"], video: KeysValues, token_mask: Bool[Array, "B M"]
     ) -> Float[Array, "B D"]:
-        """Lets image i look at video i, without dropout; the CLS token's last hidden state. Arguments as of `look`."""
-        return self.decide(*self.look(queries, video, token_mask)[0])
+        """The CLS token's last hidden state of image i matched with video i, without dropout.
 
-    def look(
+        Args:
+            queries, video, token_mask: see `attend`.
+        """
+        return self.finish(*self.attend(queries, video, token_mask)[0])
+
+    def attend(
         self,
         queries: Float[Array, "B R D"],
         video: KeysValues,
@@ -196,18 +200,18 @@ class Pmd(nnx.Module):
         *,
         with_attention: bool = False,
         dropout_key: Array | None = None,
-    ) -> tuple[Seen, Float[Array, "B C R M"] | None]:
-        """Lets image i look at video i, up to the last block's attention.
+    ) -> tuple[Attended, Float[Array, "B C R M"] | None]:
+        """Lets image i attend to video i, up to the last block's attention.
 
         Args:
-            queries: what `image_queries` gave.
-            video: what `keys_values` gave.
-            token_mask: True = a token to look at (`video_token_mask`).
-            with_attention: keep the maps of every pair and head; C = pairs · heads.
+            queries: output of `image_queries`.
+            video: output of `keys_values`.
+            token_mask: True = a token to attend to (`video_token_mask`).
+            with_attention: also return the maps of every pair and head; C = pairs · heads.
             dropout_key: see `__call__`.
 
         Returns:
-            What `decide` goes on with, and the attention probabilities before dropout, float32, or None.
+            The input of `finish`, and the attention probabilities before dropout, float32, or None.
         """
         x, maps = queries, []
         for pair, (keys, values) in enumerate(video):
@@ -219,42 +223,42 @@ class Pmd(nnx.Module):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, pair)
             options = {"dropout": self.config.attention_dropout, "dropout_key": key}
             if last:
-                seen, attention = cross_block.attend(x, keys, values, token_mask, num_updated=1, **options)
+                output, attention = cross_block.attend(x, keys, values, token_mask, num_updated=1, **options)
             else:
                 x, attention = cross_block(x, keys, values, token_mask, **options)
             maps.append(attention)
-        return (x[:, :1], seen), jnp.concatenate(maps, axis=1) if with_attention else None
+        return (x[:, :1], output), jnp.concatenate(maps, axis=1) if with_attention else None
 
-    def decide(self, x: Float[Array, "B 1 D"], attended: Float[Array, "B 1 H C"]) -> Float[Array, "B D"]:
-        """The CLS token's last hidden state, of what it has seen."""
+    def finish(self, x: Float[Array, "B 1 D"], attended: Float[Array, "B 1 H C"]) -> Float[Array, "B D"]:
+        """The CLS token's last hidden state: what follows the last block's attention."""
         return unstack(self.cross_blocks, self.config.num_pairs - 1).residuals(x, attended)[:, 0]
 
     def pooled(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """What is compared with the match vector; float32."""
+        """The vector whose direction is compared with the match vector; float32."""
         return jax.nn.relu(self.pool(self.ln_pool(hidden))).astype(jnp.float32)
 
     def cosine(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B"]:
         """How well image and video match, -1 to 1, from the CLS token's last hidden state; float32."""
         pooled, direction = self.pooled(hidden), self.match_vector[...]
-        length = jnp.sqrt(jnp.maximum((pooled**2).sum(axis=-1), 1e-24))  # ReLU may leave nothing
-        # By default a TPU would round both to bfloat16 first.
+        length = jnp.sqrt(jnp.maximum((pooled**2).sum(axis=-1), 1e-24))  # ReLU may leave only zeros
+        # By default a TPU rounds both to bfloat16 first.
         products = jnp.matmul(pooled, direction, precision=jax.lax.Precision.HIGHEST)
         return products / (length * jnp.linalg.norm(direction))
 
 
-class SelfBlock(Block):
-    """The encoder's block, which can spare tokens that nobody looks at afterwards."""
+class SelfBlock(BlockLayers):
+    """The encoder's block, which can leave out tokens that are not needed afterwards."""
 
     def __call__(self, x: Float[Array, "B L D"], num_updated: int | None = None) -> Float[Array, "B U D"]:
-        """Updates and returns the first `num_updated` tokens, which look at all; None = all."""
+        """Updates and returns the first `num_updated` tokens, which attend to all tokens; None = all."""
         normed = self.ln_1(x)
         queries = self.split_heads(project(self.qkv, normed[:, :num_updated], 0))
         keys, values = (self.split_heads(project(self.qkv, normed, part)) for part in (1, 2))
         return self.residuals(x[:, :num_updated], jax.nn.dot_product_attention(queries, keys, values))
 
 
-class CrossBlock(Block):
-    """The same parameters, but keys and values come from other tokens, which are not normalised."""
+class CrossBlock(BlockLayers):
+    """The same parameters, but keys and values come from other tokens, which are not normalized."""
 
     def queries(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
         return self.split_heads(project(self.qkv, self.ln_1(x), 0))
@@ -266,7 +270,7 @@ class CrossBlock(Block):
     def __call__(
         self, x: Float[Array, "B L D"], *others: Array, dropout: float = 0.0, dropout_key: Array | None = None
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B H L M"]]:
-        """The tokens after the block, and what `attend`, which takes the same arguments, says of attention."""
+        """The tokens after the block, and the attention probabilities; arguments as in `attend`."""
         attended, attention = self.attend(x, *others, dropout=dropout, dropout_key=dropout_key)
         return self.residuals(x, attended), attention
 
@@ -281,11 +285,11 @@ class CrossBlock(Block):
         dropout: float = 0.0,
         dropout_key: Array | None = None,
     ) -> tuple[Float[Array, "B U H C"], Float[Array, "B H L M"]]:
-        """Lets tokens look at others; the rest of the block is `residuals`.
+        """Lets tokens attend to others; `residuals` is the rest of the block.
 
         Returns:
-            What the first `num_updated` tokens (None = all) see, and the attention probabilities of all tokens, before
-            dropout, float32.
+            The output of the first `num_updated` tokens (None = all), and the attention probabilities of all tokens,
+            before dropout, float32.
         """
         queries = self.queries(x)
         scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys, preferred_element_type=jnp.float32)
@@ -299,12 +303,12 @@ class CrossBlock(Block):
 
 def project(qkv: nnx.Linear, x: Float[Array, "B L D"], part: int) -> Float[Array, "B L D"]:
     """One third of a fused projection: 0 queries, 1 keys, 2 values."""
-    kernel, bias = (split3(parameter[...])[part].astype(qkv.dtype) for parameter in (qkv.kernel, qkv.bias))
+    kernel, bias = (split3(parameter)[part].astype(qkv.dtype) for parameter in kernel_and_bias(qkv))
     return x.astype(qkv.dtype) @ kernel + bias
 
 
 def take_local(x: Array, index: Int[Array, " B"], num_shards: int) -> Array:
-    """Rows of x by their number in the whole batch, each of them in the same one of `num_shards` parts as its place."""
+    """Rows of x by their numbers in the whole batch, where `index[i]` is in the same of `num_shards` parts as i."""
     size = x.shape[0] // num_shards
     parts = jax.vmap(lambda part, local: part[local])(
         x.reshape(num_shards, size, *x.shape[1:]), (index % size).reshape(num_shards, size)

@@ -1,4 +1,4 @@
-"""Pictures cut out and resized on the device, as `input.transforms.render` does it on the host."""
+"""Crops and resizes pictures on the device, as `input.transforms.render` does on the host."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,14 @@ from rice_jax.types import Decoded
 
 
 def show(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch with pictures instead of what they are to be made of."""
+    """A batch with the pictures that its `Decoded` entries describe."""
     return {name: resample(value) if isinstance(value, Decoded) else value for name, value in batch.items()}
 
 
 def resample(decoded: Decoded) -> UInt8[Array, "*B S S 3"]:
-    """Bicubic interpolation with as wide a filter as shrinking asks for; RGB, 0 to 255, zeros of pictures of no size.
+    """Bicubic interpolation with antialiasing; RGB, 0 to 255, zeros where there is no picture.
 
-    Source: Pillow's `Image.resize` with `box`, of which it differs by rounding, and by as much more as the device's
-    matrix products do.
+    Source: Pillow's `Image.resize` with `box`, except for rounding and the precision of the device's matrix products.
     """
     height, width = decoded.pixels.shape[-3:-1]
     down = weights(decoded.rows, decoded.size[..., 0], height)
@@ -32,17 +31,17 @@ def resample(decoded: Decoded) -> UInt8[Array, "*B S S 3"]:
 
 
 def weights(centers: Float[Array, "*B S"], length: Int[Array, "*B"], num_pixels: int) -> Float[Array, "*B S N"]:
-    """How much of each pixel is in each pixel of the result.
+    """The weight of each pixel in each pixel of the result.
 
     Args:
         centers: of the result's pixels, at equal distances, in pixels of the picture, whose first center is at 0.5.
-        length: pixels that there are; the others get nothing.
-        num_pixels: N, with the others.
+        length: pixels of the picture; padding has weight 0.
+        num_pixels: N, with padding.
 
     Source: Keys 1981, with a = -0.5.
     """
     places = jnp.arange(num_pixels) + 0.5
-    # Where pixels get fewer, the filter is as much wider as they get, so that it leaves none out.
+    # When shrinking, the filter is widened by the same factor, so that every pixel counts.
     scale = jnp.maximum(jnp.abs(centers[..., 1:2] - centers[..., :1]), 1)[..., None]
     x = jnp.abs(places - centers[..., None]) / scale
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2

@@ -111,6 +111,7 @@ class Rice(nnx.Module):
 
     def reconstruct(self, batch: Mapping[str, Any], tokens: Tokens, matches: Matches) -> Float[Array, "B L D"]:
         """Rebuilds the images' tokens from their videos' ones, for training; see `Pfr`."""
+        assert matches.attention is not None  # a model with PFR always returns it
         return self.pfr(matches.attention, tokens.video, batch["frame_mask"], batch.get("patch_mask"))
 
     def embed_image(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
@@ -161,7 +162,8 @@ class Rice(nnx.Module):
         token_mask = video_token_mask(batch["frame_mask"], batch.get("patch_mask"), num_tokens)
         queries = self.pmd.image_queries(self.encode_frames(batch["image"]).tokens, with_attention=True)
         keys_values = self.pmd.keys_values(tokens.reshape(b, -1, width))
-        _, maps = self.pmd.look(queries, keys_values, token_mask, with_attention=True)  # [B, C, L, M]
+        _, maps = self.pmd.attend(queries, keys_values, token_mask, with_attention=True)  # [B, C, L, M]
+        assert maps is not None
         return maps.mean(axis=1).reshape(b, num_tokens, num_frames, num_tokens)[:, 1:, :, 1:]
 
     def _encode(
@@ -180,12 +182,15 @@ def normalize(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3"]:
 
 
 def embed(feature: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-    """L2-normalises in float32."""
+    """L2-normalizes in float32."""
     feature = feature.astype(jnp.float32)
     return feature / jnp.linalg.norm(feature, axis=-1, keepdims=True)
 
 
 def embed_frames(features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
-    """L2-normalises the mean of the real frames' un-normalised features. Source: RICE.md §2."""
+    """L2-normalizes the mean of the real frames' features.
+
+    Source: docs/reference.md, section 2.
+    """
     weights = frame_mask.astype(jnp.float32)[..., None]
     return embed((features.astype(jnp.float32) * weights).sum(axis=1) / weights.sum(axis=1))

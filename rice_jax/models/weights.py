@@ -29,11 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that does not fit; the message says what was found, what was expected and what to do."""
+    """A checkpoint that does not fit; the message says what was found, what was expected, and what to do."""
 
 
 def save_weights(directory: str | os.PathLike, params: PyTree, config: dict) -> None:
-    """Saves parameters (e.g. only `{"encoder": …}`) with `{"model": …}` sizes, to start runs from.
+    """Saves parameters with their settings, for runs to start from.
+
+    Args:
+        directory: a new or empty directory.
+        params: nested dict, e.g. only {"encoder": …}.
+        config: nested dict of settings, e.g. only {"model": …}.
 
     Raises:
         CheckpointError: the directory exists and is not empty.
@@ -50,7 +55,7 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
     """Reads the parameters of a converted encoder or of a run's newest checkpoint.
 
     Args:
-        directory: what `save_weights` wrote, or a run's workdir.
+        directory: output of `save_weights`, or a run's workdir.
 
     Returns:
         Nested dict of numpy arrays, and the configuration saved with it.
@@ -61,27 +66,36 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
     directory = _find_weights(Path(directory).absolute())
     handler = ocp.PyTreeCheckpointHandler()
     saved = handler.metadata(directory / "weights").tree
-    # On the host, whatever devices wrote them.
+    # On the host, since the devices that wrote them may not exist here.
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
     params = handler.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return params, read_config(directory)
 
 
 def parameter_names(directory: str | os.PathLike) -> set[str]:
-    """The names of what `load_weights` would read, e.g. "pmd/pool/kernel", without reading it; same arguments."""
+    """The names of the parameters in a checkpoint, e.g. "pmd/pool/kernel".
+
+    Args:
+        directory: see `load_weights`.
+
+    Raises:
+        CheckpointError: there is no checkpoint.
+    """
     saved = ocp.PyTreeCheckpointHandler().metadata(_find_weights(Path(directory).absolute()) / "weights").tree
     return set(flatten_dict(saved, sep="/"))
 
 
 def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig) -> PyTree:
-    """Puts the weights of a converted model or of another run in the place of fresh ones.
+    """Replaces fresh parameters by those of a converted model or of another run.
+
+    Parts of the checkpoint that the model does not have are left out. Parameters that the checkpoint does not have stay
+    fresh, except that a decoder starts from the last blocks of the checkpoint's encoder. So a detector of clips may
+    start from one of frames.
 
     Args:
-        directory: what `rice_jax.convert` wrote, or a workdir.
-        params: fresh parameters; those that the checkpoint does not have stay, but a decoder starts from the last
-            blocks of the checkpoint's encoder.
-        config: of the model; positions are interpolated to its image size. A decoder or head that it does not have is
-            left out. A detector of clips may start from one of frames, whose weights it has all of.
+        directory: output of `rice_jax.convert`, or a workdir.
+        params: fresh parameters.
+        config: of the model; positions are interpolated to its image size.
 
     Raises:
         CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
@@ -113,7 +127,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
 
 
 def newest_weights(workdir: Path, init_from: str) -> tuple[Path, int]:
-    """The checkpoint to use and its step: the run's newest one, else the weights that the run starts from.
+    """The checkpoint to use and its step: the run's newest checkpoint, otherwise the weights that the run starts from.
 
     Raises:
         CheckpointError: there is neither.
@@ -157,7 +171,7 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig | VitConfig, resiz
         SHA-256 as hexadecimal digits.
     """
     encoder = config if isinstance(config, VitConfig) else config.encoder
-    sizes = {
+    sizes: dict[str, int | str] = {
         "heads": encoder.heads,
         "image_size": encoder.image_size,
         "patch_size": encoder.patch_size,
@@ -199,7 +213,7 @@ def _sha256(prefix: bytes, *trees: PyTree) -> str:
         for name, value in sorted(flatten_dict(tree, sep="/").items()):
             whole = np.ascontiguousarray(multihost_utils.process_allgather(value, tiled=True), "<f4")
             digest.update(f"{name} {whole.shape}".encode())
-            digest.update(whole)
+            digest.update(whole.data)
     return digest.hexdigest()
 
 

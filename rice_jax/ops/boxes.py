@@ -1,23 +1,23 @@
 """Boxes as arrays of four numbers, and how much two of them overlap.
 
-Corners are left, top, right, bottom; centres are centre x, centre y, width, height; all in shares of the picture.
+Corners are left, top, right, bottom; centers are center x, center y, width, height; all in shares of the picture.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Below this an area is none: its overlap with anything is 0 and gets no gradient, which would be huge.
+# A smaller area counts as 0: its overlap with anything is 0, without the gradient, which would be huge.
 NO_AREA = 1e-9
 
 
 def to_corners(boxes: Float[Array, "*B 4"]) -> Float[Array, "*B 4"]:
-    """Corners from centres."""
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return jnp.concatenate([centre - half, centre + half], axis=-1)
+    """Corners from centers."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return jnp.concatenate([center - half, center + half], axis=-1)
 
 
-def to_centres(boxes: Float[Array, "*B 4"]) -> Float[Array, "*B 4"]:
-    """Centres from corners."""
+def to_centers(boxes: Float[Array, "*B 4"]) -> Float[Array, "*B 4"]:
+    """Centers from corners."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return jnp.concatenate([(low + high) / 2, high - low], axis=-1)
 
@@ -39,10 +39,10 @@ def iou(a: Float[Array, "*A 4"], b: Float[Array, "*B 4"]) -> Float[Array, "*C"]:
 
 
 def giou(a: Float[Array, "*A 4"], b: Float[Array, "*B 4"]) -> Float[Array, "*C"]:
-    """Generalised IoU of corners, -1..1: IoU less the share of the common hull that neither covers.
+    """Generalized IoU of corners, -1..1: IoU less the share of the common hull that neither box covers.
 
     Args:
-        a, b: as of `iou`.
+        a, b: of shapes that broadcast.
 
     Source: Rezatofighi et al. 2019, "Generalized Intersection over Union", algorithm 1.
     """
@@ -59,6 +59,6 @@ def _shared_and_union(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    # Replaced before the division too: a gradient that is multiplied by 0 afterwards must not be infinite.
+    # Replaced before the division too: a gradient must be finite even where it is multiplied by 0 afterwards.
     some = whole > NO_AREA
     return jnp.where(some, part / jnp.where(some, whole, 1), 0)

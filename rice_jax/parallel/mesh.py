@@ -1,4 +1,4 @@
-"""Devices: the mesh, which parameter is split how, and global arrays from each process's part."""
+"""Devices: the mesh, how parameters are split, and global arrays from each process's part."""
 
 import dataclasses
 import re
@@ -24,7 +24,11 @@ EXCEPTIONS = (
 
 
 def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Devices, all of all processes by default, as `data` × `fsdp`; -1 takes what the other leaves.
+    """Arranges devices as `data` × `fsdp`.
+
+    Args:
+        config: sizes of both axes; -1 = as many as the other leaves.
+        devices: None = all devices of all processes.
 
     Raises:
         ConfigError: the number of devices is not the product of the two.
@@ -42,10 +46,10 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the activations of a model live; the models call it where the partitioner needs to be told.
+    """Where the activations of a model are; the models call it where the partitioner needs guidance.
 
     Attributes:
-        mesh: the devices that share a batch; None = everything is in one place.
+        mesh: the devices that share a batch; None = one device.
     """
 
     mesh: Mesh | None = None
@@ -81,38 +85,41 @@ class Placement:
 
         return jax.shard_map(take, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(x, index)
 
-    def visit_rows(self, look: Callable, guests: PyTree, hosts: PyTree) -> jax.Array:
-        """Sends rows of the batch to all devices, and returns to each row the sum of what it got there.
+    def send_rows(self, function: Callable, sent: PyTree, kept: PyTree) -> jax.Array:
+        """Sends rows of the batch to all devices, and sums each row's results over the devices.
 
         Args:
-            look: function of (all guests, the hosts of one device, the number of the first of these hosts) to an array
-                with a row for each guest.
-            guests, hosts: trees of arrays with a row for each row of the batch.
+            function: of (all sent rows, the kept rows of one device, the number of the first of these) to an array with
+                a row for each sent row.
+            sent, kept: trees of arrays with a row for each row of the batch.
+
+        Returns:
+            The sum of the results of all devices, a row for each row of the batch.
         """
         if self.mesh is None:
-            return look(guests, hosts, 0)
+            return function(sent, kept, 0)
 
-        def look_here(guests, hosts):
-            first = jax.lax.axis_index(AXES) * len(jax.tree.leaves(hosts)[0])
-            seen = look(jax.tree.map(lambda x: jax.lax.all_gather(x, AXES, tiled=True), guests), hosts, first)
-            return jax.lax.psum_scatter(seen, AXES, tiled=True)
+        def apply(sent, kept):
+            first = jax.lax.axis_index(AXES) * len(jax.tree.leaves(kept)[0])
+            results = function(jax.tree.map(lambda x: jax.lax.all_gather(x, AXES, tiled=True), sent), kept, first)
+            return jax.lax.psum_scatter(results, AXES, tiled=True)
 
-        return jax.shard_map(look_here, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(guests, hosts)
+        return jax.shard_map(apply, mesh=self.mesh, in_specs=(BATCH, BATCH), out_specs=BATCH)(sent, kept)
 
 
 ONE_PLACE = Placement()
 
 
 def each_device(mesh: Mesh):
-    """A function that makes one of (params, rows) to rows run on each device by itself, on its part of the batch.
+    """A decorator that runs a function of (params, rows) on each device separately, on its part of the batch.
 
-    A parameter's gradient is summed over the devices when all is done, whatever loops there are in between. Parameters
-    that are split are gathered first.
+    A parameter's gradient is summed over the devices once at the end, whatever loops the function has. Parameters that
+    are split are gathered first.
     """
 
     def each(function):
         def run_here(params, rows):
-            # From here on every device has its own, so that this is where their gradients meet; else each use would be.
+            # Every device has its own copy from here on, so their gradients are summed here and not at each use.
             own = jax.tree.map(lambda x: jax.lax.pcast(x, ("data", "fsdp"), to="varying"), params)
             return function(own, rows)
 
@@ -122,6 +129,7 @@ def each_device(mesh: Mesh):
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The same array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -139,7 +147,7 @@ def parameter_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
         axis = _split_axis(path_name(path))
         if axis is None or leaf.ndim < 2 or leaf.shape[axis] % mesh.shape["fsdp"]:
             return replicated(mesh)
-        spec = [None] * leaf.ndim
+        spec: list[str | None] = [None] * leaf.ndim
         spec[axis] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*spec))
 
@@ -174,7 +182,7 @@ def require_even_batch(batch_size: int, mesh: Mesh) -> None:
 
 
 def global_batch(mesh: Mesh, local: Mapping[str, Any]) -> dict[str, Any]:
-    """Joins every process's rows to arrays over all devices.
+    """Joins the rows of all processes to arrays over all devices.
 
     Raises:
         ConfigError: the global batch does not divide over the devices.

@@ -1,4 +1,4 @@
-"""Several processes as one program: how they join, what they share, and how the failure of one ends all."""
+"""Several processes as one program: how they join and share a directory, and how the failure of one ends all."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProcessError(RuntimeError):
-    """Processes that do not come together; the message says what was found and what to do."""
+    """Processes that cannot work together; the message says what was found and what to do."""
 
 
 def join(
@@ -27,23 +27,23 @@ def join(
     process_id: int | None = None,
     timeout_seconds: int = 120,
 ) -> None:
-    """Makes this process one of several; or makes sure that it is alone, so that no job ever runs N times over.
+    """Joins the other processes of the program, or checks that there are none, so that no job runs several times.
 
     Args:
-        together: True = join, False = run alone, None = join if the environment tells of other processes.
-        coordinator: host:port of the first process; None = JAX_COORDINATOR_ADDRESS, or what Slurm, Open MPI or the
-            Cloud TPU tell.
-        num_processes: how many; None = JAX_NUM_PROCESSES, or as above.
-        process_id: which one this is, from 0; None = JAX_PROCESS_ID, or as above.
+        together: True = join, False = run alone, None = join if the environment names other processes.
+        coordinator: host:port of the first process; None = JAX_COORDINATOR_ADDRESS, or that of Slurm, Open MPI or
+            Cloud TPU.
+        num_processes: number of processes; None = JAX_NUM_PROCESSES, or that of the cluster.
+        process_id: number of this process, from 0; None = JAX_PROCESS_ID, or that of the cluster.
         timeout_seconds: how long to wait for the others now, and how long one may be silent later.
 
     Raises:
-        ProcessError: this is one host of a TPU slice and was not asked to join. A failure to join ends the program.
+        ProcessError: this is one host of a TPU slice, and joining is off. A failure to join ends the program.
     """
     if together is None:
         together = coordinator is not None or told_of_others(os.environ)
     if not together:
-        # A TPU slice knows its hosts by itself; only the checkpoints of hosts that have not joined would clash.
+        # The hosts of a TPU slice know each other anyway, but the checkpoints of hosts that have not joined clash.
         if jax.process_count() > 1:
             raise ProcessError(f"this is one of {jax.process_count()} hosts: start the program on all, --distributed")
         return
@@ -52,12 +52,12 @@ def join(
         where = coordinator or "that the cluster names"
         _end(
             f"ProcessError: the processes have not come together within {timeout_seconds} seconds (--timeout_seconds). "
-            f"Expected all of them, started within that time, at the coordinator {where}: look at the other processes' "
-            "output, and whether this machine can reach that address"
+            f"Expected all of them, started within that time, at the coordinator {where}: check the output of the "
+            "other processes, and that this machine can reach that address"
         )
 
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    # JAX's own time-out ends the process with a C++ stack trace, so ours comes first.
+    # JAX's own timeout ends the process with a C++ stack trace, so this one comes first.
     watch = threading.Timer(timeout_seconds, give_up)
     watch.daemon = True
     watch.start()
@@ -69,7 +69,7 @@ def join(
             initialization_timeout=timeout_seconds + 30,
             heartbeat_timeout_seconds=timeout_seconds,
         )
-        jax.devices()  # the processes exchange their devices, so this waits for the others too
+        jax.devices()  # waits for the others, as the processes exchange their devices
     except (ValueError, RuntimeError, OSError) as error:
         _end(
             f"ProcessError: the processes cannot come together: {error}\n"
@@ -92,7 +92,7 @@ def told_of_others(environment: Mapping[str, str]) -> bool:
 
 
 def share_directory(directory: Path) -> None:
-    """Makes a directory, and finds out now, not at the first checkpoint, that it cannot be used.
+    """Creates a directory and checks that all processes share it, now rather than at the first checkpoint.
 
     Raises:
         ProcessError: it cannot be written, or other processes do not see what the first one writes there.
@@ -121,14 +121,14 @@ def share_directory(directory: Path) -> None:
 
 
 def agree(answer: bool) -> bool:
-    """The first process's answer, for all: a shared disk may show each of them another moment."""
+    """The first process's answer, for all processes: each may see a shared disk at another moment."""
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
 
 
 def leave(message: str) -> NoReturn:
     """Ends the program with a message and exit code 1.
 
-    One of several processes ends at once: at its ordinary exit it would wait for the others, which wait for it.
+    One of several processes ends at once: at an ordinary exit it would wait for the others, which wait for it.
     """
     if jax.process_count() == 1:
         sys.exit(message)

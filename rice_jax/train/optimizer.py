@@ -23,8 +23,8 @@ def create_optimizer(
         total_steps: length of the schedule in updates.
         pretrained: names of the parts with `config.encoder_learning_rate` (`PRETRAINED` of the model's class); the
             others have `config.new_learning_rate`.
-        mesh: over which gradients are split as their parameters are, so that a device never has to hold all of them;
-            None = wherever the compiler puts them.
+        mesh: gradients are split over it like their parameters, so that no device has to hold all of them; None = the
+            compiler decides.
 
     Returns:
         A transformation over the model's parameters as a nested dict.
@@ -44,7 +44,7 @@ def create_optimizer(
 
 
 def split_gradients(optimizer: optax.GradientTransformation, mesh: Mesh) -> optax.GradientTransformation:
-    """The same optimizer and state, on gradients that are split as their parameters are."""
+    """The same optimizer, on gradients that are split like their parameters."""
 
     def update(gradients, state, params=None):
         gradients = jax.lax.with_sharding_constraint(gradients, parameter_shardings(mesh, gradients))
@@ -71,7 +71,7 @@ def adam(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def decay_after_step(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """Shrinks the already updated parameter by rate · weight_decay; biases are left alone, layer norms' scales not."""
+    """Decays the already updated parameter by rate · weight_decay, layer norms' scales too, but no biases."""
 
     def update(updates, state, params):
         shrink = rate(state.count) * weight_decay

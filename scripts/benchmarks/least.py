@@ -1,4 +1,4 @@
-"""The operations that training and encoding cannot do without, whatever program does them."""
+"""The fewest operations with which any program can train and encode."""
 
 from rice_jax.config import Config, VitConfig
 from rice_jax.tasks import TASKS
@@ -8,9 +8,9 @@ OPTIMIZER_OPERATIONS = 20
 
 
 def least_operations(config: Config) -> dict[str, int]:
-    """The operations that no training step can do without, term by term.
+    """The fewest operations of a training step, term by term.
 
-    Those of matrix products, where a multiplication and an addition are two, and of the optimiser. The rest (layer
+    Those of matrix products, where a multiplication and an addition are two, and of the optimizer. The rest (layer
     norms, softmaxes, GELU) is not counted: it grows with D, not with D². Going backward through a product takes two
     more, one for either factor, or one if only one of them learns. Forward, with P = B · (1 + T) pictures, M = T · L
     tokens of a video, patches of p · p pixels, K candidates and C attention maps:
@@ -29,7 +29,7 @@ def least_operations(config: Config) -> dict[str, int]:
         match                 per candidate: 2 · D² + 2 · D
         PFR's convolutions    per image: 2 · L · M · (C · C/2 + C/2)
         PFR's reconstruction  per image: 2 · L · M · D, and backward only for the weights
-        optimiser             20 per parameter
+        optimizer             20 per parameter
 
     In the last pair only CLS goes on, V = 1, and U = 1 but for an image's own video, where PFR wants the maps of all L
     tokens; in earlier pairs U = V = L.
@@ -73,7 +73,7 @@ def least_operations(config: Config) -> dict[str, int]:
     return {
         **{name: 3 * count for name, count in learning.items()},
         **{name: 2 * count for name, count in weights_learning.items()},
-        "optimiser": OPTIMIZER_OPERATIONS * parameters,
+        "optimizer": OPTIMIZER_OPERATIONS * parameters,
     }
 
 

@@ -20,14 +20,14 @@ PAIRS = ["pages to videos", "pages to lives", "videos to pages", "videos to live
 def make(seed: int = 0, num_products: int = 12) -> tuple[dict[str, Items], dict[str, np.ndarray]]:
     """Three domains of 17, 23 and 20 items; every domain lacks products that the others have."""
     rng = np.random.default_rng(seed)
-    centres = rng.normal(size=(num_products, 8))
+    centers = rng.normal(size=(num_products, 8))
     items, embeddings = {}, {}
     for place, (name, count) in enumerate(zip(NAMES, (17, 23, 20), strict=True)):
         products = np.delete(np.arange(num_products), [place, place + 3])
         drawn = [*products, *rng.choice(products, count - len(products))]
         numbers = rng.permutation(np.arange(90, 90 + count))  # of two digits and of three
         items[name] = Items([str(n) for n in numbers], [f"p{product}" for product in drawn], [])
-        vectors = centres[drawn] + rng.normal(size=(count, 8))
+        vectors = centers[drawn] + rng.normal(size=(count, 8))
         embeddings[name] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return items, embeddings
 
@@ -61,20 +61,20 @@ def test_classification_takes_the_product_of_the_nearest_exemplar():
     items, embeddings = make(1)
     result = compare_domains(items, embeddings)
     for (a, b), pair in zip(itertools.permutations(NAMES, 2), PAIRS, strict=True):
-        labelled = {}
+        labeled = {}
         for row, (item, product) in enumerate(zip(items[b].item_ids, items[b].product_ids, strict=True)):
-            if product not in labelled or int(item) < int(items[b].item_ids[labelled[product]]):
-                labelled[product] = row
-        known = [row for row, product in enumerate(items[a].product_ids) if product in labelled]
+            if product not in labeled or int(item) < int(items[b].item_ids[labeled[product]]):
+                labeled[product] = row
+        known = [row for row, product in enumerate(items[a].product_ids) if product in labeled]
         right = 0
         for row in known:
-            scores = {product: embeddings[b][other] @ embeddings[a][row] for product, other in labelled.items()}
+            scores = {product: embeddings[b][other] @ embeddings[a][row] for product, other in labeled.items()}
             right += max(scores, key=scores.get) == items[a].product_ids[row]
         score = result.one_shot[pair].score
         assert score.rank == {"rank-1": pytest.approx(right / len(known))}
-        assert score.chance == {"rank-1": pytest.approx(1 / len(labelled))}
+        assert score.chance == {"rank-1": pytest.approx(1 / len(labeled))}
         assert score.num_queries == len(known)
-        assert result.one_shot[pair].galleries.max_size == len(labelled)
+        assert result.one_shot[pair].galleries.max_size == len(labeled)
 
 
 def test_an_exemplar_is_the_lowest_item_by_number():

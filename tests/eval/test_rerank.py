@@ -136,8 +136,8 @@ def _pair_by_pair(model, video, frame_mask, images, rows, kept):
     def match(model, video, frame_mask, image):
         image_tokens, video_tokens = (model.encoder(normalize(pictures))[0] for pictures in (image[None], video))
         if not kept:
-            nobody = jnp.zeros((1, 0), jnp.int32)
-            return model.pmd(image_tokens, video_tokens[None], frame_mask[None], nobody).cosine[0, 0]
+            none = jnp.zeros((1, 0), jnp.int32)
+            return model.pmd(image_tokens, video_tokens[None], frame_mask[None], none).cosine[0, 0]
         queries = model.pmd.image_queries(image_tokens).astype(jnp.bfloat16).astype(jnp.float32)
         keys_values = model.pmd.keys_values(video_tokens.reshape(1, -1, video_tokens.shape[-1]))
         token_mask = jnp.repeat(frame_mask, video_tokens.shape[1])[None]

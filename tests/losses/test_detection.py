@@ -57,12 +57,19 @@ def arrays():
     )
 
 
+@jax.jit
 def loss(arrays):
     return detection_loss(**{name: jnp.asarray(value) for name, value in arrays.items()}, **WEIGHTS)
 
 
+@jax.jit
+def value_and_gradient(arrays):
+    differentiable = {name: arrays[name] for name in ("logits", "predicted")}
+    return jax.value_and_grad(lambda some: loss(arrays | some)["loss"])(differentiable)
+
+
 def test_is_that_of_a_loop_with_scipys_assignment(arrays):
-    found = jax.jit(loss)(arrays)
+    found = loss(arrays)
     expected = oracle(**arrays)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -86,10 +93,6 @@ def test_one_box_by_hand():
 
 
 def test_padding_changes_neither_value_nor_gradient(arrays):
-    def value_and_gradient(arrays):
-        differentiable = {name: arrays[name] for name in ("logits", "predicted")}
-        return jax.value_and_grad(lambda some: loss(arrays | some)["loss"])(differentiable)
-
     before, gradients = value_and_gradient(arrays)
     changed = dict(arrays)
     rng = np.random.default_rng(1)
@@ -115,8 +118,8 @@ def test_padding_changes_neither_value_nor_gradient(arrays):
 
 def test_frames_without_boxes_teach_that_there_is_nothing(arrays):
     nothing = arrays | {"box_mask": np.zeros_like(arrays["box_mask"])}
-    value, gradient = jax.value_and_grad(lambda logits: loss(nothing | {"logits": logits})["loss"])(arrays["logits"])
-    assert np.isfinite(value) and (np.asarray(gradient)[arrays["frame_mask"]] > 0).all()
+    value, gradients = value_and_gradient(nothing)
+    assert np.isfinite(value) and (np.asarray(gradients["logits"])[arrays["frame_mask"]] > 0).all()
     no_frame = nothing | {"frame_mask": np.zeros_like(arrays["frame_mask"])}
     assert float(loss(no_frame)["loss"]) == 0
 

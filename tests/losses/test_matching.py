@@ -59,7 +59,7 @@ def test_the_choice_has_no_gradient():
         negatives, kept = hardest_negatives(similarity, 2)
         return jnp.where(kept, values[negatives], 0).sum()
 
-    of_similarity, of_values = jax.grad(total, argnums=(0, 1))(similarity, values)
+    of_similarity, of_values = jax.jit(jax.grad(total, argnums=(0, 1)))(similarity, values)
     assert not np.any(of_similarity) and of_values.sum() == 8
 
 
@@ -90,7 +90,8 @@ def test_matching_loss_value_mask_and_gradient():
         matching_loss(ours, 10.0, jnp.asarray(negative_mask)), expected_loss(cosine, 10, keep), rtol=1e-5
     )
     other = jnp.where(jnp.asarray(keep), ours, 1.0)
-    loss, gradient = jax.value_and_grad(matching_loss)(other, 10.0, jnp.asarray(negative_mask))
+    both = jax.jit(jax.value_and_grad(lambda cosine, mask: matching_loss(cosine, 10.0, mask)))
+    loss, gradient = both(other, jnp.asarray(negative_mask))
     np.testing.assert_allclose(loss, expected_loss(cosine, 10, keep), rtol=1e-5, err_msg="unaffected by the masked")
     assert not np.any(np.asarray(gradient)[~keep]) and not np.any(gradient[3]), "alone there is nothing to learn"
     step = 1e-5

@@ -9,7 +9,7 @@ from jax.sharding import AxisType
 
 from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_model, create_params
-from rice_jax.models.detr import patch_centres, sine_position
+from rice_jax.models.detr import patch_centers, sine_position
 from rice_jax.parallel.mesh import create_mesh
 from tests.settings import model_of, small_config
 
@@ -46,7 +46,7 @@ def test_every_layer_answers_with_boxes_and_logits(kind, video):
     assert len(np.unique(np.asarray(found.boxes).round(6), axis=None)) > 16, "not one answer for all"
 
 
-def test_frames_are_looked_at_alone_or_together(video):
+def test_frames_are_searched_alone_or_together(video):
     other = video.copy()
     other[:, 1] = 255 - other[:, 1]
     mask = np.ones((BATCH, FRAMES), bool)
@@ -89,11 +89,11 @@ def test_without_temporal_blocks_a_clip_has_only_its_times_beyond_a_frame_detect
 
 
 def test_positions_of_places_differ_and_of_near_ones_less():
-    position = np.asarray(sine_position(patch_centres(16), 32))
+    position = np.asarray(sine_position(patch_centers(16), 32))
     assert position.shape == (16, 32) and np.abs(position).max() <= 1
     distance = np.linalg.norm(position[0] - position, axis=-1)
     assert distance[0] == 0 and (distance[1:] > 0.1).all()
-    np.testing.assert_allclose(patch_centres(4), [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
+    np.testing.assert_allclose(patch_centers(4), [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]])
 
 
 def test_sharing_the_encoder_means_the_same_parameters():

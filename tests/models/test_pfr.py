@@ -42,7 +42,7 @@ def inputs():
 
 
 def expected(head, attention, video_tokens, frame_mask):
-    """RICE.md §4 token by token, float64."""
+    """docs/reference.md, section 4, token by token, float64."""
     kernels = [np.float64(conv.kernel[...]) for conv in (head.conv_1, head.conv_2)]
     biases = [np.float64(conv.bias[...]) for conv in (head.conv_1, head.conv_2)]
     result = np.zeros((BATCH, TOKENS, WIDTH))
@@ -72,8 +72,8 @@ def test_unmasked_padding_takes_weight_but_gives_nothing():
     """What the reference does: of equal tokens the rebuilt ones are shorter where frames are missing."""
     attention, video_tokens, frame_mask = inputs()
     ones = jnp.ones_like(video_tokens)
-    np.testing.assert_allclose(head(mask_padding=True)(attention, ones, frame_mask), 1, rtol=1e-6)
-    mirrored = np.asarray(head(mask_padding=False)(attention, ones, frame_mask))
+    np.testing.assert_allclose(jax.jit(head(mask_padding=True))(attention, ones, frame_mask), 1, rtol=1e-6)
+    mirrored = np.asarray(jax.jit(head(mask_padding=False))(attention, ones, frame_mask))
     np.testing.assert_allclose(mirrored[0], 1, rtol=1e-6)
     assert np.all(mirrored[1:] < 0.9)
 
@@ -84,12 +84,11 @@ def test_gradient_reaches_the_maps_and_the_head_but_neither_tokens_nor_target():
     target = jnp.asarray(np.random.default_rng(2).standard_normal((BATCH, TOKENS, WIDTH)), jnp.float32)
     graphdef, params = nnx.split(pfr)
 
-    @jax.jit
     def loss(params, attention, video_tokens, target):
         return reconstruction_loss(nnx.merge(graphdef, params)(attention, video_tokens, frame_mask), target)
 
     arguments = (nnx.to_pure_dict(params), attention, video_tokens, target)
-    weights, maps, tokens, of_target = jax.grad(loss, argnums=(0, 1, 2, 3))(*arguments)
+    weights, maps, tokens, of_target = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(*arguments)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(weights))
     assert not np.any(tokens) and not np.any(of_target)
     padding = ~np.repeat(frame_mask, TOKENS, axis=1)

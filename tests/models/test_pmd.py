@@ -12,7 +12,7 @@ from rice_jax.parallel.mesh import path_name
 from tests.settings import small_config
 
 BATCH, FRAMES, TOKENS, WIDTH, HEADS = 4, 3, 5, 32, 4
-# Every image with two others; the last looks at its neighbour twice.
+# Every image with two others; the last with its neighbor twice.
 NEGATIVES = jnp.array([[1, 2], [0, 3], [3, 1], [2, 2]])
 
 
@@ -43,7 +43,7 @@ def run(graphdef, params, *arrays, **options):
 
 
 def expected(params, image_tokens, frames):
-    """RICE.md §3 for one image and the real frames of one video, float64: cosine and maps [C, L, M]."""
+    """Cosine and maps [C, L, M] of an image and the real frames of a video, float64 (docs/reference.md, section 3)."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), nnx.to_pure_dict(params))
 
     def layer_norm(x, p, epsilon=1e-5):
@@ -95,7 +95,7 @@ def test_cosines_and_maps_of_every_pair_against_float64(num_pairs):
         assert not attention[i][:, :, ~frame_mask[i]].any(), "no probability on padding"
     np.testing.assert_allclose(attention.sum(axis=(-2, -1)), 1, rtol=1e-5)
     assert np.ptp(matches.cosine) > 0.1, "the pairs differ, so mistaken ones would show"
-    # Where nobody asks for the maps less is computed, but the cosines are the same.
+    # Without the maps less is computed, but the cosines are the same.
     without = run(graphdef, params, image_tokens, video_tokens, frame_mask, NEGATIVES)
     assert without.attention is None
     np.testing.assert_allclose(without.cosine, matches.cosine, rtol=1e-5, atol=1e-6)
@@ -123,7 +123,7 @@ def test_what_padding_frames_show_changes_nothing():
     assert np.all(np.any(gradient, axis=(2, 3)) == frame_mask), "every real frame's tokens learn"
 
 
-def test_rematerialisation_changes_no_number():
+def test_rematerialization_changes_no_number():
     image_tokens, video_tokens, frame_mask = inputs()
     outputs = []
     for remat in ("none", "dots", "full"):
@@ -152,7 +152,7 @@ def test_dropout_is_a_function_of_the_key_and_spares_the_maps():
     none = compute(None)
     np.testing.assert_array_equal(first.cosine, again.cosine)
     assert np.all(first.cosine != other.cosine) and np.all(first.cosine != none.cosine)
-    assert first.cosine[3, 1] == first.cosine[3, 2], "a video has one draw for all who look at it"
+    assert first.cosine[3, 1] == first.cosine[3, 2], "a video has one draw for all images"
     assert none.cosine[3, 1] == none.cosine[3, 2]
     np.testing.assert_allclose(first.attention, none.attention, rtol=1e-6)
 

@@ -76,7 +76,7 @@ def require_same(workdir, examples: list[list[int]], expected) -> None:
 
 
 def test_sigterm_to_one_of_two_processes_saves_and_one_process_continues(expected, shop, tmp_path):
-    settings = dict(module=RECORDED, train__checkpoint_interval_steps=1000)
+    settings = dict(module=RECORDED, train__checkpoint_interval_steps=1000, eval__pixels=False)
     running = start_two(command(shop, tmp_path, **settings, mesh__fsdp=2), 4)
     wait_for(running[0], "step 2/6")
     os.kill(running[1].pid, signal.SIGTERM)
@@ -126,7 +126,8 @@ def test_a_killed_process_ends_all_of_a_slurm_job(expected, shop, tmp_path):
             "SLURM_STEP_NUM_TASKS": "2",
             "SLURM_NTASKS": "2",
         }
-    arguments = command(shop, tmp_path, "--timeout_seconds=30", train__checkpoint_interval_steps=1)
+    settings = dict(train__checkpoint_interval_steps=1, eval__pixels=False)
+    arguments = command(shop, tmp_path, "--timeout_seconds=30", **settings)
     running = [
         start(arguments, 1, **environment, SLURM_PROCID=str(process), SLURM_LOCALID=str(process))
         for process in range(2)
@@ -170,7 +171,7 @@ def test_processes_that_do_not_come_together(shop, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nobody_to_join(monkeypatch):
+def test_no_process_to_join(monkeypatch):
     def initialize(*_, **__):
         raise ValueError("coordinator_address should be defined.")
 

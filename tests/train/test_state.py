@@ -46,7 +46,7 @@ def assert_decoder_starts_from(blocks, params, layers):
 
 @pytest.mark.parametrize(("config", "layers"), [(CONFIG, [4, 5]), (TWO_PAIRS, [2, 3, 4, 5])])
 def test_decoder_starts_from_the_last_blocks_of_its_encoder(config, layers, tmp_path):
-    """golden/init_map.json: decoder layer j is the encoder's layer layers - 2n + j; even self, odd cross."""
+    """As recorded from the reference: decoder layer j is the encoder's layer layers - 2n + j; even self, odd cross."""
     params = fresh(config)
     assert_decoder_starts_from(params["encoder"]["blocks"], params, layers)
     blocks = converted(tmp_path)

@@ -24,7 +24,7 @@ from tests.settings import model_of, small_config
 BATCH, FRAMES = 16, 3
 # One negative, so that two pairs on each of eight devices suffice where negatives come from a device.
 CONFIG = small_config(data__batch_size=BATCH, loss__num_negatives=1, loss__pmd_weight=0.5, loss__pfr_weight=0.25)
-# An optimiser that keeps the gradients it is given.
+# An optimizer that keeps the gradients it is given.
 GRADIENTS = optax.trace(0.0)
 
 
@@ -137,7 +137,7 @@ def test_negatives_of_a_device_are_those_of_as_many_parts_on_one_device():
 
 
 def masked() -> dict[str, np.ndarray]:
-    """The batch with a patch mask; a quarter of all patches is not to be looked at."""
+    """The batch with a patch mask; a quarter of all patches is masked."""
     return batch() | {"patch_mask": np.random.default_rng(1).random((BATCH, FRAMES, 4)) < 0.75}
 
 
@@ -150,7 +150,7 @@ def test_masked_patches_play_no_part_in_any_loss_or_gradient(one_device):
     results = []
     for some in (rows, other):
         after, metrics = step(state(0), global_batch(mesh_of(1), some))
-        # The kernel of the patches sees all of them, with gradients of zero from those that nobody looks at.
+        # The kernel of the patches sees all of them, with gradients of zero from the masked ones.
         results.append((metrics, after.optimizer.trace))
     assert_same(*results)
     assert results[0][0]["pfr"] != step(state(0), global_batch(mesh_of(1), batch()))[1]["pfr"]

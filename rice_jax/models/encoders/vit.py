@@ -29,7 +29,7 @@ class Vit(nnx.Module):
         """Builds the encoder with fresh weights.
 
         Args:
-            config: sizes, compute dtype and rematerialisation.
+            config: sizes, compute dtype and rematerialization.
             placement: of the activations of every block, `[pictures, L, D]`.
             rngs: key stream `params`.
         """
@@ -39,7 +39,7 @@ class Vit(nnx.Module):
         self.patch_embedding = nnx.Linear(
             3 * config.patch_size**2, width, use_bias=False, dtype=config.dtype, rngs=rngs
         )
-        # 0.02 lets what a picture shows weigh more than where it is; CLIP's own width**-0.5 is for a long training.
+        # 0.02 lets the content of a patch outweigh its position; CLIP's own width**-0.5 is for a long training.
         normal = nnx.initializers.normal(0.02)
         self.class_embedding = nnx.Param(normal(rngs.params(), (width,)))
         self.position_embedding = nnx.Param(normal(rngs.params(), (config.num_tokens, width)))
@@ -61,15 +61,15 @@ class Vit(nnx.Module):
         """Encodes pictures.
 
         Args:
-            pictures: normalised by CLIP's mean and standard deviation, square, side `config.image_size`.
-            patch_mask: True = a patch that others may look at, in reading order; None = all. What the tokens of the
-                others hold is of no use.
+            pictures: normalized by CLIP's mean and standard deviation, square, side `config.image_size`.
+            patch_mask: True = a patch to attend to, in reading order; None = all. The tokens of the others have no
+                meaning.
 
         Returns:
             tokens: the last block's output without `ln_post` and projection, CLS first, in the compute dtype.
-            feature: `ln_post(CLS) @ projection`, not normalised, in the compute dtype.
+            feature: `ln_post(CLS) @ projection`, not normalized, in the compute dtype.
 
-        Source: RICE.md §1.
+        Source: docs/reference.md, section 1.
         """
         patches = patchify(pictures.astype(self.config.dtype), self.config.patch_size)
         x = self.patch_embedding(patches)  # [B, N, D]

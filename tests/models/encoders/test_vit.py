@@ -36,7 +36,7 @@ def test_scan_equals_an_unrolled_loop():
     )
 
 
-def test_rematerialisation_and_unrolling_change_no_number():
+def test_rematerialization_and_unrolling_change_no_number():
     outputs = []
     for changes in ({}, {"remat": "dots"}, {"remat": "full"}, {"unroll": True}):
         vit = Vit(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
