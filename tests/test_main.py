@@ -30,7 +30,7 @@ def test_trains_evaluates_and_reports(reference):
         "Loss",
         "Rank-1 while training",
         'class="box true"',
-        "4 of them also show where the decoder",
+        "4 of them also show where in the frames the decoder",
     ):
         assert text in report
     assert not list(workdir.glob("*.tmp"))

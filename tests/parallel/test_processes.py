@@ -113,7 +113,7 @@ def test_sigterm_to_one_process_saves_and_two_continue(reference, expected, shop
     one, two = (read_results(path / "results.json") for path in (reference[0], tmp_path))
     assert two == one
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "4 of them also show where the decoder looks" in report, "both computed it, one wrote"
+    assert "4 of them also show where in the frames the decoder looks" in report, "both computed it, one wrote"
 
 
 def test_a_killed_process_ends_all_of_a_slurm_job(expected, shop, tmp_path):
