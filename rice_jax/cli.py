@@ -138,7 +138,11 @@ def _index(arguments: list[str]) -> None:
         help="directory with ID.jpg or GALLERY/ID.jpg (also .jpeg, .png, .webp), or a CSV with the columns id, path "
         "and optionally gallery and title",
     )
-    parser.add_argument("--model", type=Path, help="run, or converted model, that embeds the pictures")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="run or converted model that embeds the pictures (default: the model that made the index)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="directory of the index")
     parser.add_argument(
         "--change",
@@ -149,22 +153,16 @@ def _index(arguments: list[str]) -> None:
     )
     parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
     options = parser.parse_args(arguments)
-    if options.change != "remove" and options.model is None:
-        parser.error("--model is required to embed pictures")
     _report(lambda: _change_index(**vars(options)))
 
 
 def _change_index(pictures: str, model: Path | None, out: Path, change: str, export: str | None) -> None:
     from rice_jax.index.store import FILE, export_faiss, read_index
-    from rice_jax.index.update import build_index, remove_pictures
+    from rice_jax.index.update import build_index
     from rice_jax.parallel.compilation import keep_compiled
 
     keep_compiled()
-    if change == "remove":
-        remove_pictures(out, pictures)
-    else:
-        assert model
-        build_index(pictures, model=model, out=out, change=change)
+    build_index(pictures, model=model, out=out, change=change)
     print(export_faiss(out, read_index(out)) if export else out / FILE)
 
 

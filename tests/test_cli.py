@@ -58,6 +58,7 @@ def test_version(capsys):
             ["index", "nowhere", "--out=shop", "--change=remove"],
             "FileNotFoundError: shop/index.parquet: found no index",
         ),
+        (["index", "nowhere", "--out=shop"], "FileNotFoundError: shop/index.parquet: found no index"),
         (["compare", "a", "--workdir=b"], "DataError: found 1 runs to compare, expected two or more"),
         (["compare", "a", "c", "--workdir=b"], "FileNotFoundError: a/results.json: not found"),
     ],
@@ -66,12 +67,6 @@ def test_what_cannot_work_gets_one_line(arguments, message, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=message):
         cli.main(arguments)
-
-
-def test_pictures_need_a_model(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["index", "pictures", "--out=shop"])
-    assert "--model is required to embed pictures" in capsys.readouterr().err
 
 
 def test_training_from_a_config_file_in_another_directory(shop, tmp_path):
