@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from rice_jax import cli
-from rice_jax.config import default_config
 from tests.fixtures import ROOT, command, run
 
 CONFIG = """
@@ -85,10 +84,3 @@ def test_a_config_that_does_not_exist_gets_one_line(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.strip().startswith("ConfigError: --config=lpr5m: found no such config, expected a .py file or")
-
-
-def test_defaults_are_a_config_to_change():
-    config = default_config()
-    config.data.batch_size = 8
-    with pytest.raises(AttributeError):
-        config.data.batch_sice = 8

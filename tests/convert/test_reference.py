@@ -229,7 +229,9 @@ def _compute(params):
         tokens, features = (x.reshape(batch, 1 + frames, *x.shape[1:]) for x in model.encoder(pictures))
         images, videos = embed(features[:, 0]), embed_frames(features[:, 1:], jnp.asarray(frame_mask))
         negatives, _ = hardest_negatives(images @ videos.T, 3)
-        matches = model.match_batch({"frame_mask": frame_mask}, Tokens(tokens[:, 0], tokens[:, 1:]), negatives)
+        matches = model.match_batch(
+            {"frame_mask": jnp.asarray(frame_mask)}, Tokens(tokens[:, 0], tokens[:, 1:]), negatives
+        )
         return {"image_embeddings": images, "video_embeddings": videos, "vim_logits": 10 * matches.cosine}
 
     return compute(params)

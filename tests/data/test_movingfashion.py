@@ -307,7 +307,8 @@ def test_the_program_trains_and_evaluates_the_gallery(tmp_path):
     done = fixtures.run(fixtures.command(tmp_path / "data", tmp_path / "run", config=config, **overrides))
     assert done.returncode == 0, done.stderr
     assert sorted(fixtures.losses(tmp_path / "run")) == [1, 2, 3]
-    result = json.loads((tmp_path / "run" / "results.json").read_text())["results"]["after 3 steps"]
+    result = json.loads((tmp_path / "run" / "results.json").read_text())["results"][-1]
+    assert (result["step"], result["ranking"]) == (3, "embedding")
     assert (result["score"]["num_queries"], result["num_missing"]) == (7, 1)
     assert result["galleries"] == {"num": 1, "min_size": 8, "mean_size": 8.0, "max_size": 8}
     assert list(result["subsets"]) == ["source"], "the other labels are not in this data set"

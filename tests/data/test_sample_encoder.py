@@ -1,7 +1,6 @@
 """The encoder that the repository ships for its sample shop."""
 
 import csv
-import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from PIL import Image
 from configs import sample_pretrain
 from rice_jax.config import resolve
 from rice_jax.convert.clip import from_hugging_face, read_hugging_face
-from rice_jax.models.rice import Rice
+from rice_jax.models.rice import Rice, RiceConfig
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"
 
@@ -36,12 +35,12 @@ def test_it_is_small_and_has_the_sizes_of_the_stage_that_made_it(encoder):
 def test_it_tells_products_apart(encoder):
     """Among the shop images of 40 products a rendering on white finds its own far more often than by chance."""
     params, _ = encoder
-    config = dataclasses.replace(resolve(sample_pretrain.get_config("wide").to_dict()).model, pmd=None, pfr=None)
+    config = RiceConfig(resolve(sample_pretrain.get_config("wide").to_dict()).model.encoder)
     model = nnx.merge(nnx.split(nnx.eval_shape(lambda: Rice(config, rngs=nnx.Rngs(0))))[0], _with_scale(params))
     products = [row["product_id"] for row in csv.DictReader((SAMPLE / "products.csv").open())][::7][:40]
     images = np.stack([_square(Image.open(SAMPLE / "images" / f"{name}.jpg")) for name in products])
     views = np.stack([_square(_first_view(name)) for name in products])
-    embed = nnx.jit(Rice.embed_image)
+    embed = nnx.jit(lambda model, pictures: model.embed_image({"image": pictures}))
     similarity = np.asarray(embed(model, jnp.asarray(views)) @ embed(model, jnp.asarray(images)).T)
     found = (similarity.argmax(1) == np.arange(40)).mean()
     assert found >= 10 / 40, f"{found:.0%} found, by chance 2.5 %"
