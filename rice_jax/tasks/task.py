@@ -1,7 +1,7 @@
 """The protocol of a task: what a run trains and measures."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -12,10 +12,8 @@ from jaxtyping import PyTree
 
 from rice_jax.config import Config
 from rice_jax.models.create import ModelConfig
+from rice_jax.train.loop import Evaluator
 from rice_jax.train.steps import Loss
-
-# Function of (steps done, parameters) that returns {name: score} and writes files into the workdir.
-Evaluator = Callable[[int, PyTree], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
