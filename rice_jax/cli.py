@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rice_jax import __version__
+
 HELP = """\
 Recognizes the product that a salesperson presents in a livestream clip.
 
@@ -64,9 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if command in ("", "-h", "--help", "help"):
         print(HELP)
     elif command == "--version":
-        from importlib.metadata import version
-
-        print(f"rice_jax {version('rice-jax')}")
+        print(f"rice_jax {__version__}")
     elif command in MODES:
         _run(command, rest)
     elif command in COMMANDS:

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError, find_config
@@ -22,7 +23,7 @@ from rice_jax.index.model import ModelSettings, place_model
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.create import MODELS, create_model, create_params
+from rice_jax.models.create import MODELS, abstract_params, create_model, create_params
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
@@ -34,7 +35,7 @@ from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
 from rice_jax.train.loop import train
 from rice_jax.train.optimizer import create_optimizer
-from rice_jax.train.state import create_state, resume
+from rice_jax.train.state import abstract_state, create_state, resume
 from rice_jax.train.steps import training_step
 from rice_jax.types import DataError
 
@@ -76,6 +77,8 @@ def main(arguments: list[str]) -> None:
     try:
         if MODE.value == "compare":
             return compare(directory, [Path(argument) for argument in arguments[1:]])
+        if EXPORT.value and MODE.value != "index":
+            raise ConfigError(f"--export: found --mode={MODE.value}, expected --mode=index")
         if arguments[1:]:
             raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected only flags with --mode={MODE.value}")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
@@ -98,7 +101,7 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     if mode == "index":
         return index(config, task, workdir, mesh)
     model = task.model(config)
-    this = Run(config, workdir, mesh, model, create_model(model, mesh), create_params(model, mesh, config.seed))
+    this = Run(config, workdir, mesh, model, create_model(model, mesh), abstract_params(model, mesh))
     if mode == "detect":
         return detect(this, task)
     done = run_training(this, task) if mode == "train" else evaluate(this, task)
@@ -117,16 +120,20 @@ def run_training(this: Run, task: Task) -> int:
     evaluators = task.evaluators(this)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()
-        params = this.params
-        if newest is None and config.model.init_from:
-            params = start_from(config.model.init_from, params, this.model)
-        state, position = create_state(params, optimizer, mesh), 0
-        if newest is not None:
+        if newest is None:
+            state, position = create_state(initial_params(this), optimizer, mesh), 0
+        else:
             logger.info("resuming %s from step %d", workdir, newest)
-            state, position = resume(checkpoints, newest, state, config)
+            state, position = resume(checkpoints, newest, abstract_state(this.params, optimizer, mesh), config)
         batches = task.batches(config, position, jax.process_index(), jax.process_count())
         state = train(config, workdir, mesh, step, state, batches, position, checkpoints, evaluators)
     return int(state.step)
+
+
+def initial_params(this: Run) -> PyTree:
+    """Fresh parameters, or those that the run starts from."""
+    params, source = create_params(this.model, this.mesh, this.config.seed), this.config.model.init_from
+    return start_from(source, params, this.model) if source else params
 
 
 def evaluate(this: Run, task: Task) -> int:
@@ -134,7 +141,7 @@ def evaluate(this: Run, task: Task) -> int:
     source, step = newest_weights(this.workdir, this.config.model.init_from)
     this = dataclasses.replace(this, source=source)
     evaluators = task.evaluators(this)
-    params = start_from(source, this.params, this.model)
+    params = start_from(source, create_params(this.model, this.mesh, this.config.seed), this.model)
     for evaluator in evaluators.values():
         evaluator(step, params)
     return step
@@ -145,8 +152,8 @@ def detect(this: Run, task: Task) -> None:
     if not hasattr(task, "detect"):
         raise ConfigError(f"--mode=detect: found config.task={this.config.task!r}, expected 'detection'")
     source, step = newest_weights(this.workdir, this.config.model.init_from)
-    params = start_from(source, this.params, this.model)
-    path = task.detect(dataclasses.replace(this, params=params, source=source), step)
+    params = start_from(source, create_params(this.model, this.mesh, this.config.seed), this.model)
+    path = task.detect(dataclasses.replace(this, source=source), step, params)
     if jax.process_index() == 0:
         print(f"\n{path}")
 
@@ -190,7 +197,7 @@ def parse_flags(arguments: list[str]) -> list[str]:
     """absl's own parsing; bare names of configs are found, and an unknown setting gets one line."""
     try:
         _require_known(arguments)
-        return app.parse_flags_with_usage(_with_path(arguments))
+        return app.parse_flags_with_usage(with_config_path(arguments))
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
 
@@ -207,7 +214,7 @@ def _require_known(arguments: list[str]) -> None:
             )
 
 
-def _with_path(arguments: list[str]) -> list[str]:
+def with_config_path(arguments: list[str]) -> list[str]:
     """Arguments with the path of a config that comes with rice_jax in the place of its name."""
     found = list(arguments)
     for i, argument in enumerate(arguments):

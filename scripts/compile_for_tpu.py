@@ -49,8 +49,9 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
-from rice_jax.config import Config, ConfigError, find_config
+from rice_jax.config import Config, ConfigError
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
+from rice_jax.main import with_config_path
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
@@ -134,19 +135,9 @@ def main(_) -> None:
 def parse_flags(arguments: list[str]) -> list[str]:
     """Parses flags; `--config` may be the name of a config that comes with rice_jax."""
     try:
-        return app.parse_flags_with_usage([with_path(argument) for argument in arguments])
+        return app.parse_flags_with_usage(with_config_path(arguments))
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
-
-
-def with_path(argument: str) -> str:
-    """`--config=lpr4m` with the path of that config; other arguments unchanged.
-
-    Raises:
-        ConfigError: there is no such config.
-    """
-    flag, _, name = argument.partition("=")
-    return f"{flag}={find_config(name)}" if flag in ("--config", "-config") and name else argument
 
 
 def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:

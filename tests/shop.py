@@ -48,7 +48,7 @@ def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True,
     shown = np.stack([show(png(picture), config) for picture in pictures[:8]])
     embedder = model_embedder(nnx.split(model)[0], with_queries=decoder)
     images = embedder.image(nnx.split(model)[1], {"image": jnp.asarray(shown)})
-    fingerprint = embedding_fingerprint(params, parts.encoder, config.data.resize)
+    fingerprint = embedding_fingerprint(params, parts, config.data.resize)
     calibration = Calibration(SCALE, SLOPE, THRESHOLD, 10, NUM_FRAMES, fingerprint) if calibrated else None
     about = About(parts, config.data.resize, NUM_FRAMES, fingerprint, str(weights), calibration, ipd)
     names = [f"p{row}" for row in range(8)]

@@ -30,6 +30,7 @@ ROOMS = {
 }
 # Beyond what its room may: the page shows what recognition found in an index.
 EXCEPTIONS = {"pages.timeline": {"index.store", "recognition.recognizer"}}
+MODEL_PARTS = {"encoder", "pmd", "pfr", "detector"}
 MAX_LINES = 400
 SOURCES = ("rice_jax", "data", "scripts", "tests", "configs")
 
@@ -75,6 +76,24 @@ def test_rooms_import_only_what_the_table_allows():
     assert {module: names for module, names in wrong.items() if names} == {}
     rooms = {module.partition(".")[0] for module in MODULES if "." in module}
     assert rooms <= set(ROOMS), "a room that is not in the table"
+
+
+def part_calls(source: str) -> set[str]:
+    """The parts of a model that a source calls, as `pmd` in `model.pmd.decode(…)`."""
+    found = set()
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        name = call.func
+        while isinstance(name, ast.Attribute):
+            found.add(name.attr)
+            name = name.value
+    return found & MODEL_PARTS
+
+
+def test_only_models_call_the_parts_of_a_model():
+    outside = {module: path for module, path in MODULES.items() if module.partition(".")[0] != "models"}
+    found = {module: part_calls(path.read_text()) for module, path in outside.items()}
+    assert {module: parts for module, parts in found.items() if parts} == {}
+    assert part_calls("x = model.encoder(a)\ny = model.pmd.decode(b)\nz = config.encoder") == {"encoder", "pmd"}
 
 
 def test_imports_form_no_cycle():

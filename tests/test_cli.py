@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import rice_jax
 from rice_jax import cli
 from tests.fixtures import ROOT, command, run
 
@@ -46,7 +47,9 @@ def test_an_unknown_command_gets_one_line():
 
 def test_version(capsys):
     cli.main(["--version"])
-    assert capsys.readouterr().out.startswith("rice_jax 0.")
+    found = capsys.readouterr().out
+    assert found == f"rice_jax {rice_jax.__version__}\n"
+    assert f"version = {rice_jax.__version__}\n" in (ROOT / "setup.cfg").read_text()
 
 
 @pytest.mark.parametrize(

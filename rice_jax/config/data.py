@@ -57,9 +57,12 @@ class DataConfig:
         True, "In training, keep with probability 1/2 only the first n frames, n drawn from 1 to `num_frames`."
     )
     crop_around_box: bool = setting(
-        False, "In training, a frame's window contains the product's box; needs `frame_crop_min_area` below 1."
+        False,
+        "In training, a frame's window contains the data set's box of the product; needs `frame_crop_min_area` < 1.",
     )
-    boxed_frames: bool = setting(False, "In training, choose only frames with a box of the product, if a clip has any.")
+    boxed_frames: bool = setting(
+        False, "In training, choose only frames in which the data set has a box of the product, if a clip has any."
+    )
     random_frames: bool = setting(False, "In training, choose frames at random instead of evenly.")
     train_boxes: str = setting(
         "", "File of boxes for the training frames, as `--mode=detect` writes; empty: the data set's boxes."
@@ -114,14 +117,14 @@ class DataConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class InputConfig(DataConfig):
     """The data settings, and what the model and the run decide about pictures (`Config.input`)."""
 
-    image_size: int = 224  # pixels
-    patch_size: int = 32  # pixels
-    ipd: str = "off"
-    ipd_use: str = "mask"
-    ipd_margin: float = 0.2  # share of a box's longer side
-    num_boxes: int = 1  # of a frame
-    seed: int = 0
+    image_size: int  # pixels
+    patch_size: int  # pixels
+    ipd: str
+    ipd_use: str
+    ipd_margin: float  # share of a box's longer side
+    num_boxes: int  # of a frame
+    seed: int

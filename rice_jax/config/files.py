@@ -29,9 +29,10 @@ def find_config(name: str) -> Path:
         if not Path(name).is_file():
             raise ConfigError(f"{name}: found no such file, expected a config file")
         return Path(name)
-    # Installed, the files lie in the package; in a checkout, beside it.
-    directories = PACKAGE / "configs", PACKAGE.parent / "configs"
-    known = {path.stem: path for directory in directories for path in sorted(directory.glob("[!_]*.py"))}
+    directory = PACKAGE / "configs"
+    if not directory.is_dir():  # a checkout has them beside the package
+        directory = PACKAGE.parent / "configs"
+    known = {path.stem: path for path in sorted(directory.glob("[!_]*.py"))}
     if name not in known:
         raise ConfigError(f"--config={name}: found no such config, expected a .py file or one of {', '.join(known)}")
     return known[name]

@@ -43,6 +43,7 @@ from rice_jax.convert.tensors import (
     to_theirs,
     write_safetensors,
 )
+from rice_jax.files import write_lines
 from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.layers import LAYERNORM_EPSILON
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
@@ -220,7 +221,7 @@ def export(checkpoint: Path, out: Path) -> str:
     if any(out.iterdir()):
         raise ConvertError(f"{out}: exists and is not empty; choose another directory or delete it")
     write_safetensors(out / "model.safetensors", halves)
-    (out / "config.json").write_text(json.dumps(values | {"dtype": "float16"}, indent=2) + "\n", encoding="utf-8")
+    write_lines(out / "config.json", [json.dumps(values | {"dtype": "float16"}, indent=2)])
     return f"{out}: {about(params['encoder'], sizes)}, as float16"
 
 
@@ -237,7 +238,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.con
     values = parser.parse_args(arguments)
     try:
         print((export if values.export else convert)(values.source, values.out))
-    except (ConvertError, CheckpointError) as error:
+    except (ConvertError, CheckpointError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -159,7 +159,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.con
     values = vars(parser.parse_args(arguments))
     try:
         print(values.pop("run")(**values))
-    except (ConvertError, CheckpointError) as error:
+    except (ConvertError, CheckpointError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

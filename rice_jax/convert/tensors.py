@@ -14,6 +14,7 @@ from flax import nnx, traverse_util
 from jaxtyping import PyTree
 
 from rice_jax.convert.names import Layout, Table
+from rice_jax.files import replacing
 
 _MAX_LISTED = 20  # names per kind in an error
 
@@ -156,7 +157,8 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
 def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict as PyTorch reads it; a ConvertError if PyTorch is missing."""
     torch = _import_torch(path)
-    torch.save({name: torch.tensor(x) for name, x in state.items()}, path)
+    with replacing(path) as partial:
+        torch.save({name: torch.tensor(x) for name, x in state.items()}, partial)
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -169,7 +171,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
     """Writes tensors as a `.safetensors` file that names PyTorch as its origin, which some readers insist on."""
-    path.write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
+    with replacing(path) as partial:
+        partial.write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
 
 
 def bullets(lines: list[str]) -> str:

@@ -76,7 +76,7 @@ def compare_domains(items: Mapping[str, Items], embeddings: Mapping[str, Float32
 
 
 def exemplars(items: Items) -> list[int]:
-    """One row of each product: the lowest item id, by number, or by text where ids are no numbers."""
+    """One row of each product, that of the lowest item id; ids are compared by length, then as text."""
     rows: dict[str, int] = {}
     for row in sorted(range(len(items.item_ids)), key=lambda row: (len(items.item_ids[row]), items.item_ids[row])):
         rows.setdefault(items.product_ids[row], row)

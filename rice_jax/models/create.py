@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from rice_jax.models.detr import Detector, DetrConfig
 from rice_jax.models.rice import Rice, RiceConfig
-from rice_jax.parallel.mesh import Placement, parameter_shardings
+from rice_jax.parallel.mesh import Placement, abstract_arrays, parameter_shardings
 
 ModelConfig = RiceConfig | DetrConfig
 # A family of models is its settings class and its module, which fulfills `contract.AnyModel`.
@@ -25,6 +25,11 @@ def create_params(config: ModelConfig, mesh: Mesh, seed: int) -> PyTree:
     """Fresh parameters, each created where it will live; a decoder starts from the encoder's last blocks."""
     create = lambda: start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]))  # noqa: E731
     return jax.jit(create, out_shardings=parameter_shardings(mesh, jax.eval_shape(create)))()
+
+
+def abstract_params(config: ModelConfig, mesh: Mesh) -> PyTree:
+    """The shapes of the parameters and their place on the mesh, without memory for them."""
+    return abstract_arrays(mesh, jax.eval_shape(lambda: create_params(config, mesh, seed=0)))
 
 
 def start_decoder(params: PyTree) -> PyTree:

@@ -17,7 +17,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from rice_jax.config import VitConfig
 from rice_jax.models.create import MODELS, ModelConfig, start_decoder
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import encoder_class
@@ -101,7 +100,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
         CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
     """
     saved, saved_config = load_weights(directory)
-    for part in sorted((saved.keys() & {"pmd", "pfr", "detector", "logit_scale"}) - params.keys()):
+    for part in sorted(saved.keys() - params.keys()):
         logger.info("%s: has a part %s, which this model does not have; it is not loaded", directory, part)
         del saved[part]
     _require_same_heads(saved_config["model"], saved, config, directory)
@@ -155,7 +154,7 @@ def missing(source: Path, params: PyTree, module: str) -> list[str]:
     return sorted(expected - parameter_names(source))
 
 
-def embedding_fingerprint(params: PyTree, config: ModelConfig | VitConfig, resize: int) -> str:
+def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> str:
     """Identifies what embeds: only vectors of one fingerprint can be compared.
 
     Every parameter counts, except those that the model lists as `TRAINING_ONLY` or `MATCH_ONLY`. All processes call
@@ -163,14 +162,13 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig | VitConfig, resiz
 
     Args:
         params: as `start_from` placed them.
-        config: of the model, or of an encoder alone, whose parameters are then all that count; the compute type does
-            not count.
+        config: of the model; the compute type does not count.
         resize: side to which a picture is squashed before the crop, pixels.
 
     Returns:
         SHA-256 as hexadecimal digits.
     """
-    encoder = config if isinstance(config, VitConfig) else config.encoder
+    encoder = config.encoder
     sizes: dict[str, int | str] = {
         "heads": encoder.heads,
         "image_size": encoder.image_size,
@@ -179,8 +177,8 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig | VitConfig, resiz
     }
     if encoder.architecture != "vit":  # version 0.1 knew no other
         sizes["architecture"] = encoder.architecture
-    parts = {"encoder"} if isinstance(config, VitConfig) else set(params) - _not_embedding(config)
-    rest = {part: params[part] for part in parts - {"encoder"}}
+    model = MODELS[type(config)]
+    rest = {part: params[part] for part in params if part not in ("encoder", *model.TRAINING_ONLY, *model.MATCH_ONLY)}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.
     return _sha256(json.dumps(sizes).encode(), params["encoder"], rest)
 
@@ -199,12 +197,6 @@ def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
     """
     parts = {part: params[part] for part in MODELS[type(config)].MATCH_ONLY if part in params}
     return _sha256(b"", parts) if parts else None
-
-
-def _not_embedding(config: ModelConfig) -> set[str]:
-    """Parts that change no embedding."""
-    model = MODELS[type(config)]
-    return {*model.TRAINING_ONLY, *model.MATCH_ONLY}
 
 
 def _sha256(prefix: bytes, *trees: PyTree) -> str:

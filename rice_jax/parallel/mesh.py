@@ -154,6 +154,12 @@ def parameter_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
+def abstract_arrays(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Shapes of parameters, or of a state, in their place on the mesh: `jax.ShapeDtypeStruct` with a sharding."""
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(place, tree, parameter_shardings(mesh, tree))
+
+
 def _split_axis(name: str) -> int | None:
     """The axis that `fsdp` splits of a parameter, counted from the end; None = it stays whole."""
     for pattern, axis in EXCEPTIONS:

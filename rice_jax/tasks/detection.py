@@ -57,12 +57,13 @@ class Detection:
         about = json.loads(path.read_text(encoding="utf-8"))["about"]
         return tables.detection_table(labeled(read_results(path, dict)), about["num_clips"], about["skipped"])
 
-    def detect(self, run: Run, step: int) -> Path:
+    def detect(self, run: Run, step: int, params: PyTree) -> Path:
         """Writes the boxes that the run's detector finds in `config.data.detect`, and draws some clips.
 
         Args:
-            run: with trained parameters and their `source`.
+            run: with the `source` of the parameters.
             step: number of updates of the parameters.
+            params: trained parameters.
 
         Returns:
             The file of boxes; the drawings are beside it.
@@ -76,7 +77,7 @@ class Detection:
         if not config.data.detect:
             raise ConfigError("config.data.detect: found '', expected the data set to search, e.g. lpr4m/query")
         _require_trained(run.source, run.params)
-        path = write_detections(run, run.workdir / f"detections-{step}", f"{run.source} after {step} steps")
+        path = write_detections(run, params, run.workdir / f"detections-{step}", f"{run.source} after {step} steps")
         if jax.process_index() == 0:
             draw_clips(config.input, path, config.eval.draw_clips, config.model.detector.num_boxes)
         return path
@@ -152,6 +153,11 @@ def _problems(config: Config) -> Iterator[str]:
         yield (
             f"config.model.ipd: found {config.model.ipd!r}, expected 'off' with config.task='detection': a detector "
             "finds the product by itself"
+        )
+    if config.eval.rerank or config.eval.pixels:
+        yield (
+            f"config.eval.rerank and pixels: found {config.eval.rerank} and {config.eval.pixels}, expected 0 and False "
+            "with config.task='detection': boxes are not ranked"
         )
     if config.train.grad_cache_chunks > 1:
         yield (

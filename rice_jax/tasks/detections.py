@@ -25,7 +25,7 @@ from rice_jax.types import DataError
 logger = logging.getLogger(__name__)
 
 
-def write_detections(run: Run, directory: Path, source: str) -> Path:
+def write_detections(run: Run, params: PyTree, directory: Path, source: str) -> Path:
     """Writes the boxes that a detector finds in the frames of `config.data.detect`; continues where it was killed.
 
     The file has one JSON line for each frame of the data set, clip by clip:
@@ -38,8 +38,9 @@ def write_detections(run: Run, directory: Path, source: str) -> Path:
     `….about.json` describes the detector and the settings.
 
     Args:
-        run: with the parameters of a trained detector, and the settings `data.detect`, `eval.batch_size`,
-            `eval.num_frames` (frames of a window) and `eval.min_score`.
+        run: with the settings `data.detect`, `eval.batch_size`, `eval.num_frames` (frames of a window) and
+            `eval.min_score`.
+        params: of a trained detector.
         directory: for the file, `NAME.jsonl` for data set NAME with "-" instead of "/".
         source: identifies the parameters, e.g. a path and a step; a file with another source is not continued.
 
@@ -57,6 +58,8 @@ def write_detections(run: Run, directory: Path, source: str) -> Path:
         "source": source,
         "data_set": str(Source(data.data_dir, data.detect, ("frame_ids",)).directory),
         "num_frames": data.num_frames,
+        "image_size": data.image_size,
+        "dtype": config.model.dtype,
         "min_score": config.eval.min_score,
     }
     _require_same(path.with_suffix(".about.json"), about)
@@ -76,7 +79,7 @@ def write_detections(run: Run, directory: Path, source: str) -> Path:
         write_lines(path.with_suffix(".about.json"), [json.dumps(about, indent=2)])
     with partial.open("a", encoding="utf-8") if writes else open(os.devnull, "w") as file:
         for local in batches:
-            found = jax.device_get(function(run.params, global_batch(run.mesh, local)))
+            found = jax.device_get(function(params, global_batch(run.mesh, local)))
             if writes:
                 file.writelines(_lines(found, config.eval.min_score))
                 file.flush()

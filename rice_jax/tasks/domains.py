@@ -98,6 +98,11 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"config.data.domains: found {data.domains!r}, expected two sets or more, each once, separated by commas"
     if data.train or data.query or data.gallery:
         yield f"config.data.domains: found {data.domains!r} beside train, query or gallery, expected these to be empty"
+    if data.boxed_frames or data.crop_around_box:
+        yield (
+            "config.data.boxed_frames and crop_around_box: expected False with config.task='domains', since items have "
+            "no boxes"
+        )
     if config.model.ipd != "off" or config.eval.rerank:
         yield (
             "config.data.domains: expected with config.model.ipd='off' and config.eval.rerank=0, found "

@@ -133,7 +133,7 @@ class RetrievalEvaluator:
             self._ranking_queries(videos),
             self._gallery_images(images),
             num_frames=self._data.num_frames,
-            fingerprint=embedding_fingerprint(params, self._run.config.model.encoder, self._data.resize),
+            fingerprint=embedding_fingerprint(params, self._run.model, self._data.resize),
         )
         if calibration and jax.process_index() == 0:
             write_calibration(self._run.workdir, calibration)

@@ -26,7 +26,7 @@ class Run:
         mesh: all devices.
         model: settings of the model's parts.
         graphdef: structure of the model.
-        params: parameters of the model, or fresh parameters of the same shapes.
+        params: shapes of the model's parameters, and their place on the mesh.
         source: the checkpoint to evaluate; None = the run trains.
     """
 

@@ -1,5 +1,6 @@
 """The log of a run: a progress bar or log lines, JSON lines of every step, TensorBoard."""
 
+import itertools
 import json
 import logging
 import math
@@ -77,12 +78,14 @@ class RunLog:
             return
         steps = [(step, {key: float(value) for key, value in metrics.items()}) for step, metrics in self._pending]
         self._pending = []
-        for step, metrics in steps:
-            if not math.isfinite(metrics["loss"]):
-                raise FloatingPointError(
-                    f"step {step}: the loss is {metrics['loss']}; lower the learning rate or set optimizer.clip_norm"
-                )
-        self._report(steps)
+        finite = list(itertools.takewhile(lambda entry: math.isfinite(entry[1]["loss"]), steps))
+        if finite:
+            self._report(finite)
+        if len(finite) < len(steps):
+            step, metrics = steps[len(finite)]
+            raise FloatingPointError(
+                f"step {step}: the loss is {metrics['loss']}; lower the learning rate or set optimizer.clip_norm"
+            )
 
     def _report(self, steps: list[tuple[int, dict[str, float]]]) -> None:
         now, last = time.perf_counter(), steps[-1][0]

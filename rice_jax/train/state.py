@@ -1,6 +1,6 @@
 """The state of a training: step, parameters and optimizer state, in their place on the mesh."""
 
-import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,10 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int32, PyTree
 
 from rice_jax.config import Config
-from rice_jax.parallel.mesh import parameter_shardings
+from rice_jax.parallel.mesh import abstract_arrays, parameter_shardings
 from rice_jax.train import checkpoint
-
-logger = logging.getLogger(__name__)
 
 
 class TrainState(NamedTuple):
@@ -25,8 +23,13 @@ class TrainState(NamedTuple):
 
 def create_state(params: PyTree, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step."""
-    init = lambda params: TrainState(jnp.zeros([], jnp.int32), params, optimizer.init(params))  # noqa: E731
+    init = _initialize(optimizer)
     return jax.jit(init, out_shardings=parameter_shardings(mesh, jax.eval_shape(init, params)))(params)
+
+
+def abstract_state(params: PyTree, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The shapes of the state and their place on the mesh, from the shapes of the parameters."""
+    return abstract_arrays(mesh, jax.eval_shape(_initialize(optimizer), params))
 
 
 def resume(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, config: Config) -> tuple[TrainState, int]:
@@ -35,14 +38,15 @@ def resume(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, con
     Args:
         checkpoints: of the run.
         step: one of its checkpoints.
-        state: of the shapes and on the mesh that the result shall have.
+        state: shapes of the result, on its mesh (`abstract_state`).
         config: of the run that continues.
 
     Raises:
         CheckpointError: another configuration wrote it.
     """
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-    params, optimizer, position = checkpoint.restore(
-        checkpoints, step, abstract.params, abstract.optimizer, config.to_dict()
-    )
+    params, optimizer, position = checkpoint.restore(checkpoints, step, state.params, state.optimizer, config.to_dict())
     return TrainState(jax.device_put(jnp.int32(step), state.step.sharding), params, optimizer), position
+
+
+def _initialize(optimizer: optax.GradientTransformation) -> Callable[[PyTree], TrainState]:
+    return lambda params: TrainState(jnp.zeros([], jnp.int32), params, optimizer.init(params))

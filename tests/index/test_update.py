@@ -116,7 +116,7 @@ def test_embeds_as_the_evaluation_does(made, shop):
     np.testing.assert_allclose(index.vectors, expected.embedding[order], atol=1e-6)
     np.testing.assert_allclose(np.float32(index.queries), np.float32(expected.queries[order]), atol=2e-2)
     np.testing.assert_allclose(np.linalg.norm(index.vectors, axis=1), 1, rtol=1e-6)
-    assert index.about.fingerprint == embedding_fingerprint(model.params, made.config.model.encoder, data.resize)
+    assert index.about.fingerprint == embedding_fingerprint(model.params, model.config, data.resize)
     assert (index.about.resize, index.about.num_frames) == (20, 10)
 
 
@@ -285,20 +285,25 @@ def test_eight_devices_make_the_index_of_one(made):
     assert_same_rows(made.update(num_devices=8), one, atol=1e-6)
 
 
+def with_encoder(config, **changes):
+    return dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, **changes))
+
+
 def test_fingerprints(made):
-    encoder, params = made.config.model.encoder, load(made.weights).params
-    found = embedding_fingerprint(params, encoder, 20)
+    model = load(made.weights)
+    config, params = model.config, model.params
+    found = embedding_fingerprint(params, config, 20)
     assert len(found) == 64
-    assert embedding_fingerprint(params, dataclasses.replace(encoder, dtype="bfloat16"), 20) == found
+    assert embedding_fingerprint(params, with_encoder(config, dtype="bfloat16"), 20) == found
     wide = create_mesh(MeshConfig(2, 4), jax.devices())
     placed = jax.device_put(params, parameter_shardings(wide, params))
-    assert embedding_fingerprint(placed, encoder, 20) == found
+    assert embedding_fingerprint(placed, config, 20) == found
     own = params["encoder"]
-    assert embedding_fingerprint({"encoder": own, "logit_scale": 0}, encoder, 20) == found
+    assert embedding_fingerprint({"encoder": own, "logit_scale": 0}, config, 20) == found
     changed = own | {"class_embedding": own["class_embedding"].at[3].add(1e-6)}
-    assert embedding_fingerprint({"encoder": changed}, encoder, 20) != found
-    assert embedding_fingerprint(params, encoder, 21) != found
-    assert embedding_fingerprint(params, dataclasses.replace(encoder, heads=4), 20) != found
+    assert embedding_fingerprint({"encoder": changed}, config, 20) != found
+    assert embedding_fingerprint(params, config, 21) != found
+    assert embedding_fingerprint(params, with_encoder(config, heads=4), 20) != found
 
 
 def test_the_command_line_even_if_it_is_killed(reference, shop, made):

@@ -29,5 +29,10 @@ def config(data_dir) -> InputConfig:
         resize=32,
         num_threads=1,
         image_size=28,
+        patch_size=32,
+        ipd="off",
+        ipd_use="mask",
+        ipd_margin=0.2,
+        num_boxes=1,
         seed=7,
     )

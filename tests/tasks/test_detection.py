@@ -11,7 +11,7 @@ from rice_jax.eval.coco import METRICS
 from rice_jax.eval.results import MEAN_BOX, Row, read_results
 from rice_jax.input.product_boxes import read_box_file
 from rice_jax.input.source import Source
-from rice_jax.models.create import create_model, create_params
+from rice_jax.models.create import abstract_params, create_model, create_params
 from rice_jax.pages import draw
 from rice_jax.tasks import TASKS, detections
 from rice_jax.tasks.detection_evaluation import DetectionEvaluator, mean_box
@@ -40,12 +40,16 @@ def config(tmp_path_factory):
     )
 
 
+def fresh_params(run):
+    return create_params(run.model, run.mesh, seed=0)
+
+
 def run_of(config, devices, workdir):
-    """A detector with fresh parameters on some devices."""
+    """A detector on some devices."""
     chosen = jax.devices()[:devices]
     mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), devices=chosen, axis_types=(AxisType.Auto,) * 2)
     model = TASKS["detection"].model(config)
-    return Run(config, workdir, mesh, model, create_model(model, mesh), create_params(model, mesh, seed=0))
+    return Run(config, workdir, mesh, model, create_model(model, mesh), abstract_params(model, mesh))
 
 
 def lines(path):
@@ -53,7 +57,8 @@ def lines(path):
 
 
 def write(config, devices, directory, source="a run"):
-    return detections.write_detections(run_of(config, devices, directory), directory, source)
+    run = run_of(config, devices, directory)
+    return detections.write_detections(run, fresh_params(run), directory, source)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +134,9 @@ def test_another_detectors_file_is_not_continued(config, whole):
 def test_results_have_the_baseline_and_a_row_a_step(config, tmp_path):
     run = run_of(config, 1, tmp_path)
     evaluate = DetectionEvaluator(run).evaluate
-    scores = evaluate(0, run.params)
-    assert evaluate(5, run.params) == scores and set(scores) == set(METRICS)
+    params = fresh_params(run)
+    scores = evaluate(0, params)
+    assert evaluate(5, params) == scores and set(scores) == set(METRICS)
     table = TASKS["detection"].summary(config, tmp_path, 5)
     # Of frames 0 3 6 9 12 … the even ones have two boxes, of which the first is the intended product's.
     assert "22 frames of 8 clips, 15 boxes" in table

@@ -37,6 +37,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     ):
         log.add(1, metrics(1.0))
         log.add(2, metrics(float("nan")))
+    assert [line["step"] for line in lines(tmp_path)] == [1], "the steps before it are kept"
 
 
 def test_log_lines_tell_speed_and_time_left(tmp_path, caplog):
