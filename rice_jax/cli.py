@@ -173,7 +173,7 @@ def _change_index(pictures: str, model: Path | None, out: Path, change: str, exp
 def _compare(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="rice compare",
-        description="Writes a page that compares evaluated runs with the first of them. All must have the same queries.",
+        description="Writes a page that compares evaluated runs of the same queries with the first of them.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="workdir of an evaluated run")
     parser.add_argument("--workdir", type=Path, required=True, help="directory to write compare.html into")

@@ -109,7 +109,7 @@ def run(config: Config, workdir: Path, mode: str) -> None:
 
 
 def run_training(this: Run, task: Task) -> int:
-    """Trains from the newest checkpoint, or from `init_from`, or from fresh weights; returns the number of steps done."""
+    """Trains from the newest checkpoint, or from `init_from`, or from fresh weights; returns the steps done."""
     config, workdir, mesh = this.config, this.workdir, this.mesh
     pretrained = MODELS[type(this.model)].PRETRAINED
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)

@@ -45,7 +45,7 @@ def join(
     if not together:
         # The hosts of a TPU slice know each other anyway, but the checkpoints of hosts that have not joined clash.
         if jax.process_count() > 1:
-            raise ProcessError(f"this is one of {jax.process_count()} hosts: start the program on all, --distributed")
+            raise ProcessError(f"this is one of {jax.process_count()} hosts: run the command on all with --distributed")
         return
 
     def give_up() -> None:
