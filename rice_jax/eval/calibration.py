@@ -10,8 +10,8 @@ similarity to every image (a set without a product) would be taken for a product
 
 The three numbers are maximum-likelihood estimates over the clips of an evaluation: the scale over the truths (summed if
 there are several); slope and threshold over every clip twice, once with its gallery, which holds a truth, and once with
-its truths removed from the gallery. The estimate thus assumes that clips of products outside the shop are as frequent as
-clips of the shop's products.
+its truths removed from the gallery. The estimate thus assumes that clips of products outside the shop are as frequent
+as clips of the shop's products.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ ABOUT = {
 
 
 def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
-    """A workdir with a ranking of those ranks, of queries of a shop or of two galleries that nobody has."""
+    """A workdir with a ranking of those ranks, of a shop's queries or of two galleries that do not exist."""
     num = len(ranks)
     ranked = ranking.Ranking(
         query_ids=tuple(f"q{i}" for i in range(num)),
