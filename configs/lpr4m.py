@@ -1,4 +1,4 @@
-"""RICE (ICL) on all of LPR4M, from CLIP ViT-B/32.
+"""RICE (ICL, PMD, PFR) on all of LPR4M, from CLIP ViT-B/32.
 
     python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.model.init_from=weights/clip_b32
 

@@ -1,4 +1,4 @@
-"""RICE on MovingFashion, from CLIP ViT-B/32; evaluates one gallery, with subsets of regular and hard videos.
+"""RICE (ICL, PMD, PFR) on MovingFashion, from CLIP ViT-B/32; evaluates one gallery and its regular and hard videos.
 
     python -m rice_jax.main --config=configs/movingfashion.py --workdir=runs/movingfashion \
         --config.model.init_from=weights/clip_b32
@@ -6,7 +6,7 @@
 Hardware: the reference used 4 GPUs with 96 pairs each. Score: not yet run. Published rank-1 by ICL's embeddings: 74.76
 trained with ICL alone (here `--config.loss.pmd_weight=0`), 76.87 with PMD (`--config.loss.pfr_weight=0`) and 77.92 with
 PMD and PFR. The data has 1,341 gallery images and 1,329 queries, one of which has no video. Some published results have
-galleries of other sizes; compare only results with the size that the results table prints.
+galleries of other sizes; compare only results on galleries of the size that the results table prints.
 """
 
 from rice_jax.config import default_config

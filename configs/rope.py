@@ -1,4 +1,4 @@
-"""RICE (ICL) on ROPE, from CLIP ViT-B/32: product pages, short videos and live clips of a product are pairs.
+"""RICE (ICL) on ROPE, from CLIP ViT-B/32: pairs of product pages, short videos and live clips of the same product.
 
     python -m rice_jax.main --config=configs/rope.py --workdir=runs/rope --config.model.init_from=weights/clip_b32
 

@@ -41,11 +41,11 @@ class TrainedModel:
     """Embeds images and videos: the higher their cosine, the likelier the video shows the product in the image.
 
     A picture is a file's path, the content of a file (bytes), a PIL image, or RGB as a uint8 array `[H, W, 3]`. It is
-    shown to the model as in evaluation, which ignores the EXIF orientation of files.
+    cropped and resized as in evaluation, which ignores the EXIF orientation of files.
 
     Attributes:
         embed_dim: size of an embedding.
-        num_frames: largest number of frames that a video's embedding is made of.
+        num_frames: largest number of frames in a video's embedding.
     """
 
     def __init__(self, model: Model):
@@ -100,7 +100,7 @@ class TrainedModel:
         return np.asarray(self._video(self._params, {"video": video, "frame_mask": frame_mask}))[0]
 
     def _show(self, pictures: Sequence[AnyPicture], places: Iterable[int], name: str) -> UInt8[np.ndarray, "N S S 3"]:
-        """Some of the pictures as evaluation shows them to the model."""
+        """Crops and resizes some of the pictures as in evaluation."""
         shown = []
         for place in places:
             try:

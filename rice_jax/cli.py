@@ -1,4 +1,4 @@
-"""The command `rice`: one word for each job, which imports only what that job needs."""
+"""The command `rice`; each subcommand imports only what it needs."""
 
 import argparse
 import sys
@@ -13,20 +13,20 @@ Recognizes the product that a salesperson presents in a livestream clip.
 usage: rice COMMAND [...]
 
 A shop:
-  convert    turn a CLIP model, or a checkpoint of the reference, into one of rice_jax
+  convert    convert a CLIP model or a checkpoint of the reference implementation
   index      embed a shop's pictures into an index
-  recognize  say which products of an index a video shows, and when
-  serve      answer the same over HTTP, with a page for people
+  recognize  find which products of an index a video shows, and when
+  serve      recognize over HTTP, with a web page and an API
 
 A model:
   doctor     check raw data before a long build
   build      build a data set from raw files
-  train      train a model, from where its run is, and evaluate it
+  train      train a model, or resume its run, and evaluate it
   eval       evaluate the newest checkpoint of a run
   detect     write the boxes that a trained detector finds
   compare    compare evaluated runs on one page
 
-`rice COMMAND --help` explains a command. Guides: docs/README.md."""
+`rice COMMAND --help` describes a command. Guides: docs/README.md in the repository."""
 
 RUN_HELP = """\
 {what}
@@ -38,19 +38,19 @@ usage: rice {command} --config=NAME_OR_FILE --workdir=DIR [--config.GROUP.SETTIN
   --workdir=DIR      directory of the run: checkpoints, metrics, results, report
 
 Several processes (Cloud TPU, Slurm and Open MPI are detected):
-  --distributed      join the other processes; --nodistributed: do not
+  --distributed      join the other processes; --nodistributed: run alone
   --coordinator=HOST:PORT --num_processes=N --process_id=I
-                     of other clusters: the first process, their number, and this one's, from 0
+                     on other clusters: address of the first process, number of processes, index of this one from 0
   --timeout_seconds=120
-                     wait this long for the other processes; a silent one ends the run
+                     wait this long for the other processes; one that is silent for longer ends the run
 
 Logging:
-  --verbosity=0      also show what the libraries log
+  --verbosity=0      also show the log of the libraries
 
-A run can be stopped at any moment; the same command continues it. SIGTERM saves first and exits with 143."""
+A run can be stopped at any moment; the same command resumes it. On SIGTERM it saves first and exits with 143."""
 
 MODES = {
-    "train": "Trains a model from where its run is, and evaluates it before the first and after the last step.",
+    "train": "Trains a model, or resumes its run, and evaluates it before the first and after the last step.",
     "eval": "Evaluates the newest checkpoint of a run, or the weights in config.model.init_from if it has none.",
     "detect": "Writes the boxes that a trained detector finds in config.data.detect, one JSON line per frame.",
 }
@@ -109,7 +109,10 @@ def _serve(arguments: list[str]) -> None:
 
 
 def _convert(arguments: list[str]) -> None:
-    kinds = {"clip": "a CLIP model of OpenAI or Hugging Face", "reference": "checkpoints of the reference, both ways"}
+    kinds = {
+        "clip": "a CLIP model of OpenAI or Hugging Face",
+        "reference": "a checkpoint of the reference implementation, in either direction",
+    }
     parser = argparse.ArgumentParser(prog="rice convert", description="Converts models to and from rice_jax.")
     commands = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for kind, text in kinds.items():
@@ -141,15 +144,16 @@ def _index(arguments: list[str]) -> None:
     parser.add_argument(
         "--model",
         type=Path,
-        help="run or converted model that embeds the pictures (default: the model that made the index)",
+        help="run or converted model that embeds the pictures; needed for a new index (default: the model that made "
+        "the index)",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the index")
     parser.add_argument(
         "--change",
         choices=("add", "mirror", "remove"),
         default="add",
-        help="add: new and changed pictures (default); mirror: then remove those that are not in PICTURES; remove: "
-        "those in PICTURES",
+        help="add: add new and changed pictures (default); mirror: also remove those that are not in PICTURES; "
+        "remove: remove those in PICTURES",
     )
     parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
     options = parser.parse_args(arguments)
@@ -169,10 +173,10 @@ def _change_index(pictures: str, model: Path | None, out: Path, change: str, exp
 def _compare(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="rice compare",
-        description="Compares evaluated runs of the same queries with the first of them, on a page.",
+        description="Writes a page that compares evaluated runs of the same queries with the first of them.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="workdir of an evaluated run")
-    parser.add_argument("--workdir", type=Path, required=True, help="directory that gets compare.html")
+    parser.add_argument("--workdir", type=Path, required=True, help="directory to write compare.html into")
     options = parser.parse_args(arguments)
 
     def compare() -> None:
@@ -186,7 +190,7 @@ def _compare(arguments: list[str]) -> None:
 
 
 def _report(job: Callable[[], None]) -> None:
-    """Runs a job with the program's own log lines; an expected error becomes one line."""
+    """Runs a job and logs to stderr; an expected error ends the program with one line."""
     from rice_jax.config import ConfigError
     from rice_jax.logs import log_to_stderr
     from rice_jax.models.weights import CheckpointError

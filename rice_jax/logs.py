@@ -1,4 +1,4 @@
-"""What the program says on stderr."""
+"""The program's log on stderr."""
 
 import logging
 
@@ -20,7 +20,7 @@ def log_to_stderr(verbose: bool = False) -> None:
     if verbose:
         return
     absl_logging.set_verbosity(absl_logging.WARNING)
-    # After a failed save asyncio repeats, in its own words, what our error has said.
+    # After a failed save asyncio logs the error again, which our message has already reported.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Every Orbax thread that a checkpoint's failure passes logs it before it is raised; once is enough.
     absl_logging.get_absl_logger().addFilter(lambda record: record.exc_info is None or "orbax" not in record.pathname)

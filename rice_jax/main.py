@@ -1,4 +1,4 @@
-"""Trains, evaluates, detects, indexes and compares: flags and wiring.
+"""The command line that trains, evaluates, detects, indexes and compares: flags and wiring.
 
 python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.data.batch_size=64
 """
@@ -49,20 +49,20 @@ MODE = flags.DEFINE_enum(
     ["train", "eval", "detect", "index", "compare"],
     "train: train and evaluate; eval: evaluate the newest checkpoint; detect: write the boxes that a detector finds in "
     "config.data.detect; index: update the index of the pictures in config.index.images; compare: compare the runs "
-    "whose workdirs are the arguments, without --config.",
+    "whose workdirs are the arguments; needs no --config.",
 )
 EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: also write the index in this form.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,
     "Join the other processes of a Cloud TPU, Slurm or Open MPI job, or those that the next three flags describe. "
-    "Default: if the environment names other processes.",
+    "By default, processes join if the environment names others.",
 )
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of the first process.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 TIMEOUT = flags.DEFINE_integer(
-    "timeout_seconds", 120, "Wait this long for the other processes; a process that is silent for as long ends the run."
+    "timeout_seconds", 120, "Wait this long for the other processes; one that is silent for longer ends the run."
 )
 
 STOPPED = 143  # exit code of a run that SIGTERM stopped, as shells number it
@@ -112,7 +112,7 @@ def run(config: Config, workdir: Path, mode: str) -> None:
 
 
 def run_training(this: Run, task: Task) -> int:
-    """Resumes, else starts from given weights, else from fresh ones, and trains; returns the steps done."""
+    """Trains from the newest checkpoint, or from `init_from`, or from fresh weights; returns the steps done."""
     config, workdir, mesh = this.config, this.workdir, this.mesh
     pretrained = MODELS[type(this.model)].PRETRAINED
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
@@ -137,7 +137,7 @@ def initial_params(this: Run) -> PyTree:
 
 
 def evaluate(this: Run, task: Task) -> int:
-    """Evaluates the newest checkpoint, or what the run starts from; returns the steps behind it."""
+    """Evaluates the newest checkpoint, or the weights in `init_from`; returns the number of its steps."""
     source, step = newest_weights(this.workdir, this.config.model.init_from)
     this = dataclasses.replace(this, source=source)
     evaluators = task.evaluators(this)
@@ -187,14 +187,14 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
 
 
 def compare(workdir: Path, runs: list[Path]) -> None:
-    """Writes a page about several runs; no model is needed for it."""
+    """Writes a page that compares several runs; needs no model."""
     path = workdir / "compare.html"
     write_comparison(path, runs)
     print(path)
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
-    """absl's own parsing; bare names of configs are found, and an unknown setting gets one line."""
+    """Parses flags as absl does, but finds configs by name and reports an unknown setting in one line."""
     try:
         _require_known(arguments)
         return app.parse_flags_with_usage(with_config_path(arguments))
@@ -215,7 +215,7 @@ def _require_known(arguments: list[str]) -> None:
 
 
 def with_config_path(arguments: list[str]) -> list[str]:
-    """Arguments with the path of a config that comes with rice_jax in the place of its name."""
+    """Replaces the name of a config that comes with rice_jax by its path."""
     found = list(arguments)
     for i, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")

@@ -113,11 +113,11 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search = parser.add_argument_group("search")
     search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
     search.add_argument(
-        "--checkpoint", type=Path, metavar="RUN", help="where the model is now, if it has moved since indexing"
+        "--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing"
     )
     search.add_argument("--gallery", metavar="ID", help="search only this gallery (default: all images)")
     search.add_argument(
-        "--rerank", type=int, default=0, metavar="N", help="let the decoder re-order the first N images (default: 0)"
+        "--rerank", type=int, default=0, metavar="N", help="re-rank the first N images with the decoder (default: 0)"
     )
     search.add_argument(
         "--interval_seconds",

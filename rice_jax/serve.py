@@ -1,4 +1,4 @@
-"""Serves recognition over HTTP, with a page for people and an API for programs.
+"""Serves recognition over HTTP, with a web page and an API.
 
     python -m rice_jax.serve --index=DIR [--host=127.0.0.1] [--port=8000] [--rerank=50]
 
@@ -30,9 +30,9 @@ except ImportError as error:
     sys.exit(f"{type(error).__name__}: {error}; the server needs more packages: pip install 'rice-jax[serve]'")
 
 DESCRIPTION = """\
-Serves recognition over HTTP: a page for people at /, an API for programs that
-/docs describes. Prints its address as soon as it answers requests. On SIGTERM
-or Ctrl-C it finishes the requests in flight.
+Serves recognition over HTTP: a web page at /, and an API that /docs
+describes. Prints its address as soon as it answers requests. On SIGTERM or
+Ctrl-C it finishes the requests in flight.
 """
 
 
@@ -95,9 +95,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search = parser.add_argument_group("search")
     search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
     search.add_argument(
-        "--checkpoint", type=Path, metavar="RUN", help="where the model is now, if it has moved since indexing"
+        "--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing"
     )
-    add(search, "rerank", _at_least(int, 0), 0, "let the decoder re-order the first N images")
+    add(search, "rerank", _at_least(int, 0), 0, "re-rank the first N images with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", whole, 16, "encode at most N pictures together")
     address = parser.add_argument_group("address")
@@ -115,7 +115,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     server = parser.add_argument_group("limits of the server")
     add(server, "requests", whole, 32, "requests with pictures in flight; more get a 503")
     add(server, "streams", whole, 100, "streams followed at once")
-    add(server, "stream_seconds", number, 60.0, "idle time after which a stream is forgotten")
+    add(server, "stream_seconds", number, 60.0, "idle time after which a stream ends")
     add(server, "stop_seconds", whole, 30, "time that SIGTERM waits for requests in flight")
     return parser
 

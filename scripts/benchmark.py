@@ -1,4 +1,4 @@
-"""Measures speed and memory: of training, encoding, ranking, recognition and the input.
+"""Measures the speed and memory of training, encoding, ranking, recognition and the input pipeline.
 
     python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
     python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
@@ -10,37 +10,36 @@
 
 Settings are the defaults (docs/settings.md) unless `--config.…` changes them. `step`, `encode`, `rank`, `live` and
 `data` also print their numbers as a line of JSON. In `step`, `encode` and `rank` the programs that are compared take
-turns, once a round; figures are medians over the rounds, and so are ratios, by the clock. A core-second is a second of
+turns, once a round. Speeds and ratios of wall-clock speeds are medians over the rounds. A core-second is a second of
 one core's time, which other programs on the machine hardly affect. `step`, `encode` and `live` run on the first device
 that JAX finds: on a CPU in float32 and at one small batch size, elsewhere in bfloat16 and at several sizes. FLOP are
 the fewest with which any program can do the work (`scripts/benchmarks/least.py`), and utilization is their share of the
-device's peak, if that is known, which it is not on a CPU. `--profile` writes a trace of our program for each row.
-- `step` trains RICE with ICL, PMD, PFR and AdamW, beside a naive step in JAX that matches as the reference does, and
-  one that matches pair by pair. None has dropout.
-- `encode` encodes pictures, and computes the gradients of the weights, beside transformers' encoder of the same sizes
-  in PyTorch, if that is installed, on as many cores.
-- `rank` ranks random embeddings of a number of queries among a number of images in a number of galleries, by default
-  those of LPR4M and one gallery of a million, beside plain numpy, which holds all scores of a gallery, and faiss, if
-  that is installed, which finds only the first ten. Memory is the process's largest. It needs Linux.
-- `live` measures how long a frame that is pushed to a `Recognizer`, a JPEG of 720 × 1280, waits for the ranking of an
-  index of random images, with and without re-ranking, while the window is full and nothing else runs: with the sample
-  shop's model and with ViT-B/32, or with the model of the settings given.
+device's peak, which is not known for CPUs. `--profile` writes a trace of our program for each row.
+- `step` trains RICE with ICL, PMD, PFR and AdamW, and compares this with a naive step in JAX that matches as the
+  reference does, and with one that matches pair by pair. None has dropout.
+- `encode` encodes pictures, and computes the gradients of the weights, and compares this with transformers' encoder of
+  the same sizes in PyTorch on as many cores, if PyTorch is installed.
+- `rank` ranks random embeddings, by default with LPR4M's numbers of queries, images and galleries and with one gallery
+  of a million images, and compares this with plain numpy, which holds all scores of a gallery, and with faiss, if it is
+  installed, which finds only the first ten. Memory is the peak of the process. It needs Linux.
+- `live` measures the time from pushing a frame, a JPEG of 720 × 1280, to a `Recognizer` until its ranking of an index
+  of random images, with and without re-ranking, while the window is full and nothing else runs: with the sample shop's
+  model and with ViT-B/32, or with the model of the given settings.
 
-`flops` counts the operations of our step, of the fewest that RICE needs, and of a step that matches as the reference
-does. `memory` measures what a step needs beside its state and batch, with and without recomputing activations, and, for
-batches of several chunks, in chunks of `--chunk` pairs (`config.train.grad_cache_chunks`). Both are without dropout,
-since the naive step would draw other numbers, and in float32, in which a CPU computes, and take about a minute of one
-core.
+`flops` counts the operations of our step, the fewest that RICE needs, and those of a step that matches as the reference
+does. `memory` measures what a step needs in addition to its state and batch, with and without recomputing activations,
+and, for batches of several chunks, in chunks of `--chunk` pairs (`config.train.grad_cache_chunks`). Both compile for
+float32 and without dropout, and take about a minute of one core.
 
-`data` makes what a download of LPR4M contains: rows of 118 frames, and pictures of 256 pixels and quality 95 in
-img2dataset's tars, both from simulated clips. It measures on N cores, by default all:
-- how many pictures are indexed, and clips built, by `data/build.py` with one worker and with N, without its start;
-- how many pictures the training input of the config lpr4m makes with N threads, in small batches. The yardstick is bare
-  decoding of the same pictures to RGB in N processes, by Pillow and by simplejpeg, which the input uses if the device
-  resizes. Pillow that also resizes each picture to the model's size shows the share of resizing;
-and derives the hours of a whole build and the cores that keep a v5e-8 busy. Ratios and derived numbers are in
-core-seconds. Bare decoding, resizing and input take turns, and ratios are medians over the rounds. Files are read from
-the page cache. It takes minutes and 1 GB in TMPDIR, and needs Linux.
+`data` simulates a download of LPR4M: rows of 118 frames, and pictures of 256 pixels and quality 95 in img2dataset's
+tars, both from simulated clips. It measures on N cores, by default all:
+- how many pictures `data/build.py` indexes, and how many clips it builds, with one worker and with N, without start-up;
+- how many pictures the training input of the config lpr4m makes with N threads, in small batches. This is compared with
+  decoding the same pictures to RGB in N processes and doing nothing else, by Pillow and by simplejpeg, which the input
+  uses if the device resizes. Decoding and resizing by Pillow shows the cost of resizing.
+It derives the hours of a whole build and the cores that keep a v5e-8 busy. Ratios and derived numbers are based on
+core-seconds. Decoding, resizing and input take turns, and ratios are medians over the rounds. Files are read from the
+page cache. It takes minutes and 1 GB in TMPDIR, and needs Linux.
 """
 
 import argparse
@@ -113,7 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
 def step(
     overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
 ) -> None:
-    """Measures the speed of training RICE, beside a step that matches as the reference does."""
+    """Measures the speed of training RICE and of a step that matches as the reference does."""
     from scripts.benchmarks import step_speed
 
     with on_cores(cores) as used:
@@ -133,7 +132,7 @@ def step(
 def encode(
     overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
 ) -> None:
-    """Measures the speed of encoding pictures, beside PyTorch."""
+    """Measures the speed of encoding pictures, here and in PyTorch."""
     from scripts.benchmarks import encode_speed
 
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or a GPU has no room for PyTorch
@@ -151,7 +150,7 @@ def encode(
 
 
 def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | None, rounds: int) -> None:
-    """Measures the speed and memory of ranking galleries, beside numpy and faiss."""
+    """Measures the speed and memory of ranking galleries, here and with numpy and faiss."""
     from scripts.benchmarks import rank_speed
 
     if overrides:
@@ -164,7 +163,7 @@ def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | 
 
 
 def live(overrides: Mapping, *, cores: int | None, images: int, rerank: int, frames: int) -> None:
-    """Measures how long a pushed frame waits for its ranking."""
+    """Measures the time from pushing a frame to its ranking."""
     from scripts.benchmarks import live_speed
 
     with on_cores(cores) as used:
@@ -178,7 +177,7 @@ def live(overrides: Mapping, *, cores: int | None, images: int, rerank: int, fra
 
 
 def flops(overrides: Mapping) -> None:
-    """Counts operations: of ICL alone, of what PMD and PFR add to it, and of both. The batch is 8 unless it is set."""
+    """Counts the operations of ICL alone, of PMD and PFR, and of both together. The default batch is 8."""
     # The compiler's own count takes a loop's body once, however often it runs.
     config, icl = (
         settings({"data.batch_size": 8, **overrides, "model.unroll": True, **weights})
@@ -207,7 +206,7 @@ def flops(overrides: Mapping) -> None:
 
 
 def memory(overrides: Mapping, *, chunk: int) -> None:
-    """Counts the bytes of a step: of its state and batch, and of what it holds besides while it runs."""
+    """Counts the bytes of a step: those of its state and batch, and those that it needs in addition while it runs."""
     print(f"{'GiB':20}{'state and batch':>18}{'while it runs':>18}")
     rows = {f"model.remat={remat}": {"model.remat": remat} for remat in ("none", "dots", "full")}
     if (chunks := settings(overrides).data.batch_size // chunk) > 1:
@@ -219,7 +218,7 @@ def memory(overrides: Mapping, *, chunk: int) -> None:
 
 
 def data(overrides: Mapping, *, cores: int | None, clips: int, rounds: int, seconds: float) -> None:
-    """Measures the speed of building LPR4M and of the training input, beside that of bare JPEG decoding."""
+    """Measures the speed of building LPR4M, of the training input, and of JPEG decoding alone."""
     from scripts.benchmarks import data_speed  # TFDS and pyarrow take seconds to import
 
     with on_cores(cores) as used:
@@ -228,17 +227,17 @@ def data(overrides: Mapping, *, cores: int | None, clips: int, rounds: int, seco
 
 
 def on_cpu() -> bool:
-    """Whether JAX finds nothing faster."""
+    """Whether JAX's default device is a CPU."""
     return jax.default_backend() == "cpu"
 
 
 def default_dtype() -> dict[str, str]:
-    """The setting of what the device computes in."""
+    """The compute type that suits the device, as a setting."""
     return {"model.dtype": "float32" if on_cpu() else "bfloat16"}
 
 
 def about(config: Config, cores: int) -> dict:
-    """What the rows of a table have in common."""
+    """The facts that all rows of a table share."""
     from scripts.benchmarks.peaks import peak_operations
 
     model, device = config.model, jax.devices()[0]
@@ -257,10 +256,10 @@ def settings(overrides: Mapping) -> Config:
     """The defaults with `{"data.batch_size": 8}` overridden.
 
     Raises:
-        ConfigError: a setting does not exist or cannot be.
+        ConfigError: a setting does not exist or has an impossible value.
     """
     values = default_config()
-    with values.ignore_type():  # `resolve` says it better
+    with values.ignore_type():  # `resolve` checks types with a clearer message
         values.update_from_flattened_dict(
             {"model.dtype": "float32", "model.pmd.attention_dropout": 0.0} | dict(overrides)
         )

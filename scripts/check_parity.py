@@ -2,12 +2,12 @@
 
     python scripts/check_parity.py CASE.npz [CASE.npz ...]
 
-A case is weights, inputs, outputs, gradients and optimizer steps of any sizes; CASE.json beside it describes them, and
-`recipe.py` beside it makes the weights or inputs that it does not hold. Prints a line for everything recorded, and PASS
-or FAIL last; the exit code is 1 if anything differs, or if a recorded array is none that is computed here.
+A case holds weights, inputs, outputs, gradients and optimizer steps of any sizes; CASE.json beside it describes them,
+and `recipe.py` beside it makes weights or inputs that are not stored. Prints a line for every recorded array, and PASS
+or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not compared.
 
-Losses, gradients and updates are those of training itself, from `retrieval_loss` and `create_optimizer`; what these do
-not return is read off the model part by part.
+Losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`; intermediate
+values that these do not return are computed from the model's parts.
 """
 
 import argparse
@@ -43,7 +43,7 @@ GRADIENT_TOLERANCE = 1e-3  # of an array's L2 norm
 MOVE_TOLERANCE = 1e-2  # of the L2 norm of what the updates changed in an array
 EPSILON = float(np.finfo(np.float32).eps)
 
-# Settings of the recording that its sidecar tells in words only.
+# Settings of the recording that its JSON file describes only in words.
 LOSS = LossConfig(
     mask_same_image=False, pmd_weight=1.0, pfr_weight=1.0, num_negatives=3, negatives="batch", match_scale=10.0
 )
@@ -57,7 +57,7 @@ OPTIMIZER = OptimizerConfig(
     clip_norm=0.0,
     warmup_steps=0,
 )
-TOTAL_STEPS = 10**9  # so long a cosine that its first values are 1 to float32
+TOTAL_STEPS = 10**9  # so long that the cosine's first values are 1 in float32
 
 INPUTS = ("in/image", "in/video", "in/video_temporal_mask")
 PROJECTED = ("grad_norm/names", "grad_norm/values", "grad_proj/values")
@@ -65,7 +65,7 @@ LOSSES = {"vic_loss": "icl", "vim_loss": "pmd", "rec_loss": "pfr", "total_loss":
 
 
 class Case:
-    """A recording: `facts` of the sidecar, the arrays that are `recorded`, and all `arrays`, the recipe's too."""
+    """A recording: `facts` of the JSON file, the `recorded` arrays, and all `arrays`, including the recipe's."""
 
     def __init__(self, path: Path):
         self.facts = json.loads(path.with_suffix(".json").read_text())
@@ -78,12 +78,12 @@ class Case:
             self.arrays = made | dict(zip(INPUTS, recipe["inputs"](config), strict=True)) | self.recorded
 
     def under(self, prefix: str) -> dict[str, np.ndarray]:
-        """Arrays whose key starts with a prefix, by the rest of their key."""
+        """The arrays whose key starts with a prefix, by the rest of their key."""
         return {key[len(prefix) :]: value for key, value in self.arrays.items() if key.startswith(prefix)}
 
 
 class Line(NamedTuple):
-    """One comparison: (measure, error, tolerance) each, and the recorded arrays that it covers beside its name's."""
+    """One comparison: its (measure, error, tolerance) triples, and further recorded arrays that it covers."""
 
     name: str
     measures: tuple[tuple[str, float, float], ...]
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(case: Case) -> Iterator[Line]:
-    """Everything recorded beside what the model computes from the same weights and inputs."""
+    """Compares every recorded array with the model's result for the same weights and inputs."""
     subject = Subject(case)
     losses, gradients = subject.losses_and_gradients(subject.params)
     yield from compare_outputs(case, forward(subject.graphdef, subject.params, subject.batch) | losses)
@@ -158,7 +158,7 @@ class Subject:
         }
 
     def losses_and_gradients(self, params) -> tuple[dict, dict]:
-        """Each loss by the reference's names, and the gradient of their total."""
+        """The losses under the reference's names, and the gradient of their total."""
         (_, metrics), gradients = differentiate(self.graphdef, params, self.batch)
         return {name: metrics[ours] for name, ours in LOSSES.items()}, gradients
 
@@ -169,7 +169,7 @@ class Subject:
 
 
 def to_bytes(pictures: np.ndarray) -> np.ndarray:
-    """What `normalize` turns back into normalized pictures [..., 3, S, S]; 0 to 255, but not whole numbers."""
+    """The inverse of `normalize`, for normalized pictures [..., 3, S, S]; 0 to 255, but not whole numbers."""
     return ((np.moveaxis(pictures, -3, -1) * np.array(PIXEL_STD) + np.array(PIXEL_MEAN)) * 255).astype(np.float32)
 
 
@@ -180,7 +180,7 @@ def differentiate(graphdef, params, batch):
 
 @functools.partial(jax.jit, static_argnums=0)
 def forward(graphdef, params, batch) -> dict[str, jax.Array]:
-    """What the recording has of the way to the losses, by its names."""
+    """The intermediate values before the losses, under the recording's names."""
     model, frame_mask = nnx.merge(graphdef, params), batch["frame_mask"]
     (image, video), tokens = model(batch)
     token_mask = jnp.repeat(frame_mask, tokens.video.shape[2], axis=1)
@@ -218,7 +218,7 @@ def forward(graphdef, params, batch) -> dict[str, jax.Array]:
 
 
 def decode(pmd: Pmd, image_tokens, video_tokens, token_mask) -> tuple[jax.Array, jax.Array]:
-    """The decoder without its savings.
+    """Runs the decoder without its optimizations.
 
     Returns:
         All tokens' last hidden state [B, L, D], and the self attention's mean over heads [B, pairs, L, L].
@@ -241,7 +241,7 @@ def compare_outputs(case: Case, outputs: Mapping) -> Iterator[Line]:
 
 
 def compare_gradients(case: Case, gradients: Mapping) -> Iterator[Line]:
-    """Whole gradients where they are recorded, else each one's norm and its projection on a random direction."""
+    """Compares whole gradients if they are recorded, otherwise their norms and projections on a random direction."""
     rounding = gradient_rounding(case)
     for name, expected in case.under("grad/").items():
         if name in gradients:
@@ -252,7 +252,7 @@ def compare_gradients(case: Case, gradients: Mapping) -> Iterator[Line]:
     for name, norm, projection in zip(*(case.recorded[key] for key in PROJECTED), strict=True):
         gradient = gradients[name].astype(np.float64)
         rng = np.random.default_rng([case.facts["config"]["seed"], numbers[name], 7])
-        # Both differences are at most, and the second is about, the L2 norm of the gradients' difference.
+        # Both differences are bounded by the L2 norm of the gradients' difference; the second is about as large.
         differences = {
             "norm": np.linalg.norm(gradient) - norm,
             "projection": np.sum(gradient * rng.standard_normal(gradient.shape)) - projection,
@@ -263,7 +263,7 @@ def compare_gradients(case: Case, gradients: Mapping) -> Iterator[Line]:
 
 
 def compare_updates(case: Case, subject: Subject, recording: str, settings: Mapping) -> Iterator[Line]:
-    """Losses before each update and after the last, and every parameter after it."""
+    """Compares the losses before each update and after the last one, and every parameter after the last one."""
     beta1, beta2 = settings["betas"]
     optimizer = create_optimizer(
         dataclasses.replace(OPTIMIZER, beta1=beta1, beta2=beta2, epsilon=settings["eps"]), TOTAL_STEPS, Rice.PRETRAINED
@@ -307,17 +307,17 @@ def gradient_norms(case: Case) -> dict[str, float]:
 
 
 def gradient_rounding(case: Case) -> float:
-    """What float32 leaves uncertain of any one parameter's gradient.
+    """The rounding error of a parameter's gradient in float32.
 
-    Terms of the size of the whole gradient cancel in some: a bias in front of a softmax has a gradient that is zero in
-    truth and all rounding in float32, theirs and ours. So that a relative error means something there too, a difference
-    counts as none as long as float32 could not hold it beside the norm of the whole gradient.
+    In some gradients, terms of the size of the whole gradient cancel: the gradient of a bias in front of a softmax is
+    exactly zero, and in float32 only rounding errors remain, theirs and ours. A difference is therefore ignored if it
+    is below float32's resolution at the norm of the whole gradient.
     """
     return EPSILON * float(np.linalg.norm(list(gradient_norms(case).values())))
 
 
 def of_maximum(actual, expected, tolerance: float = OUTPUT_TOLERANCE) -> tuple[str, float, float]:
-    """Largest difference as a share of the largest expected magnitude; whole numbers must be the same."""
+    """Largest difference as a share of the largest expected magnitude; integers must be equal."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     if actual.shape != expected.shape:
         return f"shape {actual.shape}, not {expected.shape}", np.inf, 0.0

@@ -1,4 +1,4 @@
-"""Compiles training and evaluation for a TPU slice that need not exist, and prints what they need on each chip.
+"""Compiles training and evaluation for a TPU slice, without the slice, and prints what they need on each chip.
 
     pip install -e '.[tpu]'
     python scripts/compile_for_tpu.py --config=lpr4m --topology=v5e:2x4 [--config.model.remat=full …]
@@ -298,7 +298,7 @@ def chip_of(topology: str) -> Chip:
 
 
 def devices_of(topology: str) -> list[jax.Device]:
-    """The chips of a slice, which need not exist.
+    """The chips of a slice, which does not have to exist.
 
     Raises:
         ConfigError: their compiler is not installed, or there is no such slice.

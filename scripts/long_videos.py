@@ -217,7 +217,7 @@ def calibrate(engine: Engine, clips: dict[str, str], embeddings: np.ndarray, gal
         fingerprint=index.about.fingerprint,
     )
     if fitted is None:
-        sys.exit(f"error: no clip shows a product of {sorted(galleries)}: are clips and films of one --split_seed?")
+        sys.exit(f"error: no clip shows a product of {sorted(galleries)}: do clips and films share a --split_seed?")
     return fitted
 
 

@@ -58,7 +58,7 @@ SLOW_FIXTURES = {"reference"}
 
 
 def pytest_sessionstart():
-    """Forgets what no run of the tests has used for long."""
+    """Deletes compiled programs that no test run has used for long."""
     for path in COMPILED.glob("*"):
         if time.time() - path.stat().st_atime > KEPT_SECONDS:
             path.unlink(missing_ok=True)
@@ -95,7 +95,7 @@ def reference(shop, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def evil_shop(tmp_path_factory):
-    """Data sets whose images have names that no page should take for its own."""
+    """Data sets whose images have names that a page must escape."""
     from tests.pages.reports import EVIL
 
     def make(directory: Path) -> None:

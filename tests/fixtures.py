@@ -95,7 +95,7 @@ def command(
     module: str = "rice_jax.main",
     **overrides,
 ) -> list[str]:
-    """The front door's command line on a tiny shop; `data__batch_size=4` overrides one setting."""
+    """The command line of `rice_jax.main` on a tiny shop; `data__batch_size=4` overrides one setting."""
     settings = tiny | {"data.data_dir": data_dir} | {key.replace("__", "."): value for key, value in overrides.items()}
     values = [f"--config.{key}={value}" for key, value in settings.items()]
     return [sys.executable, "-m", module, f"--config={config}", f"--workdir={workdir}", *values, *flags]

@@ -1,4 +1,4 @@
-"""The front door, which also writes the examples of every training step to the workdir, `examples-PROCESS.jsonl`."""
+"""`rice_jax.main`, which also writes the examples of every training step to `examples-PROCESS.jsonl` in the workdir."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which room imports which, that no imports form a cycle, and that files stay small (docs/design.md)."""
+"""Packages import only what docs/design.md allows, no imports form a cycle, and files stay small."""
 
 import ast
 import graphlib
@@ -8,8 +8,8 @@ import pytest
 
 from tests.fixtures import ROOT
 
-# What each room may import from rice_jax beside itself: whole rooms, or single modules of one. Modules at the top that
-# are not listed are command lines and the public interface; they may import everything, and no room imports them.
+# What each package may import from rice_jax besides itself: whole packages, or single modules. Top-level modules that
+# are not listed are command lines and the public interface; they may import everything, and no package imports them.
 ROOMS = {
     "types": set(),
     "files": set(),
@@ -28,7 +28,7 @@ ROOMS = {
     "recognition": {"types", "config", "parallel", "models", "input", "index", "eval.calibration", "eval.ranking"},
     "serving": {"types", "recognition", "pages"},
 }
-# Beyond what its room may: the page shows what recognition found in an index.
+# A module that may import more than its package: the page shows the results of recognition with an index.
 EXCEPTIONS = {"pages.timeline": {"index.store", "recognition.recognizer"}}
 MODEL_PARTS = {"encoder", "pmd", "pfr", "detector"}
 MAX_LINES = 400
@@ -63,7 +63,7 @@ def imports(source: str, *, at_start: bool = False) -> set[str]:
 
 
 def forbidden(module: str, imported: set[str]) -> list[str]:
-    """Those of a module's imports that its room may not import."""
+    """The imports of a module that its package may not have."""
     room = module.partition(".")[0]
     if room == module and room not in ROOMS:
         return []
@@ -75,7 +75,7 @@ def test_rooms_import_only_what_the_table_allows():
     wrong = {module: forbidden(module, imports(path.read_text())) for module, path in MODULES.items()}
     assert {module: names for module, names in wrong.items() if names} == {}
     rooms = {module.partition(".")[0] for module in MODULES if "." in module}
-    assert rooms <= set(ROOMS), "a room that is not in the table"
+    assert rooms <= set(ROOMS), "a package that is not in the table"
 
 
 def part_calls(source: str) -> set[str]:

@@ -64,7 +64,7 @@ def check(*paths: Path) -> tuple[int, str, dict[str, list[str]]]:
 
 
 def test_model_computes_what_was_recorded():
-    """The larger of the cases; the smaller one is below, with the wrong ones."""
+    """Compares the larger case; the smaller one is compared below, beside damaged copies."""
     code, verdict, wrong = check(find("tiny"))
     assert (code, wrong) == (0, {"tiny": []})
     recorded = [key for key in Case("tiny").recorded if not key.startswith(("params/", "in/"))]

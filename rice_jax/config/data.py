@@ -1,4 +1,4 @@
-"""Settings of the data sets and of what becomes of their pictures."""
+"""Settings of the data sets and of how their pictures are processed."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class DataConfig:
         "They take the place of `train`, `query` and `gallery`: each training pair takes its image and its video from "
         "two items of one product, drawn anew in every epoch, and evaluation covers every ordered pair of sets.",
     )
-    detect: str = setting("", "Data set whose frames `--mode=detect` searches.", free=True)
+    detect: str = setting("", "Data set in whose frames `rice detect` finds boxes.", free=True)
     batch_size: int = setting(96, "Global number of (video, image) pairs in a training batch.", unit="pairs", minimum=1)
     num_frames: int = setting(
         10, "Frames of a video in training: more are sampled evenly, fewer are padded.", unit="frames", minimum=1
@@ -26,7 +26,7 @@ class DataConfig:
     resize: int = setting(256, "Side to which a picture is resized before the crop.", unit="pixels", minimum=1)
     crop: str = setting(
         "frame",
-        '"frame": every frame has a crop and flip of its own, as in the reference. "video": one for all frames.',
+        '"frame": every frame has its own crop and flip, as in the reference. "video": all frames share one.',
         choices=("frame", "video"),
     )
     image_crop_min_area: float = setting(
@@ -38,17 +38,17 @@ class DataConfig:
         maximum=1,
     )
     frame_crop_min_area: float = setting(
-        1.0, "The same for frames: the smallest share of the area.", unit="share", above=0, maximum=1
+        1.0, "Smallest share of the area that a window of a frame covers.", unit="share", above=0, maximum=1
     )
     frame_crop_max_area: float = setting(
-        1.0, "The same for frames: the largest share of the area.", unit="share", above=0, maximum=1
+        1.0, "Largest share of the area that a window of a frame covers.", unit="share", above=0, maximum=1
     )
     color_jitter: float = setting(
         0.0, "Strength of random changes of brightness, contrast and channel gains; 0: off.", minimum=0
     )
     pair_hue: float = setting(
         0.0,
-        "Largest turn of the hues that a video and its image share in training; 0: off.",
+        "Largest random hue shift in training, the same for a video and its image; 0: off.",
         unit="share of 180°",
         minimum=0,
         maximum=1,
@@ -65,10 +65,17 @@ class DataConfig:
     )
     random_frames: bool = setting(False, "In training, choose frames at random instead of evenly.")
     train_boxes: str = setting(
-        "", "File of boxes for the training frames, as `--mode=detect` writes; empty: the data set's boxes."
+        "", "File of boxes for the training frames, as `rice detect` writes it; empty: the data set's boxes."
     )
-    query_boxes: str = setting("", "The same for the queries' frames.", free=True)
-    box_min_score: float = setting(0.5, "Boxes of these files with a lower score are ignored.", minimum=0, maximum=1)
+    query_boxes: str = setting(
+        "", "File of boxes for the queries' frames, as `rice detect` writes it; empty: the data set's boxes.", free=True
+    )
+    box_min_score: float = setting(
+        0.5,
+        "Boxes with a lower score in `train_boxes` and `query_boxes` are ignored.",
+        minimum=0,
+        maximum=1,
+    )
     device_resize_height: int = setting(
         0,
         "The device crops and resizes pictures up to this height and `device_resize_width`, so that the host only "
@@ -77,11 +84,13 @@ class DataConfig:
         minimum=0,
         free=True,
     )
-    device_resize_width: int = setting(0, "See `device_resize_height`.", unit="pixels", minimum=0, free=True)
+    device_resize_width: int = setting(
+        0, "Largest width of the pictures that the device crops and resizes.", unit="pixels", minimum=0, free=True
+    )
     num_threads: int = setting(
         16,
-        "Decoding threads of a process, which share each batch. About 8 are useful where the device resizes, 24 where "
-        "the host does.",
+        "Decoding threads of a process, which share each batch. About 8 are useful if the device resizes, 24 if the "
+        "host does.",
         unit="threads",
         minimum=0,
         free=True,
@@ -119,7 +128,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputConfig(DataConfig):
-    """The data settings, and what the model and the run decide about pictures (`Config.input`)."""
+    """The data settings, and the settings of the model and the run that concern pictures (`Config.input`)."""
 
     image_size: int  # pixels
     patch_size: int  # pixels

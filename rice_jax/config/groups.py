@@ -51,16 +51,20 @@ class OptimizerConfig:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     total_steps: int = setting(5_000, "Length of the training.", unit="steps", minimum=1)
-    log_interval_steps: int = setting(50, "Between log lines.", unit="steps", minimum=1, free=True)
-    checkpoint_interval_steps: int = setting(500, "Between checkpoints.", unit="steps", minimum=1, free=True)
+    log_interval_steps: int = setting(50, "Interval between log lines.", unit="steps", minimum=1, free=True)
+    checkpoint_interval_steps: int = setting(500, "Interval between checkpoints.", unit="steps", minimum=1, free=True)
     eval_interval_steps: int = setting(
-        0, "Between evaluations; 0: only before the first and after the last step.", unit="steps", minimum=0, free=True
+        0,
+        "Interval between evaluations; 0: only before the first and after the last step.",
+        unit="steps",
+        minimum=0,
+        free=True,
     )
     keep_checkpoints: int = setting(2, "Newest checkpoints to keep.", minimum=1, free=True)
     grad_cache_chunks: int = setting(
         1,
-        "Encode a batch in this many chunks, each a second time for its gradients: the same losses and gradients from "
-        "less memory and about a third more compute.",
+        "Encode a batch in this many chunks, and each chunk again for its gradients: the same losses and gradients "
+        "with less memory and about a third more compute.",
         unit="chunks",
         minimum=1,
         free=True,
@@ -84,9 +88,9 @@ class EvalConfig:
         "Keep PMD's side of every gallery image in memory (`width` bfloat16 numbers per image with one pair of blocks, "
         "`num_tokens` times as many with more). False: read and encode the candidates again for every query.",
     )
-    min_score: float = setting(0.05, "`--mode=detect` writes boxes with at least this score.", minimum=0, maximum=1)
+    min_score: float = setting(0.05, "`rice detect` writes boxes with at least this score.", minimum=0, maximum=1)
     draw_clips: int = setting(
-        0, "`--mode=detect` also draws this many clips, spread evenly over the data set.", unit="clips", minimum=0
+        0, "`rice detect` also draws this many clips, spread evenly over the data set.", unit="clips", minimum=0
     )
 
 
@@ -94,14 +98,14 @@ class EvalConfig:
 class IndexConfig:
     images: str = setting(
         "",
-        "What `--mode=index` reads: a directory with ID.jpg or GALLERY/ID.jpg, or a CSV with the columns id, path "
+        "Pictures for `--mode=index`: a directory with ID.jpg or GALLERY/ID.jpg, or a CSV with the columns id, path "
         "(relative to the CSV) and optionally gallery and title.",
     )
     directory: str = setting("", "Directory of the index; empty: `index` in the workdir.")
     change: str = setting(
         "add",
-        '"add": new and changed images are added. "mirror": images that are not in `images` are then removed. '
-        '"remove": the images in `images` are removed.',
+        '"add": add new and changed images. "mirror": also remove images that are not in `images`. "remove": remove '
+        "the images in `images`.",
         choices=("add", "mirror", "remove"),
     )
 
@@ -133,7 +137,7 @@ class Config:
         'What the run trains and measures. "retrieval": RICE on pairs of a video and an image. "domains": RICE between '
         'sets of product items, as ROPE has them. "detection": a detector of the intended product.',
     )
-    seed: int = setting(0, "Of the initial weights, the order of the data, and every random draw.")
+    seed: int = setting(0, "Seed of the initial weights, the order of the data, and every random draw.")
     data: DataConfig = group(DataConfig, "Data sets, and how pictures become examples.")
     model: ModelConfig = group(ModelConfig, "The model.")
     loss: LossConfig = group(LossConfig, "The losses.")
@@ -193,7 +197,7 @@ class Config:
         if model.ipd == "detector" and not (data.train_boxes and data.query_boxes):
             yield (
                 f"config.model.ipd='detector': found config.data.train_boxes={data.train_boxes!r} and "
-                f"query_boxes={data.query_boxes!r}, expected the files that --mode=detect wrote of both data sets"
+                f"query_boxes={data.query_boxes!r}, expected the files that rice detect wrote for both data sets"
             )
         if model.ipd == "off" and (data.train_boxes or data.query_boxes):
             yield (

@@ -23,15 +23,15 @@ class VitConfig:
     )
     remat: str = setting(
         "none",
-        'Activations that the backward pass computes again, to save memory: "none"; "dots": all but the outputs of '
-        'linear layers; "full": all, for about a third more compute.',
+        'Activations that are recomputed in the backward pass, to save memory. "none": none. "dots": all but the '
+        'outputs of linear layers. "full": all, for about a third more compute.',
         choices=("none", "dots", "full"),
         free=True,
     )
     architecture: str = setting("vit", 'Frame encoder. "vit": a vision transformer as CLIP has it.')
     unroll: bool = setting(
         False,
-        "Lay out the blocks one after the other instead of in a loop: compiles longer, may run faster.",
+        "Unroll the loop over the blocks: compiles longer, may run faster.",
         free=True,
     )
 
@@ -77,7 +77,7 @@ class PfrConfig:
     mask_padding: bool = setting(True, "Give padding frames no weight; the reference gives them some.")
     init: str = setting(
         "random",
-        '"random": around the reference\'s ones, so that hidden maps can become different. "ones": all ones.',
+        '"random": around 1, so that the hidden maps can become different. "ones": all 1, as in the reference.',
         choices=("random", "ones"),
     )
 
@@ -91,7 +91,7 @@ class DetectorConfig:
     )
     num_queries: int = setting(10, "Boxes proposed in each frame, each with a score.", minimum=1)
     num_boxes: int = setting(
-        1, "True boxes of a frame that count: 1: the intended product's; more: other products' too.", minimum=1
+        1, "Number of true boxes of a frame. 1: only the intended product's; more: other products' too.", minimum=1
     )
     width: int = setting(256, "Width of the decoder; a multiple of 8.", minimum=8)
     layers: int = setting(6, "Layers of the decoder.", minimum=1)
@@ -117,12 +117,12 @@ class DetectorConfig:
 class ModelConfig(VitConfig):
     logit_scale: float = setting(4.0, "Initial value; similarities are multiplied by its square.")
     init_from: str = setting(
-        "", "A converted model or a run whose weights to start from; empty: random weights.", free=True
+        "", "Converted model or run from whose weights training starts; empty: random weights.", free=True
     )
     ipd: str = setting(
         "off",
-        'Where the intended product is in a video\'s frames. "off": unknown. "boxes": the data set\'s boxes, or those '
-        'of `data.train_boxes` and `data.query_boxes`. "detector": the latter, which must cover every frame.',
+        'Source of the intended product\'s boxes in a video\'s frames. "off": none. "boxes": the data set, or '
+        '`data.train_boxes` and `data.query_boxes`. "detector": these two files, which must cover every frame.',
         choices=("off", "boxes", "detector"),
     )
     ipd_use: str = setting(
@@ -132,7 +132,7 @@ class ModelConfig(VitConfig):
     )
     ipd_margin: float = setting(
         0.2,
-        "Margin around the box that a frame is cropped to, on each side.",
+        "Margin on each side of the box to which a frame is cropped.",
         unit="share of the longer side",
         minimum=0,
     )

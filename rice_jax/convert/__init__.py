@@ -1,1 +1,1 @@
-"""Converts weights of other programs, and exports to them."""
+"""Converts weights from and to the formats of other programs."""

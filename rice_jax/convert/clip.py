@@ -1,7 +1,7 @@
 r"""Converts the vision tower of a CLIP model to a checkpoint, or a checkpoint to a Hugging Face model.
 
-    python -m rice_jax.convert.clip SOURCE OUT
-    python -m rice_jax.convert.clip --export CHECKPOINT OUT
+    rice convert clip SOURCE OUT
+    rice convert clip --export CHECKPOINT OUT
 
 SOURCE is OpenAI's `ViT-*.pt` (needs PyTorch: `pip install 'rice-jax[torch]'`), or Hugging Face's directory with
 `model.safetensors` and `config.json`, or that `model.safetensors` itself. OUT is a new directory, from which training
@@ -51,7 +51,7 @@ from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The fields of `VitConfig` that follow from weights."""
+    """The fields of `VitConfig` that are read from weights."""
 
     image_size: int
     patch_size: int
@@ -62,10 +62,10 @@ class Sizes:
 
 
 def from_openai(state: Mapping[str, np.ndarray]) -> tuple[PyTree, Sizes]:
-    """Converts OpenAI's names, from which the sizes follow too.
+    """Converts a state dict with OpenAI's names, and reads the encoder's sizes from it.
 
     Args:
-        state: the model's state dict, any float type; the text tower's tensors may be there and are ignored.
+        state: the model's state dict, any float type; the text tower's tensors are ignored.
 
     Returns:
         Parameters of `Vit` as a nested dict of float32 arrays, and their sizes.
@@ -81,15 +81,16 @@ def from_openai(state: Mapping[str, np.ndarray]) -> tuple[PyTree, Sizes]:
 
 
 def encoder_sizes(state: Mapping[str, np.ndarray], prefix: str, heads: int | None = None) -> Sizes:
-    """The sizes of an encoder of OpenAI's names.
+    """Reads the sizes of an encoder from tensors with OpenAI's names.
 
     Args:
-        state: tensors, of which none is missing.
-        prefix: what the names of the encoder start with, e.g. "visual.".
-        heads: None = one every 64 channels, as OpenAI's models have them.
+        state: all tensors of the encoder.
+        prefix: of the encoder's names, e.g. "visual.".
+        heads: number of heads; None = one per 64 channels, as in OpenAI's models.
 
     Raises:
-        ConvertError: the tensors have too few or too many axes, or the width does not tell the number of heads.
+        ConvertError: the tensors have too few or too many axes, or `heads` is None and the width is not a multiple of
+            64.
     """
     patches, positions, projection = (state[prefix + name] for name in ("conv1.weight", "positional_embedding", "proj"))
     if (patches.ndim, positions.ndim, projection.ndim) != (4, 2, 2):
@@ -101,7 +102,7 @@ def encoder_sizes(state: Mapping[str, np.ndarray], prefix: str, heads: int | Non
     if not width or (heads is None and width % 64):
         raise ConvertError(
             f"found a width of {width} ({prefix}conv1.weight {patches.shape}): expected a multiple of 64, since "
-            "OpenAI's models have a head every 64 channels and their files do not tell the number of heads"
+            "OpenAI's models have one head per 64 channels and their files do not contain the number of heads"
         )
     grid = round((positions.shape[0] - 1) ** 0.5)
     return Sizes(
@@ -115,7 +116,7 @@ def encoder_sizes(state: Mapping[str, np.ndarray], prefix: str, heads: int | Non
 
 
 def from_hugging_face(state: Mapping[str, np.ndarray], config: Mapping) -> tuple[PyTree, Sizes]:
-    """Converts Hugging Face's names.
+    """Converts tensors with Hugging Face's names.
 
     Args:
         state: the tensors of `model.safetensors`, any float type; those of the text tower are ignored.
@@ -125,8 +126,8 @@ def from_hugging_face(state: Mapping[str, np.ndarray], config: Mapping) -> tuple
         Parameters of `Vit` as a nested dict of float32 arrays, and their sizes.
 
     Raises:
-        ConvertError: for a config that is not of a CLIP vision transformer as `Vit` is one; listing every unknown name,
-            missing name and wrong shape.
+        ConvertError: the config does not describe a CLIP vision transformer that `Vit` supports; or listing every
+            unknown name, missing name and wrong shape.
     """
     sizes = _hugging_face_sizes(config)
     where = find_places(HUGGING_FACE, {"blocks/": sizes.layers})
@@ -139,7 +140,7 @@ def to_hugging_face(params: PyTree, sizes: Sizes) -> tuple[dict[str, np.ndarray]
 
     Args:
         params: parameters of `Vit` as a nested dict of arrays.
-        sizes: theirs.
+        sizes: of the encoder.
 
     Returns:
         The tensors by Hugging Face's names, in the parameters' type, and the content of `config.json`.
@@ -186,7 +187,7 @@ def read_hugging_face(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def convert(source: Path, out: Path) -> str:
-    """Writes the checkpoint `out` from OpenAI's or Hugging Face's `source`; returns a line that says what it holds."""
+    """Writes the checkpoint `out` from OpenAI's or Hugging Face's `source`; returns a line that describes it."""
     if not source.exists():
         raise ConvertError(f"{source}: not found")
     if source.is_dir() or source.suffix == ".safetensors":
@@ -204,10 +205,10 @@ def convert(source: Path, out: Path) -> str:
 
 
 def export(checkpoint: Path, out: Path) -> str:
-    """Writes the encoder of a checkpoint of ours as a Hugging Face model; returns a line that says what it holds.
+    """Writes the encoder of a rice_jax checkpoint as a Hugging Face model; returns a line that describes it.
 
     Raises:
-        ConvertError: a value does not fit float16, or a file is in the way.
+        ConvertError: a value exceeds the range of float16, or `out` is not empty.
     """
     params, config = load_weights(checkpoint)
     sizes = Sizes(**{field.name: config["model"][field.name] for field in dataclasses.fields(Sizes)})
@@ -226,7 +227,7 @@ def export(checkpoint: Path, out: Path) -> str:
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.convert.clip") -> None:
-    """The command line; see the top of the file."""
+    """Runs the command; the module's docstring is its help."""
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -244,7 +245,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.con
 
 def _hugging_face_sizes(config: Mapping) -> Sizes:
     vision = config.get("vision_config", config)
-    # A whole CLIP has its embedding width at the top; the copy inside `vision_config` may be a stale default.
+    # A config of a whole CLIP has the embedding width at its top level; that in `vision_config` may be a wrong default.
     values = HUGGING_FACE_DEFAULTS | dict(vision)
     if "vision_config" in config:
         values["projection_dim"] = config.get("projection_dim", HUGGING_FACE_DEFAULTS["projection_dim"])
@@ -273,7 +274,7 @@ def _hugging_face_sizes(config: Mapping) -> Sizes:
             if values[whole] % values[part]
         ]
     if problems:
-        raise ConvertError("config.json is not of a CLIP vision transformer of our kind:" + bullets(problems))
+        raise ConvertError("config.json: not a CLIP vision transformer that rice_jax supports:" + bullets(problems))
     return Sizes(
         image_size=values["image_size"],
         patch_size=values["patch_size"],

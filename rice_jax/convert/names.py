@@ -1,4 +1,4 @@
-"""Tables of names: the tensors of OpenAI's and Hugging Face's CLIP and of the reference's RICE, by our parameters."""
+"""Tables that map our parameters to the tensors of OpenAI's and Hugging Face's CLIP and of the reference's RICE."""
 
 import dataclasses
 import re
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Converts between the layouts of a tensor in PyTorch and here."""
+    """Converts a tensor between PyTorch's layout and ours."""
 
     to_ours: Callable[[np.ndarray], np.ndarray]
     to_theirs: Callable[[np.ndarray], np.ndarray]
@@ -35,7 +35,7 @@ def _prefixed(table: Table, ours: str, theirs: str) -> Table:
     return {ours + path: (layout, [theirs + name for name in names]) for path, (layout, names) in table.items()}
 
 
-# Our path: (layout, their names). Several names are parts of one tensor of ours, in order, along its output axis.
+# {our path: (layout, their names)}. Several names are parts of one tensor of ours, in order, along its output axis.
 # A path through blocks/ is of a tensor whose first axis is the block, of number i; in their names, {} is i, {even} is
 # 2 * i, {odd} is 2 * i + 1.
 _BLOCK = {

@@ -1,13 +1,13 @@
 r"""Converts a checkpoint of the reference's RICE (PyTorch, MMF), or exports a checkpoint as a state dict for it.
 
-    python -m rice_jax.convert.reference import FILE OUT
-    python -m rice_jax.convert.reference export WORKDIR FILE
+    rice convert reference import FILE OUT
+    rice convert reference export WORKDIR FILE
 
 FILE is a `.safetensors`, or a `.pth`, `.pt` or `.ckpt`, which needs PyTorch: `pip install 'rice-jax[torch]'`. It holds
-a state dict; an imported one may be a whole MMF checkpoint, of which only `model` is read. OUT is a new directory, from
-which training starts with `--config.model.init_from=OUT`; WORKDIR is such a directory, or that of a run.
+a state dict; an imported file may be a whole MMF checkpoint, of which only `model` is read. OUT is a new directory,
+from which training starts with `--config.model.init_from=OUT`; WORKDIR is such a directory, or that of a run.
 
-The reference declares embeddings of its decoder that no forward pass uses. An import drops them; an export has their
+The reference's decoder declares embeddings that no forward pass uses. An import drops them; an export contains their
 initial values: the encoder's positions, a layer norm of ones and zeros, and zeros for the class embedding, which the
 reference draws at random.
 """
@@ -51,20 +51,20 @@ _EMBEDDINGS = "transformer.transformer.embeddings."
 def from_reference(
     state: Mapping[str, np.ndarray], encoder_heads: int | None = None, pmd_heads: int | None = None
 ) -> tuple[PyTree, dict]:
-    """Converts the reference's names, from which the sizes follow too.
+    """Converts a state dict of the reference, and reads the sizes of the model from it.
 
     Args:
         state: a state dict, any float type; all names may start with `module.`. The decoder, and PFR's head, may be
             missing as a whole.
-        encoder_heads: of the encoder; None = one every 64 channels, as CLIP has them.
-        pmd_heads: of the decoder; None = as many as PFR's head has inputs for.
+        encoder_heads: number of the encoder's heads; None = one per 64 channels, as in CLIP.
+        pmd_heads: number of the decoder's heads; None = read from the number of inputs of PFR's head.
 
     Returns:
         Parameters of `Rice` as a nested dict of float32 arrays, and the values of `config.model` that they decide:
         those of `Sizes` and, with a decoder, `pmd` with `num_pairs` and `num_heads`.
 
     Raises:
-        ConvertError: listing every unknown name, missing name and wrong shape; or a number of heads that cannot be.
+        ConvertError: listing every unknown name, missing name and wrong shape; or a number of heads is impossible.
     """
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
@@ -95,7 +95,7 @@ def to_reference(params: PyTree, model: Mapping) -> dict[str, np.ndarray]:
 
     Args:
         params: parameters of `Rice` as a nested dict of arrays; `pmd` and `pfr` may be missing.
-        model: what `from_reference` returned beside them, or the `model` part of a run's configuration.
+        model: the second result of `from_reference`, or the `model` part of a run's configuration.
 
     Returns:
         The state dict without `module.`, in the parameters' type.
@@ -118,7 +118,7 @@ def to_reference(params: PyTree, model: Mapping) -> dict[str, np.ndarray]:
 
 
 def import_file(file: Path, out: Path, encoder_heads: int | None = None, pmd_heads: int | None = None) -> str:
-    """Writes the checkpoint `out` from a file of the reference; returns a line that says what it holds."""
+    """Writes the checkpoint `out` from a file of the reference; returns a line that describes it."""
     _require_suffix(file)
     if not file.is_file():
         raise ConvertError(f"{file}: not found")
@@ -129,7 +129,7 @@ def import_file(file: Path, out: Path, encoder_heads: int | None = None, pmd_hea
 
 
 def export_file(workdir: Path, file: Path) -> str:
-    """Writes a file for the reference from a checkpoint of ours; returns a line that says what it holds."""
+    """Writes a file for the reference from a rice_jax checkpoint; returns a line that describes it."""
     _require_suffix(file)
     if file.exists():
         raise ConvertError(f"{file}: exists; choose another name or delete it")
@@ -141,18 +141,20 @@ def export_file(workdir: Path, file: Path) -> str:
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.convert.reference") -> None:
-    """The command line; see the top of the file."""
+    """Runs the command; the module's docstring is its help."""
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("import", help="a file of the reference becomes a checkpoint of ours")
+    command = commands.add_parser("import", help="convert a file of the reference to a rice_jax checkpoint")
     command.add_argument("file", metavar="FILE", type=Path)
     command.add_argument("out", metavar="OUT", type=Path)
-    command.add_argument("--encoder_heads", type=int, help="default: one every 64 channels")
-    command.add_argument("--pmd_heads", type=int, help="default: as many as PFR's head has inputs for")
+    command.add_argument(
+        "--encoder_heads", type=int, help="number of the encoder's heads (default: one per 64 channels)"
+    )
+    command.add_argument("--pmd_heads", type=int, help="number of the decoder's heads (default: read from PFR's head)")
     command.set_defaults(run=import_file)
-    command = commands.add_parser("export", help="a checkpoint of ours becomes a file for the reference")
+    command = commands.add_parser("export", help="convert a rice_jax checkpoint to a file for the reference")
     command.add_argument("workdir", metavar="WORKDIR", type=Path)
     command.add_argument("file", metavar="FILE", type=Path)
     command.set_defaults(run=export_file)
@@ -177,7 +179,7 @@ def _about(params: PyTree, model: Mapping) -> str:
 
 
 def _flags(out: Path, params: PyTree, model: Mapping) -> list[str]:
-    """What a run needs to start from these weights, and to compute as the reference does."""
+    """The flags with which a run starts from these weights and computes as the reference does."""
     flags = {"init_from": out} | {f"pmd.{name}": value for name, value in model.get("pmd", {}).items()}
     if "pfr" in params:
         flags["pfr.mask_padding"] = False
@@ -201,10 +203,10 @@ def _shapes(parts: set[str], model: Mapping) -> dict[str, tuple[int, ...]]:
 
 
 def _pmd_heads(state: Mapping[str, np.ndarray], num_pairs: int) -> int:
-    """PFR's first convolution has an input for every pair and head."""
+    """The number of the decoder's heads: PFR's first convolution has an input for every pair of blocks and head."""
     name = "transformer.heads.rec.0.weight"
     if name not in state:
-        raise ConvertError(f"found no {name}, which tells the number of PMD's heads: give it, e.g. --pmd_heads=8")
+        raise ConvertError(f"found no {name} to read the number of PMD's heads from; set it, e.g. --pmd_heads=8")
     shape = state[name].shape
     if len(shape) != 4 or shape[1] < 2 or shape[1] % num_pairs:
         raise ConvertError(

@@ -1,4 +1,4 @@
-"""Converts tensors between the files and names of other programs and our parameters, by the tables of `names`."""
+"""Reads and writes the files of other programs, and converts tensors by the tables of `names`."""
 
 import pickle
 import re
@@ -16,18 +16,18 @@ from jaxtyping import PyTree
 from rice_jax.convert.names import Layout, Table
 from rice_jax.files import replacing
 
-_MAX_LISTED = 20  # names per kind in an error
+_MAX_LISTED = 20  # of each kind of problem listed in an error
 
-# Our path: (layout, their names of every block); a tensor that is not of the blocks counts as one.
+# {our path: (layout, their names in each block)}; a tensor outside the blocks has a single entry.
 Places = dict[str, tuple[Layout, list[list[str]]]]
 
 
 class ConvertError(ValueError):
-    """Weights that do not fit; the message says what was found and what was expected."""
+    """Weights that cannot be converted; the message says what was found and what was expected."""
 
 
 def find_places(table: Table, num_blocks: Mapping[str, int]) -> Places:
-    """Expands the names of all blocks; `num_blocks` has the number of blocks by the start of our path."""
+    """Expands the names of all blocks; `num_blocks` is {prefix of our path: number of blocks}."""
     written = {}
     for path, (layout, names) in table.items():
         blocks = range(next((num for start, num in num_blocks.items() if path.startswith(start)), 1))
@@ -36,7 +36,7 @@ def find_places(table: Table, num_blocks: Mapping[str, int]) -> Places:
 
 
 def check_names(state: Iterable[str], places: Places, ignored: re.Pattern, expected: str) -> None:
-    """Raises a ConvertError, "not <expected>", that lists the names that are missing or unknown, if there are any."""
+    """Raises a ConvertError, "not <expected>", that lists the missing and unknown names, if there are any."""
     wanted = {name for _, blocks in places.values() for names in blocks for name in names}
     missing = sorted(wanted - set(state))
     unknown = sorted(name for name in set(state) - wanted if not ignored.fullmatch(name))
@@ -112,7 +112,7 @@ def to_theirs(
 
 
 def parameter_shapes(create: Callable[[], nnx.Module]) -> dict[str, tuple[int, ...]]:
-    """{path: shape} of every parameter, asked of the model itself so that no list can fall behind it."""
+    """{path: shape} of every parameter, computed from the model itself."""
     params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(create), nnx.Param))
     return {path: value.shape for path, value in traverse_util.flatten_dict(params, sep="/").items()}
 
@@ -137,10 +137,10 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             state = torch.jit.load(str(path), map_location="cpu").state_dict()
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # PyTorch's own message advises to run the code
+    except pickle.UnpicklingError as error:  # PyTorch's own message recommends running the code
         raise ConvertError(
-            f"{path}: PyTorch cannot read it: it is broken, or holds more than tensors and plain values, which takes "
-            "running its code; save its state dict alone"
+            f"{path}: PyTorch cannot read it: it is damaged, or holds objects other than tensors and plain values, "
+            "which would run code when read; save its state dict alone"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise ConvertError(
@@ -162,7 +162,7 @@ def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Reads all tensors of a `.safetensors` file; a ConvertError if it is none."""
+    """Reads all tensors of a `.safetensors` file; a ConvertError if it is not one."""
     try:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
@@ -170,7 +170,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes tensors as a `.safetensors` file that names PyTorch as its origin, which some readers insist on."""
+    """Writes tensors as a `.safetensors` file that names PyTorch as its origin, which some readers require."""
     with replacing(path) as partial:
         partial.write_bytes(safetensors.numpy.save(dict(state), metadata={"format": "pt"}))
 

@@ -4,14 +4,14 @@ For a clip with cosines s_g to the images g of its gallery, the largest of which
 
     P(none) = 1 / (1 + exp(slope · (s - threshold))),    P(g) = (1 - P(none)) · exp(scale · s_g) / Σ exp(scale · s_g').
 
-Which image a clip shows, and whether it shows one at all, are separate questions. In one softmax with an extra entry
-for "none", the small scale of a weak encoder would sum over the whole gallery, and a picture that resembles every image
-a little (a set without a product) would pass for a product.
+Which image a clip shows, and whether it shows any at all, are modeled separately. In one softmax with an extra entry
+for "none", a weak encoder's small scale would spread probability over the whole gallery, and a picture with a small
+similarity to every image (a set without a product) would be taken for a product.
 
 The three numbers are maximum-likelihood estimates over the clips of an evaluation: the scale over the truths (summed if
 there are several); slope and threshold over every clip twice, once with its gallery, which holds a truth, and once with
-its truths removed from the gallery. The estimate thus assumes that clips of products which the shop does not have are
-as frequent as clips of products which it has.
+its truths removed from the gallery. The estimate thus assumes that clips of products outside the shop are as frequent
+as clips of the shop's products.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
 FILE = "calibration.json"
-MAX_SCALE = 1000.0  # of scale and slope, which would grow without bound if few clips are all right
+MAX_SCALE = 1000.0  # of scale and slope, which would grow without bound if all of a few clips are ranked correctly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Calibration:
     """Parameters that turn cosines into probabilities.
 
     Attributes:
-        scale: of the cosines, for which image is shown; 0 = cosines tell nothing about it.
-        slope: of the largest cosine, for whether any image is shown; 0 = it tells nothing about it.
+        scale: of the cosines, for which image is shown; 0 = cosines carry no information.
+        slope: of the largest cosine, for whether any image is shown; 0 = it carries no information.
         threshold: largest cosine at which an image is shown with probability 1/2.
         num_clips: number of clips of the fit.
         num_frames: largest number of frames of these clips.
@@ -115,7 +115,7 @@ def read_calibration(workdir: str | os.PathLike) -> Calibration | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); evaluate the run again (--mode=eval)") from error
+        raise DataError(f"{path}: cannot be read ({error}); evaluate the run again (rice eval)") from error
 
 
 def _fit_scale(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> float:
@@ -134,7 +134,7 @@ def _fit_scale(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) ->
         true = np.add.reduceat(shares * right, starts)
         return float((np.log(np.add.reduceat(shares, starts)) - np.log(np.maximum(true, least))).mean())
 
-    # If few clips are all right, the best scale is infinite; the search over its logarithm is bounded.
+    # If all of a few clips are ranked correctly, the best scale is infinite; the search over its logarithm is bounded.
     fitted = minimize_scalar(lambda power: loss(np.exp(power)), bounds=(np.log(1e-3), np.log(MAX_SCALE)))
     return float(np.exp(fitted.x)) if fitted.fun < loss(0.0) else 0.0
 

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of boxes of one class, and the share of pictures whose best box is right.
+"""COCO's average precision and recall of boxes of one class, and the share of pictures whose best box is correct.
 
 Source: pycocotools' `COCOeval` (evaluateImg, accumulate, summarize); the numbers are equal (tests/eval/test_coco.py).
 Differs: all pictures at once; one class, no crowds; sizes are shares of the picture, like boxes; None instead of -1 for

@@ -1,4 +1,4 @@
-"""Retrieval and one-shot classification between every two sets of product items, from their embeddings."""
+"""Retrieval and one-shot classification between all pairs of sets of product items, from their embeddings."""
 
 import dataclasses
 import itertools
@@ -113,6 +113,6 @@ def _compare(queries: _Domain, gallery: _Domain, rows: Sequence[int], cutoffs: S
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names without that of the data set, unless two would be equal."""
+    """The names without the data set's name, unless two would then be equal."""
     short = {name: name.rpartition("/")[2] for name in names}
     return short if len(set(short.values())) == len(names) else dict(zip(names, names, strict=True))

@@ -1,4 +1,4 @@
-"""Applies a function, above all an embedder, to a whole data set, over all devices and in fixed shapes."""
+"""Applies a function, such as an embedder, to a whole data set, over all devices and in fixed shapes."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -19,7 +19,7 @@ PIXEL_SIDE = 16  # of the thumbnails that the raw-pixel baseline compares
 
 
 class Images(NamedTuple):
-    """What is computed once of every image; `queries` (`EncodedImages.queries`) only for re-ranking."""
+    """What is computed once for every image; `queries` (`EncodedImages.queries`) only for re-ranking."""
 
     embedding: Float[Array, "B E"]  # unit length, float32
     queries: BFloat16[Array, "B R D"] | None = None
@@ -50,7 +50,7 @@ def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Emb
 
 
 def pixel_embedder() -> Embedder:
-    """The baseline that compares only colors and where they are; it has no parameters."""
+    """The baseline that compares raw pixels; it has no parameters."""
     return Embedder(
         image=lambda _, batch: Images(embed(thumbnail(batch["image"]))),
         video=lambda _, batch: embed_frames(thumbnail(batch["video"]), batch["frame_mask"]),

@@ -35,7 +35,7 @@ class Score:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Score":
-        """The inverse of `dataclasses.asdict`, also after JSON, which knows no tuples."""
+        """The inverse of `dataclasses.asdict`, also after JSON, which turns tuples into lists."""
         interval = values.get("interval")
         ends = interval and {cutoff: tuple(pair) for cutoff, pair in interval.items()}
         return cls(**{**values, "interval": ends})
@@ -109,7 +109,7 @@ def evaluate(
         num_queries: number of queries in the ground-truth file, the denominator; queries that were not ranked are
             misses. None = all were ranked.
         labels: {label: values of the ranked queries}, e.g. {"scale": ["small", …]}. "" = unknown: such queries are in
-            none of the label's subsets, and counted. Values that only differ in case are one subset with the first
+            none of the label's subsets, but counted. Values that only differ in case are one subset with the first
             spelling. Queries that were not ranked have no values and are in no subset.
         cutoffs: the k of rank-k.
 
@@ -125,7 +125,7 @@ def evaluate(
     ranked = len(ranking.query_ids)
     num_queries = ranked if num_queries is None else num_queries
     if not ranked:
-        raise DataError("No query was ranked: rank-k is a share of at least one. Is the query data set empty?")
+        raise DataError("No query was ranked: expected at least one. Is the query data set empty?")
     if num_queries < ranked:
         raise DataError(
             f"{ranked} queries were ranked, but the ground truth has only {num_queries}: expected a ground truth for "
@@ -134,7 +134,7 @@ def evaluate(
     subsets, num_unknown = {}, {}
     for label, values in (labels or {}).items():
         if len(values) != ranked:
-            raise DataError(f"{len(values)} values of {label!r} for {ranked} ranked queries: expected one a query.")
+            raise DataError(f"{len(values)} values of {label!r} for {ranked} ranked queries: expected one per query.")
         groups = _group_by_value(values)
         num_unknown[label] = len(groups.pop("", []))
         subsets[label] = {value: _score(ranking, rows, len(rows), cutoffs) for value, rows in groups.items()}

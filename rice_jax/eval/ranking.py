@@ -170,7 +170,7 @@ def _rank_chunk(
     top: list[list[Entry]] = [[] for _ in truths]
     last_of_top = np.full(len(queries), -np.inf, np.float32)
     for start, scores in _score_blocks(queries, gallery_embeddings, images, max_scores):
-        # A truth must have one and the same score, or it might come before or after itself.
+        # A truth must have the same score in both comparisons, or it could be ranked before or after itself.
         here = (truth_columns >= start) & (truth_columns < start + scores.shape[1])
         scores[truth_rows[here], truth_columns[here] - start] = all_truth_scores[here]
         not_worse += np.count_nonzero(scores >= best_truth[:, None], axis=1)
@@ -194,7 +194,7 @@ def _best(
     truths: Sequence[int],
     num_top: int,
 ) -> list[Entry]:
-    """The best of the known and some other images, in the order of `rank`; a threshold avoids sorting all of them."""
+    """The best of the previous best and some further images, in the order of `rank`; a threshold avoids a full sort."""
     if (place := len(scores) - num_top) > 0:
         kept = scores >= np.partition(scores, place)[place]
         scores, positions = scores[kept], positions[kept]
@@ -233,7 +233,7 @@ def _group_images(images: GalleryImages) -> dict[str, dict[str, int]]:
         if image_id in gallery:
             raise DataError(
                 f"Image {image_id!r} is in gallery {gallery_id!r} twice (rows {gallery[image_id]} and {row}): "
-                "expected every image of a gallery once, since a second copy would push others down."
+                "expected every image of a gallery once, since a second copy would lower the rank of others."
             )
         gallery[image_id] = row
     return dict(galleries)
@@ -248,7 +248,7 @@ def _check_queries(queries: Queries) -> None:
         )
     if len(set(ids)) < len(ids):
         twice = next(name for name, rows in group_rows(ids).items() if len(rows) > 1)
-        raise DataError(f"Query {twice!r} is there twice: expected every query once, or it would count twice.")
+        raise DataError(f"Query {twice!r} is there twice: expected every query once, since each counts once.")
     _check_finite(queries.embeddings, lambda i: f"query {ids[i]!r}")
 
 
@@ -257,8 +257,8 @@ def _check_finite(embeddings: np.ndarray, name_of: Callable[[int], str]) -> None
     bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
     if bad.size:
         raise DataError(
-            f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not), so it has no "
-            "order: expected finite numbers. Has the training diverged, or has a clip no valid frame?"
+            f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not), so it cannot "
+            "be ranked: expected finite numbers. Has the training diverged, or does a clip have no valid frame?"
         )
 
 
@@ -266,8 +266,7 @@ def _check_truths(queries: Queries, galleries: dict[str, dict[str, int]], skippe
     for query_id, gallery_id, wanted in zip(queries.ids, queries.gallery_ids, queries.truths, strict=True):
         if isinstance(wanted, str | bytes):
             raise DataError(
-                f"The ground truth of query {query_id!r} is the string {wanted!r}: expected a list of image ids (`in` "
-                "on a string would match parts of other ids)."
+                f"The ground truth of query {query_id!r} is the string {wanted!r}: expected a list of image ids."
             )
         if not len(wanted):
             raise DataError(f"Query {query_id!r} has no ground truth: expected at least one image id.")
@@ -280,6 +279,6 @@ def _check_truths(queries: Queries, galleries: dict[str, dict[str, int]], skippe
             if image_id not in galleries[gallery_id] and f"{gallery_id}/{image_id}" not in skipped:
                 raise DataError(
                     f"Ground truth {image_id!r} of query {query_id!r} is not among the {len(galleries[gallery_id])} "
-                    f"images of gallery {gallery_id!r}: the query could never be a hit. Build the gallery again, or "
-                    "list the image among the skipped ones."
+                    f"images of gallery {gallery_id!r}, so the query cannot be a hit. Build the gallery again, or list "
+                    "the image among the skipped ones."
                 )

@@ -1,4 +1,4 @@
-"""Re-ranking: the decoder matches each query with its first images by embedding, and these change places.
+"""Re-ranking: the decoder matches each query with its first images by embedding, and re-orders these.
 
 An image's side of a match is the same for every query: it is kept from the gallery pass, or computed again for each
 query that needs it. A video's side is computed once for all its candidates.

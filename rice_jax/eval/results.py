@@ -36,7 +36,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The name of the row in tables for people."""
+        """The name of the row in printed tables."""
         if self.step is None:
             return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
         matched = f", first {self.num_matched} matched" if self.num_matched else ""

@@ -1,4 +1,4 @@
-"""Pictures of any kind, shown to a model as in evaluation."""
+"""Pictures of any kind, cropped and resized as in evaluation."""
 
 import io
 import os

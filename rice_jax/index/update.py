@@ -122,7 +122,7 @@ def update_index(
     if about.calibration is None:
         logger.info(
             "%s: has no calibration of this model, so recognition cannot give confidences; to get one, evaluate the "
-            "run (--mode=eval) and index again, which embeds nothing twice",
+            "run (rice eval) and index again; unchanged pictures are not embedded again",
             about.checkpoint,
         )
     index = _merge([index for index in (old, new) if index is not None], pictures, about, change)

@@ -47,7 +47,7 @@ class ProductBoxes:
 
         Args:
             config: `ipd` and `box_min_score` are read.
-            path: file that `--mode=detect` wrote (`read_box_file`); "" = the data set's own boxes.
+            path: file that `rice detect` wrote (`read_box_file`); "" = the data set's own boxes.
             own: columns that hold the data set's own boxes.
 
         Raises:
@@ -67,7 +67,7 @@ class ProductBoxes:
         Raises:
             DataError: the detector's file lacks a frame.
         """
-        if self._ipd == "off" or not len(frames):  # filling has no row to look at
+        if self._ipd == "off" or not len(frames):  # padding has no row
             return [None] * len(frames)
         if self._path:
             return [self._find(row["frame_ids"][frame]) for frame in frames]
@@ -80,10 +80,10 @@ class ProductBoxes:
         if place < len(self._keys) and self._keys[place] == key:
             box = self._boxes[place].tolist()
             return Box(*box) if any(box) else None
-        if self._ipd == "detector":  # a detector sees every frame; boxes from elsewhere may cover only some
+        if self._ipd == "detector":  # a detector processes every frame; boxes from other sources may cover only some
             raise DataError(
                 f"{self._path}: found no line for frame {frame_id.decode()}, expected a line for every frame of the "
-                "data set; run --mode=detect on that data set until it completes"
+                "data set; run rice detect on that data set until it completes"
             )
         return None
 
@@ -105,7 +105,7 @@ def read_box_file(path: str, min_score: float) -> tuple[np.ndarray, np.ndarray]:
         FileNotFoundError: the file is missing.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: found no file of boxes; --mode=detect writes one")
+        raise FileNotFoundError(f"{path}: found no file of boxes; rice detect writes one")
     frame_keys, best_boxes = [], []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -115,7 +115,7 @@ def read_box_file(path: str, min_score: float) -> tuple[np.ndarray, np.ndarray]:
                 raise DataError(
                     f"{path}:{number}: {error!r} in {line[:200]!r}; expected "
                     '{"frame_id": "…", "boxes": [[left, top, right, bottom], …], "scores": [0..1, …]} with edges in '
-                    "shares of the frame, 0 to 1, left < right and top < bottom; run --mode=detect again"
+                    "shares of the frame, 0 to 1, left < right and top < bottom; run rice detect again"
                 ) from error
             frame_keys.append(_key(frame_id))
             best_boxes.append(best)

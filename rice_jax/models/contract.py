@@ -1,4 +1,4 @@
-"""What the rest of the program may ask of a model.
+"""The interface between models and the rest of the program.
 
 A model is an `nnx.Module` made of its settings (`models.create.MODELS`). Outside `models/` it is used by the methods of
 the protocols below, and never by its parts. A batch, arrays by the names of `types.Batch` or `types.DetectionBatch`, is

@@ -1,4 +1,4 @@
-"""A model's structure and fresh parameters, in their place on the mesh."""
+"""A model's structure and fresh parameters, placed on the mesh."""
 
 from typing import Any
 

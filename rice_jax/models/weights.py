@@ -222,7 +222,7 @@ def _find_weights(directory: Path) -> Path:
     if (step := newest_step(directory)) is None:
         raise CheckpointError(
             f"{directory}: found no checkpoint, expected a run's workdir or the output of "
-            "`python -m rice_jax.convert.clip SOURCE OUT`"
+            "`rice convert clip SOURCE OUT`"
         )
     return directory / CHECKPOINTS / str(step)
 
@@ -243,4 +243,4 @@ def _require_same_heads(saved: dict, parts: PyTree, config: ModelConfig, directo
         pairs["detector.heads"] = (saved["detector"]["heads"], config.decoder.heads)
     for name, (found, expected) in pairs.items():
         if found != expected:
-            raise CheckpointError(f"{directory}: has {found} heads, config.model.{name} is {expected}")
+            raise CheckpointError(f"{directory}: found {found} heads, expected {expected} (config.model.{name})")

@@ -99,7 +99,7 @@ class Album(Pictures):
         if stored["clip_id"].decode() != clip_id:
             raise DataError(
                 f"{self._queries.directory}: found clip {stored['clip_id'].decode()} in row {row}, expected {clip_id}: "
-                "the data set is not the one that was evaluated; evaluate again (--mode=eval)"
+                "the data set is not the one that was evaluated; evaluate again (rice eval)"
             )
         chosen = sample_frames(len(stored["frames"]), self._num_frames)
         truths = frame_boxes(stored)

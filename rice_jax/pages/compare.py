@@ -61,7 +61,7 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
         OSError: the page cannot be written.
     """
     if len(workdirs) < 2:
-        raise DataError(f"found {len(workdirs)} runs to compare, expected two or more: --mode=compare RUN1 RUN2 …")
+        raise DataError(f"found {len(workdirs)} runs to compare, expected two or more: rice compare RUN1 RUN2 …")
     last = [workdir.absolute().name for workdir in workdirs]
     names = last if len(set(last)) == len(last) else [str(workdir) for workdir in workdirs]
     runs = [_read_run(workdir, name) for workdir, name in zip(workdirs, names, strict=True)]
@@ -93,9 +93,7 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
 def _read_run(workdir: Path, name: str) -> EvaluatedRun:
     for file in ("results.json", "rankings.jsonl"):
         if not (workdir / file).exists():
-            raise FileNotFoundError(
-                f"{workdir / file}: not found; expected a run that has been evaluated (--mode=eval)"
-            )
+            raise FileNotFoundError(f"{workdir / file}: not found; expected a run that has been evaluated (rice eval)")
     try:
         about = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["about"]
         results = read_results(workdir / "results.json")
@@ -118,7 +116,7 @@ def _require_same_queries(runs: Sequence[EvaluatedRun]) -> None:
         if [(line["query"], line["gallery_size"]) for line in run.rankings] != asked:
             raise DataError(
                 f"{run.name}: found other queries or galleries ({len(run.rankings)} queries) than in {first.name} "
-                f"({len(asked)}), expected the same: evaluate both with the same data sets (--mode=eval)"
+                f"({len(asked)}), expected the same: evaluate both with the same data sets (rice eval)"
             )
 
 

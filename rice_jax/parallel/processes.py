@@ -1,4 +1,4 @@
-"""Several processes as one program: how they join and share a directory, and how the failure of one ends all."""
+"""Several processes as one program: joining, sharing a directory, and ending all when one fails."""
 
 import logging
 import os
@@ -43,9 +43,9 @@ def join(
     if together is None:
         together = coordinator is not None or told_of_others(os.environ)
     if not together:
-        # The hosts of a TPU slice know each other anyway, but the checkpoints of hosts that have not joined clash.
+        # The hosts of a TPU slice are always connected, but the checkpoints of hosts that have not joined conflict.
         if jax.process_count() > 1:
-            raise ProcessError(f"this is one of {jax.process_count()} hosts: start the program on all, --distributed")
+            raise ProcessError(f"this is one of {jax.process_count()} hosts: run the command on all with --distributed")
         return
 
     def give_up() -> None:
@@ -121,7 +121,7 @@ def share_directory(directory: Path) -> None:
 
 
 def agree(answer: bool) -> bool:
-    """The first process's answer, for all processes: each may see a shared disk at another moment."""
+    """The first process's answer, for all processes, since a shared disk may look different to each of them."""
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
 
 

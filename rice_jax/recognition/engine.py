@@ -99,8 +99,8 @@ class Engine:
             raise DataError(f"{index}: found no images in the index, expected at least one; add some with `rice index`")
         if rerank and self.index.queries is None:
             raise CheckpointError(
-                f"{index}: holds nothing to re-rank with, as its model has no trained decoder; leave --rerank out, or "
-                "index the images with a run that was trained with config.loss.pmd_weight above 0"
+                f"{index}: holds nothing to re-rank with, since its model has no trained decoder; leave --rerank out, "
+                "or index the images with a run that was trained with config.loss.pmd_weight above 0"
             )
         loaded = load_index_model(self.index.about, model)
         self.calibration: Calibration | None = self.index.about.calibration
@@ -246,11 +246,11 @@ class Engine:
 
     def _warn(self, ipd: str) -> None:
         if ipd != "off":
-            logger.warning("The model was trained with config.model.ipd=%r; here, frames are seen whole.", ipd)
+            logger.warning("The model was trained with config.model.ipd=%r; here, frames are encoded whole.", ipd)
         if self.calibration is None:
             logger.warning(
                 "The index has no calibration: there are no confidences, and some product is always named. To get one, "
-                "evaluate the run (--mode=eval) and index its images again (--mode=index)."
+                "evaluate the run (rice eval) and index its images again (rice index)."
             )
 
 

@@ -54,7 +54,7 @@ class Batcher:
         jobs: list[tuple[np.ndarray, Future]] = [(picture, Future()) for picture in pictures]
         with self._changed:
             if self._closed:
-                raise RuntimeError("The batcher is closed, as the server stops.")
+                raise RuntimeError("The batcher is closed because the server is stopping.")
             self._waiting.extend(jobs)
             self._changed.notify()
         # A cancelled caller cancels its queued pictures, which are then not encoded.

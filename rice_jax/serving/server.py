@@ -1,4 +1,4 @@
-"""Recognition over HTTP: an app for clips, videos, and streams, with a page for people."""
+"""Recognition over HTTP: an app for clips, videos, and streams, with a web page."""
 
 import asyncio
 import base64
@@ -140,7 +140,7 @@ def create_app(
 
     @app.delete("/streams/{stream_id}", status_code=204)
     async def end_stream(stream_id: StreamId) -> None:
-        """Forgets a stream."""
+        """Ends a stream."""
         if not streams.end(stream_id):
             raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")
 
@@ -293,7 +293,7 @@ class Service:
 
 
 def render_page(engine: Engine, limits: Limits) -> tuple[str, str]:
-    """The page for people, and the Content-Security-Policy that allows its own script and style only."""
+    """The web page, and the Content-Security-Policy that allows its own script and style only."""
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader("rice_jax.serving"), jinja2.PackageLoader("rice_jax.pages")])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     style, script = (

@@ -10,7 +10,7 @@ from rice_jax.serving.uploads import Limits
 
 
 class Streams:
-    """The windows of streams by id; idle streams are forgotten."""
+    """The windows of streams by id; idle streams are removed."""
 
     def __init__(self, limits: Limits, new: Callable[[], Window], clock: Callable[[], float] = time.monotonic):
         """Starts without streams.

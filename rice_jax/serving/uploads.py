@@ -47,7 +47,7 @@ class Limits:
         video_seconds: length of a video.
         requests: number of requests with pictures in flight.
         streams: number of streams in memory.
-        stream_seconds: idle time after which a stream is forgotten.
+        stream_seconds: idle time after which a stream is removed.
     """
 
     upload_bytes: int = 200_000_000

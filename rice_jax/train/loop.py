@@ -95,7 +95,7 @@ def train(
 
 
 class Interruption:
-    """Remembers SIGTERM, so that the loop can save and stop."""
+    """Records SIGTERM, so that the loop can save and stop."""
 
     def __enter__(self) -> "Interruption":
         self._noticed = False

@@ -1,4 +1,4 @@
-"""The training step, compiled for one device and a batch that need not be there."""
+"""The training step, compiled for one device without allocating anything."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from rice_jax.types import Batch, Decoded
 
 
 def compiled_step(config: Config, model: type[Rice] = Rice) -> jax.stages.Compiled:
-    """The step as `rice_jax.main` trains with, for one device; nothing is allocated."""
+    """The training step of `rice_jax.main` for one device; nothing is allocated."""
     mesh = one_device()
     task = TASKS[config.task]
     create = lambda: model(task.model(config), placement=Placement(mesh), rngs=nnx.Rngs(0))  # noqa: E731
@@ -51,7 +51,7 @@ def abstract_batch(config: Config) -> Batch:
 
 
 def abstract_pictures(config: Config, *shape: int) -> jax.ShapeDtypeStruct | Decoded:
-    """Shapes of pictures, or of what the device is to make of them."""
+    """Shapes of pictures, or of the `Decoded` pictures that the device crops and resizes."""
     side, room = config.model.image_size, (config.data.device_resize_height, config.data.device_resize_width)
     if not any(room):
         return jax.ShapeDtypeStruct((*shape, side, side, 3), jnp.uint8)

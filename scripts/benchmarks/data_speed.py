@@ -1,4 +1,4 @@
-"""How fast data is built and read, beside bare JPEG decoding: `python scripts/benchmark.py data` says the rest."""
+"""The speed of building and reading data, and of JPEG decoding alone (`python scripts/benchmark.py data`)."""
 
 import dataclasses
 import io
@@ -38,7 +38,7 @@ PRODUCTS = 60
 
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-    """What was measured on `cores` cores; of the last four, in pictures, a value for each round."""
+    """Speeds on `cores` cores; the last four are in pictures and have a value for each round."""
 
     cores: int
     indexed: Speed  # pictures, by one process
@@ -52,20 +52,20 @@ class Speeds:
 
 
 def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapping) -> tuple[Speeds, Config]:
-    """Measures everything; the last four take turns, so that their ratios stand where other programs come and go.
+    """Measures everything; the last four take turns, so that their ratios are robust to other load on the machine.
 
     Args:
-        cores: processes that build, that decode, and that make batches.
-        clips: simulated clips to build and to train on.
-        rounds: how often each is measured.
-        seconds: how long the last four are measured in a round.
+        cores: number of processes that build, that decode, and that make batches.
+        clips: number of simulated clips to build and to train on.
+        rounds: number of measurements of each.
+        seconds: duration of a measurement of the last four.
         overrides: {"data.batch_size": 8} and the like, on top of `configs/lpr4m.py`.
 
     Returns:
         The speeds, and the configuration of the training input.
 
     Raises:
-        ConfigError: a setting cannot be.
+        ConfigError: a setting has an impossible value.
     """
     flags.FLAGS.mark_as_parsed()  # Grain's workers read absl's flags
     with tempfile.TemporaryDirectory() as directory:
@@ -92,10 +92,10 @@ def measure(cores: int, clips: int, rounds: int, seconds: float, overrides: Mapp
 
 
 def report(speeds: Speeds, operations_per_pair: float) -> str:
-    """Tables of what was measured and of what follows from it, and a line of JSON with the same numbers.
+    """Tables of the measurements and of the derived numbers, and a line of JSON with the same numbers.
 
     Args:
-        speeds: what `measure` returned.
+        speeds: output of `measure`.
         operations_per_pair: of a training step.
     """
     cores = speeds.cores
@@ -144,7 +144,7 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
 
 
 def build_hours(speeds: Speeds, cores: int) -> tuple[float, float]:
-    """Hours to index and to build all of LPR4M, if no core waits for another or for a disk."""
+    """Hours to index and to build all of LPR4M, if cores never wait for each other or for a disk."""
     index = FRAMES / (speeds.indexed.per_core_second * cores)
     build = CLIPS / (speeds.built_by_all.per_core_second * cores)
     return index / 3600, build / 3600
@@ -176,15 +176,15 @@ def _index_speed(raw_dir: Path, directory: Path, pictures: int, rounds: int) -> 
 
 
 def _build_speed(raw_dir: Path, few: Path, built: Path, difference: int, workers: int, rounds: int) -> Speed:
-    """Clips, without what a build takes of any size; nan if they are too few to tell.
+    """Clips per second without the fixed cost of a build; nan if there are too few clips to tell.
 
     Args:
         raw_dir: raw files of many clips.
         few: raw files of few clips.
         built: where to build the many.
-        difference: many less few.
-        workers: processes.
-        rounds: how often to build.
+        difference: number of clips in `raw_dir` minus that in `few`.
+        workers: number of processes.
+        rounds: number of builds.
     """
     aside = built.with_name("built_few")
 
@@ -223,7 +223,7 @@ def _take(pictures: list[bytes], size: int) -> None:
 
 
 def _decode(work: tuple[float, str]) -> tuple[int, float, float]:
-    """Decodes pictures and nothing else, or resizes them too; their number, seconds, core-seconds."""
+    """Decodes, and optionally resizes, pictures; returns their number, seconds and core-seconds."""
     seconds, task = work
     count, start, core_start = 0, time.perf_counter(), time.process_time()
     while (elapsed := time.perf_counter() - start) < seconds or not count:
@@ -256,7 +256,7 @@ def _input_speed(config: InputConfig, seconds: float) -> Speed:
 
 
 def _core_seconds_of_all() -> float:
-    """Of this process and of those that it has started and that still run."""
+    """Core-seconds of this process and of its running child processes."""
     total = _core_seconds(resource.RUSAGE_SELF)
     for process in multiprocessing.active_children():
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -270,7 +270,7 @@ def _core_seconds(who: int) -> float:
 
 
 def _known(number: float) -> float | None:
-    """JSON has no nan."""
+    """None for nan, which JSON does not have."""
     return None if math.isnan(number) else number
 
 

@@ -1,4 +1,4 @@
-"""How fast pictures are encoded, beside PyTorch: `python scripts/benchmark.py encode` says the rest."""
+"""The speed of encoding pictures, here and in PyTorch (`python scripts/benchmark.py encode`)."""
 
 import contextlib
 import importlib.util
@@ -40,15 +40,15 @@ def measure(
     seconds: float,
     profile: Path | None = None,
 ) -> Iterator[dict]:
-    """Encodes random pictures with our encoder and, where it is installed, with PyTorch's, which take turns.
+    """Encodes random pictures with our encoder and, if PyTorch is installed, with transformers'; they take turns.
 
     Args:
         config: of the encoder.
-        batches: numbers of pictures at once.
-        operations: of a picture, for each of `WORKS`: those of matrix products that no encoder can do without.
+        batches: batch sizes.
+        operations: fewest operations in matrix products per picture, for each of `WORKS`.
         cores: threads that PyTorch may use.
-        rounds: how often each is measured.
-        seconds: how long each is measured in a round.
+        rounds: number of measurements of each.
+        seconds: duration of a measurement.
         profile: directory for a trace of our encoder at each size; None = no trace.
 
     Yields:
@@ -72,12 +72,12 @@ def measure(
 
 
 def _figures(name: str, results: dict[str, list[Speed]], operations: float) -> dict:
-    """What a row says of an encoder.
+    """The row of an encoder.
 
     Args:
         name: of the encoder, which ends in its dtype.
-        results: of all of them.
-        operations: of a picture.
+        results: of all encoders.
+        operations: per picture.
     """
     device, speed = jax.devices()[0], median(results[name])
     peak, rate = peak_operations(device, name.split()[-1]), speed.per_second * operations
@@ -96,7 +96,7 @@ def _figures(name: str, results: dict[str, list[Speed]], operations: float) -> d
 
 
 def missing_torch(device: jax.Device) -> str | None:
-    """Why there is nothing to compare with; None = there is."""
+    """Why PyTorch cannot be compared; None = it can."""
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is not installed"
     import torch
@@ -107,7 +107,7 @@ def missing_torch(device: jax.Device) -> str | None:
 
 
 def our_encoder(config: VitConfig) -> Callable[[np.ndarray, str], Callable[[int], None]]:
-    """Makes tasks of our encoder, with random weights, on the first device."""
+    """Makes tasks with our encoder, with random weights, on the first device."""
     create = lambda: Vit(config, rngs=nnx.Rngs(0))  # noqa: E731
     graphdef = nnx.split(nnx.eval_shape(create))[0]
     params = jax.jit(lambda: nnx.split(create())[1])()
@@ -124,7 +124,7 @@ def our_encoder(config: VitConfig) -> Callable[[np.ndarray, str], Callable[[int]
 
 
 def torch_encoder(config: VitConfig, dtype: str, cores: int) -> Callable[[np.ndarray, str], Callable[[int], None]]:
-    """Makes tasks of transformers' encoder of the same sizes, with random weights, on a GPU where there is one."""
+    """Makes tasks with transformers' encoder of the same sizes, with random weights, on a GPU if there is one."""
     import torch
     from transformers import CLIPVisionModelWithProjection
 
@@ -151,7 +151,7 @@ def torch_encoder(config: VitConfig, dtype: str, cores: int) -> Callable[[np.nda
 
 
 def vision_config(config: VitConfig):
-    """transformers' name for the sizes."""
+    """The sizes as a configuration of transformers."""
     from transformers import CLIPVisionConfig
 
     return CLIPVisionConfig(

@@ -1,4 +1,4 @@
-"""Reads of a compiled program's text what JAX's own analyses do not tell: its collectives, and how often loops run."""
+"""Reads collectives and loop counts, which JAX's analyses do not give, from a compiled program's text."""
 
 import math
 import re
@@ -28,7 +28,7 @@ class Collective(NamedTuple):
 
     @property
     def sent(self) -> float:
-        """Bytes that each device sends over its links in all runs, at least: as around a ring."""
+        """Lower bound of the bytes that each device sends in all runs: those of a ring algorithm."""
         rounds = 2 if self.kind == "all-reduce" else 1
         share = 1 if self.kind == "collective-permute" or not self.group else (self.group - 1) / self.group
         return rounds * share * self.bytes * self.runs
@@ -38,13 +38,13 @@ def collectives(text: str) -> list[Collective]:
     """All collectives of a compiled program, the largest first.
 
     Args:
-        text: `compiled.as_text()`; of an instruction Python objects tell neither shape nor devices. Loops are taken to
-            count from 0 up to the constant of their condition, as JAX's scans do; others count as run once.
+        text: `compiled.as_text()`, since JAX's objects have neither shapes nor devices of an instruction. Loops are
+            assumed to count from 0 up to the constant in their condition, as JAX's scans do; others count as run once.
     """
     computations = _computations(text)
     runs = _runs(computations)
-    # An asynchronous collective is spread over several computations, each with a piece of the same name. Channels tell
-    # less: all collectives of shard_maps have the same.
+    # An asynchronous collective is spread over several computations, each with a part of the same name. Channels cannot
+    # identify it, since all collectives of shard_maps have the same.
     found = {}
     for name, instructions in computations.items():
         shapes = {instruction: shape for instruction, shape, _, _ in instructions}
@@ -65,7 +65,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _computations(text: str) -> dict[str, list[tuple[str, str, str, str]]]:
-    """Instructions of every computation as (name, shape, opcode, the rest of the line); the entry's name is ""."""
+    """Instructions of each computation as (name, shape, opcode, rest of the line); the name of the entry is ""."""
     computations, current = {}, None
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
@@ -76,7 +76,7 @@ def _computations(text: str) -> dict[str, list[tuple[str, str, str, str]]]:
 
 
 def _runs(computations: Mapping[str, list]) -> Counter:
-    """How often every computation runs."""
+    """{computation: number of its runs}."""
     runs = Counter()
 
     def run(name: str, times: int) -> None:
@@ -109,7 +109,7 @@ def _operands(rest: str, shapes: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _result(kind: str, opcode: str, shape: str, rest: str, shapes: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Arrays that come out; the start of all but an all-reduce also hands on what goes in, and counters."""
+    """The output arrays; the start of any collective but an all-reduce also returns its inputs and counters."""
     arrays = _arrays(shape)
     if opcode == kind or kind == "all-reduce":
         return arrays
@@ -126,7 +126,7 @@ def _bits(kind: str) -> int:
 
 
 def _group(rest: str) -> int:
-    """Devices that take part together: `[1,8]<=[8]`, `{{0,1},{2,3}}` or `mesh['a'=2,'b'=4] {'a'}`."""
+    """Number of devices in a group: `[1,8]<=[8]`, `{{0,1},{2,3}}` or `mesh['a'=2,'b'=4] {'a'}`."""
     groups = _GROUPS.search(rest)
     if not groups:
         return 0

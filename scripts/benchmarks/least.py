@@ -10,10 +10,10 @@ OPTIMIZER_OPERATIONS = 20
 def least_operations(config: Config) -> dict[str, int]:
     """The fewest operations of a training step, term by term.
 
-    Those of matrix products, where a multiplication and an addition are two, and of the optimizer. The rest (layer
-    norms, softmaxes, GELU) is not counted: it grows with D, not with D². Going backward through a product takes two
-    more, one for either factor, or one if only one of them learns. Forward, with P = B · (1 + T) pictures, M = T · L
-    tokens of a video, patches of p · p pixels, K candidates and C attention maps:
+    Counts the operations of matrix products, where a multiplication and an addition are two, and of the optimizer. The
+    rest (layer norms, softmaxes, GELU) is not counted: it grows with D, not with D². The backward pass of a product
+    takes two more products, one for each factor, or one if only one of them needs a gradient. In the forward pass, with
+    P = B · (1 + T) pictures, M = T · L tokens of a video, patches of p · p pixels, K candidates and C attention maps:
 
         patches               P · 2 · N · 3p² · D, and backward only for the weights
         encoder               P · layers · (24 · L · D² + 4 · L² · D), all tokens, since PMD takes them
@@ -78,7 +78,7 @@ def least_operations(config: Config) -> dict[str, int]:
 
 
 def encoder_operations(config: Config) -> tuple[dict[str, int], dict[str, int]]:
-    """Of one picture, forward, and as above; of the second ones only the weights learn."""
+    """Operations of encoding one picture in the forward pass: all, and those whose input needs no gradient."""
     model = config.model
     return {
         "encoder": model.layers * block_operations(model, model.num_tokens),
@@ -87,7 +87,7 @@ def encoder_operations(config: Config) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def block_operations(model: VitConfig, updated: int) -> int:
-    """Of one block on one picture, forward, if so many of its tokens are updated."""
+    """Operations of one block on one picture in the forward pass, if `updated` of its tokens are updated."""
     tokens, width = model.num_tokens, model.width
     attention = 2 * (updated + 2 * tokens) * width**2 + 4 * updated * tokens * width
     return attention + 18 * updated * width**2

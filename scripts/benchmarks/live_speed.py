@@ -1,4 +1,4 @@
-"""How long a pushed frame waits for its ranking: `python scripts/benchmark.py live` says the rest."""
+"""The time from pushing a frame to its ranking (`python scripts/benchmark.py live`)."""
 
 import dataclasses
 import io
@@ -37,13 +37,13 @@ TOP = 5
 
 
 def measure(configs: Mapping[str, Config], images: int, rerank: int, frames: int) -> Iterator[dict]:
-    """Pushes frames into a full window, one after another, each when the one before has its ranking.
+    """Pushes frames into a full window, each after the ranking of the previous one.
 
     Args:
-        configs: of the models, by name, each with a decoder; their weights are fresh, which costs the same time.
-        images: in the index.
-        rerank: that the decoder matches, in the second row of each model.
-        frames: that are measured.
+        configs: of the models, by name, each with a decoder; their weights are fresh, which takes the same time.
+        images: number of images in the index.
+        rerank: number of images that the decoder matches in the second row of each model.
+        frames: number of measured frames.
 
     Yields:
         The rows of the table.
@@ -77,7 +77,7 @@ def measure(configs: Mapping[str, Config], images: int, rerank: int, frames: int
 
 
 def make_index(directory: Path, config: Config, images: int) -> None:
-    """An index of random vectors, and fresh weights that it names."""
+    """Writes an index of random vectors, and a checkpoint with fresh weights that it refers to."""
     model, rng = dataclasses.replace(TASKS[config.task].model(config), pfr=None), np.random.default_rng(0)
     params = create_params(model, create_mesh(MeshConfig(1, 1), jax.local_devices()[:1]), config.seed)
     save_weights(directory / "weights", params, config.to_dict())
@@ -100,7 +100,7 @@ def make_index(directory: Path, config: Config, images: int) -> None:
 
 
 def jpeg(seed: int) -> bytes:
-    """A frame as a phone sends it, with something on it in all sizes."""
+    """A frame as a phone sends it, with details of all sizes."""
     rng = np.random.default_rng(seed)
     picture = sum(
         np.asarray(Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).resize((WIDTH, HEIGHT)), np.float32)

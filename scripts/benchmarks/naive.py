@@ -1,4 +1,4 @@
-"""RICE as a straightforward program in PyTorch's style would match: what ours is compared with."""
+"""RICE with the straightforward matching of the reference, as a baseline for ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ from rice_jax.types import Matches, Tokens
 
 
 class NaiveRice(Rice):
-    """RICE that matches as the reference does: the same numbers from more work.
+    """RICE that matches as the reference does: the same numbers with more work.
 
-    All tokens of an image go through both blocks with every candidate, whose keys and values are projected anew each
-    time, and PFR pays a second pass over the own pairs. What the compiler finds to be unused of that is left out.
+    All tokens of an image go through both blocks with every candidate, whose keys and values are projected again each
+    time, and PFR takes a second pass over the positive pairs. The compiler may remove unused parts of this.
 
     Source: docs/reference.md, section 9.
     """
@@ -62,7 +62,7 @@ class NaiveRice(Rice):
 
 
 class PairwiseRice(NaiveRice):
-    """The same with an image and a candidate at a time, as a loop over pairs does it."""
+    """The same with one image and one candidate at a time, as in a loop over pairs."""
 
     def decode_pairs(
         self, x: Float[Array, "B L D"], video_tokens: Float[Array, "B T L D"], frame_mask: Bool[Array, "B T"]

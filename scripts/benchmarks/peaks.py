@@ -1,4 +1,4 @@
-"""What devices could do at most."""
+"""Peak speeds of devices."""
 
 import jax
 
@@ -21,7 +21,7 @@ PEAKS = {
 
 
 def peak_operations(device: jax.Device, dtype: str) -> float | None:
-    """Operations per second; None = not known, as of every CPU and in float32."""
+    """Peak operations per second; None = not known, as for CPUs and for float32."""
     if dtype != "bfloat16":
         return None
     return next((peak for name, peak in PEAKS.items() if device.device_kind.startswith(name)), None)

@@ -1,4 +1,4 @@
-"""How fast galleries are ranked, beside plain numpy and faiss: `python scripts/benchmark.py rank` says the rest."""
+"""The speed of ranking galleries, here and with plain numpy and faiss (`python scripts/benchmark.py rank`)."""
 
 import dataclasses
 import importlib.util
@@ -34,7 +34,7 @@ COLUMNS = {
 
 
 class Size(NamedTuple):
-    """What is ranked; every gallery has as many queries and images as the others, or one more."""
+    """Numbers of queries, images and galleries; queries and images are spread evenly over the galleries."""
 
     queries: int
     images: int
@@ -42,7 +42,7 @@ class Size(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Random embeddings of unit length, and the names that our ranking wants."""
+    """Random embeddings of unit length, and the ids that our ranking needs."""
 
     size: Size
     queries: np.ndarray  # float32 [Q, E]; query q looks in gallery q % galleries
@@ -57,7 +57,7 @@ class Data(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a ranking took, a value for each round."""
+    """The cost of a ranking, with a value for each round."""
 
     seconds: list[float]
     core_seconds: list[float]
@@ -66,11 +66,11 @@ class Cost:
 
 
 def measure(sizes: list[Size], rounds: int) -> Iterator[dict]:
-    """Ranks with all that is installed, in turns, in a process that does nothing else.
+    """Ranks with every installed method, in turns, in a process that does nothing else.
 
     Args:
         sizes: of the data.
-        rounds: how often each ranks.
+        rounds: number of rankings by each.
 
     Yields:
         The rows of the table.
@@ -94,13 +94,13 @@ def measure(sizes: list[Size], rounds: int) -> Iterator[dict]:
 
 
 def methods() -> dict[str, Callable[[Data], object]]:
-    """All that is installed, by name."""
+    """The installed methods, by name."""
     installed = {"ours": rank, "numpy": rank_with_numpy}
     return installed | ({"faiss": find_with_faiss} if importlib.util.find_spec("faiss") else {})
 
 
 def make_data(size: Size, seed: int = 0) -> Data:
-    """Random embeddings, made without holding much else."""
+    """Makes random embeddings, with little memory beyond them."""
     rng = np.random.default_rng(seed)
     truths = np.arange(size.queries) % size.galleries
     truths += size.galleries * rng.integers(size.images // size.galleries, size=size.queries)
@@ -125,7 +125,7 @@ def rank(data: Data) -> ranking.Ranking:
 
 
 def rank_with_numpy(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """In float32, all scores of a gallery at once, without a rule for ties: ranks, and the first images."""
+    """Ranks in float32, all scores of a gallery at once, without a rule for ties."""
     found, first = np.zeros(data.size.queries, np.int64), np.zeros((data.size.queries, FIRST), np.int64)
     for gallery in range(data.size.galleries):
         own = slice(gallery, None, data.size.galleries)
@@ -139,7 +139,7 @@ def rank_with_numpy(data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_with_faiss(data: Data) -> np.ndarray:
-    """In float32, by exact search: the first images, but not the rank of a truth that comes after them."""
+    """Finds the first images in float32, by exact search, but not the rank of a truth that comes after them."""
     import faiss
 
     first = np.zeros((data.size.queries, FIRST), np.int64)
@@ -184,7 +184,7 @@ def _costs(size: Size, rounds: int) -> dict[str, Cost]:
 
 
 def _memory(kind: str) -> int:
-    """Bytes that this process holds, `VmRSS`, or has held at most, `VmHWM`."""
+    """Bytes that this process uses now, `VmRSS`, or its peak, `VmHWM`."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields[kind].split()[0]) * 1024
 

@@ -1,4 +1,4 @@
-"""Raw files of as many clips as wanted, in the form that LPR4M has once it is downloaded, from a few simulated ones."""
+"""Writes raw files of any number of clips, in the layout of a downloaded LPR4M, from a few simulated clips."""
 
 import io
 import itertools
@@ -21,13 +21,13 @@ PARTS = 10
 
 
 def simulate_download(raw_dir: Path, clips: int, products: int, kept: Sequence[int]) -> None:
-    """Writes training rows, the frames that a builder keeps in img2dataset's tars, and shop images.
+    """Writes training rows, the frames that a builder keeps (in img2dataset's tars), and shop images.
 
     Args:
-        raw_dir: directory to make.
-        clips: training clips, of 118 frames each by their rows.
-        products: clips that are simulated, and repeated under other ids to make up the number.
-        kept: numbers of the frames that there are pictures of; no others are read by the builder.
+        raw_dir: directory to create.
+        clips: number of training clips; their rows have 118 frames each.
+        products: number of simulated clips, which are repeated under other ids to reach `clips`.
+        kept: numbers of the frames that have pictures; the builder reads no others.
     """
     simulated = raw_dir.with_name(f"{raw_dir.name}_simulated")
     flags = f"--train_products {products} --clips_per_product 1 --min_frames {len(kept)} --max_frames {len(kept)}"
@@ -56,7 +56,7 @@ def simulate_download(raw_dir: Path, clips: int, products: int, kept: Sequence[i
 
 
 def some_clips(raw_dir: Path, few: Path) -> int:
-    """Makes a raw directory of the first row of each part and the same pictures; returns its number of clips."""
+    """Makes a raw directory with the first row of each part and the same pictures; returns its number of clips."""
     few.mkdir()
     for path in sorted(raw_dir.iterdir()):
         if path.is_dir():
@@ -82,14 +82,14 @@ def _clip_id(clip_id: str, copy: int) -> str:
 
 
 def _frames(columns: Sequence[str], simulated: Path, kept: Sequence[int]) -> list[tuple[bytes, tuple[int, int]]]:
-    """The frames of a simulated row, each with the size that it had before, in which its box is given."""
+    """The frames of a simulated row, each with its original size, to which its box refers."""
     names = json.loads(columns[1])
     assert len(names) == len(kept)
     return [_downloaded(simulated / "frames" / columns[0] / f"{name}.jpg") for name in names]
 
 
 def _downloaded(path: Path) -> tuple[bytes, tuple[int, int]]:
-    """A picture as it is stored by a download, with its size before; LPR4M's are larger than the simulator's images."""
+    """A picture as a download stores it, with its original size; LPR4M's are larger than the simulator's images."""
     picture = Image.open(path).convert("RGB")
     scale = SHORT_SIDE / min(picture.size)
     buffer = io.BytesIO()
@@ -99,7 +99,7 @@ def _downloaded(path: Path) -> tuple[bytes, tuple[int, int]]:
 
 
 def _write_shards(output: Path, pictures: Iterator[tuple[str, bytes, tuple[int, int]]]) -> None:
-    """Writes (name, encoded, size before) in img2dataset's format."""
+    """Writes (name, encoded, original size) in img2dataset's format."""
     output.mkdir()
     for shard in itertools.count():
         rows = []

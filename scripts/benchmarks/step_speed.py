@@ -1,4 +1,4 @@
-"""How fast RICE trains, beside a step like PyTorch's: `python scripts/benchmark.py step` says the rest."""
+"""The speed of training RICE, and of a step that matches as the reference does (`python scripts/benchmark.py step`)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,12 +36,12 @@ COLUMNS = {
 
 
 def measure(configs: list[Config], rounds: int, seconds: float, profile: Path | None = None) -> Iterator[dict]:
-    """Trains on random pairs with our step and with the naive ones, which take turns, on the first device.
+    """Trains on random pairs with our step and with the naive ones, in turns, on the first device.
 
     Args:
-        configs: one for each size of a batch.
-        rounds: how often each step is measured.
-        seconds: how long each step is measured in a round.
+        configs: one for each batch size.
+        rounds: number of measurements of each step.
+        seconds: duration of a measurement.
         profile: directory for a trace of our step at each size; None = no trace.
 
     Yields:
@@ -53,7 +53,7 @@ def measure(configs: list[Config], rounds: int, seconds: float, profile: Path | 
 
 
 def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> Iterator[dict]:
-    """Those of one size; nothing stays on the device."""
+    """The rows of one batch size; frees the device's memory afterwards."""
     device, pairs = jax.devices()[0], config.data.batch_size
     operations = sum(least_operations(config).values()) / pairs
     peak = peak_operations(device, config.model.dtype)
@@ -78,7 +78,7 @@ def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> 
 
 
 def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
-    """The steps; they train one state in turn, so that the memory of a second one is not needed."""
+    """The steps; they train the same state in turns, which saves the memory of a second one."""
     mesh = one_device()
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, Rice.PRETRAINED, mesh)
     models = {"ours": Rice, "naive": NaiveRice, "pairwise": PairwiseRice}
@@ -99,7 +99,7 @@ def training_tasks(config: Config) -> dict[str, Callable[[int], None]]:
 
 
 def random_batch(config: Config) -> Batch:
-    """A full batch of noise, each of another product."""
+    """A full batch of noise, with pairs of different products."""
     rng = np.random.default_rng(0)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> np.ndarray:

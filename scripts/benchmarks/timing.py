@@ -1,4 +1,4 @@
-"""Measures tasks that take turns: where other programs come and go, the ratios of their speeds still stand."""
+"""Measures tasks in turns, so that the ratios of their speeds are robust to other load on the machine."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ import jax
 
 
 class Speed(NamedTuple):
-    """How many in a second, and in a second of a core's time: of these there are fewer while other programs run."""
+    """Units per second, and per second of a core's time, which other programs hardly affect."""
 
     per_second: float
     per_core_second: float
@@ -26,13 +26,13 @@ def take_turns(
     """Measures each task once a round.
 
     Args:
-        tasks: each does its work so many times, and returns when it is done.
-        units: what one time makes, pictures for example.
-        rounds: how often each is measured.
-        seconds: how long a task is measured in a round, or once if that takes longer.
+        tasks: functions of a number of repetitions, which return when the work is done.
+        units: number of units per repetition, for example of pictures.
+        rounds: number of measurements of each.
+        seconds: duration of a measurement; a single repetition may take longer.
 
     Returns:
-        Of each task its speed in each round, in units.
+        The speeds of each task, one for each round.
     """
     times = {}
     for name, task in tasks.items():
@@ -53,7 +53,7 @@ def take_turns(
 
 
 def repeat(call: Callable[[], jax.Array | dict]) -> Callable[[int], None]:
-    """A task that calls so many times; the device gets the next call before it has ended this one, but no third."""
+    """A task that repeats a call; the device has at most one further call queued."""
 
     def task(times: int) -> None:
         last = None
@@ -65,18 +65,18 @@ def repeat(call: Callable[[], jax.Array | dict]) -> Callable[[int], None]:
 
 
 def median(results: list[Speed]) -> Speed:
-    """The median of each."""
+    """The medians over the rounds."""
     return Speed(*map(statistics.median, zip(*results, strict=True)))
 
 
 def ratio(results: list[Speed], others: list[Speed]) -> Speed:
-    """The medians over the rounds of how they compare, by the clock and by core-seconds."""
+    """The medians over the rounds of the ratios, by wall-clock time and by core-seconds."""
     return median([Speed(*(a / b for a, b in zip(*pair, strict=True))) for pair in zip(results, others, strict=True)])
 
 
 @contextlib.contextmanager
 def skip_too_large(what: str) -> Iterator[None]:
-    """Says what does not fit on the device, and goes on."""
+    """Reports what does not fit on the device, and continues."""
     try:
         yield
     except RuntimeError as error:  # JAX's and PyTorch's are
@@ -87,10 +87,10 @@ def skip_too_large(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_cores(number: int | None) -> Iterator[int]:
-    """Keeps this process, and those that it starts, on so many cores, by default on all that it has.
+    """Restricts this process, and those that it starts, to a number of cores; the default is all.
 
     Yields:
-        How many it uses. Libraries that start as many threads as there are cores start no more.
+        The number of cores. Libraries that start a thread per core then start no more than that.
     """
     own = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, own[:number])
@@ -101,12 +101,12 @@ def on_cores(number: int | None) -> Iterator[int]:
 
 
 def print_rows(formats: Mapping[str, str], rows: Iterable[Mapping], **about) -> None:
-    """Prints a table, each row as soon as it is there, and then a line of JSON with the same values.
+    """Prints a table, each row as soon as it is available, and then a line of JSON with the same values.
 
     Args:
-        formats: of the columns, by name; one that begins with a number is at least as wide.
+        formats: of the columns, by name; a number at the beginning is the minimum width.
         rows: values by the same names; None = unknown, the cell stays empty.
-        about: what holds for all rows, for the JSON.
+        about: facts about all rows, for the JSON.
     """
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     widths = {name: max(len(name), 8, *map(int, re.findall(r"^\d+", kind))) + 2 for name, kind in formats.items()}

@@ -1,4 +1,4 @@
-"""How sure a similarity is; oracles: scipy's general minimiser on a plain likelihood, and how often it is right."""
+"""Calibration, compared with scipy's general minimizer on a plain likelihood and with the share of correct answers."""
 
 import dataclasses
 import json

@@ -98,7 +98,7 @@ def test_candidates_are_rows_of_the_own_gallery():
 
 
 def _random_model(config):
-    """A model on no mesh, and weights that tell images apart, as fresh ones hardly do."""
+    """A model without a mesh, and weights that distinguish images, which fresh weights hardly do."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Rice(model_of(config), rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     draw = lambda x: 0.2 * rng.standard_normal(x.shape, np.float32)  # noqa: E731

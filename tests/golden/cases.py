@@ -25,7 +25,7 @@ class Case(check_parity.Case):
         super().__init__(find(name))
 
     def pictures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Normalised image [B, S, S, 3], video [B, T, S, S, 3] and frame_mask [B, T]."""
+        """Normalized image [B, S, S, 3], video [B, T, S, S, 3] and frame_mask [B, T]."""
         image = np.moveaxis(self.arrays["in/image"], -3, -1)
         video = np.moveaxis(self.arrays["in/video"], -3, -1)
         return image, video, self.arrays["in/video_temporal_mask"].astype(bool)

@@ -1,4 +1,4 @@
-"""The reference's losses in plain float64 numpy, for sizes that were not recorded; in its words and with its names.
+"""The reference's losses in plain float64 numpy, with its names, for sizes that were not recorded.
 
 Independent of the package and of the kind that is easy to check by eye: no batching tricks, nothing left out.
 Source: the sidecars' `out_doc` and the papers' equations; `test_golden.py` holds it against the recordings.
@@ -179,7 +179,7 @@ def pool(w: dict, hidden) -> np.ndarray:
 
 
 def block(w: dict, name: str, x, heads: int, epsilon=1e-5, memory=None, mask=None) -> tuple[np.ndarray, np.ndarray]:
-    """Attention to itself, or to a memory that is not normalised, and an MLP; the new x and the attention."""
+    """Attention to itself, or to a memory that is not normalized, and an MLP; the new x and the attention."""
     normed = layer_norm(w, f"{name}ln_1", x, epsilon)
     kernels, biases = (np.split(w[f"{name}attn.in_proj_{kind}"], 3) for kind in ("weight", "bias"))
     sources = (normed, normed, normed) if memory is None else (normed, memory, memory)

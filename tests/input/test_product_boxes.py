@@ -93,5 +93,5 @@ def test_a_frame_twice_and_no_file(tmp_path, config):
     path = write(tmp_path / "boxes.jsonl", *[{"frame_id": "a", "boxes": []}] * 2)
     with pytest.raises(DataError, match="found 2 lines for 1 frames, expected one line per frame"):
         ProductBoxes(settings(config, "boxes"), path, ())
-    with pytest.raises(FileNotFoundError, match="nothing.jsonl: found no file of boxes; --mode=detect writes one"):
+    with pytest.raises(FileNotFoundError, match="nothing.jsonl: found no file of boxes; rice detect writes one"):
         ProductBoxes(settings(config, "boxes"), str(tmp_path / "nothing.jsonl"), ())

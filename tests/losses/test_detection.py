@@ -86,7 +86,7 @@ def test_one_box_by_hand():
             frame_mask=np.ones((1, 1), bool),
         )
     )
-    # The first query is nearer: it covers half of the box, its centre is 1/4 and its width 1/2 off.
+    # The first query is nearer: it covers half of the box, its center is 1/4 and its width 1/2 off.
     assert float(found["l1"]) == pytest.approx(0.75)
     assert float(found["giou"]) == pytest.approx(0.5)
     assert float(found["class"]) == pytest.approx((np.log(2) + 0.1 * np.log(4)) / 1.1)

@@ -60,7 +60,7 @@ def test_a_part_that_a_family_does_not_list_counts():
 
 @pytest.fixture(scope="module")
 def reranked(live_shop, tmp_path_factory):
-    """An index that knows its decoder, and weights of which one number of the decoder is another."""
+    """An index with a fingerprint of its decoder, and weights with one number of the decoder changed."""
     directory = tmp_path_factory.mktemp("reranked")
     index = read_index(live_shop.directory)
     params, config = load_weights(index.about.checkpoint)

@@ -32,7 +32,7 @@ def browser(profile):
 
 
 def resize(driver, width: int, height: int, scheme: str = "light") -> None:
-    """Shows the page as a window of that size does, to somebody who likes it "light" or "dark"."""
+    """Resizes the window and sets the preferred color scheme, "light" or "dark"."""
     size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     features = [{"name": "prefers-color-scheme", "value": scheme}]

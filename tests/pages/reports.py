@@ -1,4 +1,4 @@
-"""A report of a tiny shop whose texts no page should take for its own, for tests."""
+"""A report of a tiny shop whose texts a page must escape, for tests."""
 
 import dataclasses
 

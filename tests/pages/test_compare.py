@@ -22,7 +22,7 @@ ABOUT = {
 
 
 def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
-    """A workdir with a ranking of those ranks, of queries of a shop or of two galleries that nobody has."""
+    """A workdir with a ranking of those ranks, of a shop's queries or of two galleries that do not exist."""
     num = len(ranks)
     ranked = ranking.Ranking(
         query_ids=tuple(f"q{i}" for i in range(num)),
@@ -80,11 +80,11 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 def test_runs_that_cannot_be_compared(tmp_path):
     run, other = write_run(tmp_path / "run", [1, 2]), write_run(tmp_path / "other", [1, 2, 3])
     page = tmp_path / "compare.html"
-    with pytest.raises(DataError, match="found 1 runs to compare, expected two or more: --mode=compare RUN1 RUN2"):
+    with pytest.raises(DataError, match="found 1 runs to compare, expected two or more: rice compare RUN1 RUN2"):
         compare.write_comparison(page, [run])
     with pytest.raises(DataError, match="other: found other queries or galleries .3 queries. than in run .2."):
         compare.write_comparison(page, [run, other])
-    with pytest.raises(FileNotFoundError, match="nowhere/results.json: not found; .*--mode=eval"):
+    with pytest.raises(FileNotFoundError, match="nowhere/results.json: not found; .*rice eval"):
         compare.write_comparison(page, [run, tmp_path / "nowhere"])
     detector = shutil.copytree(run, tmp_path / "detector")
     (detector / "results.json").write_text('{"about": {"step": 6}, "results": {"after 6 steps": {"AP": 0.5}}}')

@@ -200,5 +200,5 @@ def test_detected_boxes_are_drawn_beside_the_data_set_s_own(evil_shop, tmp_path)
 
 def test_a_data_set_that_was_built_anew_is_refused(evil_shop):
     pictures = album.Album(str(evil_shop), "lpr4m/query", "lpr4m/gallery", {}, 3)
-    with pytest.raises(DataError, match="query/1.0.0: found clip .* in row 1, expected another-one.*--mode=eval"):
+    with pytest.raises(DataError, match="query/1.0.0: found clip .* in row 1, expected another-one.*rice eval"):
         pictures.query(1, "another-one")

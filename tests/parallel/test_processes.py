@@ -37,7 +37,7 @@ def finish(running) -> list[tuple[str, str]]:
 
 
 def require_silence(output: tuple[str, str]) -> None:
-    """Only the first process speaks, but for what libraries say."""
+    """Only the first process prints, apart from the messages of libraries."""
     for word in ("rank-1", "results.json", "loss", "resuming", "devices"):
         assert word not in output[0] and word not in output[1]
 

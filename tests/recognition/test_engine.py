@@ -177,7 +177,7 @@ def test_without_decoder_nothing_is_re_ranked(tmp_path, caplog):
         Engine(shop.directory, rerank=3)
     with caplog.at_level(logging.WARNING):
         engine = Engine(shop.directory)
-    assert "frames are seen whole" in caplog.text and "The index has no calibration" in caplog.text
+    assert "frames are encoded whole" in caplog.text and "The index has no calibration" in caplog.text
     found = engine.rank(encode(engine, shop, [0]))
     assert found.none is None and {match.confidence for match in found.products} == {None}
 

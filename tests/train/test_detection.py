@@ -152,5 +152,5 @@ def test_a_detector_starts_from_rices_encoder_and_rice_from_a_detectors(tmp_path
     assert "detector" not in back
 
     four = small_config(task="detection", model__detector__kind="frame", model__detector__heads=4)
-    with pytest.raises(CheckpointError, match="has 2 heads, config.model.detector.heads is 4"):
+    with pytest.raises(CheckpointError, match=r"found 2 heads, expected 4 \(config.model.detector.heads\)"):
         start_from(tmp_path / "frame", fresh, model_of(four))

@@ -89,10 +89,10 @@ def test_a_trained_decoder_is_left_out_where_there_is_none(run, caplog):
 def test_other_numbers_of_heads_and_pairs_are_refused(run):
     workdir, _ = run
     eight = small_config(model__layers=6, model__pmd__num_heads=8)
-    with pytest.raises(CheckpointError, match=r"has 2 heads, config.model.pmd.num_heads is 8"):
+    with pytest.raises(CheckpointError, match=r"found 2 heads, expected 8 \(config.model.pmd.num_heads\)"):
         start_from(workdir, fresh(eight), model_of(eight))
     four = small_config(model__layers=6, model__heads=4)
-    with pytest.raises(CheckpointError, match=r"has 2 heads, config.model.heads is 4"):
+    with pytest.raises(CheckpointError, match=r"found 2 heads, expected 4 \(config.model.heads\)"):
         start_from(workdir, fresh(CONFIG), model_of(four))
     with pytest.raises(CheckpointError, match=r"pmd/cross_blocks/down/bias: found \(1, 32\), expected \(2, 32\)"):
         start_from(workdir, fresh(TWO_PAIRS), model_of(TWO_PAIRS))
