@@ -4,7 +4,6 @@ python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import logging
 import sys
@@ -17,8 +16,8 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import config_flags
 
-from rice_jax.config import Config, ConfigError, find_config
-from rice_jax.config.fields import list_settings
+from rice_jax.config import Config, ConfigError
+from rice_jax.config.command_line import parse_flags
 from rice_jax.index.model import ModelSettings, place_model
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
@@ -191,43 +190,6 @@ def compare(workdir: Path, runs: list[Path]) -> None:
     path = workdir / "compare.html"
     write_comparison(path, runs)
     print(path)
-
-
-def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses flags as absl does, but finds configs by name and reports an unknown setting in one line."""
-    try:
-        _require_known(arguments)
-        return app.parse_flags_with_usage(with_config_path(arguments))
-    except ConfigError as error:
-        sys.exit(f"ConfigError: {error}")
-
-
-def _require_known(arguments: list[str]) -> None:
-    settings = list_settings(Config)
-    for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and name.startswith("config.") and name not in settings:
-            similar = difflib.get_close_matches(name, settings, n=1)
-            raise ConfigError(
-                f"{name}: unknown setting{f', did you mean {similar[0]}?' if similar else ''}; all settings: "
-                "docs/settings.md"
-            )
-
-
-def with_config_path(arguments: list[str]) -> list[str]:
-    """Replaces the name of a config that comes with rice_jax by its path."""
-    found = list(arguments)
-    for i, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag not in ("--config", "-config"):
-            continue
-        if not equals:
-            i += 1
-            flag, value = "", arguments[i] if i < len(arguments) else ""
-        name, colon, rest = value.partition(":")
-        if name:
-            found[i] = f"{flag}{equals}{find_config(name)}{colon}{rest}"
-    return found
 
 
 def start(arguments: list[str]) -> None:

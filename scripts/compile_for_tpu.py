@@ -50,8 +50,8 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError
+from rice_jax.config.command_line import parse_flags
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
-from rice_jax.main import with_config_path
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
@@ -130,14 +130,6 @@ def main(_) -> None:
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
     sys.exit(0 if fits else 1)
-
-
-def parse_flags(arguments: list[str]) -> list[str]:
-    """Parses flags; `--config` may be the name of a config that comes with rice_jax."""
-    try:
-        return app.parse_flags_with_usage(with_config_path(arguments))
-    except ConfigError as error:
-        sys.exit(f"ConfigError: {error}")
 
 
 def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:

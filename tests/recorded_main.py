@@ -6,6 +6,7 @@ import jax
 from absl import app, flags
 
 from rice_jax import main
+from rice_jax.config.command_line import parse_flags
 from rice_jax.parallel import mesh
 from rice_jax.train import loop
 
@@ -19,4 +20,4 @@ def recording_batch(devices, local):
 if __name__ == "__main__":
     loop.global_batch = recording_batch
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main.main, flags_parser=main.parse_flags)
+    app.run(main.main, flags_parser=parse_flags)

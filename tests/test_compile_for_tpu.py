@@ -130,18 +130,6 @@ def test_a_program_that_the_compiler_takes_but_that_needs_more_than_there_is():
         compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=0.001, peak=1.0))
 
 
-def test_a_config_by_its_name():
-    found = compile_for_tpu.with_path("--config=lpr4m")
-    assert found.startswith("--config=") and found.endswith("configs/lpr4m.py")
-    assert Path(found.partition("=")[2]).is_file()
-    for argument in ("--config=configs/lpr4m.py", "--config.mesh.fsdp=8", "--topology=v5e:2x4", "--config"):
-        assert compile_for_tpu.with_path(argument) == argument
-    with pytest.raises(
-        ConfigError, match="--config=lpr4n: found no such config, expected a .py file or one of .*lpr4m"
-    ):
-        compile_for_tpu.with_path("--config=lpr4n")
-
-
 def test_batches_and_the_number_of_devices():
     """A training batch has to divide; the evaluation's is padded."""
     mesh = create_mesh(MeshConfig())

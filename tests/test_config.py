@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rice_jax.config import Config, ConfigError, DataConfig, default_config, find_config, load_config
+from rice_jax.config.command_line import with_config_path
 from rice_jax.config.fields import list_settings
 from rice_jax.config.upgrade import upgrade
 from rice_jax.models.detr import DetrConfig
@@ -292,3 +293,13 @@ def test_settings_that_version_0_1_saved():
 def test_the_files_lie_in_the_package_or_beside_it():
     assert find_config("lpr4m") in (ROOT / "configs" / "lpr4m.py", ROOT / "rice_jax" / "configs" / "lpr4m.py")
     assert find_config("configs/lpr4m.py") == Path("configs/lpr4m.py")
+
+
+def test_a_config_by_its_name():
+    name = str(ROOT / "configs" / "sample_pretrain.py")
+    assert with_config_path(["rice", "--config=sample_pretrain:close"]) == ["rice", f"--config={name}:close"]
+    assert with_config_path(["rice", "--config", "sample_pretrain", "--x"]) == ["rice", "--config", name, "--x"]
+    for argument in (f"--config={name}", f"--config={name}:close", "--config.mesh.fsdp=8", "--workdir=a", "--config"):
+        assert with_config_path([argument]) == [argument]
+    with pytest.raises(ConfigError, match="--config=lpr4n: found no such config, expected a .py file or .*lpr4m"):
+        with_config_path(["--config=lpr4n"])
