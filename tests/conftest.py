@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import subprocess
@@ -36,22 +37,38 @@ flags.FLAGS.mark_as_parsed()
 # Files whose tests start programs or compile for eight devices, those that take longest first: pytest's workers begin
 # with them, and `scripts/test.sh --fast` leaves them out. Single tests are marked where they stand.
 SLOW_FILES = (
-    "test_detector.py",
     "parallel/test_processes.py",
+    "test_detector.py",
     "test_main.py",
-    "train/test_detection.py",
-    "train/test_steps.py",
     "test_benchmark.py",
-    "test_golden.py",
-    "train/test_state.py",
-    "serving/test_load_test.py",
-    "eval/test_rerank.py",
-    "tasks/test_detect.py",
-    "eval/test_attention.py",
+    "tasks/test_detection.py",
     "index/test_update.py",
+    "test_golden.py",
+    "test_api.py",
+    "serving/test_program.py",
+    "train/test_steps.py",
+    "eval/test_rerank.py",
+    "recognition/test_engine.py",
+    "train/test_detection.py",
+    "data/test_simulate.py",
+    "serving/test_serve_page.py",
+    "recognition/test_recognizer.py",
+    "serving/test_load_test.py",
+    "parallel/test_mesh.py",
+    "models/test_fingerprints.py",
     "compat/test_version_0_1.py",
+    "models/encoders/test_vit.py",
+    "models/test_detr.py",
+    "models/test_pmd.py",
+    "data/test_film.py",
+    "data/test_without_tensorflow.py",
+    "data/test_variants.py",
+    "input/test_items.py",
+    "train/test_state.py",
+    "eval/test_attention.py",
+    "pages/test_report_in_browser.py",
     "test_recognize.py",
-    "test_cli.py",
+    "data/test_package.py",
     "test_package.py",
 )
 SLOW_FIXTURES = {"reference"}
@@ -62,6 +79,12 @@ def pytest_sessionstart():
     for path in COMPILED.glob("*"):
         if time.time() - path.stat().st_atime > KEPT_SECONDS:
             path.unlink(missing_ok=True)
+
+
+def pytest_collection_finish():
+    """Keeps the garbage collector from looking again and again at what was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m

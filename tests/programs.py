@@ -5,6 +5,7 @@ run; `python -m` is then as if it had just imported everything.
 """
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -136,6 +137,7 @@ def _run(module: str, arguments: list[str], directory: Path, environment: dict[s
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), descriptor)
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
     sys.argv = [module, *arguments]
+    gc.freeze()  # what was imported stays, and need not be looked at again and again
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:

@@ -71,6 +71,7 @@ def test_what_cannot_work_gets_one_line(arguments, message, tmp_path, monkeypatc
         cli.main(arguments)
 
 
+@pytest.mark.slow
 def test_training_from_a_config_file_in_another_directory(shop, tmp_path):
     (tmp_path / "mine.py").write_text(CONFIG)
     flags = command(shop, tmp_path / "run", config="mine.py")[3:]

@@ -5,8 +5,6 @@ The case of ViT-B/32's sizes takes a minute: `python scripts/check_parity.py ../
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from rice_jax.convert.reference import from_reference, to_reference
 from rice_jax.models.rice import Rice
 from rice_jax.train.optimizer import create_optimizer, schedule
 from scripts import check_parity
+from tests.fixtures import run
 from tests.golden import oracle
 from tests.golden.cases import HERE, SHARED, Case, assert_close, find
 from tests.settings import small_config
@@ -50,9 +49,8 @@ DERIVED = (
 def check(*paths: Path) -> tuple[int, str, dict[str, list[str]]]:
     """Runs the script; returns its exit code, its last line and, for each case, what it found to be wrong."""
     # Cases are small: optimizing the compiled program would take longer than running it.
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, check_parity.__file__, *map(str, paths)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    arguments = [sys.executable, "-m", "scripts.check_parity", *map(str, paths)]
+    result = run(arguments, XLA_FLAGS="--xla_backend_optimization_level=0")
     wrong = {}
     for line in result.stdout.splitlines():
         if line.endswith(".npz"):

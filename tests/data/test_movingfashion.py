@@ -298,6 +298,7 @@ def test_extraction_without_ffmpeg_or_videos(tmp_path):
 # The program
 
 
+@pytest.mark.slow
 def test_the_program_trains_and_evaluates_the_gallery(tmp_path):
     raw = write_raw(tmp_path / "raw", num_train=10, num_test=8)
     frame_of(raw, video_of(17), 0).parent.rename(tmp_path / "away")  # the video that the archive lacks

@@ -337,6 +337,7 @@ def test_sorting_on_disk(tmp_path, monkeypatch):
 # The program
 
 
+@pytest.mark.slow
 def test_the_program_trains_on_pairs_and_evaluates_between_domains(tmp_path):
     raw = write_raw(tmp_path / "raw", num_train=10, num_test=6)
     for frame in range(12):  # of 16 * 3 items this one cannot be read

@@ -48,6 +48,7 @@ def fit(*shop, **changes):
     return fit_calibration(queries, GalleryImages(*images), **{"num_frames": 10, "fingerprint": "f"} | changes)
 
 
+@pytest.mark.slow
 def test_is_the_likeliest():
     shop = make_shop(num_clips=40)
     found = fit(*shop)

@@ -119,6 +119,7 @@ def test_threads_change_nothing(config, num_threads):
     assert_same(joined(found), joined(take(train_batches(config), 5)))
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(config):
     found = take(train_batches(dataclasses.replace(config, num_workers=2), start=6), 5)
     assert_same(joined(found), joined(take(train_batches(config, start=6), 5)))

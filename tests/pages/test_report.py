@@ -87,6 +87,7 @@ class Noise:
         return self.row | {"clip_id": f"q{index}".encode()}
 
 
+@pytest.mark.slow
 def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     monkeypatch.setattr(album, "Source", Noise)
     num, long = 20_000, "商品" * 500

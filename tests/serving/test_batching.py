@@ -122,7 +122,7 @@ def test_closing_serves_queued_callers_and_refuses_later_ones():
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
         gate.open.set()
         await closing
-        with pytest.raises(RuntimeError, match="stops"):
+        with pytest.raises(RuntimeError, match="the server is stopping"):
             await batcher.encode([picture(3)])
         return await asyncio.gather(*waiting)
 
