@@ -1,5 +1,6 @@
 """Embeddings from Python: `rice_jax.load`."""
 
+import io
 import os
 from collections.abc import Iterable, Sequence
 
@@ -40,8 +41,8 @@ def load(source: str | os.PathLike) -> "TrainedModel":
 class TrainedModel:
     """Embeds images and videos: the higher their cosine, the likelier the video shows the product in the image.
 
-    A picture is a file's path, the content of a file (bytes), a PIL image, or RGB as a uint8 array `[H, W, 3]`. It is
-    cropped and resized as in evaluation, which ignores the EXIF orientation of files.
+    A picture is a file's path, the content of a file (bytes), an open binary file, a PIL image, or RGB as a uint8 array
+    `[H, W, 3]`. It is cropped and resized as in evaluation: turned as its EXIF data say, in sRGB, and on white.
 
     Attributes:
         embed_dim: size of an embedding.
@@ -111,7 +112,8 @@ class TrainedModel:
 
 
 def _listed(pictures: Iterable[AnyPicture], name: str) -> list[AnyPicture]:
-    if isinstance(pictures, str | bytes | os.PathLike | Image.Image):
+    one = str | bytes | bytearray | memoryview | os.PathLike | Image.Image | io.IOBase
+    if isinstance(pictures, one):
         raise DataError(f"{name}: found one {type(pictures).__name__}, expected a list of pictures")
     listed = list(pictures)
     if not listed:

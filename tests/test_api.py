@@ -2,11 +2,13 @@
 
 import doctest
 import importlib
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +54,42 @@ def test_images_are_embedded_as_in_evaluation(model, live_shop, tmp_path):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "kind", ["str", "bytearray", "memoryview", "BytesIO", "read to its end", "file", "PIL", "opened"]
+)
+def test_pictures_of_any_kind_are_embedded(model, live_shop, tmp_path, kind):
+    path = tmp_path / "picture.png"
+    path.write_bytes(png(live_shop.pictures[1]))
+    at_end = io.BytesIO(path.read_bytes())
+    at_end.read()
+    with path.open("rb") as file:
+        given = {
+            "str": str(path),
+            "bytearray": bytearray(path.read_bytes()),
+            "memoryview": memoryview(path.read_bytes()),
+            "BytesIO": io.BytesIO(path.read_bytes()),
+            "read to its end": at_end,
+            "file": file,
+            "PIL": Image.fromarray(live_shop.pictures[1]),
+            "opened": Image.open(path),
+        }[kind]
+        for _ in range(2):  # nothing is used up
+            np.testing.assert_allclose(model.embed_images([given])[0], live_shop.index.vectors[1], atol=1e-6)
+
+
+def test_an_open_picture_is_seen_as_a_viewer_shows_it(model, live_shop, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer turns it clockwise
+    stored = Image.fromarray(np.ascontiguousarray(np.rot90(live_shop.pictures[1])))
+    stored.save(tmp_path / "turned.png", exif=exif)
+    clear = Image.fromarray(live_shop.pictures[1])
+    clear.putalpha(0)
+    white = Image.new("RGB", clear.size, "white")
+    found = model.embed_images([Image.open(tmp_path / "turned.png"), tmp_path / "turned.png", clear, white])
+    assert (found[:2] @ live_shop.index.vectors[1] > 0.9999).all()
+    np.testing.assert_array_equal(found[2], found[3])
+
+
 def test_any_number_of_images_is_embedded(model, monkeypatch):
     monkeypatch.setattr("rice_jax.api.MAX_BATCH_SIZE", 4)
     pictures = np.stack([draw(seed) for seed in range(7)])
@@ -75,14 +113,38 @@ def test_a_video_is_embedded_as_in_evaluation(model, live_shop, num):
     [
         ([], "found none, expected at least one"),
         ("a.jpg", "found one str, expected a list of pictures"),
-        (draw(0), r"\[0\]: found an array of type uint8 and shape \[48, 3\], expected RGB of type uint8 and shape"),
+        (
+            draw(0),
+            r"\[0\]: found an array of type uint8 and shape \[48, 3\], expected .* RGB as an array of type uint8",
+        ),
         ([draw(0), draw(1)[..., :1]], r"\[1\]: found an array of type uint8 and shape \[48, 48, 1\]"),
         ([draw(0) / 255], r"\[0\]: found an array of type float64"),
-        ([b"no picture"], r"\[0\]: a picture of 10 bytes cannot be decoded: it is not an image"),
+        ([np.zeros((0, 0, 3), np.uint8)], r"\[0\]: found an array of type uint8 and shape \[0, 0, 3\]"),
+        ([np.zeros((48, 48))], r"\[0\]: found an array of type float64 and shape \[48, 48\]"),
+        ([draw(0).astype(np.int64)], r"\[0\]: found an array of type int64"),
+        ([draw(0).astype(np.uint16)], r"\[0\]: found an array of type uint16"),
+        ([None], r"\[0\]: found NoneType, expected a path, the content of a file"),
+        ([7], r"\[0\]: found int, expected a path"),
+        ([draw(0).tolist()], r"\[0\]: found list, expected a path"),
+        ([io.StringIO("text")], r"\[0\]: found a file open for text, expected a path"),
+        ([Image.new("RGB", (0, 3))], r"\[0\]: found a picture of 0 × 3 pixels, expected at least one"),
+        ([Image.new("RGB", (65_536, 1))], r"\[0\]: a picture of 65536 × 1 pixels cannot be decoded: it has 65,536 × 1"),
+        (
+            [np.zeros((65_536, 1, 3), np.uint8)],
+            r"\[0\]: a picture of 1 × 65536 pixels cannot be decoded: it has 1 × 65",
+        ),
+        (
+            [Image.new("F", (9, 9))],
+            r"\[0\]: a picture of 9 × 9 pixels cannot be decoded: its pixels are numbers of 32 bits",
+        ),
+        ([b""], r"\[0\]: a picture of 0 bytes cannot be decoded: it is empty"),
+        (io.BytesIO(png(draw(0))), "found one BytesIO, expected a list of pictures"),
+        ([b"no picture"], r"\[0\]: a picture of 10 bytes cannot be decoded: it is not a picture; expected"),
         ([png(draw(0))[:60]], r"\[0\]: a picture of 60 bytes cannot be decoded"),
     ],
 )
-def test_what_cannot_be_embedded(model, pictures, message):
+def test_what_cannot_be_embedded(model, pictures, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside tests
     with pytest.raises(rice_jax.DataError, match=f"pictures.*{message}"):
         model.embed_images(pictures)
     with pytest.raises(rice_jax.DataError, match=f"frames.*{message}"):
@@ -121,7 +183,7 @@ def test_build_index_adds_mirrors_and_removes(live_shop, tmp_path):
     assert rice_jax.build_index(pictures, out=out, change="mirror").image_ids == ["sofa"]
     (pictures / "bad.png").write_bytes(b"no picture")
     (pictures / "vase.png").write_bytes(png(draw(3)))
-    with pytest.raises(rice_jax.DataError, match="1 of 3 pictures cannot be used:\n.*bad.png: is not a picture"):
+    with pytest.raises(rice_jax.DataError, match="1 of 3 pictures cannot be used:\n.*bad.png: it is not a picture"):
         rice_jax.build_index(pictures, out=out)
     assert rice_jax.read_index(out).image_ids == ["sofa", "vase"]
     assert rice_jax.build_index(pictures, out=out, change="remove").image_ids == []

@@ -26,7 +26,7 @@ ROOMS = {
     "tasks": {"types", "files", "config", "parallel", "ops", "losses", "models", "input", "train", "eval", "pages"},
     "index": {"types", "files", "config", "parallel", "models", "input", "eval.calibration", "eval.embed"},
     "recognition": {"types", "config", "parallel", "models", "input", "index", "eval.calibration", "eval.ranking"},
-    "serving": {"types", "recognition", "pages"},
+    "serving": {"types", "input.pictures", "recognition", "pages"},
 }
 # A module that may import more than its package: the page shows the results of recognition with an index.
 EXCEPTIONS = {"pages.timeline": {"index.store", "recognition.recognizer"}}

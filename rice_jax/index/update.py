@@ -14,13 +14,13 @@ import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import UInt8
-from PIL import UnidentifiedImageError
 
 from rice_jax.eval.embed import compile_rows, compute_rows, model_embedder, padded_batch_size
 from rice_jax.index.catalog import Picture, read_shop
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.input import transforms
+from rice_jax.input.pictures import read_file
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import agree
@@ -266,7 +266,7 @@ def _picture_batches(
 
 def _decode(about: About, picture: Picture, digest: str) -> UInt8[np.ndarray, "S S 3"]:
     """A picture as evaluation shows it to the model."""
-    encoded = picture.path.read_bytes()
+    encoded = read_file(picture.path)
     if hashlib.sha256(encoded).hexdigest() != digest:
         raise OSError("it has changed since this program started")
     side = about.model.encoder.image_size
@@ -278,19 +278,15 @@ def _problem(about: About, picture: Picture, digest: str) -> str:
     where = picture.place if picture.place == str(picture.path) else f"{picture.place}: {picture.path}"
     try:
         _decode(about, picture, digest)
-    except UnidentifiedImageError:  # its message names an object in memory
-        return f"{where}: is not a picture"
     except OSError as error:
         return f"{where}: {error.strerror or error}"
-    except Exception as error:  # Pillow may raise anything on a damaged file
-        return f"{where}: {type(error).__name__}: {error}"
     return f"{where}: it changed while this program ran"
 
 
 def _digest(picture: Picture) -> str:
     """SHA-256 of a file's content; "" if it cannot be read."""
     try:
-        return hashlib.sha256(picture.path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_file(picture.path)).hexdigest()
     except OSError:
         return ""
 

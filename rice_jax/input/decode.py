@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 
 from rice_jax.config import InputConfig
 from rice_jax.input import transforms
+from rice_jax.input.pictures import is_plain
 from rice_jax.input.transforms import Crop
 from rice_jax.types import DataError, Decoded
 
@@ -157,9 +158,11 @@ def decode_jpeg(encoded: bytes, crop: Crop, side: int, pixels: UInt8[np.ndarray,
         pixels: array that receives the picture, in its upper left.
 
     Returns:
-        Height and width of the decoded picture, or None if it is too large, damaged, or not a JPEG; the content of
-        `pixels` is then undefined.
+        Height and width of the decoded picture, or None if it is too large, damaged, not a JPEG, or not shown by a
+        viewer as it is stored; the content of `pixels` is then undefined.
     """
+    if not is_plain(encoded):
+        return None
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
         # The factors are Pillow's: at the decoder's other factors the cosine transform is slower than at full size.

@@ -3,13 +3,14 @@
 Functions with random draws take the generator as their first argument.
 """
 
-import io
 import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
+
+from rice_jax.input.pictures import TURNS, decoding, open_picture, orientation, to_rgb
 
 # A patch shows the product if its IoU with the product's box is at least this. docs/reference.md, section 6, gives the
 # number for the 49 patches of CLIP ViT-B/32.
@@ -41,8 +42,9 @@ def render(
     """Decodes a picture, and resizes a window of it to a square.
 
     Args:
-        encoded: the picture's file, usually JPEG; its EXIF orientation is ignored, as boxes ignore it.
-        crop: window of the picture; its aspect ratio is not kept.
+        encoded: the picture's file, usually JPEG. It is seen as a viewer shows it: turned as its EXIF data say, in
+            sRGB, and on white.
+        crop: window of the picture so seen; its aspect ratio is not kept.
         size: side of the result, pixels.
         color: matrix that maps [R, G, B, 1] to RGB (`random_color`); None = unchanged.
 
@@ -52,9 +54,10 @@ def render(
     Raises:
         OSError: the picture cannot be decoded.
     """
-    return cut(Image.open(io.BytesIO(encoded)), crop, size, color)
+    return cut(open_picture(encoded), crop, size, color)
 
 
+@decoding()
 def cut(
     picture: Image.Image, crop: Crop, size: int, color: Float[np.ndarray, "3 4"] | None = None
 ) -> UInt8[np.ndarray, "S S 3"]:
@@ -73,20 +76,42 @@ def cut(
     Raises:
         OSError: the picture cannot be decoded.
     """
+    if picture.format not in ("JPEG", "MPO"):
+        picture.load()
+    turn = orientation(picture)
+    window = as_stored(crop, turn)
     # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is several times faster: the cosine transform gives
     # the low-pass for free. With a source pixel left for each result pixel, the result differs from a full decode by
     # less than the JPEG differs from its original (mean 0.3-0.5 gray levels).
-    wanted = math.ceil(size / (crop.right - crop.left)), math.ceil(size / (crop.bottom - crop.top))
+    wanted = math.ceil(size / (window.right - window.left)), math.ceil(size / (window.bottom - window.top))
     draft = picture.draft("RGB", wanted)
     width, height = draft[1][2:] if draft else picture.size
-    if picture.mode != "RGB":  # convert() would copy an RGB picture
-        picture = picture.convert("RGB")
-    picture = _resize(picture, (crop.left * width, crop.top * height, crop.right * width, crop.bottom * height), size)
+    edges = window.left * width, window.top * height, window.right * width, window.bottom * height
+    picture = _resize(to_rgb(picture), edges, size)
+    if turn in TURNS:  # a small square is cheaper to turn than the whole picture
+        picture = picture.transpose(TURNS[turn])
     if color is not None:
         picture = picture.convert("RGB", tuple(color.ravel().tolist()))
     if crop.flip:  # by Pillow: numpy is ten times slower at copying pixels in reverse
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(picture)
+
+
+def as_stored(crop: Crop, turn: int) -> Crop:
+    """The window of the stored pixels that a viewer shows as `crop`, not mirrored.
+
+    Args:
+        crop: window of the picture as a viewer shows it.
+        turn: EXIF's number for how the viewer turns the stored pixels, 1..8.
+    """
+    (left, right), (top, bottom) = (crop.left, crop.right), (crop.top, crop.bottom)
+    if turn in (5, 6, 7, 8):
+        (left, right), (top, bottom) = (top, bottom), (left, right)
+    if turn in (2, 3, 7, 8):
+        left, right = 1 - right, 1 - left
+    if turn in (3, 4, 6, 7):
+        top, bottom = 1 - bottom, 1 - top
+    return Crop(left, top, right, bottom, flip=False)
 
 
 def _resize(picture: Image.Image, box: tuple[float, float, float, float], size: int) -> Image.Image:

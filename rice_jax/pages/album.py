@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from rice_jax.input.pictures import as_shown, open_picture
 from rice_jax.input.product_boxes import ProductBoxes, frame_boxes
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import sample_frames
@@ -131,7 +132,7 @@ def thumbnail(picture: bytes | UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, Seque
     """Shrinks a picture.
 
     Args:
-        picture: content of its file, whose EXIF orientation is ignored, as boxes ignore it; or RGB, 0 to 255.
+        picture: content of its file, which is shown as a viewer shows it; or RGB, 0 to 255.
 
     Returns:
         A JPEG of at most `WIDTH` × `HEIGHT` pixels, never larger than the picture, and its width and height.
@@ -139,9 +140,9 @@ def thumbnail(picture: bytes | UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, Seque
     Raises:
         OSError: the picture cannot be decoded.
     """
-    small = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else Image.fromarray(picture)
+    small = open_picture(picture) if isinstance(picture, bytes) else Image.fromarray(picture)
     small.draft("RGB", (2 * WIDTH, 2 * HEIGHT))
-    small = small.convert("RGB")
+    small = as_shown(small)
     small.thumbnail((WIDTH, HEIGHT))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=QUALITY, optimize=True)

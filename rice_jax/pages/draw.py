@@ -1,6 +1,5 @@
 """Contact sheets: the frames of a clip with the boxes that a detector found and the true ones."""
 
-import io
 import json
 import logging
 import math
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from rice_jax.config import InputConfig
+from rice_jax.input.pictures import as_shown, open_picture
 from rice_jax.input.product_boxes import frame_boxes
 from rice_jax.input.source import Source
 
@@ -58,7 +58,7 @@ def draw_frame(encoded: bytes, found: dict, truths: Sequence[Sequence[float]]) -
         found: the frame's line of the detections.
         truths: true boxes: left, top, right, bottom as shares of the frame.
     """
-    picture = Image.open(io.BytesIO(encoded)).convert("RGB")
+    picture = as_shown(open_picture(encoded))
     picture = picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=14)
 

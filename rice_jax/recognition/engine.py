@@ -123,7 +123,8 @@ class Engine:
         """Crops and resizes a picture as evaluation does.
 
         Args:
-            picture: a file's path, the content of a file, a PIL image, or RGB as a uint8 array `[H, W, 3]`.
+            picture: a file's path, the content of a file (bytes), an open binary file, a PIL image, or RGB as a uint8
+                array `[H, W, 3]`.
 
         Raises:
             DataError: it is not a picture, or it is damaged.

@@ -128,7 +128,8 @@ class Recognizer:
         """Adds a frame and ranks the images for the last frames.
 
         Args:
-            frame: the content of a picture's file (bytes), RGB as a uint8 array `[H, W, 3]`, a path, or a PIL image.
+            frame: a file's path, the content of a file (bytes), an open binary file, a PIL image, or RGB as a uint8
+                array `[H, W, 3]`.
             time: seconds from any starting point.
 
         Raises:

@@ -4,7 +4,6 @@ Refused uploads raise an `HTTPException` whose detail says what was found and wh
 """
 
 import dataclasses
-import io
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -17,9 +16,9 @@ import pydantic
 from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from jaxtyping import UInt8
-from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
+from rice_jax.input.pictures import TooLarge, open_picture
 from rice_jax.recognition.video import read_video
 from rice_jax.types import DataError
 
@@ -28,6 +27,7 @@ PICTURE_KINDS = "JPEG, PNG, or WebP"
 ANYTHING = "application/octet-stream"  # sent by clients that do not know the type
 # FFmpeg's names of formats. Other formats can refer to further files or addresses, which FFmpeg would open.
 VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
+NUM_LARGEST = 20  # a file of 100 bytes can hold a picture of the largest size, which takes a third of a second
 MAX_TOP = 100
 MAX_TEXT = 1000  # characters of a gallery's id
 
@@ -43,7 +43,7 @@ class Limits:
         upload_seconds: time in which a request's body must arrive.
         picture_bytes: size of a picture's file, which is held in memory.
         frames: number of pictures in a request.
-        pixels: size of a picture or of a video's frame.
+        pixels: size of a picture or of a video's frame; the pictures of a request may have `NUM_LARGEST` times as many.
         video_seconds: length of a video.
         requests: number of requests with pictures in flight.
         streams: number of streams in memory.
@@ -138,12 +138,16 @@ def read_pictures(
     files: Iterable[UploadFile], limits: Limits, interval_seconds: float, prepare: Prepare
 ) -> Generator[Prepared, None, None]:
     """The pictures of a clip, taken to be `interval_seconds` apart; each file is closed once it has been read."""
+    pixels = 0
     for place, file in enumerate(files):
         name = f"frame {place + 1}"
         _require_bytes(file.size or 0, limits, name)
         with file.file as opened:
             encoded = opened.read()
-        yield Prepared(place * interval_seconds, prepare_picture(encoded, limits, prepare, name))
+        pixels += _count_pixels(encoded, limits, name)
+        if pixels > NUM_LARGEST * limits.pixels:
+            raise HTTPException(413, f"{name} exceeds the limit of {NUM_LARGEST * limits.pixels:,} pixels in a request")
+        yield Prepared(place * interval_seconds, _prepare(encoded, prepare, name))
 
 
 def read_frames(
@@ -176,15 +180,23 @@ def read_frames(
 
 def prepare_picture(encoded: bytes, limits: Limits, prepare: Prepare, name: str) -> UInt8[np.ndarray, "S S 3"]:
     """Prepares a picture for the encoder, after checking its header: the format, and the size in pixels."""
+    _count_pixels(encoded, limits, name)
+    return _prepare(encoded, prepare, name)
+
+
+def _count_pixels(encoded: bytes, limits: Limits, name: str) -> int:
     try:
-        with Image.open(io.BytesIO(encoded), formats=list(PICTURES)) as picture:
-            size = picture.size
-    except Image.DecompressionBombError as error:
-        raise HTTPException(413, f"{name} exceeds the limit of {limits.pixels:,} pixels") from error
-    except Exception as error:  # Pillow may raise anything on a damaged file
+        width, height = open_picture(encoded, formats=tuple(PICTURES)).size
+    except TooLarge as error:
+        raise HTTPException(413, f"{name}: {error}") from error
+    except OSError as error:
         found = "is not an image that can be read" if encoded else "is empty"
         raise HTTPException(400, f"{name} {found}, expected {PICTURE_KINDS}") from error
-    _require_size(size, limits, name)
+    _require_size((width, height), limits, name)
+    return width * height
+
+
+def _prepare(encoded: bytes, prepare: Prepare, name: str) -> UInt8[np.ndarray, "S S 3"]:
     try:
         return prepare(encoded)
     except DataError as error:

@@ -177,7 +177,7 @@ def test_broken_pictures_do_not_keep_others_out(made, embedded):
         made.update()
     for line in (
         "3 of 6 pictures cannot be used:",
-        f"  {made.pictures / 'b.jpg'}: is not a picture",
+        f"  {made.pictures / 'b.jpg'}: it is not a picture",
         f"  {made.pictures / 'e.jpg'}: image file is truncated",
         f"  {made.pictures / 'f.jpg'}: No such file",
     ):
@@ -332,7 +332,7 @@ def test_the_command_line_even_if_it_is_killed(reference, shop, made):
     (made.pictures / "d.jpg").write_bytes(b"")
     result = run(program)
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    message = f"DataError: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: is not a picture"
+    message = f"DataError: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: it is empty; expected"
     assert message in result.stderr
     assert len(read_index(made.directory).image_ids) == 203
 

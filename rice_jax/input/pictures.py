@@ -1,0 +1,220 @@
+"""Opens pictures of any documented kind, and makes sRGB of what their files hold."""
+
+import contextlib
+import errno
+import functools
+import io
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # other decoders of Pillow start programs
+MAX_BYTES = 1 << 30
+# Pillow's resize takes memory in proportion to a side, so a line of 25 million pixels would take a gigabyte.
+MAX_SIDE = 65_535  # the longest side of a JPEG
+# Each scan of a JPEG costs a pass over all its pixels, even if it is empty. Encoders write 1 to about 20.
+MAX_SCANS = 100
+
+# Of macOS's archives, Windows, and Synology's and QNAP's disks.
+_HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "@eaDir", "#recycle", "@Recycle"}
+# A segment of a JPEG; 00 and D0 to D7 after FF belong to the pixels.
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+# Where a JPEG may hold a turn or a profile: cheaper to look for than to open each JPEG by Pillow.
+_MARKS = b"Exif\0\0", b"tiff:Orientation", b"ICC_PROFILE\0"
+_SRGB = ImageCms.createProfile("sRGB")
+_SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # {a profile's color space: Pillow's mode}
+_SRGB_TOLERANCE = 2  # levels by which sRGB profiles of various makers differ
+
+
+# How the stored pixels become those that a viewer shows, by EXIF's number.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class TooLarge(OSError):
+    """A picture beyond a limit."""
+
+
+@contextlib.contextmanager
+def decoding() -> Iterator[None]:
+    """Makes an OSError of whatever Pillow raises on a damaged file."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Whether an operating system or a file server put a file or directory of this name among pictures."""
+    return name.startswith(".") or name in _HIDDEN
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """Reads a picture's file.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file (devices and pipes may never end), or exceeds `MAX_BYTES`.
+    """
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if status.st_size > MAX_BYTES:
+        raise TooLarge(errno.EFBIG, f"it exceeds the limit of {MAX_BYTES:,} bytes", str(path))
+    return path.read_bytes()
+
+
+def open_picture(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Opens a picture without decoding it; of an animation, the first picture.
+
+    Args:
+        encoded: content of the file.
+        formats: Pillow's names of the formats that it may have.
+
+    Raises:
+        TooLarge: it has too many pixels, too long a side, or too many scans.
+        OSError: it is not a picture of these formats.
+    """
+    try:
+        picture = Image.open(io.BytesIO(encoded), formats=formats)
+    except Image.DecompressionBombError as error:
+        raise TooLarge(str(error)) from error
+    except Exception as error:  # Pillow may raise anything on a damaged file
+        found = "it is not a picture" if encoded else "it is empty"
+        raise OSError(f"{found}; expected {', '.join(formats)}") from error
+    require_size(picture)
+    if picture.format in ("JPEG", "MPO") and _exceeds_scans(encoded):
+        raise TooLarge(f"it exceeds the limit of {MAX_SCANS} scans in a JPEG")
+    return picture
+
+
+def require_size(picture: Image.Image) -> None:
+    """Raises `TooLarge` if a side is too long."""
+    if max(picture.size) > MAX_SIDE:
+        width, height = picture.size
+        raise TooLarge(f"it has {width:,} × {height:,} pixels, which exceeds the limit of {MAX_SIDE:,} on a side")
+
+
+def _exceeds_scans(encoded: bytes) -> bool:
+    """Whether a JPEG has more than `MAX_SCANS` scans; what follows its end, such as a phone's film, does not count."""
+    if encoded.count(b"\xff\xda") <= MAX_SCANS:
+        return False
+    place, scans = 2, 0
+    while (marker := _MARKER.search(encoded, place)) and marker[0] != b"\xff\xd9" and scans <= MAX_SCANS:
+        scans += marker[0] == b"\xff\xda"
+        place = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
+    return scans > MAX_SCANS
+
+
+def orientation(picture: Image.Image) -> int:
+    """EXIF's number for how a viewer turns the stored pixels, 1..8; 1 = not at all, or the EXIF data are damaged.
+
+    A picture other than a JPEG must be loaded: Pillow turns a TIFF itself, and a PNG's EXIF may follow its pixels.
+    """
+    try:
+        found = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow may raise anything on damaged EXIF data
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+@decoding()
+def as_shown(picture: Image.Image) -> Image.Image:
+    """The pixels of an open picture as a viewer shows them on white: RGB, in sRGB, and turned.
+
+    Raises:
+        OSError: it cannot be decoded.
+    """
+    shown = to_rgb(picture)
+    turn = orientation(picture)
+    return shown.transpose(TURNS[turn]) if turn in TURNS else shown
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """The pixels of a picture as a viewer shows them on white, in sRGB, but not turned.
+
+    Args:
+        picture: of any mode. Its color profile is ignored if it is damaged or does not fit the picture.
+
+    Returns:
+        RGB; `picture` itself if it is RGB already.
+
+    Raises:
+        OSError: its pixels are numbers without a defined white, or it cannot be decoded.
+    """
+    picture.load()
+    if picture.mode.startswith("I;16"):
+        picture = _scaled(picture)
+    elif picture.mode in ("I", "F"):
+        raise OSError(f"its pixels are numbers of 32 bits (mode {picture.mode}); expected 8 or 16 bits")
+    profile = picture.info.get("icc_profile")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if profile:
+        picture = _to_srgb(picture, profile)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # convert() would copy an RGB picture
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    """Gray of 8 bits from gray of 16."""
+    levels = np.asarray(picture).astype(np.uint32)
+    scaled = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    scaled.info = {name: value for name, value in picture.info.items() if name != "transparency"}
+    if "transparency" in picture.info:  # the level that is clear
+        scaled.putalpha(Image.fromarray(np.where(levels == picture.info["transparency"], 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
+    mode, convert = _conversion(profile)
+    if mode == "RGB" and picture.mode != "CMYK":
+        picture = picture.convert("RGB")
+    return picture if convert is None or picture.mode != mode else convert.apply(picture)
+
+
+def is_plain(encoded: bytes) -> bool:
+    """Whether the decoded pixels of a JPEG are those that a viewer shows: it is not turned, and in sRGB."""
+    if not any(mark in encoded for mark in _MARKS):
+        return True
+    try:
+        picture = open_picture(encoded)
+    except OSError:
+        return False
+    profile = picture.info.get("icc_profile")
+    return orientation(picture) == 1 and (not profile or _conversion(profile)[1] is None)
+
+
+@functools.lru_cache(maxsize=8)
+def _conversion(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """The mode of a profile's pictures and what turns them into sRGB.
+
+    Returns:
+        None in place of a conversion for sRGB itself, so that its pictures keep their values, and a damaged profile.
+    """
+    try:
+        opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _SPACES[opened.profile.xcolor_space]
+        convert = ImageCms.buildTransform(opened, _SRGB, mode, "RGB")
+        if mode == "RGB":
+            probe = np.mgrid[0:256:17, 0:256:17, 0:256:17].reshape(3, 64, 64).transpose(1, 2, 0).astype(np.uint8)
+            change = np.asarray(convert.apply(Image.fromarray(np.ascontiguousarray(probe)))) - probe.astype(int)
+            if np.abs(change).max() <= _SRGB_TOLERANCE:
+                return mode, None
+        return mode, convert
+    except Exception:  # a damaged profile must not cost the picture
+        return "", None
