@@ -78,3 +78,25 @@ def relative_box(box: Box, units: str, size: tuple[int, int], where: str) -> tfd
     if any(box) and (x1 == x2 or y1 == y2):
         raise Unusable("no area")
     return tfds.features.BBox(ymin=y1, xmin=x1, ymax=y2, xmax=x2)
+
+
+def box_as_shown(box: tfds.features.BBox, orientation: int) -> tfds.features.BBox:
+    """Turns a box of the stored pixels with its picture.
+
+    Args:
+        box: in shares of the stored picture; all zeros = no box.
+        orientation: EXIF's number for how a viewer turns the stored pixels, 1..8.
+
+    Returns:
+        The box in shares of the picture as a viewer shows it; all zeros = no box.
+    """
+    (left, right), (top, bottom) = (box.xmin, box.xmax), (box.ymin, box.ymax)
+    if not any(box):
+        return box
+    if orientation in (2, 3, 7, 8):
+        left, right = 1 - right, 1 - left
+    if orientation in (3, 4, 6, 7):
+        top, bottom = 1 - bottom, 1 - top
+    if orientation in (5, 6, 7, 8):
+        (left, right), (top, bottom) = (top, bottom), (left, right)
+    return tfds.features.BBox(ymin=top, xmin=left, ymax=bottom, xmax=right)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .errors import FormatError, Unusable
 from .img2dataset import Download, open_index
@@ -16,6 +16,8 @@ from .skip_report import SkipReport
 T = TypeVar("T")
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+OTHER_SPELLINGS = (".JPG", ".jpeg", ".JPEG")  # of .jpg, which annotation files imply
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # other decoders of Pillow start programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Picture:
         encoded: the unchanged bytes of its file, or a JPEG if `RawPictures` shrank it.
         width: in pixels, as published, before any resizing; boxes in pixels refer to this size.
         height: likewise.
+        orientation: EXIF's number for how a viewer turns the stored pixels, 1..8; 1 = not at all.
     """
 
     encoded: bytes
     width: int
     height: int
+    orientation: int = 1
 
 
 class RawPictures:
@@ -75,8 +79,12 @@ class RawPictures:
         return self._index is not None and name in open_index(self._index)
 
     def stems(self, relative: str) -> list[str]:
-        """Returns the names of the JPEG files in a directory, without extension; empty if it does not exist."""
-        return [path.stem for path in self._inside(relative).glob("*.jpg")]
+        """Returns the names of the JPEG files in a directory, without extension; empty if it does not exist.
+
+        Hidden files do not count: copies by macOS have a `._NAME.jpg`, which is no picture, beside each file.
+        """
+        files = (path for path in self._inside(relative).glob("*") if not path.name.startswith("."))
+        return sorted({path.stem for path in files if path.suffix in (".jpg", *OTHER_SPELLINGS)})
 
     def _inside(self, relative: str) -> Path:
         if relative.startswith("/") or ".." in relative.split("/"):
@@ -106,49 +114,66 @@ def read_picture(path: Path) -> Picture:
     """Reads a picture file and checks that it decodes to its end.
 
     Args:
-        path: a JPEG, or any other format that Pillow reads.
+        path: a JPEG, or another of `FORMATS`; its extension may be spelled otherwise, such as .JPG for .jpg.
 
     Raises:
         Unusable: "missing", "zero bytes" or "undecodable".
     """
-    try:
-        encoded = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Unusable("missing") from None
+    spellings = [path, path.with_suffix(path.suffix.upper())]
+    if path.suffix == ".jpg":
+        spellings += map(path.with_suffix, OTHER_SPELLINGS)
+    file = next(filter(Path.is_file, spellings), None)  # a pipe or a device is no picture, and may never end
+    if file is None:
+        raise Unusable("missing")
+    encoded = file.read_bytes()
     return Picture(encoded, *_check(encoded))
 
 
 def _check_download(download: Download) -> Picture:
     if download.status != "success":
         raise Unusable(download.status)
-    _check(download.encoded)
-    return Picture(download.encoded, download.width, download.height)
+    _, _, orientation = _check(download.encoded)
+    return Picture(download.encoded, download.width, download.height, orientation)
 
 
-def _check(encoded: bytes) -> tuple[int, int]:
-    """Decodes a picture to its end and returns its width and height."""
+def _check(encoded: bytes) -> tuple[int, int, int]:
+    """Decodes a picture to its end and returns its width, height and orientation."""
     if not encoded:
         raise Unusable("zero bytes")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
             # A JPEG is then read completely, but most of the arithmetic is skipped.
             image.draft("L", (width // 8, height // 8))
             image.load()
+            return width, height, _orientation(image)
     except Exception:  # Pillow's errors for broken files have no common class
         raise Unusable("undecodable") from None
-    return width, height
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation of a loaded picture; 1 if it has none or a damaged one."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Pillow may raise anything on damaged EXIF data
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def _shrink(picture: Picture, max_short_side: int) -> Picture:
-    """Shrinks a picture to a short side of at most `max_short_side` pixels, keeping its proportions."""
+    """Shrinks a picture to a short side of at most `max_short_side` pixels, keeping its proportions.
+
+    A picture that is transparent, of 16 bits, or with the color profile of gray or CMYK stays as it is: as an RGB JPEG
+    it would look different.
+    """
     with Image.open(io.BytesIO(picture.encoded)) as image:
-        if min(image.size) <= max_short_side:
+        differs = image.has_transparency_data or image.mode[0] in "IF"
+        if differs or (image.mode != "RGB" and "icc_profile" in image.info) or min(image.size) <= max_short_side:
             return picture
         scale = max_short_side / min(image.size)
         size = [max(max_short_side, round(side * scale)) for side in image.size]
         smaller = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-        exif = image.getexif()  # keeps the orientation for readers
+        kept = {name: value for name in ("exif", "icc_profile") if (value := image.info.get(name))}  # for readers
     buffer = io.BytesIO()
-    smaller.save(buffer, "JPEG", quality=95, exif=exif)
+    smaller.save(buffer, "JPEG", quality=95, **kept)
     return dataclasses.replace(picture, encoded=buffer.getvalue())

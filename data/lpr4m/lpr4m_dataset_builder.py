@@ -31,7 +31,11 @@ class Config(tfds.core.BuilderConfig):
 
 
 class Builder(ShardedBuilder):
-    """Builds data sets from LPR4M's raw files."""
+    """Builds data sets from LPR4M's raw files.
+
+    Raw boxes refer to the stored pixels of a frame, and built ones to the frame as a viewer shows it: the boxes of a
+    frame that its EXIF data turn are turned with it. Images have no boxes.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}

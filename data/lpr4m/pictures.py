@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from ..box_units import Box, relative_box
+from ..box_units import Box, box_as_shown, relative_box
 from ..errors import FormatError, Unusable
 from ..pictures import IMAGE_EXTENSIONS, Picture, RawPictures, choose_frames
 from ..skip_report import SkipReport
@@ -83,12 +83,14 @@ def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipRepo
 def frame_box(
     box: Box, units: str, frame: Picture, frame_id: str, where: str, report: SkipReport
 ) -> tfds.features.BBox | None:
-    """Converts a box to shares of its frame; a box that cannot be used is reported.
+    """Converts a box of the stored pixels to shares of its frame as a viewer shows it.
+
+    A box that cannot be used is reported.
 
     Args:
         box: x1, y1, x2, y2; all zeros = no box.
         units: the unit of the file's boxes.
-        frame: the frame, for its size.
+        frame: the frame, for its size and orientation.
         frame_id: the frame, for the report.
         where: place in the raw file, for errors and the report.
         report: counts the box and lists it if it cannot be used.
@@ -101,10 +103,11 @@ def frame_box(
     """
     report.tried("boxes")
     try:
-        return relative_box(box, units, (frame.width, frame.height), where)
+        relative = relative_box(box, units, (frame.width, frame.height), where)
     except Unusable as reason:
         report.skipped("boxes", frame_id, where, str(reason))
         return None
+    return box_as_shown(relative, frame.orientation)
 
 
 def _frame_number(frame_id: str, clip_id: str) -> int:

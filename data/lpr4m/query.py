@@ -99,9 +99,10 @@ def _example(
     frames = read_frames(pictures, query.clip_id, all_frames, max_frames, report)
     if not frames:
         raise Unusable("no usable frame")
-    size = frames[0][2]  # all frames of a clip have this size
+    own = {frame_id: picture for _, frame_id, picture in frames}
+    first = frames[0][2]  # stands for the frames that are not stored: all frames of a clip have one size
     annotated = {
-        frame_id: [frame_box(box, units, size, frame_id, query.where, report) for box in boxes]
+        frame_id: [frame_box(box, units, own.get(frame_id, first), frame_id, query.where, report) for box in boxes]
         for frame_id, boxes in boxes_of.items()
     }
     annotated = {frame_id: boxes for frame_id, boxes in annotated.items() if None not in boxes}

@@ -65,7 +65,10 @@ FEATURES = {
 
 
 class Builder(ShardedBuilder):
-    """Builds data sets from MovingFashion's raw files and the frames that scripts/extract_movingfashion.sh extracts."""
+    """Builds data sets from MovingFashion's raw files and the frames that scripts/extract_movingfashion.sh extracts.
+
+    No boxes refer to stored pixels, so readers may turn each picture as its EXIF data say.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}

@@ -18,7 +18,10 @@ MAX_FRAMES = 10
 
 
 class Builder(ShardedBuilder):
-    """Builds data sets from ROPE's raw files."""
+    """Builds data sets from ROPE's raw files.
+
+    No boxes refer to stored pixels, so readers may turn each picture as its EXIF data say.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}

@@ -23,8 +23,9 @@ def frame_boxes(row: dict) -> list[list[Box]]:
 
     Args:
         row: row of a data set with `frames` and, if there are any boxes, `boxes` [n, 4]: top, left, bottom, right (the
-            order of TFDS) in shares of the frame. Training rows have one box per frame. Queries have any number of
-            boxes, and `box_frame` [n] holds the frame of each. Boxes without area, such as zeros, are left out.
+            order of TFDS) in shares of the frame as a viewer shows it. Training rows have one box per frame. Queries
+            have any number of boxes, and `box_frame` [n] holds the frame of each. Boxes without area, such as zeros,
+            are left out.
     """
     found: list[list[Box]] = [[] for _ in row["frames"]]
     boxes = row.get("boxes", ())

@@ -1,14 +1,17 @@
 """What all builders share: sizes of pictures, Beam."""
 
 import io
+import os
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+import tensorflow_datasets as tfds
+from PIL import Image, ImageCms, ImageOps
 
 from data import builder
-from data.box_units import relative_box
+from data.box_units import box_as_shown, relative_box
+from data.errors import Unusable
 from data.pictures import RawPictures
 from data.skip_report import SkipReport
 from tests.data.raw_lpr4m import image_id_of, jpeg, write_raw
@@ -35,6 +38,75 @@ def test_boxes_stay_where_they_are_in_a_smaller_picture(tmp_path):
     assert Image.open(io.BytesIO(example["frames"][0])).size == (9, 16)
     box = relative_box((3, 6, 24, 36), "pixels", (27, 48), "x")
     np.testing.assert_allclose(example["boxes"][0], list(box), rtol=1e-6)
+
+
+def turned(picture, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(file := io.BytesIO(), "JPEG", quality=95, exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_box_is_turned_with_its_picture(orientation):
+    stored = Image.new("RGB", (80, 40))
+    stored.paste("white", (16, 8, 48, 16))
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(turned(stored, orientation))))
+    left, top, right, bottom = shown.convert("L").point(lambda level: 255 * (level > 127)).getbbox()
+    expected = top / shown.height, left / shown.width, bottom / shown.height, right / shown.width
+    box = tfds.features.BBox(ymin=0.2, xmin=0.2, ymax=0.4, xmax=0.6)
+    np.testing.assert_allclose(box_as_shown(box, orientation), expected, atol=1e-9)
+    assert not any(box_as_shown(tfds.features.BBox(0.0, 0.0, 0.0, 0.0), orientation)), "no box"
+
+
+def test_boxes_of_a_turned_frame_are_turned_in_all_sets(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    plain, other = tmp_path / "plain", tmp_path / "turned"
+    configs = "train,query,detection_train,detection_test"
+    build(raw, plain, "--configs", configs)
+    for file in (raw / "frames").rglob("*.jpg"):
+        file.write_bytes(turned(Image.open(file), 6))  # a viewer turns it clockwise: what is left comes to the top
+    build(raw, other, "--configs", configs)
+    for config in configs.split(","):
+        for before, after in zip(open_set(plain, config)[0], open_set(other, config)[0], strict=True):
+            assert len(before["boxes"]) == len(after["boxes"])
+            for (top, left, bottom, right), found in zip(before["boxes"], after["boxes"], strict=True):
+                expected = (left, 1 - bottom, right, 1 - top) if bottom else (0, 0, 0, 0)
+                np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_smaller_picture_is_shown_as_the_larger_one(tmp_path):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 80)).save(tmp_path / "turned.jpg", exif=exif, icc_profile=srgb)
+    picture = RawPictures(tmp_path, max_short_side=30).read("turned.jpg", SkipReport())
+    smaller = Image.open(io.BytesIO(picture.encoded))
+    assert (smaller.size, smaller.getexif()[0x0112], smaller.info["icc_profile"]) == ((30, 40), 6, srgb)
+    assert picture.orientation == 6
+    for name, mode in (("clear.png", "RGBA"), ("gray.png", "I;16")):  # a JPEG cannot hold them
+        Image.new(mode, (60, 80)).save(tmp_path / name)
+        kept = RawPictures(tmp_path, max_short_side=30).read(name, SkipReport())
+        assert kept.encoded == (tmp_path / name).read_bytes()
+
+
+def test_pictures_are_found_by_other_spellings_and_hidden_files_are_left_out(tmp_path):
+    for name in ("2.jpg", "1.JPG", "3.jpeg", "4.JPEG", "big.PNG"):
+        (tmp_path / name).write_bytes(jpeg(3, (8, 8)))
+    for name in ("._1.JPG", "._2.jpg", ".DS_Store", "Thumbs.db", "notes.txt"):
+        (tmp_path / name).write_bytes(b"no picture")
+    pictures = RawPictures(tmp_path)
+    assert pictures.stems(".") == ["1", "2", "3", "4"] and pictures.stems("nowhere") == []
+    for name in ("1.jpg", "2.jpg", "3.jpg", "4.jpg", "big.png"):
+        assert pictures.read(name, SkipReport()).encoded == jpeg(3, (8, 8))
+
+
+def test_what_is_no_picture_is_neither_waited_for_nor_run(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    Image.new("RGB", (8, 8)).save(tmp_path / "script.jpg", "EPS")
+    for name, reason in (("pipe.jpg", "missing"), ("script.jpg", "undecodable")):
+        with pytest.raises(Unusable, match=reason):
+            RawPictures(tmp_path).read(name, SkipReport())
 
 
 def test_beam_writes_what_one_machine_writes(tmp_path, monkeypatch):
