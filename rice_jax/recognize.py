@@ -56,13 +56,13 @@ def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
     engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=(BATCH_SIZE,))
     engine.rows(options.gallery)  # raises if there is no such gallery
-    thumbnails: list[Small] = []
+    thumbnails: dict[float, Small] = {}  # by time
 
     def frames() -> Iterator[Frame]:
         for frame in read_video(options.video, options.interval_seconds):
             if options.report:
-                with contextlib.suppress(Exception):  # the engine reports broken frames
-                    thumbnails.append(thumbnail(frame.picture))
+                with contextlib.suppress(OSError):  # the engine reports broken frames
+                    thumbnails[frame.time] = thumbnail(frame.picture)
             yield frame
 
     times, encoded = encode_video(engine, frames(), BATCH_SIZE)
@@ -77,7 +77,7 @@ def recognize(options: argparse.Namespace) -> None:
     for segment in segments:
         print(json.dumps(as_json(segment), ensure_ascii=False, allow_nan=False))
     if options.report:
-        video = Video(options.video.name, segments, times, thumbnails)
+        video = Video(options.video.name, segments, times, [thumbnails[time] for time in times])
         write_timeline(options.report, video, engine.index, options.gallery)
         print(options.report, file=sys.stderr)
 

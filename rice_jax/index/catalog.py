@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from rice_jax.input.pictures import is_hidden
 from rice_jax.types import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -64,9 +65,9 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
 def _read_directory(directory: Path) -> Iterator[Picture]:
     left_out = 0
     for entry in sorted(directory.iterdir()):
-        in_gallery = entry.is_dir() and not entry.name.startswith(".")
+        in_gallery = entry.is_dir() and not is_hidden(entry.name)
         for file in sorted(entry.iterdir()) if in_gallery else [entry]:
-            if file.name.startswith("."):
+            if is_hidden(file.name):
                 continue
             if file.is_dir():
                 raise DataError(

@@ -64,7 +64,8 @@ def build_index(
 
     Raises:
         CheckpointError: there is no checkpoint, or another model made the index.
-        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored.
+        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored,
+            and nothing is stored if there are no others.
         FileNotFoundError: `images` does not exist; or there is no index, and no model is named or `change` is "remove".
     """
     if change not in CHANGES:
@@ -101,7 +102,8 @@ def update_index(
     Raises:
         ConfigError: the model embeds no images.
         CheckpointError: another model made the index.
-        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored.
+        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored,
+            and nothing is stored if there are no others.
     """
     about = model.about
     require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
@@ -126,17 +128,22 @@ def update_index(
             about.checkpoint,
         )
     index = _merge([index for index in (old, new) if index is not None], pictures, about, change)
-    if jax.process_index() == 0:
+    if index.image_ids and jax.process_index() == 0:
         write_index(directory, index)
     agree(True)  # a process that exits may end the others, so all wait until the index is on disk
-    logger.info("%s: %d pictures in %d galleries", directory, len(index.image_ids), len(set(index.gallery_ids)))
+    if index.image_ids:
+        logger.info("%s: %d pictures in %d galleries", directory, len(index.image_ids), len(set(index.gallery_ids)))
     if broken:
         reasons = [_problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
         more = [f"and {len(broken) - NUM_NAMED} more"] if len(broken) > NUM_NAMED else []
         raise DataError(
             "\n  ".join([f"{len(broken)} of {len(pictures)} pictures cannot be used:", *reasons, *more])
-            + f"\nAll others are in {directory}. Repair these or leave them out, and run the same command again; the "
-            "others are not embedded again."
+            + (
+                f"\nAll others are in {directory}. Repair these or leave them out, and run the same command again; the "
+                "others are not embedded again."
+                if index.image_ids
+                else f"\nNo index is written to {directory}."
+            )
         )
     return index
 

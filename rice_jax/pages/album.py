@@ -4,13 +4,14 @@ import base64
 import io
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from rice_jax.input.pictures import as_shown, open_picture
+from rice_jax.input.pictures import as_shown, open_picture, read_file
 from rice_jax.input.product_boxes import ProductBoxes, frame_boxes
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import sample_frames
@@ -128,11 +129,11 @@ class Album(Pictures):
         return stored["image"]
 
 
-def thumbnail(picture: bytes | UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, Sequence[int]]:
+def thumbnail(picture: bytes | Path | UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, Sequence[int]]:
     """Shrinks a picture.
 
     Args:
-        picture: content of its file, which is shown as a viewer shows it; or RGB, 0 to 255.
+        picture: its file or the content of it, which is shown as a viewer shows it; or RGB, 0 to 255.
 
     Returns:
         A JPEG of at most `WIDTH` × `HEIGHT` pixels, never larger than the picture, and its width and height.
@@ -140,6 +141,8 @@ def thumbnail(picture: bytes | UInt8[np.ndarray, "H W 3"]) -> tuple[bytes, Seque
     Raises:
         OSError: the picture cannot be decoded.
     """
+    if isinstance(picture, Path):
+        picture = read_file(picture)
     small = open_picture(picture) if isinstance(picture, bytes) else Image.fromarray(picture)
     small.draft("RGB", (2 * WIDTH, 2 * HEIGHT))
     small = as_shown(small)

@@ -4,11 +4,11 @@ import math
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rice_jax.files import write_lines
 from rice_jax.index.store import Index
-from rice_jax.input.pictures import read_file
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
 from rice_jax.pages.plots import COLORS
@@ -114,7 +114,7 @@ def _image(album: Pictures, path: str) -> Thumbnail | None:
     if album.num_characters > MAX_CHARACTERS:
         return None
     try:
-        return album.add(("image", path), lambda: thumbnail(read_file(path)))
+        return album.add(("image", path), lambda: thumbnail(Path(path)))
     except OSError:
         return None
 

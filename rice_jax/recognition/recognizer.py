@@ -1,9 +1,10 @@
 """The products shown in a stream, frame by frame, and in a whole video, over time."""
 
+import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from rice_jax.recognition.engine import Engine, Frames, Match, Recognition, join
 from rice_jax.recognition.timeline import Span, timeline
 from rice_jax.recognition.video import Frame
 from rice_jax.types import DataError
+
+logger = logging.getLogger(__name__)
 
 
 class Window:
@@ -156,7 +159,7 @@ class Segment(NamedTuple):
 
 
 def encode_video(engine: Engine, video: Iterable[Frame], batch_size: int = 1) -> tuple[list[float], Frames]:
-    """Encodes the frames of a video.
+    """Encodes the frames of a video; those that cannot be decoded are left out, counted, and named in the log.
 
     Args:
         engine: preferably compiled for `batch_size`.
@@ -167,14 +170,30 @@ def encode_video(engine: Engine, video: Iterable[Frame], batch_size: int = 1) ->
         The times of the frames, and the encoded frames.
 
     Raises:
-        DataError: a frame cannot be decoded; the message has its time.
+        DataError: half of the frames or more cannot be decoded; the message has the time of the last of them.
     """
-    frames = iter(video)
     times: list[float] = []
-    parts: list[Frames] = []
-    while batch := list(islice(frames, batch_size)):
-        times += [frame.time for frame in batch]
-        parts.append(engine.encode(np.stack([_prepare(engine, frame) for frame in batch])))
+    broken: list[DataError] = []
+
+    def prepared() -> Iterator[UInt8[np.ndarray, "S S 3"]]:
+        for frame in video:
+            try:
+                picture = engine.prepare(frame.picture)
+            except (DataError, OSError) as error:
+                broken.append(DataError(f"frame at second {frame.time:g}: {error}"))
+                logger.warning("%s; it is left out", broken[-1])
+            else:
+                times.append(frame.time)
+                yield picture
+
+    pictures, parts = prepared(), []
+    while batch := list(islice(pictures, batch_size)):
+        parts.append(engine.encode(np.stack(batch)))
+    if broken:
+        found = f"{len(broken)} of {len(broken) + len(times)} frames cannot be decoded"
+        if len(broken) >= len(times):
+            raise DataError(f"{found}; the last of them: {broken[-1]}") from broken[-1]
+        logger.warning("%s", found)
     return times, join_frames(parts)
 
 
@@ -238,10 +257,3 @@ def _join(spans: Sequence[Span]) -> Span:
     """Merges neighbors; the row is that of the first."""
     first, last = spans[0], spans[-1]
     return first._replace(end=last.end, frames=slice(first.frames.start, last.frames.stop))
-
-
-def _prepare(engine: Engine, frame: Frame) -> UInt8[np.ndarray, "S S 3"]:
-    try:
-        return engine.prepare(frame.picture)
-    except DataError as error:
-        raise DataError(f"frame at second {frame.time:g}: {error}") from error

@@ -1,6 +1,8 @@
 """Samples the frames of a video, a directory of frames, or a list of them."""
 
+import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,26 +11,28 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from rice_jax.input.pictures import is_hidden
 from rice_jax.types import DataError
 
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LIST = ".txt"
+_PARTS = re.compile(r"(?<![0-9.])[0-9]+\.[0-9]+(?![0-9.])|[0-9]+|[^0-9]+")
 
 
 class Frame(NamedTuple):
     """A frame of a video."""
 
     time: float  # seconds from the beginning
-    picture: bytes | UInt8[np.ndarray, "H W 3"]  # the content of a picture's file, or RGB, 0 to 255
+    picture: Path | bytes | UInt8[np.ndarray, "H W 3"]  # a picture's file, its content, or RGB, 0 to 255
 
 
 def read_video(path: str | os.PathLike, interval_seconds: float = 1.0) -> Iterator[Frame]:
     """Reads one frame of each interval.
 
     Args:
-        path: a video, of which the first frame of each interval is read; a directory of frames, ordered by name; or a
-            text file (.txt) with the path of one frame on each line, relative to that file. Frames of a directory or
-            list are taken to be `interval_seconds` apart.
+        path: a video, of which the first frame of each interval is read; a directory of frames, ordered by name and
+            by the numbers in it (2 before 10); or a text file (.txt) with the path of one frame on each line, relative
+            to that file. Frames of a directory or list are taken to be `interval_seconds` apart; they are not opened.
         interval_seconds: above 0.
 
     Yields:
@@ -46,19 +50,25 @@ def read_video(path: str | os.PathLike, interval_seconds: float = 1.0) -> Iterat
         yield from _decode(path, interval_seconds)
         return
     for place, file in enumerate(_listed(path) if path.is_file() else _inside(path)):
-        yield Frame(place * interval_seconds, file.read_bytes())
+        yield Frame(place * interval_seconds, file)
 
 
 def _inside(directory: Path) -> list[Path]:
-    files = sorted(file for file in directory.iterdir() if file.suffix.lower() in PICTURES)
+    files = [file for file in directory.iterdir() if file.suffix.lower() in PICTURES and not is_hidden(file.name)]
     if not files:
         raise DataError(f"{directory}: found no frame, expected files that end in {', '.join(PICTURES)}")
-    return files
+    return sorted(files, key=_in_order)
+
+
+def _in_order(file: Path) -> tuple[list[tuple[float, str]], str]:
+    """Sorts names by the numbers in them; a number with one point, such as a time of 1.25 seconds, is a decimal."""
+    parts = _PARTS.findall(file.stem)
+    return [(float(part), "") if part[0] in "0123456789" else (math.inf, part) for part in parts], file.name
 
 
 def _listed(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text ({error}); expected the path of a frame on each line") from error
     files = []

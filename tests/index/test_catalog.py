@@ -28,6 +28,14 @@ def test_a_directory_with_and_without_galleries(tmp_path, caplog):
     assert f"{tmp_path}: left out 1 files that do not end in" in caplog.text
 
 
+def test_what_systems_put_beside_pictures_is_left_out(tmp_path):
+    touch(tmp_path, "a.jpg", "._a.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/a.jpg", "$RECYCLE.BIN/a.jpg")
+    touch(tmp_path, "live/b.jpg", "live/@eaDir/b.jpg/thumb.jpg", "live/._b.jpg", "live/.DS_Store", "@mug.jpg")
+    assert [(picture.gallery, picture.id) for picture in read_shop(tmp_path)] == [
+        ("", "@mug"), ("", "a"), ("live", "b")
+    ]  # fmt: skip
+
+
 def test_a_csv(tmp_path):
     path = tmp_path / "shop.csv"
     path.write_text(

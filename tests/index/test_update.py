@@ -192,6 +192,21 @@ def test_broken_pictures_do_not_keep_others_out(made, embedded):
     assert sorted(embedded) == ["b", "e", "f"]
 
 
+def test_without_a_usable_picture_no_index_is_written(made):
+    for name in "abc":
+        (made.pictures / f"{name}.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=f"3 of 3 pictures cannot .*(?s:.*)\nNo index is written to {made.directory}.$"):
+        made.update()
+    assert not made.directory.exists()
+    made.write(d=4)
+    with pytest.raises(DataError, match="3 of 4 pictures(?s:.*)\nAll others are in"):
+        made.update()
+    (made.pictures / "d.jpg").unlink()
+    with pytest.raises(DataError, match="3 of 3 pictures(?s:.*)\nNo index is written"):
+        made.update(change="mirror")
+    assert read_index(made.directory).image_ids == ["d"], "what was there"
+
+
 def test_names_some_of_many_broken_pictures_by_line(made):
     path = made.pictures.parent / "shop.csv"
     path.write_text("id,path\n" + "".join(f"{i:02d},x{i}.jpg\n" for i in range(12)) + "a,pictures/a.jpg\n")

@@ -197,3 +197,23 @@ def test_a_broken_frame_of_a_video_is_named(engine, live_shop):
     video = [Frame(0.0, live_shop.pictures[0]), Frame(2.5, b"no picture")]
     with pytest.raises(DataError, match="frame at second 2.5: a picture of 10 bytes cannot be decoded"):
         encode_video(engine, iter(video), 4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_broken_frames_are_left_out_counted_and_named(engine, live_shop, tmp_path, caplog, batch_size):
+    (tmp_path / "0003.png").write_bytes(png(live_shop.pictures[0])[:60])
+    whole = [Frame(float(time), live_shop.pictures[time]) for time in range(4)]
+    broken = [Frame(1.25, tmp_path / "0003.png"), Frame(1.5, tmp_path / "nowhere.png"), Frame(1.75, b"")]
+    times, frames = encode_video(engine, [*whole[:2], *broken, *whole[2:]], batch_size)
+    expected_times, expected = encode_video(engine, whole, batch_size)
+    assert times == expected_times == [0, 1, 2, 3]
+    np.testing.assert_allclose(frames.features, expected.features, atol=1e-5)
+    for text in (
+        f"frame at second 1.25: {tmp_path / '0003.png'} cannot be decoded: ",
+        f"second 1.5: [Errno 2] No such file or directory: '{tmp_path / 'nowhere.png'}'; it is left out",
+        "second 1.75: a picture of 0 bytes cannot be decoded: it is empty",
+        "3 of 7 frames cannot be decoded",
+    ):
+        assert text in caplog.text
+    with pytest.raises(DataError, match="3 of 5 frames cannot be decoded; the last of them: frame at second 1.75"):
+        encode_video(engine, [*whole[:2], *broken], batch_size)

@@ -47,14 +47,44 @@ def test_a_directory_is_read_by_name(tmp_path):
     for name in ("b.png", "a.PNG", "c.jpg"):
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "notes.md").write_text("no frame")
-    assert list(read_video(tmp_path, 2.0)) == [(0, b"a.PNG"), (2, b"b.png"), (4, b"c.jpg")]
+    assert list(read_video(tmp_path, 2.0)) == [
+        (0, tmp_path / "a.PNG"), (2, tmp_path / "b.png"), (4, tmp_path / "c.jpg")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["frame_1", "frame_2", "frame_9", "frame_10", "frame_11"],
+        ["0001", "0002", "0010", "0100"],
+        ["0.0", "0.25", "0.5", "0.75", "1.0", "1.25", "10.0"],
+        ["v1.9.1", "v1.10.1", "v1.10.2", "v1.10.10"],
+        ["clip_0", "clip_500", "clip_1000", "clip_12500"],
+        ["a 2 of 10", "a 10 of 10", "b 1 of 2"],
+        ["1667916122888123456", "1667916122888123457", "1667916122888123458"],
+        ["x", "x1", "x 1"],
+    ],
+)
+def test_frames_of_a_directory_are_in_the_order_of_their_numbers(tmp_path, names):
+    for name in reversed(names):
+        (tmp_path / f"{name}.jpg").touch()
+    assert [frame.picture.stem for frame in read_video(tmp_path)] == names
+
+
+def test_what_systems_put_beside_frames_is_left_out(tmp_path):
+    for name in ("1.jpg", "._1.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).touch()
+    (tmp_path / "@eaDir" / "1.jpg").mkdir(parents=True)
+    assert list(read_video(tmp_path)) == [(0, tmp_path / "1.jpg")]
 
 
 def test_a_list_is_read_in_its_order(tmp_path):
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_bytes(png(draw(int(name[0]))))
-    (tmp_path / "list.txt").write_text(f"2.png\n\n{tmp_path}/1.png\n")
-    assert list(read_video(tmp_path / "list.txt")) == [(0, png(draw(2))), (1, png(draw(1)))]
+    for encoding, newline in (("utf-8", "\n"), ("utf-8-sig", "\r\n")):
+        text = f"2.png{newline}{newline}{tmp_path}/1.png{newline}"
+        (tmp_path / "list.txt").write_bytes(text.encode(encoding))
+        assert list(read_video(tmp_path / "list.txt")) == [(0, tmp_path / "2.png"), (1, tmp_path / "1.png")]
 
 
 def test_a_damaged_video_says_how_far_it_came(mp4, tmp_path):
