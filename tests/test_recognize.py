@@ -46,12 +46,25 @@ def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):
     assert line["end"] == 3 and {match["id"] for match in line["products"]} == {"p6", "p7"}
 
 
+def test_a_broken_frame_is_left_out_of_the_page_too(shop, tmp_path, capsys, caplog):
+    for number, row in enumerate([1, 1, 1, 5, 5, 5]):
+        (tmp_path / f"{number}.png").write_bytes(png(shop.pictures[row]))
+    (tmp_path / "2.png").write_bytes(png(shop.pictures[1])[:100])
+    page = tmp_path / "page.html"
+    lines = run(capsys, tmp_path, f"--index={shop.directory}", f"--report={page}")
+    assert lines[-1]["end"] == 6 and page.stat().st_size > 1000
+    assert "2.png cannot be decoded" in caplog.text and "1 of 6 frames" in caplog.text
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["video.mp4"], "DataError: video.mp4: does not exist"),
         (["video.mp4", "--gallery=c"], "DataError: found no gallery 'c'"),
-        (["broken.txt", "--report=out.html"], "DataError: frame at second 1: a picture of 0 bytes cannot be decoded"),
+        (
+            ["broken.txt", "--report=out.html"],
+            "DataError: 1 of 2 frames cannot be decoded; .* second 1: .*: it is empty",
+        ),
         (["video.mp4", "--checkpoint=nowhere"], "CheckpointError: .*nowhere: found no checkpoint"),
         (["video.mp4", "--index=nowhere"], "FileNotFoundError: nowhere/index.parquet: found no index"),
     ],

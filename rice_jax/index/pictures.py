@@ -1,7 +1,7 @@
 """Pictures of any kind, cropped and resized as in evaluation."""
 
 import os
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -79,7 +79,7 @@ def _decoded(picture: Image.Image) -> tuple[str, Image.Image]:
         raise DataError(f"{name} cannot be decoded: {error}") from error
 
 
-def _content(file: object) -> bytes:
+def _content(file: Any) -> bytes:
     """The content of an open file from its beginning."""
     if not callable(getattr(file, "read", None)):
         raise DataError(f"found {type(file).__name__}, expected {TAKEN}")

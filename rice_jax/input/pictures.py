@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # other decoders of Pillow start programs
 MAX_BYTES = 1 << 30
 # Pillow's resize takes memory in proportion to a side, so a line of 25 million pixels would take a gigabyte.
 MAX_SIDE = 65_535  # the longest side of a JPEG
 # Each scan of a JPEG costs a pass over all its pixels, even if it is empty. Encoders write 1 to about 20.
-MAX_SCANS = 100
+MAX_SCANS = 50
+SCANS_PER_DECODING = 25  # that take as long as decoding a PNG or WebP of the same size
 
 # Of macOS's archives, Windows, and Synology's and QNAP's disks.
 _HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "@eaDir", "#recycle", "@Recycle"}
@@ -52,7 +53,7 @@ def decoding() -> Iterator[None]:
     """Makes an OSError of whatever Pillow raises on a damaged file."""
     try:
         yield
-    except OSError:
+    except (OSError, MemoryError):
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {error}") from error
@@ -97,7 +98,7 @@ def open_picture(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Im
         found = "it is not a picture" if encoded else "it is empty"
         raise OSError(f"{found}; expected {', '.join(formats)}") from error
     require_size(picture)
-    if picture.format in ("JPEG", "MPO") and _exceeds_scans(encoded):
+    if picture.format in ("JPEG", "MPO") and _count_scans(encoded) > MAX_SCANS:
         raise TooLarge(f"it exceeds the limit of {MAX_SCANS} scans in a JPEG")
     return picture
 
@@ -109,15 +110,27 @@ def require_size(picture: Image.Image) -> None:
         raise TooLarge(f"it has {width:,} × {height:,} pixels, which exceeds the limit of {MAX_SIDE:,} on a side")
 
 
-def _exceeds_scans(encoded: bytes) -> bool:
-    """Whether a JPEG has more than `MAX_SCANS` scans; what follows its end, such as a phone's film, does not count."""
-    if encoded.count(b"\xff\xda") <= MAX_SCANS:
-        return False
-    place, scans = 2, 0
+def decoding_cost(picture: Image.Image, encoded: bytes) -> int:
+    """The work of decoding a picture, as the number of pixels of a PNG that takes as long.
+
+    Args:
+        picture: from `open_picture`.
+        encoded: content of its file.
+    """
+    pixels = picture.width * picture.height
+    return pixels * _count_scans(encoded) // SCANS_PER_DECODING if picture.format in ("JPEG", "MPO") else pixels
+
+
+def _count_scans(encoded: bytes) -> int:
+    """The scans of a JPEG, at most; above `MAX_SCANS`, what follows its end, such as a phone's film, does not count."""
+    place, scans = 2, encoded.count(b"\xff\xda")
+    if scans <= MAX_SCANS:
+        return scans
+    scans = 0
     while (marker := _MARKER.search(encoded, place)) and marker[0] != b"\xff\xd9" and scans <= MAX_SCANS:
         scans += marker[0] == b"\xff\xda"
         place = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
-    return scans > MAX_SCANS
+    return scans
 
 
 def orientation(picture: Image.Image) -> int:
@@ -171,9 +184,12 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _scaled(picture: Image.Image) -> Image.Image:
-    """Gray of 8 bits from gray of 16."""
-    levels = np.asarray(picture).astype(np.uint32)
-    scaled = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    """Gray of 8 bits from gray of 16, or of 12 in a TIFF, where 0 may be white."""
+    levels, tags = np.asarray(picture).astype(np.uint32), getattr(picture, "tag_v2", {})
+    white = 2 ** tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        levels = white - levels
+    scaled = Image.fromarray(((levels * 255 + white // 2) // white).astype(np.uint8))
     scaled.info = {name: value for name, value in picture.info.items() if name != "transparency"}
     if "transparency" in picture.info:  # the level that is clear
         scaled.putalpha(Image.fromarray(np.where(levels == picture.info["transparency"], 0, 255).astype(np.uint8)))
@@ -182,9 +198,11 @@ def _scaled(picture: Image.Image) -> Image.Image:
 
 def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     mode, convert = _conversion(profile)
+    if convert is None:
+        return picture
     if mode == "RGB" and picture.mode != "CMYK":
         picture = picture.convert("RGB")
-    return picture if convert is None or picture.mode != mode else convert.apply(picture)
+    return convert.apply(picture) if picture.mode == mode else picture
 
 
 def is_plain(encoded: bytes) -> bool:

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from jaxtyping import UInt8
 from starlette.datastructures import FormData, UploadFile
 
-from rice_jax.input.pictures import TooLarge, open_picture
+from rice_jax.input.pictures import TooLarge, decoding_cost, open_picture
 from rice_jax.recognition.video import read_video
 from rice_jax.types import DataError
 
@@ -27,7 +27,7 @@ PICTURE_KINDS = "JPEG, PNG, or WebP"
 ANYTHING = "application/octet-stream"  # sent by clients that do not know the type
 # FFmpeg's names of formats. Other formats can refer to further files or addresses, which FFmpeg would open.
 VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
-NUM_LARGEST = 20  # a file of 100 bytes can hold a picture of the largest size, which takes a third of a second
+NUM_LARGEST = 10  # pictures of the largest size in a request: each may take half a second, and 100 bytes of an upload
 MAX_TOP = 100
 MAX_TEXT = 1000  # characters of a gallery's id
 
@@ -43,7 +43,8 @@ class Limits:
         upload_seconds: time in which a request's body must arrive.
         picture_bytes: size of a picture's file, which is held in memory.
         frames: number of pictures in a request.
-        pixels: size of a picture or of a video's frame; the pictures of a request may have `NUM_LARGEST` times as many.
+        pixels: size of a picture or of a video's frame; those of a request together may cost `NUM_LARGEST` times as
+            much to decode (`input.pictures.decoding_cost`).
         video_seconds: length of a video.
         requests: number of requests with pictures in flight.
         streams: number of streams in memory.
@@ -138,14 +139,14 @@ def read_pictures(
     files: Iterable[UploadFile], limits: Limits, interval_seconds: float, prepare: Prepare
 ) -> Generator[Prepared, None, None]:
     """The pictures of a clip, taken to be `interval_seconds` apart; each file is closed once it has been read."""
-    pixels = 0
+    cost = 0
     for place, file in enumerate(files):
         name = f"frame {place + 1}"
         _require_bytes(file.size or 0, limits, name)
         with file.file as opened:
             encoded = opened.read()
-        pixels += _count_pixels(encoded, limits, name)
-        if pixels > NUM_LARGEST * limits.pixels:
+        cost += _measure(encoded, limits, name)
+        if cost > NUM_LARGEST * limits.pixels:
             raise HTTPException(413, f"{name} exceeds the limit of {NUM_LARGEST * limits.pixels:,} pixels in a request")
         yield Prepared(place * interval_seconds, _prepare(encoded, prepare, name))
 
@@ -180,20 +181,21 @@ def read_frames(
 
 def prepare_picture(encoded: bytes, limits: Limits, prepare: Prepare, name: str) -> UInt8[np.ndarray, "S S 3"]:
     """Prepares a picture for the encoder, after checking its header: the format, and the size in pixels."""
-    _count_pixels(encoded, limits, name)
+    _measure(encoded, limits, name)
     return _prepare(encoded, prepare, name)
 
 
-def _count_pixels(encoded: bytes, limits: Limits, name: str) -> int:
+def _measure(encoded: bytes, limits: Limits, name: str) -> int:
+    """Checks a picture's header; returns what decoding it costs."""
     try:
-        width, height = open_picture(encoded, formats=tuple(PICTURES)).size
+        picture = open_picture(encoded, formats=tuple(PICTURES))
     except TooLarge as error:
         raise HTTPException(413, f"{name}: {error}") from error
     except OSError as error:
         found = "is not an image that can be read" if encoded else "is empty"
         raise HTTPException(400, f"{name} {found}, expected {PICTURE_KINDS}") from error
-    _require_size((width, height), limits, name)
-    return width * height
+    _require_size(picture.size, limits, name)
+    return decoding_cost(picture, encoded)
 
 
 def _prepare(encoded: bytes, prepare: Prepare, name: str) -> UInt8[np.ndarray, "S S 3"]:
