@@ -6,7 +6,7 @@ Refused uploads raise an `HTTPException` whose detail says what was found and wh
 import dataclasses
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -136,18 +136,23 @@ def read_form(form: FormData, limits: Limits) -> Upload:
 
 
 def read_pictures(
-    files: Iterable[UploadFile], limits: Limits, interval_seconds: float, prepare: Prepare
+    files: Sequence[UploadFile], limits: Limits, interval_seconds: float, prepare: Prepare
 ) -> Generator[Prepared, None, None]:
-    """The pictures of a clip, taken to be `interval_seconds` apart; each file is closed once it has been read."""
+    """The pictures of a clip, taken to be `interval_seconds` apart; each file is closed once it has been read.
+
+    All are measured before the first is decoded.
+    """
+    names = [f"frame {place}" for place in range(1, len(files) + 1)]
     cost = 0
-    for place, file in enumerate(files):
-        name = f"frame {place + 1}"
+    for name, file in zip(names, files, strict=True):
         _require_bytes(file.size or 0, limits, name)
-        with file.file as opened:
-            encoded = opened.read()
-        cost += _measure(encoded, limits, name)
+        cost += _measure(file.file.read(), limits, name)
+        file.file.seek(0)
         if cost > NUM_LARGEST * limits.pixels:
             raise HTTPException(413, f"{name} exceeds the limit of {NUM_LARGEST * limits.pixels:,} pixels in a request")
+    for place, (name, file) in enumerate(zip(names, files, strict=True)):
+        with file.file as opened:
+            encoded = opened.read()
         yield Prepared(place * interval_seconds, _prepare(encoded, prepare, name))
 
 
