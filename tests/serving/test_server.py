@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from rice_jax.recognition.engine import Engine
-from rice_jax.recognition.recognizer import Recognizer, Window, encode_video, products_over_time
+from rice_jax.recognition.recognizer import Recognizer, encode_video, products_over_time
+from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.video import read_video
 from rice_jax.serving.server import create_app
 from rice_jax.serving.streams import Streams
@@ -247,7 +248,7 @@ def test_bad_pictures_of_streams_are_refused(client, path, status, reason):
 
 def test_streams_are_limited_and_idle_ones_forgotten():
     now = [0.0]
-    streams = Streams(Limits(streams=2, stream_seconds=10.0), lambda: Window(4), clock=lambda: now[0])
+    streams = Streams(Limits(streams=2, stream_seconds=10.0), lambda: Stream(4), clock=lambda: now[0])
     first = streams.open("a")
     now[0] = 6
     streams.open("b")
