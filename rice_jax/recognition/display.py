@@ -5,7 +5,6 @@ from typing import cast
 
 import av
 import numpy as np
-from av.buffer import Buffer
 from av.filter import Graph
 from jaxtyping import Float, Float32, UInt8, UInt16
 
@@ -87,7 +86,7 @@ def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
-    a, b, _, c, d = np.frombuffer(cast(Buffer, data), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(cast(bytes, data), np.int32)[:5].tolist()
     return a, b, c, d
 
 

@@ -221,6 +221,29 @@ def test_a_stream_is_ranked_as_by_the_recognizer(client, shop):
     assert answer.status_code == 404 and "s-1" in answer.json()["detail"]
 
 
+def test_a_stream_that_restarts_shows_what_is_shown_now(client, shop):
+    def push(row, now):
+        content, kind = png(shop.pictures[row]), {"content-type": "image/png"}
+        found = client.post("/streams/again/frames", params={"time": now}, content=content, headers=kind).json()
+        return found["products"][0]["id"], found["time"], found["num_frames"], found["restarted"]
+
+    assert [push(1, now) for now in (100, 101)] == [("p1", 100, 1, False), ("p1", 101, 2, False)]
+    assert [push(5, now) for now in (0, 1)] == [("p5", 0, 1, True), ("p5", 1, 2, False)]
+    assert [push(3, now) for now in (3600, 3601)] == [("p3", 3600, 1, True), ("p3", 3601, 2, False)]
+    assert client.delete("/streams/again").status_code == 204
+
+
+def test_what_is_wrong_with_a_video_is_told(client, shop, tmp_path):
+    path = write_mp4(tmp_path / "video.avi", [shop.pictures[1]], seconds=6)
+    whole, cut = (
+        client.post("/recognize", files=video(content)).json()
+        for content in (path.read_bytes(), path.read_bytes()[: path.stat().st_size // 2])
+    )
+    assert whole["warnings"] == [] and whole["timeline"][-1]["end"] == 6
+    assert "its header announces 6.0 seconds, but the file holds" in cut["warnings"][-1]
+    assert 0 < cut["num_frames"] < 6 and cut["timeline"][-1]["end"] < 6
+
+
 @pytest.mark.parametrize(
     "path, status, reason",
     [
