@@ -2,8 +2,10 @@
 
 - Second 0 is where a player begins: with the sound or with the first picture, whichever comes first.
 - A picture stays until the next one, however long that takes.
-- A clock that goes back (a stream that has been reconnected), or ahead by more than `Clock.longest`, is taken for a
-  restart: what follows continues where the last picture ends, so nothing is lost, and no time is made up.
+- A clock that goes back (a stream that has been reconnected), ahead by more than `Clock.longest`, or beyond the end
+  that the header announces, is taken for a restart: what follows continues where the last picture ends, so nothing is
+  lost, and no time is made up.
+- If the clock then returns to its former course, that one counts again.
 - A single picture whose time does not lie between those of its neighbors is put half-way between them.
 - Pictures without times follow one another at their own rate.
 
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 
 # The encoder's start-up, no pause: sound begins up to a few frames before the first picture.
 START_UP = Fraction(1, 4)
+SMOOTH = Fraction(1)  # seconds; what comes later is a jump, if anything else says so
 
 
 class Stamped(NamedTuple):
@@ -40,8 +43,9 @@ class Clock:
     """A player's clock.
 
     Attributes:
-        sound: when the sound begins on the file's clock; None = there is none.
+        start: when the file begins on its own clock; None = with the first picture.
         longest: time in seconds for which a picture may stay; what comes later follows a restart of the clock.
+        latest: when the file ends on its own clock according to its header; None = unknown.
         frame: usual duration of a picture in seconds.
         end: when the last picture ends, in seconds from the beginning; grows with `play`.
         stay: longest time for which a picture has stayed, in seconds.
@@ -50,8 +54,9 @@ class Clock:
         origin: the time of the beginning on the file's clock, as it is after the last restart.
     """
 
-    sound: Fraction | None
+    start: Fraction | None
     longest: Fraction
+    latest: Fraction | None
     frame: Fraction
     end: Fraction = Fraction(0)
     stay: Fraction = Fraction(0)
@@ -63,6 +68,7 @@ class Clock:
         """Gives each picture its time, in order; looks one picture ahead."""
         last: Fraction | None = None  # the time of the previous picture on the file's clock
         due = Fraction(0)  # the time after the previous picture on the file's clock
+        former: Fraction | None = None  # the origin before the last restart
         for stamped, following in _with_next(pictures):
             now = stamped.time
             if last is None:
@@ -73,18 +79,26 @@ class Clock:
             elif following is not None and last < following <= last + self.longest and not last <= now <= following:
                 self.strays += 1
                 now = (last + following) / 2
-            elif not last <= now <= last + self.longest:
-                self.restarts.append((due - self.origin, now - due))
-                self.origin += now - due
+            elif former is not None and not last <= now <= due + SMOOTH and 0 <= now - former - self.end <= SMOOTH:
+                self.restarts.append((self.end, now - due))
+                self.origin, former = former, self.origin
+            elif not last <= now <= self._bound(last, due):
+                self.restarts.append((self.end, now - due))
+                self.origin, former = now - self.end, self.origin
             elif now - last > self.stay:
                 self.stay = now - last
             last, due = now, now + (stamped.duration if stamped.duration > 0 else self.frame)
             self.end = due - self.origin
             yield Shown(now - self.origin, stamped.picture)
 
+    def _bound(self, last: Fraction, due: Fraction) -> Fraction:
+        """Until when the next picture may come."""
+        bound = last + self.longest
+        return bound if self.latest is None else min(bound, max(self.latest, due) + SMOOTH)
+
     def _begin(self, first: Fraction) -> Fraction:
-        """Second 0 on the file's clock: the beginning of the sound, if the first picture comes clearly later."""
-        waits = Fraction(0) if self.sound is None else first - self.sound
+        """Second 0 on the file's clock: the file's beginning, if the first picture comes clearly later."""
+        waits = Fraction(0) if self.start is None else first - self.start
         return first - waits if START_UP < waits <= self.longest else first
 
 

@@ -40,7 +40,7 @@ class VideoLimits:
 
     pixels: int = 2**26
     side: int = 2**14
-    work: int = 2**32
+    work: int = 2**31
     formats: str | None = None
 
 
@@ -180,15 +180,18 @@ def _require_size(path: Path, width: int, height: int, limits: VideoLimits) -> N
 
 
 def _clock(container: av.container.InputContainer, stream: av.VideoStream) -> Clock:
-    """A clock that begins with the container's sound."""
-    sounds = [
-        sound.start_time * sound.time_base
-        for sound in container.streams.audio
-        if sound.start_time is not None and sound.time_base
-    ]
-    rate = stream.average_rate or USUAL_RATE
-    longest = LONGEST_ON_AIR if restarts(container) else LONGEST
-    return Clock(min(sounds, default=None), longest, 1 / Fraction(rate))
+    """A clock for the container's format."""
+    frame = 1 / Fraction(stream.average_rate or USUAL_RATE)
+    if restarts(container):  # it may begin with pictures that need earlier ones, but not with such sound
+        sounds = [
+            sound.start_time * sound.time_base
+            for sound in container.streams.audio
+            if sound.start_time is not None and sound.time_base
+        ]
+        return Clock(min(sounds, default=None), LONGEST_ON_AIR, None, frame)
+    start = None if container.start_time is None else Fraction(container.start_time, av.time_base)
+    end = None if container.duration is None else (start or 0) + Fraction(container.duration, av.time_base)
+    return Clock(start, LONGEST, end, frame)
 
 
 def _decode(
@@ -241,7 +244,7 @@ def _announced_end(
     if stream.duration is not None and stream.time_base:
         end = ((stream.start_time or 0) + stream.duration) * stream.time_base
     elif container.duration is not None and not container.streams.audio:
-        end = Fraction((container.start_time or 0) + container.duration, av.time_base)
+        end = Fraction(container.duration, av.time_base)  # counted from 0, wherever the first picture is
     else:
         return Fraction(0)
     end -= clock.origin
@@ -259,7 +262,7 @@ def _missing(
         container.format.name == "avi" and stream.frames and stream.average_rate
     ):  # FFmpeg's duration is that of the file
         announced = stream.frames / Fraction(stream.average_rate)
-    found = packets.reached - Fraction(container.start_time or 0, av.time_base)
+    found = packets.reached - min(Fraction(container.start_time or 0, av.time_base), Fraction(0))
     return (found, announced) if announced - found > max(Fraction(1), clock.stay) else None
 
 

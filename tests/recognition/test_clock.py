@@ -14,8 +14,8 @@ def tenths(first, count):
     return [first + TENTH * place for place in range(count)]
 
 
-def played(times, sound=None, longest=60, duration=TENTH):
-    clock = Clock(None if sound is None else Fraction(sound), Fraction(longest), TENTH)
+def played(times, start=None, longest=60, latest=None, duration=TENTH):
+    clock = Clock(None if start is None else Fraction(start), Fraction(longest), latest, TENTH)
     stamped = [Stamped(None if time is None else Fraction(time), duration, place) for place, time in enumerate(times)]
     shown = list(clock.play(stamped))
     assert [picture.picture for picture in shown] == list(range(len(times))), "none is lost"
@@ -24,7 +24,7 @@ def played(times, sound=None, longest=60, duration=TENTH):
 
 def looked(times, interval, tick=Fraction(0), **settings):
     shown, clock = played(times, **settings)
-    again = Clock(clock.sound, clock.longest, clock.frame)
+    again = Clock(clock.start, clock.longest, clock.latest, clock.frame)
     stamped = [Stamped(Fraction(time), TENTH, time) for time in times]
     return [
         (float(time), float(picture)) for time, picture in look(again.play(stamped), Fraction(interval), tick, again)
@@ -33,10 +33,10 @@ def looked(times, interval, tick=Fraction(0), **settings):
 
 def test_time_begins_with_the_first_picture_or_with_a_sound_clearly_before_it():
     assert played(tenths(5, 3))[0] == tenths(0, 3)
-    assert played(tenths(10, 3), sound=0)[0] == tenths(10, 3)
-    assert played(tenths(10, 3), sound=Fraction("9.98"))[0] == tenths(0, 3), "a codec's start-up is no pause"
-    assert played(tenths(10, 3), sound=12)[0] == tenths(0, 3)
-    assert played(tenths(4000, 3), sound=0)[0] == tenths(0, 3), "another clock"
+    assert played(tenths(10, 3), start=0)[0] == tenths(10, 3)
+    assert played(tenths(10, 3), start=Fraction("9.98"))[0] == tenths(0, 3), "a codec's start-up is no pause"
+    assert played(tenths(10, 3), start=12)[0] == tenths(0, 3)
+    assert played(tenths(4000, 3), start=0)[0] == tenths(0, 3), "another clock"
 
 
 @pytest.mark.parametrize("jump", [-20, -5, Fraction(-1, 5), 3600, 100_000])
@@ -51,6 +51,18 @@ def test_a_picture_may_stay_but_not_for_longer_than_allowed():
     assert times == [0, TENTH, 30, 30 + TENTH] and not clock.restarts and clock.stay == 30 - TENTH
     times, clock = played([0, TENTH, 30, 30 + TENTH], longest=10)
     assert times == tenths(0, 4) and len(clock.restarts) == 1
+
+
+@pytest.mark.parametrize("jump", [-3, 40, 3600])
+def test_a_clock_that_returns_to_its_course_moves_nothing_else(jump):
+    times = tenths(0, 100)
+    found, clock = played([*times[:50], *(time + jump for time in times[50:60]), *times[60:]], latest=Fraction(10))
+    assert found == times and clock.end == 10 and len(clock.restarts) == 2
+
+
+def test_a_header_that_announces_too_little_changes_nothing():
+    assert played(tenths(0, 100), latest=Fraction(2))[0] == tenths(0, 100)
+    assert played([0, 5, 9], latest=Fraction(10))[0] == [0, 5, 9]
 
 
 @pytest.mark.parametrize("stray", [-50, 0, 3, 90, 3600])
@@ -110,7 +122,7 @@ def test_a_picture_that_has_just_been_looked_at_is_not_looked_at_again():
 
 
 def test_the_last_picture_stays_until_the_end():
-    clock = Clock(None, Fraction(60), TENTH)
+    clock = Clock(None, Fraction(60), None, TENTH)
     found = list(look(clock.play([Stamped(Fraction(0), Fraction("2.3"), "a")]), Fraction(1), Fraction(0), clock))
     assert found == [(0, "a"), (1, "a")] and clock.end == Fraction("2.3")
     found = list(look(clock.play([Stamped(Fraction(0), Fraction("2.3"), "a")]), Fraction(1000), Fraction(0), clock))

@@ -152,6 +152,13 @@ def test_a_damaged_packet_is_skipped_and_counted(tmp_path, suffix, codec):
     assert "damaged packets: " in reading.warnings[0] and " of 40, the first at second 1." in reading.warnings[0]
 
 
+def test_a_video_whose_first_pictures_are_damaged_begins_with_them(tmp_path):
+    whole = write(tmp_path / "whole.mkv", [RED] * 20 + [BLUE] * 20, codec="libx264", g="10", bf="0")
+    path = remux(whole, tmp_path / "damaged.mkv", lambda place, packet: broken(packet) if place == 0 else None)
+    found, reading = colors(path)
+    assert (found["red"], found["blue"]) == ([1], [2, 3]) and reading.end == pytest.approx(4)
+
+
 def test_of_a_video_most_of_which_is_damaged_nothing_is_known(tmp_path):
     whole = write(tmp_path / "whole.mkv", [RED] * 20, codec="libx264", g="1", bf="0")
     path = remux(whole, tmp_path / "damaged.mkv", lambda place, packet: broken(packet) if place > 5 else None)
