@@ -1,6 +1,8 @@
 """Decodes the pictures of a video file, past damage, and looks at some of them."""
 
 import dataclasses
+import math
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -35,12 +37,14 @@ class VideoLimits:
         pixels: of a picture; larger ones are not decoded.
         side: width and height of a picture in pixels.
         work: pixels that may be decoded for each second of the video.
+        seconds: time that decoding may take until the next picture that is looked at.
         formats: FFmpeg's names of the formats that are read, separated by commas; None = all.
     """
 
     pixels: int = 2**26
     side: int = 2**14
     work: int = 2**31
+    seconds: float = math.inf
     formats: str | None = None
 
 
@@ -71,7 +75,6 @@ class _Packets:
         error: what was wrong with it.
         corrupt: number of pictures that the decoder has patched up.
         reached: when the latest packet of any stream ends, on the file's clock.
-        work: pixels decoded since a picture was last looked at.
     """
 
     pictures: int = 0
@@ -80,13 +83,40 @@ class _Packets:
     error: str = ""
     corrupt: int = 0
     reached: Fraction = Fraction(0)
-    work: int = 0
 
     def note(self, error: av.error.FFmpegError, now: Fraction) -> None:
         """Counts an error."""
         if not self.broken:
             self.first_broken, self.error = now, str(error.strerror)
         self.broken += 1
+
+
+class _Budget:
+    """What decoding may cost until the next picture that is looked at."""
+
+    def __init__(self, path: Path, interval: Fraction, limits: VideoLimits):
+        self._path, self._limits = path, limits
+        self._pixels = limits.work * max(interval, Fraction(1))
+        self.renew()
+
+    def renew(self) -> None:
+        """Starts again, after a picture has been looked at."""
+        self._spent, self._since = 0, time.monotonic()
+
+    def spend(self, pixels: int) -> None:
+        """Counts pixels.
+
+        Raises:
+            VideoTooLarge: the budget is exceeded.
+        """
+        self._spent += pixels
+        if self._spent > self._pixels:
+            limit = f"{self._limits.work:,} pixels for a second of the video"
+        elif time.monotonic() - self._since > self._limits.seconds:
+            limit = f"{self._limits.seconds:g} seconds of decoding for a picture"
+        else:
+            return
+        raise VideoTooLarge(f"{self._path}: exceeds the limit of {limit}")
 
 
 def decode_video(
@@ -128,24 +158,19 @@ def _look_at(
     # After a damaged packet, threads that decode a frame each never find back into VP8 and VP9.
     context.thread_type = "SLICE" if context.name.startswith(("vp8", "vp9", "libvpx")) else "AUTO"
     context.thread_count = 1 if context.thread_type.name == "SLICE" else THREADS
-    packets, clock = _Packets(), _clock(container, stream)
-    work = limits.work * max(interval, Fraction(1))
+    packets, clock, budget = _Packets(), _clock(container, stream), _Budget(path, interval, limits)
 
     def to_the_end() -> Iterator[Shown]:
-        for shown in clock.play(_decode(container, stream, packets, clock)):
-            packets.work += shown.picture.width * shown.picture.height
-            if packets.work > work:
-                raise VideoTooLarge(f"{path}: exceeds the limit of {limits.work:,} pixels for a second of the video")
-            yield shown
+        yield from clock.play(_decode(container, stream, packets, clock, budget))
         clock.end = max(clock.end, _announced_end(container, stream, packets, clock))
 
     decoded: tuple[av.VideoFrame, np.ndarray] | None = None
-    for time, frame in look(to_the_end(), interval, stream.time_base or Fraction(0), clock):
+    for second, frame in look(to_the_end(), interval, stream.time_base or Fraction(0), clock):
         if decoded is None or decoded[0] is not frame:
             _require_size(path, frame.width, frame.height, limits)
             decoded = frame, display(frame, int(context.color_trc), int(context.color_primaries))
-        packets.work = 0
-        yield float(time), decoded[1]
+        yield float(second), decoded[1]
+        budget.renew()
     if decoded is None:
         error = f"cannot be decoded: {packets.error}" if packets.broken else "found no frame"
         raise DataError(f"{path}: {error}; {EXPECTED}")
@@ -195,10 +220,11 @@ def _clock(container: av.container.InputContainer, stream: av.VideoStream) -> Cl
 
 
 def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets, clock: Clock
+    container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets, clock: Clock, budget: _Budget
 ) -> Iterator[Stamped]:
     """Decodes a stream packet by packet; skips and counts those that are broken."""
     for packet in _demux(container, packets, clock):
+        budget.spend(0)
         begins = packet.dts if packet.pts is None else packet.pts
         if begins is not None and packet.time_base:
             packets.reached = max(packets.reached, (begins + (packet.duration or 0)) * packet.time_base)
@@ -210,6 +236,7 @@ def _decode(
         except av.error.FFmpegError as error:
             packets.note(error, clock.end)
             continue
+        budget.spend(sum(frame.width * frame.height for frame in frames))
         yield from (_stamp(frame, stream, packets) for frame in frames)
     try:
         frames = stream.codec_context.decode(None)

@@ -29,6 +29,7 @@ PICTURE_KINDS = "JPEG, PNG, or WebP"
 ANYTHING = "application/octet-stream"  # sent by clients that do not know the type
 # FFmpeg's names of formats. Other formats can refer to further files or addresses, which FFmpeg would open.
 VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
+DECODE_SECONDS = 30.0  # for each picture of a video that is looked at
 MAX_TOP = 100
 MAX_TEXT = 1000  # characters of a gallery's id
 
@@ -160,7 +161,7 @@ def read_frames(
         directory: holds the video as a file until the last frame has been read or the iterator is closed.
         reading: is filled when the last frame has been read.
     """
-    of_video = VideoLimits(pixels=limits.pixels, formats=VIDEOS)
+    of_video = VideoLimits(pixels=limits.pixels, seconds=DECODE_SECONDS, formats=VIDEOS)
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         shutil.copyfileobj(video.file, file)
         file.flush()

@@ -200,8 +200,14 @@ def test_pictures_between_two_that_are_looked_at_are_limited(tmp_path):
     pixels = SIDE * SIDE
     assert len(list(read_video(path, limits=VideoLimits(work=50 * pixels)))) == 1
     with pytest.raises(VideoTooLarge, match="pixels for a second"):
-        list(read_video(path, limits=VideoLimits(work=48 * pixels)))
-    assert len(list(read_video(path, 0.01, limits=VideoLimits(work=48 * pixels)))) == 5
+        list(read_video(path, limits=VideoLimits(work=40 * pixels)))
+    assert len(list(read_video(path, 0.01, limits=VideoLimits(work=40 * pixels)))) == 5
+
+
+def test_the_time_of_decoding_is_limited(tmp_path):
+    path = write(tmp_path / "video.mkv", [RED] * 50)
+    with pytest.raises(VideoTooLarge, match="0 seconds of decoding for a picture"):
+        list(read_video(path, limits=VideoLimits(seconds=0.0)))
 
 
 def test_only_the_given_formats_are_read(tmp_path):
