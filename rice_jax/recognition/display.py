@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 PQ, HLG, BT2020 = 16, 18, 9
 WHITE = 203.0  # brightness in cd/m² of what is white in a picture of high dynamic range (BT.2408)
 HLG_PEAK = 1000.0  # cd/m², for which BT.2100 defines its system gamma of 1.2
+LARGEST = 540  # shorter side of a picture whose colors are converted, which takes time; models see less than that
 KNEE = 0.8  # of white; what is brighter is compressed
 LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of the primaries of BT.2020
 TO_BT709 = np.array(
@@ -28,12 +29,15 @@ def display(frame: av.VideoFrame, transfer: int, primaries: int) -> UInt8[np.nda
         primaries: its primaries as H.273 numbers them.
 
     Returns:
-        sRGB.
+        sRGB; smaller than the picture if its dynamic range is high and it is large.
     """
     if frame.interlaced_frame:
         frame = _deinterlace(frame)
     if transfer in (PQ, HLG) or primaries == BT2020:
-        picture = _to_srgb(frame.to_ndarray(format="rgb48le"), transfer)
+        scale = min(1, LARGEST / min(frame.width, frame.height))
+        width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+        small = frame.reformat(width, height, "rgb48le", interpolation="AREA" if scale < 1 else None)
+        picture = _to_srgb(small.to_ndarray(), transfer)
     else:
         picture = frame.to_ndarray(format="rgb24")
     return _oriented(picture, _matrix(frame))

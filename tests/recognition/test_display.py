@@ -90,6 +90,12 @@ def test_highlights_are_compressed_and_keep_their_hue():
     assert red > 240 and green == blue and abs(green - 131) < 8
 
 
+def test_large_pictures_of_high_dynamic_range_become_smaller():
+    values = np.full((1080, 1920, 3), round(pq(203 * light(120)) * 65535), np.uint16)
+    picture = display(av.VideoFrame.from_ndarray(values, format="rgb48le"), PQ, BT2020)
+    assert picture.shape == (540, 960, 3) and np.abs(picture.astype(int) - 120).max() <= 2
+
+
 def test_other_pictures_stay_as_they_are():
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     np.testing.assert_array_equal(display(av.VideoFrame.from_ndarray(picture, format="rgb24"), 2, 2), picture)
