@@ -19,6 +19,7 @@ from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
+from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Engine, Match
 from rice_jax.recognition.recognizer import Segment, encode_video, products_over_time
 from rice_jax.recognition.video import Frame, read_video
@@ -58,22 +59,19 @@ def recognize(options: argparse.Namespace) -> None:
     engine.rows(options.gallery)  # raises if there is no such gallery
     thumbnails: dict[float, Small] = {}  # by time
 
+    reading = Reading()
+
     def frames() -> Iterator[Frame]:
-        for frame in read_video(options.video, options.interval_seconds):
+        for frame in read_video(options.video, options.interval_seconds, reading):
             if options.report:
                 with contextlib.suppress(OSError):  # the engine reports broken frames
                     thumbnails[frame.time] = thumbnail(frame.picture)
             yield frame
 
     times, encoded = encode_video(engine, frames(), BATCH_SIZE)
-    segments = products_over_time(
-        engine,
-        times,
-        encoded,
-        gallery=options.gallery,
-        top=options.top,
-        interval_seconds=options.interval_seconds,
-    )
+    for warning in reading.warnings:
+        print(f"warning: {options.video}: {warning}", file=sys.stderr)
+    segments = products_over_time(engine, times, encoded, end=reading.end, gallery=options.gallery, top=options.top)
     for segment in segments:
         print(json.dumps(as_json(segment), ensure_ascii=False, allow_nan=False))
     if options.report:

@@ -24,7 +24,8 @@ from rice_jax.eval.calibration import Calibration, fit_calibration
 from rice_jax.eval.ranking import GalleryImages, Queries
 from rice_jax.input.transforms import sample_frames
 from rice_jax.recognition.engine import Engine, Frames
-from rice_jax.recognition.recognizer import Window, encode_video, products_over_time
+from rice_jax.recognition.recognizer import encode_video, products_over_time
+from rice_jax.recognition.stream import Window
 from rice_jax.recognition.timeline import timeline
 from rice_jax.recognition.video import Frame, read_video
 
@@ -98,7 +99,7 @@ def recognize(
     found = [at(shown, [s.start for s in shown], time).product for time in times]
     segments = timeline(
         frames.features, np.asarray(times), vectors, calibration.scale, None,
-        num_frames=engine.num_frames, interval_seconds=1.0,
+        num_frames=engine.num_frames, end=times[-1] + 1.0,
     )  # fmt: skip
     first = [engine.rank(frames.take(segment.frames), gallery, 1).products[0].id for segment in segments]
     forced = [name for segment, name in zip(segments, first, strict=True) for _ in range(len(times))[segment.frames]]

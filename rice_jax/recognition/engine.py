@@ -56,6 +56,7 @@ class Recognition(NamedTuple):
     time: float  # of the newest frame, seconds
     products: tuple[Match, ...]  # best first
     none: float | None  # probability that none of the images is shown; None = the index has no calibration
+    restarted: bool = False  # whether the stream's clock has jumped, so that this is a new window's first frame
 
 
 class Engine:

@@ -1,9 +1,7 @@
 """The products shown in a stream, frame by frame, and in a whole video, over time."""
 
 import logging
-import math
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import NamedTuple
@@ -13,6 +11,7 @@ from jaxtyping import UInt8
 
 from rice_jax.index.pictures import AnyPicture
 from rice_jax.recognition.engine import Engine, Frames, Match, Recognition, join_frames
+from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.timeline import Span, timeline
 from rice_jax.recognition.video import Frame
 from rice_jax.types import DataError
@@ -20,68 +19,12 @@ from rice_jax.types import DataError
 logger = logging.getLogger(__name__)
 
 
-class Window:
-    """The last sampled frames of one stream in order of time, at most one for each interval.
-
-    Any number of threads may use a window at once. A stream that starts again, with times from 0, needs a new window.
-    """
-
-    def __init__(self, num_frames: int, interval_seconds: float = 1.0):
-        """Creates an empty window.
-
-        Args:
-            num_frames: largest number of frames to keep.
-            interval_seconds: above 0.
-
-        Raises:
-            DataError: `interval_seconds` is not above 0.
-        """
-        if not 0 < interval_seconds < math.inf:
-            raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0")
-        self._num_frames, self._interval = num_frames, interval_seconds
-        self._lock = threading.Lock()
-        self._frames: dict[int, tuple[float, Frames]] = {}  # {interval: (time, frame)}, in order
-
-    def wants(self, time: float) -> bool:
-        """Whether `put` would keep a frame of that time: its interval is empty, and not older than the window.
-
-        Raises:
-            DataError: the time is not finite.
-        """
-        interval = self._interval_of(time)
-        with self._lock:
-            full = len(self._frames) == self._num_frames
-            return interval not in self._frames and not (full and interval < next(iter(self._frames)))
-
-    def put(self, time: float, frame: Frames) -> bool:
-        """Puts an encoded frame in its place; returns whether the window keeps it.
-
-        Raises:
-            DataError: the time is not finite.
-        """
-        interval = self._interval_of(time)
-        with self._lock:
-            kept = {interval: (time, frame)} | self._frames  # the first frame of an interval stays
-            self._frames = dict(sorted(kept.items())[-self._num_frames :])
-            return interval in self._frames and self._frames[interval][1] is frame
-
-    def frames(self) -> tuple[float, Frames] | None:
-        """The time of the newest frame, and all frames in order; None = the window is empty."""
-        with self._lock:
-            found = list(self._frames.values())
-        return (found[-1][0], join_frames([frame for _, frame in found])) if found else None
-
-    def _interval_of(self, time: float) -> int:
-        if not math.isfinite(time):
-            raise DataError(f"time: found {time}, expected a number of seconds")
-        return math.floor(time / self._interval)
-
-
 class Recognizer:
     """Follows one stream: ranks the images of a gallery for its last frames.
 
     Any number of threads may push frames at once. Threads do not wait for each other: a frame is ranked together with
-    the frames that the window holds when its encoding is done, and a late frame is put where its time belongs.
+    the frames that the window holds when its encoding is done, and a late frame is put where its time belongs. A clock
+    that jumps starts a new window (`Stream`).
 
     Example:
         >>> import rice_jax
@@ -124,7 +67,7 @@ class Recognizer:
         """
         self.engine = Engine(index, model=model, rerank=rerank)
         self._gallery, self._top = gallery, top
-        self._window = Window(self.engine.num_frames, interval_seconds)
+        self._stream = Stream(self.engine.num_frames, interval_seconds)
         self.engine.rows(gallery)  # raises if there is no such gallery
 
     def push(self, frame: AnyPicture, time: float) -> Recognition:
@@ -139,12 +82,13 @@ class Recognizer:
             DataError: the picture cannot be decoded, or the time is not finite.
             OSError: the file cannot be read.
         """
-        if self._window.wants(time):
-            self._window.put(time, self.engine.encode(self.engine.prepare(frame)[None]))
-        window = self._window.frames()
-        assert window, "what an empty window does not want is refused"
-        newest, frames = window
-        return self.engine.rank(frames, self._gallery, self._top, newest)
+        window, restarted = self._stream.window(time)
+        if window.wants(time):
+            window.put(time, self.engine.encode(self.engine.prepare(frame)[None]))
+        kept = window.frames()
+        assert kept, "what an empty window does not want is refused"
+        newest, frames = kept
+        return self.engine.rank(frames, self._gallery, self._top, newest)._replace(restarted=restarted)
 
 
 class Segment(NamedTuple):
@@ -202,9 +146,9 @@ def products_over_time(
     times: Sequence[float],
     frames: Frames,
     *,
+    end: float | None = None,
     gallery: str | None = None,
     top: int = 5,
-    interval_seconds: float = 1.0,
 ) -> list[Segment]:
     """Finds which product a video shows, and from when to when.
 
@@ -216,9 +160,9 @@ def products_over_time(
         engine: the engine that encoded the frames.
         times: times of the frames, ascending, in seconds.
         frames: the encoded frames of the video.
+        end: when the last frame ends (`Reading.end`), in seconds; None = a second after its time.
         gallery: id of the gallery that is searched; None = all images of the index.
         top: number of images to return for each segment, at least 1.
-        interval_seconds: distance between sampled frames.
 
     Raises:
         DataError: there is no such gallery, `top` is below 1, or a cosine is not finite.
@@ -231,7 +175,7 @@ def products_over_time(
         calibration.scale if calibration else engine.logit_scale,
         calibration.scale * calibration.threshold if calibration else None,
         num_frames=engine.num_frames,
-        interval_seconds=interval_seconds,
+        end=times[-1] + 1.0 if end is None else end,
     )
 
     def recognized(span: Span) -> Segment:

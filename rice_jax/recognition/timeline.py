@@ -44,7 +44,7 @@ def timeline(
     none: float | None,
     *,
     num_frames: int,
-    interval_seconds: float,
+    end: float,
     mean_seconds: float = MEAN_SECONDS,
     frame_weight: float = FRAME_WEIGHT,
 ) -> list[Span]:
@@ -59,7 +59,7 @@ def timeline(
         scale: the calibration's scale.
         none: the calibration's scale times its threshold; None = there is no state "none".
         num_frames: number of frames of a clip in the calibration.
-        interval_seconds: duration of the last frame; any other frame lasts until half-way to the next.
+        end: when the last frame ends, in seconds; any other frame lasts until half-way to the next.
         mean_seconds: mean time that a product is shown.
         frame_weight: weight of a frame's evidence.
 
@@ -67,10 +67,9 @@ def timeline(
         Spans without gaps, from the first frame to the end of the last one; neighbors have different rows.
     """
     evidence = _evidence(features, vectors, scale, none, num_frames, frame_weight)
-    changes = 1 - np.exp(-np.diff(times) / mean_seconds) if evidence.shape[1] > 1 else np.zeros(len(times) - 1)
-    path = _likeliest_path(evidence, changes)
+    path = _likeliest_path(evidence, np.diff(times) / mean_seconds)
     firsts = np.flatnonzero(np.diff(path, prepend=-1))
-    edges = [times[0], *(times[firsts[1:] - 1] + times[firsts[1:]]) / 2, times[-1] + interval_seconds]
+    edges = [times[0], *(times[firsts[1:] - 1] + times[firsts[1:]]) / 2, end]
     spans = []
     for place, (first, end) in enumerate(zip(firsts, [*firsts[1:], len(path)], strict=True)):
         row = int(path[first]) if path[first] < len(vectors) else None
@@ -98,16 +97,21 @@ def _evidence(
     return np.pad(evidence, ((0, 0), (0, 1)), constant_values=none * frame_weight / num_frames)
 
 
-def _likeliest_path(evidence: Float[np.ndarray, "T S"], changes: Float[np.ndarray, " T1"]) -> Int[np.ndarray, " T"]:
-    """The likeliest sequence of states (Viterbi). Any state may follow any other, so a step costs O(S), not O(S²)."""
+def _likeliest_path(evidence: Float[np.ndarray, "T S"], gaps: Float[np.ndarray, " T1"]) -> Int[np.ndarray, " T"]:
+    """The likeliest sequence of states (Viterbi). Any state may follow any other, so a step costs O(S), not O(S²).
+
+    Args:
+        evidence: of each frame for each state.
+        gaps: times between neighbors, in mean durations of a state.
+    """
     best = evidence[0].astype(np.float64)
     from_best: list[
         tuple[int, Bool[np.ndarray, " S"]]
     ] = []  # for each later frame: the best state before it, and which states it replaces
-    for here, change in zip(evidence[1:], changes, strict=True):
+    for here, gap in zip(evidence[1:], gaps, strict=True):
         leader = int(best.argmax())
-        stays = best + np.log(1 - change)
-        moved = best[leader] + np.log(change / max(len(best) - 1, 1)) if change else -np.inf
+        stays = best - gap  # the logarithm of a probability of exp(-gap)
+        moved = best[leader] + np.log(-np.expm1(-gap) / (len(best) - 1)) if gap > 0 and len(best) > 1 else -np.inf
         from_best.append((leader, moved > stays))
         best = np.maximum(stays, moved) + here
     path = [int(best.argmax())]

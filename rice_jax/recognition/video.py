@@ -1,18 +1,22 @@
 """Samples the frames of a video, a directory of frames, or a list of them."""
 
+import logging
 import math
 import os
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.input.pictures import is_hidden
+from rice_jax.recognition.container import LIMITS, Reading, VideoLimits, decode_video
 from rice_jax.types import DataError
+
+logger = logging.getLogger(__name__)
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LIST = ".txt"
@@ -26,31 +30,45 @@ class Frame(NamedTuple):
     picture: Path | bytes | UInt8[np.ndarray, "H W 3"]  # a picture's file, its content, or RGB, 0 to 255
 
 
-def read_video(path: str | os.PathLike, interval_seconds: float = 1.0) -> Iterator[Frame]:
+def read_video(
+    path: str | os.PathLike,
+    interval_seconds: float = 1.0,
+    reading: Reading | None = None,
+    limits: VideoLimits = LIMITS,
+) -> Iterator[Frame]:
     """Reads one frame of each interval.
 
     Args:
-        path: a video, of which the first frame of each interval is read; a directory of frames, ordered by name and
-            by the numbers in it (2 before 10); or a text file (.txt) with the path of one frame on each line, relative
-            to that file. Frames of a directory or list are taken to be `interval_seconds` apart; they are not opened.
+        path: a video, of which the first frame of each interval is read, and frames that stay are read again
+            (`clock.look`); a directory of frames, ordered by name and by the numbers in it (2 before 10); or a text
+            file (.txt) with the path of one frame on each line, relative to that file. Frames of a directory or list
+            are taken to be `interval_seconds` apart; they are not opened.
         interval_seconds: above 0.
+        reading: is filled when the last frame has been read; None = warnings are logged.
+        limits: of a video.
 
     Yields:
         Frames in order, at least one, decoded one by one.
 
     Raises:
         DataError: `path` does not exist, has no frame, or cannot be decoded.
+        VideoTooLarge: a video exceeds a limit.
     """
-    path = Path(path)
-    if not interval_seconds > 0:
+    path, given = Path(path), Reading() if reading is None else reading
+    if not 0 < interval_seconds < math.inf:
         raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0")
     if not path.exists():
         raise DataError(f"{path}: does not exist; expected a video, a directory of frames, or a list of them ({LIST})")
     if not path.is_dir() and path.suffix.lower() != LIST:
-        yield from _decode(path, interval_seconds)
-        return
-    for place, file in enumerate(_listed(path) if path.is_file() else _inside(path)):
-        yield Frame(place * interval_seconds, file)
+        interval = Fraction(repr(float(interval_seconds)))  # 0.1 is a tenth
+        yield from (Frame(*looked) for looked in decode_video(path, interval, limits, given))
+    else:
+        files = _listed(path) if path.is_file() else _inside(path)
+        yield from (Frame(place * interval_seconds, file) for place, file in enumerate(files))
+        given.end = len(files) * interval_seconds
+    if reading is None:
+        for warning in given.warnings:
+            logger.warning("%s: %s", path, warning)
 
 
 def _inside(directory: Path) -> list[Path]:
@@ -80,33 +98,3 @@ def _listed(path: Path) -> list[Path]:
     if not files:
         raise DataError(f"{path}: is empty, expected the path of a frame on each line")
     return files
-
-
-def _decode(path: Path, interval_seconds: float) -> Iterator[Frame]:
-    first: float | None = None  # time of the first frame
-    wanted = 0.0  # next interval to take a frame of
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DataError(f"{path}: found no video stream, expected a video such as mp4")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for place, frame in enumerate(container.decode(stream)):
-                # Raw streams have no times.
-                now = place / float(stream.average_rate or 25) if frame.time is None else frame.time
-                first = now if first is None else first
-                if (now - first) // interval_seconds >= wanted:
-                    wanted = (now - first) // interval_seconds + 1
-                    yield Frame(now - first, _upright(frame))
-    except av.error.FFmpegError as error:
-        where = "" if first is None else f" after second {max(wanted - 1, 0) * interval_seconds:g}"
-        raise DataError(f"{path}: cannot be decoded{where}: {error.strerror}; expected a video such as mp4") from error
-    if first is None:
-        raise DataError(f"{path}: found no frame, expected at least one")
-
-
-def _upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """Rotates a frame as a player does: phones held upright record lying frames with a rotation."""
-    picture = frame.to_ndarray(format="rgb24")
-    quarters = round(frame.rotation / 90) % 4  # counterclockwise
-    return np.ascontiguousarray(np.rot90(picture, quarters)) if quarters else picture

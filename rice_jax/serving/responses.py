@@ -42,6 +42,9 @@ class StreamResponse(RankingResponse):
 
     time: float = Field(description="Time of the newest frame, seconds.")
     num_frames: int = Field(description="Number of frames that the ranking is made of.")
+    restarted: bool = Field(
+        description="Whether the stream's clock has jumped, so that older frames do not count from this one on."
+    )
 
 
 class RecognitionResponse(RankingResponse):
@@ -49,6 +52,7 @@ class RecognitionResponse(RankingResponse):
 
     num_frames: int = Field(description="Number of frames looked at.")
     timeline: list[Segment] = Field(description="Parts of the video in order.")
+    warnings: list[str] = Field(description="What is wrong with the video, such as damage or an early end.")
 
 
 class HealthResponse(BaseModel):

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -26,8 +27,10 @@ from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect
 
 from rice_jax.pages.album import thumbnail
+from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Engine, Frames, Match, join_frames
-from rice_jax.recognition.recognizer import Window, products_over_time
+from rice_jax.recognition.recognizer import products_over_time
+from rice_jax.recognition.stream import Stream
 from rice_jax.serving import uploads
 from rice_jax.serving.admission import AdmissionMiddleware, Metrics
 from rice_jax.serving.batching import Batcher
@@ -47,6 +50,7 @@ FORM = "multipart/form-data"
 DOCS = "/docs"
 CLIENT_LEFT = 499  # nginx's code for a client that has disconnected, for the metrics
 NUM_THUMBNAILS = 1000  # kept in memory
+TAKE_SECONDS = 2.0  # after which a client that has left is noticed
 # Swagger UI has inline styles and an inline script.
 DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
@@ -93,7 +97,7 @@ def create_app(
     """
     metrics = Metrics()
     service = Service(engine, limits, interval_seconds, batch_sizes, metrics)
-    streams = Streams(limits, lambda: Window(engine.num_frames, interval_seconds))
+    streams = Streams(limits, lambda: Stream(engine.num_frames, interval_seconds))
     metrics.streams.set_function(lambda: len(streams))
     app = FastAPIOffline(
         docs_url=DOCS,
@@ -202,9 +206,11 @@ class Service:
         """Encodes a clip or video, a few frames at a time, together with those of other requests, and ranks."""
         self._require_gallery(upload.query.gallery)
         settings = self._limits, self._interval, self._engine.prepare
+        reading = Reading()
         if upload.video:
-            prepared = uploads.read_frames(upload.video, *settings, self._directory)
+            prepared = uploads.read_frames(upload.video, *settings, self._directory, reading)
         else:
+            reading.end = len(upload.frames) * self._interval
             prepared = uploads.read_pictures(upload.frames, *settings)
         times: list[float] = []
         parts: list[Frames] = []
@@ -214,14 +220,15 @@ class Service:
                     raise ClientDisconnect
                 times += [frame.time for frame in some]
                 parts.append(await self._batcher.encode([frame.picture for frame in some]))
-        return await self.run(self._recognized, times, join_frames(parts), upload.query)
+        return await self.run(self._recognized, times, join_frames(parts), reading, upload.query)
 
     async def push(self, encoded: bytes, stream_id: str, query: StreamQuery, streams: Streams) -> StreamResponse:
         """Puts a picture into a stream's window and ranks."""
         self._require_gallery(query.gallery)
         prepare = self._engine.prepare
         prepared = await self.run(uploads.prepare_picture, encoded, self._limits, prepare, "the picture")
-        window = streams.open(stream_id)  # only now, since no stream starts with a refused picture
+        stream = streams.open(stream_id)  # only now, since no stream starts with a refused picture
+        window, restarted = stream.window(query.time)
         if window.wants(query.time):
             window.put(query.time, await self._batcher.encode([prepared]))
         kept = window.frames()
@@ -233,6 +240,7 @@ class Service:
             none=found.none,
             time=newest,
             num_frames=len(frames.features),
+            restarted=restarted,
         )
 
     def health(self) -> HealthResponse:
@@ -262,12 +270,20 @@ class Service:
             raise HTTPException(404, str(error)) from error
 
     def _take(self, prepared: Iterator[Prepared]) -> list[Prepared]:
-        return list(islice(prepared, max(self._batch_sizes)))
+        """The next frames; fewer if they take long, as the client may leave meanwhile."""
+        some, since = [], time.monotonic()
+        for frame in islice(prepared, max(self._batch_sizes)):
+            some.append(frame)
+            if time.monotonic() - since > TAKE_SECONDS:
+                break
+        return some
 
-    def _recognized(self, times: Sequence[float], frames: Frames, query: Query) -> RecognitionResponse:
+    def _recognized(
+        self, times: Sequence[float], frames: Frames, reading: Reading, query: Query
+    ) -> RecognitionResponse:
         whole = self._engine.rank(frames, query.gallery, query.top)
         segments = products_over_time(
-            self._engine, times, frames, gallery=query.gallery, top=query.top, interval_seconds=self._interval
+            self._engine, times, frames, end=reading.end, gallery=query.gallery, top=query.top
         )
         return RecognitionResponse(
             products=self._products(whole.products),
@@ -283,6 +299,7 @@ class Service:
                 )
                 for segment in segments
             ],
+            warnings=reading.warnings,
         )
 
     def _products(self, matches: Sequence[Match]) -> list[Product]:

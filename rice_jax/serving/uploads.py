@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from starlette.datastructures import FormData, UploadFile
 
 from rice_jax.input.pictures import TooLarge, decoding_cost, open_picture
+from rice_jax.recognition.container import Reading, VideoLimits, VideoTooLarge, choose_stream, restarts
 from rice_jax.recognition.video import read_video
 from rice_jax.types import DataError
 
@@ -28,6 +29,7 @@ ANYTHING = "application/octet-stream"  # sent by clients that do not know the ty
 # FFmpeg's names of formats. Other formats can refer to further files or addresses, which FFmpeg would open.
 VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 NUM_LARGEST = 10  # pictures of the largest size in a request: each may take half a second, and 100 bytes of an upload
+DECODE_SECONDS = 30.0  # for each picture of a video that is looked at
 MAX_TOP = 100
 MAX_TEXT = 1000  # characters of a gallery's id
 
@@ -157,7 +159,7 @@ def read_pictures(
 
 
 def read_frames(
-    video: UploadFile, limits: Limits, interval_seconds: float, prepare: Prepare, directory: Path
+    video: UploadFile, limits: Limits, interval_seconds: float, prepare: Prepare, directory: Path, reading: Reading
 ) -> Generator[Prepared, None, None]:
     """The frames of a video, decoded one by one; refused as soon as it turns out to be too long or too large.
 
@@ -167,21 +169,22 @@ def read_frames(
         interval_seconds: distance between the frames.
         prepare: `Engine.prepare`.
         directory: holds the video as a file until the last frame has been read or the iterator is closed.
+        reading: is filled when the last frame has been read.
     """
+    of_video = VideoLimits(pixels=limits.pixels, seconds=DECODE_SECONDS, formats=VIDEOS)
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         shutil.copyfileobj(video.file, file)
         file.flush()
         _check_video(file.name, limits)
         try:
-            for frame in read_video(file.name, interval_seconds):
+            for frame in read_video(file.name, interval_seconds, reading, of_video):
                 assert isinstance(frame.picture, np.ndarray), "a video's frames are decoded"
-                height, width, _ = frame.picture.shape
-                _require_size((width, height), limits, f"the frame at second {frame.time:g}")
                 if frame.time > limits.video_seconds:
                     raise HTTPException(413, f"the video exceeds the limit of {limits.video_seconds:g} seconds")
                 yield Prepared(frame.time, prepare(frame.picture))
         except DataError as error:
-            raise HTTPException(400, str(error).replace(file.name, "the video")) from error
+            code = 413 if isinstance(error, VideoTooLarge) else 400
+            raise HTTPException(code, str(error).replace(file.name, "the video")) from error
 
 
 def prepare_picture(encoded: bytes, limits: Limits, prepare: Prepare, name: str) -> UInt8[np.ndarray, "S S 3"]:
@@ -220,16 +223,15 @@ def describe(errors: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _check_video(path: str, limits: Limits) -> None:
+    """Refuses what is no video, and one whose header announces too many seconds."""
     try:
-        with av.open(path, container_options={"format_whitelist": VIDEOS}) as container:
-            codecs = [stream.codec_context for stream in container.streams.video]
-            seconds = (container.duration or 0) / av.time_base
-            size = (codecs[0].width, codecs[0].height) if codecs and codecs[0] else (0, 0)
+        with av.open(f"file:{path}", container_options={"format_whitelist": VIDEOS}) as container:
+            stream = choose_stream(container)
+            seconds = 0 if restarts(container) else (container.duration or 0) / av.time_base
     except (av.error.FFmpegError, ValueError) as error:
         raise HTTPException(400, "the video cannot be read, expected one such as mp4 or webm") from error
-    if size == (0, 0):
+    if stream is None or not stream.codec_context or not stream.codec_context.width:
         raise HTTPException(400, "found no pictures in the video, expected at least one")
-    _require_size(size, limits, "the video")
     if seconds > limits.video_seconds:
         found = f"the video is {seconds:.0f} seconds long"
         raise HTTPException(413, f"{found}, which exceeds the limit of {limits.video_seconds:g}")

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rice_jax.recognition import recognizer as recognizer_module
-from rice_jax.recognition.engine import Engine, Frames
-from rice_jax.recognition.recognizer import Recognizer, Window, encode_video, products_over_time
+from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.recognizer import Recognizer, encode_video, products_over_time
+from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.timeline import Span
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
@@ -32,61 +33,8 @@ def used(live_shop):
 @pytest.fixture
 def recognizer(used):
     """With an empty window."""
-    used._window = Window(NUM_FRAMES)
+    used._stream = Stream(NUM_FRAMES)
     return used
-
-
-def numbered(number):
-    return Frames(np.full((1, 2), number, np.float32), None)
-
-
-def numbers(window):
-    return window.frames()[1].features[:, 0].tolist()
-
-
-def test_a_window_holds_the_last_frames_in_the_order_of_their_times():
-    window = Window(3)
-    assert window.frames() is None
-    for time in (5.0, 3.2, 4.0):
-        assert window.wants(time) and window.put(time, numbered(time))
-    np.testing.assert_allclose(numbers(window), [3.2, 4, 5])
-    assert not window.wants(4.9), "its interval has one"
-    assert not window.wants(2.0) and not window.put(2.0, numbered(2)), "it comes too late"
-    assert window.put(6.5, numbered(6.5))
-    np.testing.assert_allclose(numbers(window), [4, 5, 6.5])
-    assert window.frames()[0] == 6.5
-
-
-def test_of_two_frames_of_an_interval_the_first_to_come_stays():
-    window = Window(3, interval_seconds=2.0)
-    assert window.put(1.9, numbered(1))
-    assert not window.put(0.1, numbered(2))
-    assert numbers(window) == [1]
-
-
-@pytest.mark.parametrize("interval", [0.0, -1.0, float("nan"), float("inf")])
-def test_no_interval(interval):
-    with pytest.raises(DataError, match="interval_seconds: found"):
-        Window(3, interval)
-
-
-@pytest.mark.parametrize("time", [float("nan"), float("inf")])
-def test_no_time(time):
-    with pytest.raises(DataError, match="time: found"):
-        Window(3).wants(time)
-
-
-def test_a_window_of_many_threads():
-    window, times = Window(10), np.random.default_rng(0).permutation(400) / 4
-    threads = [
-        threading.Thread(target=lambda own: [window.put(time, numbered(time)) for time in own], args=[own.tolist()])
-        for own in np.array_split(times, 8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [int(number) for number in numbers(window)] == [*range(90, 100)]
 
 
 def test_pushed_frames_rank_as_a_clip_of_the_last(recognizer, engine, live_shop, programs):
@@ -128,7 +76,7 @@ def test_a_later_frame_does_not_wait_and_a_late_one_finds_its_place(recognizer, 
     go_on.set()
     slow.join()
     assert late[0].time == 2.0, "it is ranked together with the later one"
-    recognizer._window = Window(NUM_FRAMES)
+    recognizer._stream = Stream(NUM_FRAMES)
     recognizer.push(live_shop.pictures[0], 1.0)
     assert late[0] == recognizer.push(live_shop.pictures[3], 2.0), "as if it had come in time"
 
@@ -217,3 +165,20 @@ def test_broken_frames_are_left_out_counted_and_named(engine, live_shop, tmp_pat
         assert text in caplog.text
     with pytest.raises(DataError, match="3 of 5 frames cannot be decoded; the last of them: frame at second 1.75"):
         encode_video(engine, [*whole[:2], *broken], batch_size)
+
+
+def test_a_stream_that_restarts_shows_what_is_shown_now(recognizer, live_shop):
+    for time in range(100, 120):
+        recognizer.push(live_shop.pictures[1], float(time))
+    found = [recognizer.push(live_shop.pictures[5], float(time)) for time in range(3)]
+    assert [ranked.products[0].id for ranked in found] == ["p5"] * 3 and [ranked.time for ranked in found] == [0, 1, 2]
+    assert [ranked.restarted for ranked in found] == [True, False, False]
+
+
+def test_what_is_an_hour_old_is_not_shown_now(recognizer, live_shop):
+    for time in range(10):
+        recognizer.push(live_shop.pictures[1], float(time))
+    found = recognizer.push(live_shop.pictures[5], 3600.0)
+    assert found.products[0].id == "p5" and found.restarted
+    back = recognizer.push(live_shop.pictures[1], 10.0)
+    assert back.products[0].id == "p1" and back.time == 10 and not back.restarted, "the time was a stray one"

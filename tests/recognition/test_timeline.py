@@ -48,7 +48,7 @@ def test_the_likeliest_path(none, frame_weight, seed):
     states = [0, 0, 0, -1, -1, 1, 1]
     features = features_of(states, vectors, noise=0.15, seed=seed)
     times = np.cumsum([0.0, 1, 1, 1, 4, 1, 1])
-    settings = dict(num_frames=NUM_FRAMES, interval_seconds=1.0, frame_weight=frame_weight)
+    settings = dict(num_frames=NUM_FRAMES, end=10.0, frame_weight=frame_weight)
     segments = timeline(features, times, vectors, 12.0, none, **settings)
     path = by_all_paths(features, times, vectors, 12.0, none, frame_weight)
     found = [row for segment in segments for row in [segment.row] * len(range(7)[segment.frames])]
@@ -59,9 +59,7 @@ def test_segments_meet_half_way_and_cover_everything():
     vectors = np.eye(4, dtype=np.float32)[:2]
     states = [0] * 6 + [-1] * 6 + [1] * 6
     times = 2.0 * np.arange(18) + 10
-    segments = timeline(
-        features_of(states, vectors), times, vectors, 60.0, 30.0, num_frames=NUM_FRAMES, interval_seconds=2.0
-    )
+    segments = timeline(features_of(states, vectors), times, vectors, 60.0, 30.0, num_frames=NUM_FRAMES, end=46.0)
     assert [(segment.start, segment.end, segment.row) for segment in segments] == [
         (10, 21, 0), (21, 33, None), (33, 46, 1),
     ]  # fmt: skip
@@ -71,9 +69,7 @@ def test_segments_meet_half_way_and_cover_everything():
 def test_a_single_odd_frame_changes_nothing():
     vectors = np.eye(4, dtype=np.float32)[:2]
     states = [0] * 6 + [1] + [0] * 6
-    [segment] = timeline(
-        features_of(states, vectors), np.arange(13.0), vectors, 12.0, 6.0, num_frames=10, interval_seconds=1.0
-    )
+    [segment] = timeline(features_of(states, vectors), np.arange(13.0), vectors, 12.0, 6.0, num_frames=10, end=13.0)
     assert segment.row == 0
 
 
@@ -82,7 +78,7 @@ def test_without_choice(num_frames):
     vectors = np.eye(4, dtype=np.float32)[:1]
     times = np.arange(float(num_frames))
     [segment] = timeline(
-        features_of([-1] * num_frames, vectors), times, vectors, 30.0, None, num_frames=10, interval_seconds=0.5
+        features_of([-1] * num_frames, vectors), times, vectors, 30.0, None, num_frames=10, end=times[-1] + 0.5
     )
     assert segment == (0, times[-1] + 0.5, 0, slice(0, num_frames))
 
@@ -94,7 +90,7 @@ def test_a_long_video_of_many_products():
     states = np.repeat(rng.permutation(500)[:100], 20)
     segments = timeline(
         features_of(states, vectors, noise=0.1), np.arange(2000.0), vectors, 40.0, 24.0, num_frames=10,
-        interval_seconds=1.0,
+        end=2000.0,
     )  # fmt: skip
     found = np.repeat([segment.row for segment in segments], [len(range(2000)[s.frames]) for s in segments])
     assert (found == states).mean() > 0.99

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from rice_jax.recognition.engine import Engine
-from rice_jax.recognition.recognizer import Recognizer, Window, encode_video, products_over_time
+from rice_jax.recognition.recognizer import Recognizer, encode_video, products_over_time
+from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.video import read_video
 from rice_jax.serving.server import create_app
 from rice_jax.serving.streams import Streams
@@ -220,6 +221,29 @@ def test_a_stream_is_ranked_as_by_the_recognizer(client, shop):
     assert answer.status_code == 404 and "s-1" in answer.json()["detail"]
 
 
+def test_a_stream_that_restarts_shows_what_is_shown_now(client, shop):
+    def push(row, now):
+        content, kind = png(shop.pictures[row]), {"content-type": "image/png"}
+        found = client.post("/streams/again/frames", params={"time": now}, content=content, headers=kind).json()
+        return found["products"][0]["id"], found["time"], found["num_frames"], found["restarted"]
+
+    assert [push(1, now) for now in (100, 101)] == [("p1", 100, 1, False), ("p1", 101, 2, False)]
+    assert [push(5, now) for now in (0, 1)] == [("p5", 0, 1, True), ("p5", 1, 2, False)]
+    assert [push(3, now) for now in (3600, 3601)] == [("p3", 3600, 1, True), ("p3", 3601, 2, False)]
+    assert client.delete("/streams/again").status_code == 204
+
+
+def test_what_is_wrong_with_a_video_is_told(client, shop, tmp_path):
+    path = write_mp4(tmp_path / "video.avi", [shop.pictures[1]], seconds=6)
+    whole, cut = (
+        client.post("/recognize", files=video(content)).json()
+        for content in (path.read_bytes(), path.read_bytes()[: path.stat().st_size // 2])
+    )
+    assert whole["warnings"] == [] and whole["timeline"][-1]["end"] == 6
+    assert "its header announces 6.0 seconds, but the file holds" in cut["warnings"][-1]
+    assert 0 < cut["num_frames"] < 6 and cut["timeline"][-1]["end"] < 6
+
+
 @pytest.mark.parametrize(
     "path, status, reason",
     [
@@ -247,7 +271,7 @@ def test_bad_pictures_of_streams_are_refused(client, path, status, reason):
 
 def test_streams_are_limited_and_idle_ones_forgotten():
     now = [0.0]
-    streams = Streams(Limits(streams=2, stream_seconds=10.0), lambda: Window(4), clock=lambda: now[0])
+    streams = Streams(Limits(streams=2, stream_seconds=10.0), lambda: Stream(4), clock=lambda: now[0])
     first = streams.open("a")
     now[0] = 6
     streams.open("b")

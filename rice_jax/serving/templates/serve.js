@@ -58,7 +58,8 @@ async function recognize(files) {
     const found = await answer.json();
     if (!answer.ok) return say(`${found.detail}.`, "wrong");
     show(found, isVideo ? files[0] : null);
-    say(`${found.num_frames} ${found.num_frames === 1 ? "frame" : "frames"} looked at.`);
+    const looked = `${found.num_frames} ${found.num_frames === 1 ? "frame" : "frames"} looked at.`;
+    say([looked, ...found.warnings.map((warning) => `Warning: ${warning}.`)].join(" "));
   } catch (error) {
     if (error.name !== "AbortError") say("The server cannot be reached, or has closed the connection.", "wrong");
   }
@@ -94,7 +95,7 @@ function show(found, file) {
     for (const one of [bar, button]) {
       if (product) one.style.setProperty("--own", own.get(key));
       one.type = "button";
-      one.addEventListener("click", () => { video.currentTime = segment.start - start; });
+      one.addEventListener("click", () => { video.currentTime = segment.start; });
     }
     return { ...segment, bar, item };
   });
@@ -111,8 +112,8 @@ function show(found, file) {
     return image;
   }));
   video.ontimeupdate = () => {
-    const time = start + video.currentTime + 0.01;  // players round times
-    now.style.left = share(Math.min(time, end));
+    const time = video.currentTime + 0.01;  // players round times
+    now.style.left = share(Math.max(start, Math.min(time, end)));
     for (const { start, end, item } of segments) item.classList.toggle("now", start <= time && time < end);
   };
   part("result").hidden = false;
