@@ -31,7 +31,15 @@ from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
-from rice_jax.parallel.processes import ProcessError, join, leave, only_program, require_same, share_directory
+from rice_jax.parallel.processes import (
+    ProcessError,
+    join,
+    leave,
+    lost_process,
+    only_program,
+    require_same,
+    share_directory,
+)
 from rice_jax.tasks import TASKS, resolve
 from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
@@ -93,11 +101,11 @@ def main(arguments: list[str]) -> None:
             with only_program(directory) if MODE.value in ("train", "eval") else contextlib.nullcontext():
                 run(config, directory, MODE.value)
     except (ConfigError, CheckpointError, DataError, ProcessError, OSError, FloatingPointError) as error:
-        leave(f"{type(error).__name__}: {error}")
-    except Exception:
+        leave(lost_process(error) or f"{type(error).__name__}: {error}")
+    except Exception as error:
         if jax.process_count() == 1:
             raise
-        leave(traceback.format_exc())
+        leave(lost_process(error) or traceback.format_exc())
 
 
 def run(config: Config, workdir: Path, mode: str) -> None:

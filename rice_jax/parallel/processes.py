@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import secrets
 import sys
 import threading
@@ -18,6 +19,8 @@ from jax.experimental import multihost_utils
 from rice_jax.files import locked
 
 LOCK = ".lock"  # file in a directory that one program at a time may change
+# In the errors of collectives, barriers and the coordinator when a process is gone.
+LOST = r"Gloo|NCCL|heartbeat|Barrier|[Cc]oordination|UNAVAILABLE|Connection (reset|closed|refused)|preempted"
 NUM_NAMED = 5  # differences between processes named in an error
 
 logger = logging.getLogger(__name__)
@@ -180,6 +183,22 @@ def only_program(directory: Path, *, wait: bool = False) -> Iterator[None]:
 def agree(answer: bool) -> bool:
     """The first process's answer, for all processes, since a shared disk may look different to each of them."""
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
+
+
+def lost_process(error: BaseException) -> str:
+    """One line about another process that has ended, if that is the cause of an error; "" if it is not.
+
+    A process that waits for the accelerator may be ended by jaxlib instead, whose abort JAX lets nobody replace.
+    """
+    cause: BaseException | None = error
+    while cause is not None and jax.process_count() > 1:
+        if isinstance(cause, jax.errors.JaxRuntimeError) and re.search(LOST, str(cause)):
+            return (
+                "ProcessError: another process of this program has ended, so this one ends too; see its output. "
+                f"The same command continues from the newest checkpoint. ({str(cause).splitlines()[0][:200]})"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def leave(message: str) -> NoReturn:
