@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import parse_flags
+from rice_jax.eval.results import read_about
 from rice_jax.files import leaving_no_trace
 from rice_jax.index.model import ModelSettings, place_model
 from rice_jax.index.store import FILE, export_faiss, read_index
@@ -115,13 +116,16 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     task = TASKS[config.task]
     if mode == "index":
         return index(config, task, workdir, mesh)
+    results = workdir / "results.json"
+    if results.exists():
+        read_about(results)  # it is found damaged before the work rather than after it
     model = task.model(config)
     this = Run(config, workdir, mesh, model, create_model(model, mesh), abstract_params(model, mesh))
     if mode == "detect":
         return detect(this, task)
     done = run_training(this, task) if mode == "train" else evaluate(this, task)
     if jax.process_index() == 0:
-        print(f"\n{task.summary(config, workdir, done)}\n\n{workdir / 'results.json'}")
+        print(f"\n{task.summary(config, workdir, done)}\n\n{results}")
     if mode == "train" and done < config.train.total_steps:
         sys.exit(STOPPED)  # so that a launcher can tell a run to be continued from a finished one
 

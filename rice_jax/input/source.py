@@ -67,11 +67,12 @@ class Source:
         try:
             record = self._records[index]
         except (RuntimeError, ValueError, OSError) as error:  # ArrayRecord's checksums
+            reason = " ".join(str(error).split())
             file = int(np.searchsorted(self._ends, index, side="right"))
             record_number = int(index) - int(self._ends[file - 1] if file else 0)
             raise DataError(
                 f"{self._files[file]}: record {record_number} (row {int(index)} of {self.name}) cannot be read, so the "
-                f"file is damaged ({error}); copy it again, or build the data set again: {build_command(self.name)}"
+                f"file is damaged ({reason}); copy it again, or build the data set again: {build_command(self.name)}"
             ) from error
         return self._features.deserialize_example_np(record) | {"index": int(index)}
 
