@@ -154,14 +154,14 @@ def test_an_error_of_one_process_ends_all(shop, tmp_path):
 
 def test_processes_with_different_settings_do_not_start(shop, tmp_path):
     arguments = command(shop, tmp_path / "run")
-    different = ["--config.seed=7", "--config.data.color_jitter=0.5", "--config.data.num_threads=2"]
+    different = ["--config.seed=7", "--config.train.checkpoint_interval_steps=3", "--config.data.num_threads=2"]
     running = start_two(arguments, 1, [], different)
     outputs = finish(running)
     assert [process.returncode for process in running] == [1, 1], outputs
     for _, errors in outputs:
         assert (
-            "ProcessError: the processes differ: config.data.color_jitter is 0.5 in process 1 and 0.0 in process 0; "
-            "config.seed is 7 in process 1 and 0 in process 0. Start all with the same settings, code and data"
+            "ProcessError: the processes differ: config.seed is 7 in process 1 and 0 in process 0; "
+            "config.train.checkpoint_interval_steps is 3 in process 1 and 2 in process 0. Start all with the same"
         ) in errors
         assert "Traceback" not in errors
     assert not list(tmp_path.iterdir())
