@@ -3,6 +3,7 @@
 python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.data.batch_size=64
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -18,22 +19,34 @@ from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import parse_flags
+from rice_jax.eval.results import read_about
+from rice_jax.files import leaving_no_trace
 from rice_jax.index.model import ModelSettings, place_model
 from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
+from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import MODELS, abstract_params, create_model, create_params
 from rice_jax.models.rice import RiceConfig
-from rice_jax.models.weights import CheckpointError, newest_weights, start_from
+from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
-from rice_jax.parallel.mesh import create_mesh
-from rice_jax.parallel.processes import ProcessError, join, leave, share_directory
+from rice_jax.parallel.mesh import create_mesh, require_even_batch
+from rice_jax.parallel.processes import (
+    ProcessError,
+    join,
+    leave,
+    lost_process,
+    only_program,
+    require_same,
+    share_directory,
+)
 from rice_jax.tasks import TASKS, resolve
 from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
 from rice_jax.train.loop import train
 from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.record import common_facts, write_record
 from rice_jax.train.state import abstract_state, create_state, resume
 from rice_jax.train.steps import training_step
 from rice_jax.types import DataError
@@ -82,14 +95,18 @@ def main(arguments: list[str]) -> None:
             raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected only flags with --mode={MODE.value}")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
         config = resolve(CONFIG.value.to_dict())
-        share_directory(directory)
-        run(config, directory, MODE.value)
+        require_same({"--mode": MODE.value} | common_facts(config))
+        with leaving_no_trace(directory, CHECKPOINTS):
+            share_directory(directory)
+            # Both change the results; an index has a lock of its own.
+            with only_program(directory) if MODE.value in ("train", "eval") else contextlib.nullcontext():
+                run(config, directory, MODE.value)
     except (ConfigError, CheckpointError, DataError, ProcessError, OSError, FloatingPointError) as error:
-        leave(f"{type(error).__name__}: {error}")
-    except Exception:
+        leave(lost_process(error) or f"{type(error).__name__}: {error}")
+    except Exception as error:
         if jax.process_count() == 1:
             raise
-        leave(traceback.format_exc())
+        leave(lost_process(error) or traceback.format_exc())
 
 
 def run(config: Config, workdir: Path, mode: str) -> None:
@@ -99,13 +116,16 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     task = TASKS[config.task]
     if mode == "index":
         return index(config, task, workdir, mesh)
+    results = workdir / "results.json"
+    if results.exists():
+        read_about(results)  # it is found damaged before the work rather than after it
     model = task.model(config)
     this = Run(config, workdir, mesh, model, create_model(model, mesh), abstract_params(model, mesh))
     if mode == "detect":
         return detect(this, task)
     done = run_training(this, task) if mode == "train" else evaluate(this, task)
     if jax.process_index() == 0:
-        print(f"\n{task.summary(config, workdir, done)}\n\n{workdir / 'results.json'}")
+        print(f"\n{task.summary(config, workdir, done)}\n\n{results}")
     if mode == "train" and done < config.train.total_steps:
         sys.exit(STOPPED)  # so that a launcher can tell a run to be continued from a finished one
 
@@ -113,6 +133,9 @@ def run(config: Config, workdir: Path, mode: str) -> None:
 def run_training(this: Run, task: Task) -> int:
     """Trains from the newest checkpoint, or from `init_from`, or from fresh weights; returns the steps done."""
     config, workdir, mesh = this.config, this.workdir, this.mesh
+    require_even_batch(config.data.batch_size, mesh)
+    data = training_digests(config.data)
+    require_same(data)
     pretrained = MODELS[type(this.model)].PRETRAINED
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh))
@@ -120,12 +143,16 @@ def run_training(this: Run, task: Task) -> int:
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()
         if newest is None:
-            state, position = create_state(initial_params(this), optimizer, mesh), 0
+            state = create_state(initial_params(this), optimizer, mesh)
         else:
             logger.info("resuming %s from step %d", workdir, newest)
-            state, position = resume(checkpoints, newest, abstract_state(this.params, optimizer, mesh), config)
-        batches = task.batches(config, position, jax.process_index(), jax.process_count())
-        state = train(config, workdir, mesh, step, state, batches, position, checkpoints, evaluators)
+            state = resume(checkpoints, newest, abstract_state(this.params, optimizer, mesh), config, data)
+        first_step = int(state.step)
+        start = first_step * config.data.batch_size
+        batches = task.batches(config, start, jax.process_index(), jax.process_count())
+        if jax.process_index() == 0:
+            write_record(workdir / "run.json", config, sys.argv[1:], mesh, data, first_step)
+        state = train(config, mesh, step, state, batches, checkpoints, evaluators, data)
     return int(state.step)
 
 

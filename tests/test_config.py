@@ -168,6 +168,17 @@ def detector(values: dict, **changes) -> None:
         (lambda v: v.update(losses={}), "config.losses: unknown, expected one of the groups task, seed, data, model,"),
         (lambda v: v["data"].update(image_size=3), "config.data.image_size: unknown"),
         (lambda v: v.update(task="rope"), "config.task: found 'rope', expected one of 'retrieval', 'domains', 'detec"),
+        # Numbers that no run can use.
+        (lambda v: v.update(seed=-1), "config.seed: found -1, expected 0 to 2147483647"),
+        (lambda v: v.update(seed=2**31), "config.seed: found 2147483648, expected 0 to 2147483647"),
+        (
+            lambda v: v["optimizer"].update(encoder_learning_rate=float("nan")),
+            "config.optimizer.encoder_learning_rate: found nan, expected a finite number",
+        ),
+        (lambda v: v["optimizer"].update(new_learning_rate=float("inf")), "found inf, expected a finite number"),
+        (lambda v: v["optimizer"].update(new_learning_rate=-1e-4), "found -0.0001, expected 0 or more"),
+        (lambda v: v["optimizer"].update(weight_decay=-0.1), "weight_decay: found -0.1, expected 0 or more"),
+        (lambda v: v["model"].update(logit_scale=float("nan")), "logit_scale: found nan, expected a finite number"),
         # Types.
         (lambda v: v["data"].update(batch_size="8"), r"config.data.batch_size: found '8' \(str\), expected int"),
         (lambda v: v["data"].update(cut_tail=1), r"config.data.cut_tail: found 1 \(int\), expected bool"),

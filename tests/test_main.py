@@ -1,13 +1,18 @@
 """The program as a user runs it, from the command line, on data built from raw files."""
 
+import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from rice_jax.eval.results import PIXELS, Row, read_results
+from rice_jax.files import locked
+from rice_jax.parallel.processes import LOCK
 from tests.fixtures import ROOT, SIZES, build_shop, command, losses, run, start, wait_for_checkpoint
 
 
@@ -21,6 +26,12 @@ def test_trains_evaluates_and_reports(reference):
     assert "chance" in result.stdout
     assert "step 6/6" in result.stderr and "examples/s" in result.stderr
     assert list((workdir / "tensorboard").iterdir())
+    record = json.loads((workdir / "run.json").read_text(encoding="utf-8"))
+    assert record["config"]["train"]["total_steps"] == 6
+    assert "--config.train.total_steps=6" in record["arguments"]
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["devices"] == {"platform": "cpu", "kind": "cpu", "mesh": {"data": 1, "fsdp": 1}, "processes": 1}
+    assert list(record["data"]) == ["lpr4m/train"] and record["first_step"] == 0
     rankings = (workdir / "rankings.jsonl").read_text().splitlines()
     assert len(rankings) == results[Row(6)].score.num_queries
     report = (workdir / "report.html").read_text(encoding="utf-8")
@@ -138,17 +149,67 @@ def test_continues_after_sigkill(reference, shop, tmp_path):
         ((), {"data__data_dir": "/nowhere"}, "python data/build.py lpr4m --raw_dir RAW --data_dir /nowhere"),
         ((), {"model__heads": 5}, "config.model.width: found 32, expected a multiple of heads (5)"),
         ((), {"data__batch_size": 4000}, "lower config.data.batch_size"),
+        ((), {"seed": -1}, "ConfigError: config.seed: found -1, expected 0 to 2147483647"),
+        ((), {"optimizer__weight_decay": "nan"}, "config.optimizer.weight_decay: found nan, expected a finite number"),
         ((), {"model__init_from": "/nowhere"}, "/nowhere: found no checkpoint"),
         (("--mode=eval",), {}, "found no checkpoint to evaluate"),
         (("--mode=test",), {}, "should be one of"),
     ],
 )
 def test_bad_settings_get_one_clear_error(shop, tmp_path, flags, overrides, expected):
-    result = run(command(shop, tmp_path, *flags, **overrides))
+    result = run(command(shop, tmp_path / "new" / "run", *flags, **overrides))
     assert result.returncode != 0
     assert expected in result.stderr
     assert "Traceback" not in result.stderr
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not list(tmp_path.iterdir()), "a failed start leaves no directory behind"
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_the_first_evaluation(shop, tmp_path):
+    result = run(command(shop, tmp_path / "run", data__batch_size=12), devices=8)
+    assert result.returncode == 1 and not result.stdout
+    assert "config.data.batch_size: found 12, expected a multiple of the 8 devices" in result.stderr
+    assert "step 0" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_one_program_at_a_time_changes_a_run(reference, shop, tmp_path):
+    workdir = shutil.copytree(reference[0], tmp_path / "run")
+    with locked(workdir / LOCK):
+        for mode in ("train", "eval"):
+            result = run(command(shop, workdir, f"--mode={mode}"))
+            assert result.returncode == 1
+            assert f"ProcessError: {workdir}: is in use by process {os.getpid()} on " in result.stderr
+            assert "Traceback" not in result.stderr
+    assert losses(workdir) == losses(reference[0])
+
+
+def test_a_longer_training_goes_on_from_a_finished_one(reference, shop, tmp_path):
+    workdir = shutil.copytree(reference[0], tmp_path / "run")
+    result = run(command(shop, workdir, train__total_steps=8))
+    assert result.returncode == 0, result.stderr
+    assert "was planned for 6 steps and now has 8" in result.stderr
+    before, after = losses(reference[0]), losses(workdir)
+    assert sorted(after) == list(range(1, 9)) and before.items() <= after.items()
+
+
+def test_what_is_damaged_is_named_before_the_work(reference, shop, tmp_path):
+    workdir = shutil.copytree(reference[0], tmp_path / "run")
+    results = workdir / "results.json"
+    whole = results.read_text()
+    for text in ("", whole[: len(whole) // 2]):
+        results.write_text(text)
+        result = run(command(shop, workdir, "--mode=eval"))
+        assert result.returncode == 1 and f"DataError: {results}: is damaged" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_run_does_not_go_on_with_other_data(reference, shop, tmp_path):
+    workdir, data = shutil.copytree(reference[0], tmp_path / "run"), shutil.copytree(shop, tmp_path / "data")
+    (features,) = (data / "lpr4m" / "train").glob("*/features.json")
+    features.write_text(features.read_text() + "\n")
+    result = run(command(data, workdir))
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "the training data lpr4m/train has changed since this checkpoint" in result.stderr
 
 
 def test_workdir_of_another_config(reference, shop):

@@ -1,6 +1,7 @@
 """A setting: its default, unit, constraint and documentation, at the field of a dataclass."""
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -69,13 +70,18 @@ def constraint(metadata: Mapping[str, Any]) -> str:
     if metadata.get("choices"):
         names = [repr(choice) for choice in metadata["choices"]]
         return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    least = f"{metadata['minimum']:g}" if "minimum" in metadata else ""
-    if "above" in metadata:
-        least = f"above {metadata['above']:g}"
-    if "maximum" in metadata:
-        return f"{least} to {metadata['maximum']:g}"
-    if "below" in metadata:
-        return f"{least} to below {metadata['below']:g}"
+    bounds = {
+        name: str(value) if isinstance(value, int) else f"{value:g}"
+        for name, value in metadata.items()
+        if name in ("minimum", "above", "maximum", "below")
+    }
+    least = bounds.get("minimum", "")
+    if "above" in bounds:
+        least = f"above {bounds['above']}"
+    if "maximum" in bounds:
+        return f"{least} to {bounds['maximum']}"
+    if "below" in bounds:
+        return f"{least} to below {bounds['below']}"
     return f"{least} or more" if "minimum" in metadata else least
 
 
@@ -86,6 +92,8 @@ def _value(hint: type, field: dataclasses.Field, value: Any, path: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{path}: found {value!r} ({type(value).__name__}), expected {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{path}: found {value!r}, expected a finite number")
     bounds = field.metadata
     fits = (
         (not bounds["choices"] or value in bounds["choices"])

@@ -8,6 +8,8 @@ from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import group, setting
 from rice_jax.config.model import ModelConfig
 
+MAX_SEED = 2**31 - 1  # of JAX without 64-bit numbers; Grain takes one bit more
+
 
 @dataclasses.dataclass(frozen=True)
 class DetectionLossConfig:
@@ -50,7 +52,13 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    total_steps: int = setting(5_000, "Length of the training.", unit="steps", minimum=1)
+    total_steps: int = setting(
+        5_000,
+        "Length of the training. A run may be continued with more steps; its learning rates then follow the longer "
+        "schedule from there on.",
+        unit="steps",
+        minimum=1,
+    )
     log_interval_steps: int = setting(50, "Interval between log lines.", unit="steps", minimum=1, free=True)
     checkpoint_interval_steps: int = setting(500, "Interval between checkpoints.", unit="steps", minimum=1, free=True)
     eval_interval_steps: int = setting(
@@ -137,7 +145,9 @@ class Config:
         'What the run trains and measures. "retrieval": RICE on pairs of a video and an image. "domains": RICE between '
         'sets of product items, as ROPE has them. "detection": a detector of the intended product.',
     )
-    seed: int = setting(0, "Seed of the initial weights, the order of the data, and every random draw.")
+    seed: int = setting(
+        0, "Seed of the initial weights, the order of the data, and every random draw.", minimum=0, maximum=MAX_SEED
+    )
     data: DataConfig = group(DataConfig, "Data sets, and how pictures become examples.")
     model: ModelConfig = group(ModelConfig, "The model.")
     loss: LossConfig = group(LossConfig, "The losses.")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rice_jax.eval.metrics import Result
 from rice_jax.eval.ranking import Ranking
 from rice_jax.files import write_lines
+from rice_jax.types import DataError
 
 R = TypeVar("R")
 
@@ -87,10 +88,41 @@ def read_results(path: str | os.PathLike, kind: type[Any] = Result) -> dict[Row,
 
     Returns:
         {row: its result}, in the order of the file.
+
+    Raises:
+        DataError: the file is damaged.
     """
-    found = json.loads(Path(path).read_text(encoding="utf-8"))["results"]
+    found = _read_document(path)["results"]
     pairs = _read_names(found) if isinstance(found, dict) else [_split(values) for values in found]
     return {row: values if kind is dict else kind.from_dict(values) for row, values in pairs}
+
+
+def read_about(path: str | os.PathLike) -> dict[str, Any]:
+    """Reads what a file of `write_results` says about its evaluation.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    return _read_document(path)["about"]
+
+
+def read_rankings(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a file of `write_rankings`.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    rankings = []
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
+        try:
+            rankings.append(json.loads(line))
+            rankings[-1]["rank"], rankings[-1]["top"]  # the last fields
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}:{number}: is damaged, expected the JSON of a query; delete the file and evaluate the run "
+                "again (rice eval)"
+            ) from error
+    return rankings
 
 
 def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
@@ -118,6 +150,19 @@ def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
             for i in range(len(ranking.query_ids))
         ),
     )
+
+
+def _read_document(path: str | os.PathLike) -> dict[str, Any]:
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document["about"], document["results"]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = "it is empty" if not Path(path).stat().st_size else f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{path}: is damaged, expected the results of a run ({reason}); delete the file and evaluate the run again "
+            "(rice eval)"
+        ) from error
+    return document
 
 
 def _split(values: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:

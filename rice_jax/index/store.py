@@ -1,10 +1,11 @@
 """The index of a shop on disk: its pictures, and the model that embedded them, in one Parquet file."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from rice_jax.types import DataError
 
 FILE = "index.parquet"
 SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
+CHECKSUM = b"rice_jax_sha256"  # key that holds `_checksum`; absent in indexes of version 0.2 and before
+LENGTH_TOLERANCE = 1e-3
 TEXTS = {"gallery_ids": "gallery", "image_ids": "id", "titles": "title", "paths": "path", "digests": "sha256"}
 
 
@@ -114,7 +117,7 @@ def read_index(directory: str | os.PathLike) -> Index:
 
     Raises:
         FileNotFoundError: there is no index.
-        DataError: the index is damaged, or of another version of rice_jax.
+        DataError: the index is damaged, or of another version of rice_jax, or a vector is not of unit length.
     """
     path = Path(directory) / FILE
     if not path.exists():
@@ -125,30 +128,43 @@ def read_index(directory: str | os.PathLike) -> Index:
     try:
         with path.open("rb") as file:  # by name, Arrow would open it twice, and it may be replaced in between
             table = pq.ParquetFile(file).read()
-        about = About.from_dict(json.loads(table.schema.metadata[SETTINGS]))
+        stored = table.schema.metadata
+        about = About.from_dict(json.loads(stored[SETTINGS]))
         texts = {name: table[column].to_pylist() for name, column in TEXTS.items()}
         vectors = _read_rows(table["vector"], np.float32)
         queries = None
         if about.model.pmd:
             rows = _read_rows(table["queries"], np.uint16).view(ml_dtypes.bfloat16)
             queries = rows.reshape(len(rows), rows.shape[1] // about.model.encoder.width, about.model.encoder.width)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if stored.get(CHECKSUM, expected := _checksum(stored[SETTINGS], texts, vectors, queries)) != expected:
+            raise ValueError("its contents do not have the checksum that it was written with")
+    except Exception as error:  # a single flipped bit may raise anything, even a column that is no list of numbers
+        reason = " ".join(str(error).split())  # Arrow's may have several lines
         raise DataError(
-            f"{path}: is damaged, or of another version of rice_jax ({type(error).__name__}: {error}); delete it and "
+            f"{path}: is damaged, or of another version of rice_jax ({type(error).__name__}: {reason}); delete it and "
             "index the shop again"
         ) from error
-    return Index(**texts, vectors=vectors, queries=queries, about=about)
+    index = Index(**texts, vectors=vectors, queries=queries, about=about)
+    _require_unit_vectors(path, index)
+    return index
 
 
 def write_index(directory: str | os.PathLike, index: Index) -> None:
-    """Writes an index atomically; an existing one is replaced."""
+    """Writes an index atomically; an existing one is replaced.
+
+    Raises:
+        DataError: a vector is not of unit length.
+    """
     path = Path(directory) / FILE
-    columns = {column: pa.array(getattr(index, name), pa.string()) for name, column in TEXTS.items()}
+    _require_unit_vectors(path, index)
+    texts = {name: getattr(index, name) for name in TEXTS}
+    columns = {column: pa.array(texts[name], pa.string()) for name, column in TEXTS.items()}
     columns["vector"] = _rows(index.vectors)
     if index.queries is not None:
         columns["queries"] = _rows(index.queries.view(np.uint16))  # Arrow has no bfloat16
-    about = json.dumps(dataclasses.asdict(index.about), allow_nan=False)
-    table = pa.table(columns).replace_schema_metadata({SETTINGS: about.encode()})
+    about = json.dumps(dataclasses.asdict(index.about), allow_nan=False).encode()
+    checksum = _checksum(about, texts, index.vectors, index.queries)
+    table = pa.table(columns).replace_schema_metadata({SETTINGS: about, CHECKSUM: checksum})
     with replacing(path) as partial, partial.open("wb") as file:
         pq.write_table(table, file, compression="none", use_dictionary=["gallery"])
 
@@ -174,6 +190,28 @@ def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
         faiss.write_index(flat, str(partial))
     write_lines(path.with_name(path.name + ".json"), [ids])
     return path
+
+
+def _checksum(about: bytes, texts: Mapping[str, list[str]], vectors: np.ndarray, queries: np.ndarray | None) -> bytes:
+    """SHA-256 of an index's contents, however Parquet lays them out."""
+    digest = hashlib.sha256(about)
+    digest.update(json.dumps(texts).encode())
+    for array in (vectors, queries):
+        if array is not None:
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+    return digest.hexdigest().encode()
+
+
+def _require_unit_vectors(path: Path, index: Index) -> None:
+    lengths = np.linalg.norm(index.vectors, axis=1)
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) < LENGTH_TOLERANCE))  # also NaN
+    if len(wrong):
+        row = wrong[0]
+        raise DataError(
+            f"{path}: {len(wrong)} of {len(lengths)} vectors are not of unit length, the first is that of "
+            f"{index.image_ids[row]!r} (length {lengths[row]:g}); delete the index and index the shop again"
+        )
 
 
 def _rows(array: np.ndarray) -> pa.FixedSizeListArray:

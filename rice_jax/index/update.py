@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import UInt8
 
 from rice_jax.eval.embed import compile_rows, compute_rows, model_embedder, padded_batch_size
+from rice_jax.files import leaving_no_trace, locked
 from rice_jax.index.catalog import Picture, read_shop
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
@@ -23,7 +24,7 @@ from rice_jax.input import transforms
 from rice_jax.input.pictures import read_file
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
-from rice_jax.parallel.processes import agree
+from rice_jax.parallel.processes import LOCK, agree, only_program
 from rice_jax.types import DataError
 
 CHANGES = ("add", "mirror", "remove")
@@ -88,6 +89,8 @@ def update_index(
 ) -> Index:
     """Adds pictures to an index, or makes it hold these and no others; all processes call this together.
 
+    If another program changes the index, this one waits until that one is done.
+
     Args:
         directory: of the index; created if it does not exist.
         images: a directory or a CSV, see `read_shop`.
@@ -105,6 +108,16 @@ def update_index(
         DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored,
             and nothing is stored if there are no others.
     """
+    with leaving_no_trace(directory):
+        if jax.process_index() == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+        with only_program(directory, wait=True):
+            return _update(directory, images, model, change, batch_size, num_threads)
+
+
+def _update(
+    directory: Path, images: str | os.PathLike, model: Model, change: str, batch_size: int, num_threads: int
+) -> Index:
     about = model.about
     require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
     old = _read_of_same_model(directory, about)
@@ -162,6 +175,12 @@ def remove_pictures(directory: Path, images: str | os.PathLike) -> Index:
         FileNotFoundError: there is no index.
         DataError: no picture is named, or none of them is in the index.
     """
+    read_index(directory)  # there may be none, and then nothing to lock
+    with locked(directory / LOCK, wait=True):
+        return _remove(directory, images)
+
+
+def _remove(directory: Path, images: str | os.PathLike) -> Index:
     index = read_index(directory)
     named = set(map(_key, read_shop(images, with_paths=False)))
     kept = [row for row, key in enumerate(_keys(index)) if key not in named]

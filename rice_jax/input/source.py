@@ -54,6 +54,9 @@ class Source:
         self._features = tfds.features.FeaturesDict({feature: _encoded(stored[feature]) for feature in chosen})
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         self._records = builder.as_data_source(split or splits[0], deserialize_method=raw)
+        stored_split = builder.info.splits[split or splits[0]]
+        self._files = list(map(str, stored_split.filepaths))
+        self._ends = np.cumsum(stored_split.shard_lengths)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -61,7 +64,17 @@ class Source:
     def __getitem__(self, index: int) -> dict:
         if index >= len(self):
             raise IndexError(index)  # ends an iteration, where the records would raise a ValueError
-        return self._features.deserialize_example_np(self._records[index]) | {"index": int(index)}
+        try:
+            record = self._records[index]
+        except (RuntimeError, ValueError, OSError) as error:  # ArrayRecord's checksums
+            reason = " ".join(str(error).split())
+            file = int(np.searchsorted(self._ends, index, side="right"))
+            record_number = int(index) - int(self._ends[file - 1] if file else 0)
+            raise DataError(
+                f"{self._files[file]}: record {record_number} (row {int(index)} of {self.name}) cannot be read, so the "
+                f"file is damaged ({reason}); copy it again, or build the data set again: {build_command(self.name)}"
+            ) from error
+        return self._features.deserialize_example_np(record) | {"index": int(index)}
 
     def draw(self, index: int, rng: np.random.Generator) -> dict:
         """The row itself: stored pairs have no random part, unlike those of `ItemPairs`."""

@@ -1,13 +1,17 @@
 """Weights on disk: a converted model, or the newest checkpoint of a run, and a model that starts from them.
 
-A checkpoint is a directory with the items `weights`, `optimizer`, `position` and `config`; a converted model has only
-`weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no partial checkpoint.
+A checkpoint is a directory with the items `weights`, `optimizer`, `config` and `data`; a converted model has only
+`weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no partial checkpoint. A
+manifest with the files' checksums shows damage that comes later; checkpoints of version 0.2 and before have none.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -17,12 +21,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from rice_jax.files import find_damage, write_manifest
 from rice_jax.models.create import MODELS, ModelConfig, start_decoder
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import encoder_class
 from rice_jax.models.rice import RiceConfig
 
 CHECKPOINTS = "checkpoints"
+UNLISTED = "_CHECKPOINT_METADATA", "commit_success.txt"  # Orbax writes them after the manifest; nothing reads them
+
+_ADVICE = "copy it again, or use an older checkpoint of its run (RUN/checkpoints/STEP)"
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +56,7 @@ def save_weights(directory: str | os.PathLike, params: PyTree, config: dict) -> 
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         items = ocp.args.Composite(weights=ocp.args.StandardSave(params), config=ocp.args.JsonSave(config))
         checkpointer.save(directory, args=items, force=True)
+    write_manifest(directory, UNLISTED)
 
 
 def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
@@ -60,14 +69,17 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
         Nested dict of numpy arrays, and the configuration saved with it.
 
     Raises:
-        CheckpointError: there is no checkpoint.
+        CheckpointError: there is no checkpoint, or it is damaged.
     """
     directory = _find_weights(Path(directory).absolute())
+    if damage := find_damage(directory, ("weights", "config")):
+        raise CheckpointError(f"{directory}: is damaged: {damage}; {_ADVICE}")
     handler = ocp.PyTreeCheckpointHandler()
-    saved = handler.metadata(directory / "weights").tree
-    # On the host, since the devices that wrote them may not exist here.
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-    params = handler.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    with explain_damage(directory):
+        saved = handler.metadata(directory / "weights").tree
+        # On the host, since the devices that wrote them may not exist here.
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        params = handler.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return params, read_config(directory)
 
 
@@ -80,7 +92,9 @@ def parameter_names(directory: str | os.PathLike) -> set[str]:
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    saved = ocp.PyTreeCheckpointHandler().metadata(_find_weights(Path(directory).absolute()) / "weights").tree
+    found = _find_weights(Path(directory).absolute())
+    with explain_damage(found):
+        saved = ocp.PyTreeCheckpointHandler().metadata(found / "weights").tree
     return set(flatten_dict(saved, sep="/"))
 
 
@@ -210,10 +224,42 @@ def _sha256(prefix: bytes, *trees: PyTree) -> str:
 
 
 def newest_step(workdir: str | os.PathLike) -> int | None:
-    """The step of a run's newest checkpoint; None if it has none."""
+    """The step of a run's newest checkpoint with all its weights; None if it has none. Newer ones are named."""
+    for step in list_steps(workdir):
+        directory = Path(workdir) / CHECKPOINTS / str(step)
+        if not (damage := missing_files(directory, ("config", "weights"))):
+            return step
+        _warn(f"{directory}: is not used, since it is not complete: {damage}")
+    return None
+
+
+def list_steps(workdir: str | os.PathLike) -> list[int]:
+    """The steps of a run's checkpoints, the newest first, complete or not."""
     directory = Path(workdir) / CHECKPOINTS
-    steps = [int(path.name) for path in directory.iterdir() if path.name.isdigit()] if directory.is_dir() else []
-    return max(steps, default=None)
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def missing_files(directory: Path, items: Sequence[str]) -> str:
+    """What some items of a checkpoint lack, by the names and sizes of their files; "" if nothing."""
+    for item in items:
+        if not (directory / item).is_dir() or not any((directory / item).iterdir()):
+            return f"{item} is missing"
+    return find_damage(directory, items, contents=False)
+
+
+@contextlib.contextmanager
+def explain_damage(directory: Path) -> Iterator[None]:
+    """Turns the errors of Orbax on a damaged checkpoint into one line that names it."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except Exception as error:  # TensorStore and Orbax raise many kinds
+        first = next(iter(str(error).splitlines()), "")
+        raise CheckpointError(
+            f"{directory}: cannot be read ({type(error).__name__}: {first[:200]}); {_ADVICE}"
+        ) from error
 
 
 def _find_weights(directory: Path) -> Path:
@@ -228,10 +274,20 @@ def _find_weights(directory: Path) -> Path:
 
 
 def read_config(directory: Path) -> dict:
+    """The settings that a checkpoint was saved with.
+
+    Raises:
+        CheckpointError: they cannot be read.
+    """
     try:
         return ocp.JsonCheckpointHandler().restore(directory / "config", args=ocp.args.JsonRestore())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{directory}: cannot read the checkpoint's configuration: {error}") from error
+
+
+@functools.cache  # once each, though a program looks for the newest checkpoint several times
+def _warn(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def _require_same_heads(saved: dict, parts: PyTree, config: ModelConfig, directory: str | os.PathLike) -> None:

@@ -1,7 +1,6 @@
 """Several runs on the same queries as one HTML file: table, curves, and the queries whose first place changed."""
 
 import collections
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rice_jax.eval.metrics import Result, confidence_intervals
-from rice_jax.eval.results import Row, ranked_row, read_results
+from rice_jax.eval.results import Row, ranked_row, read_about, read_rankings, read_results
 from rice_jax.files import write_lines
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import sample_frames
@@ -95,7 +94,7 @@ def _read_run(workdir: Path, name: str) -> EvaluatedRun:
         if not (workdir / file).exists():
             raise FileNotFoundError(f"{workdir / file}: not found; expected a run that has been evaluated (rice eval)")
     try:
-        about = json.loads((workdir / "results.json").read_text(encoding="utf-8"))["about"]
+        about = read_about(workdir / "results.json")
         results = read_results(workdir / "results.json")
         results[ranked_row(about)]  # exists
     except (KeyError, TypeError) as error:
@@ -103,8 +102,7 @@ def _read_run(workdir: Path, name: str) -> EvaluatedRun:
             f"{workdir / 'results.json'}: found no results of retrieval ({error!r} is missing), expected a run with "
             "config.task='retrieval'"
         ) from error
-    lines = (workdir / "rankings.jsonl").read_text(encoding="utf-8").splitlines()
-    rankings = list(map(json.loads, lines))
+    rankings = read_rankings(workdir / "rankings.jsonl")
     rank = np.array([line["rank"] for line in rankings], np.int64)
     return EvaluatedRun(name, about, results, rankings, rank, report.read_log(workdir / "metrics.jsonl"))
 

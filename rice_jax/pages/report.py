@@ -30,6 +30,7 @@ from rice_jax.pages import plots
 from rice_jax.pages.album import Album, Pictures
 from rice_jax.pages.attention import Attention
 from rice_jax.pages.plots import Curve, Plot
+from rice_jax.types import DataError
 
 NUM_QUERIES = 240  # shown at most; half of them misses if there are enough
 NUM_IMAGES = 10  # of a query
@@ -240,11 +241,18 @@ def training_plots(logs: Mapping[str, Sequence[Line]], curves: Mapping[str, Sequ
 
 
 def read_log(path: Path) -> list[Line]:
-    """Reads a run's `metrics.jsonl`, but for a last line that is still being written; [] if the file does not exist."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Reads a run's `metrics.jsonl`, but for a last line that is still being written; [] if the file does not exist.
+
+    Raises:
+        DataError: a line is damaged.
+    """
+    lines = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else [], start=1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: is damaged, expected JSON ({error}); delete the line") from error
+    return lines
 
 
 def _points(shares: Mapping[str, float], last: int) -> Curve:

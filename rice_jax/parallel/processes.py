@@ -1,17 +1,27 @@
 """Several processes as one program: joining, sharing a directory, and ending all when one fails."""
 
+import contextlib
+import json
 import logging
 import os
+import re
 import secrets
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from rice_jax.files import locked
+
+LOCK = ".lock"  # file in a directory that one program at a time may change
+# In the errors of collectives, barriers and the coordinator when a process is gone.
+LOST = r"Gloo|NCCL|heartbeat|Barrier|[Cc]oordination|UNAVAILABLE|Connection (reset|closed|refused)|preempted"
+NUM_NAMED = 5  # differences between processes named in an error
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +130,75 @@ def share_directory(directory: Path) -> None:
         )
 
 
+def require_same(facts: Mapping[str, object]) -> None:
+    """Checks that all processes of a program know the same facts; all call this together.
+
+    Args:
+        facts: {name: value}, e.g. settings, versions, and digests of data.
+
+    Raises:
+        ProcessError: naming the facts that differ; in all processes.
+    """
+    own = np.frombuffer(json.dumps({name: repr(value) for name, value in facts.items()}).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(own))).reshape(-1)
+    padded = multihost_utils.process_allgather(np.pad(own, (0, sizes.max() - len(own)))).reshape(len(sizes), -1)
+    first, *others = (json.loads(row[:size].tobytes()) for row, size in zip(padded, sizes, strict=True))
+    different = [
+        f"{name} is {other.get(name, 'unknown')} in process {process} and {first.get(name, 'unknown')} in process 0"
+        for process, other in enumerate(others, start=1)
+        for name in sorted(first.keys() | other.keys())
+        if first.get(name) != other.get(name)
+    ]
+    if different:
+        more = [f"and {len(different) - NUM_NAMED} more"] if len(different) > NUM_NAMED else []
+        raise ProcessError(
+            f"the processes differ: {'; '.join([*different[:NUM_NAMED], *more])}. Start all with the same settings, "
+            "code and data"
+        )
+
+
+@contextlib.contextmanager
+def only_program(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Holds a directory that only one program at a time may change; all processes call this together.
+
+    Args:
+        directory: exists.
+        wait: whether to wait for a program that holds it.
+
+    Raises:
+        ProcessError: another program holds it, and `wait` is off.
+    """
+    with contextlib.ExitStack() as held:
+        problem = ""
+        if jax.process_index() == 0:
+            try:
+                held.enter_context(locked(directory / LOCK, wait=wait))
+            except OSError as error:
+                problem = str(error)
+        if not agree(not problem):
+            raise ProcessError(problem or f"{directory}: cannot be used, see the output of the first process")
+        yield
+
+
 def agree(answer: bool) -> bool:
     """The first process's answer, for all processes, since a shared disk may look different to each of them."""
     return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer)))
+
+
+def lost_process(error: BaseException) -> str:
+    """One line about another process that has ended, if that is the cause of an error; "" if it is not.
+
+    A process that waits for the accelerator may be ended by jaxlib instead, whose abort JAX lets nobody replace.
+    """
+    cause: BaseException | None = error
+    while cause is not None and jax.process_count() > 1:
+        if isinstance(cause, jax.errors.JaxRuntimeError) and re.search(LOST, str(cause)):
+            return (
+                "ProcessError: another process of this program has ended, so this one ends too; see its output. "
+                f"The same command continues from the newest checkpoint. ({str(cause).splitlines()[0][:200]})"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def leave(message: str) -> NoReturn:

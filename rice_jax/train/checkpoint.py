@@ -4,10 +4,12 @@
 """
 
 import contextlib
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
@@ -15,27 +17,70 @@ from jaxtyping import PyTree
 from rice_jax.config import Config
 from rice_jax.config.fields import list_settings
 from rice_jax.config.upgrade import upgrade
-from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_step, read_config
+from rice_jax.files import find_damage, write_manifest
+from rice_jax.models.weights import (
+    CHECKPOINTS,
+    UNLISTED,
+    CheckpointError,
+    explain_damage,
+    list_steps,
+    missing_files,
+    newest_step,
+    read_config,
+)
+from rice_jax.parallel.processes import agree
+
+ITEMS = "config", "optimizer", "weights"
+TEMPORARY = "*.orbax-checkpoint-tmp*"
+
+logger = logging.getLogger(__name__)
 
 
 def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
-    """Opens the checkpoints of a run and keeps the newest `keep`; saving does not wait for the disk."""
-    # A checkpoint that a killed run left unfinished has a temporary name and is removed.
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(Path(workdir).absolute() / CHECKPOINTS, options=options)
+    """Opens the checkpoints of a run and keeps the newest `keep`; saving does not wait for the disk.
+
+    Newest checkpoints that are damaged are moved to `damaged-checkpoint-STEP` in the workdir. All processes call this
+    together.
+
+    Raises:
+        CheckpointError: all checkpoints are damaged.
+    """
+    directory = Path(workdir).absolute() / CHECKPOINTS
+    problem = _set_aside_damaged(directory) if jax.process_index() == 0 else ""
+    if not agree(not problem):
+        raise CheckpointError(problem or f"{directory}: cannot be used, see the output of the first process")
+
+    def finish_files() -> None:
+        # Orbax has written all files, in all processes, and calls this in the first one before it renames them.
+        for temporary in directory.glob(TEMPORARY):
+            write_manifest(temporary, UNLISTED)
+
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        create=True,
+        # A checkpoint that a killed run left unfinished has a temporary name and is removed.
+        cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=finish_files),
+    )
+    return ocp.CheckpointManager(directory, options=options)
 
 
 def save(
-    checkpoints: ocp.CheckpointManager, step: int, params: PyTree, optimizer: PyTree, position: int, config: dict
+    checkpoints: ocp.CheckpointManager,
+    step: int,
+    params: PyTree,
+    optimizer: PyTree,
+    config: dict,
+    data: Mapping[str, str],
 ) -> None:
     """Saves a run after `step` updates.
 
     Args:
         checkpoints: of the run.
-        step: updates done.
+        step: updates done, each with a batch of training examples.
         params, optimizer: trees of arrays.
-        position: training examples consumed.
         config: settings of the run (`Config.to_dict`).
+        data: {name: digest} of the training data.
 
     Raises:
         CheckpointError: this checkpoint, or the previous one, cannot be written.
@@ -43,8 +88,8 @@ def save(
     items = ocp.args.Composite(
         weights=ocp.args.StandardSave(params),
         optimizer=ocp.args.StandardSave(optimizer),
-        position=ocp.args.JsonSave({"examples": position}),
         config=ocp.args.JsonSave(config),
+        data=ocp.args.JsonSave(dict(data)),
     )
     with _explain_failure(checkpoints):
         checkpoints.save(step, args=items)
@@ -61,8 +106,13 @@ def finish(checkpoints: ocp.CheckpointManager) -> None:
 
 
 def restore(
-    checkpoints: ocp.CheckpointManager, step: int, params: PyTree, optimizer: PyTree, config: dict
-) -> tuple[PyTree, PyTree, int]:
+    checkpoints: ocp.CheckpointManager,
+    step: int,
+    params: PyTree,
+    optimizer: PyTree,
+    config: dict,
+    data: Mapping[str, str],
+) -> tuple[PyTree, PyTree]:
     """Restores a checkpoint.
 
     Args:
@@ -70,22 +120,55 @@ def restore(
         step: one of `checkpoints.all_steps()`.
         params, optimizer: abstract trees with shardings, on any mesh.
         config: settings of the run that continues.
+        data: {name: digest} of its training data.
 
     Returns:
-        Parameters, optimizer state, and the number of examples consumed.
+        Parameters and optimizer state.
 
     Raises:
-        CheckpointError: the run was started with another configuration.
+        CheckpointError: the run was started with another configuration or on other data, or the checkpoint cannot be
+            read.
     """
     directory = Path(checkpoints.directory) / str(step)
     _require_same_config(read_config(directory), config, directory)
-    items = ocp.args.Composite(
-        weights=ocp.args.StandardRestore(params),
-        optimizer=ocp.args.StandardRestore(optimizer),
-        position=ocp.args.JsonRestore(),
-    )
-    restored = checkpoints.restore(step, args=items)
-    return restored.weights, restored.optimizer, restored.position["examples"]
+    items = {"weights": ocp.args.StandardRestore(params), "optimizer": ocp.args.StandardRestore(optimizer)}
+    if (directory / "data").is_dir():  # version 0.2 did not save it
+        items["data"] = ocp.args.JsonRestore()
+    with explain_damage(directory):
+        restored = checkpoints.restore(step, args=ocp.args.Composite(**items))
+    _require_same_data(restored.get("data") or {}, data, directory)
+    return restored.weights, restored.optimizer
+
+
+def _set_aside_damaged(directory: Path) -> str:
+    """Renames the newest checkpoints that are damaged, up to the first whole one; says so if there is none."""
+    damaged: dict[int, str] = {}
+    for step in list_steps(directory.parent):
+        path = directory / str(step)
+        if not (damage := missing_files(path, ITEMS) or find_damage(path)):
+            break
+        damaged[step] = damage
+    else:
+        if damaged:
+            named = "; ".join(f"{step}: {damage}" for step, damage in damaged.items())
+            return (
+                f"{directory}: found no whole checkpoint ({named}); copy them again, or delete {directory} to start "
+                "from the beginning"
+            )
+    for lost, damage in damaged.items():
+        place = directory.parent / f"damaged-checkpoint-{lost}"
+        while place.exists():
+            place = place.with_name(place.name + "-")
+        (directory / str(lost)).rename(place)
+        logger.warning(
+            "%s: is damaged (%s) and now called %s; the run goes on from step %d, so %d steps are lost and done again",
+            directory / str(lost),
+            damage,
+            place,
+            step,
+            lost - step,
+        )
+    return ""
 
 
 @contextlib.contextmanager
@@ -102,18 +185,35 @@ def _explain_failure(checkpoints: ocp.CheckpointManager) -> Iterator[None]:
 
 
 def _require_same_config(saved: dict, current: dict, directory: Path) -> None:
-    saved = upgrade(saved)
-    found, expected = (flatten_dict({"config": values}, sep=".") for values in (saved, current))
-    known = {key.rpartition(".")[0] for key in found}  # groups
+    # Version 0.1 saved None in the place of a group whose settings it did not know.
+    unknown = tuple(f"{name}." for name, value in flatten_dict({"config": saved}, sep=".").items() if value is None)
+    found, expected = (flatten_dict({"config": values}, sep=".") for values in (upgrade(saved), current))
     different = []
     for key, field in list_settings(Config, with_free=False).items():
-        if key.rpartition(".")[0] not in known:
-            continue
         value = found.get(key, field.default)  # a setting that did not exist then
-        if value != expected[key]:
-            different.append(f"  {key}: checkpoint has {value!r}, this run has {expected[key]!r}")
+        if key.startswith(unknown) or value == expected[key]:
+            continue
+        if key == "config.train.total_steps" and value < expected[key]:
+            logger.warning(
+                "%s: the run was planned for %d steps and now has %d (%s). Learning rates depend on it: from here on "
+                "they follow the cosine over %d steps, which is higher than the one before, so the result differs from "
+                "that of a run planned for %d from its start",
+                *(directory, value, expected[key], key, expected[key], expected[key]),
+            )
+            continue
+        different.append(f"  {key}: checkpoint has {value!r}, this run has {expected[key]!r}")
     if different:
         raise CheckpointError(
             "\n".join([f"{directory}: was written by another configuration:", *different])
             + "\nUse the settings of that run, or another --workdir."
+        )
+
+
+def _require_same_data(saved: Mapping[str, str], current: Mapping[str, str], directory: Path) -> None:
+    changed = sorted(name for name in saved.keys() & current.keys() if saved[name] != current[name])
+    if changed:
+        raise CheckpointError(
+            f"{directory}: the training data {' and '.join(changed)} has changed since this checkpoint (its digest was "
+            f"{saved[changed[0]][:12]}, now it is {current[changed[0]][:12]}), so the run would go on with other "
+            "examples. Use the data of that run, or another --workdir."
         )

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -127,13 +128,26 @@ class RunLog:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """The whole lines up to `step` without its evaluation, which runs again; the last line may be cut."""
-    lines = []
-    for line in path.read_text().splitlines(keepends=True):
+    """The whole lines up to `step` without its evaluation, which runs again; the last line may be cut.
+
+    Damaged lines before it are left out, and the file that held them is kept.
+    """
+    lines, damaged = [], []
+    *whole, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, start=1):
         try:
             values = json.loads(line)
-        except ValueError:
-            break
-        if values["step"] < step or (values["step"] == step and "loss" in values):
-            lines.append(line)
+            is_before = values["step"] < step or (values["step"] == step and "loss" in values)
+        except (ValueError, KeyError, TypeError):
+            damaged.append(number)
+            continue
+        if is_before:
+            lines.append(line.decode() + "\n")
+    if damaged:
+        copy = path.with_name(f"damaged-{path.name}")
+        shutil.copyfile(path, copy)
+        logger.warning(
+            "%s: %d of %d lines are damaged, the first is line %d; they are left out, and %s keeps the whole file",
+            *(path, len(damaged), len(whole), damaged[0], copy),
+        )
     return lines

@@ -27,28 +27,26 @@ Evaluator = Callable[[int, PyTree], Mapping[str, float]]
 
 def train(
     config: Config,
-    workdir: Path,
     mesh: Mesh,
     step: Step,
     state: TrainState,
     batches: grain.DatasetIterator,
-    position: int,
     checkpoints: ocp.CheckpointManager,
     evaluators: Mapping[str, Evaluator],
+    data: Mapping[str, str],
 ) -> TrainState:
     """Trains until `config.train.total_steps`, or until SIGTERM.
 
     Args:
         config: settings of the run, saved with every checkpoint.
-        workdir: directory for the metrics.
         mesh: all devices.
         step: function of (state, batch); its metrics must hold `loss` and `accuracy`.
         state: fresh or restored; donated.
-        batches: this process's share of endless training batches, from `position` on; closed at the end.
-        position: training examples consumed before.
-        checkpoints: of the run.
+        batches: this process's share of endless training batches, after those of the steps done; closed at the end.
+        checkpoints: of the run; the metrics go beside them.
         evaluators: {name: function of (step, params)}, run before the first step, at the configured interval and after
             the last.
+        data: {name: digest} of the training data, saved with every checkpoint.
 
     Returns:
         The last state, which is also saved.
@@ -58,6 +56,7 @@ def train(
         CheckpointError: a checkpoint cannot be written.
     """
     plan, first, batch_size = config.train, int(state.step), config.data.batch_size
+    workdir = Path(checkpoints.directory).parent
     compiled = compile_step(step, state, mesh)
 
     def due(number: int, interval_steps: int) -> bool:
@@ -81,8 +80,7 @@ def train(
             # Also before an evaluation, which may take longer than the time left after SIGTERM.
             if stop or due(number, plan.checkpoint_interval_steps) or due(number, plan.eval_interval_steps):
                 log.flush()  # the metrics of a saved step must be on disk before it
-                examples = position + (number - first) * batch_size
-                checkpoint.save(checkpoints, number, state.params, state.optimizer, examples, config.to_dict())
+                checkpoint.save(checkpoints, number, state.params, state.optimizer, config.to_dict(), data)
             if stop:
                 logger.info("SIGTERM: saved step %d; the same command continues there", number)
                 break

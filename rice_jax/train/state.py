@@ -1,6 +1,6 @@
 """The state of a training: step, parameters and optimizer state, in their place on the mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -32,20 +32,23 @@ def abstract_state(params: PyTree, optimizer: optax.GradientTransformation, mesh
     return abstract_arrays(mesh, jax.eval_shape(_initialize(optimizer), params))
 
 
-def resume(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, config: Config) -> tuple[TrainState, int]:
-    """Reads a run's state and data position after `step` updates.
+def resume(
+    checkpoints: ocp.CheckpointManager, step: int, state: TrainState, config: Config, data: Mapping[str, str]
+) -> TrainState:
+    """Reads a run's state after `step` updates.
 
     Args:
         checkpoints: of the run.
         step: one of its checkpoints.
         state: shapes of the result, on its mesh (`abstract_state`).
         config: of the run that continues.
+        data: {name: digest} of its training data.
 
     Raises:
-        CheckpointError: another configuration wrote it.
+        CheckpointError: another configuration wrote it, on other data, or it cannot be read.
     """
-    params, optimizer, position = checkpoint.restore(checkpoints, step, state.params, state.optimizer, config.to_dict())
-    return TrainState(jax.device_put(jnp.int32(step), state.step.sharding), params, optimizer), position
+    params, optimizer = checkpoint.restore(checkpoints, step, state.params, state.optimizer, config.to_dict(), data)
+    return TrainState(jax.device_put(jnp.int32(step), state.step.sharding), params, optimizer)
 
 
 def _initialize(optimizer: optax.GradientTransformation) -> Callable[[PyTree], TrainState]:

@@ -240,7 +240,7 @@ def _compute(params):
 def test_export_of_a_run(tmp_path, capsys):
     params, model = _rice()
     checkpoints = open_checkpoints(tmp_path / "run", keep=1)
-    save(checkpoints, 3, params, {"count": np.zeros(1)}, 0, {"model": model, "seed": 0})
+    save(checkpoints, 3, params, {"count": np.zeros(1)}, {"model": model, "seed": 0}, {})
     checkpoints.close()
     file = tmp_path / "new" / "rice.safetensors"
     reference.main(["export", str(tmp_path / "run"), str(file)])

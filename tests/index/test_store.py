@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import random
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rice_jax.eval.calibration import Calibration
-from rice_jax.index.store import About, Index, export_faiss, read_index, write_index
+from rice_jax.index.store import SETTINGS, About, Index, export_faiss, read_index, write_index
 from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 from tests.settings import small_config
@@ -105,6 +106,46 @@ def test_a_damaged_index(tmp_path):
     pq.write_table(pq.read_table(io.BytesIO(whole)).drop_columns(["vector"]), path)
     with pytest.raises(DataError, match="index.parquet: is damaged, or of another version"):
         read_index(tmp_path)
+
+
+def test_no_flipped_bit_is_read(tmp_path):
+    write_index(tmp_path, make_index())
+    path, rng, noticed = tmp_path / "index.parquet", random.Random(0), 0
+    whole = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert_equal(read_index(tmp_path), make_index())  # some bits of a Parquet file mean nothing
+        except DataError as error:
+            assert str(path) in str(error) and len(str(error).splitlines()) == 1
+            noticed += 1
+    assert noticed > 50
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf, 10.0, 0.0])
+def test_vectors_that_cannot_be_compared(tmp_path, monkeypatch, factor):
+    index = make_index()
+    index.vectors[3] *= factor
+    with pytest.raises(DataError, match="1 of 5 vectors are not of unit length, the first is that of 'p3'"):
+        write_index(tmp_path, index)
+    assert not (tmp_path / "index.parquet").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("rice_jax.index.store._require_unit_vectors", lambda *_: None)
+        write_index(tmp_path, index)
+    with pytest.raises(DataError, match="index.parquet: 1 of 5 vectors are not of unit length"):
+        read_index(tmp_path)
+
+
+def test_an_index_without_a_checksum(tmp_path):
+    """As version 0.2 wrote it."""
+    write_index(tmp_path, make_index())
+    path = tmp_path / "index.parquet"
+    table = pq.read_table(path)
+    about = {SETTINGS: table.schema.metadata[SETTINGS]}
+    pq.write_table(table.replace_schema_metadata(about), path, compression="none")
+    assert_equal(read_index(tmp_path), make_index())
 
 
 def test_faiss_finds_the_nearest(tmp_path):

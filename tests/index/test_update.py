@@ -5,6 +5,7 @@ import logging
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from rice_jax import main
 from rice_jax.config import Config, ConfigError, MeshConfig
 from rice_jax.eval.calibration import Calibration, read_calibration, write_calibration
 from rice_jax.eval.embed import compile_embedder, compute_rows, model_embedder
+from rice_jax.files import locked
 from rice_jax.index import update as indexing
 from rice_jax.index.model import ModelSettings, load_index_model, place_model
 from rice_jax.index.store import read_index
@@ -26,6 +28,7 @@ from rice_jax.input.source import Source
 from rice_jax.models.create import create_params
 from rice_jax.models.weights import CheckpointError, embedding_fingerprint, load_weights, save_weights
 from rice_jax.parallel.mesh import create_mesh, parameter_shardings
+from rice_jax.parallel.processes import LOCK
 from rice_jax.tasks import TASKS
 from rice_jax.types import DataError
 from tests.fixtures import command, run, start
@@ -151,6 +154,30 @@ def test_titles_and_galleries_come_from_a_csv(made, embedded):
     embedded.clear()
     path.write_text("id,path,gallery,title\n1,pictures/a.jpg,x,blue\n")
     assert made.update(path).titles == ["blue", "", "red"] and not embedded
+
+
+def test_two_updates_at_once_both_count(made, caplog):
+    """Each reads the index, embeds, and writes it again; without a lock the later one loses the other's change."""
+    made.update()
+    more = {name: made.workdir / f"{name}.csv" for name in ("new1", "new2")}
+    for name, path in more.items():
+        made.write(**{name: 7})
+        path.write_text(f"id,path\n{name},{made.pictures / name}.jpg\n")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(made.update, more.values()))
+    assert {"new1", "new2"} <= set(read_index(made.directory).image_ids)
+    assert [path.name for path in made.directory.iterdir()] == ["index.parquet"]
+    with ThreadPoolExecutor(1) as pool, locked(made.directory / LOCK):
+        removing = pool.submit(remove_pictures, made.directory, more["new1"])
+        while "waiting until that one is done" not in caplog.text:
+            assert not removing.done()
+    assert "new1" not in removing.result().image_ids
+
+
+def test_a_failed_update_leaves_no_directory(made, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        update_index(tmp_path / "a" / "b", tmp_path / "nowhere", load(made.weights))
+    assert not (tmp_path / "a").exists()
 
 
 def test_removes(made):

@@ -1,11 +1,14 @@
 import dataclasses
 import pickle
+import shutil
+from pathlib import Path
 
 import pytest
 
 from rice_jax.input.ground_truth import Query, read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches, train_batches
 from rice_jax.input.source import Source
+from rice_jax.types import DataError
 from tests.input import tiny_shop
 
 
@@ -32,6 +35,26 @@ def test_an_optional_feature_is_read_if_present(data_dir):
 def test_a_source_can_be_sent_to_another_process(data_dir):
     source = Source(data_dir, "shop/query")
     assert list(pickle.loads(pickle.dumps(source))[1]["frames"]) == tiny_shop.QUERIES[1]["frames"]
+
+
+def test_a_damaged_shard_is_named_with_the_record(data_dir, tmp_path):
+    shutil.copytree(Path(data_dir) / "shop", tmp_path / "shop")
+    (shard,) = (tmp_path / "shop" / "train" / "1.0.0").glob("*.array_record*")
+    whole = shard.read_bytes()
+    place = len(whole) // 2
+    shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    source, errors = Source(str(tmp_path), "shop/train"), {}
+    for row in range(len(source)):
+        try:
+            source[row]
+        except DataError as error:
+            errors[row] = str(error)
+    ((row, error),) = errors.items()
+    assert error.startswith(f"{shard}: record {row} (row {row} of shop/train) cannot be read, so the file is damaged")
+    assert "build.py shop" in error and "\n" not in error
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=f"{shard}: record 0 .*cannot be read"):
+        Source(str(tmp_path), "shop/train")[0]
 
 
 def test_the_newest_version_is_read(tmp_path):

@@ -93,6 +93,29 @@ def test_runs_that_cannot_be_compared(tmp_path):
     assert not page.exists()
 
 
+@pytest.mark.parametrize("file", ["results.json", "rankings.jsonl", "metrics.jsonl"])
+@pytest.mark.parametrize("damage", [lambda x: x[:-9], lambda x: b"\xff\n" + x, lambda x: b"[1, 2]\n"])
+def test_a_damaged_file_is_named(tmp_path, file, damage):
+    run, other = write_run(tmp_path / "run", [1, 2]), write_run(tmp_path / "other", [1, 2])
+    path = other / file
+    if not path.exists():
+        path.write_text('{"step": 1, "loss": 1.0}\n')
+    path.write_bytes(damage(path.read_bytes()))
+    if file == "metrics.jsonl" and not path.read_bytes().startswith(b"\xff"):
+        return  # a run's last line may be cut
+    with pytest.raises(DataError, match=f"{path}.* is damaged") as caught:
+        compare.write_comparison(tmp_path / "compare.html", [run, other])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["results.json", "rankings.jsonl"])
+def test_an_empty_file_is_named(tmp_path, file):
+    run, other = write_run(tmp_path / "run", [1, 2]), write_run(tmp_path / "other", [1, 2])
+    (other / file).write_bytes(b"")
+    with pytest.raises(DataError, match=f"{other / file}: .*is empty|other: found other queries"):
+        compare.write_comparison(tmp_path / "compare.html", [run, other])
+
+
 def test_in_a_browser(tmp_path):
     name = EVIL.replace("/", "_")
     runs = [write_run(tmp_path / run, ranks) for run, ranks in [(name, [1, 1, 2, 2, 1]), ("b", [1, 2, 1, 1, 1])]]

@@ -12,7 +12,7 @@ import pytest
 
 from rice_jax.eval.results import read_results
 from rice_jax.main import STOPPED
-from rice_jax.models.weights import load_weights, newest_step
+from rice_jax.models.weights import CheckpointError, load_weights, newest_step
 from rice_jax.parallel import processes
 from rice_jax.train import checkpoint
 from tests.fixtures import command, losses, run, start, wait_for_checkpoint
@@ -150,6 +150,37 @@ def test_an_error_of_one_process_ends_all(shop, tmp_path):
     outputs = finish(running)
     assert [process.returncode == 0 for process in running] == [False, False], outputs
     assert "process 1: FileNotFoundError: /nowhere" in outputs[1][1] and "Traceback" not in outputs[1][1]
+
+
+def test_processes_with_different_settings_do_not_start(shop, tmp_path):
+    arguments = command(shop, tmp_path / "run")
+    different = ["--config.seed=7", "--config.train.checkpoint_interval_steps=3", "--config.data.num_threads=2"]
+    running = start_two(arguments, 1, [], different)
+    outputs = finish(running)
+    assert [process.returncode for process in running] == [1, 1], outputs
+    for _, errors in outputs:
+        assert (
+            "ProcessError: the processes differ: config.seed is 7 in process 1 and 0 in process 0; "
+            "config.train.checkpoint_interval_steps is 3 in process 1 and 2 in process 0. Start all with the same"
+        ) in errors
+        assert "Traceback" not in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_end_of_another_process_is_one_line(monkeypatch):
+    try:
+        try:
+            raise jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer\nmore")
+        except jax.errors.JaxRuntimeError as error:
+            raise CheckpointError("cannot save a checkpoint") from error
+    except CheckpointError as error:
+        assert processes.lost_process(error) == "", "of one process"
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        line = processes.lost_process(error)
+    assert line.startswith("ProcessError: another process of this program has ended") and "\n" not in line
+    assert "Connection reset by peer" in line
+    assert processes.lost_process(ValueError("Gloo")) == ""
+    assert processes.lost_process(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")) == ""
 
 
 def test_processes_must_share_their_workdir(shop, tmp_path):

@@ -30,6 +30,17 @@ def test_every_step_is_written_once_and_what_a_killed_run_did_beyond_its_checkpo
     assert found[0] == {"step": 0, "retrieval/rank-1": 0.1}
 
 
+def test_damaged_lines_are_left_out_and_told(tmp_path, caplog):
+    path, whole = tmp_path / "metrics.jsonl", [json.dumps({"step": step, "loss": 1.0}) for step in (1, 2, 3)]
+    damaged = "\n".join([whole[0], whole[1][:9], "[]", whole[2], '{"step": 4']).encode() + b"\xff"
+    path.write_bytes(damaged)
+    with RunLog(tmp_path, 3, 4, batch_size=8, interval_steps=2):
+        pass
+    assert [line["step"] for line in lines(tmp_path)] == [1, 3]
+    assert f"{path}: 2 of 4 lines are damaged, the first is line 2; they are left out" in caplog.text
+    assert (tmp_path / "damaged-metrics.jsonl").read_bytes() == damaged
+
+
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     with (
         pytest.raises(FloatingPointError, match="step 2: the loss is nan; lower the learning rate"),

@@ -29,7 +29,7 @@ def test_nothing_is_lost_if_an_evaluation_outlasts_what_time_is_left(tmp_path):
             saved[number] = newest_step(tmp_path)
             return {}
 
-        train(config, tmp_path, create_mesh(config.mesh), step, state, batches, 0, checkpoints, {"e": evaluator})
+        train(config, create_mesh(config.mesh), step, state, batches, checkpoints, {"e": evaluator}, {})
     assert saved == {0: None, 4: 4, 6: 6}
     params, _ = load_weights(tmp_path)
     np.testing.assert_array_equal(jax.device_get(params["weight"]), np.full(8, 15))

@@ -68,7 +68,7 @@ def run(tmp_path_factory):
         params, create_optimizer(CONFIG.optimizer, 10, Rice.PRETRAINED), create_mesh(MeshConfig(fsdp=4))
     )
     with checkpoint.open_checkpoints(workdir, keep=1) as checkpoints:
-        checkpoint.save(checkpoints, 3, state.params, state.optimizer, 24, CONFIG.to_dict())
+        checkpoint.save(checkpoints, 3, state.params, state.optimizer, CONFIG.to_dict(), {})
     return workdir, params
 
 

@@ -1,0 +1,76 @@
+"""Files that are replaced whole, and locks."""
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rice_jax.files import ABANDONED_SECONDS, LockedError, leaving_no_trace, locked, replacing, write_lines
+from tests.programs import ROOT
+
+HOLD = "import sys, time, rice_jax.files as f\nwith f.locked(f.Path(sys.argv[1])): print(flush=True); time.sleep(60)"
+
+
+def test_two_writers_at_once_leave_one_whole_file(tmp_path):
+    path = tmp_path / "file"
+    with replacing(path) as one, replacing(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one != other
+    assert path.read_text() == "one" and os.listdir(tmp_path) == ["file"]
+
+
+def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
+    old, new = tmp_path / "file.0123.tmp", tmp_path / "file.4567.tmp"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, time.time() - ABANDONED_SECONDS - 60))
+    write_lines(tmp_path / "file", ["text"])
+    assert sorted(os.listdir(tmp_path)) == ["file", new.name], "another process may be writing the new one"
+
+
+def test_a_lock_is_held_once(tmp_path):
+    message = f"{tmp_path}: is in use by process {os.getpid()} on .*; wait until"
+    with locked(tmp_path / ".lock"), pytest.raises(LockedError, match=message):
+        locked(tmp_path / ".lock").__enter__()
+    with locked(tmp_path / ".lock"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_process_frees_its_lock(tmp_path):
+    path = tmp_path / ".lock"
+    process = subprocess.Popen([sys.executable, "-c", HOLD, path], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout.readline()
+    with pytest.raises(LockedError, match=f"in use by process {process.pid}"):
+        locked(path).__enter__()
+    process.kill()
+    process.communicate()
+    with locked(path):
+        assert path.read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_a_file_system_without_locks_breaks_nothing(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path / ".lock"):
+        assert "cannot be locked ([Errno 37] No locks available); make sure that no other" in caplog.text
+
+
+def test_only_new_and_empty_directories_are_removed(tmp_path):
+    for names, kept in [((), []), (("checkpoints",), []), (("checkpoints", "metrics"), ["a", "a/b", "a/b/metrics"])]:
+        with pytest.raises(KeyError), leaving_no_trace(tmp_path / "a" / "b", "checkpoints"):
+            (tmp_path / "a" / "b").mkdir(parents=True)
+            for name in names:
+                (tmp_path / "a" / "b" / name).mkdir()
+            raise KeyError
+        assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == kept
+    with pytest.raises(KeyError), leaving_no_trace(tmp_path / "a"):
+        raise KeyError
+    assert (tmp_path / "a").exists()
