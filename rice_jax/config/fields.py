@@ -92,7 +92,7 @@ def _value(hint: type, field: dataclasses.Field, value: Any, path: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise ConfigError(f"{path}: found {value!r} ({type(value).__name__}), expected {hint.__name__}")
-    if hint is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: found {value!r}, expected a finite number")
     bounds = field.metadata
     fits = (

@@ -118,6 +118,13 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint(run, caplog, name):
     assert restore(run) == (4, 4.0)
 
 
+def test_what_orbax_writes_for_itself_does_not_matter(run, caplog):
+    for name in UNLISTED:
+        (run / "checkpoints" / "4" / name).write_bytes(b"")
+    assert restore(run) == (4, 4.0) and load_weights(run)[0]["encoder"]["kernel"][0, 0] == 4
+    assert "damaged" not in caplog.text
+
+
 def test_without_a_whole_checkpoint_nothing_starts_over(run):
     for step in "24":
         flip(largest(run / "checkpoints" / step / "weights"))
