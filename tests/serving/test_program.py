@@ -13,12 +13,7 @@ import pytest
 
 from rice_jax import recognize, serve
 from tests.fixtures import ROOT
-from tests.serving.serving import clip, make_named_shop, start_program, until
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return make_named_shop(tmp_path_factory.mktemp("shop"))
+from tests.serving.serving import clip, start_program, until
 
 
 def test_sigterm_finishes_requests_in_flight(shop, tmp_path):
