@@ -40,9 +40,9 @@ def make_named_shop(directory: Path, **titles: str) -> Shop:
 
 
 @contextlib.contextmanager
-def serving(app, limits):
+def serving(app, limits, stop_seconds=None):
     """Serves an app; yields its address."""
-    server = uvicorn.Server(Config(app, limits, log_level="warning"))
+    server = uvicorn.Server(Config(app, limits, log_level="warning", timeout_graceful_shutdown=stop_seconds))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -59,9 +59,9 @@ def serving(app, limits):
 
 
 @contextlib.contextmanager
-def asking(engine, limits=LIMITS, **settings):
-    app = create_app(engine, limits, batch_sizes=BATCH_SIZES, **settings)
-    with serving(app, limits) as address, httpx.Client(base_url=address, timeout=20) as client:
+def asking(engine, limits=LIMITS, stop_seconds=None):
+    app = create_app(engine, limits, batch_sizes=BATCH_SIZES)
+    with serving(app, limits, stop_seconds) as address, httpx.Client(base_url=address, timeout=20) as client:
         yield client
 
 
