@@ -107,7 +107,7 @@ class AdmissionMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        start, status = time.perf_counter(), 500
+        start, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -120,10 +120,16 @@ class AdmissionMiddleware:
 
         try:
             await self._admit(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # uvicorn cancels what is left when the time for stopping is over
+            if not status:
+                refusal = JSONResponse(
+                    {"detail": "the server stops"}, 503, {"Connection": "close", "Retry-After": "60"}
+                )
+                await refusal(scope, receive, send_with_headers)
         finally:
             # The route, not the path: labels stay in memory, so clients must not choose them.
             route = getattr(scope.get("route"), "path", "other")
-            self._admission.metrics.responses.labels(route, status).inc()
+            self._admission.metrics.responses.labels(route, status or 500).inc()
             self._admission.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
