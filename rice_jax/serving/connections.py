@@ -67,16 +67,15 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         if self._state is _State.REFUSED:
             return
-        if self._state is _State.ANSWERED:
-            if self.conn.their_state is h11.SEND_BODY:
-                self._rest += len(data)
-                if self._rest > self._limits.upload_bytes:
-                    return self._abort()
-            else:
-                self._enter(_State.HEADER, self._limits.header_seconds)
+        if self._state is _State.ANSWERED and not self._has_rest():
+            self._enter(_State.HEADER, self._limits.header_seconds)
         super().data_received(data)
         if self._state is not _State.REQUEST and self._answering():
             self._enter(_State.REQUEST)
+        elif self._state is _State.ANSWERED and self._has_rest():
+            self._rest += len(data)
+            if self._rest > self._limits.upload_bytes:
+                self._abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_timer(None)
@@ -96,15 +95,18 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         # uvicorn closes an idle connection earlier, but waits without end for a client that does not read.
-        unfinished = self.conn.their_state is h11.SEND_BODY
         self._rest = 0
-        self._enter(_State.ANSWERED, REST_SECONDS if unfinished else READ_SECONDS)
+        self._enter(_State.ANSWERED, REST_SECONDS if self._has_rest() else READ_SECONDS)
         super().on_response_complete()
         if self._answering():  # the client has sent its next request already
             self._enter(_State.REQUEST)
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _has_rest(self) -> bool:
+        """Whether more of a request's body follows."""
+        return self.conn.their_state is h11.SEND_BODY
 
     def _enter(self, state: _State, seconds: float | None = None) -> None:
         """Enters a state, which may last so many seconds; None = without end."""

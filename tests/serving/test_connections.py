@@ -149,6 +149,15 @@ def test_a_body_that_ends_soon_after_its_refusal_keeps_the_connection():
         assert opened.recv(1000).endswith(b"hello")
 
 
+def test_a_request_that_follows_a_refused_body_at_once_does_not_count_as_its_rest():
+    with clients(upload_bytes=4000) as server:
+        opened = server.open(POST + CHUNK)
+        assert b" 415 " in opened.recv(1000)
+        opened.sendall(CHUNK * 2 + b"0\r\n\r\n" + POST.replace(b"POST /", b"POST /?length") + CHUNK * 3)
+        opened.sendall(b"0\r\n\r\n")
+        assert opened.recv(1000).endswith(b"3072")
+
+
 def test_a_response_must_be_read(monkeypatch):
     monkeypatch.setattr(connections, "READ_SECONDS", 0.3)
     with clients() as server:
