@@ -8,11 +8,15 @@ finishes the requests in flight.
 
 import argparse
 import contextlib
+import dataclasses
 import logging
+import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -24,11 +28,16 @@ from rice_jax.types import DataError
 try:
     import uvicorn
 
+    from rice_jax.serving import hosts
+    from rice_jax.serving.connections import Config
+    from rice_jax.serving.limits import Limits
     from rice_jax.serving.server import create_app
-    from rice_jax.serving.uploads import Limits
+    from rice_jax.serving.service import DECODERS
 except ImportError as error:
     sys.exit(f"{type(error).__name__}: {error}; the server needs more packages: pip install 'rice-jax[serve]'")
 
+FIELDS = dataclasses.fields(Limits)
+MAX_BATCH = 512  # a larger one takes minutes to compile, and as much memory as the model
 DESCRIPTION = """\
 Serves recognition over HTTP: a web page at /, and an API that /docs
 describes. Prints its address as soon as it answers requests. On SIGTERM or
@@ -47,32 +56,32 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     Image.MAX_IMAGE_PIXELS = None  # the server has a limit of its own
     keep_compiled()
-    limits = Limits(
-        upload_bytes=round(options.upload_megabytes * 1e6),
-        upload_seconds=options.upload_seconds,
-        picture_bytes=round(options.picture_megabytes * 1e6),
-        frames=options.frames,
-        pixels=round(options.megapixels * 1e6),
-        video_seconds=options.video_seconds,
-        requests=options.requests,
-        streams=options.streams,
-        stream_seconds=options.stream_seconds,
-    )
+    limits = Limits(**{field.name: _value(field, options) for field in FIELDS})
     sizes = [2**power for power in range(options.batch_size.bit_length())]
     try:
         with _listen(options.host, options.port) as listening:  # first, as loading takes long
             engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=sizes)
-            app = create_app(engine, limits, interval_seconds=options.interval_seconds, batch_sizes=sizes)
-            host, port = listening.getsockname()[:2]
-            config = uvicorn.Config(
-                app, log_config=None, access_log=False, timeout_graceful_shutdown=options.stop_seconds
+            app = create_app(
+                engine,
+                limits,
+                interval_seconds=options.interval_seconds,
+                batch_sizes=sizes,
+                known_hosts={
+                    *hosts.LOCAL,
+                    options.host.lower(),
+                    *options.allow_hosts.lower().replace(",", " ").split(),
+                },
             )
+            host, port = listening.getsockname()[:2]
+            config = Config(app, limits, log_config=None, timeout_graceful_shutdown=options.stop_seconds)
             config.load()
             print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listening])
     except (CheckpointError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if any(thread.name.startswith(DECODERS) for thread in threading.enumerate()):
+        os._exit(0)  # Python would wait for a thread that decodes a picture, however long this takes
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -87,7 +96,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    whole, number = _at_least(int, 1), _at_least(float, 0.001)
+    number = _between(float, 0.001)
 
     def add(group: argparse._ArgumentGroup, name: str, kind: Callable, default: object, text: str) -> None:
         group.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default:g})")
@@ -97,36 +106,45 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search.add_argument(
         "--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing"
     )
-    add(search, "rerank", _at_least(int, 0), 0, "re-rank the first N images with the decoder")
+    add(search, "rerank", _between(int, 0), 0, "re-rank the first N images with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
-    add(search, "batch_size", whole, 16, "encode at most N pictures together")
+    add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")
     address = parser.add_argument_group("address")
     address.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, which is this machine only)"
     )
-    add(address, "port", _at_least(int, 0), 8000, "port; 0: any free one")
-    upload = parser.add_argument_group("limits of a request")
-    add(upload, "upload_megabytes", number, 200.0, "size of the request")
-    add(upload, "upload_seconds", number, 60.0, "time in which it must arrive")
-    add(upload, "frames", whole, 100, "pictures of a clip")
-    add(upload, "picture_megabytes", number, 20.0, "size of a picture's file")
-    add(upload, "megapixels", number, 25.0, "size of a picture or of a video's frames")
-    add(upload, "video_seconds", number, 900.0, "length of a video")
+    add(address, "port", _between(int, 0, 65535), 8000, "port; 0: any free one")
+    address.add_argument(
+        "--allow_hosts", default="", metavar="NAMES", help="further names of this server, by commas; *: do not check"
+    )
+    request = parser.add_argument_group("limits of a request")
     server = parser.add_argument_group("limits of the server")
-    add(server, "requests", whole, 32, "requests with pictures in flight; more get a 503")
-    add(server, "streams", whole, 100, "streams followed at once")
-    add(server, "stream_seconds", number, 60.0, "idle time after which a stream ends")
-    add(server, "stop_seconds", whole, 30, "time that SIGTERM waits for requests in flight")
+    for field in FIELDS:
+        default = field.default / field.metadata["unit"]
+        kind = _between(int, 1) if isinstance(field.default, int) and field.metadata["unit"] == 1 else number
+        add(server if field.metadata["server"] else request, _flag(field), kind, default, field.metadata["text"])
+    add(server, "stop_seconds", _between(int, 1), 30, "time that SIGTERM waits for requests in flight")
     return parser
 
 
-def _at_least(kind: type, least: int | float) -> Callable[[str], float]:
-    expected = f"{'a whole number' if kind is int else 'a number'}, {least} or more"
+def _flag(field: dataclasses.Field) -> str:
+    return field.metadata["flag"] or field.name
+
+
+def _value(field: dataclasses.Field, options: argparse.Namespace) -> Any:
+    """A limit in its own unit, from that of its flag."""
+    given = getattr(options, _flag(field))
+    return given if field.metadata["unit"] == 1 else round(given * field.metadata["unit"])
+
+
+def _between(kind: type, least: int | float, most: int | float = sys.float_info.max) -> Callable[[str], float]:
+    above = f"{least} to {most}" if most < sys.float_info.max else f"{least} or more"
+    expected = f"{'a whole number' if kind is int else 'a number'}, {above}"
 
     def parse(text: str) -> float:
         with contextlib.suppress(ValueError):
             value = kind(text)
-            if least <= value < float("inf"):
+            if least <= value <= most:
                 return value
         raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
 

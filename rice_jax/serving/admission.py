@@ -1,8 +1,9 @@
-"""Admission of requests: how many are served at once, how large and how slow each may be, and metrics about them."""
+"""Admission of requests: which hosts they may name, how large and slow they may be, how many are served at once."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import prometheus_client
 from fastapi import HTTPException
@@ -10,7 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rice_jax.serving.uploads import Limits
+from rice_jax.serving.hosts import require_host
+from rice_jax.serving.limits import Limits
 
 POLICY = "default-src 'none'; frame-ancestors 'none'"  # Content-Security-Policy of everything but pages
 HEADERS = {  # of all responses
@@ -36,7 +38,10 @@ class Metrics:
             "rice_requests", "Requests by status.", ["route", "status"], registry=registry
         )
         self.in_flight = prometheus_client.Gauge(
-            "rice_requests_in_progress", "Requests with pictures in flight.", registry=registry
+            "rice_requests_in_progress", "Requests that are being recognized.", registry=registry
+        )
+        self.arriving = prometheus_client.Gauge(
+            "rice_uploads_in_progress", "Requests whose body is arriving, or is in use.", registry=registry
         )
         self.batches = prometheus_client.Histogram(
             "rice_batch_pictures",
@@ -48,29 +53,61 @@ class Metrics:
         self.streams = prometheus_client.Gauge("rice_streams", "Streams in memory.", registry=registry)
 
 
-class AdmissionMiddleware:
-    """Limits the number of requests with a body, and the size and duration of each body.
+class Admission:
+    """Counts requests with pictures: those that are being recognized, and the bytes of all."""
 
-    This bounds the queue of pictures too, since each admitted request has at most one chunk of pictures in it. A
-    refused request costs nothing, as its body is not read.
+    def __init__(self, limits: Limits, metrics: Metrics):
+        """Starts without requests."""
+        self.limits, self.metrics = limits, metrics
+        self.arriving_bytes = 0
+        self._recognizing = 0
+
+    def require_place(self) -> None:
+        """Raises an HTTPException (503) if too many requests are being recognized."""
+        if self._recognizing >= self.limits.requests:
+            detail = f"{self._recognizing} requests are in flight, which is this server's limit; try again"
+            raise HTTPException(503, detail, {"Retry-After": "1"})
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """The place of a request whose body has arrived: a slow client must not hold one.
+
+        This bounds the queue of pictures too, as each such request has at most one chunk of pictures in it.
+
+        Raises:
+            HTTPException: there is none (503).
+        """
+        self.require_place()
+        self._recognizing += 1
+        self.metrics.in_flight.set(self._recognizing)
+        try:
+            yield
+        finally:
+            self._recognizing -= 1
+            self.metrics.in_flight.set(self._recognizing)
+
+
+class AdmissionMiddleware:
+    """Checks a request's headers, and limits its body's size and duration.
+
+    A request that is refused here costs nothing, as its body is not read.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: Metrics, policies: Mapping[str, str]):
+    def __init__(self, app: ASGIApp, admission: Admission, policies: Mapping[str, str], hosts: Collection[str]):
         """Wraps an app.
 
         Args:
             app: serves admitted requests.
-            limits: the limits.
-            metrics: updated for every request.
+            admission: counts the requests.
             policies: {path of a page: its Content-Security-Policy}.
+            hosts: of `require_host`.
         """
-        self._app, self._limits, self._metrics, self._policies = app, limits, metrics, policies
-        self._in_flight = 0
+        self._app, self._admission, self._policies, self._hosts = app, admission, policies, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        start, status = time.perf_counter(), 500
+        start, status = time.perf_counter(), 0
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -83,36 +120,47 @@ class AdmissionMiddleware:
 
         try:
             await self._admit(scope, receive, send_with_headers)
+        except asyncio.CancelledError:  # uvicorn cancels what is left when the time for stopping is over
+            if not status:
+                refusal = JSONResponse(
+                    {"detail": "the server stops"}, 503, {"Connection": "close", "Retry-After": "60"}
+                )
+                await refusal(scope, receive, send_with_headers)
         finally:
             # The route, not the path: labels stay in memory, so clients must not choose them.
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.responses.labels(route, status).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
+            self._admission.metrics.responses.labels(route, status or 500).inc()
+            self._admission.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in ("GET", "HEAD", "DELETE"):
-            return await self._app(scope, receive, send)
-        if self._in_flight >= self._limits.requests:
-            detail = f"{self._in_flight} requests are in flight, which is this server's limit; try again"
-            refusal = JSONResponse({"detail": detail}, 503, {"Retry-After": "1"})
-            return await refusal(scope, receive, send)
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
+        uploads = scope["method"] not in ("GET", "HEAD", "DELETE")
         try:
-            await self._app(scope, _Body(scope, receive, self._limits), send)
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+            require_host(scope, self._hosts)
+            if uploads:
+                self._admission.require_place()
+        except HTTPException as error:
+            refusal = JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+            return await refusal(scope, receive, send)
+        if not uploads:
+            return await self._app(scope, receive, send)
+        with self._admission.metrics.arriving.track_inprogress(), _Body(scope, receive, self._admission) as body:
+            await self._app(scope, body, send)
 
 
 class _Body:
     """Receives a request's body; raises an HTTPException if it is too large or too slow."""
 
-    def __init__(self, scope: Scope, receive: Receive, limits: Limits):
-        self._receive, self._limits = receive, limits
-        self._deadline = asyncio.get_running_loop().time() + limits.upload_seconds
+    def __init__(self, scope: Scope, receive: Receive, admission: Admission):
+        self._receive, self._admission, self._limits = receive, admission, admission.limits
+        self._deadline = asyncio.get_running_loop().time() + self._limits.upload_seconds
         self._announced = int(Headers(scope=scope).get("content-length", 0))
         self._size, self._more = 0, True
+
+    def __enter__(self) -> "_Body":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._admission.arriving_bytes -= self._size
 
     async def __call__(self) -> Message:
         if not self._more:
@@ -124,8 +172,13 @@ class _Body:
         except TimeoutError as error:
             seconds = f"{self._limits.upload_seconds:g} seconds"
             raise HTTPException(408, f"found {self._size:,} bytes in {seconds}, expected the whole body") from error
-        self._size += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._size += size
+        self._admission.arriving_bytes += size
         self._require(self._size)
+        if self._admission.arriving_bytes > self._limits.arriving_bytes:
+            detail = f"the requests in flight exceed the limit of {self._limits.arriving_bytes:,} bytes; try again"
+            raise HTTPException(503, detail, {"Retry-After": "1"})
         self._more = message.get("more_body", False)
         return message
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fastapi import HTTPException
 
 from rice_jax.recognition.stream import Stream
-from rice_jax.serving.uploads import Limits
+from rice_jax.serving.limits import Limits
 
 
 class Streams:

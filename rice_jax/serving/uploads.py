@@ -3,65 +3,42 @@
 Refused uploads raise an `HTTPException` whose detail says what was found and what was expected.
 """
 
-import dataclasses
-import shutil
-import tempfile
-from collections.abc import Callable, Generator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterable, Callable, Generator, Mapping, Sequence
+from typing import IO, Any, NamedTuple
 
 import av
 import numpy as np
 import pydantic
-from fastapi import HTTPException, Request
+from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from jaxtyping import UInt8
-from starlette.datastructures import FormData, UploadFile
 
 from rice_jax.input.pictures import TooLarge, decoding_cost, open_picture
 from rice_jax.recognition.container import Reading, VideoLimits, VideoTooLarge, choose_stream, restarts
 from rice_jax.recognition.video import read_video
+from rice_jax.serving.forms import File, Form
+from rice_jax.serving.limits import Limits
+from rice_jax.serving.scratch import Spool
 from rice_jax.types import DataError
 
+FORM = "multipart/form-data"
 PICTURES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # {Pillow's format: media type}
 PICTURE_KINDS = "JPEG, PNG, or WebP"
-ANYTHING = "application/octet-stream"  # sent by clients that do not know the type
+# Clients know many names, such as image/jpg, and some know none. The content decides; the type only tells early, and
+# more clearly, that something else was sent.
+PICTURE_TYPES = ("image/",)
+VIDEO_TYPES = ("video/", "application/mp4", "application/x-matroska", "application/ogg", "application/vnd.ms-asf")
+ANYTHING = ("", "application/octet-stream", "application/x-octet-stream", "binary/octet-stream")
 # FFmpeg's names of formats. Other formats can refer to further files or addresses, which FFmpeg would open.
 VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
-NUM_LARGEST = 10  # pictures of the largest size in a request: each may take half a second, and 100 bytes of an upload
+# Pictures of the largest size whose cost (`decoding_cost`) those of a request may have together: each may take half a
+# second, and 100 bytes of an upload.
+NUM_LARGEST = 10
 DECODE_SECONDS = 30.0  # for each picture of a video that is looked at
 MAX_TOP = 100
 MAX_TEXT = 1000  # characters of a gallery's id
 
 Prepare = Callable[[bytes | np.ndarray], np.ndarray]  # `Engine.prepare`
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """The server's limits.
-
-    Attributes:
-        upload_bytes: size of a request's body.
-        upload_seconds: time in which a request's body must arrive.
-        picture_bytes: size of a picture's file, which is held in memory.
-        frames: number of pictures in a request.
-        pixels: size of a picture or of a video's frame; those of a request together may cost `NUM_LARGEST` times as
-            much to decode (`input.pictures.decoding_cost`).
-        video_seconds: length of a video.
-        requests: number of requests with pictures in flight.
-        streams: number of streams in memory.
-        stream_seconds: idle time after which a stream is removed.
-    """
-
-    upload_bytes: int = 200_000_000
-    upload_seconds: float = 60.0
-    picture_bytes: int = 20_000_000
-    frames: int = 100
-    pixels: int = 25_000_000
-    video_seconds: float = 900.0
-    requests: int = 32
-    streams: int = 100
-    stream_seconds: float = 60.0
 
 
 class Query(pydantic.BaseModel, extra="forbid"):
@@ -83,40 +60,45 @@ class Prepared(NamedTuple):
 class Upload(NamedTuple):
     """The content of a form: frames or a video, and the query."""
 
-    frames: list[UploadFile]
-    video: UploadFile | None
+    frames: list[File]
+    video: File | None
     query: Query
 
 
-def require_type(request: Request, *expected: str) -> None:
-    """Refuses a body of another media type (415)."""
-    given = _bare(request.headers.get("content-type"))
-    if given not in expected:
-        raise HTTPException(415, f"found the content type {_quote(given)}, expected {' or '.join(expected)}")
+def require_form(content_type: str) -> None:
+    """Refuses a request that is not a form (415)."""
+    if _bare(content_type) != FORM:
+        raise HTTPException(415, f"found the content type {_quote(_bare(content_type))}, expected {FORM}")
 
 
-async def read_picture(request: Request, limits: Limits) -> bytes:
-    """Reads a body that is a picture's file, up to the limit."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        _require_bytes(len(body), limits, "the picture")
-    return bytes(body)
+async def read_picture(content_type: str, body: AsyncIterable[bytes], stored: IO[bytes], limits: Limits) -> File:
+    """Reads a body that is a picture's file, up to the limit, into an empty file."""
+    if not _is_type(content_type, PICTURE_TYPES):
+        found = f"found the content type {_quote(_bare(content_type))}"
+        raise HTTPException(415, f"{found}, expected {' or '.join(PICTURES.values())}")
+    spool = Spool(stored)
+    async for piece in body:
+        _require_bytes(spool.size + len(piece), limits, "the picture")
+        spool.add(piece)
+        await spool.store_if_large()
+    await spool.store()
+    return File(content_type, stored, 0, spool.size)
 
 
-def read_form(form: FormData, limits: Limits) -> Upload:
+def check_form(form: Form, limits: Limits) -> Upload:
     """Checks the parts of a form: either one `video` or several `frames`, and the fields of `Query`."""
-    files: dict[str, list[UploadFile]] = {"frames": [], "video": []}
-    fields: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if name in files:
-            if isinstance(value, str):
-                raise HTTPException(400, f"{name}: found text, expected a file")
-            files[name].append(value)
-        elif not isinstance(value, str):
+    files: dict[str, list[File]] = {"frames": [], "video": []}
+    fields: dict[str, str] = {}
+    for name, file in form.files:
+        if name not in files:
             raise HTTPException(400, f"found a file named {_quote(name)}, expected frames or one video")
-        elif fields.setdefault(name, value) is not value:
+        files[name].append(file)
+    for name, text in form.fields:
+        if name in files:
+            raise HTTPException(400, f"{name}: found text, expected a file")
+        if name in fields:
             raise HTTPException(400, f"{name}: found twice, expected once")
+        fields[name] = text
     frames, videos = files["frames"], files["video"]
     if len(videos) > 1 or (frames and videos):
         raise HTTPException(400, f"found {len(frames)} frames and {len(videos)} videos, expected frames or one video")
@@ -125,10 +107,10 @@ def read_form(form: FormData, limits: Limits) -> Upload:
     if len(frames) > limits.frames:
         raise HTTPException(413, f"found {len(frames)} frames, expected at most {limits.frames}")
     for number, file in enumerate(frames, start=1):
-        if _bare(file.content_type) not in (*PICTURES.values(), ANYTHING):
+        if not _is_type(file.content_type, PICTURE_TYPES):
             raise HTTPException(415, f"frame {number}: found {_quote(file.content_type)}, expected {PICTURE_KINDS}")
     for file in videos:
-        if not (_bare(file.content_type).startswith("video/") or _bare(file.content_type) == ANYTHING):
+        if not _is_type(file.content_type, VIDEO_TYPES):
             raise HTTPException(415, f"video: found {_quote(file.content_type)}, expected a video")
     try:
         query = Query.model_validate(fields)
@@ -138,53 +120,44 @@ def read_form(form: FormData, limits: Limits) -> Upload:
 
 
 def read_pictures(
-    files: Sequence[UploadFile], limits: Limits, interval_seconds: float, prepare: Prepare
+    files: Sequence[File], limits: Limits, interval_seconds: float, prepare: Prepare
 ) -> Generator[Prepared, None, None]:
-    """The pictures of a clip, taken to be `interval_seconds` apart; each file is closed once it has been read.
-
-    All are measured before the first is decoded.
-    """
+    """The pictures of a clip, taken to be `interval_seconds` apart; all are measured before the first is decoded."""
     names = [f"frame {place}" for place in range(1, len(files) + 1)]
     cost = 0
     for name, file in zip(names, files, strict=True):
-        _require_bytes(file.size or 0, limits, name)
-        cost += _measure(file.file.read(), limits, name)
-        file.file.seek(0)
+        _require_bytes(file.size, limits, name)
+        cost += _measure(file.read(), limits, name)
         if cost > NUM_LARGEST * limits.pixels:
             raise HTTPException(413, f"{name} exceeds the limit of {NUM_LARGEST * limits.pixels:,} pixels in a request")
     for place, (name, file) in enumerate(zip(names, files, strict=True)):
-        with file.file as opened:
-            encoded = opened.read()
-        yield Prepared(place * interval_seconds, _prepare(encoded, prepare, name))
+        yield Prepared(place * interval_seconds, _prepare(file.read(), prepare, name))
 
 
 def read_frames(
-    video: UploadFile, limits: Limits, interval_seconds: float, prepare: Prepare, directory: Path, reading: Reading
+    video: File, limits: Limits, interval_seconds: float, prepare: Prepare, reading: Reading
 ) -> Generator[Prepared, None, None]:
     """The frames of a video, decoded one by one; refused as soon as it turns out to be too long or too large.
 
     Args:
-        video: the uploaded file.
+        video: the only file of a form.
         limits: the server's limits.
         interval_seconds: distance between the frames.
         prepare: `Engine.prepare`.
-        directory: holds the video as a file until the last frame has been read or the iterator is closed.
         reading: is filled when the last frame has been read.
     """
     of_video = VideoLimits(pixels=limits.pixels, seconds=DECODE_SECONDS, formats=VIDEOS)
-    with tempfile.NamedTemporaryFile(dir=directory) as file:
-        shutil.copyfileobj(video.file, file)
-        file.flush()
-        _check_video(file.name, limits)
-        try:
-            for frame in read_video(file.name, interval_seconds, reading, of_video):
-                assert isinstance(frame.picture, np.ndarray), "a video's frames are decoded"
-                if frame.time > limits.video_seconds:
-                    raise HTTPException(413, f"the video exceeds the limit of {limits.video_seconds:g} seconds")
-                yield Prepared(frame.time, prepare(frame.picture))
-        except DataError as error:
-            code = 413 if isinstance(error, VideoTooLarge) else 400
-            raise HTTPException(code, str(error).replace(file.name, "the video")) from error
+    path = video.stored.name  # which holds nothing else
+    _check_video(path, limits)
+    try:
+        for frame in read_video(path, interval_seconds, reading, of_video):
+            assert isinstance(frame.picture, np.ndarray), "a video's frames are decoded"
+            if frame.time > limits.video_seconds:
+                raise HTTPException(413, f"the video exceeds the limit of {limits.video_seconds:g} seconds")
+            yield Prepared(frame.time, prepare(frame.picture))
+    except DataError as error:
+        code = 413 if isinstance(error, VideoTooLarge) else 400
+        raise HTTPException(code, str(error).replace(path, "the video")) from error
 
 
 def prepare_picture(encoded: bytes, limits: Limits, prepare: Prepare, name: str) -> UInt8[np.ndarray, "S S 3"]:
@@ -249,8 +222,13 @@ def _require_size(size: tuple[int, int], limits: Limits, name: str) -> None:
         raise HTTPException(413, f"{found}, which exceeds the limit of {limits.pixels:,}")
 
 
-def _bare(content_type: str | None) -> str:
-    return (content_type or "").partition(";")[0].strip().lower()
+def _is_type(content_type: str, expected: Sequence[str]) -> bool:
+    bare = _bare(content_type)
+    return bare in ANYTHING or bare.startswith(tuple(expected))
+
+
+def _bare(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def _quote(value: Any) -> str:

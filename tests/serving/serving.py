@@ -11,13 +11,20 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import uvicorn
 
 from rice_jax.index.store import write_index
+from rice_jax.serving.connections import Config
+from rice_jax.serving.limits import Limits
+from rice_jax.serving.server import create_app
 from tests.fixtures import ROOT
 from tests.shop import Shop, make_shop, png
 
 BATCH_SIZES = (1, 2, 4)
+LIMITS = Limits(
+    upload_bytes=300_000, picture_bytes=150_000, frames=12, pixels=40_000, video_seconds=9.0, streams=3, requests=20
+)
 
 
 def make_named_shop(directory: Path, **titles: str) -> Shop:
@@ -33,9 +40,9 @@ def make_named_shop(directory: Path, **titles: str) -> Shop:
 
 
 @contextlib.contextmanager
-def serving(app):
+def serving(app, limits, stop_seconds=None):
     """Serves an app; yields its address."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    server = uvicorn.Server(Config(app, limits, log_level="warning", timeout_graceful_shutdown=stop_seconds))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -49,6 +56,13 @@ def serving(app):
             server.should_exit = True
             thread.join(20)
     assert not thread.is_alive(), "it stops when asked to"
+
+
+@contextlib.contextmanager
+def asking(engine, limits=LIMITS, stop_seconds=None):
+    app = create_app(engine, limits, batch_sizes=BATCH_SIZES)
+    with serving(app, limits, stop_seconds) as address, httpx.Client(base_url=address, timeout=20) as client:
+        yield client
 
 
 def start_program(shop: Shop, *flags: str, **environment: str) -> tuple[subprocess.Popen, str]:

@@ -1,5 +1,6 @@
 """The server as a program: how it starts and stops."""
 
+import dataclasses
 import os
 import re
 import signal
@@ -12,13 +13,9 @@ import httpx
 import pytest
 
 from rice_jax import recognize, serve
+from rice_jax.serving.limits import Limits
 from tests.fixtures import ROOT
-from tests.serving.serving import clip, make_named_shop, start_program, until
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    return make_named_shop(tmp_path_factory.mktemp("shop"))
+from tests.serving.serving import clip, start_program, until
 
 
 def test_sigterm_finishes_requests_in_flight(shop, tmp_path):
@@ -66,8 +63,28 @@ def test_help_fits_on_a_screen(command, monkeypatch, capsys):
     assert len(lines) <= 50 and max(map(len, lines)) <= 80
 
 
-@pytest.mark.parametrize(("value", "expected"), [("x", "a whole number, 0"), ("-1", "a whole number, 0"), ("1.5", "a")])
-def test_impossible_flags(value, expected, capsys):
+@pytest.mark.parametrize(
+    ("flag", "value", "expected"),
+    [
+        *(("port", value, "a whole number, 0 to 65535") for value in ("x", "-1", "1.5", "65536", "99999")),
+        *(("batch_size", value, "a whole number, 1 to 512") for value in ("0", "513", "100000")),
+        *(("megapixels", value, "a number, 0.001 or more") for value in ("nan", "inf", "0", "-1")),
+        ("frames", "1.5", "a whole number, 1 or more"),
+    ],
+)
+def test_impossible_flags(flag, value, expected, capsys):
     with pytest.raises(SystemExit, match="2"):
-        serve.main(["--index=x", f"--port={value}"])
-    assert f"--port: found '{value}', expected {expected}" in capsys.readouterr().err
+        serve.main(["--index=x", f"--{flag}={value}"])
+    assert f"--{flag}: found '{value}', expected {expected}\n" in capsys.readouterr().err
+
+
+def test_flags_are_documented(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit, match="0"):
+        serve.main(["--help"])
+    defaults = re.findall(r"--(\w+) N\s[^(]*\(default: ([\d.]+)\)", capsys.readouterr().out)
+    documented = (ROOT / "docs" / "serving.md").read_text()
+    assert len(defaults) > 15
+    missing = [f"--{name}={default}" for name, default in defaults if f"`--{name}={default}`" not in documented]
+    assert missing == ["--rerank=0"], "an example of it stands there"
+    assert {field.metadata["flag"] or field.name for field in dataclasses.fields(Limits)} <= dict(defaults).keys()

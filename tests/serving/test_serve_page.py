@@ -3,8 +3,8 @@
 import pytest
 
 from rice_jax.recognition.engine import Engine
+from rice_jax.serving.limits import Limits
 from rice_jax.serving.server import create_app
-from rice_jax.serving.uploads import Limits
 from tests.pages.browser import browser, resize
 from tests.pages.reports import EVIL
 from tests.pages.test_report_in_browser import CONTRAST
@@ -24,7 +24,7 @@ def shop(tmp_path_factory):
 def opened(shop, tmp_path_factory):
     engine = Engine(shop.directory, batch_sizes=BATCH_SIZES)
     profile = tmp_path_factory.mktemp("browser") / "profile"
-    with serving(create_app(engine, LIMITS, batch_sizes=BATCH_SIZES)) as address, browser(profile) as driver:
+    with serving(create_app(engine, LIMITS, batch_sizes=BATCH_SIZES), LIMITS) as address, browser(profile) as driver:
         driver.get(address)
         assert driver.get_log("browser") == []
         yield driver

@@ -1,16 +1,18 @@
 """Uploaded pictures are measured before they are decoded, and seen as a viewer shows them."""
 
 import io
+import tempfile
 
 import numpy as np
 import pytest
 from fastapi import HTTPException
 from PIL import Image
-from starlette.datastructures import UploadFile
 
 from rice_jax.index.pictures import show
 from rice_jax.serving import uploads
-from rice_jax.serving.uploads import Limits, prepare_picture, read_pictures
+from rice_jax.serving.forms import File
+from rice_jax.serving.limits import Limits
+from rice_jax.serving.uploads import prepare_picture, read_pictures
 from tests.shop import draw, png
 
 LIMITS = Limits(pixels=40_000)
@@ -23,8 +25,8 @@ def encode(picture, format="PNG", **options):
 
 def refusal(*files):
     """The status and the reason with which the frames of a form are refused."""
-    opened = [UploadFile(io.BytesIO(file), size=len(file)) for file in files]
-    with pytest.raises(HTTPException) as error:
+    with tempfile.TemporaryFile() as stored, pytest.raises(HTTPException) as error:
+        opened = [File("", stored, stored.tell(), stored.write(file)) for file in files]
         next(read_pictures(opened, LIMITS, 1.0, lambda file: pytest.fail("decoded before all are measured")))
     return error.value.status_code, error.value.detail
 

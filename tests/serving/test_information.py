@@ -1,0 +1,54 @@
+"""What the server tells about itself and its index."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.serving.serving import clip
+from tests.shop import png
+
+
+def test_pictures_come_from_the_index_alone(client, shop):
+    answer = client.post("/recognize", files=clip(shop, 2), data={"top": 1})
+    [product] = answer.json()["products"]
+    picture = client.get(product["image"])
+    assert picture.headers["content-type"] == "image/jpeg"
+    thumbnail = np.asarray(Image.open(io.BytesIO(picture.content)), float)
+    assert np.abs(thumbnail - shop.pictures[2]).mean() < 12
+    for name in ("0" * 64, "..%2f..%2findex%2findex.parquet", "%2fetc%2fhostname", "p2.png", "%00"):
+        assert client.get(f"/images/{name}").status_code == 404
+    Path(shop.index.paths[7]).write_bytes(png(shop.pictures[8]))
+    assert client.get(f"/images/{shop.index.digests[7]}").status_code == 404, "it is another picture now"
+
+
+def test_the_server_describes_itself(client, engine):
+    health = client.get("/healthz").json()
+    assert (health["images"], health["galleries"], health["num_frames"]) == (8, 2, engine.num_frames)
+    schema = client.get("/openapi.json").json()
+    form = schema["paths"]["/recognize"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert form["properties"].keys() == {"frames", "video", "gallery", "top"}
+    assert schema["paths"]["/streams/{stream_id}/frames"]["post"]["requestBody"]["content"].keys() >= {"image/png"}
+    docs = client.get("/docs")
+    assert "://" not in docs.text, "nothing is fetched from elsewhere"
+    for address in re.findall(r'(?:src|href)="([^"]+)"', docs.text):
+        assert client.get(address).status_code == 200
+    for path, policy in (("/", "script-src 'sha256-"), ("/docs", "default-src 'self'"), ("/healthz", "'none'")):
+        headers = client.get(path).headers
+        assert policy in headers["content-security-policy"]
+        assert "http" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+    assert "unsafe" not in client.get("/").headers["content-security-policy"]
+
+
+def test_metrics_have_few_labels(client):
+    for path in ("/nothing", "/else", "/streams/one", "/streams/two"):
+        client.delete(path)
+    text = client.get("/metrics").text
+    assert set(re.findall(r'rice_requests_total{route="([^"]*)"', text)) <= {
+        "/", "/recognize", "/healthz", "/metrics", "/images/{digest}", "/streams/{stream_id}", "/docs", "/openapi.json",
+        "/streams/{stream_id}/frames", "other", "/static-offline-docs",
+    }  # fmt: skip
+    assert "process_resident_memory_bytes" in text

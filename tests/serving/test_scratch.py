@@ -1,0 +1,61 @@
+"""Full disks and removed directories get a reason, and do no lasting harm."""
+
+import errno
+import shutil
+
+import pytest
+
+from rice_jax.serving import scratch
+from rice_jax.serving.limits import Limits
+from tests.serving.serving import asking, clip
+from tests.shop import png
+
+
+def test_a_removed_directory_is_made_anew(engine, shop, tmp_path, monkeypatch):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    with asking(engine) as client:
+        for removed in (next(temporary.iterdir()), temporary):
+            shutil.rmtree(removed)
+            assert client.post("/recognize", files=clip(shop, 0)).status_code == 200
+            assert len(list(temporary.iterdir())) == 1
+        shutil.rmtree(temporary)
+        temporary.write_text("a file")
+        for answer in (client.post("/recognize", files=clip(shop, 0)), client.get("/healthz")):
+            assert answer.status_code == 503 and "temporary directory" in answer.json()["detail"]
+            assert answer.headers["retry-after"]
+        temporary.unlink()
+        assert client.get("/healthz").status_code == 200
+        assert client.post("/recognize", files=clip(shop, 0)).status_code == 200
+    assert not list(temporary.iterdir())
+
+
+def full(*_, **__):
+    return open("/dev/full", "wb")
+
+
+def read_only(*_, **__):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize(("new", "status", "reason"), [(full, 507, "No space left"), (read_only, 503, "Read-only")])
+def test_a_full_disk_is_reported(engine, shop, monkeypatch, new, status, reason):
+    with asking(engine) as client:
+        monkeypatch.setattr(scratch.tempfile, "NamedTemporaryFile", new)
+        picture = {"content": png(shop.pictures[0]), "headers": {"content-type": "image/png"}}
+        answers = [client.post("/recognize", files=clip(shop, 0)), client.post("/streams/x/frames?time=1", **picture)]
+        for answer in [*answers, client.get("/healthz")]:
+            assert (answer.status_code, reason in answer.json()["detail"]) == (status, True), answer.text
+        monkeypatch.undo()
+        assert client.post("/recognize", files=clip(shop, 0)).status_code == 200
+        assert client.get("/healthz").status_code == 200
+
+
+def test_all_bodies_together_are_limited(engine, shop):
+    with asking(engine, Limits(arriving_bytes=100_000)) as client:
+        answer = client.post("/streams/x/frames?time=1", content=b"x" * 110_000, headers={"content-type": "image/png"})
+        assert answer.status_code == 503 and "100,000 bytes" in answer.json()["detail"], answer.text
+        assert answer.headers["retry-after"] == "1"
+        for _ in range(3):
+            assert client.post("/streams/x/frames?time=1", content=b"x" * 90_000).status_code == 400, "they have ended"
