@@ -59,3 +59,23 @@ def test_an_id_that_is_no_clip(tmp_path):
     (tmp_path / "test_videoid_to_gtimage_1.json").write_text(json.dumps({"clip_0001": ["a-0.jpg"]}))
     with pytest.raises(FormatError, match="found query 'clip_0001', expected a clip id LIVE-START-END: .*; rename the"):
         read_queries(tmp_path)
+
+
+def test_file_names_that_are_not_utf8(tmp_path, capsys):
+    """They are read, and reported with their bytes escaped, except where a name is stored."""
+    raw = raw_lpr4m.write_raw(tmp_path / "raw\udcff", num_train=1, num_lives=1, queries_per_live=1, parts=1)
+    next((raw / "images").iterdir()).write_bytes(b"")
+    arguments = ["lpr4m", "--raw_dir", str(raw), "--max_skipped_percent=99", "--configs=query,gallery"]
+    build.main([*arguments, "--data_dir", str(tmp_path / "data")])
+    reports = [path.read_text(encoding="utf-8") for path in tmp_path.glob("data/lpr4m/*/skipped.jsonl")]
+    skipped = [json.loads(line)["file"] for report in reports for line in report.splitlines()]
+    assert any(file.startswith(f"{raw}/images/") for file in skipped)
+    capsys.readouterr()
+    assert doctor.main(["lpr4m", str(raw), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["faults"]["pictures"]["first"][0]["file"].startswith(f"{raw}/images/")
+    with pytest.raises(SystemExit, match=r"--data_dir: found '.*\\udcfe', expected a path in UTF-8"):
+        build.main([*arguments, "--data_dir", str(tmp_path / "data\udcfe")])
+    clip = next(path for path in (raw / "frames").iterdir() if path.name in reports[0] + str(read_queries(raw)))
+    (clip / "\udcff-0009.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit, match=r"found '\\udcff-0009', expected a frame id clip_id-NNNN; rename"):
+        build.main([*arguments, "--data_dir", str(tmp_path / "data"), "--overwrite"])
