@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
         prog: the program's name in help and errors; the script's name by default.
 
     Raises:
-        SystemExit: an argument or the raw data is wrong, or the process received SIGTERM.
+        SystemExit: an argument or the raw data is wrong, a file cannot be read or written, or the process received
+            SIGTERM.
     """
     parser = _parser(prog)
     args = parser.parse_args(arguments)
@@ -46,6 +47,9 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
                 build(builder, args.raw_dir, args.overwrite, _beam(args))
     except RawDataError as error:
         sys.exit(f"{parser.prog}: error: {error}")
+    except OSError as error:  # a full disk, a directory that cannot be written
+        where = f"{error.filename or args.data_dir}: {error.strerror or error}"
+        sys.exit(f"{parser.prog}: error: {where}; finished shards are kept, and the same command continues from them")
 
 
 def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam: dict[str, Any] | None = None) -> None:
@@ -98,6 +102,10 @@ def _builders(args: argparse.Namespace) -> list[ShardedBuilder]:
         found = "an empty directory" if args.raw_dir.is_dir() else "no such directory"
         instructions = inspect.cleandoc(builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS)
         raise RawDataError(f"{args.raw_dir}: found {found}, expected the raw files.\n{instructions}")
+    try:
+        os.fspath(args.data_dir).encode()
+    except UnicodeEncodeError:
+        raise RawDataError(f"--data_dir: found {os.fspath(args.data_dir)!r}, expected a path in UTF-8") from None
     configs = args.configs.split(",") if args.configs else builder_cls.configs_for(args.raw_dir)
     _check_known("--configs", configs, builder_cls.builder_configs)
     options = dict(option.partition("=")[::2] for option in args.option)

@@ -1,6 +1,7 @@
 """The base class of all builders, which writes a data set shard by shard."""
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -174,7 +175,7 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
     def _take(self, split: str, tasks: Sequence["_Task"], lengths: Sequence[int]) -> tfds.core.SplitInfo:
         """Moves a split's shards to where TFDS expects them, writes their index, and describes them for TFDS."""
         if self.index_features:
-            np.save(Path(self.data_dir) / f"{split}_index.npy", _index(self.index_features, tasks))
+            _save(Path(self.data_dir) / f"{split}_index.npy", _index(self.index_features, tasks))
         template = self._get_filename_template(split)
         num_bytes = sum(task.records.stat().st_size for task in tasks)
         for number, task in enumerate(tasks):
@@ -211,22 +212,44 @@ def _write(features: tfds.features.FeaturesDict, index_features: Sequence[str], 
         return ""
     to_proto = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info()).get_tf_example
     report, num_examples, index = SkipReport(), 0, []
-    writer = ArrayRecordWriter(os.fspath(task.records), "group_size:1")  # as TFDS: examples are read one at a time
     try:
-        for example in task.shard(report):
-            proto = to_proto(features.encode_example(example))
-            writer.write(proto.SerializeToString(deterministic=True))  # otherwise the order depends on the process
-            num_examples += 1
-            if index_features:
-                index.append([example[name] for name in index_features])
+        with _records(task.records) as write:
+            for example in task.shard(report):
+                proto = to_proto(features.encode_example(example))
+                write(proto.SerializeToString(deterministic=True))  # otherwise the order depends on the process
+                num_examples += 1
+                if index_features:
+                    index.append([example[name] for name in index_features])
     except RawDataError as error:  # as text, because it may come from another machine
         return str(error)
-    finally:
-        writer.close()
     done = {"num_examples": num_examples, "counts": report.counts, "lines": report.lines, "index": index}
     with replacing(task.report) as temporary:  # this file marks a complete shard
-        temporary.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8")
+        temporary.write_text(json.dumps(done, ensure_ascii=False), encoding="utf-8", errors="backslashreplace")
     return ""
+
+
+@contextlib.contextmanager
+def _records(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Gives a function that appends a record to a new file, and raises the writer's errors as OSErrors."""
+    writer = ArrayRecordWriter(os.fspath(path), "group_size:1")  # as TFDS: examples are read one at a time
+
+    def raising(call: Callable[..., Any], *arguments: bytes) -> None:
+        try:
+            call(*arguments)
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+    try:
+        yield functools.partial(raising, writer.write)
+    finally:
+        raising(writer.close)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Writes what `np.save` writes, which says nothing if the disk is too full for the end."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.tobytes())
 
 
 def _index(names: Sequence[str], tasks: Sequence[_Task]) -> np.ndarray:

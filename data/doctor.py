@@ -37,9 +37,17 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         The exit status: 0 = no faults, 1 = some.
 
     Raises:
-        SystemExit: an argument is wrong.
+        SystemExit: an argument is wrong, or a file cannot be read or written.
     """
     args = _parse(arguments, prog)
+    try:
+        return _examine(args)
+    except OSError as error:  # a full disk, a directory that cannot be written
+        where = f"{error.filename or args.out or args.raw_dir}: {error.strerror or error}"
+        sys.exit(f"{args.prog}: error: {where}")
+
+
+def _examine(args: argparse.Namespace) -> int:
     out = args.out or args.raw_dir
     check = importlib.import_module(f".{args.name}.check", __package__).check
     with tempfile.TemporaryDirectory(dir=out, prefix=".doctor_") as scratch:
@@ -53,7 +61,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
         with replacing(retry) as temporary:
             temporary.write_text("".join(f"{url}\n" for url in urls), encoding="utf-8")
     report = _report(findings, urls, retry, args.limit)
-    print(json.dumps(report, ensure_ascii=False, indent=2) if args.json else _in_words(report))
+    text = json.dumps(report, ensure_ascii=False, indent=2) if args.json else _in_words(report)
+    print(text.encode("utf-8", "backslashreplace").decode())  # names of files may not be UTF-8
     return 1 if report["faults"] else 0
 
 
@@ -157,6 +166,7 @@ def _parse(arguments: list[str] | None, prog: str | None) -> argparse.Namespace:
             parser.error(f"--urls: found no file {path}, expected a text file with one URL per line")
     if not 1 <= args.min_frames <= 10:
         parser.error(f"--min_frames: found {args.min_frames}, expected 1 to 10: a build reads at most 10 frames")
+    args.prog = parser.prog
     return args
 
 

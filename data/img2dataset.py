@@ -187,7 +187,7 @@ def build_index(
             entries = entries[np.lexsort((entries["status"], entries["name"]))]  # stable: shards stay in order
             is_first = np.ones(len(entries), bool)
             is_first[1:] = entries["name"][1:] != entries["name"][:-1]
-            entries[is_first].tofile(file)
+            file.write(entries[is_first].tobytes())  # numpy's tofile loses the end on a full disk, and says nothing
             bucket.unlink()
         if file.tell() == 0:
             raise FormatError(str(outputs[0]), "no row in any shard", "pictures", "run img2dataset again")
@@ -212,7 +212,7 @@ def _deal(shards: Sequence[_Shard], buckets: Path, workers: int, on_error: Calla
             digits.append(key_digits)
             first_bytes = np.ascontiguousarray(entries["name"]).view(np.uint8)[::16]
             for byte in np.unique(first_bytes):
-                entries[first_bytes == byte].tofile(files[byte])
+                files[byte].write(entries[first_bytes == byte].tobytes())
     return digits
 
 
@@ -293,7 +293,7 @@ def _fingerprint(shards: Sequence[_Shard]) -> str:
     for shard in shards:
         for suffix in (".parquet", "_stats.json", ".tar" if shard.is_tar else ""):
             status = os.stat(shard.path + suffix)
-            digest.update(f"{shard.path}{suffix} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{shard.path}{suffix} {status.st_size} {status.st_mtime_ns}\n"))
     return digest.hexdigest()
 
 

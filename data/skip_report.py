@@ -55,7 +55,7 @@ class SkipSummary:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w", encoding="utf-8")
+        self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")  # in JSON a file name's bytes
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """Reads text files: lines, lists in a column, JSON objects."""
 
 import ast
+import codecs
 import collections
 import json
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         path: a text file in UTF-8.
 
     Yields:
-        (`file:line`, the line without its "\\n").
+        (`file:line`, the line as `decode_line` returns it).
 
     Raises:
-        FormatError: the file is not UTF-8.
+        FormatError: the file is not UTF-8, or only "\\r" ends its lines.
     """
     with path.open("rb") as file:  # as bytes: only "\\n" ends a line, even if a text holds other separators
         for number, line in enumerate(file, start=1):
@@ -27,19 +28,27 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def decode_line(line: bytes, where: str) -> str:
-    """Decodes a line of UTF-8 and removes its "\\n".
+    """Decodes a line of UTF-8, without the "\\n" or "\\r\\n" at its end and a byte order mark at its start.
 
     Args:
         line: the line as it is in the file.
         where: `file:line`, for errors.
 
     Raises:
-        FormatError: the line is not UTF-8.
+        FormatError: the line is not UTF-8, or it is a file in which only "\\r" ends lines.
     """
+    if b"\r" in line and not line.endswith(b"\n"):
+        raise FormatError(where, 'a "\\r" that no "\\n" follows', 'lines that end in "\\n"', "convert the line ends")
     try:
-        return line.decode("utf-8").removesuffix("\n")
+        # A mark may be in any line, because files are made by joining others.
+        return without_mark(line).removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
     except UnicodeDecodeError as error:
         raise FormatError(where, f"bytes that are not UTF-8 ({error})", "UTF-8", "download the file again") from error
+
+
+def without_mark(line: bytes) -> bytes:
+    """Removes the byte order mark with which some editors begin files in UTF-8."""
+    return line.removeprefix(codecs.BOM_UTF8)
 
 
 def parse_list(text: str, where: str) -> list:
@@ -68,7 +77,7 @@ def read_object(path: Path) -> dict:
     """Reads a file that holds one JSON object with unique keys.
 
     Args:
-        path: a file in UTF-8.
+        path: a file in UTF-8, with or without a byte order mark.
 
     Raises:
         FormatError: the file does not hold such an object.
@@ -83,7 +92,7 @@ def read_object(path: Path) -> dict:
         return members
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repeats)
+        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         line = getattr(error, "lineno", 1)
         raise FormatError(f"{path}:{line}", str(error), "JSON in UTF-8", "download the file again") from error

@@ -9,7 +9,7 @@ from .. import text as text_files
 from ..box_units import Box, parse_box
 from ..errors import FormatError, RepeatedId
 from ..text import check_strings, read_lines, read_object
-from .ids import CLIP_ID, README, parse_image_id
+from .ids import CLIP_ID, CLIP_ID_FORMAT, README, RENAME_CLIP, parse_image_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _mark_repeated(gallery: Iterable[GalleryImage]) -> list[GalleryImage]:
 def _query(path: Path, clip_id: str, images: object, frames: tuple[str, ...] = ()) -> Query:
     where = f"{path}: {clip_id}"
     if not CLIP_ID.fullmatch(clip_id):
-        raise FormatError(str(path), f"query {clip_id!r}", "a clip id live_id-START-END", "download the file again")
+        raise FormatError(str(path), f"query {clip_id!r}", CLIP_ID_FORMAT, RENAME_CLIP)
     image_ids = tuple(parse_image_id(image) for image in check_strings(images, where))
     if not image_ids:
         raise FormatError(where, "no ground truth", "at least one image id", "download the file again")

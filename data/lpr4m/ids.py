@@ -6,7 +6,9 @@ from pathlib import Path
 from ..pictures import IMAGE_EXTENSIONS
 
 README = str(Path(__file__).with_name("README.md"))  # named by errors
-CLIP_ID = re.compile(r"[^/\\\s]+-\d+-\d+")  # live_id-START-END
+CLIP_ID = re.compile(r"[^/\\\s]+-\d+-\d+")
+CLIP_ID_FORMAT = "a clip id LIVE-START-END: the livestream's id, and two times in milliseconds"
+RENAME_CLIP = "rename the clip, its frames, and its other mentions: its livestream and times are read from its id"
 _UUID_AND_INDEX = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-\d+", re.IGNORECASE)
 
 

@@ -112,6 +112,7 @@ def frame_box(
 
 def _frame_number(frame_id: str, clip_id: str) -> int:
     number = frame_id.rpartition("-")[2]
-    if not number.isdecimal():
+    is_utf8 = frame_id == frame_id.encode(errors="ignore").decode()  # a file's name may not be
+    if not number.isdecimal() or not is_utf8:
         raise FormatError(f"frames of {clip_id}", repr(frame_id), "a frame id clip_id-NNNN", "rename or remove it")
     return int(number)

@@ -11,8 +11,8 @@ import numpy as np
 from ..box_units import Box, parse_box
 from ..errors import FormatError, RepeatedId, fail
 from ..pictures import IMAGE_EXTENSIONS
-from ..text import decode_line, parse_list
-from .ids import CLIP_ID, parse_image_id
+from ..text import decode_line, parse_list, without_mark
+from .ids import CLIP_ID, CLIP_ID_FORMAT, RENAME_CLIP, parse_image_id
 
 COLUMNS = {
     11: "clip_id frames boxes image_id title category_id category asr scale duration number",
@@ -150,7 +150,7 @@ def parse_row(line: bytes, where: str, num_columns: int) -> TrainingRow:
     text = dict(zip(COLUMNS[num_columns].split(), columns, strict=True))
     _check_layout(columns, where)
     if not CLIP_ID.fullmatch(text["clip_id"]):
-        raise FormatError(f"{where} column 0", repr(text["clip_id"]), "live_id-START-END", "fix the row")
+        raise FormatError(f"{where} column 0", repr(text["clip_id"]), CLIP_ID_FORMAT, RENAME_CLIP)
     frames = parse_list(text.pop("frames"), f"{where} column 1 (frames)")
     boxes = parse_list(text.pop("boxes"), f"{where} column 2 (boxes)")
     if not all(isinstance(frame, str) and frame for frame in frames):
@@ -202,7 +202,7 @@ def _check_layout(columns: list[str], where: str) -> None:
 
 
 def _clip_id(line: bytes) -> bytes:
-    return line.partition(b"\t")[0]
+    return without_mark(line).partition(b"\t")[0]
 
 
 def _check_clips_differ(

@@ -121,7 +121,7 @@ def write_blocks(raw_dir: Path, split: str, domain: Domain, max_frames: int, dir
     blocks: list[Block] = []
     while items_of_block := list(itertools.islice(items, EXAMPLES_PER_SHARD)):
         written = "".join(json.dumps(dataclasses.asdict(item), ensure_ascii=False) + "\n" for item in items_of_block)
-        encoded = written.encode()
+        encoded = written.encode(errors="backslashreplace")  # in JSON a path's bytes that are not UTF-8
         blocks.append(_block(directory, len(blocks), zlib.crc32(encoded)))
         blocks[-1].path.write_bytes(encoded)
     checksums = [block.checksum for block in blocks]

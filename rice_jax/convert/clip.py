@@ -3,10 +3,13 @@ r"""Converts the vision tower of a CLIP model to a checkpoint, or a checkpoint t
     rice convert clip SOURCE OUT
     rice convert clip --export CHECKPOINT OUT
 
-SOURCE is OpenAI's `ViT-*.pt` (needs PyTorch: `pip install 'rice-jax[torch]'`), or Hugging Face's directory with
-`model.safetensors` and `config.json`, or that `model.safetensors` itself. OUT is a new directory, from which training
-starts with `--config.model.init_from=OUT`. `--export` writes `model.safetensors` (float16) and `config.json`, as read
-by transformers' `CLIPVisionModelWithProjection.from_pretrained(OUT)`.
+SOURCE is OpenAI's `ViT-*.pt`, or Hugging Face's directory with `model.safetensors` and `config.json`, or that
+`model.safetensors` itself. No code in SOURCE is run. OUT is a new directory, from which training starts with
+`--config.model.init_from=OUT`. `--export` writes `model.safetensors` (float16) and `config.json`, as read by
+transformers' `CLIPVisionModelWithProjection.from_pretrained(OUT)`.
+
+The blocks of OpenAI's models compute QuickGELU, and so do those of rice_jax. Most of open_clip's models have the same
+names and compute GELU. A state dict does not say which, so it needs `--quick_gelu`.
 """
 
 import argparse
@@ -38,11 +41,11 @@ from rice_jax.convert.tensors import (
     num_layers,
     parameter_shapes,
     read_safetensors,
-    read_torch,
     to_ours,
     to_theirs,
     write_safetensors,
 )
+from rice_jax.convert.torch_files import read_torch
 from rice_jax.files import write_lines
 from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.layers import LAYERNORM_EPSILON
@@ -186,16 +189,26 @@ def read_hugging_face(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     return read_safetensors(weights), values
 
 
-def convert(source: Path, out: Path) -> str:
-    """Writes the checkpoint `out` from OpenAI's or Hugging Face's `source`; returns a line that describes it."""
+def convert(source: Path, out: Path, quick_gelu: bool = False) -> str:
+    """Writes the checkpoint `out` from OpenAI's or Hugging Face's `source`; returns a line that describes it.
+
+    Args:
+        source: the model's file or directory.
+        out: a new directory.
+        quick_gelu: whether a model whose file does not name its activation uses QuickGELU.
+
+    Raises:
+        ConvertError: `source` is not a CLIP model that rice_jax computes; or its activation is unknown.
+    """
     if not source.exists():
         raise ConvertError(f"{source}: not found")
     if source.is_dir() or source.suffix == ".safetensors":
         state, config = read_hugging_face(source)
         params, sizes = from_hugging_face(state, config)
     elif source.suffix in (".pt", ".pth"):
-        state = read_torch(source)
+        state, classes = read_torch(source)
         params, sizes = from_openai(state)
+        _check_activation(source, classes, quick_gelu)
     else:
         raise ConvertError(
             f"{source}: expected a directory with model.safetensors and config.json, a .safetensors file, or a .pt file"
@@ -236,11 +249,39 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.con
     parser.add_argument(
         "--export", action="store_true", help="SOURCE is a checkpoint of ours, OUT a Hugging Face model"
     )
+    parser.add_argument(
+        "--quick_gelu",
+        action="store_true",
+        help="the model uses QuickGELU; needed if SOURCE is a state dict, which does not name its activation",
+    )
     values = parser.parse_args(arguments)
     try:
-        print((export if values.export else convert)(values.source, values.out))
+        if values.export:
+            print(export(values.source, values.out))
+        else:
+            print(convert(values.source, values.out, values.quick_gelu))
     except (ConvertError, CheckpointError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _check_activation(source: Path, classes: Mapping[str, str], quick_gelu: bool) -> None:
+    """Raises a ConvertError unless the blocks of a model with OpenAI's names use QuickGELU.
+
+    Args:
+        source: the model's file, for errors.
+        classes: of its modules, by name; empty if the file holds a state dict.
+        quick_gelu: whether they do if the file does not tell.
+    """
+    found = {kind for name, kind in classes.items() if re.fullmatch(r"visual\.transformer\..*\.mlp\.gelu", name)}
+    if found == {"QuickGELU"}:
+        return
+    if "GELU" in found:
+        raise ConvertError(f"{source}: found the activation GELU, expected QuickGELU: rice_jax computes no other")
+    if not quick_gelu:
+        raise ConvertError(
+            f"{source}: found no activation in this file, expected QuickGELU; OpenAI's models use it, most of "
+            "open_clip's use GELU, which rice_jax does not compute; if this model uses QuickGELU, add --quick_gelu"
+        )
 
 
 def _hugging_face_sizes(config: Mapping) -> Sizes:

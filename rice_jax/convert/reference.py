@@ -3,9 +3,10 @@ r"""Converts a checkpoint of the reference's RICE (PyTorch, MMF), or exports a c
     rice convert reference import FILE OUT
     rice convert reference export WORKDIR FILE
 
-FILE is a `.safetensors`, or a `.pth`, `.pt` or `.ckpt`, which needs PyTorch: `pip install 'rice-jax[torch]'`. It holds
-a state dict; an imported file may be a whole MMF checkpoint, of which only `model` is read. OUT is a new directory,
-from which training starts with `--config.model.init_from=OUT`; WORKDIR is such a directory, or that of a run.
+FILE is a `.safetensors`, `.pth`, `.pt` or `.ckpt`; writing the last three needs PyTorch: `pip install
+'rice-jax[torch]'`. It holds a state dict; an imported file may be a whole MMF checkpoint, of which only `model` is
+read. No code in the file is run. OUT is a new directory, from which training starts with
+`--config.model.init_from=OUT`; WORKDIR is such a directory, or that of a run.
 
 The reference's decoder declares embeddings that no forward pass uses. An import drops them; an export contains their
 initial values: the encoder's positions, a layer norm of ones and zeros, and zeros for the class embedding, which the
@@ -33,12 +34,11 @@ from rice_jax.convert.tensors import (
     num_layers,
     parameter_shapes,
     read_safetensors,
-    read_torch,
     to_ours,
     to_theirs,
     write_safetensors,
-    write_torch,
 )
+from rice_jax.convert.torch_files import read_torch, write_torch
 from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
@@ -122,7 +122,7 @@ def import_file(file: Path, out: Path, encoder_heads: int | None = None, pmd_hea
     _require_suffix(file)
     if not file.is_file():
         raise ConvertError(f"{file}: not found")
-    state = read_torch(file) if file.suffix in TORCH_SUFFIXES else read_safetensors(file)
+    state = read_torch(file)[0] if file.suffix in TORCH_SUFFIXES else read_safetensors(file)
     params, model = from_reference(state, encoder_heads, pmd_heads)
     save_weights(out, params, {"model": model})
     return f"{out}: {_about(params, model)}; start with {' '.join(_flags(out, params, model))}"
@@ -213,3 +213,7 @@ def _pmd_heads(state: Mapping[str, np.ndarray], num_pairs: int) -> int:
             f"{name}: found shape {shape}, expected [pairs * heads / 2, pairs * heads, 1, 1] with pairs = {num_pairs}"
         )
     return shape[1] // num_pairs
+
+
+if __name__ == "__main__":
+    main()

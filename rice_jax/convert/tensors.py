@@ -1,11 +1,8 @@
 """Reads and writes the files of other programs, and converts tensors by the tables of `names`."""
 
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import safetensors
@@ -122,45 +119,6 @@ def num_layers(state: Iterable[str], pattern: str) -> int:
     return 1 + max((int(found[1]) for name in state if (found := re.match(pattern, name))), default=0)
 
 
-def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """Reads the state dict of a `.pt` or `.pth` file and runs no pickled code.
-
-    The file is a TorchScript archive, a plain state dict, or a dict with one at `model` or `state_dict`. Floats become
-    float32.
-
-    Raises:
-        ConvertError: PyTorch is missing, or the file holds something else.
-    """
-    torch = _import_torch(path)
-    try:
-        if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # PyTorch's own message recommends running the code
-        raise ConvertError(
-            f"{path}: PyTorch cannot read it: it is damaged, or holds objects other than tensors and plain values, "
-            "which would run code when read; save its state dict alone"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise ConvertError(
-            f"{path}: PyTorch cannot read it as a TorchScript archive or as a state dict of tensors: {error}"
-        ) from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ConvertError(f"{path}: found a {type(state).__name__}, expected a state dict of tensors")
-    return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in state.items()}
-
-
-def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict as PyTorch reads it; a ConvertError if PyTorch is missing."""
-    torch = _import_torch(path)
-    with replacing(path) as partial:
-        torch.save({name: torch.tensor(x) for name, x in state.items()}, partial)
-
-
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """Reads all tensors of a `.safetensors` file; a ConvertError if it is not one."""
     try:
@@ -179,16 +137,6 @@ def bullets(lines: list[str]) -> str:
     """The first lines of a list, and how many more there are."""
     rest = len(lines) - _MAX_LISTED
     return "".join(f"\n  {line}" for line in lines[:_MAX_LISTED]) + (f"\n  and {rest} more" if rest > 0 else "")
-
-
-def _import_torch(path: Path) -> ModuleType:
-    try:
-        import torch
-    except ImportError as error:
-        raise ConvertError(
-            f"{path}: needs PyTorch: pip install 'rice-jax[torch]' (a .safetensors file needs none)"
-        ) from error
-    return torch
 
 
 def _is_stacked(path: str) -> bool:

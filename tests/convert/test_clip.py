@@ -1,8 +1,6 @@
 import dataclasses
 import functools
 import json
-import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +38,7 @@ def _apply(params, sizes, pictures):
     return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, jnp.asarray(pictures))
 
 
-def _openai_micro():
+def openai_micro():
     """The micro weights with a text tower beside them, as in OpenAI's files."""
     rest = {
         "positional_embedding": (77, 8),
@@ -74,7 +72,7 @@ def _write_hugging_face(folder, state, config):
 
 
 def test_text_tower_is_ignored():
-    params, _ = clip.from_openai(_openai_micro())
+    params, _ = clip.from_openai(openai_micro())
     bare, _ = clip.from_openai(_bare_micro())
     np.testing.assert_array_equal(params["projection"]["kernel"], bare["projection"]["kernel"])
     assert params.keys() == bare.keys()
@@ -254,7 +252,7 @@ def _empty(folder):
     return folder
 
 
-def _with(folder, **files):
+def with_files(folder, **files):
     for name, content in files.items():
         (_empty(folder) if not folder.exists() else folder).joinpath(name.replace("__", ".")).write_bytes(content)
     return folder
@@ -265,11 +263,11 @@ def _with(folder, **files):
     [
         (lambda p: p / "nothing", "nothing: not found"),
         (_empty, r"model\.safetensors: not found; a Hugging Face model is"),
-        (lambda p: _with(p, model__safetensors=b""), r"config\.json: not found"),
-        (lambda p: _with(p, model__safetensors=b"", config__json=b"{"), r"config\.json: not JSON"),
-        (lambda p: _with(p, model__safetensors=b"", config__json=b"[]"), r"config\.json: found a list"),
-        (lambda p: _with(p, model__safetensors=b"x" * 99, config__json=b"{}"), r"not a safetensors file"),
-        (lambda p: _with(p, model__bin=b"x") / "model.bin", r"model\.bin: expected a directory with"),
+        (lambda p: with_files(p, model__safetensors=b""), r"config\.json: not found"),
+        (lambda p: with_files(p, model__safetensors=b"", config__json=b"{"), r"config\.json: not JSON"),
+        (lambda p: with_files(p, model__safetensors=b"", config__json=b"[]"), r"config\.json: found a list"),
+        (lambda p: with_files(p, model__safetensors=b"x" * 99, config__json=b"{}"), r"not a safetensors file"),
+        (lambda p: with_files(p, model__bin=b"x") / "model.bin", r"model\.bin: expected a directory with"),
     ],
 )
 def test_command_names_what_is_wrong(tmp_path, make, message):
@@ -280,81 +278,13 @@ def test_command_names_what_is_wrong(tmp_path, make, message):
 
 def test_command_overwrites_nothing(tmp_path):
     source = _write_hugging_face(tmp_path / "source", *_hugging_face_micro())
-    out = _with(tmp_path / "out", mine=b"")
+    out = with_files(tmp_path / "out", mine=b"")
     with pytest.raises(SystemExit, match="not empty"):
         clip.main([str(source), str(out)])
     clip.main([str(source), str(tmp_path / "ours")])
     with pytest.raises(SystemExit, match="not empty"):
         clip.main(["--export", str(tmp_path / "ours"), str(out)])
     assert [path.name for path in out.iterdir()] == ["mine"]
-
-
-def test_pt_without_torch_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    source = _with(tmp_path / "source", ViT__pt=b"") / "ViT.pt"
-    with pytest.raises(SystemExit, match=r"needs PyTorch: pip install 'rice-jax\[torch\]'"):
-        clip.main([str(source), str(tmp_path / "out")])
-
-
-@pytest.mark.parametrize("kind", ["TorchScript", "state dict"])
-def test_pt_file(tmp_path, kind):
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "ViT.pt"
-    state = {name: torch.tensor(x).half() for name, x in _openai_micro().items()}
-    if kind == "TorchScript":
-        torch.jit.script(_module(torch, state)).save(str(path))
-    else:
-        torch.save(state, path)
-    clip.main([str(path), str(tmp_path / "out")])
-    params, config = load_weights(tmp_path / "out")
-    assert config == {"model": dataclasses.asdict(MICRO)}
-    expected, _ = clip.from_openai({name: x.float().numpy() for name, x in state.items()})
-    np.testing.assert_array_equal(params["encoder"]["blocks"]["down"]["kernel"], expected["blocks"]["down"]["kernel"])
-
-
-def _module(torch, state):
-    """A module with these buffers and no code."""
-    root = torch.nn.Module()
-    for name, value in state.items():
-        *parents, leaf = name.split(".")
-        module = root
-        for parent in parents:
-            if not hasattr(module, parent):
-                module.add_module(parent, torch.nn.Module())
-            module = getattr(module, parent)
-        module.register_buffer(leaf, value)
-    return root
-
-
-def test_pt_file_runs_no_pickled_code(tmp_path):
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "ViT.pt"
-    torch.save({"visual.proj": _Touch(tmp_path / "ran")}, path)
-    with pytest.raises(SystemExit, match="PyTorch cannot read it"):
-        clip.main([str(path), str(tmp_path / "out")])
-    assert not (tmp_path / "ran").exists()
-
-
-class _Touch:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return pathlib.Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04 no model"])
-def test_pt_file_that_is_none(tmp_path, content):
-    pytest.importorskip("torch")
-    with pytest.raises(SystemExit, match="PyTorch cannot read it"):
-        clip.main([str(_with(tmp_path / "source", ViT__pt=content) / "ViT.pt"), str(tmp_path / "out")])
-
-
-def test_pt_file_of_something_else(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"epoch": 3}, tmp_path / "ViT.pt")
-    with pytest.raises(SystemExit, match="found a dict, expected a state dict of tensors"):
-        clip.main([str(tmp_path / "ViT.pt"), str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from rice_jax.models.rice import Rice, RiceConfig, embed, embed_frames
 from rice_jax.models.weights import load_weights, save_weights, start_from
 from rice_jax.train.checkpoint import open_checkpoints, save
 from rice_jax.types import Tokens
+from tests.convert.torch_archive import write_archive, write_old
 from tests.golden.cases import Case, assert_close
 
 MICRO = dict(image_size=16, patch_size=8, width=64, layers=2, heads=1, embed_dim=16)
@@ -305,8 +306,19 @@ def test_without_torch_says_what_to_install(tmp_path, monkeypatch):
     save_weights(tmp_path / "ours", *_saved())
     with pytest.raises(SystemExit, match=needs):
         reference.main(["export", str(tmp_path / "ours"), str(tmp_path / "rice.pth")])
-    with pytest.raises(SystemExit, match=needs):
-        reference.main(["import", str(_written(tmp_path / "rice.pth")), str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("key", [None, "model", "state_dict"])
+@pytest.mark.parametrize("write", [write_archive, write_old])
+def test_import_without_torch(tmp_path, monkeypatch, key, write):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    state = {f"module.{name}": x for name, x in _micro().items()}
+    file = write(tmp_path / "rice.pth", {key: state, "optimizer": {"lr": [1]}, "epoch": 3} if key else state)
+    reference.main(["import", str(file), str(tmp_path / "out")])
+    params, model = load_weights(tmp_path / "out")
+    expected, same = _saved()
+    _assert_same(params, expected)
+    assert model == same
 
 
 def _saved():
@@ -338,8 +350,7 @@ def test_export_of_pth(tmp_path):
 
 
 def test_pth_that_is_no_state_dict(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save([1, 2], tmp_path / "rice.pth")
+    write_archive(tmp_path / "rice.pth", [1, 2])
     with pytest.raises(SystemExit, match="found a list, expected a state dict of tensors"):
         reference.main(["import", str(tmp_path / "rice.pth"), str(tmp_path / "out")])
 
@@ -347,7 +358,7 @@ def test_pth_that_is_no_state_dict(tmp_path):
 def test_pth_runs_no_pickled_code(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"model": {"transformer.logit_scale": _Touch(tmp_path / "ran")}}, tmp_path / "rice.pth")
-    with pytest.raises(SystemExit, match="PyTorch cannot read it"):
+    with pytest.raises(SystemExit, match="found a .* at 'transformer.logit_scale', expected a state dict"):
         reference.main(["import", str(tmp_path / "rice.pth"), str(tmp_path / "out")])
     assert not (tmp_path / "ran").exists()
 

@@ -221,7 +221,7 @@ def test_the_dummy_data_shows_the_layout(tmp_path):
     ("column", "text", "message"),
     [
         (5, "1012\t", r"part_00\.txt:2: found 12 columns, expected 11 .*fix the row"),
-        (0, "clip", r"part_00\.txt:2 column 0: found 'clip', expected live_id-START-END"),
+        (0, "clip", r"part_00\.txt:2 column 0: found 'clip', expected a clip id LIVE-START-END: .*; rename the clip"),
         (1, "[", r"part_00\.txt:2 column 1 \(frames\): found '\[', expected a list as JSON"),
         (1, "[1, 2, 3]", r"part_00\.txt:2 column 1 \(frames\): found .* expected a list of strings"),
         (1, '["../../secret"]', r"expected a path inside the raw directory"),
