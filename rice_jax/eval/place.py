@@ -4,11 +4,12 @@ The first evaluation in a workdir, usually that of its training, writes into the
 data, with other settings, or of other weights has the directory `eval-NAME` in it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,10 @@ def describe(config: Config) -> dict[str, Any]:
     data = config.eval_input
     about: dict[str, Any] = {"task": config.task}
     if data.domains:
-        digests = [data_digest(data.data_dir, name, "test") for name in data.domain_names]
-        about |= {"domains": data.domains, "data": digests}
+        about |= {"domains": data.domains, "data": _digests(data.data_dir, data.domain_names, "test")}
     else:
         names = {"query": data.query} | ({"gallery": data.gallery} if config.task == "retrieval" else {})
-        about |= names | {"data": _digests(data.data_dir, names)}
+        about |= names | {"data": _digests(data.data_dir, names.values())}
     about |= _settings(config)
     if data.query_boxes:
         with open(data.query_boxes, "rb") as file:
@@ -120,9 +120,9 @@ def _settings(config: Config) -> dict[str, Any]:
     return about
 
 
-def _digests(data_dir: str, names: Mapping[str, str]) -> list[str]:
+def _digests(data_dir: str, names: Iterable[str], split: str = "*") -> list[str]:
     """Of the data sets; the same data may lie elsewhere, and other data may have come to their place."""
-    return [data_digest(data_dir, name) for name in names.values()]
+    return [data_digest(data_dir, name, split) for name in names]
 
 
 def _read_evaluation(path: Path, evaluation: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,11 +139,8 @@ def _read_evaluation(path: Path, evaluation: Mapping[str, Any]) -> dict[str, Any
         evaluation = {name: value for name, value in evaluation.items() if name not in SETTINGS}
     names = {"query": "query", "gallery": "gallery", "domains": "domains", "data_set": "query"}
     known = {new: about[old] for old, new in (names | {"num_frames": "num_frames"}).items() if old in about}
-    try:
-        sets = {name: known[name] for name in ("query", "gallery") if name in known}
-        known["data"] = _digests(about["data_dir"], sets)
-    except (KeyError, FileNotFoundError):  # it tells no place, or the data have been moved
-        pass
+    with contextlib.suppress(KeyError, FileNotFoundError):  # it tells no place, or the data have been moved
+        known["data"] = _digests(about["data_dir"], [known[name] for name in ("query", "gallery") if name in known])
     return {**evaluation, "weights": "", **saved, **known}
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from rice_jax.eval.metrics import Result, confidence_intervals
+from rice_jax.eval.metrics import MIN_GALLERIES, Result, confidence_intervals
 from rice_jax.eval.place import PREFIX
 from rice_jax.eval.results import Row, ranked_row, read_about, read_rankings, read_results
 from rice_jax.files import write_lines
@@ -87,6 +87,7 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
         num_queries=len(runs[0].rank),
         num_changed=len(changed),
         num_galleries=runs[0].results[runs[0].row].galleries.num,
+        min_galleries=MIN_GALLERIES,
     )
     write_lines(path, [html])
     logger.info("%s: %d of %d changed queries shown", path, len(shown), len(changed))
@@ -144,10 +145,10 @@ def _rows(run: EvaluatedRun, first: EvaluatedRun) -> list[dict[str, Any]]:
     by_embedding = dataclasses.replace(run.row, ranking="embedding", num_matched=0)
     newest = [by_embedding, run.row]  # equal unless images were re-ranked
     lead = _hits(run) - _hits(first)
-    ends = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
+    ends, drawn = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
     # Queries that were not ranked are misses in both runs.
     ranked = len(lead) / run.results[run.row].score.num_queries
-    difference = {"mean": lead.mean() * ranked, "ends": None if ends is None else (ends[0] * ranked).tolist()}
+    difference = {"mean": lead.mean() * ranked, "ends": (ends[0] * ranked).tolist(), "over": drawn}
     return [
         {
             "run": run.name,
