@@ -19,7 +19,6 @@ from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import parse_flags
-from rice_jax.eval.results import read_about
 from rice_jax.files import leaving_no_trace
 from rice_jax.index.model import ModelSettings, place_model
 from rice_jax.index.store import FILE, export_faiss, read_index
@@ -116,16 +115,18 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     task = TASKS[config.task]
     if mode == "index":
         return index(config, task, workdir, mesh)
-    results = workdir / "results.json"
-    if results.exists():
-        read_about(results)  # it is found damaged before the work rather than after it
     model = task.model(config)
     this = Run(config, workdir, mesh, model, create_model(model, mesh), abstract_params(model, mesh))
     if mode == "detect":
         return detect(this, task)
-    done = run_training(this, task) if mode == "train" else evaluate(this, task)
+    if mode == "eval":
+        source, done = newest_weights(workdir, config.model.init_from)
+        this = dataclasses.replace(this, source=source)
+        evaluate(this, task, done)
+    else:
+        done = run_training(this, task)
     if jax.process_index() == 0:
-        print(f"\n{task.summary(config, workdir, done)}\n\n{results}")
+        print(f"\n{task.summary(this, done)}\n\n{this.place.results}")
     if mode == "train" and done < config.train.total_steps:
         sys.exit(STOPPED)  # so that a launcher can tell a run to be continued from a finished one
 
@@ -162,15 +163,13 @@ def initial_params(this: Run) -> PyTree:
     return start_from(source, params, this.model) if source else params
 
 
-def evaluate(this: Run, task: Task) -> int:
-    """Evaluates the newest checkpoint, or the weights in `init_from`; returns the number of its steps."""
-    source, step = newest_weights(this.workdir, this.config.model.init_from)
-    this = dataclasses.replace(this, source=source)
+def evaluate(this: Run, task: Task, step: int) -> None:
+    """Evaluates the run's source, weights after `step` steps."""
+    assert this.source
     evaluators = task.evaluators(this)
-    params = start_from(source, create_params(this.model, this.mesh, this.config.seed), this.model)
+    params = start_from(this.source, create_params(this.model, this.mesh, this.config.seed), this.model)
     for evaluator in evaluators.values():
         evaluator(step, params)
-    return step
 
 
 def detect(this: Run, task: Task) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from rice_jax.eval.results import PIXELS, Row, read_results
 from rice_jax.files import locked
+from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.processes import LOCK
 from tests.fixtures import ROOT, SIZES, build_shop, command, losses, run, start, wait_for_checkpoint
 
@@ -70,6 +71,24 @@ def test_a_finished_run_can_be_run_again_and_evaluated(reference, shop, tmp_path
     evaluated = run(command(shop, workdir, "--mode=eval"))
     assert evaluated.returncode == 0, evaluated.stderr
     assert evaluated.stdout == again.stdout == first
+
+
+def test_another_evaluation_overwrites_nothing(reference, shop, tmp_path):
+    workdir = shutil.copytree(reference[0], tmp_path / "run")
+    files = ["results.json", "rankings.jsonl", "report.html", "calibration.json", "metrics.jsonl"]
+    before = {name: (workdir / name).read_bytes() for name in files}
+    result = run(command(shop, workdir, "--mode=eval", eval__num_frames=1))
+    assert result.returncode == 0, result.stderr
+    assert {name: (workdir / name).read_bytes() for name in files} == before
+    (directory,) = workdir.glob("eval-*")
+    assert sorted(path.name for path in directory.iterdir()) == sorted(files[:-1])
+    assert result.stdout.endswith(f"\n{directory / 'results.json'}\n")
+    assert f"{directory}: has the results of this evaluation" in result.stderr
+    assert "num_frames is 1 instead of 10" in result.stderr
+    report = (directory / "report.html").read_text(encoding="utf-8")
+    assert f"run/{directory.name}" in report and "Loss" in report and "Rank-1 while training" not in report
+    write_comparison(tmp_path / "compare.html", [workdir, directory])
+    assert f"run/{directory.name}" in (tmp_path / "compare.html").read_text(encoding="utf-8")
 
 
 def test_compares_runs_without_a_config(reference, tmp_path):

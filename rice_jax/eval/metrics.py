@@ -11,7 +11,8 @@ from rice_jax.eval.ranking import Ranking, group_rows
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 3, 5, 10)
-DRAWS = 1000  # of galleries, for a confidence interval
+DRAWS = 1000  # of galleries or queries, for a confidence interval
+MIN_GALLERIES = 20  # that are drawn; draws of fewer hardly vary, so that intervals would be too narrow
 LEVEL = 0.95  # of a confidence interval
 # The levels of docs/reference.md, section 8, from low to high; other values follow in alphabetical order.
 _LEVELS = ("small", "short", "few", "medium", "large", "long", "abundant")
@@ -25,13 +26,15 @@ class Score:
         num_queries: number of queries, the denominator of the shares.
         rank: {"rank-1": share of the queries with a ground truth among the first 1, 0 to 1, …}.
         chance: the same shares, expected for a random order of the same galleries.
-        interval: {"rank-1": ends of its confidence interval, …}; None = all queries belong to one gallery.
+        interval: {"rank-1": ends of its confidence interval, …}; None = none (version 0.2, one gallery).
+        interval_over: what was drawn for it, "livestreams" or "queries".
     """
 
     num_queries: int
     rank: dict[str, float]
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] | None = None
+    interval_over: str = "livestreams"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Score":
@@ -168,42 +171,52 @@ def chance(gallery_size: Int64[np.ndarray, " Q"], num_truths: Int64[np.ndarray, 
 
 def confidence_intervals(
     values: Float[np.ndarray, "Q C"], gallery_ids: Sequence[str]
-) -> Float[np.ndarray, "C 2"] | None:
-    """Bootstraps means over queries by drawing galleries, since the queries of a livestream are not independent.
+) -> tuple[Float[np.ndarray, "C 2"], str]:
+    """Bootstraps means over queries.
+
+    The queries of a livestream are not independent, so galleries are drawn, if there are at least `MIN_GALLERIES`. Of
+    fewer galleries, queries are drawn; the intervals are then too narrow as far as the queries of a gallery resemble
+    each other.
 
     Args:
-        values: of each query, e.g. 1 for a hit and 0 for a miss at each of C cutoffs.
+        values: of each query, Q >= 1, e.g. 1 for a hit and 0 for a miss at each of C cutoffs.
         gallery_ids: the gallery of each query.
 
     Returns:
-        Ends of the middle 95 % of the means over as many galleries, drawn with replacement; equal for equal values.
-        None if there is one gallery. With few galleries the intervals are too narrow, since the draws hardly vary.
+        Ends of the middle 95 % of the means over as many galleries or queries, drawn with replacement; equal for equal
+        values. And what was drawn: "livestreams" or "queries".
 
     Source: Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69 (2007), the cluster bootstrap.
     """
     galleries, group = np.unique(np.asarray(gallery_ids), return_inverse=True)
-    if len(galleries) < 2:
-        return None
-    num_queries = np.bincount(group)  # [galleries]
-    sums = np.stack([np.bincount(group, weights=column) for column in values.T], axis=1)  # [galleries, C]
-    even = np.full(len(galleries), 1 / len(galleries))
-    times = np.random.default_rng(0).multinomial(len(galleries), even, size=DRAWS)  # [draws, galleries]
-    means = times @ sums / (times @ num_queries)[:, None]
-    return np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
+    if len(galleries) >= MIN_GALLERIES:
+        num_queries = np.bincount(group)  # [galleries]
+        sums = np.stack([np.bincount(group, weights=column) for column in values.T], axis=1)  # [galleries, C]
+        even = np.full(len(galleries), 1 / len(galleries))
+        times = np.random.default_rng(0).multinomial(len(galleries), even, size=DRAWS)  # [draws, galleries]
+        means = times @ sums / (times @ num_queries)[:, None]
+    else:
+        # Queries with equal values are drawn together, which takes little memory for any number of queries.
+        kinds, counts = np.unique(values, axis=0, return_counts=True)
+        times = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=DRAWS)  # [draws, kinds]
+        means = times @ kinds / len(values)
+    ends = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
+    return ends, "livestreams" if len(galleries) >= MIN_GALLERIES else "queries"
 
 
 def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Sequence[int]) -> Score:
     chosen = np.asarray(rows, np.int64)
     rank, size, truths = ranking.rank[chosen], ranking.gallery_size[chosen], ranking.num_truths[chosen]
     hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
-    ends = confidence_intervals(hits.astype(float), [ranking.gallery_ids[row] for row in rows])
+    ends, drawn = confidence_intervals(hits.astype(float), [ranking.gallery_ids[row] for row in rows])
     ranked = len(rows) / num_queries  # queries that were not ranked are misses in every draw
     names = [f"rank-{k}" for k in cutoffs]
     return Score(
         num_queries=num_queries,
         rank={name: int(column.sum()) / num_queries for name, column in zip(names, hits.T, strict=True)},
         chance={f"rank-{k}": float(chance(size, truths, k).sum()) / num_queries for k in cutoffs},
-        interval=None if ends is None else dict(zip(names, map(tuple, (ends * ranked).tolist()), strict=True)),
+        interval=dict(zip(names, map(tuple, (ends * ranked).tolist()), strict=True)),
+        interval_over=drawn,
     )
 
 

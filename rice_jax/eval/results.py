@@ -1,7 +1,8 @@
 """Results on disk: `results.json` and `rankings.jsonl`.
 
 `results.json` has an object `about` and a list `results`. Each result starts with the fields of its `Row`, e.g.
-{"step": 120, "ranking": "embedding", "num_matched": 0, "score": …}.
+{"step": 120, "ranking": "embedding", "num_matched": 0, "source": "", "score": …}. All rows are of one evaluation
+(`eval.place`), which `about` describes.
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ from rice_jax.eval.ranking import Ranking
 from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
+FILE = "results.json"
+
 R = TypeVar("R")
 
 
@@ -29,11 +32,13 @@ class Row:
         ranking: for retrieval "embedding", "match" (re-ranked by the decoder), or "pixels" (the baseline of nearest raw
             pixels); for detection "detector" or "mean_box" (its baseline).
         num_matched: with "match", the number of first images of each query that the decoder re-ordered.
+        source: the weights, if they do not come from the run; "" = they do.
     """
 
     step: int | None
     ranking: str = "embedding"
     num_matched: int = 0
+    source: str = ""
 
     @property
     def label(self) -> str:
@@ -41,7 +46,7 @@ class Row:
         if self.step is None:
             return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
         matched = f", first {self.num_matched} matched" if self.num_matched else ""
-        return (f"after {self.step:,} steps" if self.step else "before training") + matched
+        return (self.source or (f"after {self.step:,} steps" if self.step else "before training")) + matched
 
 
 PIXELS = Row(None, "pixels")
@@ -166,7 +171,7 @@ def _read_document(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _split(values: Mapping[str, Any]) -> tuple[Row, dict[str, Any]]:
-    names = [field.name for field in dataclasses.fields(Row)]
+    names = [field.name for field in dataclasses.fields(Row) if field.name in values]  # version 0.2 had no `source`
     rest = {name: value for name, value in values.items() if name not in names}
     return Row(**{name: values[name] for name in names}), rest
 

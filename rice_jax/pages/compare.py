@@ -1,6 +1,7 @@
 """Several runs on the same queries as one HTML file: table, curves, and the queries whose first place changed."""
 
 import collections
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from rice_jax.eval.metrics import Result, confidence_intervals
+from rice_jax.eval.metrics import MIN_GALLERIES, Result, confidence_intervals
+from rice_jax.eval.place import PREFIX
 from rice_jax.eval.results import Row, ranked_row, read_about, read_rankings, read_results
 from rice_jax.files import write_lines
 from rice_jax.input.source import Source
@@ -52,7 +54,8 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
 
     Args:
         path: the page.
-        workdirs: two or more, each with `results.json` and `rankings.jsonl` of retrieval.
+        workdirs: two or more, or directories of further evaluations in them (`eval.place`), each with `results.json`
+            and `rankings.jsonl` of retrieval.
 
     Raises:
         DataError: fewer than two workdirs, results of another task, or runs with different queries.
@@ -61,7 +64,7 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
     """
     if len(workdirs) < 2:
         raise DataError(f"found {len(workdirs)} runs to compare, expected two or more: rice compare RUN1 RUN2 …")
-    last = [workdir.absolute().name for workdir in workdirs]
+    last = [_name(workdir.absolute()) for workdir in workdirs]
     names = last if len(set(last)) == len(last) else [str(workdir) for workdir in workdirs]
     runs = [_read_run(workdir, name) for workdir, name in zip(workdirs, names, strict=True)]
     _require_same_queries(runs)
@@ -84,9 +87,15 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
         num_queries=len(runs[0].rank),
         num_changed=len(changed),
         num_galleries=runs[0].results[runs[0].row].galleries.num,
+        min_galleries=MIN_GALLERIES,
     )
     write_lines(path, [html])
     logger.info("%s: %d of %d changed queries shown", path, len(shown), len(changed))
+
+
+def _name(directory: Path) -> str:
+    """The name of a run; with that of the evaluation if it is not the run's own."""
+    return "/".join(directory.parts[-2:]) if directory.name.startswith(PREFIX) else directory.name
 
 
 def _read_run(workdir: Path, name: str) -> EvaluatedRun:
@@ -133,12 +142,13 @@ def _open_album(run: EvaluatedRun) -> Album | None:
 
 def _rows(run: EvaluatedRun, first: EvaluatedRun) -> list[dict[str, Any]]:
     """The newest rows of a run; that of its rankings with the lead over the first run."""
-    newest = [Row(run.row.step, "embedding"), run.row]  # equal unless images were re-ranked
+    by_embedding = dataclasses.replace(run.row, ranking="embedding", num_matched=0)
+    newest = [by_embedding, run.row]  # equal unless images were re-ranked
     lead = _hits(run) - _hits(first)
-    ends = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
+    ends, drawn = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
     # Queries that were not ranked are misses in both runs.
     ranked = len(lead) / run.results[run.row].score.num_queries
-    difference = {"mean": lead.mean() * ranked, "ends": None if ends is None else (ends[0] * ranked).tolist()}
+    difference = {"mean": lead.mean() * ranked, "ends": (ends[0] * ranked).tolist(), "over": drawn}
     return [
         {
             "run": run.name,

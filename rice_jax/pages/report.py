@@ -20,7 +20,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Int64
 
-from rice_jax.eval.metrics import Result
+from rice_jax.eval.metrics import MIN_GALLERIES, Result
 from rice_jax.eval.ranking import Ranking
 from rice_jax.eval.results import Row, labeled
 from rice_jax.files import write_lines
@@ -129,6 +129,7 @@ def write_report(
         num_misses=int((ranking.rank != 1).sum()),
         num_images=NUM_IMAGES,
         num_seen=sum(card["attention"] is not None for card in cards),
+        min_galleries=MIN_GALLERIES,
     )
     write_lines(path, [html])
     logger.info("%s: %d of %d queries shown, %.1f MB", path, len(cards), len(ranking.rank), len(html.encode()) / 1e6)

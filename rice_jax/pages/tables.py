@@ -7,6 +7,7 @@ from typing import Any
 from rice_jax.eval.coco import METRICS
 from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.metrics import Result, Score
+from rice_jax.types import DataError
 
 _MAX_NAME = 36  # columns of a terminal, so that the widest table has 100
 
@@ -22,12 +23,12 @@ def table(results: Mapping[str, Result]) -> str:
         column, in seconds.
 
     Raises:
-        ValueError: naming the row, if its queries or galleries are not those of the first row.
+        DataError: naming the row, if its queries or galleries are not those of the first row.
     """
     first_name, first = next(iter(results.items()))
     for name, result in results.items():
         if (result.score.num_queries, result.galleries) != (first.score.num_queries, first.galleries):
-            raise ValueError(
+            raise DataError(
                 f"Row {name!r} is of {_about(result)}, row {first_name!r} of {_about(first)}: expected rows of the "
                 "same queries and galleries, which alone can be compared."
             )

@@ -1,6 +1,5 @@
 """Task "detection": trains a detector of the intended product on boxes and measures it by COCO's metrics."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32, PyTree
 
 from rice_jax.config import Config, ConfigError, DetectionLossConfig
-from rice_jax.eval.results import labeled, read_results
+from rice_jax.eval.results import labeled, read_about, read_results
 from rice_jax.input.detection import detection_batches
 from rice_jax.losses.detection import detection_loss
 from rice_jax.models.detr import DetrConfig
@@ -50,11 +49,11 @@ class Detection:
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
         if run.source:
             _require_trained(run.source, run.params)
-        return {"detection": DetectionEvaluator(run).evaluate}
+        return {run.place.name("detection"): DetectionEvaluator(run).evaluate}
 
-    def summary(self, config: Config, workdir: Path, step: int) -> str:
-        path = workdir / "results.json"
-        about = json.loads(path.read_text(encoding="utf-8"))["about"]
+    def summary(self, run: Run, step: int) -> str:
+        path = run.place.results
+        about = read_about(path)
         return tables.detection_table(labeled(read_results(path, dict)), about["num_clips"], about["skipped"])
 
     def detect(self, run: Run, step: int, params: PyTree) -> Path:

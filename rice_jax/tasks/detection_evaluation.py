@@ -26,8 +26,8 @@ class DetectionEvaluator:
     """Evaluates a detector's parameters on all frames of `config.data.query`.
 
     The true boxes of a frame are the first `config.model.detector.num_boxes`; with 1 only the intended product's box is
-    right. The baseline is the mean of the training boxes in every frame. `results.json` in the workdir gets one row per
-    evaluated step and one for the baseline.
+    right. The baseline is the mean of the training boxes in every frame. `results.json` gets one row per evaluated step
+    and one for the baseline.
     """
 
     def __init__(self, run: Run):
@@ -51,17 +51,19 @@ class DetectionEvaluator:
         Raises:
             DataError: the training set has no boxes.
         """
-        path, found = self._run.workdir / "results.json", self._boxes(params)
+        place, found = self._run.place, self._boxes(params)
+        path = place.results
         results = read_results(path, dict) if path.exists() else {}
         if MEAN_BOX not in results:
             boxes = np.broadcast_to(mean_box(self._data), (len(found["boxes"]), 1, 4))
             results = {MEAN_BOX: _score(found | {"boxes": boxes, "scores": np.ones(boxes.shape[:2])}), **results}
-        scores = results[Row(step, "detector")] = _score(found)
+        scores = results[Row(step, "detector", source=place.source)] = _score(found)
         about = {
             "step": step,
             "data_set": self._data.query,
             "num_clips": len(np.unique(self._windows[:, 0])),
             "skipped": self._skipped,
+            "evaluation": place.evaluation,
         }
         if jax.process_index() == 0:
             write_results(path, results, about)

@@ -1,7 +1,6 @@
 """Task "domains": retrieval between every two sets of product items, as ROPE has them, and one-shot classification."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import jax
 from jaxtyping import PyTree
@@ -33,18 +32,18 @@ class Domains(Retrieval):
             raise ConfigError(problem)
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
-        return {"retrieval": DomainEvaluator(run).evaluate}
+        return {run.place.name("retrieval"): DomainEvaluator(run).evaluate}
 
-    def summary(self, config: Config, workdir: Path, step: int) -> str:
-        row = Row(step)
-        newest = read_results(workdir / "results.json", DomainResult).get(row)
+    def summary(self, run: Run, step: int) -> str:
+        row = Row(step, source=run.place.source)
+        newest = read_results(run.place.results, DomainResult).get(row)
         return f"{row.label.capitalize()}.\n\n{tables.domain_tables(newest)}" if newest else ""
 
 
 class DomainEvaluator:
     """Evaluates parameters on the test items of `config.data.domains`.
 
-    It writes `results.json`, one row per evaluated step, into the workdir.
+    It writes `results.json`, one row per evaluated step.
     """
 
     def __init__(self, run: Run):
@@ -67,13 +66,14 @@ class DomainEvaluator:
         Raises:
             DataError: two domains share no product.
         """
-        run, path = self._run, self._run.workdir / "results.json"
+        run, place, path = self._run, self._run.place, self._run.place.results
         results = read_results(path, DomainResult) if path.exists() else {}
         if run.config.eval.pixels and agree(PIXELS not in results):
             results = {PIXELS: self._compare(compile_embedder(pixel_embedder(), {}, run.mesh), {}), **results}
-        results[Row(step)] = result = self._compare(self._embedder, params)
+        results[Row(step, source=place.source)] = result = self._compare(self._embedder, params)
         if jax.process_index() == 0:
-            write_results(path, results, {"step": step, "domains": run.config.data.domains})
+            about = {"step": step, "domains": run.config.data.domains, "evaluation": place.evaluation}
+            write_results(path, results, about)
         shares = {}
         for pair in result.retrieval:
             name = pair.replace(" ", "-")

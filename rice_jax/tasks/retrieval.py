@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 
 import grain
 import jax
@@ -73,11 +72,12 @@ class Retrieval:
         return loss
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
-        return {"retrieval": RetrievalEvaluator(run).evaluate}
+        return {run.place.name("retrieval"): RetrievalEvaluator(run).evaluate}
 
-    def summary(self, config: Config, workdir: Path, step: int) -> str:
-        results = read_results(workdir / "results.json")
-        newest = [row for row in (match_row(step, config.eval.rerank), embedding_row(step)) if row in results]
+    def summary(self, run: Run, step: int) -> str:
+        results, source = read_results(run.place.results), run.place.source
+        rows = match_row(step, run.config.eval.rerank, source), embedding_row(step, source)
+        newest = [row for row in rows if row in results]
         if not newest:
             return ""
         subsets = tables.subset_table(results[newest[0]])

@@ -35,22 +35,23 @@ LABELS = ("scale", "duration", "number", "category", "source")
 NUM_TOP = 10  # images of a query in `rankings.jsonl`, unless more are matched
 
 
-def embedding_row(step: int) -> Row:
+def embedding_row(step: int, source: str = "") -> Row:
     """The row of a ranking by embedding."""
-    return Row(step, "embedding")
+    return Row(step, "embedding", source=source)
 
 
-def match_row(step: int, num_matched: int) -> Row:
+def match_row(step: int, num_matched: int, source: str = "") -> Row:
     """The row of a ranking whose first images the decoder re-ordered."""
-    return Row(step, "match", num_matched)
+    return Row(step, "match", num_matched, source)
 
 
 class RetrievalEvaluator:
     """Evaluates parameters on a run's queries and galleries.
 
-    It writes into the workdir: `results.json`, one row per evaluated step and ranking; `rankings.jsonl`, the newest
-    ranking; at the end of a training and for an evaluated checkpoint also `report.html` and `calibration.json`. There
-    is no calibration for models that need boxes (`config.model.ipd`), since livestreams have none.
+    It writes into the directory of the run's `place`: `results.json`, one row per evaluated step and ranking;
+    `rankings.jsonl`, the newest ranking; at the end of a training and for an evaluated checkpoint also `report.html`
+    and `calibration.json`. There is no calibration for models that need boxes (`config.model.ipd`), since livestreams
+    have none.
     """
 
     def __init__(self, run: Run):
@@ -87,18 +88,18 @@ class RetrievalEvaluator:
         Raises:
             DataError: a ground truth is in no gallery, or a query has no gallery.
         """
-        run, path = self._run, self._run.workdir / "results.json"
+        run, path, source = self._run, self._run.place.results, self._run.place.source
         results = read_results(path) if path.exists() else {}
         if run.config.eval.pixels and agree(PIXELS not in results):
             pixels = self.rank(*self.embed(compile_embedder(pixel_embedder(), {}, run.mesh), {}))
             results = {PIXELS: self._score(pixels), **results}
-        start, row = time.perf_counter(), embedding_row(step)
+        start, row = time.perf_counter(), embedding_row(step, source)
         videos, images = self.embed(self._embedder, params)
         ranked = self.rank(videos, images)
         results[row] = self._score(ranked, time.perf_counter() - start)
         shares = dict(results[row].score.rank)
         if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
-            start, row = time.perf_counter(), match_row(step, self._num_matched)
+            start, row = time.perf_counter(), match_row(step, self._num_matched, source)
             ranked = self.rerank(ranked, images, params)
             results[row] = self._score(ranked, time.perf_counter() - start)
             shares |= {f"matched-{key}": share for key, share in results[row].score.rank.items()}
@@ -136,7 +137,7 @@ class RetrievalEvaluator:
             fingerprint=embedding_fingerprint(params, self._run.model, self._data.resize),
         )
         if calibration and jax.process_index() == 0:
-            write_calibration(self._run.workdir, calibration)
+            write_calibration(self._run.place.directory, calibration)
 
     def report(
         self,
@@ -150,13 +151,15 @@ class RetrievalEvaluator:
         seen = self._attention(ranked, params) if self._has_decoder else None  # on all devices, in all processes
         if jax.process_index():
             return
-        data, workdir, step = self._data, self._run.workdir, row.step or 0
+        data, workdir, place, step = self._data, self._run.workdir, self._run.place, row.step or 0
         boxes = ProductBoxes(data, data.query_boxes, ()) if data.query_boxes else None
         album = Album(data.data_dir, data.query, data.gallery, self._rows, data.num_frames, boxes)
         now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
         log = [line for line in report.read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
+        if not place.is_own:  # the log has the scores of other evaluations
+            log, now = [line for line in log if "loss" in line], {"step": step}
         evaluation = report.Evaluation(
-            run=workdir.name,
+            run=workdir.name if place.is_own else f"{workdir.name}/{place.directory.name}",
             results=results,
             row=row,
             ranking=ranked,
@@ -164,7 +167,7 @@ class RetrievalEvaluator:
             log=[*log, now],  # training logs an evaluation only after it is done
             skipped=read_metadata(data, "query").get("skipped", {}),
         )
-        report.write_report(workdir / "report.html", evaluation, album, seen)
+        report.write_report(place.directory / "report.html", evaluation, album, seen)
 
     def _ranking_queries(self, videos: Float32[np.ndarray, "Q E"]) -> ranking.Queries:
         return ranking.Queries(
@@ -189,9 +192,10 @@ class RetrievalEvaluator:
             "gallery": data.gallery,
             "num_frames": data.num_frames,
             "rankings": dataclasses.asdict(row),
+            "evaluation": self._run.place.evaluation,
         }
-        write_results(self._run.workdir / "results.json", results, about)
-        write_rankings(self._run.workdir / "rankings.jsonl", ranked)
+        write_results(self._run.place.results, results, about)
+        write_rankings(self._run.place.directory / "rankings.jsonl", ranked)
 
     def _score(self, ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
         values = {label: [getattr(query, label) for query in self._queries] for label in LABELS}

@@ -1,6 +1,7 @@
 """The protocol of a task: what a run trains and measures."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rice_jax.config import Config
+from rice_jax.eval.place import Place, find_place
 from rice_jax.models.create import ModelConfig
 from rice_jax.train.loop import Evaluator
 from rice_jax.train.steps import Loss
@@ -37,6 +39,11 @@ class Run:
     graphdef: nnx.GraphDef
     params: PyTree
     source: Path | None = None
+
+    @functools.cached_property
+    def place(self) -> Place:
+        """Where the run's evaluations write."""
+        return find_place(self.config, self.workdir, self.source)
 
 
 @runtime_checkable
@@ -70,5 +77,5 @@ class Task(Protocol):
             CheckpointError: the checkpoint to evaluate lacks a part that the evaluation needs.
         """
 
-    def summary(self, config: Config, workdir: Path, step: int) -> str:
-        """Tables of the newest evaluation as plain text; "" if there is none."""
+    def summary(self, run: Run, step: int) -> str:
+        """Tables of the evaluation after `step` steps as plain text; "" if there is none."""

@@ -1,5 +1,6 @@
 """Runs, converted models, and indexes of version 0.1; README.md says how they were made."""
 
+import dataclasses
 import json
 import shutil
 import tarfile
@@ -74,7 +75,9 @@ def test_a_run_is_resumed_with_the_same_losses(old, shop, tmp_path):
     after = read_results(workdir / "results.json")
     assert after.keys() == scores.keys()
     for row, score in scores.items():
-        assert after[row].score == score.score, row
+        # Version 0.1 drew livestreams however few there were.
+        now, then = (dataclasses.replace(result.score, interval=None) for result in (after[row], score))
+        assert dataclasses.replace(now, interval_over=then.interval_over) == then, row
 
 
 def test_results_are_read(old):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -157,36 +158,71 @@ def test_no_query():
 
 def test_intervals_are_those_of_a_bootstrap_over_galleries():
     rng = np.random.default_rng(0)
-    easy = np.repeat(rng.uniform(0, 1, 12), 20)  # queries of a gallery stand or fall together
+    easy = np.repeat(rng.uniform(0, 1, 20), 12)  # queries of a gallery stand or fall together
     hits = rng.uniform(size=240) < easy
-    galleries = [f"g{i // 20}" for i in range(240)]
+    galleries = [f"g{i // 12}" for i in range(240)]
     result = metrics.evaluate(_ranking(np.where(hits, 1, 9), [30] * 240, galleries=galleries))
-    means = hits.reshape(12, 20).mean(axis=1)  # of galleries of one size the share is their mean
+    means = hits.reshape(20, 12).mean(axis=1)  # of galleries of one size the share is their mean
     expected = scipy.stats.bootstrap((means,), np.mean, method="percentile", rng=rng).confidence_interval
     np.testing.assert_allclose(result.score.interval["rank-1"], expected, atol=0.02)
-    assert result.score.interval["rank-10"] == (1, 1)
+    assert result.score.interval["rank-10"] == (1, 1) and result.score.interval_over == "livestreams"
     again = metrics.evaluate(_ranking(np.where(hits, 1, 9), [30] * 240, galleries=galleries))
     assert again == result == metrics.Result.from_dict(json.loads(json.dumps(result.to_dict())))
 
 
+def test_intervals_over_livestreams_stay_those_of_version_0_2():
+    hits = np.arange(300) * 7 % 11 < 4
+    galleries = [f"g{i * i % 29}" for i in range(300)] + [f"h{i}" for i in range(15)]
+    result = metrics.evaluate(_ranking(np.where([*hits, *[True] * 15], 1, 9), [30] * 315, galleries=galleries))
+    assert len(set(galleries)) == 30
+    assert result.score.interval["rank-1"] == pytest.approx((0.37765335, 0.42747899), abs=1e-8)
+
+
+@pytest.mark.parametrize("num_galleries", [1, 2, 19])
+def test_of_few_galleries_queries_are_drawn(num_galleries):
+    rng = np.random.default_rng(0)
+    ranks = rng.choice([1, 2, 4, 9], 240)
+    ranked = _ranking(ranks, [30] * 240, galleries=[f"g{i % num_galleries}" for i in range(240)])
+    score = metrics.evaluate(ranked).score
+    assert score.interval_over == "queries"
+    for name, ends in score.interval.items():
+        hits = ranks <= int(name.removeprefix("rank-"))
+        expected = (1, 1)
+        if not hits.all():
+            expected = scipy.stats.bootstrap((hits,), np.mean, method="percentile", rng=rng).confidence_interval
+        np.testing.assert_allclose(ends, expected, atol=0.01)
+
+
+def test_differences_are_drawn_as_they_are():
+    lead = np.repeat([1.0, 0.0, -1.0], [30, 150, 20])[:, None]
+    ends, drawn = metrics.confidence_intervals(lead, ["g"] * 200)
+    rng = np.random.default_rng(0)
+    expected = scipy.stats.bootstrap((lead[:, 0],), np.mean, method="percentile", rng=rng).confidence_interval
+    np.testing.assert_allclose(ends, [expected], atol=0.01)
+    assert drawn == "queries"
+
+
 def test_large_galleries_weigh_more():
-    values = np.repeat([[1.0], [0.0]], [90, 10], axis=0)
-    ends = metrics.confidence_intervals(values, ["a"] * 90 + ["b"] * 10)
-    assert ends.tolist() == [[0, 1]], "one of them, or both"
-    many = metrics.confidence_intervals(values, ["a"] * 90 + [f"b{i}" for i in range(10)])
-    assert many[0, 0] == 0 and many[0, 1] > 0.9
+    values = np.repeat([[1.0], [0.0]], [90, 19], axis=0)
+    ends, drawn = metrics.confidence_intervals(values, ["a"] * 90 + [f"b{i}" for i in range(19)])
+    assert drawn == "livestreams" and ends[0, 0] == 0 and ends[0, 1] > 0.9
 
 
 def test_queries_that_were_not_ranked_are_misses_in_every_draw():
-    ranked = _ranking([1, 2] * 50, [30] * 100, galleries=[f"g{i % 7}" for i in range(100)])
-    all_ranked, half = (metrics.evaluate(ranked, num_queries=num).score for num in (100, 200))
-    for cutoff, ends in half.interval.items():
-        assert ends == pytest.approx(np.array(all_ranked.interval[cutoff]) / 2)
-        assert ends[0] <= half.rank[cutoff] <= ends[1]
+    for num_galleries in (7, 25):
+        ranked = _ranking([1, 2] * 50, [30] * 100, galleries=[f"g{i % num_galleries}" for i in range(100)])
+        all_ranked, half = (metrics.evaluate(ranked, num_queries=num).score for num in (100, 200))
+        for cutoff, ends in half.interval.items():
+            assert ends == pytest.approx(np.array(all_ranked.interval[cutoff]) / 2)
+            assert ends[0] <= half.rank[cutoff] <= ends[1]
 
 
-def test_one_gallery_has_no_interval():
-    result = metrics.evaluate(
-        _ranking([1, 2, 3], [30] * 3, galleries=["g"] * 3), labels={"scale": ["small", "small", ""]}
-    )
-    assert result.score.interval is None and result.subsets["scale"]["small"].interval is None
+def test_a_subset_in_few_livestreams_says_so():
+    galleries = [f"g{i}" for i in range(25)]
+    labels = {"scale": ["small"] * 19 + ["large"] * 6}
+    result = metrics.evaluate(_ranking([1, 2, 3, 1, 1] * 5, [30] * 25, galleries=galleries), labels=labels)
+    assert result.score.interval_over == "livestreams"
+    assert result.subsets["scale"]["small"].interval_over == "queries"
+    old = dataclasses.asdict(result.score) | {"interval": None}
+    del old["interval_over"]
+    assert metrics.Score.from_dict(old).interval is None, "as version 0.2 wrote of one gallery"

@@ -215,14 +215,14 @@ def test_a_fresh_decoder_is_never_asked(shop, trained, tmp_path, name, lacks):
 
 def test_weights_with_a_decoder_are_matched_before_any_training(shop, trained, tmp_path, capsys):
     settings = dict(data__data_dir=str(shop), model__init_from=str(trained / "whole"), eval__pixels=True)
-    lines = {}
+    source, lines = "/".join((trained / "whole").parts[-2:]), {}
     for num_matched in (1, 50):  # 50 are more than a gallery has
         main.run(small_config(**settings, eval__rerank=num_matched), tmp_path, "eval")
         lines[num_matched] = [json.loads(line) for line in (tmp_path / "rankings.jsonl").read_text().splitlines()]
-    assert f"Subsets before training, first {num_matched} matched:" in capsys.readouterr().out
+    assert f"Subsets {source}, first {num_matched} matched:" in capsys.readouterr().out
 
     results = read_results(tmp_path / "results.json")
-    rows = [Row(0, "embedding"), Row(0, "match", 1), Row(0, "match", 50)]
+    rows = [Row(0, source=source), Row(0, "match", 1, source), Row(0, "match", 50, source)]
     assert list(results) == [PIXELS, *rows]
     assert [results[row].seconds is not None for row in results] == [False, True, True, True]
     assert results[rows[1]].score == results[rows[0]].score, "one image has no order"

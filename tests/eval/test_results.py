@@ -82,7 +82,9 @@ def test_a_row_is_keyed_by_data(tmp_path):
         {"step": 1200, "ranking": "embedding", "num_matched": 0},
         {"step": 1200, "ranking": "match", "num_matched": 50},
     ]
-    assert document["results"][1].keys() == {"step", "ranking", "num_matched"} | evaluation()[1].to_dict().keys()
+    assert (
+        document["results"][1].keys() == {"step", "ranking", "num_matched", "source"} | evaluation()[1].to_dict().keys()
+    )
 
 
 def test_files_of_version_0_1_are_read(tmp_path):

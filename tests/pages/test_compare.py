@@ -52,10 +52,19 @@ def test_it_counts_what_changed(tmp_path):
     assert "<td>second</td><td>4</td><td>2</td><td>1</td><td>1</td>" in text
     assert "3 of 8 queries have a true image" in text and text.count("<article") == 3
     assert text.count('["gained"]') == 2 and text.count('["lost"]') == 1
-    # Of gallery g0 one more of four is lost, one gained; of g1 one gained. Of ten queries, as two were not ranked.
-    assert "+10.0<small>+0.0 to +20.0</small>" in text
+    # One more of eight is gained; of ten queries, as two were not ranked.
+    assert "+10.0<small>-20.0 to +40.0*</small>" in text
     assert "no picture" in text, "the runs do not tell where the data set is"
     assert "Accuracy in the batch" in text, "though only one run has a log"
+
+
+def test_differences_over_livestreams(tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "MIN_GALLERIES", 2)
+    first = write_run(tmp_path / "first", [1, 1, 1, 2, 0, 3, 1, 1])
+    second = write_run(tmp_path / "second", [1, 1, 2, 1, 1, 3, 1, 1])
+    compare.write_comparison(tmp_path / "compare.html", [first, second])
+    # Of gallery g0 one more of four is lost, one gained; of g1 one gained. Of ten queries, as two were not ranked.
+    assert "+10.0<small>+0.0 to +20.0</small>" in (tmp_path / "compare.html").read_text()
 
 
 def test_pictures_are_shown_if_the_data_set_is_there(evil_shop, tmp_path):

@@ -24,7 +24,9 @@ def test_the_page_holds_what_was_found(evil_shop, tmp_path):
     text = write(tmp_path / "report.html", evil_shop, LOG)
     ranked, _, result, _ = evaluated(evil_shop)
     for share, ends in zip(result.score.rank.values(), result.score.interval.values(), strict=True):
-        assert f"{100 * share:.1f} %<small>{100 * ends[0]:.1f}–{100 * ends[1]:.1f}</small>" in text
+        assert f"{100 * share:.1f} %<small>{100 * ends[0]:.1f}–{100 * ends[1]:.1f}*</small>" in text, (
+            "of two livestreams"
+        )
     assert "all 4 queries, 1 of them misses" in text
     assert "2 queries could not be ranked" in text and "1 × unreadable" in text
     assert "truth in place 4 of 4" in text and "truth in place 1 of 4" in text
@@ -59,7 +61,7 @@ def test_the_same_evaluation_writes_the_same_page(evil_shop, tmp_path):
 
 def test_a_run_with_little_to_tell(evil_shop, tmp_path):
     text = write(tmp_path / "report.html", evil_shop, labels=(), single=True)
-    assert "there is only one" in text and "1</b>gallery of\n4 images" in text
+    assert "fewer than 20 livestreams" in text and "*</small>" in text and "1</b>gallery of\n4 images" in text
     assert "Subsets" not in text and "Loss" not in text and 'name="category"' not in text
     assert "all 2 queries, 1 of them misses" in text
 

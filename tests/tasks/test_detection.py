@@ -137,7 +137,7 @@ def test_results_have_the_baseline_and_a_row_a_step(config, tmp_path):
     params = fresh_params(run)
     scores = evaluate(0, params)
     assert evaluate(5, params) == scores and set(scores) == set(METRICS)
-    table = TASKS["detection"].summary(config, tmp_path, 5)
+    table = TASKS["detection"].summary(run, 5)
     # Of frames 0 3 6 9 12 … the even ones have two boxes, of which the first is the intended product's.
     assert "22 frames of 8 clips, 15 boxes" in table
     for row in ("mean training box", "before training", "after 5 steps"):
