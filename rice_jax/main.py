@@ -41,6 +41,7 @@ from rice_jax.parallel.processes import (
     share_directory,
 )
 from rice_jax.tasks import TASKS, resolve
+from rice_jax.tasks.epochs import log_epochs
 from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
 from rice_jax.train.loop import train
@@ -137,6 +138,7 @@ def run_training(this: Run, task: Task) -> int:
     require_even_batch(config.data.batch_size, mesh)
     data = training_digests(config.data)
     require_same(data)
+    log_epochs(config)
     pretrained = MODELS[type(this.model)].PRETRAINED
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh))

@@ -17,7 +17,14 @@ from tests.settings import small_config, small_values
 RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_pretrain"]
 DETECTION = ["detector_frame", "detector_clip", "sample_detector"]
 FILES = [*RETRIEVAL, "rope", *DETECTION]
-PARENTS = {"sample_pretrain": "sample", "sample_detector": "sample", "detector_clip": "detector_frame"}
+PARENTS = {
+    "sample_pretrain": "sample",
+    "sample_detector": "sample",
+    "detector_clip": "detector_frame",
+    "lpr4m": "lpr750k",
+    "movingfashion": "lpr750k",
+}
+NUM_EXAMPLES = {"lpr750k": 641_821, "lpr4m": 4_013_617, "movingfashion": 13_504}  # with which their docstrings count
 
 
 def load(name: str, *arguments: str) -> Config:
@@ -48,7 +55,7 @@ def test_no_config_repeats_a_default(name):
         if not line.startswith("config."):
             continue
         changed = copy.deepcopy(default)
-        exec(line, {"config": changed, "kind": "frame"})
+        exec(line, {"config": changed, "kind": "frame", "BOXES": "boxes"})
         if name == "sample_detector" and line.startswith("config.model.detector.kind"):
             continue  # its argument may be the default
         assert changed.to_dict() != default.to_dict(), line
@@ -93,6 +100,50 @@ def test_every_stage_of_the_sample_encoder_resolves():
     assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
     with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
         load_config("sample_pretrain", "deep")
+
+
+@pytest.mark.parametrize("name", ["lpr4m", "lpr750k", "movingfashion"])
+def test_the_rows_that_are_published_are_configs(name):
+    """`PATH:LOSSES` chooses the losses; a name alone means all three."""
+    assert load(name) == load(name, "full")
+    parts = {losses: TASKS["retrieval"].model(load(name, losses)) for losses in ("icl", "pmd", "full")}
+    assert {losses: (bool(part.pmd), bool(part.pfr)) for losses, part in parts.items()} == {
+        "icl": (False, False),
+        "pmd": (True, False),
+        "full": (True, True),
+    }
+    for wrong in ("pfr", *(["ipd"] if name == "movingfashion" else [])):
+        with pytest.raises(ValueError, match=f"losses '{wrong}': expected icl, pmd"):
+            load_config(name, wrong)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("lpr4m", ""), ("lpr750k", "_750k")])
+def test_ipd_reads_what_the_detector_writes(name, suffix):
+    config, detector = load(name, "ipd"), load("detector_clip")
+    directory = f"runs/detector_clip/detections-{detector.train.total_steps}"
+    assert config.model.ipd == "detector" and config.loss.pmd_weight and config.loss.pfr_weight
+    assert config.data.train_boxes == f"{directory}/lpr4m-train{suffix}.jsonl"
+    assert config.data.query_boxes == f"{directory}/lpr4m-query{suffix}.jsonl"
+    # `tasks.detections` names the file by the data set.
+    assert config.data.train.replace("/", "-") == f"lpr4m-train{suffix}"
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "pairs", "epochs", "rates"),
+    [
+        ("lpr750k", 5_000, 384, 2.99, (1e-6, 1e-4)),
+        ("lpr4m", 47_035, 256, 3.00, (1e-7, 1e-4)),
+        ("movingfashion", 5_000, 384, 142, (1e-6, 1e-4)),
+    ],
+)
+def test_a_config_trains_what_its_docstring_says(name, steps, pairs, epochs, rates):
+    """The recipes of docs/reference.md, section 5."""
+    config, text = load(name), " ".join(find_config(name).read_text().split())
+    assert (config.train.total_steps, config.data.batch_size) == (steps, pairs)
+    assert (config.optimizer.encoder_learning_rate, config.optimizer.new_learning_rate) == rates
+    assert steps * pairs / NUM_EXAMPLES[name] == pytest.approx(epochs, rel=0.003)
+    assert f"{steps:,} steps of {pairs} pairs" in text and f"are {epochs:g} epochs" in text
+    assert "1e-7 for the encoder" in text or "1e-6 for the encoder" in text
 
 
 def test_both_detectors_of_the_sample_resolve():

@@ -25,6 +25,7 @@ def test_trains_evaluates_and_reports(reference):
     for row in results:
         assert row.label in result.stdout
     assert "chance" in result.stdout
+    assert "6 steps of 8 examples are 2.00 epochs of the 24 of the data set" in result.stderr
     assert "step 6/6" in result.stderr and "examples/s" in result.stderr
     assert list((workdir / "tensorboard").iterdir())
     record = json.loads((workdir / "run.json").read_text(encoding="utf-8"))
