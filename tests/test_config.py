@@ -357,6 +357,18 @@ def test_the_files_lie_in_the_package_or_beside_it():
     assert find_config("configs/lpr4m.py") == Path("configs/lpr4m.py")
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("lpr4m:pfr", "--config=lpr4m:pfr: losses 'pfr': expected icl, pmd, full or ipd"),
+        ("sample:icl", "--config=sample:icl: get_config.. takes 0 positional arguments but 1 was given"),
+    ],
+)
+def test_an_argument_that_a_config_refuses(value, message):
+    with pytest.raises(ConfigError, match=message):
+        with_config_path(["rice", f"--config={value}"])
+
+
 def test_a_config_by_its_name():
     name = str(ROOT / "configs" / "sample_pretrain.py")
     assert with_config_path(["rice", "--config=sample_pretrain:close"]) == ["rice", f"--config={name}:close"]

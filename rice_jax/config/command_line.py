@@ -6,7 +6,7 @@ import sys
 from absl import app
 
 from rice_jax.config.fields import ConfigError, list_settings
-from rice_jax.config.files import find_config
+from rice_jax.config.files import find_config, load_config
 from rice_jax.config.groups import Config
 
 
@@ -32,7 +32,11 @@ def _require_known(arguments: list[str]) -> None:
 
 
 def with_config_path(arguments: list[str]) -> list[str]:
-    """Replaces the name of a config that comes with rice_jax by its path."""
+    """Replaces the name of a config that comes with rice_jax by its path.
+
+    Raises:
+        ConfigError: there is no such config, or it refuses its argument.
+    """
     found = list(arguments)
     for i, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
@@ -44,4 +48,8 @@ def with_config_path(arguments: list[str]) -> list[str]:
         name, colon, rest = value.partition(":")
         if name:
             found[i] = f"{flag}{equals}{find_config(name)}{colon}{rest}"
+            try:
+                load_config(name, *([rest] if colon else []))
+            except (ValueError, TypeError) as error:  # absl would show it with its traceback
+                raise ConfigError(f"--config={value}: {error}") from error
     return found
