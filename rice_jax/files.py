@@ -48,8 +48,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
-    """Replaces a UTF-8 text file by these lines; each gets a newline at its end."""
-    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+    """Replaces a UTF-8 text file by these lines; each gets a newline at its end.
+
+    Bytes of file names that are not UTF-8 are escaped as in JSON.
+    """
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(line + "\n" for line in lines)
 
 

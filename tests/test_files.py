@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -74,3 +75,8 @@ def test_only_new_and_empty_directories_are_removed(tmp_path):
     with pytest.raises(KeyError), leaving_no_trace(tmp_path / "a"):
         raise KeyError
     assert (tmp_path / "a").exists()
+
+
+def test_file_names_that_are_not_utf8_are_escaped(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [json.dumps({"video": "caf\udce9 é.mp4"}, ensure_ascii=False)])
+    assert json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8")) == {"video": "caf\udce9 é.mp4"}

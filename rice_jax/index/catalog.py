@@ -39,7 +39,8 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
         The pictures, ordered by gallery and id.
 
     Raises:
-        DataError: there is no picture, an id is missing or repeated, or the CSV or directory has another form.
+        DataError: there is no picture, an id is missing or repeated, a file's name is not UTF-8, or the CSV or
+            directory has another form.
         FileNotFoundError: `path` does not exist.
     """
     path = Path(path)
@@ -51,6 +52,12 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
         raise DataError(f"{path}: found no picture, expected {expected}")
     places: dict[tuple[str, str], str] = {}
     for picture in pictures:
+        try:
+            f"{picture.gallery}/{picture.id}/{picture.path}".encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{picture.place!r}: found a name that is not UTF-8, expected one that is; rename it"
+            ) from None
         if not picture.id.strip():
             raise DataError(f"{picture.place}: found no id, expected one for each picture")
         other = places.setdefault((picture.gallery, picture.id), picture.place)

@@ -85,5 +85,8 @@ def test_a_bad_directory(tmp_path):
         read_shop(touch(tmp_path / "empty", "notes.txt"))
     with pytest.raises(DataError, match="a.png: found the id 'a' of gallery '', which .*a.jpg has too"):
         read_shop(touch(tmp_path / "twice", "a.jpg", "a.png"))
+    for name in ("shop/caf\udce9.jpg", "shop\udce9/cafe.jpg", "shop/gallery\udce9/cafe.jpg"):
+        with pytest.raises(DataError, match=r"\\udce9.*found a name that is not UTF-8, .*rename it"):
+            read_shop(touch(tmp_path / str(len(name)), name) / name.split("/")[0])
     with pytest.raises(DataError, match="found a directory in a gallery"):
         read_shop(touch(tmp_path / "deep", "gallery/more/a.jpg"))
