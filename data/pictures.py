@@ -167,7 +167,9 @@ def _shrink(picture: Picture, max_short_side: int) -> Picture:
     it would look different.
     """
     with Image.open(io.BytesIO(picture.encoded)) as image:
-        differs = image.has_transparency_data or image.mode[0] in "IF"
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        is_transparent = alpha is not None and alpha.getextrema() != (255, 255)
+        differs = is_transparent or image.mode[0] in "IF"
         if differs or (image.mode != "RGB" and "icc_profile" in image.info) or min(image.size) <= max_short_side:
             return picture
         scale = max_short_side / min(image.size)
