@@ -9,6 +9,7 @@ finishes the requests in flight.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import socket
@@ -94,7 +95,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         usage=f"{prog} --index=DIR [options]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=80),
     )
     number = _between(float, 0.001)
 
@@ -103,27 +104,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     search = parser.add_argument_group("search")
     search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
-    search.add_argument(
-        "--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing"
-    )
-    add(search, "rerank", _between(int, 0), 0, "re-rank the first N images with the decoder")
+    search.add_argument("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved")
+    add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")
     address = parser.add_argument_group("address")
-    address.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, which is this machine only)"
-    )
+    address.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
     add(address, "port", _between(int, 0, 65535), 8000, "port; 0: any free one")
-    address.add_argument(
-        "--allow_hosts", default="", metavar="NAMES", help="further names of this server, by commas; *: do not check"
-    )
+    address.add_argument("--allow_hosts", default="", metavar="NAMES", help="further names of this server; *: any name")
     request = parser.add_argument_group("limits of a request")
     server = parser.add_argument_group("limits of the server")
     for field in FIELDS:
         default = field.default / field.metadata["unit"]
         kind = _between(int, 1) if isinstance(field.default, int) and field.metadata["unit"] == 1 else number
         add(server if field.metadata["server"] else request, _flag(field), kind, default, field.metadata["text"])
-    add(server, "stop_seconds", _between(int, 1), 30, "time that SIGTERM waits for requests in flight")
+    add(server, "stop_seconds", _between(int, 1), 30, "time that SIGTERM waits for requests")
     return parser
 
 

@@ -22,12 +22,12 @@ class Limits:
     pixels: int = _limit(25 * MEGA, "size of a picture or of a video's frames", flag="megapixels", unit=MEGA)
     video_seconds: float = _limit(900.0, "length of a video")
     decode_seconds: float = _limit(120.0, "time for decoding")
-    requests: int = _limit(32, "requests recognized at once; more get a 503", server=True)
+    requests: int = _limit(32, "requests at once; more get a 503", server=True)
     arriving_bytes: int = _limit(
         2000 * MEGA, "size of all requests on disk", flag="arriving_megabytes", unit=MEGA, server=True
     )
     connections: int = _limit(400, "connections", server=True)
     client_connections: int = _limit(100, "connections from one address", server=True)
-    header_seconds: float = _limit(10.0, "time in which a request's header must arrive", server=True)
+    header_seconds: float = _limit(10.0, "time for a request's header", server=True)
     streams: int = _limit(100, "streams followed at once", server=True)
     stream_seconds: float = _limit(60.0, "idle time after which a stream ends", server=True)
