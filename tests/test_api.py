@@ -139,7 +139,10 @@ def test_a_video_is_embedded_as_in_evaluation(model, live_shop, num):
         ),
         ([b""], r"\[0\]: a picture of 0 bytes cannot be decoded: it is empty"),
         (io.BytesIO(png(draw(0))), "found one BytesIO, expected a list of pictures"),
-        ([b"no picture"], r"\[0\]: a picture of 10 bytes cannot be decoded: it is not a picture; expected"),
+        (
+            [b"no picture"],
+            r"\[0\]: a picture of 10 bytes cannot be decoded: it is not a picture that can be read; expected",
+        ),
         ([png(draw(0))[:60]], r"\[0\]: a picture of 60 bytes cannot be decoded"),
     ],
 )

@@ -11,15 +11,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # other decoders of Pillow start programs
 MAX_BYTES = 1 << 30
 # Pillow's resize takes memory in proportion to a side, so a line of 25 million pixels would take a gigabyte.
 MAX_SIDE = 65_535  # the longest side of a JPEG
+MAX_PIXELS = 2 * 89_478_485  # Pillow's limit
 # Each scan of a JPEG costs a pass over all its pixels, even if it is empty. Encoders write 1 to about 20.
 MAX_SCANS = 50
 SCANS_PER_DECODING = 25  # that take as long as decoding a PNG or WebP of the same size
+
+# Pillow refuses a PNG with a larger text or color profile; editors write a megabyte of history.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 
 # Of macOS's archives, Windows, and Synology's and QNAP's disks.
 _HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "@eaDir", "#recycle", "@Recycle"}
@@ -27,6 +31,13 @@ _HIDDEN = {"__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "@eaDir", "#r
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 # Where a JPEG may hold a turn or a profile: cheaper to look for than to open each JPEG by Pillow.
 _MARKS = b"Exif\0\0", b"tiff:Orientation", b"ICC_PROFILE\0"
+# The transfer characteristics of H.273 that an AVIF and a PNG name: 16 = PQ, 18 = HLG. They stand near the beginning.
+_HIGH_RANGE = {
+    "AVIF": re.compile(rb"colrnclx..\0[\x10\x12]", re.DOTALL),
+    "PNG": re.compile(rb"cICP.[\x10\x12]", re.DOTALL),
+}
+_HEAD = 1 << 16
+_LEVELS = {"L;2": 85, "L;4": 17}  # {Pillow's name of a PNG's gray of few bits: what it multiplies the levels by}
 _SRGB = ImageCms.createProfile("sRGB")
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # {a profile's color space: Pillow's mode}
 _SRGB_TOLERANCE = 2  # levels by which sRGB profiles of various makers differ
@@ -71,7 +82,10 @@ def read_file(path: str | os.PathLike) -> bytes:
         OSError: it cannot be read, is not a regular file (devices and pipes may never end), or exceeds `MAX_BYTES`.
     """
     path = Path(path)
-    status = path.stat()
+    try:
+        status = path.stat()
+    except ValueError as error:  # a null character
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})", str(path)) from error
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     if status.st_size > MAX_BYTES:
@@ -88,19 +102,50 @@ def open_picture(encoded: bytes, formats: tuple[str, ...] = FORMATS) -> Image.Im
 
     Raises:
         TooLarge: it has too many pixels, too long a side, or too many scans.
-        OSError: it is not a picture of these formats.
+        OSError: it is not a picture of these formats, or of a high dynamic range.
     """
     try:
         picture = Image.open(io.BytesIO(encoded), formats=formats)
     except Image.DecompressionBombError as error:
-        raise TooLarge(str(error)) from error
+        raise TooLarge(f"it exceeds the limit of {MAX_PIXELS:,} pixels") from error
     except Exception as error:  # Pillow may raise anything on a damaged file
-        found = "it is not a picture" if encoded else "it is empty"
+        found = "it is not a picture that can be read" if encoded else "it is empty"
         raise OSError(f"{found}; expected {', '.join(formats)}") from error
     require_size(picture)
     if picture.format in ("JPEG", "MPO") and _count_scans(encoded) > MAX_SCANS:
         raise TooLarge(f"it exceeds the limit of {MAX_SCANS} scans in a JPEG")
+    high_range = _HIGH_RANGE.get(picture.format or "")
+    # With "tmap", it is that of a second version of the picture, which Pillow does not read.
+    if high_range and high_range.search(encoded, 0, _HEAD) and b"tmap" not in encoded[:_HEAD]:
+        raise OSError("its dynamic range is high (PQ or HLG); expected sRGB or a color profile")
+    _correct(picture)
     return picture
+
+
+@decoding()
+def _correct(picture: Image.Image) -> None:
+    """Corrects what Pillow gets wrong about an open picture that it has not decoded yet.
+
+    Raises:
+        OSError: its pixels are signed numbers.
+    """
+    if isinstance(picture, PngImagePlugin.PngImageFile) and "transparency" in picture.info:
+        raw, clear = picture.tile[0].args, picture.info["transparency"]  # Pillow scales the pixels, but not the color
+        if raw in _LEVELS:
+            picture.info["transparency"] = clear * _LEVELS[raw]
+        elif raw == "RGB;16B":
+            picture.info["transparency"] = tuple(level >> 8 for level in clear)
+    elif isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tags, bits = picture.tag_v2, picture.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
+        if picture.mode == "L" and tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 2:
+            raise OSError("its pixels are signed numbers; expected numbers without a sign")
+        if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2 and bits == 16:
+            # Pillow takes planes of 16 bits for planes of 8, unless they are compressed.
+            order = "B" if tags.prefix == TiffImagePlugin.MM else "L"
+            for place, tile in enumerate(picture.tile):
+                if tile.codec_name == "raw" and isinstance(tile.args, tuple):
+                    raw = picture.mode if picture.mode.startswith("I;16") else f"{tile.args[0]};16{order}"
+                    picture.tile[place] = tile._replace(args=(raw, *tile.args[1:]))
 
 
 def require_size(picture: Image.Image) -> None:
@@ -176,8 +221,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         raise OSError(f"its pixels are numbers of 32 bits (mode {picture.mode}); expected 8 or 16 bits")
     profile = picture.info.get("icc_profile")
     if picture.has_transparency_data:
+        opaque = "L" if picture.mode in ("L", "LA") else "RGB"  # a profile of gray fits gray only
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(opaque)
     if profile:
         picture = _to_srgb(picture, profile)
     return picture if picture.mode == "RGB" else picture.convert("RGB")  # convert() would copy an RGB picture

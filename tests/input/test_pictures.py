@@ -4,10 +4,11 @@ import io
 import os
 import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from rice_jax.input import pictures, transforms
 from rice_jax.input.decode import WHOLE, decode_jpeg
@@ -127,6 +128,29 @@ def test_a_clear_color_is_white():
         assert (np.asarray(as_shown(open_picture(file))) == 255).all(), mode
 
 
+def png(rows, bits, color, *chunks, width=None):
+    """A PNG of packed rows; `chunks` are the names and contents of further chunks."""
+    header = struct.pack(">IIBB", width or len(rows[0]), len(rows), bits, color) + bytes(3)
+    pixels = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize(("bits", "row"), [(2, 0b00_01_10_11), (4, 0x015F)])
+def test_a_clear_gray_of_few_bits_is_white(bits, row):
+    file = png([row.to_bytes(bits // 2, "big")] * 4, bits, 0, (b"tRNS", b"\0\x01"), width=4)
+    levels = [0, 255, 170, 255] if bits == 2 else [0, 255, 5 * 17, 255]
+    assert np.asarray(as_shown(open_picture(file)))[0, :, 0].tolist() == levels
+
+
+def test_a_clear_color_of_sixteen_bits_is_white():
+    clear = struct.pack(">3H", 0x1234, 0x5678, 0x9ABC)
+    file = png([clear + struct.pack(">3H", 0x3400, 0x7800, 0xBC00)] * 2, 16, 2, (b"tRNS", clear), width=2)
+    assert np.asarray(as_shown(open_picture(file)))[0].tolist() == [[255] * 3, [0x34, 0x78, 0xBC]]
+
+
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
 def test_gray_of_sixteen_bits_is_scaled(format):
     gray = np.asarray(scene().convert("L"))
@@ -136,17 +160,26 @@ def test_gray_of_sixteen_bits_is_scaled(format):
     np.testing.assert_array_equal(found, np.stack([gray] * 3, -1))
 
 
-def tiff(levels, bits, photometric):
-    """A gray TIFF of one strip."""
+def tiff(levels, bits, photometric, order="<", tags=()):
+    """A gray TIFF of one strip; `tags` are further tags or other values of its tags."""
     rows = ["".join(format(level, f"0{bits}b") for level in row) for row in levels]
     pixels = b"".join(int(row, 2).to_bytes(len(row) // 8, "big") for row in rows)
     if bits == 16:
-        pixels = np.frombuffer(pixels, ">u2").astype("<u2").tobytes()
-    tags = {256: len(levels[0]), 257: len(levels), 258: bits, 259: 1, 262: photometric, 277: 1, 278: len(levels)}
+        pixels = np.frombuffer(pixels, ">u2").astype(f"{order}u2").tobytes()
+    tags = {
+        256: len(levels[0]),
+        257: len(levels),
+        258: bits,
+        259: 1,
+        262: photometric,
+        277: 1,
+        278: len(levels),
+    } | dict(tags)
     start = 8 + 2 + 12 * (len(tags) + 2) + 4
     tags |= {273: start, 279: len(pixels)}
-    table = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
-    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + table + bytes(4) + pixels
+    table = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    magic = b"II" if order == "<" else b"MM"
+    return struct.pack(f"{order}2sHIH", magic, 42, 8, len(tags)) + table + bytes(4) + pixels
 
 
 @pytest.mark.parametrize(("bits", "photometric"), [(12, 1), (16, 1), (16, 0), (8, 1), (8, 0)])
@@ -155,6 +188,74 @@ def test_gray_of_tiffs(bits, photometric):
     levels = [[round(share * (2**bits - 1)) for share in row] for row in shares]
     found = np.asarray(as_shown(open_picture(tiff(levels, bits, photometric))))[..., 0] / 255
     np.testing.assert_allclose(found if photometric else 1 - found, shares, atol=0.003)
+
+
+def planes(levels, order):
+    """An RGB TIFF of 16 bits, a strip for each color."""
+    channels, height, width = levels.shape
+    size, start = height * width * 2, 8 + 2 + 12 * 10 + 4
+    strips = start + 2 * channels * 4 + channels * 2
+    counts = [strips + size * channel for channel in range(channels)] + [size] * channels
+    short, long = 3, 4
+    fields = [
+        (256, long, 1, width),
+        (257, long, 1, height),
+        (258, short, channels, start + 2 * channels * 4),
+        (259, long, 1, 1),
+        (262, long, 1, 2),
+        (273, long, channels, start),
+        (277, long, 1, channels),
+        (278, long, 1, height),
+        (279, long, channels, start + channels * 4),
+        (284, long, 1, 2),
+    ]
+    return (
+        struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(fields))
+        + b"".join(struct.pack(f"{order}HHII", *field) for field in fields)
+        + bytes(4)
+        + struct.pack(f"{order}{2 * channels}I", *counts)
+        + struct.pack(f"{order}{channels}H", *[16] * channels)
+        + levels.astype(f"{order}u2").tobytes()
+    )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_of_sixteen_bits(order):
+    picture = np.asarray(scene())
+    found = as_shown(open_picture(planes(np.moveaxis(picture, 2, 0).astype(np.uint16) * 257, order)))
+    np.testing.assert_array_equal(found, picture)
+    found = as_shown(open_picture(tiff([[0, 0x1234, 0x8000, 0xFFFF]], 16, 1, order, {284: 2})))
+    assert np.asarray(found)[0, :, 0].tolist() == [0, 0x12, 0x80, 0xFF]
+
+
+def test_signed_numbers_are_refused():
+    with pytest.raises(OSError, match="its pixels are signed numbers; expected numbers without a sign"):
+        open_picture(tiff([[0, 1, 128, 255]], 8, 1, tags={339: 2}))
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_a_high_dynamic_range_is_refused(transfer):
+    row = [bytes(range(12))]
+    with pytest.raises(OSError, match="its dynamic range is high \\(PQ or HLG\\); expected sRGB"):
+        open_picture(png(row, 8, 2, (b"cICP", bytes([9, transfer, 0, 1])), width=4))
+    assert open_picture(png(row, 8, 2, (b"cICP", bytes([1, 13, 0, 1])), width=4))
+    file = encode(scene(), "AVIF")
+    place = file.index(b"colrnclx") + len(b"colrnclx")
+    high = file[:place] + struct.pack(">HH", 9, transfer) + file[place + 4 :]
+    with pytest.raises(OSError, match="its dynamic range is high"):
+        open_picture(high)
+
+
+def test_long_texts_and_large_profiles_of_pngs():
+    history = PngImagePlugin.PngInfo()
+    history.add_itxt("XML:com.adobe.xmp", "x" * 3_000_000, zip=True)
+    large = profile()
+    large = large[:128] + large[128:].ljust(3_000_000, b"\0")
+    large = struct.pack(">I", len(large)) + large[4:]
+    for options in ({"pnginfo": history}, {"icc_profile": large}):
+        found = as_shown(open_picture(encode(scene(), **options)))
+        plain = {} if "pnginfo" in options else {"icc_profile": profile()}
+        np.testing.assert_array_equal(found, as_shown(open_picture(encode(scene(), **plain))))
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -214,6 +315,46 @@ def test_gray_becomes_that_of_srgb():
     # The profile of a color picture does not fit gray, but as R = G = B it does.
     file = encode(scene().convert("L"), icc_profile=profile(SRGB, 1.8))
     assert difference(np.asarray(as_shown(open_picture(file)))[..., 1], expected) <= 2
+
+
+def test_a_profile_of_gray_with_clear_pixels():
+    gray, options = cutout("LA"), {"icc_profile": profile(gamma=1.0, space=b"GRAY")}
+    level, alpha = np.asarray(gray, float).transpose(2, 0, 1)
+    found = np.asarray(as_shown(open_picture(encode(gray, **options))))[..., 0]
+    assert (found[alpha == 0] == 255).all()
+    assert difference(found, in_srgb((level * alpha + 255 * (255 - alpha)) / 255 / 255)) <= 2
+
+
+def cmyk_profile():
+    """A color profile of CMYK, in which cyan and yellow have changed places."""
+    grid = np.linspace(0, 1, 9)
+    ink = np.stack(np.meshgrid(*[grid] * 4, indexing="ij"), -1)
+    light = ((1 - ink[..., 2::-1]) * (1 - ink[..., 3:])) ** 2.2 @ SRGB.T / SRGB.sum(1)
+    root = np.where(light > 0.008856, np.cbrt(light), 7.787 * light + 16 / 116)
+    x, y, z = np.moveaxis(root, -1, 0)
+    lab = np.stack([(116 * y - 16) * 652.8, (500 * (x - y) + 128) * 256, (200 * (y - z) + 128) * 256], -1)
+    unchanged = struct.pack(">HH", 0, 65535)
+    table = (
+        b"mft2\0\0\0\0\x04\x03\x09\0"
+        + struct.pack(">9i", *(np.eye(3, dtype=int).ravel() * 65536))
+        + struct.pack(">HH", 2, 2)
+        + unchanged * 4
+        + np.clip(np.rint(lab), 0, 65535).astype(">u2").tobytes()
+        + unchanged * 3
+    )
+    header = struct.pack(">I4sI4s4s4s", 144 + len(table), b"lcms", 0x02100000, b"prtr", b"CMYK", b"Lab ")
+    header = header.ljust(36, b"\0") + b"acsp"
+    header = (header.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)).ljust(128, b"\0")
+    return header + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_colors_of_cmyk_become_those_of_srgb(format):
+    picture = scene().convert("CMYK")
+    options = {**FORMATS[format], "icc_profile": cmyk_profile()}
+    found = np.asarray(as_shown(open_picture(encode(picture, format, **options))))
+    assert difference(found, np.asarray(scene())[..., ::-1]) < 12
+    assert difference(found, scene()) > 30
 
 
 def test_a_profile_of_transparent_pictures():
@@ -293,6 +434,13 @@ def test_many_scans_are_counted_quickly():
     assert time.process_time() - start < 1
 
 
+def test_too_many_pixels_are_refused(monkeypatch):
+    assert pictures.MAX_PIXELS == 2 * Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 96 * 64 // 2 - 1)
+    with pytest.raises(TooLarge, match="^it exceeds the limit of 178,956,970 pixels$"):
+        open_picture(encode(scene()))
+
+
 def test_a_long_side_is_refused():
     with pytest.raises(TooLarge, match="65,536 × 1 pixels, which exceeds the limit of 65,535 on a side"):
         transforms.render(encode(Image.new("1", (65_536, 1))), WHOLE, SIDE)
@@ -302,7 +450,9 @@ def test_a_long_side_is_refused():
 @pytest.mark.parametrize("format", ["EPS", "PPM", "TGA", "ICO", "PDF", "JPEG2000"])
 def test_other_formats_are_not_opened(format, monkeypatch):
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", None)
-    with pytest.raises(OSError, match="it is not a picture; expected AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP"):
+    with pytest.raises(
+        OSError, match="it is not a picture that can be read; expected AVIF, BMP, GIF, JPEG, PNG, TIFF, WEBP"
+    ):
         transforms.render(encode(scene(64, 64), format), WHOLE, SIDE)
 
 
@@ -316,3 +466,8 @@ def test_only_regular_files_are_read(tmp_path, monkeypatch):
     (tmp_path / "large.jpg").write_bytes(b"x" * 11)
     with pytest.raises(TooLarge, match="it exceeds the limit of 10 bytes"):
         read_file(tmp_path / "large.jpg")
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    with pytest.raises(OSError, match="no file can have this name"):
+        read_file(tmp_path / "a\0.jpg")
