@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from .errors import FormatError, Unusable
 from .img2dataset import Download, open_index
@@ -18,6 +18,9 @@ T = TypeVar("T")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 OTHER_SPELLINGS = (".JPG", ".jpeg", ".JPEG")  # of .jpg, which annotation files imply
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # other decoders of Pillow start programs
+
+# Pillow refuses a PNG with a larger text or color profile; editors write a megabyte of history.
+PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +149,8 @@ def _check(encoded: bytes) -> tuple[int, int, int]:
             # A JPEG is then read completely, but most of the arithmetic is skipped.
             image.draft("L", (width // 8, height // 8))
             image.load()
+            if image.mode in ("I", "F"):
+                raise ValueError("numbers of 32 bits have no defined white")  # so training would refuse it
             return width, height, _orientation(image)
     except Exception:  # Pillow's errors for broken files have no common class
         raise Unusable("undecodable") from None

@@ -1,8 +1,10 @@
 """The program's log on stderr."""
 
 import logging
+import warnings
 
 from absl import logging as absl_logging
+from PIL import Image
 
 
 def log_to_stderr(verbose: bool = False) -> None:
@@ -19,6 +21,9 @@ def log_to_stderr(verbose: bool = False) -> None:
     logger.propagate = False
     if verbose:
         return
+    # Pillow warns of damaged metadata, without which a picture is seen all the same, and of sizes within our limits.
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     absl_logging.set_verbosity(absl_logging.WARNING)
     # After a failed save asyncio logs the error again, which our message has already reported.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -145,7 +145,9 @@ def _update(
         write_index(directory, index)
     agree(True)  # a process that exits may end the others, so all wait until the index is on disk
     if index.image_ids:
-        logger.info("%s: %d pictures in %d galleries", directory, len(index.image_ids), len(set(index.gallery_ids)))
+        galleries = len(set(index.gallery_ids))
+        unit = "gallery" if galleries == 1 else "galleries"
+        logger.info("%s: %d pictures in %d %s", directory, len(index.image_ids), galleries, unit)
     if broken:
         reasons = [_problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
         more = [f"and {len(broken) - NUM_NAMED} more"] if len(broken) > NUM_NAMED else []

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from data import builder
 from data.box_units import box_as_shown, relative_box
@@ -107,6 +107,20 @@ def test_what_is_no_picture_is_neither_waited_for_nor_run(tmp_path):
     for name, reason in (("pipe.jpg", "missing"), ("script.jpg", "undecodable")):
         with pytest.raises(Unusable, match=reason):
             RawPictures(tmp_path).read(name, SkipReport())
+
+
+def test_numbers_without_a_white_are_no_picture(tmp_path):
+    for mode in ("I", "F"):
+        Image.new(mode, (8, 8)).save(tmp_path / "numbers.jpg", "TIFF")
+        with pytest.raises(Unusable, match="undecodable"):
+            RawPictures(tmp_path).read("numbers.jpg", SkipReport())
+
+
+def test_a_long_text_does_not_cost_a_png(tmp_path):
+    history = PngImagePlugin.PngInfo()
+    history.add_itxt("XML:com.adobe.xmp", "x" * 3_000_000, zip=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "long.png", pnginfo=history)
+    assert RawPictures(tmp_path).read("long.png", SkipReport()).width == 8
 
 
 def test_beam_writes_what_one_machine_writes(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from rice_jax import main
 from rice_jax.config import Config, ConfigError, MeshConfig
@@ -372,8 +373,11 @@ def test_the_command_line_even_if_it_is_killed(reference, shop, made):
     assert_same_rows(read_index(made.directory), index)
 
     (made.pictures / "d.jpg").write_bytes(b"")
+    with Image.open(made.pictures / "a.jpg") as picture:
+        picture.save(made.pictures / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")  # damaged
     result = run(program)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.returncode == 1 and "Traceback" not in result.stderr and "Warning" not in result.stderr
+    assert f"{made.directory}: 203 pictures in 1 gallery\n" in result.stderr
     message = f"DataError: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: it is empty; expected"
     assert message in result.stderr
     assert len(read_index(made.directory).image_ids) == 203
