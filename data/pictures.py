@@ -168,13 +168,14 @@ def _orientation(image: Image.Image) -> int:
 def _shrink(picture: Picture, max_short_side: int) -> Picture:
     """Shrinks a picture to a short side of at most `max_short_side` pixels, keeping its proportions.
 
-    A picture that is transparent, of 16 bits, or with the color profile of gray or CMYK stays as it is: as an RGB JPEG
-    it would look different.
+    A picture that is transparent, of 16 bits, with a gamma, or with the color profile of gray or CMYK stays as it is:
+    as an RGB JPEG it would look different.
     """
     with Image.open(io.BytesIO(picture.encoded)) as image:
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         is_transparent = alpha is not None and alpha.getextrema() != (255, 255)
-        differs = is_transparent or image.mode[0] in "IF"
+        gamma = 1 / 2.2 if "srgb" in image.info else image.info.get("gamma", 1 / 2.2)
+        differs = is_transparent or image.mode[0] in "IF" or abs(gamma * 2.2 - 1) > 0.05
         if differs or (image.mode != "RGB" and "icc_profile" in image.info) or min(image.size) <= max_short_side:
             return picture
         scale = max_short_side / min(image.size)

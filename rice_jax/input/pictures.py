@@ -41,6 +41,7 @@ _LEVELS = {"L;2": 85, "L;4": 17}  # {Pillow's name of a PNG's gray of few bits: 
 _SRGB = ImageCms.createProfile("sRGB")
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # {a profile's color space: Pillow's mode}
 _SRGB_TOLERANCE = 2  # levels by which sRGB profiles of various makers differ
+_SRGB_GAMMA, _GAMMA_TOLERANCE = 2.2, 0.05  # PNGs in sRGB name 1 / 2.2, or a little more or less
 
 
 # How the stored pixels become those that a viewer shows, by EXIF's number.
@@ -220,12 +221,15 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     elif picture.mode in ("I", "F"):
         raise OSError(f"its pixels are numbers of 32 bits (mode {picture.mode}); expected 8 or 16 bits")
     profile = picture.info.get("icc_profile")
+    gamma = None if profile or "srgb" in picture.info else picture.info.get("gamma")
     if picture.has_transparency_data:
         opaque = "L" if picture.mode in ("L", "LA") else "RGB"  # a profile of gray fits gray only
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert(opaque)
     if profile:
         picture = _to_srgb(picture, profile)
+    elif gamma and abs(gamma * _SRGB_GAMMA - 1) > _GAMMA_TOLERANCE:
+        picture = picture.convert("RGB").point(_gamma_levels(gamma) * 3)
     return picture if picture.mode == "RGB" else picture.convert("RGB")  # convert() would copy an RGB picture
 
 
@@ -249,6 +253,14 @@ def _to_srgb(picture: Image.Image, profile: bytes) -> Image.Image:
     if mode == "RGB" and picture.mode != "CMYK":
         picture = picture.convert("RGB")
     return convert.apply(picture) if picture.mode == mode else picture
+
+
+@functools.lru_cache(maxsize=8)
+def _gamma_levels(gamma: float) -> list[int]:
+    """What the levels of a PNG that names an exponent are in sRGB."""
+    linear = (np.arange(256) / 255) ** (1 / gamma)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(255 * srgb).astype(int).tolist()
 
 
 def is_plain(encoded: bytes) -> bool:

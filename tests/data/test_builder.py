@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import sys
 
 import numpy as np
@@ -88,6 +89,12 @@ def test_a_smaller_picture_is_shown_as_the_larger_one(tmp_path):
         Image.new(mode, (60, 80)).save(tmp_path / name)
         kept = RawPictures(tmp_path, max_short_side=30).read(name, SkipReport())
         assert kept.encoded == (tmp_path / name).read_bytes()
+    for gamma, is_smaller in ((100_000, False), (45_455, True)):
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add(b"gAMA", struct.pack(">I", gamma))
+        Image.new("RGB", (60, 80)).save(tmp_path / "gamma.png", pnginfo=chunks)
+        read = RawPictures(tmp_path, max_short_side=30).read("gamma.png", SkipReport())
+        assert (read.encoded != (tmp_path / "gamma.png").read_bytes()) == is_smaller
 
 
 def test_pictures_are_found_by_other_spellings_and_hidden_files_are_left_out(tmp_path):

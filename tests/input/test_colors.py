@@ -203,6 +203,28 @@ def test_a_profile_of_gray_with_clear_pixels():
     assert difference(found, in_srgb((level * alpha + 255 * (255 - alpha)) / 255 / 255)) <= 2
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA"])
+def test_the_gamma_of_a_png(mode):
+    picture = cutout("LA") if mode == "LA" else scene().convert(mode)
+    file = encode(picture)
+    shown, clear = np.asarray(as_shown(open_picture(file)), float), np.asarray(picture.convert("RGBA"))[..., 3:]
+
+    def with_chunks(*chunks):
+        added = (
+            struct.pack(">I", len(text)) + name + text + struct.pack(">I", zlib.crc32(name + text))
+            for name, text in chunks
+        )
+        return as_shown(open_picture(file[:33] + b"".join(added) + file[33:]))
+
+    linear, usual = ((b"gAMA", struct.pack(">I", value)) for value in (100_000, 45_455))
+    assert difference(with_chunks(linear), in_srgb(shown / 255)) <= 1
+    assert (np.asarray(with_chunks(linear))[clear[..., 0] == 0] == 255).all()
+    for chunks in ([usual], [(b"sRGB", b"\0"), linear], [(b"gAMA", bytes(4))]):
+        np.testing.assert_array_equal(with_chunks(*chunks), shown)
+    own = (b"iCCP", b"own\0\0" + zlib.compress(profile()))
+    np.testing.assert_array_equal(with_chunks(own, linear), with_chunks(own))
+
+
 def cmyk_profile():
     """A color profile of CMYK, in which cyan and yellow have changed places."""
     grid = np.linspace(0, 1, 9)
