@@ -12,7 +12,7 @@ import numpy as np
 from av.stream import Disposition
 from jaxtyping import UInt8
 
-from rice_jax.recognition.clock import START_UP, Clock, Shown, Stamped, look
+from rice_jax.recognition.clock import Clock, Shown, Stamped, look
 from rice_jax.recognition.display import display
 from rice_jax.types import DataError
 
@@ -159,10 +159,12 @@ def _look_at(
     context.thread_type = "SLICE" if context.name.startswith(("vp8", "vp9", "libvpx")) else "AUTO"
     context.thread_count = 1 if context.thread_type.name == "SLICE" else THREADS
     packets, clock, budget = _Packets(), _clock(container, stream), _Budget(path, interval, limits)
+    announced = _announced_end(container, stream)
 
     def to_the_end() -> Iterator[Shown]:
         yield from clock.play(_decode(container, stream, packets, clock, budget))
-        clock.end = max(clock.end, _announced_end(container, stream, packets, clock))
+        if announced is not None and not clock.restarts and not _missing(container, stream, packets, clock):
+            clock.extend(announced)
 
     decoded: tuple[av.VideoFrame, np.ndarray] | None = None
     for second, frame in look(to_the_end(), interval, stream.time_base or Fraction(0), clock):
@@ -207,6 +209,8 @@ def _require_size(path: Path, width: int, height: int, limits: VideoLimits) -> N
 def _clock(container: av.container.InputContainer, stream: av.VideoStream) -> Clock:
     """A clock for the container's format."""
     frame = 1 / Fraction(stream.average_rate or USUAL_RATE)
+    if frame > LONGEST:
+        frame = Fraction(1, USUAL_RATE)
     if restarts(container):  # it may begin with pictures that need earlier ones, but not with such sound
         sounds = [
             sound.start_time * sound.time_base
@@ -262,20 +266,16 @@ def _stamp(frame: av.VideoFrame, stream: av.VideoStream, packets: _Packets) -> S
     return Stamped(None if frame.pts is None or not tick else frame.pts * tick, frame.duration * tick, frame)
 
 
-def _announced_end(
-    container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets, clock: Clock
-) -> Fraction:
-    """Until when the last picture stays according to the header, in seconds; 0 = unknown."""
-    if clock.restarts or _missing(container, stream, packets, clock):
-        return Fraction(0)
+def _announced_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """When the last picture ends according to the header, on the file's clock; None = unknown.
+
+    Before the first packet is read: FFmpeg changes `start_time` on the way.
+    """
     if stream.duration is not None and stream.time_base:
-        end = ((stream.start_time or 0) + stream.duration) * stream.time_base
-    elif container.duration is not None and not container.streams.audio:
-        end = Fraction(container.duration, av.time_base)  # counted from 0, wherever the first picture is
-    else:
-        return Fraction(0)
-    end -= clock.origin
-    return end if START_UP < end - clock.end <= clock.longest else Fraction(0)
+        return ((stream.start_time or 0) + stream.duration) * stream.time_base
+    if container.duration is not None and not container.streams.audio:
+        return Fraction(container.duration, av.time_base)  # counted from 0, wherever the first picture is
+    return None
 
 
 def _missing(

@@ -53,6 +53,11 @@ def test_a_picture_may_stay_but_not_for_longer_than_allowed():
     assert times == tenths(0, 4) and len(clock.restarts) == 1
 
 
+def test_durations_beyond_what_is_allowed_mean_nothing():
+    times, clock = played([0, 100_000, 200_000], duration=Fraction(100_000))
+    assert times == tenths(0, 3) and clock.end == 3 * TENTH and len(clock.restarts) == 2
+
+
 @pytest.mark.parametrize("jump", [-3, 40, 3600])
 def test_a_clock_that_returns_to_its_course_moves_nothing_else(jump):
     times = tenths(0, 100)

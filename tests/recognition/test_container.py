@@ -1,6 +1,7 @@
 """Video files of all kinds, as a player shows them."""
 
 import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -117,6 +118,21 @@ def test_a_restarted_stream_loses_and_invents_nothing(tmp_path, jump):
 def test_a_bare_stream_has_its_own_rate(tmp_path):
     found, reading = colors(write(tmp_path / "video.h264", [RED] * 100 + [BLUE] * 50, codec="libx264", rate=50))
     assert found == {"red": [0, 1], "blue": [2], "other": []} and reading.end == pytest.approx(3)
+
+
+def test_a_rate_that_no_video_has_means_nothing(tmp_path):
+    path = write(tmp_path / "video.avi", [RED] * 25 + [BLUE] * 25, codec="mjpeg")
+    movie = path.read_bytes()
+    rate = movie.index(b"strh") + 28
+    path.write_bytes(movie[:rate] + struct.pack("<II", 100_000, 1) + movie[rate + 8 :])
+    found, reading = colors(path)
+    assert found == {"red": [0], "blue": [1], "other": []} and reading.end == pytest.approx(2)
+
+
+def test_the_end_does_not_depend_on_how_far_the_pictures_are_reordered(tmp_path):
+    pictures = [RED, RED, BLUE, BLUE]
+    _, reading = colors(write(tmp_path / "slides.mkv", pictures, codec="libx264", rate=Fraction(1, 10), bf="3"))
+    assert reading.end == pytest.approx(40)
 
 
 def test_a_cover_is_no_video(tmp_path):
