@@ -124,6 +124,7 @@ def look(shown: Iterable[Shown], interval: Fraction, tick: Fraction, clock: Cloc
         When each is looked at, and the picture.
     """
     pause = max(interval, Fraction(1)) / 2  # a picture that has just been looked at is not looked at again
+    rounding = tick / 2 if tick < interval else Fraction(0)
     first_free, looked = 0, Fraction(0)
     latest: Any = None
 
@@ -137,7 +138,7 @@ def look(shown: Iterable[Shown], interval: Fraction, tick: Fraction, clock: Cloc
             yield looked, latest
 
     for time, picture in shown:
-        place = (time + tick / 2) // interval
+        place = (time + rounding) // interval
         yield from again(place)
         if place >= first_free or latest is None:
             first_free, looked = place + 1, time

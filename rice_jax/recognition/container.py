@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,7 @@ from rice_jax.types import DataError
 LONGEST, LONGEST_ON_AIR = Fraction(600), Fraction(60)
 USUAL_RATE = 25  # pictures a second where nothing says otherwise
 MAX_ERRORS = 100  # while reading packets
+LATEST = 64  # packets; decoders lag behind by up to 16, and their threads
 THREADS = 4  # of a decoder; each holds several pictures
 EXPECTED = "expected a video such as mp4"
 
@@ -75,6 +77,8 @@ class _Packets:
         error: what was wrong with it.
         corrupt: number of pictures that the decoder has patched up.
         reached: when the latest packet of any stream ends, on the file's clock.
+        latest: when the latest packets are decoded, in ticks of the stream.
+        delay: number of packets by which the decoder's pictures lag behind; None = it has given none yet.
     """
 
     pictures: int = 0
@@ -83,6 +87,8 @@ class _Packets:
     error: str = ""
     corrupt: int = 0
     reached: Fraction = Fraction(0)
+    latest: deque[int | None] = dataclasses.field(default_factory=lambda: deque(maxlen=LATEST))
+    delay: int | None = None
 
     def note(self, error: av.error.FFmpegError, now: Fraction) -> None:
         """Counts an error."""
@@ -235,19 +241,20 @@ def _decode(
         if packet.stream.index != stream.index or not packet.size:  # an empty packet repeats the last picture
             continue
         packets.pictures += 1
+        packets.latest.append(packet.dts)
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             packets.note(error, clock.end)
             continue
         budget.spend(sum(frame.width * frame.height for frame in frames))
-        yield from (_stamp(frame, stream, packets) for frame in frames)
+        yield from (_stamp(frame, container, stream, packets) for frame in frames)
     try:
         frames = stream.codec_context.decode(None)
     except av.error.FFmpegError as error:
         packets.note(error, clock.end)
         return
-    yield from (_stamp(frame, stream, packets) for frame in frames)
+    yield from (_stamp(frame, container, stream, packets) for frame in frames)
 
 
 def _demux(container: av.container.InputContainer, packets: _Packets, clock: Clock) -> Iterator[av.Packet]:
@@ -260,10 +267,23 @@ def _demux(container: av.container.InputContainer, packets: _Packets, clock: Clo
             packets.note(error, clock.end)
 
 
-def _stamp(frame: av.VideoFrame, stream: av.VideoStream, packets: _Packets) -> Stamped:
+def _stamp(
+    frame: av.VideoFrame, container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets
+) -> Stamped:
     packets.corrupt += frame.is_corrupt
     tick = stream.time_base or Fraction(0)
-    return Stamped(None if frame.pts is None or not tick else frame.pts * tick, frame.duration * tick, frame)
+    ticks = _avi_ticks(frame, stream, packets) if container.format.name == "avi" else frame.pts
+    return Stamped(None if ticks is None or not tick else ticks * tick, frame.duration * tick, frame)
+
+
+def _avi_ticks(frame: av.VideoFrame, stream: av.VideoStream, packets: _Packets) -> int | None:
+    """When a picture of an AVI is shown: AVIs hold times of decoding only, from which FFmpeg guesses wrong times."""
+    if frame.dts not in packets.latest:
+        return frame.dts
+    place = packets.latest.index(frame.dts)
+    if packets.delay is None:
+        packets.delay = place if stream.codec_context.has_b_frames else 0
+    return packets.latest[max(place - packets.delay, 0)]
 
 
 def _announced_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:

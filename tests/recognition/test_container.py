@@ -135,6 +135,15 @@ def test_the_end_does_not_depend_on_how_far_the_pictures_are_reordered(tmp_path)
     assert reading.end == pytest.approx(40)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+@pytest.mark.parametrize("rate", [10, 1])
+def test_an_avi_holds_no_times_of_reordered_pictures(tmp_path, codec, rate):
+    pictures = [RED] * 20 + [BLUE] * 20
+    found, reading = colors(write(tmp_path / "video.avi", pictures, codec=codec, rate=rate, bf="3"), 1 / rate)
+    np.testing.assert_allclose(found["red"] + found["blue"], np.arange(40) / rate, atol=1e-6)
+    assert len(found["red"]) == 20 and reading.end == pytest.approx(40 / rate) and not reading.warnings
+
+
 def test_a_cover_is_no_video(tmp_path):
     film, cover = write(tmp_path / "film.mkv", [BLUE] * 20), write(tmp_path / "cover.mkv", [RED], codec="mjpeg")
     with av.open(str(film)) as video, av.open(str(cover)) as picture, av.open(str(tmp_path / "both.mkv"), "w") as both:
