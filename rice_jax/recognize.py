@@ -68,9 +68,11 @@ def recognize(options: argparse.Namespace) -> None:
                     thumbnails[frame.time] = thumbnail(frame.picture)
             yield frame
 
-    times, encoded = encode_video(engine, frames(), BATCH_SIZE)
-    for warning in reading.warnings:
-        print(f"warning: {options.video}: {warning}", file=sys.stderr)
+    try:
+        times, encoded = encode_video(engine, frames(), BATCH_SIZE, reading.warnings)
+    finally:
+        for warning in reading.warnings:
+            print(f"warning: {options.video}: {warning}", file=sys.stderr)
     segments = products_over_time(engine, times, encoded, end=reading.end, gallery=options.gallery, top=options.top)
     for segment in segments:
         print(json.dumps(as_json(segment), ensure_ascii=False, allow_nan=False))

@@ -316,23 +316,28 @@ def _missing(
 def _warnings(packets: _Packets, clock: Clock, missing: tuple[Fraction, Fraction] | None) -> list[str]:
     found = []
     if packets.broken:
-        found.append(f"{_damage(packets)}; they were skipped")
+        found.append(f"{_damage(packets)}; skipped")
     if packets.corrupt:
-        found.append(f"parts of pictures are damaged: {packets.corrupt}")
+        found.append(f"{_count(packets.corrupt, 'picture is', 'pictures are')} damaged in part")
     if missing:
         seconds, announced = map(float, missing)
         found.append(f"its header announces {announced:.1f} seconds, but the file holds {seconds:.1f}")
     if clock.restarts:
-        second, jump = map(float, clock.restarts[0])
+        (second, jump), times = map(float, clock.restarts[0]), len(clock.restarts)
+        jumps, left_out = ("jumps", "jump is") if times == 1 else (f"jumps {times} times, first", "jumps are")
+        direction = "back" if jump < 0 else "ahead"
         found.append(
-            f"restarts of its clock: {len(clock.restarts)}, the first at second {second:.1f}, by {jump:+.1f} seconds; "
-            "what follows is taken to continue there"
+            f"its clock {jumps} {direction} by {abs(jump):.1f} seconds at second {second:.1f}; the {left_out} left out"
         )
     if clock.strays:
-        found.append(f"pictures whose times are not between those of their neighbors: {clock.strays}")
+        found.append(f"{_count(clock.strays, 'picture has a time', 'pictures have times')} out of order")
     return found
 
 
 def _damage(packets: _Packets) -> str:
     first = f"the first at second {float(packets.first_broken):.1f} ({packets.error})"
-    return f"damaged packets: {packets.broken} of {packets.pictures}, {first}"
+    return f"{packets.broken} of {packets.pictures} packets {'is' if packets.broken == 1 else 'are'} damaged, {first}"
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
