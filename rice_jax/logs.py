@@ -1,6 +1,8 @@
 """The program's log on stderr."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
@@ -24,3 +26,18 @@ def log_to_stderr(verbose: bool = False) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Every Orbax thread that a checkpoint's failure passes logs it before it is raised; once is enough.
     absl_logging.get_absl_logger().addFilter(lambda record: record.exc_info is None or "orbax" not in record.pathname)
+
+
+@contextlib.contextmanager
+def warnings_to_stderr() -> Iterator[None]:
+    """Shows the program's own warnings as plain lines for a while, whatever form the libraries give to theirs."""
+    logger = logging.getLogger("rice_jax")
+    handler, propagate = logging.StreamHandler(), logger.propagate
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate

@@ -55,8 +55,8 @@ def test_a_broken_frame_is_left_out_of_the_page_too(shop, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["end"] == 6 and page.stat().st_size > 1000
     broken, count, _ = err.splitlines()
-    assert broken.startswith(f"warning: {tmp_path}: frame at second 2: ") and "2.png cannot be decoded" in broken
-    assert count == f"warning: {tmp_path}: 1 of 6 frames cannot be decoded"
+    assert broken.startswith(f"warning: frame at second 2: {tmp_path / '2.png'} cannot be decoded: ")
+    assert count == "warning: 1 of 6 frames cannot be decoded"
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,17 @@ def test_what_is_wrong_is_said_in_a_line(shop, tmp_path, monkeypatch, capsys, ar
     assert capsys.readouterr().out == "" and not (tmp_path / "out.html").exists()
 
 
-@pytest.mark.parametrize("flag", ["--top=0", "--rerank=-1", "--interval_seconds=0"])
+@pytest.mark.parametrize("flag", ["--top=0", "--rerank=-1", "--interval_seconds=0", "--interval_seconds=inf"])
 def test_impossible_numbers(flag, capsys):
     with pytest.raises(SystemExit):
         recognize.main(["video.mp4", "--index=index", flag])
     assert "expected --top of 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("report, message", [("video.mp4", "is the video"), (".", "is a directory")])
+def test_where_no_page_can_be_written(tmp_path, monkeypatch, capsys, report, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "video.mp4").write_bytes(b"video")
+    with pytest.raises(SystemExit):
+        recognize.main(["video.mp4", "--index=index", f"--report={report}"])
+    assert message in capsys.readouterr().err and (tmp_path / "video.mp4").read_bytes() == b"video"

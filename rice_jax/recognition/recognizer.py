@@ -102,16 +102,13 @@ class Segment(NamedTuple):
     frames: slice  # of the video's sampled frames
 
 
-def encode_video(
-    engine: Engine, video: Iterable[Frame], batch_size: int = 1, warnings: list[str] | None = None
-) -> tuple[list[float], Frames]:
-    """Encodes the frames of a video; those that cannot be decoded are left out, counted, and named.
+def encode_video(engine: Engine, video: Iterable[Frame], batch_size: int = 1) -> tuple[list[float], Frames]:
+    """Encodes the frames of a video; those that cannot be decoded are left out, counted, and named in the log.
 
     Args:
         engine: preferably compiled for `batch_size`.
         video: at least one frame, e.g. from `read_video`; read as needed.
         batch_size: number of frames encoded together.
-        warnings: gets what is left out, one sentence each; None = that is logged.
 
     Returns:
         The times of the frames, and the encoded frames.
@@ -121,7 +118,6 @@ def encode_video(
     """
     times: list[float] = []
     broken: list[DataError] = []
-    warn = logger.warning if warnings is None else warnings.append
 
     def prepared() -> Iterator[UInt8[np.ndarray, "S S 3"]]:
         for frame in video:
@@ -129,7 +125,7 @@ def encode_video(
                 picture = engine.prepare(frame.picture)
             except (DataError, OSError) as error:
                 broken.append(DataError(f"frame at second {frame.time:g}: {error}"))
-                warn(f"{broken[-1]}; it is left out")
+                logger.warning("%s; it is left out", broken[-1])
             else:
                 times.append(frame.time)
                 yield picture
@@ -141,7 +137,7 @@ def encode_video(
         found = f"{len(broken)} of {len(broken) + len(times)} frames cannot be decoded"
         if len(broken) >= len(times):
             raise DataError(f"{found}; the last of them: {broken[-1]}") from broken[-1]
-        warn(found)
+        logger.warning("%s", found)
     return times, join_frames(parts)
 
 
