@@ -1,7 +1,9 @@
 """The program's log on stderr."""
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 
 from absl import logging as absl_logging
 from PIL import Image
@@ -21,11 +23,32 @@ def log_to_stderr(verbose: bool = False) -> None:
     logger.propagate = False
     if verbose:
         return
-    # Pillow warns of damaged metadata, without which a picture is seen all the same, and of sizes within our limits.
-    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    _ignore_pillows_warnings()
     absl_logging.set_verbosity(absl_logging.WARNING)
     # After a failed save asyncio logs the error again, which our message has already reported.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Every Orbax thread that a checkpoint's failure passes logs it before it is raised; once is enough.
     absl_logging.get_absl_logger().addFilter(lambda record: record.exc_info is None or "orbax" not in record.pathname)
+
+
+@contextlib.contextmanager
+def warnings_to_stderr() -> Iterator[None]:
+    """Shows the program's own warnings as plain lines for a while, whatever form the libraries give to theirs."""
+    logger = logging.getLogger("rice_jax")
+    handler, propagate = logging.StreamHandler(), logger.propagate
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        with warnings.catch_warnings():
+            _ignore_pillows_warnings()
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+
+
+def _ignore_pillows_warnings() -> None:
+    """They are of damaged metadata, without which a picture is seen all the same, and of sizes within our limits."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)

@@ -90,9 +90,9 @@ def main(arguments: list[str]) -> None:
         if MODE.value == "compare":
             return compare(directory, [Path(argument) for argument in arguments[1:]])
         if EXPORT.value and MODE.value != "index":
-            raise ConfigError(f"--export: found --mode={MODE.value}, expected --mode=index")
+            raise ConfigError(f"--export: found in {MODE.value}, expected in index only")
         if arguments[1:]:
-            raise ConfigError(f"found {' '.join(arguments[1:])!r}, expected only flags with --mode={MODE.value}")
+            raise ConfigError(f"{MODE.value}: found {' '.join(arguments[1:])!r}, expected only flags")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
         config = resolve(CONFIG.value.to_dict())
         require_same({"--mode": MODE.value} | common_facts(config))
@@ -177,7 +177,7 @@ def evaluate(this: Run, task: Task, step: int) -> None:
 def detect(this: Run, task: Task) -> None:
     """Writes the boxes that a detector finds in a data set, and draws some clips."""
     if not hasattr(task, "detect"):
-        raise ConfigError(f"--mode=detect: found config.task={this.config.task!r}, expected 'detection'")
+        raise ConfigError(f"detect: found config.task={this.config.task!r}, expected 'detection'")
     source, step = newest_weights(this.workdir, this.config.model.init_from)
     params = start_from(source, create_params(this.model, this.mesh, this.config.seed), this.model)
     path = task.detect(dataclasses.replace(this, source=source), step, params)
@@ -189,7 +189,7 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
     """Updates the index of a shop, and exports it if asked to."""
     directory, images = Path(config.index.directory or workdir / "index"), config.index.images
     if not (images or EXPORT.value):
-        raise ConfigError("--mode=index: found config.index.images='', expected a directory or CSV, or --export")
+        raise ConfigError("index: found config.index.images='', expected a directory or CSV, or --export")
     if EXPORT.value and not importlib.util.find_spec("faiss"):
         raise ConfigError("--export=faiss: faiss is not installed; pip install 'rice-jax[faiss]'")
     if images and config.index.change == "remove":
@@ -198,7 +198,7 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
     elif images:
         parts = task.model(config)
         if not isinstance(parts, RiceConfig):
-            raise ConfigError(f"--mode=index: found config.task={config.task!r}, expected 'retrieval' or 'domains'")
+            raise ConfigError(f"index: found config.task={config.task!r}, expected 'retrieval' or 'domains'")
         source, _ = newest_weights(workdir, config.model.init_from)
         settings = ModelSettings(parts, config.data.resize, config.eval.num_frames, config.model.ipd)
         update_index(

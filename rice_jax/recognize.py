@@ -11,10 +11,12 @@ images most similar to the frames of the part, each with its `score` and `confid
 import argparse
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rice_jax.logs import warnings_to_stderr
 from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Small, Video, write_timeline
@@ -44,11 +46,16 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
     """
     parser = _parser(prog)
     options = parser.parse_args(arguments)
-    if options.top < 1 or options.rerank < 0 or not options.interval_seconds > 0:
-        parser.error("expected --top of 1 or more, --rerank of 0 or more, and --interval_seconds above 0")
+    if options.top < 1 or options.rerank < 0 or not 0 < options.interval_seconds < math.inf:
+        parser.error("expected --top of 1 or more, --rerank of 0 or more, and a finite --interval_seconds above 0")
+    if options.report and options.report.is_dir():
+        parser.error(f"--report={options.report}: is a directory, expected a file")
+    if options.report and options.video.exists() and options.report.exists() and options.report.samefile(options.video):
+        parser.error(f"--report={options.report}: is the video, expected another file")
     keep_compiled()
     try:
-        recognize(options)
+        with warnings_to_stderr():
+            recognize(options)
     except (CheckpointError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

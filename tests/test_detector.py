@@ -131,7 +131,7 @@ def save_fresh(directory, config):
 
 
 def test_what_cannot_be_detected_is_said(clips, tmp_path):
-    with pytest.raises(ConfigError, match="--mode=detect: found config.task='retrieval', expected 'detection'"):
+    with pytest.raises(ConfigError, match="detect: found config.task='retrieval', expected 'detection'"):
         main.run(small_config(), tmp_path, "detect")
     weights = save_fresh(tmp_path / "weights", small_detector(clips))
     with pytest.raises(ConfigError, match="config.data.detect: found '', expected the data set to search"):

@@ -46,14 +46,17 @@ def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):
     assert line["end"] == 3 and {match["id"] for match in line["products"]} == {"p6", "p7"}
 
 
-def test_a_broken_frame_is_left_out_of_the_page_too(shop, tmp_path, capsys, caplog):
+def test_a_broken_frame_is_left_out_of_the_page_too(shop, tmp_path, capsys):
     for number, row in enumerate([1, 1, 1, 5, 5, 5]):
         (tmp_path / f"{number}.png").write_bytes(png(shop.pictures[row]))
     (tmp_path / "2.png").write_bytes(png(shop.pictures[1])[:100])
     page = tmp_path / "page.html"
-    lines = run(capsys, tmp_path, f"--index={shop.directory}", f"--report={page}")
-    assert lines[-1]["end"] == 6 and page.stat().st_size > 1000
-    assert "2.png cannot be decoded" in caplog.text and "1 of 6 frames" in caplog.text
+    recognize.main([str(tmp_path), f"--index={shop.directory}", f"--report={page}"])
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["end"] == 6 and page.stat().st_size > 1000
+    broken, count, _ = err.splitlines()
+    assert broken.startswith(f"warning: frame at second 2: {tmp_path / '2.png'} cannot be decoded: ")
+    assert count == "warning: 1 of 6 frames cannot be decoded"
 
 
 @pytest.mark.parametrize(
@@ -79,8 +82,17 @@ def test_what_is_wrong_is_said_in_a_line(shop, tmp_path, monkeypatch, capsys, ar
     assert capsys.readouterr().out == "" and not (tmp_path / "out.html").exists()
 
 
-@pytest.mark.parametrize("flag", ["--top=0", "--rerank=-1", "--interval_seconds=0"])
+@pytest.mark.parametrize("flag", ["--top=0", "--rerank=-1", "--interval_seconds=0", "--interval_seconds=inf"])
 def test_impossible_numbers(flag, capsys):
     with pytest.raises(SystemExit):
         recognize.main(["video.mp4", "--index=index", flag])
     assert "expected --top of 1 or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("report, message", [("video.mp4", "is the video"), (".", "is a directory")])
+def test_where_no_page_can_be_written(tmp_path, monkeypatch, capsys, report, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "video.mp4").write_bytes(b"video")
+    with pytest.raises(SystemExit):
+        recognize.main(["video.mp4", "--index=index", f"--report={report}"])
+    assert message in capsys.readouterr().err and (tmp_path / "video.mp4").read_bytes() == b"video"

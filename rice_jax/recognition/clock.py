@@ -27,7 +27,7 @@ class Stamped(NamedTuple):
     """A picture with the time that its file gives it."""
 
     time: Fraction | None  # seconds on the file's clock; None = it gives none
-    duration: Fraction  # seconds; 0 = unknown
+    duration: Fraction  # seconds; 0 = unknown, and so is one beyond `Clock.longest`
     picture: Any
 
 
@@ -87,9 +87,15 @@ class Clock:
                 self.origin, former = now - self.end, self.origin
             elif now - last > self.stay:
                 self.stay = now - last
-            last, due = now, now + (stamped.duration if stamped.duration > 0 else self.frame)
+            last, due = now, now + (stamped.duration if 0 < stamped.duration <= self.longest else self.frame)
             self.end = due - self.origin
             yield Shown(now - self.origin, stamped.picture)
+
+    def extend(self, end: Fraction) -> None:
+        """Lets the last picture stay until `end` on the file's clock, if that is clearly later."""
+        end -= self.origin
+        if START_UP < end - self.end <= self.longest:
+            self.end = end
 
     def _bound(self, last: Fraction, due: Fraction) -> Fraction:
         """Until when the next picture may come."""
@@ -118,6 +124,7 @@ def look(shown: Iterable[Shown], interval: Fraction, tick: Fraction, clock: Cloc
         When each is looked at, and the picture.
     """
     pause = max(interval, Fraction(1)) / 2  # a picture that has just been looked at is not looked at again
+    rounding = tick / 2 if tick < interval else Fraction(0)
     first_free, looked = 0, Fraction(0)
     latest: Any = None
 
@@ -131,7 +138,7 @@ def look(shown: Iterable[Shown], interval: Fraction, tick: Fraction, clock: Cloc
             yield looked, latest
 
     for time, picture in shown:
-        place = (time + tick / 2) // interval
+        place = (time + rounding) // interval
         yield from again(place)
         if place >= first_free or latest is None:
             first_free, looked = place + 1, time

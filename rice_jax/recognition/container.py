@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from av.stream import Disposition
 from jaxtyping import UInt8
 
-from rice_jax.recognition.clock import START_UP, Clock, Shown, Stamped, look
+from rice_jax.recognition.clock import Clock, Shown, Stamped, look
 from rice_jax.recognition.display import display
 from rice_jax.types import DataError
 
@@ -21,6 +22,7 @@ from rice_jax.types import DataError
 LONGEST, LONGEST_ON_AIR = Fraction(600), Fraction(60)
 USUAL_RATE = 25  # pictures a second where nothing says otherwise
 MAX_ERRORS = 100  # while reading packets
+LATEST = 64  # packets; decoders lag behind by up to 16, and their threads
 THREADS = 4  # of a decoder; each holds several pictures
 EXPECTED = "expected a video such as mp4"
 
@@ -75,6 +77,8 @@ class _Packets:
         error: what was wrong with it.
         corrupt: number of pictures that the decoder has patched up.
         reached: when the latest packet of any stream ends, on the file's clock.
+        latest: when the latest packets are decoded, in ticks of the stream.
+        delay: number of packets by which the decoder's pictures lag behind; None = it has given none yet.
     """
 
     pictures: int = 0
@@ -83,6 +87,8 @@ class _Packets:
     error: str = ""
     corrupt: int = 0
     reached: Fraction = Fraction(0)
+    latest: deque[int | None] = dataclasses.field(default_factory=lambda: deque(maxlen=LATEST))
+    delay: int | None = None
 
     def note(self, error: av.error.FFmpegError, now: Fraction) -> None:
         """Counts an error."""
@@ -159,10 +165,12 @@ def _look_at(
     context.thread_type = "SLICE" if context.name.startswith(("vp8", "vp9", "libvpx")) else "AUTO"
     context.thread_count = 1 if context.thread_type.name == "SLICE" else THREADS
     packets, clock, budget = _Packets(), _clock(container, stream), _Budget(path, interval, limits)
+    announced = _announced_end(container, stream)
 
     def to_the_end() -> Iterator[Shown]:
         yield from clock.play(_decode(container, stream, packets, clock, budget))
-        clock.end = max(clock.end, _announced_end(container, stream, packets, clock))
+        if announced is not None and not clock.restarts and not _missing(container, stream, packets, clock):
+            clock.extend(announced)
 
     decoded: tuple[av.VideoFrame, np.ndarray] | None = None
     for second, frame in look(to_the_end(), interval, stream.time_base or Fraction(0), clock):
@@ -207,6 +215,8 @@ def _require_size(path: Path, width: int, height: int, limits: VideoLimits) -> N
 def _clock(container: av.container.InputContainer, stream: av.VideoStream) -> Clock:
     """A clock for the container's format."""
     frame = 1 / Fraction(stream.average_rate or USUAL_RATE)
+    if frame > LONGEST:
+        frame = Fraction(1, USUAL_RATE)
     if restarts(container):  # it may begin with pictures that need earlier ones, but not with such sound
         sounds = [
             sound.start_time * sound.time_base
@@ -231,19 +241,20 @@ def _decode(
         if packet.stream.index != stream.index or not packet.size:  # an empty packet repeats the last picture
             continue
         packets.pictures += 1
+        packets.latest.append(packet.dts)
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
             packets.note(error, clock.end)
             continue
         budget.spend(sum(frame.width * frame.height for frame in frames))
-        yield from (_stamp(frame, stream, packets) for frame in frames)
+        yield from (_stamp(frame, container, stream, packets) for frame in frames)
     try:
         frames = stream.codec_context.decode(None)
     except av.error.FFmpegError as error:
         packets.note(error, clock.end)
         return
-    yield from (_stamp(frame, stream, packets) for frame in frames)
+    yield from (_stamp(frame, container, stream, packets) for frame in frames)
 
 
 def _demux(container: av.container.InputContainer, packets: _Packets, clock: Clock) -> Iterator[av.Packet]:
@@ -256,26 +267,35 @@ def _demux(container: av.container.InputContainer, packets: _Packets, clock: Clo
             packets.note(error, clock.end)
 
 
-def _stamp(frame: av.VideoFrame, stream: av.VideoStream, packets: _Packets) -> Stamped:
+def _stamp(
+    frame: av.VideoFrame, container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets
+) -> Stamped:
     packets.corrupt += frame.is_corrupt
     tick = stream.time_base or Fraction(0)
-    return Stamped(None if frame.pts is None or not tick else frame.pts * tick, frame.duration * tick, frame)
+    ticks = _avi_ticks(frame, stream, packets) if container.format.name == "avi" else frame.pts
+    return Stamped(None if ticks is None or not tick else ticks * tick, frame.duration * tick, frame)
 
 
-def _announced_end(
-    container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets, clock: Clock
-) -> Fraction:
-    """Until when the last picture stays according to the header, in seconds; 0 = unknown."""
-    if clock.restarts or _missing(container, stream, packets, clock):
-        return Fraction(0)
+def _avi_ticks(frame: av.VideoFrame, stream: av.VideoStream, packets: _Packets) -> int | None:
+    """When a picture of an AVI is shown: AVIs hold times of decoding only, from which FFmpeg guesses wrong times."""
+    if frame.dts not in packets.latest:
+        return frame.dts
+    place = packets.latest.index(frame.dts)
+    if packets.delay is None:
+        packets.delay = place if stream.codec_context.has_b_frames else 0
+    return packets.latest[max(place - packets.delay, 0)]
+
+
+def _announced_end(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """When the last picture ends according to the header, on the file's clock; None = unknown.
+
+    Before the first packet is read: FFmpeg changes `start_time` on the way.
+    """
     if stream.duration is not None and stream.time_base:
-        end = ((stream.start_time or 0) + stream.duration) * stream.time_base
-    elif container.duration is not None and not container.streams.audio:
-        end = Fraction(container.duration, av.time_base)  # counted from 0, wherever the first picture is
-    else:
-        return Fraction(0)
-    end -= clock.origin
-    return end if START_UP < end - clock.end <= clock.longest else Fraction(0)
+        return ((stream.start_time or 0) + stream.duration) * stream.time_base
+    if container.duration is not None and not container.streams.audio:
+        return Fraction(container.duration, av.time_base)  # counted from 0, wherever the first picture is
+    return None
 
 
 def _missing(
@@ -296,23 +316,28 @@ def _missing(
 def _warnings(packets: _Packets, clock: Clock, missing: tuple[Fraction, Fraction] | None) -> list[str]:
     found = []
     if packets.broken:
-        found.append(f"{_damage(packets)}; they were skipped")
+        found.append(f"{_damage(packets)}; skipped")
     if packets.corrupt:
-        found.append(f"parts of pictures are damaged: {packets.corrupt}")
+        found.append(f"{_count(packets.corrupt, 'picture is', 'pictures are')} damaged in part")
     if missing:
         seconds, announced = map(float, missing)
         found.append(f"its header announces {announced:.1f} seconds, but the file holds {seconds:.1f}")
     if clock.restarts:
-        second, jump = map(float, clock.restarts[0])
+        (second, jump), times = map(float, clock.restarts[0]), len(clock.restarts)
+        jumps, left_out = ("jumps", "jump is") if times == 1 else (f"jumps {times} times, first", "jumps are")
+        direction = "back" if jump < 0 else "ahead"
         found.append(
-            f"restarts of its clock: {len(clock.restarts)}, the first at second {second:.1f}, by {jump:+.1f} seconds; "
-            "what follows is taken to continue there"
+            f"its clock {jumps} {direction} by {abs(jump):.1f} seconds at second {second:.1f}; the {left_out} left out"
         )
     if clock.strays:
-        found.append(f"pictures whose times are not between those of their neighbors: {clock.strays}")
+        found.append(f"{_count(clock.strays, 'picture has a time', 'pictures have times')} out of order")
     return found
 
 
 def _damage(packets: _Packets) -> str:
     first = f"the first at second {float(packets.first_broken):.1f} ({packets.error})"
-    return f"damaged packets: {packets.broken} of {packets.pictures}, {first}"
+    return f"{packets.broken} of {packets.pictures} packets {'is' if packets.broken == 1 else 'are'} damaged, {first}"
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"

@@ -13,6 +13,7 @@ PQ, HLG, BT2020 = 16, 18, 9
 WHITE = 203.0  # brightness in cd/m² of what is white in a picture of high dynamic range (BT.2408)
 HLG_PEAK = 1000.0  # cd/m², for which BT.2100 defines its system gamma of 1.2
 LARGEST = 540  # shorter side of a picture whose colors are converted, which takes time; models see less than that
+EXIF = 31  # FFmpeg's AV_FRAME_DATA_EXIF
 KNEE = 0.8  # of white; what is brighter is compressed
 LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of the primaries of BT.2020
 TO_BT709 = np.array(
@@ -45,14 +46,19 @@ def display(frame: av.VideoFrame, transfer: int, primaries: int) -> UInt8[np.nda
 
 def _deinterlace(frame: av.VideoFrame) -> av.VideoFrame:
     """Replaces the lines of one field by what lies between those of the other."""
+    return _filter(frame, "estdif", "mode=frame:deint=interlaced")
+
+
+def _filter(frame: av.VideoFrame, name: str, options: str) -> av.VideoFrame:
+    """The picture after one of FFmpeg's filters."""
     graph = Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-    graph.link_nodes(source, graph.add("estdif", "mode=frame:deint=interlaced"), graph.add("buffersink")).configure()
+    graph.link_nodes(source, graph.add(name, options), graph.add("buffersink")).configure()
     graph.push(frame)
     graph.push(None)
-    deinterlaced = graph.pull()
-    assert isinstance(deinterlaced, av.VideoFrame), "the graph holds no sound"
-    return deinterlaced
+    filtered = graph.pull()
+    assert isinstance(filtered, av.VideoFrame), "the graph holds no sound"
+    return filtered
 
 
 def _to_srgb(picture: UInt16[np.ndarray, "H W 3"], transfer: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -87,7 +93,11 @@ def _linear(transfer: int) -> Float32[np.ndarray, " 65536"]:
 
 def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int] | None:
     """What the display matrix does: (a, b, c, d) shows (x, y) at (a x + c y, b x + d y); None = there is none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        side_data = frame.side_data
+    except ValueError:  # PyAV does not know EXIF data, whose orientation FFmpeg has put into the matrix
+        side_data = _filter(frame, "sidedata", f"mode=delete:type={EXIF}").side_data
+    data = side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
     a, b, _, c, d = np.frombuffer(cast(bytes, data), np.int32)[:5].tolist()

@@ -28,7 +28,7 @@ class Window:
             DataError: `interval_seconds` is not above 0.
         """
         if not 0 < interval_seconds < math.inf:
-            raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0")
+            raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0, and finite")
         self._num_frames, self._interval = num_frames, interval_seconds
         self._lock = threading.Lock()
         self._frames: dict[int, tuple[float, Frames]] = {}  # {interval: (time, frame)}, in order

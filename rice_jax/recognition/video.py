@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 PICTURES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LIST = ".txt"
+_URL = re.compile("[a-z]{3,}:/")  # of its two slashes, a path keeps one
 _PARTS = re.compile(r"(?<![0-9.])[0-9]+\.[0-9]+(?![0-9.])|[0-9]+|[^0-9]+")
 
 
@@ -56,9 +57,10 @@ def read_video(
     """
     path, given = Path(path), Reading() if reading is None else reading
     if not 0 < interval_seconds < math.inf:
-        raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0")
+        raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0, and finite")
     if not path.exists():
-        raise DataError(f"{path}: does not exist; expected a video, a directory of frames, or a list of them ({LIST})")
+        found = "is a URL" if _URL.match(str(path)) else "does not exist"
+        raise DataError(f"{path}: {found}; expected the path of a video, a directory of frames, or their list ({LIST})")
     if not path.is_dir() and path.suffix.lower() != LIST:
         interval = Fraction(repr(float(interval_seconds)))  # 0.1 is a tenth
         yield from (Frame(*looked) for looked in decode_video(path, interval, limits, given))

@@ -393,5 +393,5 @@ def test_the_command_line_even_if_it_is_killed(reference, shop, made):
 def test_what_cannot_be_indexed(tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr(main, "EXPORT", SimpleNamespace(value=None))
     config, mesh = small_config(**changes), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
-    with pytest.raises(ConfigError, match=f"--mode=index: {message}"):
+    with pytest.raises(ConfigError, match=f"index: {message}"):
         main.index(config, TASKS[config.task], tmp_path, mesh)

@@ -25,7 +25,7 @@ def played(times, start=None, longest=60, latest=None, duration=TENTH):
 def looked(times, interval, tick=Fraction(0), **settings):
     shown, clock = played(times, **settings)
     again = Clock(clock.start, clock.longest, clock.latest, clock.frame)
-    stamped = [Stamped(Fraction(time), TENTH, time) for time in times]
+    stamped = [Stamped(Fraction(time), settings.get("duration", TENTH), time) for time in times]
     return [
         (float(time), float(picture)) for time, picture in look(again.play(stamped), Fraction(interval), tick, again)
     ]
@@ -51,6 +51,11 @@ def test_a_picture_may_stay_but_not_for_longer_than_allowed():
     assert times == [0, TENTH, 30, 30 + TENTH] and not clock.restarts and clock.stay == 30 - TENTH
     times, clock = played([0, TENTH, 30, 30 + TENTH], longest=10)
     assert times == tenths(0, 4) and len(clock.restarts) == 1
+
+
+def test_durations_beyond_what_is_allowed_mean_nothing():
+    times, clock = played([0, 100_000, 200_000], duration=Fraction(100_000))
+    assert times == tenths(0, 3) and clock.end == 3 * TENTH and len(clock.restarts) == 2
 
 
 @pytest.mark.parametrize("jump", [-3, 40, 3600])
@@ -99,6 +104,8 @@ def test_each_interval_has_its_picture(start):
 def test_rounded_times_count_as_exact_ones():
     thirtieths = [Fraction(round(1000 * place / 30), 1000) for place in range(90)]
     assert len(looked(thirtieths, Fraction(1, 30), tick=Fraction(1, 1000))) == 90
+    slides = [(Fraction(place), Fraction(place // 2 * 2)) for place in range(6)]
+    assert looked([0, 2, 4], 1, tick=Fraction(2), duration=Fraction(2)) == slides, "a tick beyond the interval is exact"
 
 
 def test_a_picture_that_stays_is_looked_at_again():

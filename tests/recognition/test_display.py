@@ -1,10 +1,12 @@
 """Pictures as a player shows them."""
 
+import io
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from PIL import ExifTags, Image, ImageOps
 
 from rice_jax.recognition.display import BT2020, HLG, PQ, display
 from rice_jax.recognition.video import read_video
@@ -39,6 +41,24 @@ def test_a_picture_is_turned_and_mirrored(mp4, tmp_path, matrix):
     (tmp_path / "turned.mp4").write_bytes(movie[:track] + turned + movie[track + len(turned) :])
     [(_, straight)], [(_, picture)] = read_video(mp4, 60.0), read_video(tmp_path / "turned.mp4", 60.0)
     np.testing.assert_array_equal(picture, MATRICES[matrix](straight))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_data_of_motion_jpeg_turn_the_picture(tmp_path, orientation):
+    """Cameras write them into each picture."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    Image.fromarray(draw(1)[:, :32]).save(file, "JPEG", quality=95, exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(file)))
+    with av.open(str(tmp_path / "camera.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 32, SIDE, "yuvj420p"
+        packet = av.Packet(file.getvalue())
+        packet.pts, packet.dts, packet.time_base, packet.stream = 0, 0, Fraction(1), stream
+        container.mux(packet)
+    [(_, picture)] = read_video(tmp_path / "camera.avi", 60.0)
+    assert picture.shape == upright.shape and likeness(picture, upright) < 8
 
 
 def light(srgb):

@@ -97,6 +97,7 @@ def test_a_damaged_video_says_how_far_it_came(mp4, tmp_path):
     "name, content, message",
     [
         ("missing.mp4", None, "does not exist"),
+        ("https://shop/video.mp4", None, "video.mp4: is a URL; expected the path of a video"),
         ("text.mp4", b"no video", "cannot be decoded"),
         ("empty.mp4", b"", "cannot be decoded"),
         ("empty.txt", b"\n", "is empty"),
@@ -108,7 +109,7 @@ def test_what_cannot_be_read(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        list(read_video(tmp_path / name))
+        list(read_video(name if "://" in name else tmp_path / name))
 
 
 def test_no_frames_and_no_interval(tmp_path, mp4):
