@@ -12,8 +12,8 @@ class AttentionConfig:
 
     non_local: str = setting(
         "none",
-        'Block before the pooling, in which a frame takes from the others. "relu": SEAM\'s, weights are a ReLU over the '
-        'number of frames. "softmax": NVAN\'s, weights are a softmax over the frames.',
+        'Block before the pooling, in which a frame takes from the others. "relu": SEAM\'s, weights are a ReLU '
+        'divided by the number of frames. "softmax": NVAN\'s, weights are a softmax over the frames.',
         choices=("none", "relu", "softmax"),
     )
     pooling: str = setting(
@@ -34,7 +34,8 @@ class FrameTransformerConfig:
         10, "Frames that have a learned position; `data.num_frames` or more.", unit="frames", minimum=1
     )
     differences: bool = setting(
-        False, "Also attend to the differences of neighboring frames, which go through a block of their own, as in SGMN."
+        False,
+        "Also attend to the differences of neighboring frames, which go through a block of their own, as in SGMN.",
     )
 
 

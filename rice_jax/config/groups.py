@@ -24,9 +24,9 @@ class DetectionLossConfig:
 class LossConfig:
     kind: str = setting(
         "softmax",
-        'Loss that contrasts the embeddings of a batch. "softmax": ICL. "sigmoid": SigLIP\'s, which judges every pair by '
-        'itself, with a learned scale and bias. "triplet": the furthest of the same product against the nearest other, '
-        "by distance.",
+        'Loss that contrasts the embeddings of a batch. "softmax": ICL. "sigmoid": SigLIP\'s, which judges every pair '
+        'by itself, with a learned scale and bias. "triplet": the furthest of the same product against the nearest '
+        "other, by distance.",
         choices=("softmax", "sigmoid", "triplet"),
     )
     multi_positive: bool = setting(

@@ -116,7 +116,9 @@ class DetectorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(VitConfig):
-    logit_scale: float = setting(4.0, "Initial value with `loss.kind` \"softmax\"; similarities are multiplied by its square.")
+    logit_scale: float = setting(
+        4.0, 'Initial value with `loss.kind` "softmax"; similarities are multiplied by its square.'
+    )
     init_from: str = setting(
         "", "Converted model or run from whose weights training starts; empty: random weights.", free=True
     )

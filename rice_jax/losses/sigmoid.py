@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.losses.contrastive import similarity
 
-# Folds a function of (shared, result, own rows, other rows) over blocks of pairs of rows (`parallel.blocks.fold_pairs`).
+# Folds a function of (shared, result, own rows, other rows) over blocks of pairs of rows; see
+# `parallel.blocks.fold_pairs`.
 Fold = Callable[[Callable, Any, Any, Any, Any], Any]
 
 

@@ -28,9 +28,7 @@ def triplet_loss(
     Source: Hermans et al. 2017, "In Defense of the Triplet Loss for Person Re-Identification", with the soft margin.
     """
     squares = jnp.square(embedding).sum(axis=1)
-    distance = jnp.sqrt(
-        jnp.maximum(squares[:, None] + squares - 2 * similarity(embedding, embedding), LEAST_SQUARE)
-    )
+    distance = jnp.sqrt(jnp.maximum(squares[:, None] + squares - 2 * similarity(embedding, embedding), LEAST_SQUARE))
     furthest = jnp.where(same, distance, 0).max(axis=1)
     nearest = jnp.where(other, distance, NO_DISTANCE).min(axis=1)
     return jax.nn.softplus(furthest - nearest).mean()

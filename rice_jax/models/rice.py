@@ -74,7 +74,8 @@ class Rice(nnx.Module):
         if config.pmd and config.pfr:
             self.pfr = Pfr(config.encoder.width, config.pmd, config.pfr, rngs=rngs)
         # Last, so that the other parts start from the same weights with every kind.
-        self.aggregation = AGGREGATIONS[config.aggregation.kind](config.aggregation, config.encoder.embed_dim, rngs=rngs)
+        aggregation, embed_dim = config.aggregation, config.encoder.embed_dim
+        self.aggregation = AGGREGATIONS[aggregation.kind](aggregation, embed_dim, rngs=rngs)
 
     @property
     def capabilities(self) -> frozenset[type]:

@@ -70,7 +70,8 @@ class FrameTransformer(nnx.Module):
         changes = 2 * jax.nn.sigmoid(self.ln_difference(changes)) - 1 + position[:-1] + self.type[DIFFERENCE]
         pairs = jnp.stack([frames[:, :-1], changes], axis=2).reshape(len(frames), -1, frames.shape[2])
         pair_mask = jnp.stack([frame_mask[:, :-1], mask], axis=2).reshape(len(frames), -1)
-        return jnp.concatenate([pairs, frames[:, -1:]], axis=1), jnp.concatenate([pair_mask, frame_mask[:, -1:]], axis=1)
+        append = lambda most, last: jnp.concatenate([most, last[:, -1:]], axis=1)  # noqa: E731
+        return append(pairs, frames), append(pair_mask, frame_mask)
 
 
 def _fresh_block(sizes: VitConfig, rngs: nnx.Rngs) -> Block:
