@@ -4,6 +4,7 @@ Each file of `golden/encoders/` with class "aggregation" or "siglip_loss" holds 
 beside it says what they compute.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
 
 from rice_jax.config import AggregationConfig, AttentionConfig, FrameTransformerConfig
 from rice_jax.losses.sigmoid import Rows, pair_losses, sigmoid_loss
@@ -57,17 +59,10 @@ def aggregation_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]
     for case, (config, unit) in CASES.items():
         recorded = _under(arrays, f"{case}/params/")
         config, params = _aggregation(config, recorded, facts)
-        module = nnx.merge(nnx.split(_fresh(config, facts["E"]))[0], params)
-        graphdef, state = nnx.split(module)
-
-        def video(state, frames, graphdef=graphdef, unit=unit):
-            feature = nnx.merge(graphdef, state)(frames, jnp.asarray(arrays["in/frame_mask"]))
-            return embed(feature) if unit else feature
-
-        out, pull = jax.vjp(video, state, jnp.asarray(arrays["in/frames"]))
-        by_params, by_frames = pull(jnp.asarray(arrays[f"{case}/in/cotangent"]))
+        inputs = arrays["in/frames"], arrays["in/frame_mask"], arrays[f"{case}/in/cotangent"]
+        out, (by_params, by_frames) = _differentiate(config, unit, params, *inputs)
         results |= {f"{case}/out/video": np.asarray(out), f"{case}/grad/frames": np.asarray(by_frames)}
-        ours = flatten_dict(nnx.to_pure_dict(by_params), sep="/")
+        ours = flatten_dict(by_params, sep="/")
         for name in recorded:
             place, row = _place(name)
             value = np.asarray(ours[place] if row is None else ours[place][row])
@@ -82,26 +77,11 @@ def siglip_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]:
     for case, about in facts["cases"].items():
         given = {key: jnp.asarray(value, _dtype(value)) for key, value in _under(arrays, f"{case}/in/").items()}
         same_image = {"plain": "negative", "mask_same": "mask", "multi_positive": "positive"}[about["mode"]]
-        settings = given["image_key"], same_image, given["real"]
-        scales = given["log_scale"], given["bias"]
-        image, video = embed(given["image_feature"]), embed(given["video_feature"])
-
-        def loss(image, video, log_scale, bias, settings=settings):
-            return sigmoid_loss(image, video, log_scale, bias, *settings)
-
-        def of_features(image, video, scales=scales, loss=loss):
-            return loss(embed(image), embed(video), *scales)
-
-        value, by_units = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(image, video, *scales)
-        by_features = jax.grad(of_features, argnums=(0, 1))(given["image_feature"], given["video_feature"])
-        names = "image_embedding", "video_embedding", "log_scale", "bias", "image_feature", "video_feature"
-        gradients = zip(names, (*by_units, *by_features), strict=True)
-        sides = [Rows(x, given["image_key"], jnp.arange(len(x)), given["real"]) for x in (image, video)]
-        losses = np.asarray(pair_losses(*sides, *scales, same_image))
+        value, losses, gradients = _sigmoid(same_image, given)
         size = len(losses) // about["devices"]
-        blocks = losses.reshape(about["devices"], size, about["devices"], size).sum(axis=(1, 3))
+        blocks = np.asarray(losses).reshape(about["devices"], size, about["devices"], size).sum(axis=(1, 3))
         results |= {f"{case}/out/loss": np.asarray(value), f"{case}/out/block_sums": blocks}
-        results |= {f"{case}/grad/{name}": np.asarray(gradient) for name, gradient in gradients}
+        results |= {f"{case}/grad/{name}": np.asarray(gradient) for name, gradient in gradients.items()}
     return results
 
 
@@ -111,11 +91,41 @@ RESULTS: dict[str, Callable[[Arrays, Mapping], dict[str, np.ndarray]]] = {
 }
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _differentiate(config: AggregationConfig, unit: bool, params: PyTree, frames, frame_mask, cotangent):
+    kind, embed_dim = AGGREGATIONS[config.kind], frames.shape[-1]
+    graphdef = nnx.split(nnx.eval_shape(lambda: kind(config, embed_dim, rngs=nnx.Rngs(0))))[0]
+
+    def video(params, frames):
+        feature = nnx.merge(graphdef, params)(frames, frame_mask)
+        return embed(feature) if unit else feature
+
+    out, pull = jax.vjp(video, params, frames)
+    return out, pull(cotangent)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sigmoid(same_image: str, given: dict[str, jax.Array]):
+    """The loss, that of each pair, and the gradients."""
+    features = given["image_feature"], given["video_feature"]
+    scales, units = (given["log_scale"], given["bias"]), tuple(map(embed, features))
+
+    def loss(*embeddings_and_scales):
+        return sigmoid_loss(*embeddings_and_scales, given["image_key"], same_image, given["real"])
+
+    value, by_units = jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(*units, *scales)
+    by_features = jax.grad(lambda features: loss(*map(embed, features), *scales))(features)
+    sides = (Rows(x, given["image_key"], jnp.arange(len(x)), given["real"]) for x in units)
+    names = "image_embedding", "video_embedding", "log_scale", "bias", "image_feature", "video_feature"
+    gradients = dict(zip(names, (*by_units, *by_features), strict=True))
+    return value, pair_losses(*sides, *scales, same_image), gradients
+
+
 def _triplet_results(arrays: Arrays) -> dict[str, np.ndarray]:
     product = jnp.asarray(arrays["batch_hard_triplet/in/product"])
     same = product[:, None] == product
     feature = jnp.asarray(arrays["batch_hard_triplet/in/feature"])
-    loss, gradient = jax.value_and_grad(triplet_loss)(feature, same, ~same)
+    loss, gradient = jax.jit(jax.value_and_grad(triplet_loss))(feature, same, ~same)
     keys = "batch_hard_triplet/out/loss", "batch_hard_triplet/grad/feature"
     return dict(zip(keys, (np.asarray(loss), np.asarray(gradient)), strict=True))
 
@@ -136,10 +146,6 @@ def _aggregation(config: AggregationConfig, recorded: Arrays, facts: Mapping) ->
         else:
             params[place] = np.concatenate([params[place], value[None]]) if row else value[None]
     return config, unflatten_dict(params, sep="/")
-
-
-def _fresh(config: AggregationConfig, embed_dim: int) -> nnx.Module:
-    return AGGREGATIONS[config.kind](config, embed_dim, rngs=nnx.Rngs(0))
 
 
 def _place(name: str) -> tuple[str, int | None]:
