@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 from rice_jax.models.create import create_model, create_params
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
 from rice_jax.tasks import TASKS
+from rice_jax.tasks.retrieval import retrieval_loss
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, training_step
 from tests.settings import model_of, small_config
@@ -21,7 +22,6 @@ RUNS = {
         loss__kind="sigmoid", loss__multi_positive=True, model__aggregation__kind="attention",
         model__aggregation__attention__non_local="relu",
     ),
-    "sigmoid, decoder": dict(loss__kind="sigmoid", loss__pmd_weight=1.0, loss__num_negatives=1),
     "triplet, differences": dict(
         loss__kind="triplet", model__aggregation__kind="transformer", model__aggregation__transformer__differences=True,
         model__aggregation__transformer__layers=1, data__num_frames=10,
@@ -77,3 +77,16 @@ def test_training_lowers_the_loss_and_eight_devices_do_as_one(name):
         assert found.keys() == expected.keys()
         for key, value in found.items():
             np.testing.assert_allclose(value, expected[key], rtol=1e-3, atol=1e-6, err_msg=key)
+
+
+def test_the_decoder_learns_the_same_whatever_loss_contrasts():
+    def metrics(kind: str) -> dict[str, float]:
+        config = small_config(data__batch_size=BATCH, loss__kind=kind, loss__pfr_weight=0.0)
+        params = create_params(model_of(config), mesh_of(1, 1), seed=0)
+        graphdef = create_model(model_of(config), mesh_of(1, 1))
+        loss, found = jax.jit(lambda params, rows: retrieval_loss(graphdef, params, rows, config.loss))(params, batch())
+        name = {"softmax": "icl"}.get(kind, kind)
+        np.testing.assert_allclose(loss, found[name] + found["pmd"], rtol=1e-6)
+        return {key: float(found[key]) for key in ("pmd", "match_accuracy", "accuracy")}
+
+    assert metrics("softmax") == pytest.approx(metrics("sigmoid")) == metrics("triplet")

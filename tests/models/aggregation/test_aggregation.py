@@ -59,8 +59,6 @@ def test_padding_changes_nothing(name):
     """Neither other frames nor zeros, which have no direction; and the gradients of padding are zero."""
     results = trained(name)
     expected = results(features(), MASK)
-        AGGREGATIONS[CONFIGS[name].kind], nnx.Module
-    )
     for padding in (100 * features(1), np.zeros_like(features())):
         found = results(np.where(MASK[..., None], features(), padding), MASK)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
