@@ -1,11 +1,10 @@
 """What aggregations and losses give for the inputs of recorded cases, under the recording's keys.
 
-Each file of `golden/encoders/` with class "aggregation" or "siglip_loss" holds several cases, of which the JSON file
-beside it says what they compute.
+A recording holds several cases, of which the `cases` of its JSON file say what they compute.
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -85,10 +84,9 @@ def siglip_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]:
     return results
 
 
-RESULTS: dict[str, Callable[[Arrays, Mapping], dict[str, np.ndarray]]] = {
-    "aggregation": aggregation_results,
-    "siglip_loss": siglip_results,
-}
+def part_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]:
+    """The results of either recording, which its JSON file tells apart; see `aggregation_results`."""
+    return (aggregation_results if "heads" in facts else siglip_results)(arrays, facts)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

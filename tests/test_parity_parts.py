@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from scripts.parity_parts import NOT_BUILT, RESULTS
+from scripts.parity_parts import NOT_BUILT, part_results
 from tests.fixtures import ROOT
 
 ENCODERS = ROOT / "tests" / "golden" / "encoders"
@@ -13,10 +13,10 @@ ENCODERS = ROOT / "tests" / "golden" / "encoders"
 ZERO = {"nvan_mean/grad/phi.bias", "seam/grad/score.bias"}
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", ["aggregation", "siglip_loss"])
 def test_every_recorded_result_and_gradient_is_reproduced(name):
     recorded = dict(np.load(ENCODERS / f"{name}.npz"))
-    found = RESULTS[name](recorded, json.loads((ENCODERS / f"{name}.json").read_text()))
+    found = part_results(recorded, json.loads((ENCODERS / f"{name}.json").read_text()))
     expected = {
         key: value
         for key, value in recorded.items()

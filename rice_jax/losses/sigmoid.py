@@ -82,7 +82,7 @@ def nearest_key(
     image: Float[Array, "B E"], video: Float[Array, "B E"], image_key: Int[Array, " B"], fold: Fold = one_block
 ) -> Int[Array, " B"]:
     """The key of each video's nearest image in the batch; see `sigmoid_loss`."""
-    images, videos = _sides(*map(jax.lax.stop_gradient, (image, video)), image_key, None)
+    images, videos = _sides(jax.lax.stop_gradient(image), jax.lax.stop_gradient(video), image_key, None)
 
     def nearer(_: Any, best: tuple[Array, Array], videos: Rows, images: Rows) -> tuple[Array, Array]:
         cosines = similarity(videos.embedding, images.embedding)
