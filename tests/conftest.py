@@ -47,6 +47,7 @@ SLOW_FILES = (
     "test_api.py",
     "serving/test_program.py",
     "train/test_steps.py",
+    "tasks/test_contrast.py",
     "eval/test_rerank.py",
     "recognition/test_engine.py",
     "train/test_detection.py",

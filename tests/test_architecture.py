@@ -30,7 +30,7 @@ ROOMS = {
 }
 # A module that may import more than its package: the page shows the results of recognition with an index.
 EXCEPTIONS = {"pages.timeline": {"index.store", "recognition.recognizer"}}
-MODEL_PARTS = {"encoder", "pmd", "pfr", "detector"}
+MODEL_PARTS = {"encoder", "aggregation", "pmd", "pfr", "detector"}
 MAX_LINES = 400
 SOURCES = ("rice_jax", "data", "scripts", "tests", "configs")
 

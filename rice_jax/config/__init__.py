@@ -11,6 +11,7 @@ the defaults:
         return config
 """
 
+from rice_jax.config.aggregation import AggregationConfig, AttentionConfig, FrameTransformerConfig
 from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import ConfigError
 from rice_jax.config.files import default_config, find_config, load_config
@@ -28,12 +29,15 @@ from rice_jax.config.model import DetectorConfig, ModelConfig, PfrConfig, PmdCon
 from rice_jax.config.resolve import resolve
 
 __all__ = [
+    "AggregationConfig",
+    "AttentionConfig",
     "Config",
     "ConfigError",
     "DataConfig",
     "DetectionLossConfig",
     "DetectorConfig",
     "EvalConfig",
+    "FrameTransformerConfig",
     "IndexConfig",
     "InputConfig",
     "LossConfig",

@@ -22,9 +22,20 @@ class DetectionLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
+    kind: str = setting(
+        "softmax",
+        'Loss that contrasts the embeddings of a batch. "softmax": ICL. "sigmoid": SigLIP\'s, which judges every pair '
+        'by itself, with a learned scale and bias. "triplet": the furthest of the same product against the nearest '
+        "other, by distance.",
+        choices=("softmax", "sigmoid", "triplet"),
+    )
+    multi_positive: bool = setting(
+        False,
+        'Pairs of the batch that share a shop image are each other\'s positives; for `kind` "sigmoid" and "triplet".',
+    )
     mask_same_image: bool = setting(True, "Pairs of the batch that share a shop image are not each other's negatives.")
     pmd_weight: float = setting(
-        1.0, "Weight of PMD; ICL has 1. 0: the model has no decoder, and PFR is off too.", minimum=0
+        1.0, "Weight of PMD; the loss of `kind` has 1. 0: the model has no decoder, and PFR is off too.", minimum=0
     )
     pfr_weight: float = setting(1.0, "Weight of PFR; 0: off.", minimum=0)
     num_negatives: int = setting(3, "Hardest other videos that PMD matches each image with.", minimum=1)
@@ -186,6 +197,8 @@ class Config:
         data, model, train = self.data, self.model, self.train
         for part in (data, model, model.detector, self.mesh):
             yield from part.problems()
+        yield from self._loss_problems()
+        yield from self._aggregation_problems()
         if data.resize < model.image_size:
             yield (f"config.data.resize: found {data.resize}, expected model.image_size ({model.image_size}) or more")
         sizes = data.device_resize_height, data.device_resize_width
@@ -213,4 +226,29 @@ class Config:
             yield (
                 f"config.data.train_boxes and query_boxes: found {data.train_boxes!r} and {data.query_boxes!r} with "
                 "config.model.ipd='off', which does not read them; set it to 'boxes' or 'detector'"
+            )
+
+    def _loss_problems(self) -> Iterator[str]:
+        loss = self.loss
+        if loss.multi_positive and loss.kind == "softmax":
+            yield (
+                "config.loss.multi_positive: found True with config.loss.kind='softmax', which has one positive for "
+                "each row; set the kind to 'sigmoid' or 'triplet'"
+            )
+        if loss.multi_positive and not loss.mask_same_image:
+            yield (
+                "config.loss.multi_positive: found True with config.loss.mask_same_image=False, which makes the same "
+                "pairs negatives; set one of the two"
+            )
+
+    def _aggregation_problems(self) -> Iterator[str]:
+        aggregation, data = self.model.aggregation, self.data
+        yield from aggregation.problems(self.model.embed_dim)
+        if aggregation.kind == "transformer" and not (
+            self.eval.num_frames <= data.num_frames <= aggregation.transformer.num_frames
+        ):
+            yield (
+                f"config.model.aggregation.transformer.num_frames: found {aggregation.transformer.num_frames} with "
+                f"config.data.num_frames={data.num_frames} and config.eval.num_frames={self.eval.num_frames}, expected "
+                "no more frames in evaluation than in training, and a position for each"
             )

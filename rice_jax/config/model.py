@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 
+from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.fields import group, setting
 
 
@@ -115,7 +116,9 @@ class DetectorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(VitConfig):
-    logit_scale: float = setting(4.0, "Initial value; similarities are multiplied by its square.")
+    logit_scale: float = setting(
+        4.0, 'Initial value with `loss.kind` "softmax"; similarities are multiplied by its square.'
+    )
     init_from: str = setting(
         "", "Converted model or run from whose weights training starts; empty: random weights.", free=True
     )
@@ -136,6 +139,7 @@ class ModelConfig(VitConfig):
         unit="share of the longer side",
         minimum=0,
     )
+    aggregation: AggregationConfig = group(AggregationConfig, "How frames become a video's embedding.")
     pmd: PmdConfig = group(PmdConfig, "The pairwise matching decoder; built if `loss.pmd_weight` is above 0.")
     pfr: PfrConfig = group(
         PfrConfig, "Patch feature reconstruction; built with the decoder if `loss.pfr_weight` is above 0."

@@ -134,6 +134,8 @@ def export_file(workdir: Path, file: Path) -> str:
     if file.exists():
         raise ConvertError(f"{file}: exists; choose another name or delete it")
     params, config = load_weights(workdir)
+    if (kind := config["model"].get("aggregation", {}).get("kind", "features")) != "features":
+        raise ConvertError(f"{workdir}: aggregates frames by {kind!r}, expected 'features': the reference has no other")
     state = to_reference(params, config["model"])
     file.parent.mkdir(parents=True, exist_ok=True)
     (write_torch if file.suffix in TORCH_SUFFIXES else write_safetensors)(file, state)

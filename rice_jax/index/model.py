@@ -24,6 +24,7 @@ from rice_jax.models.weights import (
     newest_step,
     parameter_names,
     read_config,
+    require_trained_aggregation,
     start_from,
 )
 from rice_jax.parallel.mesh import create_mesh
@@ -121,7 +122,7 @@ def place_model(
         on_cpu: compute type on a CPU; None = that of `settings`.
 
     Raises:
-        CheckpointError: there is no checkpoint, or its parameters do not fit.
+        CheckpointError: there is no checkpoint, its parameters do not fit, or it has no trained aggregation.
     """
     has_decoder = any(name.startswith("pmd/") for name in parameter_names(source))
     parts = dataclasses.replace(settings.model, pmd=settings.model.pmd if has_decoder else None, pfr=None)
@@ -129,6 +130,7 @@ def place_model(
     if on_cpu and jax.default_backend() == "cpu":
         config = dataclasses.replace(parts, encoder=dataclasses.replace(parts.encoder, dtype=on_cpu))
     params = start_from(source, create_params(config, mesh, seed=0), config)
+    require_trained_aggregation(source, params)
     fingerprint = embedding_fingerprint(params, config, settings.resize)
     calibration = read_calibration(workdir or source)
     about = About(
@@ -164,7 +166,7 @@ def read_settings(source: Path) -> ModelSettings:
         raise CheckpointError(f"{source}: was saved by another version of rice_jax: {error}") from error
     model = config.model
     return ModelSettings(
-        RiceConfig(model.encoder, model.logit_scale, model.pmd),
+        RiceConfig(model.encoder, model.logit_scale, model.pmd, aggregation=model.aggregation, loss=config.loss.kind),
         config.data.resize if "data" in saved else round(model.image_size * 8 / 7),
         config.eval.num_frames,
         model.ipd,

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import BFloat16, Float32
 
-from rice_jax.config import PmdConfig, VitConfig
+from rice_jax.config import AggregationConfig, PmdConfig, VitConfig
+from rice_jax.config.fields import build
 from rice_jax.eval.calibration import Calibration
 from rice_jax.files import replacing, write_lines
 from rice_jax.models.rice import RiceConfig
@@ -61,10 +62,14 @@ class About:
         names = [field.name for field in dataclasses.fields(VitConfig) if field.name in sizes]
         encoder = VitConfig(**{name: sizes[name] for name in names})
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
+        aggregation = build(AggregationConfig, model.get("aggregation", {}))  # version 0.2 knew only the default
+        parts = RiceConfig(
+            encoder, model["logit_scale"], pmd, aggregation=aggregation, loss=model.get("loss", "softmax")
+        )
         return cls(
             **values
             | {
-                "model": RiceConfig(encoder, model["logit_scale"], pmd),
+                "model": parts,
                 "calibration": calibration and Calibration(**calibration),
                 "ipd": values.get("ipd") or model.get("ipd", "off"),
             }

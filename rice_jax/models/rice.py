@@ -1,6 +1,7 @@
 """RICE: one encoder for shop images and livestream videos, and the decoder and head that train it further."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rice_jax.config import PfrConfig, PmdConfig, VitConfig
+from rice_jax.config import AggregationConfig, PfrConfig, PmdConfig, VitConfig
+from rice_jax.models.aggregation import AGGREGATIONS
+from rice_jax.models.aggregation.mean import embed, masked_mean
 from rice_jax.models.contract import (
     SupportsAttention,
     SupportsEmbedding,
@@ -26,6 +29,8 @@ from rice_jax.types import Embeddings, EncodedFrames, EncodedImages, Matches, To
 # CLIP's statistics of RGB values in 0..1.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+# Initial scale and bias of SigLIP's loss (Zhai et al. 2023, section 3.2).
+SIGMOID_LOG_SCALE, SIGMOID_BIAS = math.log(10), -10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,29 +42,40 @@ class RiceConfig:
         logit_scale: initial value.
         pmd: the decoder; None = there is none.
         pfr: the reconstruction head, which needs the decoder; None = there is none.
+        aggregation: of a video's frames.
+        loss: `config.loss.kind`, which decides what scale of similarities is learned.
     """
 
     encoder: VitConfig
     logit_scale: float = 4.0
     pmd: PmdConfig | None = None
     pfr: PfrConfig | None = None
+    aggregation: AggregationConfig = AggregationConfig()
+    loss: str = "softmax"
 
 
 class Rice(nnx.Module):
-    """The encoder, the decoder PMD and the head PFR; see `models.contract`."""
+    """The encoder, the aggregation, the decoder PMD and the head PFR; see `models.contract`."""
 
     PRETRAINED = ("encoder", "logit_scale")  # the reference trains `logit_scale` at the encoder's rate, too
-    TRAINING_ONLY = ("logit_scale", "pfr")
+    TRAINING_ONLY = ("logit_scale", "log_scale", "logit_bias", "pfr")
     MATCH_ONLY = ("pmd",)
 
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
         self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
-        self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
+        if config.loss == "softmax":
+            self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
+        if config.loss == "sigmoid":
+            self.log_scale = nnx.Param(jnp.asarray(SIGMOID_LOG_SCALE, jnp.float32))
+            self.logit_bias = nnx.Param(jnp.asarray(SIGMOID_BIAS, jnp.float32))
         if config.pmd:
             self.pmd = Pmd(config.encoder, config.pmd, placement=placement, rngs=rngs)
         if config.pmd and config.pfr:
             self.pfr = Pfr(config.encoder.width, config.pmd, config.pfr, rngs=rngs)
+        # Last, so that the other parts start from the same weights with every kind.
+        aggregation, embed_dim = config.aggregation, config.encoder.embed_dim
+        self.aggregation = AGGREGATIONS[aggregation.kind](aggregation, embed_dim, rngs=rngs)
 
     @property
     def capabilities(self) -> frozenset[type]:
@@ -122,14 +138,16 @@ class Rice(nnx.Module):
         return self.aggregate(features, batch["frame_mask"])
 
     def similarity_scale(self) -> Float[Array, ""]:
-        return self.logit_scale[...] ** 2
+        if hasattr(self, "log_scale"):
+            return jnp.exp(self.log_scale[...])
+        return self.logit_scale[...] ** 2 if hasattr(self, "logit_scale") else jnp.ones(())  # a triplet has no scale
 
     def encode_frames(self, pictures: UInt8[Array, "b S S 3"]) -> EncodedFrames:
         tokens, features = self.encoder(normalize(pictures))
         return EncodedFrames(features, tokens)
 
     def aggregate(self, features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
-        return embed_frames(features, frame_mask)
+        return embed(self.aggregation(features, frame_mask))
 
     def encode_images(self, batch: Mapping[str, Any]) -> EncodedImages:
         features, tokens = self.encode_frames(batch["image"])
@@ -181,16 +199,6 @@ def normalize(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3"]:
     return (pictures.astype(jnp.float32) / 255 - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
 
 
-def embed(feature: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
-    """L2-normalizes in float32."""
-    feature = feature.astype(jnp.float32)
-    return feature / jnp.linalg.norm(feature, axis=-1, keepdims=True)
-
-
 def embed_frames(features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
-    """L2-normalizes the mean of the real frames' features.
-
-    Source: docs/reference.md, section 2.
-    """
-    weights = frame_mask.astype(jnp.float32)[..., None]
-    return embed((features.astype(jnp.float32) * weights).sum(axis=1) / weights.sum(axis=1))
+    """L2-normalizes the mean of the real frames' features."""
+    return embed(masked_mean(features, frame_mask))

@@ -168,6 +168,17 @@ def missing(source: Path, params: PyTree, module: str) -> list[str]:
     return sorted(expected - parameter_names(source))
 
 
+def require_trained_aggregation(source: Path, params: PyTree) -> None:
+    """Refuses a checkpoint without trained weights of the model's aggregation, if it has any.
+
+    Raises:
+        CheckpointError: a parameter is missing.
+    """
+    if "aggregation" in params:
+        advice = "use the settings of a run that trained one, or config.model.aggregation.kind='features'"
+        require_trained(source, params, "aggregation", "aggregation of this kind", advice)
+
+
 def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> str:
     """Identifies what embeds: only vectors of one fingerprint can be compared.
 
@@ -191,6 +202,10 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> s
     }
     if encoder.architecture != "vit":  # version 0.1 knew no other
         sizes["architecture"] = encoder.architecture
+    if isinstance(config, RiceConfig) and config.aggregation.kind != "features":  # version 0.2 knew no other
+        sizes["aggregation"] = config.aggregation.kind
+        if config.aggregation.kind == "transformer":
+            sizes["aggregation_heads"] = config.aggregation.transformer.heads
     model = MODELS[type(config)]
     rest = {part: params[part] for part in params if part not in ("encoder", *model.TRAINING_ONLY, *model.MATCH_ONLY)}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.
@@ -295,6 +310,9 @@ def _require_same_heads(saved: dict, parts: PyTree, config: ModelConfig, directo
     pairs = {"heads": (saved["heads"], config.encoder.heads)}
     if isinstance(config, RiceConfig) and config.pmd and "pmd" in parts:
         pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)
+    if isinstance(config, RiceConfig) and config.aggregation.kind == "transformer" and "aggregation" in parts:
+        found = saved["aggregation"]["transformer"]["heads"]
+        pairs["aggregation.transformer.heads"] = found, config.aggregation.transformer.heads
     if isinstance(config, DetrConfig) and "detector" in parts:
         pairs["detector.heads"] = (saved["detector"]["heads"], config.decoder.heads)
     for name, (found, expected) in pairs.items():

@@ -24,6 +24,8 @@ NUM_QUERIES = 120  # shown at most
 NUM_IMAGES = 5  # of each run
 CURVES = {
     "ICL": ("icl",),
+    "Sigmoid loss": ("sigmoid",),
+    "Triplet loss": ("triplet",),
     "Accuracy in the batch": ("accuracy",),
     "Rank-1 while training": ("retrieval/rank-1",),
 }

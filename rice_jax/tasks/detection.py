@@ -163,3 +163,8 @@ def _problems(config: Config) -> Iterator[str]:
             f"config.train.grad_cache_chunks: found {config.train.grad_cache_chunks}, expected 1 with "
             "config.task='detection'; use a smaller batch instead"
         )
+    if config.model.aggregation.kind != "features" or config.loss.kind != "softmax":
+        yield (
+            f"config.model.aggregation.kind and config.loss.kind: found {config.model.aggregation.kind!r} and "
+            f"{config.loss.kind!r} with config.task='detection', which does not read them; leave them out"
+        )

@@ -13,12 +13,16 @@ from jaxtyping import Array, Float, Int32, PyTree
 from rice_jax.config import Config, ConfigError, LossConfig
 from rice_jax.eval.results import labeled, read_results
 from rice_jax.input.pipeline import train_batches
-from rice_jax.losses.contrastive import contrastive_loss, different_images, similarity
+from rice_jax.losses.contrastive import similarity
 from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shard
 from rice_jax.losses.reconstruction import reconstruction_loss
+from rice_jax.losses.sigmoid import one_block
 from rice_jax.models.rice import RiceConfig
+from rice_jax.models.weights import require_trained_aggregation
 from rice_jax.pages import tables
+from rice_jax.parallel.blocks import fold_pairs
 from rice_jax.parallel.mesh import each_device
+from rice_jax.tasks.contrast import CONTRASTS, negative_mask
 from rice_jax.tasks.retrieval_evaluation import RetrievalEvaluator, embedding_row, match_row
 from rice_jax.tasks.task import Evaluator, Run
 from rice_jax.train.chunks import in_chunks
@@ -41,7 +45,8 @@ class Retrieval:
     def model(self, config: Config) -> RiceConfig:
         loss, model = config.loss, config.model
         pmd = model.pmd if loss.pmd_weight else None
-        return RiceConfig(model.encoder, model.logit_scale, pmd, model.pfr if pmd and loss.pfr_weight else None)
+        pfr = model.pfr if pmd and loss.pfr_weight else None
+        return RiceConfig(model.encoder, model.logit_scale, pmd, pfr, model.aggregation, loss.kind)
 
     def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:
         return train_batches(config.input, start, process_index, process_count)
@@ -65,13 +70,13 @@ class Retrieval:
             graphdef: nnx.GraphDef, params: PyTree, batch: Batch, step: Int32[Array, ""]
         ) -> tuple[Float[Array, ""], Metrics]:
             dropout_key = jax.random.fold_in(jax.random.key(config.seed), step)
-            return retrieval_loss(
-                graphdef, params, batch, config.loss, num_shards, dropout_key, num_chunks, each_device(mesh)
-            )
+            return retrieval_loss(graphdef, params, batch, config.loss, num_shards, dropout_key, num_chunks, mesh)
 
         return loss
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
+        if run.source:
+            require_trained_aggregation(run.source, run.params)
         return {run.place.name("retrieval"): RetrievalEvaluator(run).evaluate}
 
     def summary(self, run: Run, step: int) -> str:
@@ -92,7 +97,7 @@ def retrieval_loss(
     num_shards: int = 1,
     dropout_key: Array | None = None,
     num_chunks: int = 1,
-    each_part=lambda function: function,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """Total loss over the global batch.
 
@@ -103,30 +108,26 @@ def retrieval_loss(
         config: weights of the losses, and the choice of negatives.
         num_shards: number of equal parts of the batch; negatives come from the part of the image.
         dropout_key: for dropout in the decoder's attention; None = no dropout.
-        num_chunks, each_part: of the encoding, as in `in_chunks`; the losses always get the global batch.
+        num_chunks: of the encoding, as in `in_chunks`; the losses always get the global batch.
+        mesh: the devices that share the batch; None = one device.
 
     Returns:
-        The loss, and the metrics: `loss`; its unweighted parts `icl`, `pmd` and `pfr`; `accuracy`, the share of videos
-        whose nearest image in the batch is their own; `match_accuracy`, the share of images that the decoder matches
-        best with their own video; `logit_scale`.
+        The loss, and the metrics: `loss`; those of the loss that contrasts embeddings (`Contrast`; `icl` for ICL); the
+        unweighted `pmd` and `pfr`; `match_accuracy`, the share of images that the decoder matches best with their own
+        video.
     """
     model = nnx.merge(graphdef, params)
+    each_part = each_device(mesh) if mesh else lambda function: function
     encode = in_chunks(partial(_encode, graphdef, with_tokens=config.pmd_weight > 0), num_chunks, each_part)
-    (image, video), tokens = encode(params, batch)
-    negative_mask = different_images(batch["image_key"]) if config.mask_same_image else None
-    logit_scale = model.logit_scale[...]
-    loss = icl = contrastive_loss(image, video, logit_scale, negative_mask)
-    nearest = jnp.argmax(similarity(video, image), axis=1)
-    metrics = {
-        "icl": icl,
-        "accuracy": jnp.mean(batch["image_key"][nearest] == batch["image_key"]),
-        "logit_scale": logit_scale,
-    }
+    embeddings, tokens = encode(params, batch)
+    fold = fold_pairs(mesh) if mesh else one_block
+    loss, metrics = CONTRASTS[config.kind](model, embeddings, batch["image_key"], config, fold)
     if config.pmd_weight:
+        mask = negative_mask(batch["image_key"], config)
         if num_shards > 1:
-            shard_mask = same_shard(image.shape[0], num_shards)
-            negative_mask = shard_mask if negative_mask is None else negative_mask & shard_mask
-        negatives, kept = hardest_negatives(similarity(image, video), config.num_negatives, negative_mask)
+            shard_mask = same_shard(len(embeddings.image), num_shards)
+            mask = shard_mask if mask is None else mask & shard_mask
+        negatives, kept = hardest_negatives(similarity(*embeddings), config.num_negatives, mask)
         matches = model.match_batch(batch, tokens, negatives, num_shards=num_shards, dropout_key=dropout_key)
         pmd = matching_loss(matches.cosine, config.match_scale, kept)
         loss += config.pmd_weight * pmd

@@ -11,6 +11,7 @@ from rice_jax.eval.embed import compile_embedder, compute_rows, model_embedder
 from rice_jax.eval.rerank import matcher
 from rice_jax.index import model as index_model
 from rice_jax.index.update import update_index
+from rice_jax.models.aggregation import AGGREGATIONS
 from rice_jax.models.contract import (
     AnyModel,
     SupportsAttention,
@@ -69,15 +70,18 @@ def test_models_have_what_they_list_and_are_refused_for_the_rest(settings, capab
 @pytest.mark.parametrize("settings", [{}, {"task": "detection"}])
 def test_every_part_that_a_model_names_exists(settings):
     subject = model(**settings)
-    parts = set(nnx.to_pure_dict(nnx.state(subject)))
+    # A model has the learned scale of its loss alone.
+    losses = ("softmax", "sigmoid") if subject.TRAINING_ONLY else ("softmax",)
+    parts = {part for kind in losses for part in nnx.to_pure_dict(nnx.state(model(loss__kind=kind, **settings)))}
     assert {*subject.PRETRAINED, *subject.TRAINING_ONLY, *subject.MATCH_ONLY} <= parts
     assert not {*subject.TRAINING_ONLY} & {*subject.MATCH_ONLY}
 
 
-def test_a_video_is_made_of_its_frames():
+@pytest.mark.parametrize("kind", AGGREGATIONS)
+def test_a_video_is_made_of_its_frames(kind):
     """Streamed frames, of which all patches count, give the embedding of the whole video."""
     rows = batch() | {"patch_mask": jnp.ones((BATCH, FRAMES, 4), bool)}
-    subject = model()
+    subject = model(model__aggregation__kind=kind, data__num_frames=10)
     kept = subject.encode_frames(rows["video"].reshape(-1, 16, 16, 3))
     features = kept.features.reshape(BATCH, FRAMES, -1)
     np.testing.assert_allclose(
@@ -88,6 +92,12 @@ def test_a_video_is_made_of_its_frames():
     images = subject.encode_frames(rows["image"]).features
     np.testing.assert_allclose(embed(images), subject.embed_image(rows), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(subject.encode_images(rows).embedding, subject.embed_image(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_similarities_are_scaled_as_in_training():
+    assert model().similarity_scale() == 16
+    np.testing.assert_allclose(model(loss__kind="sigmoid").similarity_scale(), 10, rtol=1e-6)
+    assert model(loss__kind="triplet").similarity_scale() == 1
 
 
 def test_the_match_of_inference_is_that_of_training():

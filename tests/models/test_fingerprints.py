@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from rice_jax.config import MeshConfig
 from rice_jax.index.store import About, read_index, write_index
 from rice_jax.index.update import build_index
+from rice_jax.models.aggregation import AGGREGATIONS
 from rice_jax.models.create import create_params
 from rice_jax.models.weights import (
     CheckpointError,
@@ -56,6 +57,22 @@ def test_a_part_that_a_family_does_not_list_counts():
     params["aggregation"] = {"weight": np.ones(3, np.float32)}
     found = embedding_fingerprint(params, config, 20)
     assert without != found != embedding_fingerprint(changed(params, "aggregation/weight"), config, 20)
+
+
+def test_an_aggregation_counts_with_all_that_decides_its_result():
+    """Its kind and its heads show in no parameter."""
+
+    def settings(kind, **changes):
+        return model_of(small_config(model__aggregation__kind=kind, data__num_frames=10, **changes))
+
+    configs = [settings(kind) for kind in AGGREGATIONS]
+    configs.append(settings("transformer", model__aggregation__transformer__heads=2))
+    found = [embedding_fingerprint(create_params(config, ONE, seed=0), config, 20) for config in configs]
+    assert len(set(found)) == len(configs) == 5
+    params = create_params(configs[-1], ONE, seed=0)
+    for name in flatten_dict(params, sep="/"):
+        differs = embedding_fingerprint(changed(params, name), configs[-1], 20) != found[-1]
+        assert differs == (name.split("/")[0] in ("encoder", "aggregation")), name
 
 
 @pytest.fixture(scope="module")

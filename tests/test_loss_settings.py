@@ -1,0 +1,62 @@
+"""Settings of losses and aggregations that exclude each other."""
+
+import pytest
+
+from rice_jax.config import ConfigError
+from rice_jax.tasks import resolve
+from tests.settings import small_config, small_values
+
+
+def aggregation(values: dict, kind: str, **changes) -> None:
+    values["model"]["aggregation"] = {"kind": kind, **changes}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v["loss"].update(kind="icl"), "config.loss.kind: found 'icl', expected 'softmax', 'sigmoid' or 'tr"),
+        (lambda v: v["loss"].update(multi_positive=True), "multi_positive: found True with config.loss.kind='softmax'"),
+        (
+            lambda v: v["loss"].update(kind="sigmoid", multi_positive=True, mask_same_image=False),
+            "multi_positive: found True with config.loss.mask_same_image=False, which makes the same pairs negatives",
+        ),
+        (lambda v: aggregation(v, "mean"), "aggregation.kind: found 'mean', expected 'features', 'embeddings', 'atten"),
+        (
+            lambda v: aggregation(v, "attention", attention={"pooling": "mean"}),
+            "pooling: found 'mean' with non_local='none', which is config.model.aggregation.kind='features'",
+        ),
+        (
+            lambda v: aggregation(v, "transformer", transformer={"heads": 3}),
+            r"transformer.heads: found 3, expected a divisor of config.model.embed_dim \(16\)",
+        ),
+        (
+            lambda v: aggregation(v, "transformer"),
+            "num_frames: found 10 with config.data.num_frames=3 and config.eval.num_frames=10, expected no more frames",
+        ),
+        (
+            lambda v: (aggregation(v, "transformer"), v["data"].update(num_frames=12)),
+            "num_frames: found 10 with config.data.num_frames=12 .* and a position for each",
+        ),
+        (
+            lambda v: (v.update(task="detection"), aggregation(v, "embeddings")),
+            "found 'embeddings' and 'softmax' with config.task='detection', which does not read them",
+        ),
+        (
+            lambda v: (v.update(task="detection"), v["loss"].update(kind="triplet")),
+            "found 'features' and 'triplet' with config.task='detection', which does not read them",
+        ),
+    ],
+)
+def test_bad_settings(change, message):
+    values = small_values()
+    change(values)
+    with pytest.raises(ConfigError, match=message) as caught:
+        resolve(values)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_another_kind_do_not_matter():
+    small_config(model__aggregation__transformer__heads=3)
+    small_config(model__aggregation__attention__pooling="mean")
+    small_config(model__aggregation__kind="transformer", data__num_frames=10)
+    small_config(loss__kind="triplet", loss__multi_positive=True)
