@@ -12,7 +12,7 @@ from absl import flags
 
 from data.build import main as build
 from tests.data.raw_lpr4m import write_raw
-from tests.fixtures import build_shop, command, make_once, run
+from tests.fixtures import LIGHT, TINY, build_shop, command, make_once, run
 
 # Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -72,7 +72,7 @@ SLOW_FILES = (
     "data/test_package.py",
     "test_package.py",
 )
-SLOW_FIXTURES = {"reference"}
+SLOW_FIXTURES = {"light_reference", "reference"}
 
 
 def pytest_sessionstart():
@@ -106,13 +106,22 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="session")
 def reference(shop, tmp_path_factory):
     """Workdir and result of a run of one process and one device that nothing disturbs."""
+    return undisturbed(tmp_path_factory, "reference", shop, TINY)
 
+
+@pytest.fixture(scope="session")
+def light_reference(shop, tmp_path_factory):
+    """The same of a run that trains the first loss alone."""
+    return undisturbed(tmp_path_factory, "light_reference", shop, LIGHT)
+
+
+def undisturbed(factory, name, shop, tiny):
     def train(directory: Path) -> None:
-        result = run(command(shop, directory / "run", module="tests.recorded_main"))
+        result = run(command(shop, directory / "run", module="tests.recorded_main", tiny=tiny))
         assert result.returncode == 0, result.stderr
         (directory / "result.json").write_text(json.dumps([result.stdout, result.stderr]))
 
-    directory = make_once(tmp_path_factory, "reference", train)
+    directory = make_once(factory, name, train)
     output, errors = json.loads((directory / "result.json").read_text())
     return directory / "run", subprocess.CompletedProcess("rice", 0, output, errors)
 

@@ -16,6 +16,7 @@ from tests.programs import ROOT, Program, run, start
 
 __all__ = [
     "ROOT",
+    "LIGHT",
     "SIZES",
     "TINY",
     "build_shop",
@@ -51,6 +52,8 @@ TINY = SIZES | {
     "model.init_from": "",
     "optimizer.encoder_learning_rate": 1e-3,
 }
+# Trains the first loss alone, which takes half the time: for tests of what does not depend on the losses.
+LIGHT = TINY | {"loss.pmd_weight": 0.0, "eval.pixels": False}
 
 
 def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

@@ -22,7 +22,7 @@ from tests.settings import small_config
 SMALL = {
     "model__detector__width": 32,
     "model__detector__heads": 2,
-    "model__detector__layers": 2,
+    "model__detector__layers": 1,
     "eval__num_frames": 2,
     "train__checkpoint_interval_steps": 1,
     "train__total_steps": 4,

@@ -14,7 +14,7 @@ from rice_jax.eval.results import PIXELS, Row, read_results
 from rice_jax.files import locked
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.processes import LOCK
-from tests.fixtures import ROOT, SIZES, build_shop, command, losses, run, start, wait_for_checkpoint
+from tests.fixtures import LIGHT, ROOT, SIZES, build_shop, command, losses, run, start, wait_for_checkpoint
 
 
 def test_trains_evaluates_and_reports(reference):
@@ -127,10 +127,10 @@ def test_eight_devices_give_the_losses_of_one(reference, shop, tmp_path):
     assert eight == one
 
 
-def test_the_device_can_cut_and_resize_what_the_host_decodes(reference, shop, tmp_path):
-    workdir, _ = reference
+def test_the_device_can_cut_and_resize_what_the_host_decodes(light_reference, shop, tmp_path):
+    workdir, _ = light_reference
     room = dict(data__device_resize_height=200, data__device_resize_width=200)
-    result = run(command(shop, tmp_path, mesh__fsdp=2, **room), devices=8)
+    result = run(command(shop, tmp_path, tiny=LIGHT, mesh__fsdp=2, **room), devices=8)
     assert result.returncode == 0, result.stderr
     found, expected = losses(tmp_path), losses(workdir)
     assert found.keys() == expected.keys()
@@ -141,10 +141,9 @@ def test_the_device_can_cut_and_resize_what_the_host_decodes(reference, shop, tm
     assert found != expected, "it did it otherwise"
 
 
-def test_continues_after_sigkill(reference, shop, tmp_path):
-    workdir, _ = reference
-    settings = dict(train__checkpoint_interval_steps=1, eval__pixels=False)
-    arguments = command(shop, tmp_path, config="sample", **settings)
+def test_continues_after_sigkill(light_reference, shop, tmp_path):
+    workdir, _ = light_reference
+    arguments = command(shop, tmp_path, config="sample", tiny=LIGHT, train__checkpoint_interval_steps=1)
     process = start(arguments)
     wait_for_checkpoint(process, tmp_path)
     process.kill()
@@ -203,12 +202,12 @@ def test_only_one_program_at_a_time_changes_a_run(reference, shop, tmp_path):
     assert losses(workdir) == losses(reference[0])
 
 
-def test_a_longer_training_goes_on_from_a_finished_one(reference, shop, tmp_path):
-    workdir = shutil.copytree(reference[0], tmp_path / "run")
-    result = run(command(shop, workdir, train__total_steps=8))
+def test_a_longer_training_goes_on_from_a_finished_one(light_reference, shop, tmp_path):
+    workdir = shutil.copytree(light_reference[0], tmp_path / "run")
+    result = run(command(shop, workdir, tiny=LIGHT, train__total_steps=8))
     assert result.returncode == 0, result.stderr
     assert "was planned for 6 steps and now has 8" in result.stderr
-    before, after = losses(reference[0]), losses(workdir)
+    before, after = losses(light_reference[0]), losses(workdir)
     assert sorted(after) == list(range(1, 9)) and before.items() <= after.items()
 
 
@@ -252,7 +251,6 @@ def test_weights_of_another_size(reference, shop, tmp_path):
 def test_starts_from_a_run_at_another_picture_size(reference, shop, tmp_path):
     workdir, _ = reference
     overrides = dict(model__init_from=workdir, model__image_size=24, data__resize=26, train__total_steps=3)
-    overrides |= dict(eval__pixels=False)
-    result = run(command(shop, tmp_path, **overrides))
+    result = run(command(shop, tmp_path, tiny=LIGHT, **overrides))
     assert result.returncode == 0, result.stderr
     assert len(losses(tmp_path)) == 3

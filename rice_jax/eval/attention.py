@@ -1,5 +1,6 @@
 """The decoder's attention from each patch of a query's true image to the query's frames."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -54,6 +55,7 @@ def attention_batches(
         yield video | {"image": picture["image"], "index": index}
 
 
+@functools.cache
 def attention_maps(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], UInt8[jax.Array, "b P T N"]]:
     """The function of (params, batch) to the mean attention over all heads from every patch of an image.
 

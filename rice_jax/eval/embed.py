@@ -1,5 +1,9 @@
-"""Applies a function, such as an embedder, to a whole data set, over all devices and in fixed shapes."""
+"""Applies a function, such as an embedder, to a whole data set, over all devices and in fixed shapes.
 
+Functions of a model are made, and compiled, once for each structure of a model.
+"""
+
+import functools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -8,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
+from jax.tree_util import PyTreeDef
 from jaxtyping import Array, BFloat16, Float, PyTree, UInt8
 
 from rice_jax.models.contract import SupportsMatching, require
@@ -32,6 +37,7 @@ class Embedder(NamedTuple):
     video: Callable[[PyTree, dict], jax.Array]
 
 
+@functools.cache
 def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Embedder:
     """The model's embeddings, and with `with_queries` the images' side of a match."""
 
@@ -49,6 +55,7 @@ def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Emb
     return Embedder(image, video)
 
 
+@functools.cache
 def pixel_embedder() -> Embedder:
     """The baseline that compares raw pixels; it has no parameters."""
     return Embedder(
@@ -77,9 +84,20 @@ def padded_batch_size(batch_size: int, mesh: Mesh) -> int:
 
 def compile_rows(function: Callable[[PyTree, dict], PyTree], params: PyTree, mesh: Mesh) -> Callable:
     """Compiles a function of (params, batch): every device computes its rows, and every process gets all of them."""
-    shardings = (parameter_shardings(mesh, params), NamedSharding(mesh, BATCH))
+    leaves, structure = jax.tree.flatten(parameter_shardings(mesh, params))
+    return _compile_rows(function, tuple(leaves), structure, mesh)
+
+
+@functools.cache
+def _compile_rows(function: Callable, leaves: tuple[NamedSharding, ...], structure: PyTreeDef, mesh: Mesh) -> Callable:
+    shardings = (jax.tree.unflatten(structure, leaves), NamedSharding(mesh, BATCH))
     shown = lambda params, batch: function(params, show(batch))  # noqa: E731
     return jax.jit(shown, in_shardings=shardings, out_shardings=replicated(mesh))
+
+
+@functools.cache
+def _gather(mesh: Mesh) -> Callable:
+    return jax.jit(lambda rows: rows, out_shardings=replicated(mesh))
 
 
 def compute_rows(
@@ -97,7 +115,7 @@ def compute_rows(
     Returns:
         The function's arrays in the order of the data set, `[num_rows, ...]`, on the host, the same in every process.
     """
-    gather = jax.jit(lambda rows: rows, out_shardings=replicated(mesh))
+    gather = _gather(mesh)
     results = None
     for local in batches:
         batch = global_batch(mesh, local)

@@ -5,6 +5,7 @@ query that needs it. A video's side is computed once for all its candidates.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -77,6 +78,7 @@ def match_batches(
             yield batch | {"image": image}
 
 
+@functools.cache
 def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
     """The function of (params, batch) to the decoder's cosines of each query and its candidates, float32 `[b, K]`."""
 

@@ -1,21 +1,22 @@
 """Builds and updates the index of a shop: embeds pictures that are new or have changed, and keeps the rest."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import UInt8
+from jaxtyping import PyTree, UInt8
 
-from rice_jax.eval.embed import compile_rows, compute_rows, model_embedder, padded_batch_size
+from rice_jax.eval.embed import Images, compile_rows, compute_rows, model_embedder, padded_batch_size
 from rice_jax.files import leaving_no_trace, locked
 from rice_jax.index.catalog import Picture, read_shop
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
@@ -243,8 +244,7 @@ def _embed(
 ) -> tuple[Index, list[tuple[Picture, str]]]:
     """An index of some pictures, and those of them that cannot be used."""
     about, mesh, params = model.about, model.mesh, model.params
-    embedder = model_embedder(model.graphdef, with_queries=about.model.pmd is not None)
-    embed = compile_rows(lambda params, batch: (embedder.image(params, batch), batch["decoded"]), params, mesh)
+    embed = compile_rows(_image_embedder(model.graphdef, about.model.pmd is not None), params, mesh)
     # Few pictures get a small batch, but of a power of two: every size is compiled anew.
     few = mesh.size * 2 ** math.ceil(math.log2(max(len(pictures) / mesh.size, 1)))
     batches = _picture_batches(about, pictures, min(padded_batch_size(batch_size, mesh), few), pool)
@@ -262,6 +262,13 @@ def _embed(
         about=about,
     )
     return index.take(np.flatnonzero(decoded).tolist()), [pictures[row] for row in np.flatnonzero(~decoded).tolist()]
+
+
+@functools.cache
+def _image_embedder(graphdef: nnx.GraphDef, with_queries: bool) -> Callable[[PyTree, dict], tuple[Images, jax.Array]]:
+    """The function of (params, batch) to the embeddings and `decoded`, as all processes need the rows of all."""
+    embedder = model_embedder(graphdef, with_queries=with_queries)
+    return lambda params, batch: (embedder.image(params, batch), batch["decoded"])
 
 
 def _picture_batches(

@@ -1,5 +1,10 @@
-"""A model's structure and fresh parameters, placed on the mesh."""
+"""A model's structure and fresh parameters, placed on the mesh.
 
+What is traced and compiled for a model is kept for the next model of equal settings.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,18 +23,17 @@ MODELS: dict[type, type[Any]] = {RiceConfig: Rice, DetrConfig: Detector}
 
 def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
     """A model's structure without weights: `nnx.merge(graphdef, params)` is the model."""
-    return nnx.split(nnx.eval_shape(lambda: _model(config, mesh, seed=0)))[0]
+    return _structure(config, mesh)[0]
 
 
 def create_params(config: ModelConfig, mesh: Mesh, seed: int) -> PyTree:
     """Fresh parameters, each created where it will live; a decoder starts from the encoder's last blocks."""
-    create = lambda: start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]))  # noqa: E731
-    return jax.jit(create, out_shardings=parameter_shardings(mesh, jax.eval_shape(create)))()
+    return _creator(config, mesh, seed)()
 
 
 def abstract_params(config: ModelConfig, mesh: Mesh) -> PyTree:
     """The shapes of the parameters and their place on the mesh, without memory for them."""
-    return abstract_arrays(mesh, jax.eval_shape(lambda: create_params(config, mesh, seed=0)))
+    return abstract_arrays(mesh, _structure(config, mesh)[1])
 
 
 def start_decoder(params: PyTree) -> PyTree:
@@ -48,6 +52,18 @@ def start_decoder(params: PyTree) -> PyTree:
         "cross_blocks": jax.tree.map(lambda x: x[1::2], last),
     }
     return params | {"pmd": params["pmd"] | blocks}
+
+
+@functools.cache
+def _structure(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, PyTree]:
+    graphdef, shapes = nnx.split(nnx.eval_shape(lambda: _model(config, mesh, seed=0)))
+    return graphdef, nnx.to_pure_dict(shapes)
+
+
+@functools.cache
+def _creator(config: ModelConfig, mesh: Mesh, seed: int) -> Callable[[], PyTree]:
+    create = lambda: start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]))  # noqa: E731
+    return jax.jit(create, out_shardings=parameter_shardings(mesh, _structure(config, mesh)[1]))
 
 
 def _model(config: ModelConfig, mesh: Mesh, seed: int) -> nnx.Module:

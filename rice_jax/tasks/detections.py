@@ -1,5 +1,6 @@
 """A detector's boxes on disk: one JSON line for each frame of a data set."""
 
+import functools
 import json
 import logging
 import os
@@ -88,6 +89,7 @@ def write_detections(run: Run, params: PyTree, directory: Path, source: str) -> 
     return path
 
 
+@functools.cache
 def detect_function(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], dict[str, jax.Array]]:
     """The function of (params, batch) that finds boxes in windows.
 

@@ -31,9 +31,15 @@ from rice_jax.models.weights import (
 from rice_jax.parallel.processes import agree
 
 ITEMS = "config", "optimizer", "weights"
+# Devices that hold the same array share the work of writing it only if each has this much to write, in bytes. To cut
+# smaller arrays takes longer, since a program is compiled for each shape and slice.
+MIN_SLICE_BYTES = 2**20
 TEMPORARY = "*.orbax-checkpoint-tmp*"
 
 logger = logging.getLogger(__name__)
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_SLICE_BYTES), override=True
+)
 
 
 def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
