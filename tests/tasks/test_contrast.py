@@ -9,9 +9,11 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from rice_jax.models.create import create_model, create_params
+from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
 from rice_jax.tasks import TASKS
 from rice_jax.tasks.retrieval import retrieval_loss
+from rice_jax.train.optimizer import learning_rate_groups
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, training_step
 from tests.settings import model_of, small_config
@@ -90,3 +92,12 @@ def test_the_decoder_learns_the_same_whatever_loss_contrasts():
         return {key: float(found[key]) for key in ("pmd", "match_accuracy", "accuracy")}
 
     assert metrics("softmax") == pytest.approx(metrics("sigmoid")) == metrics("triplet")
+
+
+def test_a_scale_a_bias_and_an_aggregation_are_new_parts():
+    config = small_config(**RUNS["sigmoid, relu"])
+    params = jax.eval_shape(lambda: create_params(model_of(config), mesh_of(1, 1), seed=0))
+    groups = learning_rate_groups(Rice.PRETRAINED, params)
+    assert {"aggregation", "encoder", "log_scale", "logit_bias"} < groups.keys() and "logit_scale" not in groups
+    found = {part: set(jax.tree.leaves(tree)) for part, tree in groups.items()}
+    assert found.pop("encoder") == {"encoder"} and all(group == {"new"} for group in found.values())
