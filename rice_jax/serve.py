@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
     """
     options = _parser(prog).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
     Image.MAX_IMAGE_PIXELS = None  # the server has a limit of its own
     keep_compiled()
     limits = Limits(**{field.name: _value(field, options) for field in FIELDS})
@@ -67,11 +68,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
                 limits,
                 interval_seconds=options.interval_seconds,
                 batch_sizes=sizes,
-                known_hosts={
-                    *hosts.LOCAL,
-                    options.host.lower(),
-                    *options.allow_hosts.lower().replace(",", " ").split(),
-                },
+                known_hosts={*hosts.LOCAL, options.host.lower(), *options.allow_hosts},
             )
             host, port = listening.getsockname()[:2]
             config = Config(app, limits, log_config=None, timeout_graceful_shutdown=options.stop_seconds)
@@ -109,14 +106,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")
     address = parser.add_argument_group("address")
-    address.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)")
+    address.add_argument(
+        "--host", type=_host, default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)"
+    )
     add(address, "port", _between(int, 0, 65535), 8000, "port; 0: any free one")
-    address.add_argument("--allow_hosts", default="", metavar="NAMES", help="further names of this server; *: any name")
+    address.add_argument(
+        "--allow_hosts", type=_names, default=[], metavar="NAMES", help="further names of this server; *: any name"
+    )
     request = parser.add_argument_group("limits of a request")
     server = parser.add_argument_group("limits of the server")
     for field in FIELDS:
-        default = field.default / field.metadata["unit"]
-        kind = _between(int, 1) if isinstance(field.default, int) and field.metadata["unit"] == 1 else number
+        unit = field.metadata["unit"]
+        default = field.default if unit == 1 else field.default / unit
+        kind = _between(int, 1) if isinstance(default, int) else number
         add(server if field.metadata["server"] else request, _flag(field), kind, default, field.metadata["text"])
     add(server, "stop_seconds", _between(int, 1), 30, "time that SIGTERM waits for requests")
     return parser
@@ -130,6 +132,20 @@ def _value(field: dataclasses.Field, options: argparse.Namespace) -> Any:
     """A limit in its own unit, from that of its flag."""
     given = getattr(options, _flag(field))
     return given if field.metadata["unit"] == 1 else round(given * field.metadata["unit"])
+
+
+def _host(text: str) -> str:
+    if not text.strip():  # as of a variable that is not set; the server would listen on all addresses
+        raise argparse.ArgumentTypeError("found '', expected a name or an IP address; 0.0.0.0 and :: stand for all")
+    return text
+
+
+def _names(text: str) -> list[str]:
+    names = text.lower().replace(",", " ").split()
+    for name in names:
+        if name != hosts.ANY and ("/" in name or "*" in name or name.count(":") == 1):
+            raise argparse.ArgumentTypeError(f"found {name!r}, expected names without scheme, port, or *")
+    return names
 
 
 def _between(kind: type, least: int | float, most: int | float = sys.float_info.max) -> Callable[[str], float]:

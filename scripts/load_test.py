@@ -252,7 +252,7 @@ def serve(index: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     root = Path(__file__).resolve().parents[1]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         try:
-            if not (address := process.stdout.readline().strip()):
+            if not (address := next(process.stdout, "").strip()):
                 sys.exit("the server was not started")
             yield address, process
         finally:

@@ -37,7 +37,7 @@ FORKED.set_forkserver_preload(
 
 
 class Program:
-    """A started `python -m MODULE ARGUMENTS`.
+    """A started `python -m MODULE ARGUMENTS`, with what the tests need of `subprocess.Popen`.
 
     Attributes:
         pid: of its process.
@@ -58,9 +58,19 @@ class Program:
         """The same."""
         return self.returncode
 
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.communicate()
+
     def kill(self) -> None:
         """Sends SIGKILL."""
         self._process.kill()
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+        self._process.terminate()
 
     def communicate(self, timeout: float = TIMEOUT) -> tuple[str, str]:
         """Waits for its end, and returns what it has written to stdout and stderr."""
@@ -72,9 +82,17 @@ class Program:
         return self._output()
 
     @property
+    def stdout(self) -> Iterator[str]:
+        """The lines that it writes to stdout, from the first one on, as they come."""
+        return self._lines(self._files[0])
+
+    @property
     def stderr(self) -> Iterator[str]:
-        """The lines that it writes to stderr, from the first one on, as they come."""
-        with self._files[1].open(encoding="utf-8") as file:
+        """The same of stderr."""
+        return self._lines(self._files[1])
+
+    def _lines(self, path: Path) -> Iterator[str]:
+        with path.open(encoding="utf-8") as file:
             line = ""
             while True:
                 ended = self.returncode is not None

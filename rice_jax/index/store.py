@@ -122,6 +122,7 @@ def read_index(directory: str | os.PathLike) -> Index:
 
     Raises:
         FileNotFoundError: there is no index.
+        OSError: it cannot be opened.
         DataError: the index is damaged, or of another version of rice_jax, or a vector is not of unit length.
     """
     path = Path(directory) / FILE
@@ -130,8 +131,9 @@ def read_index(directory: str | os.PathLike) -> Index:
             f"{path}: found no index; make one: rice index PICTURES --model=RUN --out={directory} (or, with a config "
             "file, python -m rice_jax.main --mode=index)"
         )
+    file = path.open("rb")  # by name, Arrow would open it twice, and it may be replaced in between
     try:
-        with path.open("rb") as file:  # by name, Arrow would open it twice, and it may be replaced in between
+        with file:
             table = pq.ParquetFile(file).read()
         stored = table.schema.metadata
         about = About.from_dict(json.loads(stored[SETTINGS]))

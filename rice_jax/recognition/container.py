@@ -159,6 +159,8 @@ def _look_at(
     if stream is None:
         raise DataError(f"{path}: found no video stream, {EXPECTED}")
     context = stream.codec_context
+    if context is None:
+        raise DataError(f"{path}: its codec is unknown, {EXPECTED}")
     _require_size(path, context.width, context.height, limits)
     context.options = _decoder_options(limits)
     # After a damaged packet, threads that decode a frame each never find back into VP8 and VP9.
@@ -262,6 +264,8 @@ def _demux(container: av.container.InputContainer, packets: _Packets, clock: Clo
     for _ in range(MAX_ERRORS):
         try:
             yield from container.demux()
+            return
+        except IndexError:  # at the end, PyAV looks for streams that have begun since the file was opened (FLV, MPEG)
             return
         except av.error.FFmpegError as error:
             packets.note(error, clock.end)

@@ -136,6 +136,7 @@ class AdmissionMiddleware:
         uploads = scope["method"] not in ("GET", "HEAD", "DELETE")
         try:
             require_host(scope, self._hosts)
+            _require_one_length(scope)
             if uploads:
                 self._admission.require_place()
         except HTTPException as error:
@@ -145,6 +146,13 @@ class AdmissionMiddleware:
             return await self._app(scope, receive, send)
         with self._admission.metrics.arriving.track_inprogress(), _Body(scope, receive, self._admission) as body:
             await self._app(scope, body, send)
+
+
+def _require_one_length(scope: Scope) -> None:
+    """Refuses a body with two lengths: a proxy may count it otherwise, and take its end for another request."""
+    if {"content-length", "transfer-encoding"} <= set(Headers(scope=scope)):
+        detail = "found both Content-Length and Transfer-Encoding, expected one of them"
+        raise HTTPException(400, detail, {"Connection": "close"})
 
 
 class _Body:

@@ -7,7 +7,9 @@ makes room for a new one when there are too many, so that idle and slow clients 
 
 import asyncio
 import enum
+import http
 import json
+import sys
 import time
 from typing import Any
 
@@ -91,7 +93,19 @@ class Connection(H11Protocol):
         if self._state is _State.REQUEST:
             self._set_timer(None)
 
-    # uvicorn calls this method.
+    # uvicorn calls the following methods.
+
+    def send_400_response(self, msg: str) -> None:
+        # uvicorn would answer in plain text, fail if a response has begun, and let the request's app answer too.
+        if self._answering():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(_response(400, f"the request is not valid HTTP: {str(sys.exception())[:100]}"))
+        self.transport.close()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        pass  # uvicorn's tells to install WebSocket libraries; the request is answered over HTTP/1.1
 
     def on_response_complete(self) -> None:
         # uvicorn closes an idle connection earlier, but waits without end for a client that does not read.
@@ -136,8 +150,14 @@ class Connection(H11Protocol):
                 min(waiting, key=lambda other: (not other.transport.is_closing(), other._since))._abort()
 
     def _refuse(self, detail: str) -> None:
-        body = json.dumps({"detail": detail}).encode()
-        head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
-        self.transport.write(f"{head}Retry-After: 1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        self.transport.write(_response(503, detail, "Retry-After: 1"))
         self.transport.write_eof()
         self._enter(_State.REFUSED, 1.0)  # what the client sends is read, as it would else not see the response
+
+
+def _response(status: int, detail: str, *headers: str) -> bytes:
+    """The last response of a connection whose request reaches no app."""
+    body = json.dumps({"detail": detail}).encode()
+    known = ("Content-Type: application/json", "Connection: close", f"Content-Length: {len(body)}")
+    lines = (f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}", *known, *headers, "", "")
+    return "\r\n".join(lines).encode() + body

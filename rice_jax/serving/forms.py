@@ -117,7 +117,7 @@ class _Reader:
         self._start = self._spool.size
         self._text.clear()
         if self._is_file and len(self.form.files) >= self._max_files:
-            raise HTTPException(400, f"found more files than the limit of {self._max_files}")
+            raise HTTPException(413, f"found more files than the limit of {self._max_files}")
         if not self._is_file and len(self.form.fields) >= MAX_FIELDS:
             raise HTTPException(400, f"found more fields than the limit of {MAX_FIELDS}")
 
@@ -127,20 +127,21 @@ class _Reader:
             return
         self._text += data[start:end]
         if len(self._text) > MAX_TEXT_BYTES:
-            raise HTTPException(400, f"{self._name}: exceeds the size of {MAX_TEXT_BYTES:,} bytes")
+            raise HTTPException(413, f"{self._name}: exceeds the size of {MAX_TEXT_BYTES:,} bytes")
 
     def _end_part(self) -> None:
         if self._is_file:
             kind, size = self._headers.get(b"content-type", b"").decode("latin-1"), self._spool.size - self._start
             self.form.files.append((self._name, File(kind, self._spool.file, self._start, size)))
         else:
-            self.form.fields.append((self._name, self._decode(self._text)))
+            self.form.fields.append((self._name, self._decode(self._text, f"{self._name}: ")))
 
     def _end(self) -> None:
         self.ended = True
 
-    def _decode(self, text: bytes | bytearray) -> str:
+    def _decode(self, text: bytes | bytearray, where: str = "") -> str:
         try:
             return text.decode(self._charset)
         except UnicodeDecodeError as error:
-            raise HTTPException(400, f"found text in the form that is not {self._charset}") from error
+            hint = "; a file's part needs a filename" if where else ""
+            raise HTTPException(400, f"{where}found text in the form that is not {self._charset}{hint}") from error

@@ -112,10 +112,10 @@ def _recognition(service: Service, admission: Admission, limits: Limits) -> APIR
     async def recognize(request: Request) -> RecognitionResponse:
         """Recognizes the products in a clip or a video, as a whole and over time."""
         kind = request.headers.get("content-type", "")
-        uploads.require_form(kind)
+        uploads.require_form(kind, request.query_params)
         with service.scratch.file() as stored:
             form = await read_form(kind, request.stream(), stored, limits.frames)
-            upload = uploads.check_form(form, limits)
+            upload = uploads.check_form(form)
             with admission.place():
                 async with working(request, limits.decode_seconds) as work:
                     return await service.recognize(upload, work)
@@ -128,6 +128,7 @@ def _recognition(service: Service, admission: Admission, limits: Limits) -> APIR
 
         A new id starts a new stream. Only the first picture of each interval counts.
         """
+        uploads.require_once(name for name, _ in request.query_params.multi_items())
         kind = request.headers.get("content-type", "")
         with service.scratch.file() as stored:
             picture = await uploads.read_picture(kind, request.stream(), stored, limits)

@@ -3,7 +3,8 @@
 Refused uploads raise an `HTTPException` whose detail says what was found and what was expected.
 """
 
-from collections.abc import AsyncIterable, Callable, Generator, Mapping, Sequence
+import collections
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import av
@@ -65,8 +66,17 @@ class Upload(NamedTuple):
     query: Query
 
 
-def require_form(content_type: str) -> None:
-    """Refuses a request that is not a form (415)."""
+def require_once(names: Iterable[str]) -> None:
+    """Refuses several values for one name (400)."""
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            raise HTTPException(400, f"{name[:80]}: found twice, expected once")
+
+
+def require_form(content_type: str, parameters: Iterable[str]) -> None:
+    """Refuses a request that is not a form (415), and one with parameters in its address, not in the form (422)."""
+    for name in parameters:
+        raise HTTPException(422, f"{name[:80]}: found in the request's address, expected in the form")
     if _bare(content_type) != FORM:
         raise HTTPException(415, f"found the content type {_quote(_bare(content_type))}, expected {FORM}")
 
@@ -85,27 +95,22 @@ async def read_picture(content_type: str, body: AsyncIterable[bytes], stored: IO
     return File(content_type, stored, 0, spool.size)
 
 
-def check_form(form: Form, limits: Limits) -> Upload:
+def check_form(form: Form) -> Upload:
     """Checks the parts of a form: either one `video` or several `frames`, and the fields of `Query`."""
     files: dict[str, list[File]] = {"frames": [], "video": []}
-    fields: dict[str, str] = {}
     for name, file in form.files:
         if name not in files:
             raise HTTPException(400, f"found a file named {_quote(name)}, expected frames or one video")
         files[name].append(file)
-    for name, text in form.fields:
+    for name, _ in form.fields:
         if name in files:
-            raise HTTPException(400, f"{name}: found text, expected a file")
-        if name in fields:
-            raise HTTPException(400, f"{name}: found twice, expected once")
-        fields[name] = text
+            raise HTTPException(400, f"{name}: found text, expected a file, whose part has a filename")
+    require_once(name for name, _ in form.fields)
     frames, videos = files["frames"], files["video"]
     if len(videos) > 1 or (frames and videos):
         raise HTTPException(400, f"found {len(frames)} frames and {len(videos)} videos, expected frames or one video")
     if not frames and not videos:
         raise HTTPException(400, "found no frames, expected files named frames, or one named video")
-    if len(frames) > limits.frames:
-        raise HTTPException(413, f"found {len(frames)} frames, expected at most {limits.frames}")
     for number, file in enumerate(frames, start=1):
         if not _is_type(file.content_type, PICTURE_TYPES):
             raise HTTPException(415, f"frame {number}: found {_quote(file.content_type)}, expected {PICTURE_KINDS}")
@@ -113,7 +118,7 @@ def check_form(form: Form, limits: Limits) -> Upload:
         if not _is_type(file.content_type, VIDEO_TYPES):
             raise HTTPException(415, f"video: found {_quote(file.content_type)}, expected a video")
     try:
-        query = Query.model_validate(fields)
+        query = Query.model_validate(dict(form.fields))
     except pydantic.ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from error
     return Upload(frames, videos[0] if videos else None, query)

@@ -108,6 +108,12 @@ def test_a_damaged_index(tmp_path):
         read_index(tmp_path)
 
 
+def test_an_index_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    (tmp_path / "index.parquet").mkdir()
+    with pytest.raises(IsADirectoryError, match="index.parquet"):
+        read_index(tmp_path)
+
+
 def test_no_flipped_bit_is_read(tmp_path):
     write_index(tmp_path, make_index())
     path, rng, noticed = tmp_path / "index.parquet", random.Random(0), 0

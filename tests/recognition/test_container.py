@@ -1,7 +1,9 @@
 """Video files of all kinds, as a player shows them."""
 
+import inspect
 import re
 import struct
+import types
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from rice_jax.recognition import container
 from rice_jax.recognition.container import Reading, VideoLimits, VideoTooLarge
 from rice_jax.recognition.video import read_video
 from rice_jax.types import DataError
@@ -195,6 +198,22 @@ def test_of_a_video_most_of_which_is_damaged_nothing_is_known(tmp_path):
         DataError, match=r"damaged.mkv: cannot be decoded: 1[0-9] of 20 packets are damaged, the first at second"
     ):
         list(read_video(path))
+
+
+def test_a_codec_that_is_unknown(tmp_path):
+    path = write(tmp_path / "x.mp4", [RED], codec="libx264")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"none"))
+    with pytest.raises(DataError, match="x.mp4: its codec is unknown"):
+        list(read_video(path, 1.0))
+
+
+def test_a_stream_that_begins_later_ends_no_video():
+    def demux():  # what PyAV does then, depending on what the memory beyond an array holds
+        yield "packet"
+        raise IndexError("list index out of range")
+
+    read = inspect.unwrap(container._demux)  # without the check of its arguments' types
+    assert list(read(types.SimpleNamespace(demux=demux), container._Packets(), None)) == ["packet"]
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "avi", "flv"])

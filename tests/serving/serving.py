@@ -3,10 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,7 +15,6 @@ from rice_jax.index.store import write_index
 from rice_jax.serving.connections import Config
 from rice_jax.serving.limits import Limits
 from rice_jax.serving.server import create_app
-from tests.fixtures import ROOT
 from tests.shop import Shop, make_shop, png
 
 BATCH_SIZES = (1, 2, 4)
@@ -63,16 +59,6 @@ def asking(engine, limits=LIMITS, stop_seconds=None):
     app = create_app(engine, limits, batch_sizes=BATCH_SIZES)
     with serving(app, limits, stop_seconds) as address, httpx.Client(base_url=address, timeout=20) as client:
         yield client
-
-
-def start_program(shop: Shop, *flags: str, **environment: str) -> tuple[subprocess.Popen, str]:
-    """Starts `rice_jax.serve` on any port, and waits for the address that it prints."""
-    command = [sys.executable, "-m", "rice_jax.serve", f"--index={shop.directory}", "--port=0", *flags]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", **environment}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    return process, process.stdout.readline().strip()
 
 
 def frames(*pictures):

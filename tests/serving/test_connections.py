@@ -1,6 +1,7 @@
 """Slow clients, and too many of them, do not shut out others."""
 
 import contextlib
+import json
 import socket
 import time
 
@@ -14,6 +15,7 @@ from tests.serving.serving import serving, until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+PUSH = POST.replace(b"POST /", b"POST /streams/x/frames?time=1")
 CHUNK = b"400\r\n" + b"x" * 1024 + b"\r\n"
 
 
@@ -172,3 +174,30 @@ def test_a_response_must_be_read(monkeypatch):
             while piece := lazy.recv(1 << 20):
                 found += len(piece)
         assert found < 50_000_000
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (GET.replace(b"Host", b"Guest"), "Host"),
+        (b"hello\r\n\r\n", "not valid HTTP"),
+        (PUSH + b"zz\r\n", "not valid HTTP"),
+        (PUSH + CHUNK[:-2] + b"more\r\n", "not valid HTTP"),
+        (PUSH.replace(b"chunked", b"chunked\r\nContent-Length: 5") + b"0\r\n\r\n", "both Content-Length and"),
+    ],
+)
+def test_what_is_not_http_is_refused(client, data, reason, caplog):
+    with socket.create_connection(("127.0.0.1", client.base_url.port), 20) as opened:
+        opened.sendall(data)
+        head, _, body = b"".join(iter(lambda: opened.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n") and reason in json.loads(body)["detail"], body
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_body_that_breaks_after_its_refusal_closes_the_connection(caplog):
+    with clients() as server:
+        opened = server.open(POST + CHUNK)
+        assert b" 415 " in opened.recv(1000)
+        opened.sendall(b"zz\r\n")
+        assert opened.recv(1000) == b""
+    assert not [record for record in caplog.records if record.exc_info]

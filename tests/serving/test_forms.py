@@ -37,10 +37,10 @@ def read(body, kind=TYPE, size=7, max_files=10):
         return form.fields, [(name, file.content_type, file.size, file.read()) for name, file in form.files]
 
 
-def refusal(*args, **kwargs):
+def refusal(*args, status=400, **kwargs):
     with pytest.raises(HTTPException) as refused:
         read(*args, **kwargs)
-    assert refused.value.status_code == 400
+    assert refused.value.status_code == status
     return refused.value.detail
 
 
@@ -89,22 +89,23 @@ def test_others_are_refused(client, charset):
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"),
+    ("body", "status", "reason"),
     [
-        (b"", "ends before"),
-        (b"hello", "malformed"),
-        (part(b"gallery", b"\xff") + END, "not utf-8"),
-        (part(b"\xff", b"x") + END, "not utf-8"),
-        (part(b"gallery", b"x" * 4001) + END, "4,000 bytes"),
-        (part(b"a", b"x") * 9 + END, "more fields than the limit of 8"),
-        (part(b"frames", b"x", b"x") * 11 + END, "more files than the limit of 10"),
-        (b"---x-\r\nContent-Type: image/png\r\n\r\nx\r\n" + END, "without a name"),
-        (b"---x-\r\nContent Type\r\n\r\nx\r\n" + END, "malformed"),
+        (b"", 400, "ends before"),
+        (b"hello", 400, "malformed"),
+        (part(b"gallery", b"\xff") + END, 400, "gallery: found text in the form that is not utf-8"),
+        (part(b"frames", b"\xff") + END, 400, "a file's part needs a filename"),
+        (part(b"\xff", b"x") + END, 400, "not utf-8"),
+        (part(b"gallery", b"x" * 4001) + END, 413, "4,000 bytes"),
+        (part(b"a", b"x") * 9 + END, 400, "more fields than the limit of 8"),
+        (part(b"frames", b"x", b"x") * 11 + END, 413, "more files than the limit of 10"),
+        (b"---x-\r\nContent-Type: image/png\r\n\r\nx\r\n" + END, 400, "without a name"),
+        (b"---x-\r\nContent Type\r\n\r\nx\r\n" + END, 400, "malformed"),
     ],
 )
-def test_bad_forms_are_refused(body, reason):
-    assert reason in refusal(body)
-    assert reason in refusal(body, size=1 << 20)
+def test_bad_forms_are_refused(body, status, reason):
+    assert reason in refusal(body, status=status)
+    assert reason in refusal(body, status=status, size=1 << 20)
 
 
 def test_a_form_needs_a_boundary():

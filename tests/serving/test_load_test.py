@@ -1,9 +1,12 @@
 """The load test finds wrong responses, and none on a server of the tiny shop."""
 
+import types
+
 import pytest
 
 from scripts import load_test
 from scripts.load_test import Alone, Clip, Request, find_problem
+from tests import programs
 from tests.serving.serving import make_named_shop
 
 
@@ -12,7 +15,14 @@ def shop(tmp_path_factory):
     return make_named_shop(tmp_path_factory.mktemp("shop"))
 
 
-def test_no_answer_is_wrong(shop, capsys):
+@pytest.fixture
+def forked(monkeypatch):
+    """The load test's server is forked."""
+    popen = types.SimpleNamespace(PIPE=None, Popen=lambda command, **settings: programs.start(command))
+    monkeypatch.setattr(load_test, "subprocess", popen)
+
+
+def test_no_answer_is_wrong(shop, capsys, forked):
     load_test.main([f"--index={shop.directory}", "--requests=60", "--clients=4"])
     printed = capsys.readouterr()
     assert '"wrong": 0' in printed.out
@@ -44,6 +54,6 @@ def test_wrong_answers_are_found(shop):
     assert find_problem(refused, 400, {}, {}) and find_problem(refused, 500, {"detail": ""}, {})
 
 
-def test_a_server_that_does_not_start_is_reported(tmp_path):
+def test_a_server_that_does_not_start_is_reported(tmp_path, forked):
     with pytest.raises(SystemExit, match="was not started"), load_test.serve(tmp_path):
         pass

@@ -1,11 +1,9 @@
 """The server as a program: how it starts and stops."""
 
 import dataclasses
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,41 +12,39 @@ import pytest
 
 from rice_jax import recognize, serve
 from rice_jax.serving.limits import Limits
+from tests import programs
 from tests.fixtures import ROOT
-from tests.serving.serving import clip, start_program, until
+from tests.serving.serving import clip, until
+
+SERVE = [sys.executable, "-m", "rice_jax.serve"]
 
 
 def test_sigterm_finishes_requests_in_flight(shop, tmp_path):
-    process, address = start_program(shop, TMPDIR=str(tmp_path))
+    process = programs.start([*SERVE, f"--index={shop.directory}", "--port=0"], TMPDIR=str(tmp_path))
     try:
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), process.stderr.read()
+        address = next(process.stdout, "").strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), process.communicate()
         pictures = clip(shop, *[0, 1] * 40)
         with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
             answer = pool.submit(httpx.post, f"{address}/recognize", files=pictures, timeout=20)
             until(lambda: "rice_requests_in_progress 1.0" in client.get("/metrics").text or answer.done())
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
             assert answer.result().status_code == 200
-        assert process.wait(20) == -signal.SIGTERM
-        assert process.stderr.read() == ""
+        _, errors = process.communicate(20)
+        assert (process.returncode, errors) == (-signal.SIGTERM, "")
         assert not list(tmp_path.glob("rice_jax-*"))
     finally:
         process.kill()
         process.communicate()
 
 
-def run_program(*arguments, code="import runpy; runpy.run_module('rice_jax.serve', run_name='__main__')"):
-    command = [sys.executable, "-c", code, *arguments]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-
-
 def test_a_server_that_cannot_start_says_why(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run_program(f"--index={tmp_path}", f"--port={taken.getsockname()[1]}")
+        done = programs.run([*SERVE, f"--index={tmp_path}", f"--port={taken.getsockname()[1]}"])
     assert done.returncode == 1 and done.stderr.startswith("OSError: ") and "in use" in done.stderr, done.stderr
     code = "import sys; sys.modules['fastapi'] = None; sys.argv[0] = 'serve'; "
     code += "from rice_jax.serve import main; main()"
-    done = run_program(f"--index={tmp_path}", code=code)
+    done = programs.run([sys.executable, "-c", code, f"--index={tmp_path}"])
     assert done.returncode == 1 and "pip install 'rice-jax[serve]'" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
@@ -70,12 +66,14 @@ def test_help_fits_on_a_screen(command, monkeypatch, capsys):
         *(("batch_size", value, "a whole number, 1 to 512") for value in ("0", "513", "100000")),
         *(("megapixels", value, "a number, 0.001 or more") for value in ("nan", "inf", "0", "-1")),
         ("frames", "1.5", "a whole number, 1 or more"),
+        ("host", "", "a name or an IP address"),
+        *(("allow_hosts", value, "names without scheme") for value in ("http://a", "a:80", "*.a")),
     ],
 )
 def test_impossible_flags(flag, value, expected, capsys):
     with pytest.raises(SystemExit, match="2"):
         serve.main(["--index=x", f"--{flag}={value}"])
-    assert f"--{flag}: found '{value}', expected {expected}\n" in capsys.readouterr().err
+    assert f"--{flag}: found '{value}', expected {expected}" in capsys.readouterr().err
 
 
 def test_flags_are_documented(monkeypatch, capsys):
