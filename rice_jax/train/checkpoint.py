@@ -37,9 +37,6 @@ MIN_SLICE_BYTES = 2**20
 TEMPORARY = "*.orbax-checkpoint-tmp*"
 
 logger = logging.getLogger(__name__)
-ocp.type_handlers.register_type_handler(
-    jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_SLICE_BYTES), override=True
-)
 
 
 def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointManager:
@@ -68,7 +65,15 @@ def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointMan
         cleanup_tmp_directories=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=finish_files),
     )
-    return ocp.CheckpointManager(directory, options=options)
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_SLICE_BYTES)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    handlers = {
+        "weights": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+        "optimizer": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
+        "config": ocp.JsonCheckpointHandler(),
+        "data": ocp.JsonCheckpointHandler(),
+    }
+    return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
 
 def save(
@@ -92,8 +97,8 @@ def save(
         CheckpointError: this checkpoint, or the previous one, cannot be written.
     """
     items = ocp.args.Composite(
-        weights=ocp.args.StandardSave(params),
-        optimizer=ocp.args.StandardSave(optimizer),
+        weights=ocp.args.PyTreeSave(params),
+        optimizer=ocp.args.PyTreeSave(optimizer),
         config=ocp.args.JsonSave(config),
         data=ocp.args.JsonSave(dict(data)),
     )
@@ -137,7 +142,7 @@ def restore(
     """
     directory = Path(checkpoints.directory) / str(step)
     _require_same_config(read_config(directory), config, directory)
-    items = {"weights": ocp.args.StandardRestore(params), "optimizer": ocp.args.StandardRestore(optimizer)}
+    items = {"weights": _restore_args(params), "optimizer": _restore_args(optimizer)}
     if (directory / "data").is_dir():  # version 0.2 did not save it
         items["data"] = ocp.args.JsonRestore()
     with explain_damage(directory):
@@ -175,6 +180,10 @@ def _set_aside_damaged(directory: Path) -> str:
             lost - step,
         )
     return ""
+
+
+def _restore_args(tree: PyTree) -> ocp.args.PyTreeRestore:
+    return ocp.args.PyTreeRestore(tree, restore_args=ocp.checkpoint_utils.construct_restore_args(tree))
 
 
 @contextlib.contextmanager
