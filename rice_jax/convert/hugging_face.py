@@ -119,7 +119,7 @@ DINOV2 = Family(
     ignored=names.DINO_IGNORED,
     fixed={"qkv_bias": True},
 )
-DINOV2_REGISTERS = dataclasses.replace(DINOV2, defaults=DINOV2.defaults | dict(patch_size=16, num_register_tokens=4))
+DINOV2_REGISTERS = dataclasses.replace(DINOV2, defaults={**DINOV2.defaults, "patch_size": 16, "num_register_tokens": 4})
 DINOV3 = Family(
     what="a DINOv3 vision transformer",
     defaults=_SIZES
@@ -193,7 +193,7 @@ def vit_config(family: Family, values: Values) -> VitConfig:
         for name in whole
         if not isinstance(values[name], int) or values[name] < 1
     ]
-    expected = {"num_channels": 3} | family.fixed
+    expected = {"num_channels": 3, **family.fixed}
     problems += [
         f"{name} {values[name]!r}: expected {want!r}" for name, want in expected.items() if values[name] != want
     ]

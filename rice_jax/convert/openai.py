@@ -116,7 +116,7 @@ def open_clip_config(model: Mapping[str, Any], vision: Mapping[str, Any]) -> Vit
 
     Source: the defaults of `CLIPVisionCfg` in open_clip's `model.py`.
     """
-    values = {
+    values: dict[str, Any] = {
         **dict(image_size=224, layers=12, width=768, patch_size=16, head_width=64, mlp_ratio=4.0),
         **dict(ls_init_value=None, no_ln_pre=False, pool_type="tok", act_kwargs=None, norm_kwargs=None),
     }
