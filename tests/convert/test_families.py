@@ -24,6 +24,7 @@ from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, training_step
 from scripts.parity import Case
+from tests.convert.torch_archive import write_archive
 from tests.golden.cases import assert_close, find
 from tests.settings import model_of, small_config
 
@@ -192,6 +193,15 @@ def test_weights_in_several_files(tmp_path):
     (source / file).unlink()
     with pytest.raises(SystemExit, match=rf"{file}: not a safetensors file: No such file"):
         convert(source, tmp_path / "three")
+
+
+def test_weights_as_pytorch_writes_them(tmp_path):
+    source = family(tmp_path / "theirs", "siglip_vision")
+    convert(source, tmp_path / "one")
+    write_archive(source / "pytorch_model.bin", safetensors.numpy.load_file(source / "model.safetensors"))
+    (source / "model.safetensors").unlink()
+    convert(source, tmp_path / "two")
+    jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "one")[0], load_weights(tmp_path / "two")[0])
 
 
 def _truncate(folder):
