@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         print(path)
         case = Case(path)
         left = {key for key in case.recorded if not key.startswith(("in/", "params/"))}
-        for line in compare_encoder(case) if "class" in case.facts else compare(case):
+        for line in comparison(case)(case):
             print(line, flush=True)
             compared += 1
             beyond += not line.holds
@@ -95,6 +95,13 @@ def main(argv: list[str] | None = None) -> None:
         f"{missed} recorded arrays not compared"
     )
     sys.exit(failed)
+
+
+def comparison(case: Case) -> Callable[[Case], Iterator[Line]]:
+    """What compares a recording of this kind; a kind that nothing compares has no lines."""
+    if "class" in case.facts:
+        return compare_encoder
+    return compare if set(INPUTS) <= case.arrays.keys() else lambda case: iter(())
 
 
 def compare(case: Case) -> Iterator[Line]:
