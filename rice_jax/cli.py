@@ -13,7 +13,7 @@ Recognizes the product that a salesperson presents in a livestream clip.
 usage: rice COMMAND [...]
 
 A shop:
-  convert    convert a CLIP model or a checkpoint of the reference implementation
+  convert    convert an encoder (CLIP, SigLIP, DINO) or a checkpoint of the reference
   index      embed a shop's pictures into an index
   recognize  find which products of an index a video shows, and when
   serve      recognize over HTTP, with a web page and an API
@@ -109,23 +109,17 @@ def _serve(arguments: list[str]) -> None:
 
 
 def _convert(arguments: list[str]) -> None:
-    kinds = {
-        "clip": "a CLIP model of OpenAI or Hugging Face",
-        "reference": "a checkpoint of the reference implementation, in either direction",
-    }
-    parser = argparse.ArgumentParser(prog="rice convert", description="Converts models to and from rice_jax.")
-    commands = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    for kind, text in kinds.items():
-        commands.add_parser(kind, help=text, add_help=False)
-    kind = parser.parse_known_args(arguments[:1])[0].kind
-    if kind == "clip":
-        from rice_jax.convert import clip
-
-        clip.main(arguments[1:], prog="rice convert clip")
-    else:
+    kind = arguments[0] if arguments else ""
+    if kind == "reference":
         from rice_jax.convert import reference
 
         reference.main(arguments[1:], prog="rice convert reference")
+    else:
+        from rice_jax.convert import clip
+
+        # A source says itself of which family it is; the name is from when there was one.
+        named = kind == "clip"
+        clip.main(arguments[named:], prog="rice convert clip" if named else "rice convert")
 
 
 def _index(arguments: list[str]) -> None:

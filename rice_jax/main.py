@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
         if arguments[1:]:
             raise ConfigError(f"{MODE.value}: found {' '.join(arguments[1:])!r}, expected only flags")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
-        config = resolve(CONFIG.value.to_dict())
+        config = resolve(CONFIG.value.to_dict(), directory)
         require_same({"--mode": MODE.value} | common_facts(config))
         with leaving_no_trace(directory, CHECKPOINTS):
             share_directory(directory)

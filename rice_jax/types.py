@@ -1,8 +1,8 @@
 """Batches and outputs, and the glossary of letters and shapes.
 
 Words: an *image* is a shop's product picture; a *video* is a livestream clip as a list of frames; a *gallery* is the
-images that a query may match; *tokens* include the CLS token, *patches* do not; a *feature* becomes an *embedding* by
-L2 normalization; in a `*_mask` True means keep.
+images that a query may match; *tokens* include the CLS token, or what stands for it, *patches* do not; a *feature*
+becomes an *embedding* by L2 normalization; in a `*_mask` True means keep.
 
 Letters: B global batch, T frames, S side of a picture in pixels, L tokens, M = T · L tokens of a video, N patches,
 D width, E embedding, H heads, K candidates, G gallery images, Q queries. Of a detector: M boxes and Q object queries

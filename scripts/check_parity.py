@@ -1,24 +1,22 @@
-"""Compares the model with what the reference implementation computed, number by number.
+"""Compares models with what other implementations computed, number by number.
 
     python scripts/check_parity.py CASE.npz [CASE.npz ...]
 
 A case holds weights, inputs, outputs, gradients and optimizer steps of any sizes; CASE.json beside it describes them,
 and `recipe.py` beside it makes weights or inputs that are not stored. Prints a line for every recorded array, and PASS
-or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not compared.
+or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not compared. A case whose JSON names a
+`class` is of an encoder (`scripts/parity_encoders.py`), all others are of the reference's RICE.
 
-Losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`; intermediate
-values that these do not return are computed from the model's parts.
+Of the latter, losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`;
+intermediate values that these do not return are computed from the model's parts.
 """
 
 import argparse
 import dataclasses
 import functools
-import json
-import runpy
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
@@ -28,20 +26,31 @@ import numpy as np
 import optax
 from flax import nnx
 
-from rice_jax.config import LossConfig, OptimizerConfig, PfrConfig, PmdConfig, VitConfig
+from rice_jax.config import PIXEL_STATISTICS, LossConfig, OptimizerConfig, PfrConfig, PmdConfig
 from rice_jax.convert.names import REFERENCE_IGNORED
 from rice_jax.convert.reference import from_reference, to_reference
+from rice_jax.convert.vit import config_of
 from rice_jax.losses.matching import hardest_negatives
 from rice_jax.models.layers import unstack
-from rice_jax.models.pmd import Pmd, project
-from rice_jax.models.rice import PIXEL_MEAN, PIXEL_STD, Rice, RiceConfig
+from rice_jax.models.pmd import Pmd
+from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.tasks.retrieval import retrieval_loss
 from rice_jax.train.optimizer import create_optimizer
+from scripts.parity import (
+    GRADIENT_TOLERANCE,
+    INPUTS,
+    PROJECTED,
+    Case,
+    Line,
+    gradient_norms,
+    gradient_rounding,
+    of_maximum,
+    ratio,
+    relative_l2,
+)
+from scripts.parity_encoders import compare_encoder
 
-OUTPUT_TOLERANCE = 1e-4  # of an array's largest value
-GRADIENT_TOLERANCE = 1e-3  # of an array's L2 norm
 MOVE_TOLERANCE = 1e-2  # of the L2 norm of what the updates changed in an array
-EPSILON = float(np.finfo(np.float32).eps)
 
 # Settings of the recording that its JSON file describes only in words.
 LOSS = LossConfig(
@@ -59,43 +68,7 @@ OPTIMIZER = OptimizerConfig(
 )
 TOTAL_STEPS = 10**9  # so long that the cosine's first values are 1 in float32
 
-INPUTS = ("in/image", "in/video", "in/video_temporal_mask")
-PROJECTED = ("grad_norm/names", "grad_norm/values", "grad_proj/values")
 LOSSES = {"vic_loss": "icl", "vim_loss": "pmd", "rec_loss": "pfr", "total_loss": "loss", "total": "loss"}
-
-
-class Case:
-    """A recording: `facts` of the JSON file, the `recorded` arrays, and all `arrays`, including the recipe's."""
-
-    def __init__(self, path: Path):
-        self.facts = json.loads(path.with_suffix(".json").read_text())
-        self.recorded = dict(np.load(path))
-        self.arrays = self.recorded
-        if not (set(INPUTS) <= self.recorded.keys() and self.under("params/")):
-            recipe, config = runpy.run_path(str(path.with_name("recipe.py"))), self.facts["config"]
-            weights = recipe["weights"](self.facts["param_shapes"], config)
-            made = {f"params/{name}": value for name, value in weights.items()}
-            self.arrays = made | dict(zip(INPUTS, recipe["inputs"](config), strict=True)) | self.recorded
-
-    def under(self, prefix: str) -> dict[str, np.ndarray]:
-        """The arrays whose key starts with a prefix, by the rest of their key."""
-        return {key[len(prefix) :]: value for key, value in self.arrays.items() if key.startswith(prefix)}
-
-
-class Line(NamedTuple):
-    """One comparison: its (measure, error, tolerance) triples, and further recorded arrays that it covers."""
-
-    name: str
-    measures: tuple[tuple[str, float, float], ...]
-    keys: tuple[str, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        return all(error <= tolerance for _, error, tolerance in self.measures)  # NaN is not
-
-    def __str__(self) -> str:
-        measures = "  ".join(f"{measure} {error:.1e}" for measure, error, _ in self.measures)
-        return f"{'ok ' if self.holds else 'BAD'} {self.name:<92} {measures}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -107,8 +80,8 @@ def main(argv: list[str] | None = None) -> None:
     for path in paths:
         print(path)
         case = Case(path)
-        left = {key for key in case.recorded if key not in INPUTS and not key.startswith("params/")}
-        for line in compare(case):
+        left = {key for key in case.recorded if not key.startswith(("in/", "params/"))}
+        for line in comparison(case)(case):
             print(line, flush=True)
             compared += 1
             beyond += not line.holds
@@ -122,6 +95,13 @@ def main(argv: list[str] | None = None) -> None:
         f"{missed} recorded arrays not compared"
     )
     sys.exit(failed)
+
+
+def comparison(case: Case) -> Callable[[Case], Iterator[Line]]:
+    """What compares a recording of this kind; a kind that nothing compares has no lines."""
+    if "class" in case.facts:
+        return compare_encoder
+    return compare if set(INPUTS) <= case.arrays.keys() else lambda case: iter(())
 
 
 def compare(case: Case) -> Iterator[Line]:
@@ -142,9 +122,8 @@ class Subject:
         config = case.facts["config"]
         params, self.sizes = from_reference(case.under("params/"), config["clip_heads"], config["pmd_heads"])
         self.params = jax.tree.map(jnp.asarray, params)
-        sizes = {name: value for name, value in self.sizes.items() if name != "pmd"}
         model = RiceConfig(
-            VitConfig(**sizes, dtype="float32"),
+            config_of(self.sizes),
             pmd=PmdConfig(**self.sizes["pmd"], attention_dropout=0.0),
             pfr=PfrConfig(mask_padding=False, init="ones"),
         )
@@ -170,7 +149,8 @@ class Subject:
 
 def to_bytes(pictures: np.ndarray) -> np.ndarray:
     """The inverse of `normalize`, for normalized pictures [..., 3, S, S]; 0 to 255, but not whole numbers."""
-    return ((np.moveaxis(pictures, -3, -1) * np.array(PIXEL_STD) + np.array(PIXEL_MEAN)) * 255).astype(np.float32)
+    mean, std = map(np.array, PIXEL_STATISTICS["clip"])
+    return ((np.moveaxis(pictures, -3, -1) * std + mean) * 255).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -227,7 +207,7 @@ def decode(pmd: Pmd, image_tokens, video_tokens, token_mask) -> tuple[jax.Array,
     video_tokens = video_tokens.reshape(*token_mask.shape, -1)
     for pair in range(pmd.config.num_pairs):
         block, cross_block = unstack(pmd.self_blocks, pair), unstack(pmd.cross_blocks, pair)
-        queries, keys = (block.split_heads(project(block.qkv, block.ln_1(x), part)) for part in (0, 1))
+        queries, keys = (block.split_heads(block.project(block.ln_1(x), part)) for part in (0, 1))
         scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys) * keys.shape[-1] ** -0.5
         maps.append(jax.nn.softmax(scores).mean(axis=1))
         x, _ = cross_block(block(x), *cross_block.keys_values(video_tokens), token_mask)
@@ -297,46 +277,6 @@ def compare_updates(case: Case, subject: Subject, recording: str, settings: Mapp
         elif REFERENCE_IGNORED.fullmatch(name):
             # No parameter of ours, which is right as long as the reference does not train it.
             yield Line(f"{recording}/{name}", (of_maximum(before[name], expected, tolerance=0.0),))
-
-
-def gradient_norms(case: Case) -> dict[str, float]:
-    norms = {name: float(np.linalg.norm(gradient)) for name, gradient in case.under("grad/").items()}
-    if set(PROJECTED) <= case.recorded.keys():
-        norms |= dict(zip(*(case.recorded[key].tolist() for key in PROJECTED[:2]), strict=True))
-    return norms
-
-
-def gradient_rounding(case: Case) -> float:
-    """The rounding error of a parameter's gradient in float32.
-
-    In some gradients, terms of the size of the whole gradient cancel: the gradient of a bias in front of a softmax is
-    exactly zero, and in float32 only rounding errors remain, theirs and ours. A difference is therefore ignored if it
-    is below float32's resolution at the norm of the whole gradient.
-    """
-    return EPSILON * float(np.linalg.norm(list(gradient_norms(case).values())))
-
-
-def of_maximum(actual, expected, tolerance: float = OUTPUT_TOLERANCE) -> tuple[str, float, float]:
-    """Largest difference as a share of the largest expected magnitude; integers must be equal."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    if actual.shape != expected.shape:
-        return f"shape {actual.shape}, not {expected.shape}", np.inf, 0.0
-    if np.issubdtype(expected.dtype, np.integer):
-        return "different", float(np.sum(actual != expected)), 0.0
-    difference = np.abs(actual.astype(np.float64) - expected).max()
-    return "of maximum", ratio(difference, np.abs(expected).max()), tolerance
-
-
-def relative_l2(actual, expected, tolerance: float, rounding: float) -> tuple[str, float, float]:
-    """L2 norm of the difference as a share of the expected one, so that `rounding` is within the tolerance."""
-    if actual.shape != expected.shape:
-        return f"shape {actual.shape}, not {expected.shape}", np.inf, 0.0
-    difference = np.linalg.norm(actual.astype(np.float64) - expected)
-    return "relative L2", ratio(difference, max(np.linalg.norm(expected), rounding / tolerance)), tolerance
-
-
-def ratio(difference: float, scale: float) -> float:
-    return float(difference / scale) if scale else 0.0 if difference == 0 else np.inf
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ SLOW_FILES = (
     "models/test_fingerprints.py",
     "compat/test_version_0_1.py",
     "models/encoders/test_vit.py",
+    "convert/test_families.py",
+    "test_golden_encoders.py",
     "models/test_detr.py",
     "models/test_pmd.py",
     "data/test_film.py",

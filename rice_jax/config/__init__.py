@@ -25,10 +25,11 @@ from rice_jax.config.groups import (
     OptimizerConfig,
     TrainConfig,
 )
-from rice_jax.config.model import DetectorConfig, ModelConfig, PfrConfig, PmdConfig, VitConfig
+from rice_jax.config.model import PIXEL_STATISTICS, DetectorConfig, ModelConfig, PfrConfig, PmdConfig, VitConfig
 from rice_jax.config.resolve import resolve
 
 __all__ = [
+    "PIXEL_STATISTICS",
     "AggregationConfig",
     "AttentionConfig",
     "Config",

@@ -6,10 +6,17 @@ from collections.abc import Iterator
 from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.fields import group, setting
 
+# {name: (mean, standard deviation)} of the RGB values in 0..1 of the pictures that an encoder was trained on.
+PIXEL_STATISTICS = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class VitConfig:
-    """Settings of a vision transformer."""
+    """Settings of a vision transformer; the defaults of its parts are those of OpenAI's CLIP."""
 
     image_size: int = setting(224, "Side of the square picture that the encoder takes.", unit="pixels", minimum=1)
     patch_size: int = setting(32, "Side of a patch.", unit="pixels", minimum=1)
@@ -29,7 +36,38 @@ class VitConfig:
         choices=("none", "dots", "full"),
         free=True,
     )
-    architecture: str = setting("vit", 'Frame encoder. "vit": a vision transformer as CLIP has it.')
+    architecture: str = setting("vit", 'Frame encoder. "vit": a vision transformer.')
+    pixels: str = setting(
+        "clip",
+        "Mean and standard deviation by which pixels are normalized: CLIP's, ImageNet's, or 0.5 and 0.5.",
+        choices=tuple(PIXEL_STATISTICS),
+    )
+    activation: str = setting(
+        "quick_gelu",
+        'Activation of the MLPs. "gelu_tanh" is the approximation of GELU by a hyperbolic tangent.',
+        choices=("quick_gelu", "gelu", "gelu_tanh", "silu"),
+    )
+    mlp_ratio: float = setting(4.0, "Width of an MLP's hidden layer, rounded.", unit="times `width`", above=0)
+    gated_mlp: bool = setting(False, "Multiply the activations by a second projection, as SwiGLU does.")
+    patch_bias: bool = setting(False, "The patch embedding has a bias.")
+    positions: str = setting(
+        "learned",
+        '"learned": a vector for each token. "rotary": queries and keys of patches are rotated by their place.',
+        choices=("learned", "rotary"),
+    )
+    class_token: bool = setting(True, "A CLS token is encoded with the patches.")
+    registers: int = setting(0, "Further tokens that are encoded with the patches and then dropped.", minimum=0)
+    ln_pre: bool = setting(True, "A layer norm before the blocks.")
+    key_bias: bool = setting(True, "The keys of attention have a bias.")
+    layer_scale: bool = setting(False, "The output of each half of a block is multiplied by a learned vector.")
+    epsilon: float = setting(1e-5, "Epsilon of the layer norms.", above=0)
+    pooling: str = setting(
+        "cls",
+        'How a picture\'s feature is made of its tokens. "cls": the CLS token. "attention": a learned query attends to '
+        'the patches. "mean": the mean of the patches.',
+        choices=("cls", "attention", "mean"),
+    )
+    projection: bool = setting(True, "A linear layer maps the pooled token to `embed_dim`; without it they are equal.")
     unroll: bool = setting(
         False,
         "Unroll the loop over the blocks: compiles longer, may run faster.",
@@ -37,9 +75,22 @@ class VitConfig:
     )
 
     @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens of a picture, CLS included."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        """Tokens of an encoded picture: its summary and the patches."""
+        return self.num_patches + 1
+
+    @property
+    def mlp_width(self) -> int:
+        return round(self.width * self.mlp_ratio)
+
+    @property
+    def switches(self) -> dict[str, str | int | float | bool]:
+        """The settings in `SWITCHES` that differ from their defaults, which are those of CLIP."""
+        return {name: value for name in SWITCHES if (value := getattr(self, name)) != getattr(VitConfig, name)}
 
     def problems(self) -> Iterator[str]:
         if self.image_size % self.patch_size:
@@ -49,6 +100,26 @@ class VitConfig:
             )
         if self.width % self.heads:
             yield f"config.model.width: found {self.width}, expected a multiple of heads ({self.heads})"
+        if self.positions == "rotary" and self.width % (4 * self.heads):
+            yield (
+                f"config.model.positions='rotary': found {self.width} channels in {self.heads} heads, expected a "
+                "multiple of 4 in each head"
+            )
+        if self.pooling == "cls" and not self.class_token:
+            yield "config.model.pooling: found 'cls' with class_token=False, expected 'attention' or 'mean'"
+        if not self.projection and self.embed_dim != self.width:
+            yield (
+                f"config.model.embed_dim: found {self.embed_dim} with projection=False, expected width ({self.width})"
+            )
+
+
+# What a vision transformer is made of, beside its sizes. Weights fit only one value of each.
+SWITCHES = (
+    *("architecture", "pixels", "activation", "mlp_ratio", "gated_mlp", "patch_bias", "positions", "class_token"),
+    *("registers", "ln_pre", "key_bias", "layer_scale", "epsilon", "pooling", "projection"),
+)
+# Sizes that weights fix; an encoder's positions are interpolated to any `image_size`.
+SIZES = "patch_size", "width", "layers", "heads", "embed_dim"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +191,10 @@ class ModelConfig(VitConfig):
         4.0, 'Initial value with `loss.kind` "softmax"; similarities are multiplied by its square.'
     )
     init_from: str = setting(
-        "", "Converted model or run from whose weights training starts; empty: random weights.", free=True
+        "",
+        "Converted model or run from whose weights training starts; empty: random weights. The encoder's settings that "
+        "are at their default, all but `image_size`, are then those of the weights.",
+        free=True,
     )
     ipd: str = setting(
         "off",

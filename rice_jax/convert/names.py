@@ -1,9 +1,8 @@
-"""Tables that map our parameters to the tensors of OpenAI's and Hugging Face's CLIP and of the reference's RICE."""
+"""Tables that map our parameters to the tensors of OpenAI's, Hugging Face's and timm's models and of the reference."""
 
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -26,17 +25,20 @@ _TRANSPOSED = Layout(lambda x: x.T, lambda x: x.T)  # [out, in] <-> [in, out]
 # [D, 3, rows, columns] <-> [rows * columns * 3, D]
 _CONV = Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patches_to_conv)
 _CONV_1X1 = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # [out, in, 1, 1] <-> [in, out]
-_ROW = Layout(lambda x: x[0], lambda x: x[None])  # [1, D] <-> [D]
+_ROW = Layout(lambda x: x[0], lambda x: x[None])  # [1, D] <-> [D], or [1, L, D] <-> [L, D]
+_TOKEN = Layout(lambda x: x[0, 0], lambda x: x[None, None])  # [1, 1, D] <-> [D]
 
 Table = dict[str, tuple[Layout, list[str]]]
 
 
-def _prefixed(table: Table, ours: str, theirs: str) -> Table:
+def prefixed(table: Table, ours: str, theirs: str) -> Table:
+    """The table of a part of a model, for the whole."""
     return {ours + path: (layout, [theirs + name for name in names]) for path, (layout, names) in table.items()}
 
 
 # {our path: (layout, their names)}. Several names are parts of one tensor of ours, in order, along its output axis.
-# A path through blocks/ is of a tensor whose first axis is the block, of number i; in their names, {} is i, {even} is
+# A table lists all parameters that a model of the family may have; those of a certain model are a part of them. A path
+# through blocks/ is of a tensor whose first axis is the block, of number i; in their names, {} is i, {even} is
 # 2 * i, {odd} is 2 * i + 1.
 _BLOCK = {
     "ln_1/scale": (_SAME, ["ln_1.weight"]),
@@ -58,62 +60,135 @@ _VISION_TRANSFORMER = {
     "position_embedding": (_SAME, ["positional_embedding"]),
     "ln_pre/scale": (_SAME, ["ln_pre.weight"]),
     "ln_pre/bias": (_SAME, ["ln_pre.bias"]),
-    **_prefixed(_BLOCK, "blocks/", "transformer.resblocks.{}."),
+    **prefixed(_BLOCK, "blocks/", "transformer.resblocks.{}."),
     "ln_post/scale": (_SAME, ["ln_post.weight"]),
     "ln_post/bias": (_SAME, ["ln_post.bias"]),
     "projection/kernel": (_SAME, ["proj"]),
 }
-OPENAI = _prefixed(_VISION_TRANSFORMER, "", "visual.")
+OPENAI = prefixed(_VISION_TRANSFORMER, "", "visual.")
+OPEN_CLIP = OPENAI | {
+    "blocks/scale_1": (_SAME, ["visual.transformer.resblocks.{}.ls_1.gamma"]),
+    "blocks/scale_2": (_SAME, ["visual.transformer.resblocks.{}.ls_2.gamma"]),
+}
 OPENAI_IGNORED = re.compile(
-    r"positional_embedding|text_projection|logit_scale|token_embedding\.weight|ln_final\.(weight|bias)"
-    r"|transformer\.resblocks\.\d+\..*|input_resolution|context_length|vocab_size"
+    r"positional_embedding|text_projection|logit_scale|logit_bias|token_embedding\.weight|ln_final\.(weight|bias)"
+    r"|transformer\.resblocks\.\d+\..*|input_resolution|context_length|vocab_size|attn_mask|text\..*"
 )
 
-_LAYER = "vision_model.encoder.layers.{}"
-HUGGING_FACE = {
-    "patch_embedding/kernel": (_CONV, ["vision_model.embeddings.patch_embedding.weight"]),
-    "class_embedding": (_SAME, ["vision_model.embeddings.class_embedding"]),
-    "position_embedding": (_SAME, ["vision_model.embeddings.position_embedding.weight"]),
-    "ln_pre/scale": (_SAME, ["vision_model.pre_layrnorm.weight"]),  # misspelled by transformers
-    "ln_pre/bias": (_SAME, ["vision_model.pre_layrnorm.bias"]),
-    "blocks/ln_1/scale": (_SAME, [f"{_LAYER}.layer_norm1.weight"]),
-    "blocks/ln_1/bias": (_SAME, [f"{_LAYER}.layer_norm1.bias"]),
-    "blocks/qkv/kernel": (_TRANSPOSED, [f"{_LAYER}.self_attn.{part}_proj.weight" for part in "qkv"]),
-    "blocks/qkv/bias": (_SAME, [f"{_LAYER}.self_attn.{part}_proj.bias" for part in "qkv"]),
-    "blocks/out/kernel": (_TRANSPOSED, [f"{_LAYER}.self_attn.out_proj.weight"]),
-    "blocks/out/bias": (_SAME, [f"{_LAYER}.self_attn.out_proj.bias"]),
-    "blocks/ln_2/scale": (_SAME, [f"{_LAYER}.layer_norm2.weight"]),
-    "blocks/ln_2/bias": (_SAME, [f"{_LAYER}.layer_norm2.bias"]),
-    "blocks/up/kernel": (_TRANSPOSED, [f"{_LAYER}.mlp.fc1.weight"]),
-    "blocks/up/bias": (_SAME, [f"{_LAYER}.mlp.fc1.bias"]),
-    "blocks/down/kernel": (_TRANSPOSED, [f"{_LAYER}.mlp.fc2.weight"]),
-    "blocks/down/bias": (_SAME, [f"{_LAYER}.mlp.fc2.bias"]),
-    "ln_post/scale": (_SAME, ["vision_model.post_layernorm.weight"]),
-    "ln_post/bias": (_SAME, ["vision_model.post_layernorm.bias"]),
+
+def _linear(ours: str, *theirs: str) -> Table:
+    """A linear layer, whose outputs may be those of several of theirs, in order."""
+    return {
+        f"{ours}/kernel": (_TRANSPOSED, [f"{name}.weight" for name in theirs]),
+        f"{ours}/bias": (_SAME, [f"{name}.bias" for name in theirs]),
+    }
+
+
+def _norm(ours: str, theirs: str) -> Table:
+    return {f"{ours}/scale": (_SAME, [f"{theirs}.weight"]), f"{ours}/bias": (_SAME, [f"{theirs}.bias"])}
+
+
+def _patches(theirs: str) -> Table:
+    return {
+        "patch_embedding/kernel": (_CONV, [f"{theirs}.weight"]),
+        "patch_embedding/bias": (_SAME, [f"{theirs}.bias"]),
+    }
+
+
+_LAYER = "encoder.layers.{}"
+_TOWER = {
+    **_patches("embeddings.patch_embedding"),
+    "class_embedding": (_SAME, ["embeddings.class_embedding"]),
+    "position_embedding": (_SAME, ["embeddings.position_embedding.weight"]),
+    **_norm("ln_pre", "pre_layrnorm"),  # misspelled by transformers
+    **_norm("blocks/ln_1", f"{_LAYER}.layer_norm1"),
+    **_linear("blocks/qkv", *(f"{_LAYER}.self_attn.{part}_proj" for part in "qkv")),
+    **_linear("blocks/out", f"{_LAYER}.self_attn.out_proj"),
+    **_norm("blocks/ln_2", f"{_LAYER}.layer_norm2"),
+    **_linear("blocks/up", f"{_LAYER}.mlp.fc1"),
+    **_linear("blocks/down", f"{_LAYER}.mlp.fc2"),
+    **_norm("ln_post", "post_layernorm"),
+}
+HUGGING_FACE = prefixed(_TOWER, "", "vision_model.") | {
     "projection/kernel": (_TRANSPOSED, ["visual_projection.weight"]),
 }
 HUGGING_FACE_IGNORED = re.compile(
-    r"text_model\..*|text_projection\.weight|logit_scale|vision_model\.embeddings\.position_ids"
+    r"text_model\..*|text_projection\.weight|logit_scale|logit_bias|(vision_model\.)?embeddings\.position_ids"
 )
-# The defaults of transformers' CLIPVisionConfig, for settings that a `config.json` leaves out.
-HUGGING_FACE_DEFAULTS: dict[str, Any] = {
-    "image_size": 224,
-    "patch_size": 32,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "projection_dim": 512,
-    "intermediate_size": 3072,
-    "num_channels": 3,
-    "hidden_act": "quick_gelu",
-    "layer_norm_eps": 1e-5,
+
+SIGLIP = _TOWER | {
+    "pool/probe": (_TOKEN, ["head.probe"]),
+    "pool/qkv/kernel": (_TRANSPOSED, ["head.attention.in_proj_weight"]),
+    "pool/qkv/bias": (_SAME, ["head.attention.in_proj_bias"]),
+    **_linear("pool/out", "head.attention.out_proj"),
+    **_norm("pool/ln", "head.layernorm"),
+    **_linear("pool/up", "head.mlp.fc1"),
+    **_linear("pool/down", "head.mlp.fc2"),
 }
 
+_LAYER = "visual.trunk.blocks.{}"
+_POOL = "visual.trunk.attn_pool"
+TIMM_SIGLIP = {
+    **_patches("visual.trunk.patch_embed.proj"),
+    "position_embedding": (_ROW, ["visual.trunk.pos_embed"]),
+    **_norm("blocks/ln_1", f"{_LAYER}.norm1"),
+    **_linear("blocks/qkv", f"{_LAYER}.attn.qkv"),
+    **_linear("blocks/out", f"{_LAYER}.attn.proj"),
+    **_norm("blocks/ln_2", f"{_LAYER}.norm2"),
+    **_linear("blocks/up", f"{_LAYER}.mlp.fc1"),
+    **_linear("blocks/down", f"{_LAYER}.mlp.fc2"),
+    **_norm("ln_post", "visual.trunk.norm"),
+    "pool/probe": (_TOKEN, [f"{_POOL}.latent"]),
+    **_linear("pool/qkv", f"{_POOL}.qkv"),  # `q` and `kv` in the file
+    **_linear("pool/out", f"{_POOL}.proj"),
+    **_norm("pool/ln", f"{_POOL}.norm"),
+    **_linear("pool/up", f"{_POOL}.mlp.fc1"),
+    **_linear("pool/down", f"{_POOL}.mlp.fc2"),
+}
+
+_LAYER = "encoder.layer.{}"
+DINOV2 = {
+    **_patches("embeddings.patch_embeddings.projection"),
+    "class_embedding": (_TOKEN, ["embeddings.cls_token"]),
+    "position_embedding": (_ROW, ["embeddings.position_embeddings"]),
+    "registers": (_ROW, ["embeddings.register_tokens"]),
+    **_norm("blocks/ln_1", f"{_LAYER}.norm1"),
+    **_linear("blocks/qkv", *(f"{_LAYER}.attention.attention.{part}" for part in ("query", "key", "value"))),
+    **_linear("blocks/out", f"{_LAYER}.attention.output.dense"),
+    **_norm("blocks/ln_2", f"{_LAYER}.norm2"),
+    **_linear("blocks/up", f"{_LAYER}.mlp.fc1"),
+    **_linear("blocks/down", f"{_LAYER}.mlp.fc2"),
+    "blocks/scale_1": (_SAME, [f"{_LAYER}.layer_scale1.lambda1"]),
+    "blocks/scale_2": (_SAME, [f"{_LAYER}.layer_scale2.lambda1"]),
+    **_norm("ln_post", "layernorm"),
+}
+DINOV2_GATED = _linear("blocks/up", f"{_LAYER}.mlp.weights_in") | _linear("blocks/down", f"{_LAYER}.mlp.weights_out")
+
+_LAYER = "layer.{}"
+DINOV3 = {
+    **_patches("embeddings.patch_embeddings"),
+    "class_embedding": (_TOKEN, ["embeddings.cls_token"]),
+    "registers": (_ROW, ["embeddings.register_tokens"]),
+    **_norm("blocks/ln_1", f"{_LAYER}.norm1"),
+    **_linear("blocks/qkv", *(f"{_LAYER}.attention.{part}_proj" for part in "qkv")),
+    "blocks/query_bias": (_SAME, [f"{_LAYER}.attention.q_proj.bias"]),
+    "blocks/value_bias": (_SAME, [f"{_LAYER}.attention.v_proj.bias"]),
+    **_linear("blocks/out", f"{_LAYER}.attention.o_proj"),
+    **_norm("blocks/ln_2", f"{_LAYER}.norm2"),
+    **_linear("blocks/up", f"{_LAYER}.mlp.up_proj"),
+    **_linear("blocks/down", f"{_LAYER}.mlp.down_proj"),
+    "blocks/scale_1": (_SAME, [f"{_LAYER}.layer_scale1.lambda1"]),
+    "blocks/scale_2": (_SAME, [f"{_LAYER}.layer_scale2.lambda1"]),
+    **_norm("ln_post", "norm"),
+}
+DINOV3_GATED = _linear("blocks/up", f"{_LAYER}.mlp.gate_proj", f"{_LAYER}.mlp.up_proj")
+DINO_IGNORED = re.compile(r"embeddings\.mask_token")  # takes the place of patches in their pretraining only
+
 REFERENCE = {
-    **_prefixed(_VISION_TRANSFORMER, "encoder/", "image_encoder.model."),
+    **prefixed(_VISION_TRANSFORMER, "encoder/", "image_encoder.model."),
     "logit_scale": (_SAME, ["transformer.logit_scale"]),
-    **_prefixed(_BLOCK, "pmd/self_blocks/", "transformer.transformer.transformer.layers.{even}."),
-    **_prefixed(_BLOCK, "pmd/cross_blocks/", "transformer.transformer.transformer.layers.{odd}."),
+    **prefixed(_BLOCK, "pmd/self_blocks/", "transformer.transformer.transformer.layers.{even}."),
+    **prefixed(_BLOCK, "pmd/cross_blocks/", "transformer.transformer.transformer.layers.{odd}."),
     "pmd/ln_pool/scale": (_SAME, ["transformer.transformer.pooler.layer_norm.weight"]),
     "pmd/ln_pool/bias": (_SAME, ["transformer.transformer.pooler.layer_norm.bias"]),
     "pmd/pool/kernel": (_TRANSPOSED, ["transformer.transformer.pooler.dense.weight"]),

@@ -14,7 +14,6 @@ reference draws at random.
 """
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,9 +22,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.config import PfrConfig, PmdConfig, VitConfig
-from rice_jax.convert.clip import Sizes, about, encoder_sizes
+from rice_jax.config import PfrConfig, PmdConfig
 from rice_jax.convert.names import REFERENCE, REFERENCE_IGNORED
+from rice_jax.convert.openai import encoder_sizes
 from rice_jax.convert.tensors import (
     ConvertError,
     Places,
@@ -39,6 +38,7 @@ from rice_jax.convert.tensors import (
     write_safetensors,
 )
 from rice_jax.convert.torch_files import read_torch, write_torch
+from rice_jax.convert.vit import about, config_of, settings
 from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
@@ -61,7 +61,7 @@ def from_reference(
 
     Returns:
         Parameters of `Rice` as a nested dict of float32 arrays, and the values of `config.model` that they decide:
-        those of `Sizes` and, with a decoder, `pmd` with `num_pairs` and `num_heads`.
+        its sizes and, with a decoder, `pmd` with `num_pairs` and `num_heads`.
 
     Raises:
         ConvertError: listing every unknown name, missing name and wrong shape; or a number of heads is impossible.
@@ -78,7 +78,7 @@ def from_reference(
     num_pairs = (num_layers(state, r"transformer\.transformer\.transformer\.layers\.(\d+)\.") + 1) // 2
     where = _places(parts, num_blocks, num_pairs)
     check_names(state, where, REFERENCE_IGNORED, _WHAT)
-    model = dataclasses.asdict(encoder_sizes(state, _ENCODER, encoder_heads))
+    model = settings(encoder_sizes(state, _ENCODER, encoder_heads))
     if "pmd" in parts:
         model["pmd"] = {
             "num_pairs": num_pairs,
@@ -103,6 +103,8 @@ def to_reference(params: PyTree, model: Mapping) -> dict[str, np.ndarray]:
     Raises:
         ConvertError: the parameters are not those of a `Rice` of these sizes.
     """
+    if other := config_of(model).switches:
+        raise ConvertError(f"found an encoder with {other}, expected OpenAI's CLIP, which {_WHAT} computes")
     parts = {"encoder", "logit_scale"} | ({"pmd", "pfr"} & params.keys())
     num_pairs = model["pmd"]["num_pairs"] if "pmd" in parts else 0
     state = to_theirs(params, _places(parts, model["layers"], num_pairs), _shapes(parts, model), _WHAT)
@@ -173,8 +175,7 @@ def _require_suffix(file: Path) -> None:
 
 
 def _about(params: PyTree, model: Mapping) -> str:
-    sizes = Sizes(**{field.name: model[field.name] for field in dataclasses.fields(Sizes)})
-    parts = [about(params["encoder"], sizes)]
+    parts = [about(params["encoder"], config_of(model))]
     if "pmd" in params:
         parts.append(f"PMD of {2 * model['pmd']['num_pairs']} blocks of {model['pmd']['num_heads']} heads")
     return ", ".join(parts + ["PFR"] * ("pfr" in params))
@@ -195,9 +196,8 @@ def _places(parts: set[str], num_blocks: int, num_pairs: int) -> Places:
 
 
 def _shapes(parts: set[str], model: Mapping) -> dict[str, tuple[int, ...]]:
-    sizes = {field.name: model[field.name] for field in dataclasses.fields(Sizes)}
     config = RiceConfig(
-        VitConfig(**sizes, dtype="float32"),
+        config_of(model),
         pmd=PmdConfig(model["pmd"]["num_pairs"], model["pmd"]["num_heads"], 0.0) if "pmd" in parts else None,
         pfr=PfrConfig(mask_padding=False, init="ones") if "pfr" in parts else None,
     )

@@ -1,5 +1,6 @@
 """Reads and writes the files of other programs, and converts tensors by the tables of `names`."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -125,6 +126,17 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ConvertError(f"{path}: not a safetensors file: {error}") from error
+
+
+def read_sharded(path: Path) -> dict[str, np.ndarray]:
+    """Reads a `.safetensors` file, or those that its index names; a ConvertError if one is none."""
+    if path.suffix != ".json":
+        return read_safetensors(path)
+    try:
+        files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConvertError(f"{path}: not an index of safetensors files: {error!r}") from error
+    return {name: tensor for file in files for name, tensor in read_safetensors(path.with_name(file)).items()}
 
 
 def write_safetensors(path: Path, state: Mapping[str, np.ndarray]) -> None:

@@ -51,6 +51,7 @@ class Detector(nnx.Module):
 
     def __init__(self, config: DetrConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
+        self.pixels = config.encoder.pixels
         self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         self.detector = BoxDecoder(config.encoder, config.decoder, placement=placement, rngs=rngs)
 
@@ -60,7 +61,7 @@ class Detector(nnx.Module):
 
     def detect(self, batch: Mapping[str, Any]) -> Detections:
         video, frame_mask = batch["video"], batch["frame_mask"]
-        tokens, _ = self.encoder(normalize(video.reshape(-1, *video.shape[2:])))
+        tokens, _ = self.encoder(normalize(video.reshape(-1, *video.shape[2:]), self.pixels))
         return self.detector(tokens[:, 1:].reshape(*frame_mask.shape, -1, tokens.shape[-1]), frame_mask)
 
 
@@ -72,7 +73,8 @@ class BoxDecoder(nnx.Module):
     """
 
     def __init__(self, encoder: VitConfig, config: DetectorConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
-        own = dataclasses.replace(encoder, width=config.width, layers=config.layers, heads=config.heads)
+        # The decoder is the same for encoders of all kinds.
+        own = VitConfig(width=config.width, layers=config.layers, heads=config.heads, dtype=encoder.dtype)
         width, xavier = own.width, nnx.initializers.xavier_uniform()
         self.config = config
         self.placement = placement

@@ -1,4 +1,6 @@
-"""Layers that the encoder and the decoder share: CLIP's transformer block and its parts."""
+"""Layers that the encoder and the decoder share: the transformer block, as `VitConfig` describes it, and its parts."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -7,66 +9,112 @@ from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import VitConfig
 
-LAYERNORM_EPSILON = 1e-5
+# Cosines and sines by which queries and keys are rotated, of every token and half of a head's channels; float32.
+Rotary = tuple[Float[Array, "L C2"], Float[Array, "L C2"]]
 
 
 class BlockLayers(nnx.Module):
     """The layers of a block, and what follows its attention."""
 
-    def __init__(
-        self, config: VitConfig, rngs: nnx.Rngs, *, heads: int | None = None, epsilon: float = LAYERNORM_EPSILON
-    ):
+    def __init__(self, config: VitConfig, rngs: nnx.Rngs, *, heads: int | None = None, epsilon: float | None = None):
         """Builds the layers with fresh weights.
 
         Args:
-            config: sizes and compute dtype.
+            config: sizes, parts and compute dtype.
             rngs: key stream `params`.
             heads: None = `config.heads`.
-            epsilon: of both layer norms.
+            epsilon: of both layer norms; None = `config.epsilon`.
         """
-        width = config.width
+        width, hidden, normal = config.width, config.mlp_width, nnx.initializers.normal
         self.heads = heads or config.heads
-        residual = nnx.initializers.normal(width**-0.5 * (2 * config.layers) ** -0.5)
+        self.activation, self.gated = config.activation, config.gated_mlp
+        residual = normal(width**-0.5 * (2 * config.layers) ** -0.5)
         self.ln_1 = layer_norm(config, rngs, epsilon)
-        self.qkv = linear(config, width, 3 * width, nnx.initializers.normal(width**-0.5), rngs)
+        self.qkv = linear(config, width, 3 * width, normal(width**-0.5), rngs, use_bias=config.key_bias)
+        if not config.key_bias:
+            self.query_bias, self.value_bias = (nnx.Param(jnp.zeros(width, jnp.float32)) for _ in range(2))
         self.out = linear(config, width, width, residual, rngs)
         self.ln_2 = layer_norm(config, rngs, epsilon)
-        self.up = linear(config, width, 4 * width, nnx.initializers.normal((2 * width) ** -0.5), rngs)
-        self.down = linear(config, 4 * width, width, residual, rngs)
+        self.up = linear(config, width, hidden * (1 + self.gated), normal((2 * width) ** -0.5), rngs)
+        self.down = linear(config, hidden, width, residual, rngs)
+        if config.layer_scale:
+            self.scale_1, self.scale_2 = (nnx.Param(jnp.ones(width, jnp.float32)) for _ in range(2))
 
     def residuals(self, x: Float[Array, "B L D"], attended: Float[Array, "B L H C"]) -> Float[Array, "B L D"]:
         """What follows attention: its output projection and the MLP, each added to its input."""
-        x = x + self.out(attended.reshape(x.shape))
-        return x + self.down(quick_gelu(self.up(self.ln_2(x))))
+        x = x + self._scaled(self.out(attended.reshape(x.shape)), "scale_1")
+        hidden = self.up(self.ln_2(x))
+        if self.gated:
+            gate, hidden = jnp.split(hidden, 2, axis=-1)
+            hidden = ACTIVATIONS[self.activation](gate) * hidden
+        else:
+            hidden = ACTIVATIONS[self.activation](hidden)
+        return x + self._scaled(self.down(hidden), "scale_2")
+
+    def project(self, x: Float[Array, "B L D"], part: int) -> Float[Array, "B L D"]:
+        """One third of the fused projection: 0 queries, 1 keys, 2 values."""
+        assert self.qkv.kernel is not None
+        kernel = split3(self.qkv.kernel[...])[part].astype(self.qkv.dtype)
+        bias = self._biases()[part]
+        projected = x.astype(self.qkv.dtype) @ kernel
+        return projected if bias is None else projected + bias.astype(self.qkv.dtype)
+
+    def project_all(self, x: Float[Array, "B L D"]) -> list[Array]:
+        """Queries, keys and values, in a single product."""
+        parts = split3(self.qkv(x))
+        if self.qkv.bias is not None:
+            return parts
+        biases = self._biases()
+        return [y if bias is None else y + bias.astype(y.dtype) for y, bias in zip(parts, biases, strict=True)]
+
+    def _biases(self) -> list[Array | None]:
+        if self.qkv.bias is not None:
+            return list(split3(self.qkv.bias[...]))
+        return [self.query_bias[...], None, self.value_bias[...]]
+
+    def _scaled(self, x: Float[Array, "B L D"], name: str) -> Float[Array, "B L D"]:
+        return x * getattr(self, name)[...].astype(x.dtype) if hasattr(self, name) else x
 
     def split_heads(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
         return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
 
 
 class Block(BlockLayers):
-    """Pre-norm self attention and a QuickGELU MLP, both residual."""
+    """Pre-norm self attention and an MLP, both residual."""
 
-    def __call__(self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None) -> Float[Array, "B L D"]:
+    def __call__(
+        self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None, rotary: Rotary | None = None
+    ) -> Float[Array, "B L D"]:
         """Updates all tokens.
 
         Args:
             x: the tokens.
             token_mask: True = a token to attend to; None = all.
+            rotary: rotates queries and keys; None = not at all.
         """
-        q, k, v = (self.split_heads(part) for part in split3(self.qkv(self.ln_1(x))))
+        q, k, v = (self.split_heads(part) for part in self.project_all(self.ln_1(x)))
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
         mask = None if token_mask is None else token_mask[:, None, None]
         return self.residuals(x, jax.nn.dot_product_attention(q, k, v, mask=mask))
 
 
+def rotate(x: Float[Array, "B L H C"], rotary: Rotary) -> Float[Array, "B L H C"]:
+    """Rotates channel i of each head with channel i + C / 2."""
+    cos, sin = (part[:, None] for part in rotary)
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
 def with_cls(patch_mask: Bool[Array, "*B N"]) -> Bool[Array, "*B L"]:
-    """The mask of a picture's tokens, given that of its patches: the CLS token is always kept."""
+    """The mask of a picture's tokens, given that of its patches: the first one, its summary, is always kept."""
     return jnp.concatenate([jnp.ones_like(patch_mask[..., :1]), patch_mask], axis=-1)
 
 
 def video_token_mask(
     frame_mask: Bool[Array, "B T"], patch_mask: Bool[Array, "B T N"] | None, num_tokens: int
 ) -> Bool[Array, "B M"]:
-    """Which of a video's tokens to attend to: the CLS tokens and kept patches (None = all) of real frames."""
+    """Which of a video's tokens to attend to: the summaries and kept patches (None = all) of real frames."""
     mask = jnp.repeat(frame_mask, num_tokens, axis=1)
     return mask if patch_mask is None else mask & with_cls(patch_mask).reshape(mask.shape)
 
@@ -80,13 +128,25 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def layer_norm(config: VitConfig, rngs: nnx.Rngs, epsilon: float = LAYERNORM_EPSILON) -> nnx.LayerNorm:
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+
+def layer_norm(config: VitConfig, rngs: nnx.Rngs, epsilon: float | None = None) -> nnx.LayerNorm:
     # The fast variance, E[x²] - E[x]², rounds to 0 for nearly constant tokens, which shows with a tiny epsilon.
-    return nnx.LayerNorm(config.width, epsilon=epsilon, dtype=config.dtype, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(
+        config.width, epsilon=epsilon or config.epsilon, dtype=config.dtype, use_fast_variance=False, rngs=rngs
+    )
 
 
-def linear(config: VitConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs) -> nnx.Linear:
-    return nnx.Linear(inputs, outputs, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
+def linear(
+    config: VitConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs, *, use_bias: bool = True
+) -> nnx.Linear:
+    return nnx.Linear(inputs, outputs, use_bias=use_bias, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
 
 
 def kernel_and_bias(linear: nnx.Linear) -> tuple[Float[Array, "I O"], Float[Array, " O"]]:

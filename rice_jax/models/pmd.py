@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import PmdConfig, VitConfig
-from rice_jax.models.layers import BlockLayers, kernel_and_bias, layer_norm, split3, stack, unstack, video_token_mask
+from rice_jax.models.layers import BlockLayers, layer_norm, stack, unstack, video_token_mask
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Matches
 
@@ -252,8 +252,8 @@ class SelfBlock(BlockLayers):
     def __call__(self, x: Float[Array, "B L D"], num_updated: int | None = None) -> Float[Array, "B U D"]:
         """Updates and returns the first `num_updated` tokens, which attend to all tokens; None = all."""
         normed = self.ln_1(x)
-        queries = self.split_heads(project(self.qkv, normed[:, :num_updated], 0))
-        keys, values = (self.split_heads(project(self.qkv, normed, part)) for part in (1, 2))
+        queries = self.split_heads(self.project(normed[:, :num_updated], 0))
+        keys, values = (self.split_heads(self.project(normed, part)) for part in (1, 2))
         return self.residuals(x[:, :num_updated], jax.nn.dot_product_attention(queries, keys, values))
 
 
@@ -261,10 +261,10 @@ class CrossBlock(BlockLayers):
     """The same parameters, but keys and values come from other tokens, which are not normalized."""
 
     def queries(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
-        return self.split_heads(project(self.qkv, self.ln_1(x), 0))
+        return self.split_heads(self.project(self.ln_1(x), 0))
 
     def keys_values(self, tokens: Float[Array, "B M D"]) -> tuple[Float[Array, "B M H C"], Float[Array, "B M H C"]]:
-        keys, values = (self.split_heads(project(self.qkv, tokens, part)) for part in (1, 2))
+        keys, values = (self.split_heads(self.project(tokens, part)) for part in (1, 2))
         return keys, values
 
     def __call__(
@@ -299,12 +299,6 @@ class CrossBlock(BlockLayers):
         if dropout and dropout_key is not None:
             weights = nnx.Dropout(dropout, deterministic=False)(weights, rngs=dropout_key)
         return jnp.einsum("bhlm,bmhc->blhc", weights.astype(values.dtype), values), attention
-
-
-def project(qkv: nnx.Linear, x: Float[Array, "B L D"], part: int) -> Float[Array, "B L D"]:
-    """One third of a fused projection: 0 queries, 1 keys, 2 values."""
-    kernel, bias = (split3(parameter)[part].astype(qkv.dtype) for parameter in kernel_and_bias(qkv))
-    return x.astype(qkv.dtype) @ kernel + bias
 
 
 def take_local(x: Array, index: Int[Array, " B"], num_shards: int) -> Array:

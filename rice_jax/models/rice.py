@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rice_jax.config import AggregationConfig, PfrConfig, PmdConfig, VitConfig
+from rice_jax.config import PIXEL_STATISTICS, AggregationConfig, PfrConfig, PmdConfig, VitConfig
 from rice_jax.models.aggregation import AGGREGATIONS
 from rice_jax.models.aggregation.mean import embed, masked_mean
 from rice_jax.models.contract import (
@@ -26,9 +26,6 @@ from rice_jax.models.pmd import Pmd
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Embeddings, EncodedFrames, EncodedImages, Matches, Tokens
 
-# CLIP's statistics of RGB values in 0..1.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 # Initial scale and bias of SigLIP's loss (Zhai et al. 2023, section 3.2).
 SIGMOID_LOG_SCALE, SIGMOID_BIAS = math.log(10), -10.0
 
@@ -63,6 +60,7 @@ class Rice(nnx.Module):
 
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
+        self.pixels = config.encoder.pixels
         self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         if config.loss == "softmax":
             self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
@@ -143,7 +141,7 @@ class Rice(nnx.Module):
         return self.logit_scale[...] ** 2 if hasattr(self, "logit_scale") else jnp.ones(())  # a triplet has no scale
 
     def encode_frames(self, pictures: UInt8[Array, "b S S 3"]) -> EncodedFrames:
-        tokens, features = self.encoder(normalize(pictures))
+        tokens, features = self.encoder(normalize(pictures, self.pixels))
         return EncodedFrames(features, tokens)
 
     def aggregate(self, features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
@@ -190,13 +188,14 @@ class Rice(nnx.Module):
         """Every frame of videos, as `Vit` encodes a picture."""
         shape = video.shape[:2]
         flat_mask = None if patch_mask is None else patch_mask.reshape(-1, patch_mask.shape[-1])
-        tokens, features = self.encoder(normalize(video.reshape(-1, *video.shape[2:])), flat_mask)
+        tokens, features = self.encoder(normalize(video.reshape(-1, *video.shape[2:]), self.pixels), flat_mask)
         return EncodedFrames(features.reshape(*shape, -1), tokens.reshape(*shape, *tokens.shape[1:]))
 
 
-def normalize(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B S S 3"]:
-    """Bytes to CLIP's input: scaled to 0..1, then by CLIP's mean and standard deviation; float32."""
-    return (pictures.astype(jnp.float32) / 255 - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+def normalize(pictures: UInt8[Array, "*B S S 3"], pixels: str) -> Float[Array, "*B S S 3"]:
+    """Bytes to an encoder's input: scaled to 0..1, then by the statistics of `VitConfig.pixels`; float32."""
+    mean, std = PIXEL_STATISTICS[pixels]
+    return (pictures.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
 
 
 def embed_frames(features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:

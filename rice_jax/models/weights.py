@@ -6,6 +6,7 @@ manifest with the files' checksums shows damage that comes later; checkpoints of
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -21,6 +22,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from rice_jax.config import ConfigError, VitConfig
+from rice_jax.config import ModelConfig as ModelSettings
+from rice_jax.config.model import SIZES, SWITCHES
 from rice_jax.files import find_damage, write_manifest
 from rice_jax.models.create import MODELS, ModelConfig, start_decoder
 from rice_jax.models.detr import DetrConfig
@@ -83,6 +87,51 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
     return params, read_config(directory)
 
 
+def with_saved_encoder(model: ModelSettings, workdir: Path | None) -> ModelSettings:
+    """Settings of the model, those of its encoder as in the weights that the run starts from.
+
+    A setting at its default takes the weights' value; the picture's size and how to compute stay the run's own. A run
+    that goes on without these weights takes what its checkpoint says of them. Where there are no weights to read,
+    nothing changes.
+
+    Args:
+        model: as the user set it.
+        workdir: of the run.
+
+    Raises:
+        ConfigError: a setting is not at its default and contradicts the weights, in a way that no shape shows.
+    """
+    for source in _sources(model.init_from, workdir):
+        try:
+            saved = read_config(source).get("model", {})
+        except CheckpointError:
+            continue
+        if not (model.init_from or saved.get("init_from")):
+            return model
+        taken = {}
+        for name in (*SIZES, *SWITCHES):
+            default, ours = getattr(VitConfig, name), getattr(model, name)
+            theirs = saved.get(name, default)
+            if ours == default:
+                taken[name] = theirs
+            elif ours != theirs and name in SWITCHES and name != "architecture":
+                raise ConfigError(
+                    f"config.model.{name}: found {ours!r}, expected {theirs!r} as in the weights {source}; leave it at "
+                    f"its default ({default!r}) to take theirs"
+                )
+        return dataclasses.replace(model, **taken)
+    return model
+
+
+def _sources(init_from: str, workdir: Path | None) -> Iterator[Path]:
+    """The checkpoints that may describe a run's encoder: that from which it starts, then its own."""
+    if init_from:
+        with contextlib.suppress(CheckpointError):
+            yield _find_weights(Path(init_from).absolute())
+    if workdir:
+        yield from (workdir.absolute() / CHECKPOINTS / str(step) for step in list_steps(workdir))
+
+
 def parameter_names(directory: str | os.PathLike) -> set[str]:
     """The names of the parameters in a checkpoint, e.g. "pmd/pool/kernel".
 
@@ -117,7 +166,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
     for part in sorted(saved.keys() - params.keys()):
         logger.info("%s: has a part %s, which this model does not have; it is not loaded", directory, part)
         del saved[part]
-    _require_same_heads(saved_config["model"], saved, config, directory)
+    _require_same_parts(saved_config["model"], saved, config, directory)
     if "pmd" in params and "pmd" not in saved:
         saved = start_decoder(saved | {"pmd": params["pmd"]})
     saved["encoder"] = encoder_class(config.encoder).fit(saved["encoder"], config.encoder)
@@ -194,14 +243,13 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> s
         SHA-256 as hexadecimal digits.
     """
     encoder = config.encoder
-    sizes: dict[str, int | str] = {
+    # Switches of OpenAI's CLIP are left out, and so its indexes of earlier versions, which knew no other, stay valid.
+    sizes = {
         "heads": encoder.heads,
         "image_size": encoder.image_size,
         "patch_size": encoder.patch_size,
         "resize": resize,
-    }
-    if encoder.architecture != "vit":  # version 0.1 knew no other
-        sizes["architecture"] = encoder.architecture
+    } | encoder.switches
     if isinstance(config, RiceConfig) and config.aggregation.kind != "features":  # version 0.2 knew no other
         sizes["aggregation"] = config.aggregation.kind
         if config.aggregation.kind == "transformer":
@@ -305,8 +353,14 @@ def _warn(message: str) -> None:
     logger.warning("%s", message)
 
 
-def _require_same_heads(saved: dict, parts: PyTree, config: ModelConfig, directory: str | os.PathLike) -> None:
-    """Compares the numbers of heads, which no parameter's shape shows."""
+def _require_same_parts(saved: dict, parts: PyTree, config: ModelConfig, directory: str | os.PathLike) -> None:
+    """Compares what no parameter's shape shows: the encoder's switches, and the numbers of heads."""
+    for name in SWITCHES:
+        theirs, ours = saved.get(name, getattr(VitConfig, name)), getattr(config.encoder, name)
+        if theirs != ours and name != "architecture":  # another architecture has other parameters
+            raise CheckpointError(
+                f"{directory}: found an encoder with {name}={theirs!r}, expected {ours!r} (config.model.{name})"
+            )
     pairs = {"heads": (saved["heads"], config.encoder.heads)}
     if isinstance(config, RiceConfig) and config.pmd and "pmd" in parts:
         pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)

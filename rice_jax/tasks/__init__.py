@@ -1,10 +1,13 @@
 """Tasks: what a run trains and measures, `TASKS[config.task]`."""
 
+import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config import resolve as resolve_settings
+from rice_jax.models.weights import with_saved_encoder
 from rice_jax.tasks.detection import Detection
 from rice_jax.tasks.domains import Domains
 from rice_jax.tasks.retrieval import Retrieval
@@ -13,13 +16,22 @@ from rice_jax.tasks.task import Task
 TASKS: dict[str, Task] = {"retrieval": Retrieval(), "domains": Domains(), "detection": Detection()}
 
 
-def resolve(values: Mapping[str, Any]) -> Config:
+def resolve(values: Mapping[str, Any], workdir: Path | None = None) -> Config:
     """Checks settings with `rice_jax.config.resolve` and the checks of their task, and freezes them.
+
+    Args:
+        values: see `rice_jax.config.resolve`; the encoder's settings are completed from the weights that the run starts
+            from (`models.weights.with_saved_encoder`).
+        workdir: of the run; None = there is none.
 
     Raises:
         ConfigError: unknown names, wrong types or values, or settings that exclude each other.
     """
-    config = resolve_settings(values)
+
+    def complete(config: Config) -> Config:
+        return dataclasses.replace(config, model=with_saved_encoder(config.model, workdir))
+
+    config = resolve_settings(values, complete)
     if config.task not in TASKS:
         raise ConfigError(f"config.task: found {config.task!r}, expected one of {', '.join(map(repr, TASKS))}")
     TASKS[config.task].check(config)

@@ -16,7 +16,8 @@ from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.weights import load_weights
 from tests.golden.cases import ENCODER, Case, assert_close
 
-MICRO = clip.Sizes(image_size=16, patch_size=8, width=64, layers=2, heads=1, embed_dim=16)
+SIZES = dict(image_size=16, patch_size=8, width=64, layers=2, heads=1, embed_dim=16)
+MICRO = VitConfig(**SIZES, dtype="float32")
 
 
 @functools.cache
@@ -30,9 +31,8 @@ def _bare_micro():
     return {f"visual.{name.removeprefix(prefix)}": x for name, x in _micro().arrays.items() if name.startswith(prefix)}
 
 
-def _apply(params, sizes, pictures):
+def _apply(params, config, pictures):
     """Tokens and features of pictures `[B, S, S, 3]`."""
-    config = VitConfig(**dataclasses.asdict(sizes), dtype="float32")
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Vit(config, rngs=nnx.Rngs(0))))
     nnx.replace_by_pure_dict(state, params)
     return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, jnp.asarray(pictures))
@@ -144,7 +144,7 @@ def test_command_converts_and_exports(tmp_path, capsys, named):
     assert "0.1 million parameters" in (said := capsys.readouterr().out) and "1 other tensors" in said
 
     params, saved = load_weights(tmp_path / "ours")
-    assert saved == {"model": dataclasses.asdict(MICRO)}
+    assert saved == {"model": SIZES}
     tokens, features = _apply(params["encoder"], MICRO, _micro().pictures()[0])
     assert_close(tokens, _micro().out("image_patch"))
     assert_close(features, _micro().out("image_features"))
@@ -213,13 +213,18 @@ def test_bad_openai_weights(change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu': expected 'quick_gelu'"),
-        ({"layer_norm_eps": 1e-12}, "layer_norm_eps 1e-12: expected 1e-05"),
-        ({"model_type": "siglip"}, "model_type 'siglip'"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu': expected one of 'quick_gelu', 'gelu', 'gelu_pytorch_tanh', "),
+        ({"num_channels": 4}, "num_channels 4: expected 3"),
+        ({"model_type": "vit"}, "found model_type 'vit', expected one of clip, clip_vision_model, "),
+        ({"model_type": "siglip2"}, "found model_type 'siglip2', .*; checkpoints of a fixed resolution have"),
+        (
+            {"model_type": "siglip"},
+            r"not a SigLIP vision transformer of 2 blocks:\n12 .*missing:(\n  .*)+head\.attention",
+        ),
         ({"patch_size": [8, 8]}, r"patch_size \[8, 8\]: expected a positive whole number"),
         ({"patch_size": 7}, "image_size 16 is no multiple of patch_size 7"),
         ({"num_attention_heads": 3}, "hidden_size 64 is no multiple of num_attention_heads 3"),
-        ({"intermediate_size": 128}, "intermediate_size 128: expected 256"),
+        ({"intermediate_size": 128}, r"mlp\.fc1\.weight: found shape \(256, 64\), expected \(128, 64\)"),
         ({"num_hidden_layers": 3}, r"16 tensors are missing:\n  vision_model\.encoder\.layers\.2\."),
         ({"num_hidden_layers": 1}, r"16 tensors have an unknown name:\n  vision_model\.encoder\.layers\.1\."),
         ({"image_size": 32}, r"position_embedding\.weight: found shape \(5, 64\), expected \(17, 64\)"),
@@ -317,7 +322,9 @@ def test_transformers_computes_the_same(tmp_path, sizes):
     expected_tokens, expected_features = run(model)
     clip.main([str(tmp_path / "theirs"), str(tmp_path / "ours")])
     params, saved = load_weights(tmp_path / "ours")
-    tokens, features = _apply(params["encoder"], clip.Sizes(**saved["model"]), pictures.movedim(1, -1).numpy())
+    tokens, features = _apply(
+        params["encoder"], VitConfig(**saved["model"], dtype="float32"), pictures.movedim(1, -1).numpy()
+    )
     assert_close(tokens, expected_tokens)
     assert_close(features, expected_features)
 

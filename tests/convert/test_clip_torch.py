@@ -1,6 +1,5 @@
 """Conversions of CLIP models from PyTorch's files."""
 
-import dataclasses
 import pathlib
 import sys
 
@@ -11,7 +10,7 @@ import pytest
 
 from rice_jax.convert import clip
 from rice_jax.models.weights import load_weights
-from tests.convert.test_clip import MICRO, openai_micro, with_files
+from tests.convert.test_clip import SIZES, openai_micro, with_files
 from tests.convert.torch_archive import script, write_archive
 
 QUICK_GELU = {f"visual.transformer.resblocks.{i}.mlp.gelu": "model.___torch_mangle_2.QuickGELU" for i in range(2)}
@@ -24,17 +23,25 @@ def test_openai_archive(tmp_path, monkeypatch):
     path = write_archive(tmp_path / "ViT.pt", script(state, QUICK_GELU), code="class Multimodal(Module):")
     clip.main([str(path), str(tmp_path / "out")])
     params, config = load_weights(tmp_path / "out")
-    assert config == {"model": dataclasses.asdict(MICRO)}
+    assert config == {"model": SIZES}
     expected, _ = clip.from_openai(state)
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], expected)
 
 
 def test_archive_with_gelu(tmp_path):
     path = write_archive(tmp_path / "open.pt", script(openai_micro(), GELU), code="class CLIP(Module):")
-    for flags in [], ["--quick_gelu"]:
-        with pytest.raises(SystemExit, match=r"open\.pt: found the activation GELU, expected QuickGELU"):
-            clip.main([str(path), str(tmp_path / "out"), *flags])
+    with pytest.raises(SystemExit, match=r"open\.pt: its files say that it computes 'gelu', found --activation=quick"):
+        clip.main([str(path), str(tmp_path / "out"), "--quick_gelu"])
     assert not (tmp_path / "out").exists()
+    clip.main([str(path), str(tmp_path / "out")])
+    assert load_weights(tmp_path / "out")[1] == {"model": SIZES | {"activation": "gelu"}}
+
+
+def test_archive_with_another_activation(tmp_path):
+    kinds = dict.fromkeys(QUICK_GELU, "torch.nn.modules.activation.Hardswish")
+    path = write_archive(tmp_path / "open.pt", script(openai_micro(), kinds), code="class CLIP(Module):")
+    with pytest.raises(SystemExit, match=r"open\.pt: found the activations Hardswish, expected QuickGELU or GELU"):
+        clip.main([str(path), str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("key", [None, "state_dict"])
@@ -60,7 +67,7 @@ def test_pt_file(tmp_path, kind):
         torch.save(state, path)
     clip.main([str(path), str(tmp_path / "out"), *["--quick_gelu"] * (kind == "state dict")])
     params, config = load_weights(tmp_path / "out")
-    assert config == {"model": dataclasses.asdict(MICRO)}
+    assert config == {"model": SIZES}
     expected, _ = clip.from_openai({name: x.float().numpy() for name, x in state.items()})
     np.testing.assert_array_equal(params["encoder"]["blocks"]["down"]["kernel"], expected["blocks"]["down"]["kernel"])
 

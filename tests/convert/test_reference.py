@@ -67,6 +67,12 @@ def _assert_same(actual, expected):
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+def test_an_encoder_that_the_reference_does_not_compute_is_not_exported():
+    params, model = _rice()
+    with pytest.raises(ConvertError, match="found an encoder with {'activation': 'gelu'}, expected OpenAI's CLIP"):
+        to_reference(params, model | {"activation": "gelu"})
+
+
 def test_reference_to_ours_and_back():
     params, model = from_reference(_micro())
     state = to_reference(params, model)

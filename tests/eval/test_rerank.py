@@ -134,7 +134,9 @@ def _pair_by_pair(model, video, frame_mask, images, rows, kept):
 
     @nnx.jit
     def match(model, video, frame_mask, image):
-        image_tokens, video_tokens = (model.encoder(normalize(pictures))[0] for pictures in (image[None], video))
+        image_tokens, video_tokens = (
+            model.encoder(normalize(pictures, "clip"))[0] for pictures in (image[None], video)
+        )
         if not kept:
             none = jnp.zeros((1, 0), jnp.int32)
             return model.pmd(image_tokens, video_tokens[None], frame_mask[None], none).cosine[0, 0]

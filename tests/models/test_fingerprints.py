@@ -8,6 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rice_jax.config import MeshConfig
+from rice_jax.config.model import SWITCHES
 from rice_jax.index.store import About, read_index, write_index
 from rice_jax.index.update import build_index
 from rice_jax.models.aggregation import AGGREGATIONS
@@ -48,6 +49,30 @@ def test_every_parameter_that_changes_an_answer_changes_a_fingerprint():
     assert before[0] != embedding_fingerprint(params, config, 21)
     without = model_of(small_config(loss__pmd_weight=0.0))
     assert match_fingerprint(create_params(without, ONE, seed=0), without) is None
+
+
+OTHERS = {
+    "architecture": "swin",
+    "pixels": "half",
+    "activation": "gelu",
+    "mlp_ratio": 3.0,
+    "positions": "rotary",
+    "registers": 1,
+    "epsilon": 1e-6,
+    "pooling": "mean",
+}
+
+
+def test_every_switch_of_the_encoder_changes_the_fingerprint():
+    """Most of them change no parameter's shape."""
+    config = model_of(small_config())
+    params = create_params(config, ONE, seed=0)
+    found = {embedding_fingerprint(params, config, 20)}
+    for name in SWITCHES:
+        value = OTHERS.get(name, not getattr(config.encoder, name))
+        encoder = dataclasses.replace(config.encoder, **{name: value})
+        found.add(embedding_fingerprint(params, dataclasses.replace(config, encoder=encoder), 20))
+    assert len(found) == 1 + len(SWITCHES)
 
 
 def test_a_part_that_a_family_does_not_list_counts():

@@ -60,17 +60,18 @@ def step_of(config: Config, mesh: Mesh) -> Step:
     return training_step(create_model(model_of(config), mesh), GRADIENTS, loss)
 
 
-def compiled(mesh: Mesh, config: Config = CONFIG):
+def compiled(mesh: Mesh, config: Config = CONFIG, start: dict | None = None):
     """The step as the loop runs it, and a function that makes its state after a number of updates."""
-    placed = jax.device_put(params(), parameter_shardings(mesh, params()))
+    start = start or params()
+    placed = jax.device_put(start, parameter_shardings(mesh, start))
     state = create_state(placed, GRADIENTS, mesh)
     step = compile_step(step_of(config, mesh), state, mesh)
     return step, lambda number: jax.tree.map(jnp.copy, state._replace(step=jnp.int32(number)))
 
 
-def one_step(mesh: Mesh, config: Config = CONFIG):
+def one_step(mesh: Mesh, config: Config = CONFIG, start: dict | None = None):
     """Metrics and gradients of the first step."""
-    step, state = compiled(mesh, config)
+    step, state = compiled(mesh, config, start)
     state, metrics = step(state(0), global_batch(mesh, batch()))
     return metrics, state.optimizer.trace
 
@@ -95,6 +96,16 @@ def test_eight_devices_give_the_losses_and_gradients_of_one(one_device, fsdp):
     assert CONFIG.model.pmd.attention_dropout > 0
     after, metrics = step(state(0), global_batch(mesh_of(1), batch()))
     assert_same(one_step(mesh_of(8, fsdp)), (metrics, after.optimizer.trace))
+
+
+def test_eight_devices_give_the_losses_and_gradients_of_one_with_another_kind_of_encoder():
+    """No CLS token, a pooling that attends, registers, layer scale, SwiGLU, rotary positions."""
+    parts = dict(class_token=False, pooling="attention", registers=1, ln_pre=False, layer_scale=True, gated_mlp=True)
+    parts |= dict(positions="rotary", key_bias=False, patch_bias=True, activation="silu", projection=False)
+    sizes = {f"model__{name}": value for name, value in (parts | dict(embed_dim=32, pixels="half")).items()}
+    config = small_config(data__batch_size=BATCH, loss__num_negatives=1, **sizes)
+    own = jax.tree.map(np.asarray, create_params(model_of(config), mesh_of(1), seed=0))
+    assert_same(one_step(mesh_of(8, 2), config, own), one_step(mesh_of(1), config, own))
 
 
 def test_dropout_and_nothing_else_depends_on_the_number_of_the_step(one_device):

@@ -27,7 +27,7 @@ class FrameEncoder(Protocol):
             patch_mask: True = a patch that others may attend to; None = all.
 
         Returns:
-            tokens: CLS first, then the patches in reading order.
+            tokens: the picture's summary first, CLS or what stands for it, then the patches in reading order.
             feature: not normalized.
         """
 

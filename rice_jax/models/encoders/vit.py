@@ -1,7 +1,9 @@
-"""CLIP's vision transformer: pictures in, tokens and features out.
+"""Vision transformers: pictures in, tokens and features out; `VitConfig` says of which family.
 
-Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"; its published
-code's `VisionTransformer`.
+Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (CLIP), with the
+defaults; Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (no CLS, attention pooling); Oquab et al.
+2023, "DINOv2" (layer scale, SwiGLU); Darcet et al. 2023, "Vision Transformers Need Registers"; Simeoni et al. 2025,
+"DINOv3" (rotary positions). Checked against transformers' models of these names.
 Differs: the blocks are stacked and scanned, which compiles once for any depth and trains faster on CPU than a loop.
 """
 
@@ -12,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import VitConfig
-from rice_jax.models.layers import Block, layer_norm, stack, with_cls
+from rice_jax.models.layers import ACTIVATIONS, Block, Rotary, layer_norm, linear, split3, stack, with_cls
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
 # What is kept for the backward pass, by `VitConfig.remat`. The products within attention have batch dimensions.
@@ -20,6 +22,7 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
+ROTARY_BASE = 100.0  # DINOv3's; the ratio of the longest to the shortest wave
 
 
 class Vit(nnx.Module):
@@ -29,7 +32,7 @@ class Vit(nnx.Module):
         """Builds the encoder with fresh weights.
 
         Args:
-            config: sizes, compute dtype and rematerialization.
+            config: sizes, parts, compute dtype and rematerialization.
             placement: of the activations of every block, `[pictures, L, D]`.
             rngs: key stream `params`.
         """
@@ -37,23 +40,26 @@ class Vit(nnx.Module):
         self.placement = placement
         width = config.width
         self.patch_embedding = nnx.Linear(
-            3 * config.patch_size**2, width, use_bias=False, dtype=config.dtype, rngs=rngs
+            3 * config.patch_size**2, width, use_bias=config.patch_bias, dtype=config.dtype, rngs=rngs
         )
         # 0.02 lets the content of a patch outweigh its position; CLIP's own width**-0.5 is for a long training.
         normal = nnx.initializers.normal(0.02)
-        self.class_embedding = nnx.Param(normal(rngs.params(), (width,)))
-        self.position_embedding = nnx.Param(normal(rngs.params(), (config.num_tokens, width)))
-        self.ln_pre = layer_norm(config, rngs)
+        if config.class_token:
+            self.class_embedding = nnx.Param(normal(rngs.params(), (width,)))
+        if config.positions == "learned":
+            num_positions = config.num_patches + config.class_token
+            self.position_embedding = nnx.Param(normal(rngs.params(), (num_positions, width)))
+        if config.registers:
+            self.registers = nnx.Param(normal(rngs.params(), (config.registers, width)))
+        if config.ln_pre:
+            self.ln_pre = layer_norm(config, rngs)
         self.blocks = stack(lambda rngs: Block(config, rngs), config.layers, rngs)
         self.ln_post = layer_norm(config, rngs)
-        self.projection = nnx.Linear(
-            width,
-            config.embed_dim,
-            use_bias=False,
-            dtype=config.dtype,
-            kernel_init=nnx.initializers.normal(width**-0.5),
-            rngs=rngs,
-        )
+        if config.pooling == "attention":
+            self.pool = AttentionPool(config, rngs)
+        if config.projection:
+            init = nnx.initializers.normal(width**-0.5)
+            self.projection = linear(config, width, config.embed_dim, init, rngs, use_bias=False)
 
     def __call__(
         self, pictures: Float[Array, "B S S 3"], patch_mask: Bool[Array, "B N"] | None = None
@@ -61,36 +67,83 @@ class Vit(nnx.Module):
         """Encodes pictures.
 
         Args:
-            pictures: normalized by CLIP's mean and standard deviation, square, side `config.image_size`.
+            pictures: normalized as `config.pixels` says, square, side `config.image_size`.
             patch_mask: True = a patch to attend to, in reading order; None = all. The tokens of the others have no
                 meaning.
 
         Returns:
-            tokens: the last block's output without `ln_post` and projection, CLS first, in the compute dtype.
-            feature: `ln_post(CLS) @ projection`, not normalized, in the compute dtype.
+            tokens: the last block's output without `ln_post` and projection, CLS first, in the compute dtype; if
+                `config.pooling` is not "cls", the pooled patches are in the place of CLS. Registers are left out.
+            feature: `ln_post(CLS) @ projection` or the projection of the pooled patches, not normalized, in the
+                compute dtype.
 
         Source: docs/reference.md, section 1.
         """
-        patches = patchify(pictures.astype(self.config.dtype), self.config.patch_size)
-        x = self.patch_embedding(patches)  # [B, N, D]
-        cls = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
-        x = jnp.concatenate([cls, x], axis=1) + self.position_embedding[...].astype(x.dtype)
-        tokens = self.apply_blocks(self.ln_pre(x), None if patch_mask is None else with_cls(patch_mask))
-        return tokens, self.projection(self.ln_post(tokens[:, 0]))
+        x = self.apply_blocks(self.embed(pictures), None if patch_mask is None else self.token_mask(patch_mask))
+        tokens, pooled = self.summarize(x, patch_mask)
+        return tokens, self.projection(pooled) if self.config.projection else pooled
 
     @staticmethod
     def fit(params: PyTree, config: VitConfig) -> PyTree:
-        """Interpolates the positions to the image size."""
-        positions = resize_positions(jnp.asarray(params["position_embedding"]), config.num_tokens)
+        """Interpolates learned positions to the image size."""
+        if "position_embedding" not in params:
+            return params
+        num_extra = int(config.class_token)
+        positions = jnp.asarray(params["position_embedding"])
+        positions = resize_positions(positions, config.num_patches + num_extra, num_extra)
         return params | {"position_embedding": np.asarray(positions)}
+
+    @property
+    def num_extra(self) -> int:
+        """Tokens before the patches in the blocks: CLS and registers."""
+        return self.config.class_token + self.config.registers
+
+    def embed(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B K D"]:
+        """The input of the first block: CLS, registers, patches."""
+        config, num_extra = self.config, int(self.config.class_token)
+        x = self.patch_embedding(patchify(pictures.astype(config.dtype), config.patch_size))  # [B, N, D]
+
+        def repeat(token: Float[Array, "*R D"]) -> Float[Array, "B R D"]:
+            return jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], *token.shape[:-1], x.shape[2]))
+
+        if config.class_token:
+            x = jnp.concatenate([repeat(self.class_embedding[...][None]), x], axis=1)
+        if config.positions == "learned":
+            x = x + self.position_embedding[...].astype(x.dtype)
+        if config.registers:
+            x = jnp.concatenate([x[:, :num_extra], repeat(self.registers[...]), x[:, num_extra:]], axis=1)
+        return self.ln_pre(x) if config.ln_pre else x
+
+    def token_mask(self, patch_mask: Bool[Array, "B N"]) -> Bool[Array, "B K"]:
+        """Which tokens the blocks attend to: CLS, registers and kept patches."""
+        for _ in range(self.num_extra):
+            patch_mask = with_cls(patch_mask)
+        return patch_mask
+
+    def summarize(
+        self, x: Float[Array, "B K D"], patch_mask: Bool[Array, "B N"] | None = None
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B D"]]:
+        """The tokens and the pooled token, before its projection, from the last block's output."""
+        patches = x[:, self.num_extra :]
+        if self.config.pooling == "cls":
+            tokens = jnp.concatenate([x[:, :1], patches], axis=1) if self.config.registers else x
+            return tokens, self.ln_post(x[:, 0])
+        normed = self.ln_post(patches)
+        if self.config.pooling == "attention":
+            pooled = self.pool(normed, patch_mask)
+        else:
+            weights = jnp.ones(normed.shape[:2], bool) if patch_mask is None else patch_mask
+            pooled = jnp.mean(normed, axis=1, where=(weights | ~weights.any(axis=1, keepdims=True))[..., None])
+        return jnp.concatenate([pooled[:, None], patches], axis=1), pooled
 
     def apply_blocks(
         self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None
     ) -> Float[Array, "B L D"]:
         constrain = self.placement.constrain
+        rotary = rotary_positions(self.config, self.num_extra) if self.config.positions == "rotary" else None
 
         def apply(block, x, token_mask):
-            return constrain(block(constrain(x), token_mask))
+            return constrain(block(constrain(x), token_mask, rotary))
 
         if self.config.remat != "none":
             apply = nnx.remat(apply, policy=REMAT_POLICIES[self.config.remat])
@@ -106,11 +159,60 @@ def patchify(pictures: Float[Array, "B S S 3"], patch_size: int) -> Float[Array,
     return patches.reshape(batch, grid * grid, patch_size * patch_size * 3)
 
 
-def resize_positions(positions: Float[Array, "L D"], num_tokens: int) -> Float[Array, "M D"]:
-    """Interpolates learned positions (CLS kept) bicubically to another square grid, for another image size."""
-    old_grid, new_grid = (round((n - 1) ** 0.5) for n in (positions.shape[0], num_tokens))
+def resize_positions(positions: Float[Array, "L D"], num_tokens: int, num_extra: int = 1) -> Float[Array, "M D"]:
+    """Interpolates learned positions bicubically to another square grid, for another image size.
+
+    Args:
+        positions: of `num_extra` tokens, which have no place and stay, and of patches.
+        num_tokens: M.
+        num_extra: 1 = CLS, 0 = only patches.
+    """
+    old_grid, new_grid = (round((n - num_extra) ** 0.5) for n in (positions.shape[0], num_tokens))
     if old_grid == new_grid:
         return positions
-    cls, patches = positions[:1], positions[1:].reshape(old_grid, old_grid, -1)
+    extra, patches = positions[:num_extra], positions[num_extra:].reshape(old_grid, old_grid, -1)
     patches = jax.image.resize(patches, (new_grid, new_grid, patches.shape[-1]), "bicubic")
-    return jnp.concatenate([cls, patches.reshape(new_grid * new_grid, -1)])
+    return jnp.concatenate([extra, patches.reshape(new_grid * new_grid, -1)])
+
+
+def rotary_positions(config: VitConfig, num_extra: int) -> Rotary:
+    """Angles of patches grow with their row and column; tokens before the patches are not rotated.
+
+    Source: Simeoni et al. 2025, "DINOv3"; the coordinates of patches' centers are -1 to 1, so that they fit any size.
+    """
+    grid, quarter = config.image_size // config.patch_size, config.width // config.heads // 4
+    centers = (2 * np.arange(grid) + 1) / grid - 1
+    places = np.stack(np.meshgrid(centers, centers, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    angles = (2 * np.pi * places * ROTARY_BASE ** -(np.arange(quarter) / quarter)).reshape(-1, 2 * quarter)
+    angles = np.concatenate([np.zeros((num_extra, 2 * quarter)), angles]).astype(np.float32)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+class AttentionPool(nnx.Module):
+    """A learned query attends to the patches; an MLP follows.
+
+    Source: Zhai et al. 2022, "Scaling Vision Transformers", section 3 (MAP head).
+    """
+
+    def __init__(self, config: VitConfig, rngs: nnx.Rngs):
+        """Fresh weights of `config.width` and `config.heads`."""
+        width, normal = config.width, nnx.initializers.normal(config.width**-0.5)
+        self.heads, self.activation = config.heads, config.activation
+        self.probe = nnx.Param(normal(rngs.params(), (width,)))
+        self.qkv = linear(config, width, 3 * width, normal, rngs)
+        self.out = linear(config, width, width, normal, rngs)
+        self.ln = layer_norm(config, rngs)
+        self.up = linear(config, width, config.mlp_width, normal, rngs)
+        self.down = linear(config, config.mlp_width, width, normal, rngs)
+
+    def __call__(
+        self, patches: Float[Array, "B N D"], patch_mask: Bool[Array, "B N"] | None = None
+    ) -> Float[Array, "B D"]:
+        """Pools patches where `patch_mask` is True; None = all."""
+        probe = jnp.broadcast_to(self.probe[...].astype(patches.dtype), (len(patches), 1, patches.shape[2]))
+        projected = split3(self.qkv(jnp.concatenate([probe, patches], axis=1)))
+        q, k, v = (x.reshape(*x.shape[:2], self.heads, -1) for x in projected)
+        mask = None if patch_mask is None else patch_mask[:, None, None]
+        attended = jax.nn.dot_product_attention(q[:, :1], k[:, 1:], v[:, 1:], mask=mask)
+        x = self.out(attended.reshape(len(patches), -1))
+        return x + self.down(ACTIVATIONS[self.activation](self.up(self.ln(x))))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rice_jax.models.encoders.vit import Vit, patchify, resize_positions
+from rice_jax.models.encoders.vit import Vit, patchify, resize_positions, rotary_positions
+from rice_jax.models.layers import rotate, unstack
 from tests.settings import small_config
 
 CONFIG = small_config().model.encoder
@@ -87,6 +88,68 @@ def test_masked_patches_are_as_if_they_were_not_there():
         alone = vit.apply_blocks(vit.ln_pre(jnp.concatenate([cls[None], x[i, kept]])[None]))
         np.testing.assert_allclose(tokens[i][np.r_[True, kept]], alone[0], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(features[i], vit.projection(vit.ln_post(alone[0, 0])), rtol=1e-5, atol=1e-5)
+
+
+KINDS = {
+    "clip": {},
+    "siglip": dict(class_token=False, pooling="attention", ln_pre=False, projection=False, embed_dim=32),
+    "mean": dict(class_token=False, pooling="mean", activation="gelu"),
+    "mean of patches beside CLS": dict(pooling="mean", mlp_ratio=1.5),
+    "dinov2": dict(registers=2, layer_scale=True, gated_mlp=True, activation="silu", ln_pre=False),
+    "dinov3": dict(registers=2, positions="rotary", key_bias=False, layer_scale=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_patches_are_as_if_they_were_not_there_in_all_kinds(kind):
+    config = dataclasses.replace(CONFIG, **KINDS[kind])
+    vit = Vit(config, rngs=nnx.Rngs(0))
+    tokens, features = nnx.jit(Vit.__call__)(vit, pictures(), jnp.asarray(PATCH_MASK))
+    assert tokens.shape == (3, 5, 32), "a summary and four patches"
+    first, rotary = vit.embed(pictures()), None
+    if config.positions == "rotary":
+        rotary = rotary_positions(config, vit.num_extra)
+    for i, kept in enumerate(PATCH_MASK):
+        chosen = np.r_[np.ones(vit.num_extra, bool), kept]
+        x = first[i, chosen][None]
+        for number in range(config.layers):
+            turned = rotary and tuple(part[chosen] for part in rotary)
+            x = unstack(vit.blocks, number)(x, None, turned)
+        alone, pooled = vit.summarize(x)
+        feature = vit.projection(pooled) if config.projection else pooled
+        np.testing.assert_allclose(tokens[i][np.r_[True, kept]], alone[0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(features[i], feature[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_picture_of_which_nothing_is_kept_has_a_finite_feature_and_gradient(kind):
+    vit = Vit(dataclasses.replace(CONFIG, **KINDS[kind]), rngs=nnx.Rngs(0))
+    loss = lambda vit: (vit(pictures(), jnp.zeros((3, 4), bool))[1] ** 2).sum()  # noqa: E731
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.jit(nnx.value_and_grad(loss))(vit)))
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "dinov2", "dinov3"])
+def test_an_encoder_is_fit_to_another_size_of_picture(kind):
+    config = dataclasses.replace(CONFIG, **KINDS[kind])
+    larger = dataclasses.replace(config, image_size=24)
+    params = nnx.to_pure_dict(nnx.state(Vit(config, rngs=nnx.Rngs(0))))
+    wanted = nnx.to_pure_dict(nnx.state(Vit(larger, rngs=nnx.Rngs(0))))
+    assert jax.tree.map(jnp.shape, Vit.fit(params, larger)) == jax.tree.map(jnp.shape, wanted)
+    if "position_embedding" in params and config.class_token:
+        np.testing.assert_array_equal(Vit.fit(params, larger)["position_embedding"][0], params["position_embedding"][0])
+
+
+def test_rotary_positions_depend_on_the_difference_of_places():
+    """The product of a query and a key, both rotated by their places, is that of places moved alike."""
+    cos, sin = rotary_positions(dataclasses.replace(CONFIG, image_size=32, width=64), 1)
+    assert cos.shape == (17, 16) and np.all(cos[0] == 1) and np.all(sin[0] == 0), "CLS has no place"
+    q, k = np.random.default_rng(0).standard_normal((2, 1, 17, 1, 32), np.float32)
+    q, k = (np.broadcast_to(x[:, :1], x.shape) for x in (q, k))  # the same everywhere
+    q, k = (rotate(jnp.asarray(x), (cos, sin)) for x in (q, k))
+    products = np.einsum("blhc,bmhc->lm", q, k)[1:, 1:].reshape(4, 4, 4, 4)
+    np.testing.assert_allclose(products[0, 0, 1, 2], products[2, 1, 3, 3], rtol=1e-4)
+    np.testing.assert_allclose(products[0, 0, 0, 1], products[3, 2, 3, 3], rtol=1e-4)
+    assert abs(products[0, 0, 0, 1] - products[0, 0, 1, 0]) > 0.1, "rows and columns differ"
 
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])

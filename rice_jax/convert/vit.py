@@ -1,0 +1,80 @@
+"""What all converters of vision transformers share: our side of a conversion."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import PyTree
+
+from rice_jax.config import PIXEL_STATISTICS, VitConfig
+from rice_jax.config.model import SIZES, SWITCHES
+from rice_jax.convert.names import Table
+from rice_jax.convert.tensors import ConvertError, Places, check_names, find_places, parameter_shapes, to_ours
+from rice_jax.models.encoders.vit import Vit
+
+
+def convert_vit(
+    state: Mapping[str, np.ndarray], table: Table, config: VitConfig, ignored: re.Pattern, what: str
+) -> PyTree:
+    """Gathers the parameters of a `Vit`.
+
+    Args:
+        state: tensors by their names, any float type.
+        table: of the family's names.
+        config: of the encoder.
+        ignored: names of other parts of their model.
+        what: the family, for errors.
+
+    Raises:
+        ConvertError: listing every unknown name, missing name and wrong shape.
+    """
+    where = places(table, config)
+    check_names(state, where, ignored, f"{what} of {config.layers} blocks")
+    return to_ours(state, where, shapes(config), f"{what} of {settings(config)}")
+
+
+def places(table: Table, config: VitConfig) -> Places:
+    """Their names of each parameter of a `Vit`."""
+    return find_places({path: table[path] for path in shapes(config)}, {"blocks/": config.layers})
+
+
+def shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
+    return parameter_shapes(lambda: Vit(config, rngs=nnx.Rngs(0)))
+
+
+def settings(config: VitConfig) -> dict[str, Any]:
+    """What is saved with converted weights: sizes, and what differs from OpenAI's CLIP."""
+    return {name: getattr(config, name) for name in ("image_size", *SIZES)} | config.switches
+
+
+def config_of(model: Mapping[str, Any]) -> VitConfig:
+    """The inverse of `settings`; of a run's settings of the model, those of its encoder."""
+    names = ("image_size", *SIZES, *(name for name in SWITCHES if name in model))
+    return VitConfig(**{name: model[name] for name in names}, dtype="float32")
+
+
+def find_pixels(mean: Any, std: Any, where: str) -> str:
+    """The name of pixel statistics (`config.model.pixels`).
+
+    Raises:
+        ConvertError: they are none of those that rice_jax knows.
+    """
+    for name, known in PIXEL_STATISTICS.items():
+        if np.shape(mean) == np.shape(std) == (3,) and np.allclose((mean, std), known, atol=1e-3):
+            return name
+    raise ConvertError(
+        f"{where}: found the mean {mean} and standard deviation {std} of pixels, expected those of "
+        + " or ".join(f"{name} {values}" for name, values in PIXEL_STATISTICS.items())
+    )
+
+
+def about(params: PyTree, config: VitConfig) -> str:
+    count = sum(x.size for x in jax.tree.leaves(params))
+    described = (
+        f"ViT of {count / 1e6:.1f} million parameters, {config.image_size} px, patches of {config.patch_size}, width "
+        f"{config.width}, {config.layers} blocks of {config.heads} heads, embedding {config.embed_dim}"
+    )
+    return ", ".join([described, *(f"{name} {value}" for name, value in config.switches.items())])

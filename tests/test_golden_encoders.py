@@ -1,0 +1,48 @@
+"""Encoders' outputs and gradients against what transformers' models computed."""
+
+import pytest
+
+from scripts.parity import Case
+from scripts.parity_encoders import compare_encoder
+from tests.golden.cases import find
+
+NAMES = ["clip_vision_gelu", "siglip_vision", "dinov2_registers_swiglu", "dinov3_vit"]
+ELSEWHERE = ["clip_vision_quick_gelu", "dinov2"]  # they have no part that the others do not have
+
+
+def case(name: str) -> Case:
+    return Case(find(f"encoders/{name}"))
+
+
+@pytest.mark.parametrize("name", NAMES + ELSEWHERE)
+def test_an_encoder_computes_what_was_recorded_and_all_of_it_is_compared(name):
+    lines = list(compare_encoder(case(name)))
+    assert [str(line) for line in lines if not line.holds] == []
+    recorded = {key for key in case(name).recorded if not key.startswith(("in/", "params/"))}
+    assert {line.name for line in lines} == recorded and len(lines) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("clip_vision_gelu", "hidden_act", "quick_gelu"),
+        ("dinov2_registers_swiglu", "num_attention_heads", 2),
+    ],
+)
+def test_what_no_shape_shows_is_seen(name, setting, value):
+    changed = case(name)
+    changed.facts["config"][setting] = value
+    held = {line.name for line in compare_encoder(changed) if line.holds and line.name.startswith("out/")}
+    assert held == {"out/hidden_states/0"}, "only what comes before the blocks"
+
+
+def test_a_changed_number_is_seen():
+    changed = case("siglip_vision")
+    changed.arrays["out/pooler_output"][0, 0] += 1e-3
+    assert [line.name for line in compare_encoder(changed) if not line.holds] == ["out/pooler_output"]
+
+
+def test_a_class_that_nothing_computes_has_no_lines():
+    other = case("siglip_vision")
+    other.facts["class"] = "ResNetModel"
+    assert list(compare_encoder(other)) == []
