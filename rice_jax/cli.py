@@ -132,8 +132,8 @@ def _index(arguments: list[str]) -> None:
     parser.add_argument(
         "pictures",
         metavar="PICTURES",
-        help="directory with ID.jpg or GALLERY/ID.jpg (also .jpeg, .png, .webp), or a CSV with the columns id, path "
-        "and optionally gallery and title",
+        help="directory with ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png, .webp), or a "
+        "CSV with the columns id, path and optionally gallery, title, and product",
     )
     parser.add_argument(
         "--model",

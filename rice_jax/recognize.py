@@ -3,9 +3,9 @@
     python -m rice_jax.recognize VIDEO --index=DIR [--gallery=ID] [--top=5] [--rerank=50] [--report=out.html]
 
 VIDEO is a video, a directory of frames, or a text file (.txt) with the path of one frame on each line. DIR is the index
-of a shop. Each part of the video is printed as one line of JSON: `start` and `end` in seconds; `product`, the image of
-the index that is shown, or null if none is; `confidence`, the probability that this is right; and `products`, the
-images most similar to the frames of the part, each with its `score` and `confidence`.
+of a shop. Each part of the video is printed as one line of JSON: `start` and `end` in seconds; `product`, the one that
+is shown, or null if it is none of the index; `confidence`, the probability that this is right; and `products`, those
+most similar to the frames of the part, each with its `score`, `confidence`, and most similar image (`image_id`).
 """
 
 import argparse
@@ -120,9 +120,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search.add_argument(
         "--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing"
     )
-    search.add_argument("--gallery", metavar="ID", help="search only this gallery (default: all images)")
+    search.add_argument("--gallery", metavar="ID", help="search only this gallery (default: all products)")
     search.add_argument(
-        "--rerank", type=int, default=0, metavar="N", help="re-rank the first N images with the decoder (default: 0)"
+        "--rerank", type=int, default=0, metavar="N", help="re-rank the first N products with the decoder (default: 0)"
     )
     search.add_argument(
         "--interval_seconds",
@@ -132,7 +132,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="look at one frame every S seconds (default: 1)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--top", type=int, default=5, metavar="N", help="list N similar images per part (default: 5)")
+    output.add_argument("--top", type=int, default=5, metavar="N", help="list N similar products per part (default: 5)")
     output.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a timeline")
     return parser
 

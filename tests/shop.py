@@ -1,5 +1,6 @@
 """A shop on disk whose pictures a fresh model has embedded, and videos that show them."""
 
+import dataclasses
 import io
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +56,7 @@ def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True,
     index = Index(
         gallery_ids=["a"] * 6 + ["b"] * 2,
         image_ids=names,
+        product_ids=names,
         titles=[f"title {name}" for name in names],
         paths=[str(directory / f"{name}.png") for name in names],
         digests=[""] * 8,
@@ -66,6 +68,13 @@ def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True,
         Path(path).write_bytes(png(picture))
     write_index(directory / "index", index)
     return Shop(directory / "index", model, index, pictures, config)
+
+
+def write_products(shop: Shop, directory: Path, product_ids: list[str], **changes: list[str]) -> Path:
+    """Writes the shop's index with other products; returns its directory."""
+    index = dataclasses.replace(shop.index, product_ids=product_ids, **changes)
+    write_index(directory / "index", index)
+    return directory / "index"
 
 
 def draw(seed: int) -> np.ndarray:

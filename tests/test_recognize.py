@@ -29,9 +29,10 @@ def test_a_video_gives_lines_and_a_page(shop, tmp_path, capsys):
     lines = run(capsys, video, f"--index={shop.directory}", "--top=2", f"--report={page}")
     assert [(line["start"], line["end"]) for line in lines] == [(0, 8.5), (8.5, 17.5), (17.5, 27)]
     first, gap, last = lines
-    assert first["product"] == {"id": "p1", "gallery": "a", "title": "title p1"} | {
+    assert first["product"] == {"id": "p1", "gallery": "a", "title": "title p1", "image_id": "p1"} | {
         name: first["product"][name] for name in ("score", "confidence")
     }
+    assert list(first["product"]) == ["id", "gallery", "title", "score", "confidence", "image_id"]
     assert gap["product"] is None and last["product"]["id"] == "p5"
     assert [len(line["products"]) for line in lines] == [2, 2, 2]
     assert all(0 <= line["confidence"] <= 1 for line in lines)

@@ -117,8 +117,8 @@ class EvalConfig:
 class IndexConfig:
     images: str = setting(
         "",
-        "Pictures for `--mode=index`: a directory with ID.jpg or GALLERY/ID.jpg, or a CSV with the columns id, path "
-        "(relative to the CSV) and optionally gallery and title.",
+        "Pictures for `--mode=index`: a directory with ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg, or a "
+        "CSV with the columns id, path (relative to the CSV) and optionally gallery, title, and product.",
     )
     directory: str = setting("", "Directory of the index; empty: `index` in the workdir.")
     change: str = setting(

@@ -11,7 +11,7 @@ from rice_jax.input.pictures import is_hidden
 from rice_jax.types import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-COLUMNS = ("id", "path", "gallery", "title")
+COLUMNS = ("id", "path", "gallery", "title", "product")
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ class Picture(NamedTuple):
 
     gallery: str  # "" = the shop has no galleries
     id: str
+    product: str  # of the gallery, which may have several pictures of it
     path: Path
     title: str  # "" = unknown
     place: str  # for messages: the file itself, or the line of the CSV
@@ -30,9 +31,11 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
     """Lists the pictures of a shop, without opening them.
 
     Args:
-        path: a directory with the files ID.jpg or GALLERY/ID.jpg (also .jpeg, .png, .webp; other files are left out),
-            or a CSV in UTF-8 with the columns `id`, `path` (relative to the CSV) and, optionally, `gallery` and
-            `title`.
+        path: a directory with the files ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png,
+            .webp; other files are left out), or a CSV in UTF-8 with the columns `id`, `path` (relative to the CSV) and,
+            optionally, `gallery`, `title`, and `product`. Pictures without a product are each a product of their own,
+            named by their id. The id of PRODUCT/PICTURE.jpg is PRODUCT/PICTURE. If a CSV without the column `product`
+            repeats an id with other paths, these are pictures of one product: ID, ID/2, ID/3, ….
         with_paths: whether a CSV needs the column `path`.
 
     Returns:
@@ -64,33 +67,44 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
         if other != picture.place:
             raise DataError(
                 f"{picture.place}: found the id {picture.id!r} of gallery {picture.gallery!r}, which {other} has too; "
-                "expected every id once in its gallery"
+                "expected every id once in its gallery; pictures of one product have ids of their own and the same "
+                "`product`"
             )
     return sorted(pictures)
 
 
 def _read_directory(directory: Path) -> Iterator[Picture]:
     left_out = 0
-    for entry in sorted(directory.iterdir()):
-        in_gallery = entry.is_dir() and not is_hidden(entry.name)
-        for file in sorted(entry.iterdir()) if in_gallery else [entry]:
-            if is_hidden(file.name):
-                continue
-            if file.is_dir():
-                raise DataError(
-                    f"{file}: found a directory in a gallery, expected {directory}/ID.jpg or "
-                    f"{directory}/GALLERY/ID.jpg; use a CSV for pictures that are elsewhere"
-                )
-            if file.suffix.lower() in SUFFIXES:
-                yield Picture(entry.name if in_gallery else "", file.stem, file, "", str(file))
-            else:
-                left_out += 1
+    for file in _files(directory, 2):
+        gallery, product = [*file.relative_to(directory).parts[:-1], "", ""][:2]
+        name = f"{product}/{file.stem}" if product else file.stem
+        if file.suffix.lower() in SUFFIXES:
+            yield Picture(gallery, name, product or name, file, "", str(file))
+        else:
+            left_out += 1
     if left_out:
         logger.info("%s: left out %d files that do not end in %s", directory, left_out, ", ".join(SUFFIXES))
 
 
+def _files(directory: Path, depth: int) -> Iterator[Path]:
+    """The files in a directory and in those below it, at most `depth` deep; what is hidden is left out."""
+    for entry in sorted(directory.iterdir()):
+        if is_hidden(entry.name):
+            continue
+        if not entry.is_dir():
+            yield entry
+        elif depth:
+            yield from _files(entry, depth - 1)
+        else:
+            raise DataError(
+                f"{entry}: found a directory in a product's directory, expected ID.jpg, GALLERY/ID.jpg, or "
+                "GALLERY/PRODUCT/PICTURE.jpg; use a CSV for pictures that are elsewhere"
+            )
+
+
 def _read_csv(path: Path, with_paths: bool) -> Iterator[Picture]:
     required = {"id", "path"} if with_paths else {"id"}
+    paths: dict[tuple[str, str], list[Path]] = {}  # of each id
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, strict=True)
         try:
@@ -106,8 +120,22 @@ def _read_csv(path: Path, with_paths: bool) -> Iterator[Picture]:
                     raise DataError(f"{place}: found {_count(row)} values, expected {len(found)}: {', '.join(found)}")
                 if with_paths and not row["path"]:
                     raise DataError(f"{place}: found no path of {row['id']!r}, expected one for each picture")
-                file_path = path.parent / row.get("path", "")
-                yield Picture(row.get("gallery", ""), row["id"], file_path, row.get("title", ""), place)
+                name, gallery, file_path = row["id"], row.get("gallery", ""), path.parent / row.get("path", "")
+                product = row.get("product", "")
+                earlier = paths.setdefault((gallery, name), [])
+                if "product" not in found and earlier and file_path not in earlier:
+                    name, product = f"{name}/{len(earlier) + 1}", name
+                earlier.append(file_path)
+                product = product if product.strip() else name
+                yield Picture(gallery, name, product, file_path, row.get("title", ""), place)
+            repeated = [name for (_, name), own in paths.items() if len(own) > 1]
+            if repeated:
+                logger.info(
+                    "%s: %d ids have several pictures, the first is %r; these count as pictures of one product",
+                    path,
+                    len(repeated),
+                    repeated[0],
+                )
         except csv.Error as error:
             raise DataError(f"{path}:{rows.reader.line_num}: {error}; expected a CSV") from error
         except UnicodeDecodeError as error:

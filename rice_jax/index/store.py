@@ -26,7 +26,14 @@ FILE = "index.parquet"
 SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
 CHECKSUM = b"rice_jax_sha256"  # key that holds `_checksum`; absent in indexes of version 0.2 and before
 LENGTH_TOLERANCE = 1e-3
-TEXTS = {"gallery_ids": "gallery", "image_ids": "id", "titles": "title", "paths": "path", "digests": "sha256"}
+TEXTS = {
+    "gallery_ids": "gallery",
+    "image_ids": "id",
+    "titles": "title",
+    "paths": "path",
+    "digests": "sha256",
+    "product_ids": "product",  # absent in indexes of version 0.2 and before
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Index:
     Attributes:
         gallery_ids: gallery of each picture; "" = the shop has no galleries.
         image_ids: id of each picture.
+        product_ids: id of each picture's product in its gallery; that of the picture if it is the only one.
         titles: "" = unknown.
         paths: the pictures' files.
         digests: SHA-256 of the files' contents, as hexadecimal digits.
@@ -93,12 +101,18 @@ class Index:
 
     gallery_ids: list[str]
     image_ids: list[str]
+    product_ids: list[str]
     titles: list[str]
     paths: list[str]
     digests: list[str]
     vectors: Float32[np.ndarray, "G E"]
     queries: BFloat16[np.ndarray, "G R D"] | None
     about: About
+
+    @property
+    def num_products(self) -> int:
+        """Number of products; ids of two galleries are of two products."""
+        return len(set(zip(self.gallery_ids, self.product_ids, strict=True)))
 
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
@@ -137,7 +151,8 @@ def read_index(directory: str | os.PathLike) -> Index:
             table = pq.ParquetFile(file).read()
         stored = table.schema.metadata
         about = About.from_dict(json.loads(stored[SETTINGS]))
-        texts = {name: table[column].to_pylist() for name, column in TEXTS.items()}
+        names = [name for name in TEXTS if name != "product_ids" or TEXTS[name] in table.column_names]
+        texts = {name: table[TEXTS[name]].to_pylist() for name in names}
         vectors = _read_rows(table["vector"], np.float32)
         queries = None
         if about.model.pmd:
@@ -151,6 +166,7 @@ def read_index(directory: str | os.PathLike) -> Index:
             f"{path}: is damaged, or of another version of rice_jax ({type(error).__name__}: {reason}); delete it and "
             "index the shop again"
         ) from error
+    texts.setdefault("product_ids", list(texts["image_ids"]))
     index = Index(**texts, vectors=vectors, queries=queries, about=about)
     _require_unit_vectors(path, index)
     return index

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,8 +54,9 @@ def build_index(
         >>> index = rice_jax.build_index("sold_out.csv", out="shop", change="remove")
 
     Args:
-        images: a directory with the files ID.jpg or GALLERY/ID.jpg (also .jpeg, .png, .webp), or a CSV in UTF-8 with
-            the columns `id`, `path` (relative to the CSV) and, optionally, `gallery` and `title`.
+        images: a directory with the files ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png,
+            .webp), or a CSV in UTF-8 with the columns `id`, `path` (relative to the CSV) and, optionally, `gallery`,
+            `title`, and `product`, which pictures of one product share.
         out: directory of the index; created if it does not exist.
         model: a run's workdir, one of its checkpoints, or a converted model; None = the model that made the index.
         change: "add" adds and replaces pictures; "mirror" also removes pictures that are not among `images`; "remove"
@@ -148,7 +149,8 @@ def _update(
     if index.image_ids:
         galleries = len(set(index.gallery_ids))
         unit = "gallery" if galleries == 1 else "galleries"
-        logger.info("%s: %d pictures in %d %s", directory, len(index.image_ids), galleries, unit)
+        pictures_of = f" of {index.num_products} products" if index.num_products < len(index.image_ids) else ""
+        logger.info("%s: %d pictures%s in %d %s", directory, len(index.image_ids), pictures_of, galleries, unit)
     if broken:
         reasons = [_problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
         more = [f"and {len(broken) - NUM_NAMED} more"] if len(broken) > NUM_NAMED else []
@@ -169,7 +171,8 @@ def remove_pictures(directory: Path, images: str | os.PathLike) -> Index:
 
     Args:
         directory: of the index.
-        images: a directory or a CSV that names them, see `read_shop`; a CSV needs no paths.
+        images: a directory or a CSV that names them, see `read_shop`; a CSV needs no paths. An id also names the
+            product's pictures ID/….
 
     Returns:
         The index.
@@ -186,8 +189,9 @@ def remove_pictures(directory: Path, images: str | os.PathLike) -> Index:
 def _remove(directory: Path, images: str | os.PathLike) -> Index:
     index = read_index(directory)
     named = set(map(_key, read_shop(images, with_paths=False)))
-    kept = [row for row, key in enumerate(_keys(index)) if key not in named]
-    num_removed = len(index.image_ids) - len(kept)
+    found = [_named(named, *ids) for ids in zip(index.gallery_ids, index.image_ids, index.product_ids, strict=True)]
+    kept = [row for row, key in enumerate(found) if key is None]
+    num_removed = len(found) - len(kept)
     if not num_removed:
         gallery, name = min(named)
         raise DataError(
@@ -200,7 +204,7 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
         "%s: removed %d pictures; %d were not in the index, %d are left",
         directory,
         num_removed,
-        len(named) - num_removed,
+        len(named.difference(found)),
         len(kept),
     )
     return left
@@ -236,6 +240,7 @@ def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, 
     for place, picture in enumerate(map(named.get, kept)):
         if picture:
             merged.titles[place], merged.paths[place] = picture.title, str(picture.path.absolute())
+            merged.product_ids[place] = picture.product
     return merged
 
 
@@ -254,6 +259,7 @@ def _embed(
     index = Index(
         gallery_ids=[picture.gallery for picture, _ in pictures],
         image_ids=[picture.id for picture, _ in pictures],
+        product_ids=[picture.product for picture, _ in pictures],
         titles=[picture.title for picture, _ in pictures],
         paths=[str(picture.path.absolute()) for picture, _ in pictures],
         digests=[digest for _, digest in pictures],
@@ -324,6 +330,12 @@ def _digest(picture: Picture) -> str:
         return hashlib.sha256(read_file(picture.path)).hexdigest()
     except OSError:
         return ""
+
+
+def _named(named: Set[tuple[str, str]], gallery: str, image: str, product: str) -> tuple[str, str] | None:
+    """Which of the named ids means a picture: its own, or that of its product if the picture's is PRODUCT/…."""
+    keys = [(gallery, image)] + [(gallery, product)] * image.startswith(f"{product}/")
+    return next((key for key in keys if key in named), None)
 
 
 def _key(picture: Picture) -> tuple[str, str]:

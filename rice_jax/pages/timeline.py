@@ -13,7 +13,7 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
 from rice_jax.pages.plots import COLORS
 from rice_jax.pages.report import MAX_CHARACTERS, render
-from rice_jax.recognition.recognizer import Match, Segment
+from rice_jax.recognition.recognizer import Segment
 
 NUM_FRAMES = 6  # of a part, shown at most, spread evenly
 NUM_TICKS = 6  # of the bar, about
@@ -52,14 +52,15 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
     Args:
         video: with at least one segment.
         index: that was searched; a product's picture is read from the path in the index.
-        gallery: the gallery that was searched; None = all images of the index.
+        gallery: the gallery that was searched; None = all products of the index.
 
     Returns:
         The page, which fetches nothing; names, titles and paths are escaped.
     """
     album = Pictures()
     paths = dict(zip(zip(index.gallery_ids, index.image_ids, strict=True), index.paths, strict=True))
-    products = list(dict.fromkeys(_key(part.product) for part in video.segments if part.product))
+    named = zip(index.gallery_ids, index.product_ids, strict=True)
+    products = list(dict.fromkeys((part.product.gallery, part.product.id) for part in video.segments if part.product))
     colors = {key: COLORS[place % len(COLORS)] for place, key in enumerate(products)}
     start, end = video.segments[0].start, video.segments[-1].end
 
@@ -72,12 +73,12 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
             "end": clock(part.end),
             "left": percent(part.start),
             "width": 100 * (part.end - part.start) / (end - start),
-            "color": colors[_key(part.product)] if part.product else None,
+            "color": colors[part.product.gallery, part.product.id] if part.product else None,
             "product": part.product,
             "confidence": part.confidence,
-            "image": part.product and _image(album, paths[_key(part.product)]),
+            "image": part.product and _image(album, paths[part.product.gallery, part.product.image_id]),
             "frames": _frames(album, video, part),
-            "others": [(match, _image(album, paths[_key(match)])) for match in part.products],
+            "others": [(match, _image(album, paths[match.gallery, match.image_id])) for match in part.products],
         }
         for part in video.segments
     ]
@@ -89,7 +90,7 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
         duration=clock(end - start),
         num_products=len(products),
         gallery=gallery,
-        num_images=len(paths) if gallery is None else index.gallery_ids.count(gallery),
+        num_searched=len({own for own in named if gallery in (None, own[0])}),
         ticks=[(percent(tick), clock(tick)) for tick in _ticks(start, end)],
         share_none=sum(part.end - part.start for part in video.segments if not part.product) / (end - start),
         calibrated=index.about.calibration is not None,
@@ -105,12 +106,8 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{text}" if minutes >= 60 else f"{minutes}:{text}"
 
 
-def _key(match: Match) -> tuple[str, str]:
-    return match.gallery, match.id
-
-
 def _image(album: Pictures, path: str) -> Thumbnail | None:
-    """The picture of a product; None if its file is gone or the page is full."""
+    """The picture of a product's image; None if its file is gone or the page is full."""
     if album.num_characters > MAX_CHARACTERS:
         return None
     try:

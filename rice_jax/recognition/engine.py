@@ -1,4 +1,4 @@
-"""A model and an index on the device: encodes pictures, and ranks an index's images for the frames of a clip."""
+"""A model and an index on the device: encodes pictures, and ranks an index's products for the frames of a clip."""
 
 import logging
 import os
@@ -40,27 +40,39 @@ def join_frames(parts: Sequence[Frames]) -> Frames:
     return Frames(np.concatenate([part.features for part in parts]), np.concatenate(tokens) if tokens else None)
 
 
+class Products(NamedTuple):
+    """The products that are searched, in the order of the index, each with the rows of its images."""
+
+    rows: Int[np.ndarray, " g"]  # of the images in the index; those of a product are neighbors
+    edges: Int[np.ndarray, " p1"]  # place of each product's first row, and the number of rows
+
+    def images(self, product: int) -> Int[np.ndarray, " i"]:
+        """The rows of a product's images."""
+        return self.rows[self.edges[product] : self.edges[product + 1]]
+
+
 class Match(NamedTuple):
-    """An image of the index, as a match for a clip."""
+    """A product of the index, as a match for a clip. It is as similar as its most similar image."""
 
     id: str
     gallery: str
-    title: str  # "" = unknown
-    score: float  # cosine of the embeddings; for a re-ranked image, the decoder's cosine
+    title: str  # the first that one of its images has; "" = unknown
+    score: float  # cosine of the embeddings; for a re-ranked product, the decoder's cosine
     confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
+    image_id: str  # of the most similar image
 
 
 class Recognition(NamedTuple):
-    """The ranking of a gallery's images for a clip."""
+    """The ranking of a gallery's products for a clip."""
 
     time: float  # of the newest frame, seconds
     products: tuple[Match, ...]  # best first
-    none: float | None  # probability that none of the images is shown; None = the index has no calibration
+    none: float | None  # probability that none of the products is shown; None = the index has no calibration
     restarted: bool = False  # whether the stream's clock has jumped, so that this is a new window's first frame
 
 
 class Engine:
-    """Encodes pictures and ranks the images of an index for clips of them.
+    """Encodes pictures and ranks the products of an index for clips of them.
 
     An engine is stateless: any number of threads may use it at once. All its programs have fixed shapes and are
     compiled, and run once, by the constructor, so nothing is compiled later.
@@ -70,7 +82,7 @@ class Engine:
         galleries: ids of its galleries, in order.
         num_frames: largest number of frames in a clip; more are sampled evenly, as in evaluation.
         calibration: turns cosines into probabilities; None = the index has none.
-        reranks: whether the decoder re-orders the first images.
+        reranks: whether the decoder re-orders the first products.
     """
 
     def __init__(
@@ -86,7 +98,7 @@ class Engine:
         Args:
             index: directory of the index.
             model: the run or converted model that made the index; None = where it was when the index was made.
-            rerank: number of first images that the decoder matches and re-orders; 0 = off.
+            rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
 
         Raises:
@@ -113,10 +125,10 @@ class Engine:
         # Replaces the calibration's scale if there is none: training multiplies similarities by it.
         self.logit_scale = float(module.similarity_scale())
         self._side = self.index.about.model.encoder.image_size
-        self._num_matched = min(rerank, len(self.index.vectors))
+        self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
-        self._rows = _by_gallery(self.index.gallery_ids)
-        self.galleries = list(self._rows)
+        self._products = _by_gallery(self.index)
+        self.galleries = [gallery for gallery in self._products if gallery is not None]
         self._warn(self.index.about.ipd)
         self._compile(loaded.graphdef, loaded.params, sorted(batch_sizes))
 
@@ -140,54 +152,67 @@ class Engine:
         return join_frames(parts)
 
     def rows(self, gallery: str | None) -> Int[np.ndarray, " g"]:
-        """The rows of a gallery in the index; None = all rows.
+        """The rows of a gallery in the index, those of a product together; None = all rows.
 
         Raises:
             DataError: there is no such gallery.
         """
-        if gallery is None:
-            return np.arange(len(self.index.vectors))
-        if gallery not in self._rows:
+        return self.products(gallery).rows
+
+    def products(self, gallery: str | None) -> Products:
+        """The products of a gallery; None = of all galleries.
+
+        Raises:
+            DataError: there is no such gallery.
+        """
+        if gallery not in self._products:
             some = ", ".join(map(repr, self.galleries[:5])) + (", …" if len(self.galleries) > 5 else "")
             raise DataError(f"found no gallery {gallery!r} among the index's {len(self.galleries)}: {some}")
-        return self._rows[gallery]
+        return self._products[gallery]
 
     def rank(self, frames: Frames, gallery: str | None = None, top: int = 5, time: float = 0.0) -> Recognition:
-        """Ranks the images of a gallery for a clip.
+        """Ranks the products of a gallery for a clip, each by the image that is most similar to the clip.
 
         Args:
             frames: the clip's frames in order, at least one.
-            gallery: id of the gallery; None = all images of the index.
-            top: number of images to return, at least 1.
+            gallery: id of the gallery; None = all products of the index.
+            top: number of products to return, at least 1.
             time: time of the newest frame, which the result repeats.
 
         Raises:
             DataError: there is no such gallery, there is no frame, `top` is below 1, or a cosine is not finite.
         """
-        rows = self.rows(gallery)
+        products = self.products(gallery)
         if not len(frames.features) or top < 1:
             raise DataError(f"found {len(frames.features)} frames and top={top}, expected at least one of both")
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))
-        cosines = self._cosines(frames)[rows]
-        if not np.isfinite(cosines).all():
+        of_images = self._cosines(frames)
+        if not np.isfinite(of_images[products.rows]).all():
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
+        cosines = np.maximum.reduceat(of_images[products.rows], products.edges[:-1])
         best = first_places(cosines, max(top, self._num_matched))
         scores = cosines[best]
+        images = map(products.images, best.tolist())
+        rows = np.array([own[of_images[own].argmax()] for own in images])
         if self.reranks:
-            matched = self._match(frames, rows[best[: self._num_matched]])
+            matched = self._match(frames, rows[: self._num_matched])
             order = np.argsort(-matched, kind="stable")  # ties stay in the order of the embeddings
-            best[: len(order)] = best[order]
+            best[: len(order)], rows[: len(order)] = best[order], rows[order]
             scores[: len(order)] = matched[order]
         shares = self.calibration.probabilities(cosines) if self.calibration else None
-        products = tuple(
-            self._name(int(rows[place]), float(score), None if shares is None else float(shares[place]))
-            for place, score in zip(best[:top].tolist(), scores.tolist(), strict=False)
+        matches = tuple(
+            self._name(products.images(place), row, score, None if shares is None else float(shares[place]))
+            for place, row, score in zip(best[:top].tolist(), rows.tolist(), scores.tolist(), strict=False)
         )
-        return Recognition(time, products, None if shares is None else float(shares[-1]))
+        return Recognition(time, matches, None if shares is None else float(shares[-1]))
 
-    def _name(self, row: int, score: float, confidence: float | None) -> Match:
+    def _name(self, images: Int[np.ndarray, " i"], row: int, score: float, confidence: float | None) -> Match:
+        """The product of some images, of which that in `row` is the most similar one."""
         index = self.index
-        return Match(index.image_ids[row], index.gallery_ids[row], index.titles[row], score, confidence)
+        title = next(filter(None, (index.titles[image] for image in images)), "")
+        return Match(
+            index.product_ids[row], index.gallery_ids[row], title, score, confidence, image_id=index.image_ids[row]
+        )
 
     def _encode(self, pictures: UInt8[np.ndarray, "b S S 3"]) -> Frames:
         size = min(size for size in self._encoders if size >= len(pictures))
@@ -263,11 +288,19 @@ def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray,
     return places[np.argsort(-scores[places], kind="stable")][:num]
 
 
-def _by_gallery(gallery_ids: Sequence[str]) -> dict[str, Int[np.ndarray, " g"]]:
-    rows: dict[str, list[int]] = {}
-    for row, gallery_id in enumerate(gallery_ids):
-        rows.setdefault(gallery_id, []).append(row)
-    return {gallery_id: np.array(found) for gallery_id, found in rows.items()}
+def _by_gallery(index: Index) -> dict[str | None, Products]:
+    """The products of each gallery, and of all under None."""
+    numbers: dict[tuple[str, str], int] = {}  # of the products, in order of their first images
+    names = zip(index.gallery_ids, index.product_ids, strict=True)
+    number = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+    order = np.argsort(number, kind="stable")
+    rows: dict[str | None, list[int]] = {None: order.tolist()}
+    for row in order.tolist():
+        rows.setdefault(index.gallery_ids[row], []).append(row)
+    return {
+        gallery: Products(np.array(own), np.flatnonzero(np.diff(number[own], prepend=-1, append=-1)))
+        for gallery, own in rows.items()
+    }
 
 
 def _fill(array: np.ndarray, num_frames: int) -> tuple[np.ndarray, Bool[np.ndarray, " T"]]:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recognizer:
-    """Follows one stream: ranks the images of a gallery for its last frames.
+    """Follows one stream: ranks the products of a gallery for its last frames.
 
     Any number of threads may push frames at once. Threads do not wait for each other: a frame is ranked together with
     the frames that the window holds when its encoding is done, and a late frame is put where its time belongs. A clock
@@ -53,9 +53,9 @@ class Recognizer:
         Args:
             index: directory of the index.
             model: the run or converted model that made the index; None = where it was when the index was made.
-            gallery: id of the stream's gallery; None = all images of the index.
-            top: number of images to return, at least 1.
-            rerank: number of first images that the decoder matches and re-orders; 0 = off.
+            gallery: id of the stream's gallery; None = all products of the index.
+            top: number of products to return, at least 1.
+            rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
             interval_seconds: one frame of each such interval is encoded; for further frames, `push` only ranks again.
 
         Raises:
@@ -71,7 +71,7 @@ class Recognizer:
         self.engine.rows(gallery)  # raises if there is no such gallery
 
     def push(self, frame: AnyPicture, time: float) -> Recognition:
-        """Adds a frame and ranks the images for the last frames.
+        """Adds a frame and ranks the products for the last frames.
 
         Args:
             frame: a file's path, the content of a file (bytes), an open binary file, a PIL image, or RGB as a uint8
@@ -98,7 +98,7 @@ class Segment(NamedTuple):
     end: float
     product: Match | None  # None = none of the gallery's
     confidence: float | None  # probability that `product` is right; None = the index has no calibration
-    products: tuple[Match, ...]  # the images most similar to the segment's frames, best first
+    products: tuple[Match, ...]  # those most similar to the segment's frames, best first
     frames: slice  # of the video's sampled frames
 
 
@@ -161,26 +161,27 @@ def products_over_time(
         times: times of the frames, ascending, in seconds.
         frames: the encoded frames of the video.
         end: when the last frame ends (`Reading.end`), in seconds; None = a second after its time.
-        gallery: id of the gallery that is searched; None = all images of the index.
-        top: number of images to return for each segment, at least 1.
+        gallery: id of the gallery that is searched; None = all products of the index.
+        top: number of products to return for each segment, at least 1.
 
     Raises:
         DataError: there is no such gallery, `top` is below 1, or a cosine is not finite.
     """
-    calibration = engine.calibration
+    calibration, searched = engine.calibration, engine.products(gallery)
     spans = timeline(
         frames.features,
         np.asarray(times, np.float64),
-        engine.index.vectors[engine.rows(gallery)],
+        engine.index.vectors[searched.rows],
         calibration.scale if calibration else engine.logit_scale,
         calibration.scale * calibration.threshold if calibration else None,
         num_frames=engine.num_frames,
         end=times[-1] + 1.0 if end is None else end,
+        firsts=searched.edges[:-1],
     )
 
     def recognized(span: Span) -> Segment:
         ranked = engine.rank(frames.take(span.frames), gallery, top)
-        product = None if span.row is None else ranked.products[0]
+        product = None if span.product is None else ranked.products[0]
         confidence = product.confidence if product else ranked.none
         return Segment(span.start, span.end, product, confidence, ranked.products, span.frames)
 
@@ -198,6 +199,6 @@ def _name(product: Match | None) -> tuple[str, str] | None:
 
 
 def _join(spans: Sequence[Span]) -> Span:
-    """Merges neighbors; the row is that of the first."""
+    """Merges neighbors; the product is that of the first."""
     first, last = spans[0], spans[-1]
     return first._replace(end=last.end, frames=slice(first.frames.start, last.frames.stop))

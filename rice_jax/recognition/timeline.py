@@ -1,9 +1,9 @@
 """Which product is shown from when to when: the likeliest path through a hidden Markov model of the sampled frames.
 
-The states are a gallery's images and, if the index has a calibration, "none". The evidence follows the calibration: a
+The states are a gallery's products and, if the index has a calibration, "none". The evidence follows the calibration: a
 clip of n frames whose cosine with image g is s_g gives the image the weight exp(scale · s_g), and "none" the weight
 that an image at the threshold would have, exp(scale · threshold). The threshold is the largest cosine at which it is as
-likely as not that an image is shown.
+likely as not that an image is shown. In each frame, the weight of a product is that of its best image.
 
 Since s_g is a mean over the clip's frames, one frame contributes f · g / |mean of the features of the n frames around
 it|. The frames of a clip are not independent, so all n of them together weigh as much as one clip: each contribution is
@@ -32,7 +32,7 @@ class Span(NamedTuple):
 
     start: float  # seconds
     end: float
-    row: int | None  # of the gallery's vectors; None = none of them
+    product: int | None  # place among the gallery's products; None = none of them
     frames: slice  # of the sampled frames
 
 
@@ -45,6 +45,7 @@ def timeline(
     *,
     num_frames: int,
     end: float,
+    firsts: Int[np.ndarray, " P"] | None = None,
     mean_seconds: float = MEAN_SECONDS,
     frame_weight: float = FRAME_WEIGHT,
 ) -> list[Span]:
@@ -55,25 +56,31 @@ def timeline(
     Args:
         features: features of the sampled frames, not normalized.
         times: times of the frames, ascending, in seconds.
-        vectors: embeddings of the gallery's images, unit length, at least one.
+        vectors: embeddings of the gallery's images, unit length, at least one; those of a product are neighbors.
         scale: the calibration's scale.
         none: the calibration's scale times its threshold; None = there is no state "none".
         num_frames: number of frames of a clip in the calibration.
         end: when the last frame ends, in seconds; any other frame lasts until half-way to the next.
+        firsts: place of each product's first vector; None = every vector is a product of its own.
         mean_seconds: mean time that a product is shown.
         frame_weight: weight of a frame's evidence.
 
     Returns:
-        Spans without gaps, from the first frame to the end of the last one; neighbors have different rows.
+        Spans without gaps, from the first frame to the end of the last one; neighbors have different products.
     """
-    evidence = _evidence(features, vectors, scale, none, num_frames, frame_weight)
+    evidence = _evidence(features, vectors, scale, num_frames, frame_weight)
+    if firsts is not None:
+        evidence = np.maximum.reduceat(evidence, firsts, axis=1)
+    num_products = evidence.shape[1]
+    if none is not None:
+        evidence = np.pad(evidence, ((0, 0), (0, 1)), constant_values=none * frame_weight / num_frames)
     path = _likeliest_path(evidence, np.diff(times) / mean_seconds)
-    firsts = np.flatnonzero(np.diff(path, prepend=-1))
-    edges = [times[0], *(times[firsts[1:] - 1] + times[firsts[1:]]) / 2, end]
+    starts = np.flatnonzero(np.diff(path, prepend=-1))
+    edges = [times[0], *(times[starts[1:] - 1] + times[starts[1:]]) / 2, end]
     spans = []
-    for place, (first, end) in enumerate(zip(firsts, [*firsts[1:], len(path)], strict=True)):
-        row = int(path[first]) if path[first] < len(vectors) else None
-        spans.append(Span(float(edges[place]), float(edges[place + 1]), row, slice(int(first), int(end))))
+    for place, (first, end) in enumerate(zip(starts, [*starts[1:], len(path)], strict=True)):
+        product = int(path[first]) if path[first] < num_products else None
+        spans.append(Span(float(edges[place]), float(edges[place + 1]), product, slice(int(first), int(end))))
     return spans
 
 
@@ -81,20 +88,16 @@ def _evidence(
     features: Float[np.ndarray, "T E"],
     vectors: Float[np.ndarray, "G E"],
     scale: float,
-    none: float | None,
     num_frames: int,
     frame_weight: float,
-) -> Float[np.ndarray, "T S"]:
-    """Log-likelihood of each frame in each state, "none" last, up to a constant per frame."""
+) -> Float[np.ndarray, "T G"]:
+    """Log-likelihood of each frame if an image's product is shown, up to a constant per frame."""
     sums = np.concatenate([np.zeros_like(features[:1], np.float64), np.cumsum(features, axis=0, dtype=np.float64)])
     places = np.arange(len(features))
     first, last = np.maximum(places - num_frames // 2, 0), np.minimum(places + (num_frames + 1) // 2, len(features))
     means = (sums[last] - sums[first]) / (last - first)[:, None]
     scaled = features * (scale * frame_weight / num_frames / np.linalg.norm(means, axis=1, keepdims=True))
-    evidence = np.asarray(scaled, np.float32) @ vectors.T
-    if none is None:
-        return evidence
-    return np.pad(evidence, ((0, 0), (0, 1)), constant_values=none * frame_weight / num_frames)
+    return np.asarray(scaled, np.float32) @ vectors.T
 
 
 def _likeliest_path(evidence: Float[np.ndarray, "T S"], gaps: Float[np.ndarray, " T1"]) -> Int[np.ndarray, " T"]:

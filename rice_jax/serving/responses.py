@@ -4,16 +4,19 @@ from pydantic import BaseModel, Field
 
 
 class Product(BaseModel):
-    """An image of the shop."""
+    """A product of the shop."""
 
     id: str
     gallery: str
     title: str = Field(description="Empty if unknown.")
-    score: float = Field(description="Cosine of the embeddings; for a re-ranked image, the decoder's cosine.")
-    confidence: float | None = Field(
-        description="Probability that this image is shown; null if the index has no calibration."
+    score: float = Field(
+        description="Cosine of the embeddings of its most similar image; for a re-ranked product, the decoder's cosine."
     )
-    image: str = Field(description="Address of a small picture of the image, relative to the server's.")
+    confidence: float | None = Field(
+        description="Probability that this product is shown; null if the index has no calibration."
+    )
+    image: str = Field(description="Address of a small picture of its most similar image, relative to the server's.")
+    image_id: str = Field(description="Id of this image.")
 
 
 class Segment(BaseModel):
@@ -25,15 +28,15 @@ class Segment(BaseModel):
     confidence: float | None = Field(
         description="Probability that `product` is right; null if the index has no calibration."
     )
-    products: list[Product] = Field(description="Images most similar to the frames of this part, best first.")
+    products: list[Product] = Field(description="Products most similar to the frames of this part, best first.")
 
 
 class RankingResponse(BaseModel):
-    """A ranking of the gallery's images."""
+    """A ranking of the gallery's products."""
 
     products: list[Product] = Field(description="Best first.")
     none: float | None = Field(
-        description="Probability that none of the gallery's images is shown; null if the index has no calibration."
+        description="Probability that none of the gallery's products is shown; null if the index has no calibration."
     )
 
 
@@ -59,6 +62,7 @@ class HealthResponse(BaseModel):
     """The index, and how videos are sampled."""
 
     images: int = Field(description="Number of images in the index.")
+    products: int = Field(description="Number of products in the index.")
     galleries: int = Field(description="Number of galleries in the index.")
     num_frames: int = Field(description="Largest number of frames in a clip; more are sampled evenly.")
     interval_seconds: float = Field(description="Time between the frames of a video or stream that are looked at.")

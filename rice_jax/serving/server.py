@@ -184,7 +184,7 @@ def render_page(engine: Engine, limits: Limits) -> tuple[str, str]:
         style=style,
         script=script,
         galleries=engine.galleries,
-        num_images=len(engine.index.image_ids),
+        num_products=engine.index.num_products,
         limits=dataclasses.asdict(limits),
         docs=DOCS.removeprefix("/"),
     )

@@ -138,6 +138,7 @@ class Service:
         index = self._engine.index
         return HealthResponse(
             images=len(index.image_ids),
+            products=index.num_products,
             galleries=len(self._engine.galleries),
             num_frames=self._engine.num_frames,
             interval_seconds=self._interval,
@@ -190,7 +191,7 @@ class Service:
         return [self._product(match) for match in matches]
 
     def _product(self, match: Match) -> Product:
-        return Product(**match._asdict(), image=f"images/{self._digests[match.gallery, match.id]}")
+        return Product(**match._asdict(), image=f"images/{self._digests[match.gallery, match.image_id]}")
 
 
 async def _run(pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:

@@ -43,12 +43,12 @@ Prepare = Callable[[bytes | np.ndarray], np.ndarray]  # `Engine.prepare`
 
 
 class Query(pydantic.BaseModel, extra="forbid"):
-    """Which images to search, and how many to return."""
+    """Which products to search, and how many to return."""
 
     gallery: str | None = pydantic.Field(
-        None, max_length=MAX_TEXT, description="Id of the gallery to search; all images if it is left out."
+        None, max_length=MAX_TEXT, description="Id of the gallery to search; all products if it is left out."
     )
-    top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="Number of images to return.")
+    top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="Number of products to return.")
 
 
 class Prepared(NamedTuple):

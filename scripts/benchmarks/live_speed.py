@@ -89,6 +89,7 @@ def make_index(directory: Path, config: Config, images: int) -> None:
     index = Index(
         gallery_ids=[""] * images,
         image_ids=[str(row) for row in range(images)],
+        product_ids=[str(row) for row in range(images)],
         titles=[""] * images,
         paths=[""] * images,
         digests=[""] * images,

@@ -43,8 +43,47 @@ def test_a_csv(tmp_path):
         encoding="utf-8",
     )
     hat, coat = read_shop(path)
-    assert coat == ("live", "01", tmp_path / "x" / "1.jpg", 'a "red" coat,\nlong', f"{path}:3")
+    assert coat == ("live", "01", "01", tmp_path / "x" / "1.jpg", 'a "red" coat,\nlong', f"{path}:3")
     assert (hat.gallery, hat.title, str(hat.path), hat.place) == ("", "帽子", "/pictures/2.jpg", f"{path}:4")
+
+
+def listed(path):
+    return [(picture.gallery, picture.product, picture.id, picture.path.name) for picture in read_shop(path)]
+
+
+def test_several_pictures_of_a_product_in_a_csv(tmp_path):
+    path = tmp_path / "shop.csv"
+    path.write_text("id,path,product,gallery\n1,a.jpg,mug,x\n2,b.jpg,mug,x\n3,c.jpg,,x\n4,d.jpg, ,x\n1,a.jpg,mug,y\n")
+    assert listed(path) == [
+        ("x", "mug", "1", "a.jpg"), ("x", "mug", "2", "b.jpg"), ("x", "3", "3", "c.jpg"), ("x", "4", "4", "d.jpg"),
+        ("y", "mug", "1", "a.jpg"),
+    ]  # fmt: skip
+
+
+def test_an_id_that_a_csv_repeats_is_a_product(tmp_path, caplog):
+    path = tmp_path / "multi.csv"
+    path.write_text("id,path\nsku1,pics/p125.jpg\nsku2,pics/p020.jpg\nsku1,pics/p010.jpg\nsku1,pics/p030.jpg\n")
+    with caplog.at_level("INFO", "rice_jax"):
+        assert listed(path) == [
+            ("", "sku1", "sku1", "p125.jpg"), ("", "sku1", "sku1/2", "p010.jpg"), ("", "sku1", "sku1/3", "p030.jpg"),
+            ("", "sku2", "sku2", "p020.jpg"),
+        ]  # fmt: skip
+    assert f"{path}: 1 ids have several pictures, the first is 'sku1'; these count as" in caplog.text
+    path.write_text("id,path,gallery\nsku1,a.jpg,x\nsku1,b.jpg,y\n")
+    assert listed(path) == [("x", "sku1", "sku1", "a.jpg"), ("y", "sku1", "sku1", "b.jpg")]
+
+
+def test_several_pictures_of_a_product_in_a_directory(tmp_path):
+    touch(
+        tmp_path, "a.jpg", "live/b.jpg", "live/mug/1.jpg", "live/mug/2.jpg", "live/sofa/1.jpg", "live/mug/@eaDir/1.jpg"
+    )
+    touch(tmp_path, "live/sofa.jpg")
+    assert listed(tmp_path) == [
+        ("", "a", "a", "a.jpg"),
+        ("live", "b", "b", "b.jpg"),
+        ("live", "mug", "mug/1", "1.jpg"), ("live", "mug", "mug/2", "2.jpg"),
+        ("live", "sofa", "sofa", "sofa.jpg"), ("live", "sofa", "sofa/1", "1.jpg"),
+    ]  # fmt: skip
 
 
 def test_what_is_only_removed_needs_no_path(tmp_path):
@@ -66,7 +105,14 @@ def test_what_is_only_removed_needs_no_path(tmp_path):
         ("id,path\n1,a.jpg,b,c\n", "2: found 4 values, expected 2"),
         ("id,path\n1,\n", "2: found no path of '1'"),
         ("id,path\n ,a.jpg\n", "2: found no id"),
-        ("id,path\n1,a.jpg\n2,b.jpg\n1,c.jpg\n", "4: found the id '1' of gallery '', which .*shop.csv:2 has too"),
+        ("id,path\n1,a.jpg\n2,b.jpg\n1,a.jpg\n", "4: found the id '1' of gallery '', which .*shop.csv:2 has too"),
+        ("id,path\n1,a.jpg\n1,b.jpg\n1/2,c.jpg\n", "4: found the id '1/2' of gallery '', which .*shop.csv:3 has too"),
+        (
+            "id,path,product\n1,a.jpg,x\n2,b.jpg,x\n1,c.jpg,y\n",
+            "4: found the id '1' of gallery '', which .*:2 has too; .* ids of their own and the same `product`",
+        ),
+        ("id,path,product\n1,a.jpg,x\n1,b.jpg,x\n", "3: found the id '1' of gallery '', which .*:2 has too"),
+        ("id,path,product,product\n1,a.jpg,x,x\n", "1: found the columns 'id', 'path', 'product', 'product'"),
         ('id,path\n1,"a"b\n', "2: .*expected a CSV"),
         (b"id,path\n\xff,a.jpg\n", "expected a CSV in UTF-8"),
     ],
@@ -88,5 +134,5 @@ def test_a_bad_directory(tmp_path):
     for name in ("shop/caf\udce9.jpg", "shop\udce9/cafe.jpg", "shop/gallery\udce9/cafe.jpg"):
         with pytest.raises(DataError, match=r"\\udce9.*found a name that is not UTF-8, .*rename it"):
             read_shop(touch(tmp_path / str(len(name)), name) / name.split("/")[0])
-    with pytest.raises(DataError, match="found a directory in a gallery"):
-        read_shop(touch(tmp_path / "deep", "gallery/more/a.jpg"))
+    with pytest.raises(DataError, match="more: found a directory in a product's directory, expected ID.jpg"):
+        read_shop(touch(tmp_path / "deep", "gallery/product/more/a.jpg"))

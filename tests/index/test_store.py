@@ -13,7 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from rice_jax.eval.calibration import Calibration
-from rice_jax.index.store import SETTINGS, About, Index, export_faiss, read_index, write_index
+from rice_jax.index.store import (
+    CHECKSUM,
+    SETTINGS,
+    TEXTS,
+    About,
+    Index,
+    _checksum,
+    export_faiss,
+    read_index,
+    write_index,
+)
 from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 from tests.settings import small_config
@@ -27,6 +37,7 @@ def make_index(num=5, *, with_queries=True, several_rows=False) -> Index:
     return Index(
         gallery_ids=["live"] * num,
         image_ids=[f"p{i}" for i in range(num)],
+        product_ids=[f"p{i // 2}" for i in range(num)],
         titles=["简约 <b>"] * num,
         paths=["/a/b.jpg"] * num,
         digests=["0" * 64] * num,
@@ -154,6 +165,29 @@ def test_an_index_without_a_checksum(tmp_path):
     assert_equal(read_index(tmp_path), make_index())
 
 
+@pytest.mark.parametrize("with_checksum", [False, True])
+def test_an_index_without_products(tmp_path, with_checksum):
+    """As earlier versions wrote it: every picture is a product."""
+    index = make_index()
+    write_index(tmp_path, index)
+    path = tmp_path / "index.parquet"
+    table = pq.read_table(path).drop_columns(["product"])
+    about = table.schema.metadata[SETTINGS]
+    texts = {name: getattr(index, name) for name in TEXTS if name != "product_ids"}
+    checksum = {CHECKSUM: _checksum(about, texts, index.vectors, index.queries)} if with_checksum else {}
+    pq.write_table(table.replace_schema_metadata({SETTINGS: about} | checksum), path, compression="none")
+    assert_equal(read_index(tmp_path), dataclasses.replace(index, product_ids=index.image_ids))
+    write_index(tmp_path, index)
+    pq.write_table(pq.read_table(path).drop_columns(["product"]), path, compression="none")
+    with pytest.raises(DataError, match="index.parquet: is damaged"):
+        read_index(tmp_path)
+
+
+def test_products_of_two_galleries_are_two(tmp_path):
+    assert make_index(5).num_products == 3
+    assert dataclasses.replace(make_index(5), gallery_ids=[*"ababa"]).num_products == 5
+
+
 def test_faiss_finds_the_nearest(tmp_path):
     faiss = pytest.importorskip("faiss")
     index = make_index(30)
@@ -164,5 +198,6 @@ def test_faiss_finds_the_nearest(tmp_path):
     np.testing.assert_array_equal(found, np.argsort(-clip @ index.vectors.T))
     np.testing.assert_allclose(scores, -np.sort(-clip @ index.vectors.T), atol=1e-6)
     assert rows["id"] == index.image_ids and rows["gallery"] == index.gallery_ids
+    assert rows["product"] == index.product_ids
     assert rows["fingerprint"] == index.about.fingerprint
     assert sorted(os.listdir(tmp_path)) == ["index.faiss", "index.faiss.json"]

@@ -6,9 +6,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,91 +14,25 @@ import pytest
 from PIL import Image
 
 from rice_jax import main
-from rice_jax.config import Config, ConfigError, MeshConfig
+from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.eval.calibration import Calibration, read_calibration, write_calibration
 from rice_jax.eval.embed import compile_embedder, compute_rows, model_embedder
 from rice_jax.files import locked
 from rice_jax.index import update as indexing
-from rice_jax.index.model import ModelSettings, load_index_model, place_model
+from rice_jax.index.model import load_index_model
 from rice_jax.index.store import read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.source import Source
-from rice_jax.models.create import create_params
 from rice_jax.models.weights import CheckpointError, embedding_fingerprint, load_weights, save_weights
 from rice_jax.parallel.mesh import create_mesh, parameter_shardings
 from rice_jax.parallel.processes import LOCK
 from rice_jax.tasks import TASKS
 from rice_jax.types import DataError
 from tests.fixtures import command, run, start
+from tests.index.updates import assert_same_rows, load
 from tests.input.tiny_shop import picture
 from tests.settings import small_config
-
-PARTS = TASKS["retrieval"].model(small_config())
-
-
-class Shop(NamedTuple):
-    """A model with weights on disk, and pictures to index."""
-
-    config: Config
-    weights: Path
-    workdir: Path
-    pictures: Path
-
-    @property
-    def directory(self) -> Path:
-        return self.workdir / "index"
-
-    def update(self, images=None, change="add", num_devices=1, with_decoder=True, **changes):
-        config = dataclasses.replace(self.config, **changes)
-        model = load(self.weights, num_devices, config.data.resize, with_decoder, self.workdir)
-        return update_index(self.directory, images or self.pictures, model, change=change, batch_size=8, num_threads=1)
-
-    def write(self, **numbers):
-        for name, number in numbers.items():
-            (self.pictures / f"{name}.jpg").write_bytes(picture(number, size=(40, 30)))
-
-
-def load(weights, num_devices=1, resize=20, with_decoder=True, workdir=None):
-    config, mesh = small_config(), create_mesh(MeshConfig(-1, 1), jax.devices()[:num_devices])
-    parts = dataclasses.replace(PARTS, pmd=PARTS.pmd if with_decoder else None)
-    return place_model(weights, ModelSettings(parts, resize, config.eval.num_frames), mesh, workdir=workdir)
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    config, mesh = small_config(), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
-    directory = tmp_path_factory.mktemp("weights") / "model"
-    save_weights(directory, create_params(PARTS, mesh, seed=7), config.to_dict())
-    return directory
-
-
-@pytest.fixture
-def made(tmp_path, weights):
-    made = Shop(small_config(), weights, tmp_path / "run", tmp_path / "pictures")
-    made.pictures.mkdir()
-    made.write(a=1, b=2, c=3)
-    return made
-
-
-@pytest.fixture
-def embedded(monkeypatch):
-    """The ids of the pictures that are embedded."""
-    ids, decode = [], indexing._decode
-
-    def record(about, picture, digest):
-        ids.append(picture.id)
-        return decode(about, picture, digest)
-
-    monkeypatch.setattr(indexing, "_decode", record)
-    return ids
-
-
-def assert_same_rows(index, other, atol=0.0):
-    for name in ("gallery_ids", "image_ids", "titles", "paths", "digests", "about"):
-        assert getattr(index, name) == getattr(other, name), name
-    np.testing.assert_allclose(index.vectors, other.vectors, rtol=0, atol=atol)
-    np.testing.assert_allclose(np.float32(index.queries), np.float32(other.queries), rtol=0, atol=2e4 * atol)
 
 
 def test_embeds_as_the_evaluation_does(made, shop):

@@ -21,7 +21,7 @@ TIMES = [float(second) for second in range(30)]
 
 
 def match(row, title="", confidence=0.5):
-    return Match(f"p{row}", "a", title, 0.75, confidence)
+    return Match(f"p{row}", "a", title, 0.75, confidence, image_id=f"p{row}")
 
 
 def parts(confidence=0.5):
@@ -70,9 +70,25 @@ def test_without_calibration_it_says_so(index, frames):
     assert "The index has no calibration" not in html(index, frames)
 
 
-def test_how_many_images_there_were(index, frames):
-    assert "out of the 8 images of the index" in html(index, frames)
-    assert "out of the 2 images of gallery b" in html(index, frames, gallery="b")
+def test_how_many_products_there_were(index, frames):
+    assert "out of the 8 products of the index" in html(index, frames)
+    assert "out of the 2 products of gallery b" in html(index, frames, gallery="b")
+    several = dataclasses.replace(index, product_ids=["mug", "mug", "mug", "p3", "p4", "p5", "mug", "mug"])
+    assert "out of the 5 products of the index" in html(several, frames)
+    assert "out of the 1 products of gallery b" in html(several, frames, gallery="b")
+
+
+def test_the_best_picture_of_a_product_is_shown(index, frames, tmp_path):
+    """Of a product's images, only the best of each part is there; a product has one color."""
+    best = [match(1)._replace(id="mug"), match(2)._replace(id="mug")]
+    shown = [Segment(10.0 * n, 10.0 * n + 10, one, 0.5, (one,), slice(0, 1)) for n, one in enumerate(best)]
+    paths = [path if row in (1, 2) else str(tmp_path / "gone.png") for row, path in enumerate(index.paths)]
+    text = html(dataclasses.replace(index, product_ids=["mug"] * 8, paths=paths), frames, shown)
+    assert "no picture" not in text and "<b>1</b>product<" in text
+    assert len(set(re.findall(r'style="border-left-color:([^"]+)"', text))) == 1
+    only = [path if row == 1 else str(tmp_path / "gone.png") for row, path in enumerate(index.paths)]
+    text = html(dataclasses.replace(index, product_ids=["mug"] * 8, paths=only), frames, shown)
+    assert text.count("no picture") == 2, "of the second part, in both places"
 
 
 def test_a_picture_that_has_gone_or_has_no_room_is_left_out(index, frames, monkeypatch, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
-from rice_jax.recognition.engine import Engine, Frames, first_places
+from rice_jax.recognition.engine import Engine, Frames, Match, first_places
 from rice_jax.types import DataError
-from tests.shop import NUM_FRAMES, SCALE, SLOPE, THRESHOLD, make_shop, png, show
+from tests.shop import NUM_FRAMES, SCALE, SLOPE, THRESHOLD, make_shop, png, show, write_products
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,20 @@ def engine(shop):
 @pytest.fixture(scope="module")
 def matching(shop):
     return Engine(shop.directory, rerank=3)
+
+
+PRODUCTS = {("a", "mug"): [0, 3], ("a", "p1"): [1], ("a", "sofa"): [2, 4, 5], ("b", "mug"): [6, 7]}
+CLIPS = [[2, 9, 2], [3], [10, 0], [7, 8], [4, 11, 5], [0, 1, 2, 3]]
+
+
+@pytest.fixture(scope="module")
+def several(shop, tmp_path_factory):
+    """Engines of an index with several images of a product: without, and with re-ranking of the first two."""
+    names = {row: name for (_, name), rows in PRODUCTS.items() for row in rows}
+    titles = ["", "", "", "red mug", "sofa", "the sofa's back", "", ""]
+    products = [names[row] for row in range(8)]
+    directory = write_products(shop, tmp_path_factory.mktemp("several"), products, titles=titles)
+    return Engine(directory), Engine(directory, rerank=2)
 
 
 def encode(engine, shop, rows):
@@ -69,6 +83,63 @@ def test_a_clip_ranks_as_the_model_says(engine, shop):
     assert found.time == 7.0
     first = found.products[0]
     assert (first.gallery, first.title) == ("a", "title p2")
+
+
+@pytest.mark.parametrize("rows", CLIPS)
+@pytest.mark.parametrize("gallery", [None, "a", "b"])
+def test_a_product_is_as_similar_as_its_best_image(several, shop, rows, gallery):
+    engine, _ = several
+    frames = encode(engine, shop, rows)
+    own = {name: rows for name, rows in PRODUCTS.items() if gallery in (None, name[0])}
+    cosines = engine._cosines(frames)
+    best = {name: max(rows, key=lambda row: cosines[row]) for name, rows in own.items()}
+    found = engine.rank(frames, gallery, top=8)
+    order = sorted(best, key=lambda name: -cosines[best[name]])
+    assert [(match.gallery, match.id) for match in found.products] == order, "each once"
+    assert [match.image_id for match in found.products] == [f"p{best[name]}" for name in order]
+    assert [match.score for match in found.products] == [float(cosines[best[name]]) for name in order]
+    shares = engine.calibration.probabilities(np.array([cosines[best[name]] for name in order]))
+    np.testing.assert_allclose([*(match.confidence for match in found.products), found.none], shares, rtol=1e-5)
+    assert sum(match.confidence for match in found.products) + found.none == pytest.approx(1)
+    titles = {"p1": "", "sofa": "sofa", "mug": "red mug"}
+    assert [match.title for match in found.products if match.gallery == "a"] == [
+        titles[name] for shop_gallery, name in order if shop_gallery == "a"
+    ]
+    assert engine.rank(frames, gallery, top=1).products == found.products[:1]
+
+
+def test_products_are_re_ordered_by_their_best_images(several, shop):
+    engine, matching = several
+    everything = Engine(shop.directory, rerank=8)
+    for rows in CLIPS:
+        frames = encode(matching, shop, rows)
+        decoder = {match.id: match.score for match in everything.rank(frames, top=8).products}
+        before, found = engine.rank(frames, top=8), matching.rank(frames, top=8)
+        first = sorted(before.products[:2], key=lambda match: -decoder[match.image_id])
+        assert [match.image_id for match in found.products] == [
+            match.image_id for match in (*first, *before.products[2:])
+        ]
+        scores = [decoder[match.image_id] for match in first] + [match.score for match in before.products[2:]]
+        np.testing.assert_allclose([match.score for match in found.products], scores, atol=1e-5)
+        by_image = {match.image_id: match.confidence for match in before.products}
+        for match in found.products:
+            assert match.confidence == pytest.approx(by_image[match.image_id], rel=1e-3)
+
+
+@pytest.mark.parametrize("rows", CLIPS)
+@pytest.mark.parametrize("gallery", [None, "a", "b"])
+def test_with_one_image_each_products_rank_as_images(engine, shop, rows, gallery):
+    """Bit by bit."""
+    frames = encode(engine, shop, rows)
+    here = [row for row in range(8) if gallery in (None, shop.index.gallery_ids[row])]
+    cosines = engine._cosines(frames)[here]
+    shares = engine.calibration.probabilities(cosines)
+    expected = tuple(
+        Match(f"p{here[place]}", shop.index.gallery_ids[here[place]], f"title p{here[place]}",
+              float(cosines[place]), float(shares[place]), f"p{here[place]}")
+        for place in first_places(cosines, 5)
+    )  # fmt: skip
+    assert engine.rank(frames, gallery, top=5) == (0.0, expected, float(shares[-1]), False)
 
 
 def test_a_gallery_is_all_there_is(engine, shop):

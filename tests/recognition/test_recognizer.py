@@ -12,7 +12,7 @@ from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.timeline import Span
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
-from tests.shop import NUM_FRAMES, png, write_mp4
+from tests.shop import NUM_FRAMES, png, write_mp4, write_products
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,16 @@ def test_the_products_of_a_video(engine, video, programs):
     assert (first.start, first.end, gap.end, last.end) == (0, 8.5, 17.5, 27)
     assert first.product.confidence == first.confidence > 0.9 and gap.confidence > 0.9
     assert [len(part.products) for part in (first, gap, last)] == [5, 5, 5]
+
+
+def test_images_of_one_product_make_one_part(live_shop, tmp_path):
+    several = Engine(write_products(live_shop, tmp_path, [*["mug"] * 3, *["sofa"] * 3, "p6", "p7"]), batch_sizes=(4,))
+    film = write_mp4(tmp_path / "video.mp4", [live_shop.pictures[row] for row in (1, 2, 10, 5)], 9)
+    times, frames = encode_video(several, read_video(film), 4)
+    first, gap, last = products_over_time(several, times, frames)
+    assert [first.product.id, gap.product, last.product.id] == ["mug", None, "sofa"]
+    assert (first.start, first.end, gap.end, last.end) == (0, 17.5, 26.5, 36)
+    assert last.product.image_id == "p5" and first.product.image_id in ("p0", "p1", "p2")
 
 
 def test_the_products_of_another_gallery(engine, video):

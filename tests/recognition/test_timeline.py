@@ -18,12 +18,14 @@ def features_of(states, vectors, noise=0.0, seed=0):
     return (lengths * (clean + noise * rng.standard_normal(clean.shape))).astype(np.float32)
 
 
-def by_all_paths(features, times, vectors, scale, none, frame_weight):
+def by_all_paths(features, times, vectors, scale, none, frame_weight, products=None):
     """The likeliest of all paths, by enumeration."""
-    scores = np.zeros((len(features), len(vectors) + (none is not None)))
+    products = [[row] for row in range(len(vectors))] if products is None else products
+    scores = np.zeros((len(features), len(products) + (none is not None)))
     for t, feature in enumerate(features):
         near = features[max(t - 1, 0) : t + 2]
-        scores[t, : len(vectors)] = scale * (vectors @ feature) / np.linalg.norm(near.mean(axis=0))
+        own = scale * (vectors @ feature) / np.linalg.norm(near.mean(axis=0))
+        scores[t, : len(products)] = [max(own[row] for row in rows) for rows in products]
         if none is not None:
             scores[t, -1] = none
     scores *= frame_weight / NUM_FRAMES
@@ -51,8 +53,25 @@ def test_the_likeliest_path(none, frame_weight, seed):
     settings = dict(num_frames=NUM_FRAMES, end=10.0, frame_weight=frame_weight)
     segments = timeline(features, times, vectors, 12.0, none, **settings)
     path = by_all_paths(features, times, vectors, 12.0, none, frame_weight)
-    found = [row for segment in segments for row in [segment.row] * len(range(7)[segment.frames])]
+    found = [row for segment in segments for row in [segment.product] * len(range(7)[segment.frames])]
     assert found == [None if state == 2 else state for state in path]
+
+
+@pytest.mark.parametrize("none", [None, 6.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_product_of_several_images_is_one_state(none, seed):
+    rng = np.random.default_rng(seed)
+    vectors = np.linalg.qr(rng.standard_normal((5, 5)))[0][:3].astype(np.float32)
+    states = [0, 1, 0, -1, -1, 2, 2]
+    features = features_of(states, vectors, noise=0.15, seed=seed)
+    times = np.cumsum([0.0, 1, 1, 1, 4, 1, 1])
+    settings = dict(num_frames=NUM_FRAMES, end=10.0, frame_weight=4.0)
+    found = timeline(features, times, vectors, 12.0, none, firsts=np.array([0, 2]), **settings)
+    path = by_all_paths(features, times, vectors, 12.0, none, 4.0, [[0, 1], [2]])
+    places = [segment.product for segment in found for _ in range(7)[segment.frames]]
+    assert places == [None if state == 2 else state for state in path] and places[:3] == [0, 0, 0]
+    each = timeline(features, times, vectors, 12.0, none, firsts=np.arange(3), **settings)
+    assert each == timeline(features, times, vectors, 12.0, none, **settings)
 
 
 def test_segments_meet_half_way_and_cover_everything():
@@ -60,7 +79,7 @@ def test_segments_meet_half_way_and_cover_everything():
     states = [0] * 6 + [-1] * 6 + [1] * 6
     times = 2.0 * np.arange(18) + 10
     segments = timeline(features_of(states, vectors), times, vectors, 60.0, 30.0, num_frames=NUM_FRAMES, end=46.0)
-    assert [(segment.start, segment.end, segment.row) for segment in segments] == [
+    assert [(segment.start, segment.end, segment.product) for segment in segments] == [
         (10, 21, 0), (21, 33, None), (33, 46, 1),
     ]  # fmt: skip
     assert [segment.frames for segment in segments] == [slice(0, 6), slice(6, 12), slice(12, 18)]
@@ -70,7 +89,7 @@ def test_a_single_odd_frame_changes_nothing():
     vectors = np.eye(4, dtype=np.float32)[:2]
     states = [0] * 6 + [1] + [0] * 6
     [segment] = timeline(features_of(states, vectors), np.arange(13.0), vectors, 12.0, 6.0, num_frames=10, end=13.0)
-    assert segment.row == 0
+    assert segment.product == 0
 
 
 @pytest.mark.parametrize("num_frames", [1, 2])
@@ -92,5 +111,5 @@ def test_a_long_video_of_many_products():
         features_of(states, vectors, noise=0.1), np.arange(2000.0), vectors, 40.0, 24.0, num_frames=10,
         end=2000.0,
     )  # fmt: skip
-    found = np.repeat([segment.row for segment in segments], [len(range(2000)[s.frames]) for s in segments])
+    found = np.repeat([segment.product for segment in segments], [len(range(2000)[s.frames]) for s in segments])
     assert (found == states).mean() > 0.99

@@ -1,5 +1,7 @@
 """What the server tells about itself and its index."""
 
+import copy
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -7,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.serving.serving import clip
+from rice_jax.recognition.engine import _by_gallery
+from tests.serving.serving import asking, clip
 from tests.shop import png
 
 
@@ -24,9 +27,26 @@ def test_pictures_come_from_the_index_alone(client, shop):
     assert client.get(f"/images/{shop.index.digests[7]}").status_code == 404, "it is another picture now"
 
 
+def test_the_picture_of_a_product_is_its_best_image(engine, shop):
+    several = copy.copy(engine)
+    several.index = dataclasses.replace(shop.index, product_ids=[*["mug"] * 4, "p4", "p5", "p6", "p7"])
+    several._products = _by_gallery(several.index)
+    with asking(several) as client:
+        for row in (1, 3):
+            found = client.post("/recognize", files=clip(shop, row)).json()
+            first = found["products"][0]
+            assert list(first) == ["id", "gallery", "title", "score", "confidence", "image", "image_id"]
+            assert (first["id"], first["title"], first["image_id"]) == ("mug", "title p0", f"p{row}")
+            assert first["image"] == f"images/{shop.index.digests[row]}" and found["timeline"][0]["product"] == first
+            assert len({(product["gallery"], product["id"]) for product in found["products"]}) == 5
+        assert (client.get("/healthz").json()["images"], client.get("/healthz").json()["products"]) == (8, 5)
+        assert "the shop’s 5 products" in client.get("/").text
+
+
 def test_the_server_describes_itself(client, engine):
     health = client.get("/healthz").json()
     assert (health["images"], health["galleries"], health["num_frames"]) == (8, 2, engine.num_frames)
+    assert health["products"] == 8
     schema = client.get("/openapi.json").json()
     form = schema["paths"]["/recognize"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert form["properties"].keys() == {"frames", "video", "gallery", "top"}

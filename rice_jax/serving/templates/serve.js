@@ -104,7 +104,7 @@ function show(found, file) {
   part("first").textContent = clock(start);
   part("last").textContent = clock(end);
   part("whole").textContent = found.none === null
-    ? "The most similar images." : `Probability that none of the shop’s products is shown: ${percent(found.none)}.`;
+    ? "The most similar products." : `Probability that none of the shop’s products is shown: ${percent(found.none)}.`;
   part("products").replaceChildren(...found.products.map((product, place) => {
     const image = element("div", "image"), name = element("span", "name", called(product));
     name.title = product.id;

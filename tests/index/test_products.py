@@ -1,0 +1,47 @@
+"""Several pictures of a product in an index."""
+
+import logging
+
+from rice_jax.index.store import read_index
+from rice_jax.index.update import remove_pictures
+from tests.index.updates import assert_same_rows
+
+
+def test_products_follow_the_csv(made, embedded, caplog):
+    path = made.pictures.parent / "shop.csv"
+    path.write_text("id,path,product\n1,pictures/a.jpg,mug\n2,pictures/b.jpg,mug\n3,pictures/c.jpg,\n")
+    with caplog.at_level(logging.INFO, "rice_jax"):
+        index = made.update(path)
+    assert index.image_ids == ["1", "2", "3"] and index.product_ids == ["mug", "mug", "3"]
+    assert f"{made.directory}: 3 pictures of 2 products in 1 gallery" in caplog.text
+    embedded.clear()
+    path.write_text("id,path,product\n2,pictures/b.jpg,cup\n")
+    assert made.update(path).product_ids == ["mug", "cup", "3"] and not embedded
+    assert read_index(made.directory).product_ids == ["mug", "cup", "3"]
+    path.write_text("id,path\n1,pictures/a.jpg\n3,pictures/c.jpg\n")
+    assert made.update(path, change="mirror").product_ids == ["1", "3"] and not embedded
+
+
+def test_a_repeated_id_is_a_product_and_can_be_removed(made, embedded, caplog):
+    path, gone = made.pictures.parent / "multi.csv", made.pictures.parent / "gone.csv"
+    path.write_text("id,path\nsku1,pictures/a.jpg\nsku1,pictures/b.jpg\nsku2,pictures/c.jpg\n")
+    index = made.update(path)
+    assert index.image_ids == ["sku1", "sku1/2", "sku2"] and index.product_ids == ["sku1", "sku1", "sku2"]
+    embedded.clear()
+    assert_same_rows(made.update(path, change="mirror"), index)
+    assert not embedded
+    gone.write_text("id\nsku1\nsku3\n")
+    with caplog.at_level(logging.INFO, "rice_jax"):
+        assert remove_pictures(made.directory, gone).image_ids == ["sku2"]
+    assert "removed 2 pictures; 1 were not in the index, 1 are left" in caplog.text
+    made.update(path)
+    gone.write_text("id\nsku1/2\n")
+    assert remove_pictures(made.directory, gone).image_ids == ["sku1", "sku2"]
+
+
+def test_an_id_of_several_pictures_with_names_removes_one(made):
+    path, gone = made.pictures.parent / "shop.csv", made.pictures.parent / "gone.csv"
+    path.write_text("id,path,product\nmug,pictures/a.jpg,mug\nside,pictures/b.jpg,mug\nmug/c,pictures/c.jpg,cup\n")
+    made.update(path)
+    gone.write_text("id\nmug\n")
+    assert remove_pictures(made.directory, gone).image_ids == ["mug/c", "side"]
