@@ -3,7 +3,7 @@
 The states are a gallery's products and, if the index has a calibration, "none". The evidence follows the calibration: a
 clip of n frames whose cosine with image g is s_g gives the image the weight exp(scale · s_g), and "none" the weight
 that an image at the threshold would have, exp(scale · threshold). The threshold is the largest cosine at which it is as
-likely as not that an image is shown. In each frame, the weight of a product is that of its best image.
+likely as not that an image is shown. A product has the weight of its best image.
 
 Since s_g is a mean over the clip's frames, one frame contributes f · g / |mean of the features of the n frames around
 it|. The frames of a clip are not independent, so all n of them together weigh as much as one clip: each contribution is
@@ -15,6 +15,7 @@ treat the frames as more independent than they are. Confidences come from the ca
 segment as one clip (`recognizer.products_over_time`).
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -68,9 +69,7 @@ def timeline(
     Returns:
         Spans without gaps, from the first frame to the end of the last one; neighbors have different products.
     """
-    evidence = _evidence(features, vectors, scale, num_frames, frame_weight)
-    if firsts is not None:
-        evidence = np.maximum.reduceat(evidence, firsts, axis=1)
+    evidence = _evidence(features, vectors, scale, num_frames, frame_weight, firsts)
     num_products = evidence.shape[1]
     if none is not None:
         evidence = np.pad(evidence, ((0, 0), (0, 1)), constant_values=none * frame_weight / num_frames)
@@ -90,14 +89,23 @@ def _evidence(
     scale: float,
     num_frames: int,
     frame_weight: float,
-) -> Float[np.ndarray, "T G"]:
-    """Log-likelihood of each frame if an image's product is shown, up to a constant per frame."""
+    product_firsts: Int[np.ndarray, " P"] | None,
+) -> Float[np.ndarray, "T P"]:
+    """Log-likelihood of each frame if a product is shown, up to a constant per frame."""
     sums = np.concatenate([np.zeros_like(features[:1], np.float64), np.cumsum(features, axis=0, dtype=np.float64)])
     places = np.arange(len(features))
     first, last = np.maximum(places - num_frames // 2, 0), np.minimum(places + (num_frames + 1) // 2, len(features))
     means = (sums[last] - sums[first]) / (last - first)[:, None]
     scaled = features * (scale * frame_weight / num_frames / np.linalg.norm(means, axis=1, keepdims=True))
-    return np.asarray(scaled, np.float32) @ vectors.T
+    evidence = np.asarray(scaled, np.float32) @ vectors.T
+    if product_firsts is None or len(product_firsts) == len(vectors):
+        return evidence
+    # The best image is that of the frames around, as in a clip: chosen for each frame anew, it would fit its noise, and
+    # products with many images would be named too often.
+    around = np.asarray(means, np.float32) @ vectors.T
+    edges = [*product_firsts.tolist(), len(vectors)]
+    best = [first + around[:, first:end].argmax(axis=1) for first, end in itertools.pairwise(edges)]
+    return np.take_along_axis(evidence, np.stack(best, axis=1), axis=1)
 
 
 def _likeliest_path(evidence: Float[np.ndarray, "T S"], gaps: Float[np.ndarray, " T1"]) -> Int[np.ndarray, " T"]:

@@ -25,7 +25,9 @@ def by_all_paths(features, times, vectors, scale, none, frame_weight, products=N
     for t, feature in enumerate(features):
         near = features[max(t - 1, 0) : t + 2]
         own = scale * (vectors @ feature) / np.linalg.norm(near.mean(axis=0))
-        scores[t, : len(products)] = [max(own[row] for row in rows) for rows in products]
+        around = vectors @ near.mean(axis=0)
+        best = [max(rows, key=around.__getitem__) for rows in products]
+        scores[t, : len(products)] = own[best]
         if none is not None:
             scores[t, -1] = none
     scores *= frame_weight / NUM_FRAMES
@@ -62,14 +64,14 @@ def test_the_likeliest_path(none, frame_weight, seed):
 def test_a_product_of_several_images_is_one_state(none, seed):
     rng = np.random.default_rng(seed)
     vectors = np.linalg.qr(rng.standard_normal((5, 5)))[0][:3].astype(np.float32)
-    states = [0, 1, 0, -1, -1, 2, 2]
+    states = [0, 0, 1, 1, -1, -1, 2, 2]
     features = features_of(states, vectors, noise=0.15, seed=seed)
-    times = np.cumsum([0.0, 1, 1, 1, 4, 1, 1])
-    settings = dict(num_frames=NUM_FRAMES, end=10.0, frame_weight=4.0)
+    times = np.cumsum([0.0, 1, 1, 1, 1, 4, 1, 1])
+    settings = dict(num_frames=NUM_FRAMES, end=11.0, frame_weight=4.0)
     found = timeline(features, times, vectors, 12.0, none, firsts=np.array([0, 2]), **settings)
     path = by_all_paths(features, times, vectors, 12.0, none, 4.0, [[0, 1], [2]])
-    places = [segment.product for segment in found for _ in range(7)[segment.frames]]
-    assert places == [None if state == 2 else state for state in path] and places[:3] == [0, 0, 0]
+    places = [segment.product for segment in found for _ in range(8)[segment.frames]]
+    assert places == [None if state == 2 else state for state in path] and places[:4] == [0, 0, 0, 0]
     each = timeline(features, times, vectors, 12.0, none, firsts=np.arange(3), **settings)
     assert each == timeline(features, times, vectors, 12.0, none, **settings)
 
