@@ -25,6 +25,7 @@ A model:
   eval       evaluate the newest checkpoint of a run
   detect     write the boxes that a trained detector finds
   compare    compare evaluated runs on one page
+  export     write a model as a folder that transformers loads
 
 `rice COMMAND --help` describes a command. Guides: docs/README.md in the repository."""
 
@@ -122,6 +123,12 @@ def _convert(arguments: list[str]) -> None:
         clip.main(arguments[named:], prog="rice convert clip" if named else "rice convert")
 
 
+def _export(arguments: list[str]) -> None:
+    from rice_jax import export
+
+    export.main(arguments, prog="rice export")
+
+
 def _index(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="rice index",
@@ -205,6 +212,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "doctor": _doctor,
     "build": _build,
     "compare": _compare,
+    "export": _export,
 }
 
 

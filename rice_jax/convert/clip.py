@@ -31,14 +31,15 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rice_jax.config import VitConfig
+from rice_jax.convert import hub
 from rice_jax.convert.hugging_face import (
     FAMILIES,
     from_hugging_face,
     read_hugging_face,
     read_json,
     read_pixels,
-    to_hugging_face,
 )
+from rice_jax.convert.hub_families import to_hugging_face
 from rice_jax.convert.names import HUGGING_FACE_IGNORED, OPENAI_IGNORED
 from rice_jax.convert.openai import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, from_open_clip, from_openai, read_open_clip
 from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safetensors
@@ -47,6 +48,7 @@ from rice_jax.convert.vit import about, config_of, settings
 from rice_jax.files import write_lines
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
+CLIP_SWITCHES = {"activation", "mlp_ratio", "epsilon", "projection"}  # what may differ between encoders of CLIP
 WIDEST = 1024  # of the encoders that have a head for each 64 channels; wider ones of open_clip have fewer heads
 
 
@@ -69,7 +71,11 @@ def convert(source: Path, out: Path, activation: str | None = None, heads: int |
         raise ConvertError(
             f"{source}: its files say that it computes {config.activation!r}, found --activation={activation}"
         )
-    save_weights(out, {"encoder": params}, {"model": settings(config)})
+    rest = hub.read_rest(source if source.is_dir() else source.parent)  # of a folder that `rice export hf` wrote
+    saved = {**rest.config, "model": settings(config) | rest.config.get("model", {})}
+    save_weights(out, {"encoder": params, **rest.params}, saved)
+    if rest.calibration:
+        write_lines(out / hub.CALIBRATION, [json.dumps(rest.calibration, indent=2)])
     return f"{out}: {about(params, config)}; {_num_ignored(state)} other tensors of {source} (text tower) left out"
 
 
@@ -111,6 +117,12 @@ def export(checkpoint: Path, out: Path) -> str:
     """
     params, saved = load_weights(checkpoint)
     config = config_of(saved["model"])
+    if other := config.switches.keys() - CLIP_SWITCHES:
+        raise ConvertError(
+            f"{checkpoint}: found an encoder with "
+            f"{', '.join(f'{name}={config.switches[name]!r}' for name in sorted(other))}, expected one that "
+            "transformers' CLIP can compute; `rice export hf` writes other families"
+        )
     state, values = to_hugging_face(params["encoder"], config)
     with np.errstate(over="ignore"):
         halves = {name: x.astype(np.float16) for name, x in state.items()}

@@ -13,9 +13,9 @@ from jaxtyping import PyTree
 from rice_jax.config import VitConfig
 from rice_jax.convert import names
 from rice_jax.convert.names import Table, prefixed
-from rice_jax.convert.tensors import ConvertError, bullets, read_sharded, to_theirs
+from rice_jax.convert.tensors import ConvertError, bullets, read_sharded
 from rice_jax.convert.torch_files import read_torch
-from rice_jax.convert.vit import convert_vit, find_pixels, places, shapes
+from rice_jax.convert.vit import convert_vit, find_pixels
 
 ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -221,42 +221,6 @@ def find_table(family: Family, values: Values, state: Mapping) -> Table:
     """The family's names as this file has them."""
     has_prefix = family.prefix and any(name.startswith(family.prefix) for name in state)
     return prefixed(family.table(values), "", family.prefix if has_prefix else "")
-
-
-def to_hugging_face(params: PyTree, config: VitConfig) -> tuple[dict[str, np.ndarray], dict]:
-    """The inverse of `from_hugging_face` for CLIP.
-
-    Args:
-        params: parameters of `Vit` as a nested dict of arrays.
-        config: of the encoder.
-
-    Returns:
-        The tensors by Hugging Face's names, in the parameters' type, and the content of `config.json`.
-
-    Raises:
-        ConvertError: the parameters are not those of a `Vit` of these sizes, or transformers' CLIP has no such parts.
-    """
-    if other := config.switches.keys() - {"activation", "mlp_ratio", "epsilon", "projection"}:
-        raise ConvertError(
-            f"found an encoder with {', '.join(f'{name}={config.switches[name]!r}' for name in sorted(other))}, "
-            "expected one that transformers' CLIP can compute"
-        )
-    state = to_theirs(params, places(names.HUGGING_FACE, config), shapes(config), "a Vit")
-    values = {
-        "architectures": ["CLIPVisionModelWithProjection" if config.projection else "CLIPVisionModel"],
-        "model_type": "clip_vision_model",
-        "image_size": config.image_size,
-        "patch_size": config.patch_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "projection_dim": config.embed_dim,
-        "num_channels": 3,
-        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
-        "layer_norm_eps": config.epsilon,
-    }
-    return state, values
 
 
 def read_hugging_face(path: Path) -> tuple[dict[str, np.ndarray], dict]:

@@ -1,0 +1,268 @@
+"""Models as folders for transformers, and read back."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+from flax.traverse_util import unflatten_dict
+from PIL import Image
+
+import rice_jax
+from rice_jax import cli, export
+from rice_jax.convert import clip, hub
+from rice_jax.convert.tensors import parameter_shapes
+from rice_jax.eval.calibration import Calibration, write_calibration
+from rice_jax.eval.domains import DomainResult
+from rice_jax.eval.metrics import Galleries, Result, Score
+from rice_jax.eval.results import PIXELS, Row, write_results
+from rice_jax.index.model import load_model
+from rice_jax.index.pictures import show
+from rice_jax.models.create import MODELS
+from rice_jax.models.weights import load_weights, save_weights
+from tests.settings import model_of, small_config
+from tests.shop import draw
+
+SCORE = Score(
+    240,
+    {"rank-1": 0.329, "rank-5": 0.7},
+    {"rank-1": 0.033, "rank-5": 0.167},
+    {"rank-1": (0.27, 0.391), "rank-5": (0.64, 0.76)},
+    "queries",
+)
+RESULT = Result(SCORE, 0, Galleries(2, 28, 30.0, 32), {}, {})
+ABOUT = {"step": 6, "data_dir": "/private/built", "query": "lpr4m/query", "gallery": "lpr4m/gallery"}
+
+
+def make_run(directory, step=6, **overrides):
+    """The workdir of a run whose weights are random."""
+    config, rng = small_config(loss__pfr_weight=0.0, **overrides), np.random.default_rng(3)
+    parts = model_of(config)
+    shapes = parameter_shapes(lambda: MODELS[type(parts)](parts, rngs=nnx.Rngs(0)))
+    flat = {
+        name: np.float32(0.1 * rng.standard_normal(shape) + name.endswith("scale")) for name, shape in shapes.items()
+    }
+    save_weights(directory / "checkpoints" / str(step), unflatten_dict(flat, sep="/"), config.to_dict())
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with a decoder, results, and a calibration."""
+    run = make_run(tmp_path_factory.mktemp("hub") / "run", data__resize=22)
+    fingerprint = load_model(run).about.fingerprint
+    write_calibration(run, Calibration(10.5, 4.9, 0.62, 240, 3, fingerprint))
+    rows = {PIXELS: RESULT, Row(0): RESULT, Row(4): RESULT, Row(6): RESULT, Row(6, source="/private/w"): RESULT}
+    write_results(run / "results.json", rows, ABOUT | {"evaluation": {"query": "lpr4m/query", "weights": ""}})
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(run):
+    export.main(["hf", str(run), str(run.parent / "mugs")])
+    return run.parent / "mugs"
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def snippets(folder):
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.S)
+
+
+def test_the_folder_read_back_is_the_same_model(run, folder, tmp_path):
+    clip.main([str(folder), str(tmp_path / "back")])
+    expected, _ = load_weights(run)
+    params, _ = load_weights(tmp_path / "back")
+    assert params.keys() == {"encoder", "pmd"}
+    for part in params:
+        jax.tree.map(np.testing.assert_array_equal, params[part], expected[part])
+    ours, back = load_model(run).about, load_model(tmp_path / "back").about
+    assert back.calibration and back.match_fingerprint
+    assert back.model.encoder == dataclasses.replace(ours.model.encoder, dtype=back.model.encoder.dtype)
+    for name in ("fingerprint", "match_fingerprint", "calibration", "resize", "num_frames", "ipd"):
+        assert getattr(back, name) == getattr(ours, name), name
+    assert back.model.pmd.num_heads == ours.model.pmd.num_heads
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounded_weights(run, folder, tmp_path, dtype):
+    out = tmp_path / "out"
+    export.main(["hf", str(run), str(out), f"--dtype={dtype}"])
+    assert read_json(out / "config.json")["dtype"] == dtype
+    for file in ("model.safetensors", "decoder.safetensors"):
+        whole = safetensors.numpy.load_file(folder / file)
+        for name, x in safetensors.numpy.load_file(out / file).items():
+            assert x.dtype == (ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16)
+            np.testing.assert_array_equal(x, whole[name].astype(x.dtype))
+    clip.main([str(out), str(tmp_path / "back")])
+    back = load_model(tmp_path / "back").about
+    rice, exact = read_json(out / "rice.json"), read_json(folder / "rice.json")
+    assert back.fingerprint == rice["fingerprint"] != exact["fingerprint"]
+    assert back.match_fingerprint == rice["match_fingerprint"] != exact["match_fingerprint"]
+    assert back.calibration.threshold == exact["calibration"]["threshold"]
+    assert f"before they were rounded to {dtype}" in (out / "README.md").read_text()
+
+
+def test_a_value_beyond_float16():
+    params = {"encoder": {"blocks": {"up": {"bias": np.array([1.0, -70_000.0], np.float32)}}}}
+    with pytest.raises(hub.ConvertError, match="encoder/blocks/up/bias: found a value beyond float16, up to 70000.0"):
+        hub.round_params(params, "float16")
+    jax.tree.map(np.testing.assert_array_equal, hub.round_params(params, "float32"), params)
+
+
+def test_the_files_say_what_transformers_needs(folder):
+    with safetensors.safe_open(folder / "model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+    config = read_json(folder / "config.json")
+    assert config["architectures"] == ["CLIPVisionModelWithProjection"] and config["dtype"] == "float32"
+    assert (config["image_size"], config["projection_dim"]) == (16, 16)
+    preprocessor = read_json(folder / "preprocessor_config.json")
+    assert preprocessor["size"] == {"height": 22, "width": 22}
+    assert preprocessor["crop_size"] == {"height": 16, "width": 16}
+
+
+def test_what_rice_json_holds(folder):
+    rice = read_json(folder / "rice.json")
+    assert rice["decoder"] == {"file": "decoder.safetensors", "num_pairs": 1, "num_heads": 2}
+    assert (rice["aggregation"], rice["num_frames"], rice["step"]) == ("features", 10, 6)
+    assert rice["calibration"]["fingerprint"] == rice["fingerprint"]
+    [evaluation] = rice["evaluation"]
+    assert evaluation["about"]["query"] == "lpr4m/query"
+    [row] = evaluation["results"]
+    assert row["step"] == 6 and Result.from_dict({key: row[key] for key in RESULT.to_dict()}) == RESULT
+    for file in ("rice.json", "README.md"):
+        assert "/private" not in (folder / file).read_text()
+
+
+def test_the_card_has_results_and_snippets(folder):
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    lines = card.splitlines()
+    assert lines[0] == "---" and lines[lines.index("---", 1) + 2] == "# mugs"
+    tables = [line for line in lines if line.startswith(("| chance", "| nearest", "| before", "| after"))]
+    shown = "240 | 2 | 28–32 | 32.9 (27.0–39.1) | 70.0 (64.0–76.0) |"
+    assert tables == ["| chance | 240 | 2 | 28–32 | 3.3 | 16.7 |"] + [
+        f"| {label} | {shown}" for label in ("nearest raw pixels", "before training", "after 6 steps")
+    ]
+    assert "bootstrapped over queries" in card and "LPR4M's pictures belong to" in card and "PMD" in card
+    picture, clip = snippets(folder)
+    compile(picture, "picture", "exec"), compile(clip, "clip", "exec")
+    assert "normalize(features.mean(dim=0), dim=-1)" in clip and "min(len(files), 10)" in clip
+    assert not re.search(r"\n\n\n|\{[{%]| \n", card)
+
+
+@pytest.mark.parametrize("side", [16, 19])
+def test_transformers_shows_pictures_as_evaluation_does(run, tmp_path, side):
+    """Squashed, and cropped alike, also where the margin is odd."""
+    transformers = pytest.importorskip("transformers")
+    about = load_model(run).about
+    model = dataclasses.replace(about.model, encoder=dataclasses.replace(about.model.encoder, image_size=side))
+    values = hub.preprocessor(about.resize, side)
+    hub._write_json(tmp_path / "preprocessor_config.json", values)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    wide = Image.fromarray(draw(1)).resize((90, 40))
+    found = np.asarray(processor(wide, return_tensors="np")["pixel_values"][0]).transpose(1, 2, 0)
+    levels = (found * values["image_std"] + values["image_mean"]) * 255
+    expected = show(wide, dataclasses.replace(about, model=model))
+    assert np.abs(levels - expected).max() < 2 and np.abs(levels - expected).mean() < 0.3
+
+
+@pytest.mark.parametrize("kind", ["features", "embeddings"])
+def test_the_snippets_embed_as_the_index_does(folder, tmp_path, monkeypatch, kind):
+    pytest.importorskip("torch")
+    if kind == "embeddings":
+        run = make_run(tmp_path / "run", model__aggregation__kind=kind, loss__pmd_weight=0.0, data__resize=22)
+        export.main(["hf", str(run), str(tmp_path / "mugs")])
+        folder = tmp_path / "mugs"
+    monkeypatch.chdir(folder.parent)
+    frames = [folder.parent / "frames" / f"{i:02}.jpg" for i in range(14)]
+    frames[0].parent.mkdir()
+    for i, path in enumerate([folder.parent / "mug.jpg", *frames]):
+        Image.fromarray(draw(i)).resize((22, 22)).save(path, quality=95)
+    names: dict = {}
+    for code in snippets(folder):
+        exec(code, names)
+    model = rice_jax.load(folder.parent / "run")
+    picture, clip = (names[name].detach().numpy() for name in ("picture", "clip"))
+    np.testing.assert_allclose(picture, model.embed_images(["mug.jpg"]), atol=1e-4)
+    np.testing.assert_allclose(clip, model.embed_video(frames), atol=1e-4)
+
+
+def test_a_run_without_results_and_a_decoder(tmp_path):
+    run = make_run(tmp_path / "run", loss__pmd_weight=0.0, model__aggregation__kind="embeddings", model__ipd="boxes")
+    export.main(["hf", str(run / "checkpoints" / "6"), str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "decoder.safetensors").exists()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "have not been evaluated" in card and "random weights" in card and "calibration" not in card
+    assert "boxes, to mask frames" in card and "normalize(features, dim=-1).mean(dim=0)" in card
+    clip.main([str(tmp_path / "out"), str(tmp_path / "back")])
+    ours, back = load_model(run).about, load_model(tmp_path / "back").about
+    assert (back.fingerprint, back.ipd, back.calibration) == (ours.fingerprint, "boxes", None)
+
+    export.main(["hf", str(tmp_path / "back"), str(tmp_path / "again")])
+    assert "not trained by rice_jax" in (tmp_path / "again" / "README.md").read_text()
+    for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "out" / file).read_bytes()
+
+
+def test_the_results_of_domains(tmp_path):
+    domains = dict(task="domains", data__domains="rope/pages,rope/videos")
+    names = dict(data__train="", data__query="", data__gallery="", data__crop_around_box=False, loss__pmd_weight=0.0)
+    run = make_run(tmp_path / "run", **domains, **names)
+    result = DomainResult({"pages to videos": RESULT}, {"pages to videos": RESULT})
+    write_results(run / "results.json", {Row(6): result}, {"step": 6, "domains": "rope/pages,rope/videos"})
+    export.main(["hf", str(run), str(tmp_path / "out")])
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| pages to videos, after 6 steps | 240 | 2 | 28–32 | 32.9 (27.0–39.1) | 70.0 (64.0–76.0) |" in card
+    assert "ROPE's authors" in card and "rope/pages, rope/videos" in card
+
+
+def damage(path, content=b"{"):
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (dict(model__aggregation__kind="attention"), "aggregation.kind='attention', expected one of 'features'"),
+        (dict(task="detection", data__train="lpr4m/detection_train", data__query="lpr4m/detection_test",
+              data__gallery="", loss__pmd_weight=0.0), "run: holds a detector, expected a model of task"),
+    ],
+)  # fmt: skip
+def test_a_model_that_transformers_cannot_compute(tmp_path, overrides, message):
+    run = make_run(tmp_path / "run", **overrides)
+    with pytest.raises(SystemExit, match=message) as stop:
+        export.main(["hf", str(run), str(tmp_path / "out")])
+    assert "\n" not in str(stop.value) and not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_exported_gets_one_line(run, tmp_path):
+    def stopped(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*map(str, arguments)])
+        assert "\n" not in str(stop.value)
+        return str(stop.value)
+
+    out = tmp_path / "out"
+    assert "nowhere: found no checkpoint" in stopped("export", "hf", tmp_path / "nowhere", out)
+    assert "exists and is not empty" in stopped("export", "hf", run, run)
+    damage(tmp_path / "file")
+    assert "exists and is not empty" in stopped("export", "hf", run, tmp_path / "file")
+    export.main(["hf", str(run), str(out)])
+    for name, message in {
+        "rice.json": "rice.json: is damaged, expected what `rice export hf` writes",
+        "decoder.safetensors": "decoder.safetensors: not a safetensors file",
+    }.items():
+        whole = (out / name).read_bytes()
+        damage(out / name)
+        assert message in stopped("convert", "clip", out, tmp_path / "back")
+        (out / name).write_bytes(whole)
+    (out / "decoder.safetensors").unlink()
+    assert "not found, though rice.json names a decoder" in stopped("convert", "clip", out, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
