@@ -55,7 +55,7 @@ def export_hf(run: Path, out: Path, dtype: str = "float32") -> str:
 
     Raises:
         CheckpointError: there is no checkpoint, or it holds a detector.
-        ConvertError: `out` is not empty, or the format has no place for the model.
+        ConvertError: `out` is not empty, or transformers has no place for the model.
         DataError: the run's results are damaged.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

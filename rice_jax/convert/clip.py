@@ -32,6 +32,7 @@ from jaxtyping import PyTree
 
 from rice_jax.config import VitConfig
 from rice_jax.convert import hub
+from rice_jax.convert.hub_families import to_hugging_face
 from rice_jax.convert.hugging_face import (
     FAMILIES,
     from_hugging_face,
@@ -39,7 +40,6 @@ from rice_jax.convert.hugging_face import (
     read_json,
     read_pixels,
 )
-from rice_jax.convert.hub_families import to_hugging_face
 from rice_jax.convert.names import HUGGING_FACE_IGNORED, OPENAI_IGNORED
 from rice_jax.convert.openai import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, from_open_clip, from_openai, read_open_clip
 from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safetensors

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rice_jax.config import VitConfig
-from rice_jax.convert.hugging_face import ACTIVATIONS, FAMILIES, SIZES, find_table, read_family, vit_config
+from rice_jax.convert.hugging_face import ACTIVATIONS, FAMILIES, SIZES, read_family, vit_config
+from rice_jax.convert.names import prefixed
 from rice_jax.convert.tensors import ConvertError, to_theirs
 from rice_jax.convert.vit import places, settings, shapes
 
@@ -41,8 +42,9 @@ def _siglip(config: VitConfig) -> dict[str, Any]:
 
 
 def _dinov2(config: VitConfig) -> dict[str, Any]:
-    ratio = config.mlp_width / config.width * (1.5 if config.gated_mlp else 1)  # of the MLP that the gated one equals
-    return {"mlp_ratio": int(ratio) if ratio.is_integer() else ratio, "use_swiglu_ffn": config.gated_mlp}
+    # A whole number, of the MLP that has as many parameters as the gated one.
+    ratio = round(config.mlp_width / config.width * (1.5 if config.gated_mlp else 1))
+    return {"mlp_ratio": ratio, "use_swiglu_ffn": config.gated_mlp}
 
 
 def _dinov2_registers(config: VitConfig) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def to_hugging_face(params: PyTree, config: VitConfig) -> tuple[dict[str, np.nda
     """
     export, values = find_export(config)
     family, read = read_family(values)
-    table = find_table(family, read, [export.prefix])
+    table = prefixed(family.table(read), "", export.prefix)
     return to_theirs(params, places(table, config), shapes(config), "a Vit"), values
 
 

@@ -15,7 +15,10 @@ from PIL import Image
 
 import rice_jax
 from rice_jax import cli, export
+from rice_jax.config import PIXEL_STATISTICS
 from rice_jax.convert import clip, hub
+from rice_jax.convert.hub_families import find_export
+from rice_jax.convert.hugging_face import SIGLIP_PARTS
 from rice_jax.convert.tensors import parameter_shapes
 from rice_jax.eval.calibration import Calibration, write_calibration
 from rice_jax.eval.domains import DomainResult
@@ -163,7 +166,7 @@ def test_transformers_shows_pictures_as_evaluation_does(run, tmp_path, side):
     transformers = pytest.importorskip("transformers")
     about = load_model(run).about
     model = dataclasses.replace(about.model, encoder=dataclasses.replace(about.model.encoder, image_size=side))
-    values = hub.preprocessor(about.resize, side)
+    values = hub.preprocessor(about.resize, side, "clip")
     hub._write_json(tmp_path / "preprocessor_config.json", values)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
     wide = Image.fromarray(draw(1)).resize((90, 40))
@@ -173,13 +176,8 @@ def test_transformers_shows_pictures_as_evaluation_does(run, tmp_path, side):
     assert np.abs(levels - expected).max() < 2 and np.abs(levels - expected).mean() < 0.3
 
 
-@pytest.mark.parametrize("kind", ["features", "embeddings"])
-def test_the_snippets_embed_as_the_index_does(folder, tmp_path, monkeypatch, kind):
-    pytest.importorskip("torch")
-    if kind == "embeddings":
-        run = make_run(tmp_path / "run", model__aggregation__kind=kind, loss__pmd_weight=0.0, data__resize=22)
-        export.main(["hf", str(run), str(tmp_path / "mugs")])
-        folder = tmp_path / "mugs"
+def follow_the_card(folder, monkeypatch):
+    """Runs the card's snippets beside the exported folder and compares them with the run there."""
     monkeypatch.chdir(folder.parent)
     frames = [folder.parent / "frames" / f"{i:02}.jpg" for i in range(14)]
     frames[0].parent.mkdir()
@@ -192,6 +190,18 @@ def test_the_snippets_embed_as_the_index_does(folder, tmp_path, monkeypatch, kin
     picture, clip = (names[name].detach().numpy() for name in ("picture", "clip"))
     np.testing.assert_allclose(picture, model.embed_images(["mug.jpg"]), atol=1e-4)
     np.testing.assert_allclose(clip, model.embed_video(frames), atol=1e-4)
+
+
+def test_the_snippets_embed_as_the_index_does(family, monkeypatch):
+    pytest.importorskip("torch")
+    follow_the_card(family[2], monkeypatch)
+
+
+def test_the_snippets_of_a_mean_of_embeddings(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    run = make_run(tmp_path / "run", model__aggregation__kind="embeddings", loss__pmd_weight=0.0, data__resize=22)
+    export.main(["hf", str(run), str(tmp_path / "mugs")])
+    follow_the_card(tmp_path / "mugs", monkeypatch)
 
 
 def test_a_run_without_results_and_a_decoder(tmp_path):
@@ -266,3 +276,56 @@ def test_what_cannot_be_exported_gets_one_line(run, tmp_path):
     (out / "decoder.safetensors").unlink()
     assert "not found, though rice.json names a decoder" in stopped("convert", "clip", out, tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+# Encoders of every class, as `config.model` says them; sizes that fit the pictures of `write_run`.
+DINO = dict(pixels="imagenet", patch_bias=True, ln_pre=False, layer_scale=True, projection=False, embed_dim=32)
+FAMILIES = {
+    "CLIPVisionModelWithProjection": dict(activation="gelu", mlp_ratio=2.5, epsilon=1e-6, pixels="half"),
+    "CLIPVisionModel": dict(projection=False, embed_dim=32),
+    "SiglipVisionModel": SIGLIP_PARTS | dict(activation="gelu_tanh", mlp_ratio=3.0, embed_dim=32),
+    "Dinov2Model": DINO | dict(activation="gelu", epsilon=1e-6),
+    "Dinov2WithRegistersModel": DINO
+    | dict(activation="silu", epsilon=1e-6, registers=3, gated_mlp=True, mlp_ratio=2.75),
+    "DINOv3ViTModel": DINO
+    | dict(activation="silu", epsilon=1e-5, registers=4, gated_mlp=True, positions="rotary", key_bias=False),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """A class of transformers, a run of its family, and its folder."""
+    directory = tmp_path_factory.mktemp(request.param)
+    changes = {f"model__{name}": value for name, value in FAMILIES[request.param].items()}
+    run = make_run(directory / "run", data__resize=22, loss__pmd_weight=0.0, **changes)
+    export.main(["hf", str(run), str(directory / "mugs")])
+    return request.param, run, directory / "mugs"
+
+
+def test_every_family_has_its_class_and_reads_back_the_same(family, tmp_path):
+    name, run, folder = family
+    assert read_json(folder / "config.json")["architectures"] == [name]
+    pixels = FAMILIES[name].get("pixels", "clip")
+    assert read_json(folder / "preprocessor_config.json")["image_mean"] == list(PIXEL_STATISTICS[pixels][0])
+    clip.main([str(folder), str(tmp_path / "back")])
+    expected, _ = load_weights(run)
+    params, _ = load_weights(tmp_path / "back")
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"], expected["encoder"])
+    assert load_model(tmp_path / "back").about.fingerprint == read_json(folder / "rice.json")["fingerprint"]
+    assert read_json(folder / "rice.json")["fingerprint"] == load_model(run).about.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        (dict(pooling="mean"), "pooling='mean'"),
+        (
+            FAMILIES["Dinov2WithRegistersModel"] | dict(mlp_ratio=2.5),
+            ".*mlp_ratio=2.5.*",
+        ),  # transformers rounds to 2.75
+    ],
+)
+def test_an_encoder_of_no_class(changes, found):
+    config = small_config(**{f"model__{name}": value for name, value in changes.items()}).model.encoder
+    with pytest.raises(hub.ConvertError, match=f"^found an encoder with {found}, expected one that a class of.*DINOv3"):
+        find_export(config)
