@@ -149,7 +149,7 @@ def _read_evaluations(workdir: Path, step: int) -> list[Evaluation]:
     return found
 
 
-def _public(evaluation: Evaluation, step: int) -> dict[str, Any]:
+def _public(evaluation: Evaluation, step: int | None) -> dict[str, Any]:
     """An evaluation of the exported weights, as `rice.json` holds it."""
     about = {name: value for name, value in evaluation.about.items() if name not in PRIVATE}
     if "evaluation" in about:
