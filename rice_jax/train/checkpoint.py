@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
@@ -66,7 +67,9 @@ def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointMan
         async_options=ocp.AsyncOptions(post_finalization_callback=finish_files),
     )
     arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=MIN_SLICE_BYTES)
-    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays), (np.ndarray, ocp.type_handlers.NumpyHandler())
+    )
     handlers = {
         "weights": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),
         "optimizer": ocp.PyTreeCheckpointHandler(type_handler_registry=registry),

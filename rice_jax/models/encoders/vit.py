@@ -103,8 +103,8 @@ class Vit(nnx.Module):
         config, num_extra = self.config, int(self.config.class_token)
         x = self.patch_embedding(patchify(pictures.astype(config.dtype), config.patch_size))  # [B, N, D]
 
-        def repeat(token: Float[Array, "*R D"]) -> Float[Array, "B R D"]:
-            return jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], *token.shape[:-1], x.shape[2]))
+        def repeat(tokens) -> Float[Array, "B R D"]:
+            return jnp.broadcast_to(jnp.asarray(tokens, x.dtype), (x.shape[0], *tokens.shape))
 
         if config.class_token:
             x = jnp.concatenate([repeat(self.class_embedding[...][None]), x], axis=1)
