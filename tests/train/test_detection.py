@@ -95,8 +95,8 @@ def test_everything_but_what_only_retrieval_needs_learns(one_device):
 
 
 def test_padding_changes_nothing():
-    graphdef = create_model(model_of(CONFIG), mesh_of(1))
-    loss = jax.jit(lambda rows: detector_loss(graphdef, params(), rows, CONFIG.loss.detection)[1])
+    graphdef, weights = create_model(model_of(CONFIG), mesh_of(1)), params()
+    loss = jax.jit(lambda rows: detector_loss(graphdef, weights, rows, CONFIG.loss.detection)[1])
     expected, rows = loss(batch()), dict(batch())
     rows["boxes"] = np.where(rows["box_mask"][..., None], rows["boxes"], np.float32(0.3))
     rows["video"] = np.where(rows["frame_mask"][..., None, None, None], rows["video"], np.uint8(99))
