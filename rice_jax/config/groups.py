@@ -98,6 +98,13 @@ class EvalConfig:
         minimum=1,
     )
     num_frames: int = setting(10, "Frames of a query, sampled evenly or padded.", unit="frames", minimum=1)
+    score: str = setting(
+        "mean",
+        "What images are ranked by. \"mean\": the cosine of the image's and the video's embedding, as published. "
+        '"frames": the largest over the frames of (cosine - the frame\'s mean cosine over the gallery), without '
+        "`model.aggregation`. Recognition ranks by frames whichever of them is set.",
+        choices=("mean", "frames"),
+    )
     pixels: bool = setting(False, "Also rank by nearest raw pixels, once per run.")
     rerank: int = setting(
         0, "Match this many of each query's first images with PMD and re-order them; 0: off.", unit="images", minimum=0
@@ -199,6 +206,16 @@ class Config:
             yield from part.problems()
         yield from self._loss_problems()
         yield from self._aggregation_problems()
+        if self.eval.score == "frames" and model.ipd != "off" and model.ipd_use == "mask":
+            yield (
+                "config.eval.score: found 'frames' with config.model.ipd_use='mask', but frames are compared whole: "
+                "set the score to 'mean', or the use to 'crop'"
+            )
+        if self.eval.score == "frames" and self.task != "retrieval":
+            yield (
+                f"config.eval.score: found 'frames' with config.task={self.task!r}, expected 'mean': only clips are "
+                "ranked by frames"
+            )
         if data.resize < model.image_size:
             yield (f"config.data.resize: found {data.resize}, expected model.image_size ({model.image_size}) or more")
         sizes = data.device_resize_height, data.device_resize_width

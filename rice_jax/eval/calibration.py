@@ -12,6 +12,9 @@ The three numbers are maximum-likelihood estimates over the clips of an evaluati
 there are several); slope and threshold over every clip twice, once with its gallery, which holds a truth, and once with
 its truths removed from the gallery. The estimate thus assumes that clips of products outside the shop are as frequent
 as clips of the shop's products.
+
+By frames (`eval.scores`), the shares are exp(scale by frames · score) instead. Whether any image is shown is still told
+by the largest cosine, which tells it better than the largest score by frames (docs/results.md).
 """
 
 import dataclasses
@@ -24,6 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rice_jax.eval.ranking import GalleryImages, Queries, group_rows
+from rice_jax.eval.scores import scores_by_frames
 from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
@@ -42,6 +46,7 @@ class Calibration:
         num_clips: number of clips of the fit.
         num_frames: largest number of frames of these clips.
         fingerprint: of the encoder (`models.weights.embedding_fingerprint`).
+        scale_by_frames: of the scores by frames, for which image is shown; None = not fitted, as in version 0.2.
     """
 
     scale: float
@@ -50,31 +55,43 @@ class Calibration:
     num_clips: int
     num_frames: int
     fingerprint: str
+    scale_by_frames: float | None = None
 
-    def probabilities(self, cosines: Float[np.ndarray, "*B G"]) -> Float[np.ndarray, "*B C"]:
+    def probabilities(
+        self, cosines: Float[np.ndarray, "*B G"], by_frames: Float[np.ndarray, "*B G"] | None = None
+    ) -> Float[np.ndarray, "*B C"]:
         """The probability of each image of a gallery and, in the last place, of none of them; C = G + 1.
 
         Args:
             cosines: of clips and all images of a gallery, of any size.
+            by_frames: their scores by frames; None = the cosines tell which image is shown.
         """
         if not cosines.shape[-1]:
             return np.ones((*cosines.shape[:-1], 1))
         best = cosines.max(axis=-1, keepdims=True)
         none = 0.5 - 0.5 * np.tanh(self.slope * (best - self.threshold) / 2)  # the logistic function, never overflowing
-        shares = np.exp(self.scale * (cosines - best))
+        scale, scores = (self.scale, cosines) if by_frames is None else (self.scale_by_frames, by_frames)
+        shares = np.exp(scale * (scores - scores.max(axis=-1, keepdims=True)))
         return np.concatenate([(1 - none) * shares / shares.sum(axis=-1, keepdims=True), none], axis=-1)
 
 
 def fit_calibration(
-    queries: Queries, images: GalleryImages, *, num_frames: int, fingerprint: str, max_scores: int = 2**22
+    queries: Queries,
+    images: GalleryImages,
+    *,
+    num_frames: int,
+    fingerprint: str,
+    by_frames: Queries | None = None,
+    max_scores: int = 2**22,
 ) -> Calibration | None:
     """Fits a calibration to clips whose products are known.
 
     Args:
-        queries: the clips.
+        queries: the clips, to compare by the mean.
         images: of all galleries.
         num_frames: largest number of frames of a clip, for the result.
         fingerprint: of the encoder, for the result.
+        by_frames: the same clips, to compare by frames; None = the result has no scale for it.
         max_scores: bounds the memory; if there are more scores, the fit uses clips at equal distances.
 
     Returns:
@@ -91,10 +108,20 @@ def fit_calibration(
     if not clips:
         return None
     clips = clips[:: -(-sum(len(known[query]) for query in clips) // max_scores)]
-    cosines = [images.embeddings[rows[queries.gallery_ids[query]]] @ queries.embeddings[query] for query in clips]
+    vectors = lambda query: images.embeddings[rows[queries.gallery_ids[query]]]  # noqa: E731
+    cosines = [vectors(query) @ queries.embeddings[query] for query in clips]
     is_truth = [known[query] for query in clips]
+    scale_by_frames = None
+    if by_frames:
+        scores = [scores_by_frames(by_frames.rows(query) @ vectors(query).T) for query in clips]
+        scale_by_frames = _fit_scale(scores, is_truth)
     return Calibration(
-        _fit_scale(cosines, is_truth), *_fit_threshold(cosines, is_truth), len(clips), num_frames, fingerprint
+        _fit_scale(cosines, is_truth),
+        *_fit_threshold(cosines, is_truth),
+        len(clips),
+        num_frames,
+        fingerprint,
+        scale_by_frames,
     )
 
 
@@ -119,7 +146,7 @@ def read_calibration(workdir: str | os.PathLike) -> Calibration | None:
 
 
 def _fit_scale(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> float:
-    """Fits the scale to the cosines of each clip, of which at least one is of a truth."""
+    """Fits the scale to the cosines, or scores by frames, of each clip, of which at least one is of a truth."""
     from scipy.optimize import minimize_scalar  # slow to import, and most runs only need it at their end
 
     starts = np.cumsum([0, *map(len, cosines[:-1])])

@@ -13,9 +13,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.tree_util import PyTreeDef
-from jaxtyping import Array, BFloat16, Float, PyTree, UInt8
+from jaxtyping import Array, BFloat16, Bool, Float, PyTree, UInt8
 
-from rice_jax.models.contract import SupportsMatching, require
+from rice_jax.eval.scores import VideoEmbeddings
+from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.resample import show
 from rice_jax.models.rice import embed, embed_frames
 from rice_jax.parallel.mesh import BATCH, global_batch, parameter_shardings, replicated
@@ -31,15 +32,21 @@ class Images(NamedTuple):
 
 
 class Embedder(NamedTuple):
-    """Two functions of (params, batch); a video gives its unit-length float32 embedding `[b, E]`."""
+    """Two functions of (params, batch); a video gives its unit-length float32 embedding `[b, E]`, or more with it."""
 
     image: Callable[[PyTree, dict], Images]
-    video: Callable[[PyTree, dict], jax.Array]
+    video: Callable[[PyTree, dict], jax.Array | VideoEmbeddings]
 
 
 @functools.cache
-def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Embedder:
-    """The model's embeddings, and with `with_queries` the images' side of a match."""
+def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False, with_frames: bool = False) -> Embedder:
+    """The model's embeddings, and with `with_queries` the images' side of a match.
+
+    Args:
+        graphdef: of the model.
+        with_queries: whether re-ranking needs the images.
+        with_frames: whether a video also gives its frames' embeddings, which needs a batch without `patch_mask`.
+    """
 
     def image(params: PyTree, batch: dict) -> Images:
         model = nnx.merge(graphdef, params)
@@ -52,16 +59,32 @@ def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False) -> Emb
     def video(params: PyTree, batch: dict) -> jax.Array:
         return nnx.merge(graphdef, params).embed_video(batch)
 
-    return Embedder(image, video)
+    def frames(params: PyTree, batch: dict) -> VideoEmbeddings:
+        assert "patch_mask" not in batch, "frames are encoded whole; the settings exclude it"
+        model, video, frame_mask = nnx.merge(graphdef, params), batch["video"], batch["frame_mask"]
+        require(model, SupportsStreaming, "ranking by frames")
+        features = model.encode_frames(video.reshape(-1, *video.shape[2:])).features.reshape(*video.shape[:2], -1)
+        return VideoEmbeddings(model.aggregate(features, frame_mask), *_embed_each(features, frame_mask))
+
+    return Embedder(image, frames if with_frames else video)
 
 
 @functools.cache
-def pixel_embedder() -> Embedder:
+def pixel_embedder(*, with_frames: bool = False) -> Embedder:
     """The baseline that compares raw pixels; it has no parameters."""
-    return Embedder(
-        image=lambda _, batch: Images(embed(thumbnail(batch["image"]))),
-        video=lambda _, batch: embed_frames(thumbnail(batch["video"]), batch["frame_mask"]),
-    )
+
+    def video(_: PyTree, batch: dict) -> jax.Array | VideoEmbeddings:
+        features, frame_mask = thumbnail(batch["video"]), batch["frame_mask"]
+        mean = embed_frames(features, frame_mask)
+        return VideoEmbeddings(mean, *_embed_each(features, frame_mask)) if with_frames else mean
+
+    return Embedder(image=lambda _, batch: Images(embed(thumbnail(batch["image"]))), video=video)
+
+
+def _embed_each(
+    features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]
+) -> tuple[Float[Array, "B T E"], Bool[Array, "B T"]]:
+    return jnp.where(frame_mask[..., None], embed(features), 0), frame_mask
 
 
 def thumbnail(pictures: UInt8[Array, "*B S S 3"]) -> Float[Array, "*B P"]:

@@ -110,13 +110,15 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """How pictures are seen."""
+    """How pictures are seen, and videos are compared."""
     data, model = config.eval_input, config.model
     about: dict[str, Any] = {"num_frames": data.num_frames, "resize": data.resize, "image_size": model.image_size}
     if config.task == "detection":
         about["num_boxes"] = model.detector.num_boxes
     if model.ipd != "off":
         about |= {"ipd": model.ipd, "ipd_use": model.ipd_use, "ipd_margin": model.ipd_margin}
+    if config.eval.score != "mean":  # version 0.2 knew no other
+        about["score"] = config.eval.score
     return about
 
 
@@ -133,6 +135,7 @@ def _read_evaluation(path: Path, evaluation: Mapping[str, Any]) -> dict[str, Any
     about = read_about(path)
     if "evaluation" in about:
         return about["evaluation"]
+    evaluation = {name: value for name, value in evaluation.items() if name != "score"}  # they know only the mean
     saved = {}
     if step := newest_step(path.parent):
         saved = _settings(resolve(upgrade(read_config(path.parent / CHECKPOINTS / str(step)))))

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
+from rice_jax.eval.scores import center
 from rice_jax.types import DataError
 
 # Of an image: its negative score, whether it is a truth, its position. Entries sort in the order of `rank`.
@@ -20,16 +21,23 @@ class Queries:
     """Queries to rank; every field has one entry per query.
 
     Attributes:
-        embeddings: L2-normalized, finite.
+        embeddings: L2-normalized, finite; of each query, or of each frame to rank by frames.
         ids: the queries' names, each once.
         gallery_ids: the gallery of each query.
         truths: ground-truth image ids of each query, at least one; any of them is a hit.
+        frame_mask: True = a real frame, at least one for each query; None = `embeddings` are of queries.
     """
 
-    embeddings: Float32[np.ndarray, "Q E"]
+    embeddings: Float32[np.ndarray, "Q E"] | Float32[np.ndarray, "Q T E"]
     ids: Sequence[str]
     gallery_ids: Sequence[str]
     truths: Sequence[Sequence[str]]
+    frame_mask: Bool[np.ndarray, "Q T"] | None = None
+
+    def rows(self, query: int) -> Float32[np.ndarray, "T E"]:
+        """What a query is compared by: its frames' embeddings, or its own as the only row."""
+        own = self.embeddings[query]
+        return own[None] if self.frame_mask is None else own[self.frame_mask[query]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +82,7 @@ class Ranking:
 
 
 def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scores: int = 2**22) -> Ranking:
-    """Ranks each query inside its own gallery by the inner product of embeddings.
+    """Ranks each query inside its own gallery by the inner product of embeddings, or by frames (`eval.scores`).
 
     Images are ordered by score, highest first. Among equal scores, images that are no truth of the query come before
     its truths, so that a tie never helps; then gallery order decides. At most `max_scores` scores exist at a time,
@@ -108,17 +116,19 @@ def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scor
     num_truths = np.zeros(num_queries, np.int64)
     top: list[tuple[tuple[str, float], ...]] = [()] * num_queries
 
-    num_rows = max(1, math.isqrt(max_scores))  # large blocks of queries convert the gallery less often
+    num_frames = 1 if queries.frame_mask is None else queries.frame_mask.shape[1]
+    num_rows = max(1, math.isqrt(max_scores) // num_frames)  # large blocks convert the gallery less often
     for gallery_id, of_gallery in group_rows(queries.gallery_ids).items():
         rows = galleries[gallery_id]  # {image id: row of images}, in gallery order
         names = list(rows)
         position = {name: i for i, name in enumerate(names)}
-        embeddings = images.embeddings, np.fromiter(rows.values(), np.int64)
+        gallery = _Gallery(images.embeddings, np.fromiter(rows.values(), np.int64), queries.frame_mask is not None)
         gallery_size[of_gallery] = len(names)
         for start in range(0, len(of_gallery), num_rows):
             chunk = of_gallery[start : start + num_rows]
             found = [[position[t] for t in dict.fromkeys(queries.truths[query]) if t in position] for query in chunk]
-            ranks, best = _rank_chunk(queries.embeddings[chunk], found, *embeddings, num_top, max_scores)
+            own = [queries.rows(query) for query in chunk]
+            ranks, best = _rank_chunk(own, found, gallery, num_top, max_scores)
             best_rank[chunk] = ranks
             num_truths[chunk] = [len(own) for own in found]
             for query, entries in zip(chunk, best, strict=True):
@@ -143,11 +153,33 @@ def group_rows(keys: Iterable[str]) -> dict[str, list[int]]:
     return dict(groups)
 
 
+class _Gallery:
+    """The images of a gallery, and the scores of some of them for some queries.
+
+    A float32 matrix product gives the same pair different last bits in different blocks, so two copies of one picture
+    would not tie, and ranks would depend on the blocks. Sums in float64 that are rounded once do not.
+    """
+
+    def __init__(self, embeddings: Float32[np.ndarray, "N E"], rows: Int64[np.ndarray, " G"], by_frames: bool):
+        self._embeddings, self._rows, self._by_frames = embeddings, rows, by_frames
+        self._center = center(embeddings, rows) if self._by_frames else 0.0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def scores(
+        self, rows: Float64[np.ndarray, "r E"], starts: Int64[np.ndarray, " q"], places: slice | Sequence[int]
+    ) -> Float32[np.ndarray, "q n"]:
+        """Scores of queries, whose rows start at `starts`, and of the images at some places of the gallery."""
+        images = self._embeddings[self._rows[places]].astype(np.float64) - self._center
+        cosines = rows @ images.T
+        return (np.maximum.reduceat(cosines, starts) if self._by_frames else cosines).astype(np.float32)
+
+
 def _rank_chunk(
-    query_embeddings: Float32[np.ndarray, "q E"],
+    queries: Sequence[Float32[np.ndarray, "_ E"]],
     truths: Sequence[Sequence[int]],
-    gallery_embeddings: Float32[np.ndarray, "G E"],
-    images: Int64[np.ndarray, " g"],
+    gallery: _Gallery,
     num_top: int,
     max_scores: int,
 ) -> tuple[Int64[np.ndarray, " q"], list[list[Entry]]]:
@@ -156,10 +188,11 @@ def _rank_chunk(
     Returns:
         The ranks, and the best images of each query in order.
     """
-    queries = query_embeddings.astype(np.float64)
+    rows = np.concatenate(queries).astype(np.float64)
+    starts = np.cumsum([0, *map(len, queries[:-1])])
+    first = np.zeros(1, np.int64)
     truth_scores = [
-        (gallery_embeddings[images[own]].astype(np.float64) @ query).astype(np.float32)
-        for query, own in zip(queries, truths, strict=True)
+        gallery.scores(query.astype(np.float64), first, own)[0] for query, own in zip(queries, truths, strict=True)
     ]
     best_truth = np.array([own.max(initial=-np.inf) for own in truth_scores], np.float32)
     truth_rows = np.repeat(np.arange(len(truths)), [len(own) for own in truths])
@@ -169,7 +202,7 @@ def _rank_chunk(
     not_worse = np.zeros(len(queries), np.int64)
     top: list[list[Entry]] = [[] for _ in truths]
     last_of_top = np.full(len(queries), -np.inf, np.float32)
-    for start, scores in _score_blocks(queries, gallery_embeddings, images, max_scores):
+    for start, scores in _score_blocks(rows, starts, gallery, max_scores):
         # A truth must have the same score in both comparisons, or it could be ranked before or after itself.
         here = (truth_columns >= start) & (truth_columns < start + scores.shape[1])
         scores[truth_rows[here], truth_columns[here] - start] = all_truth_scores[here]
@@ -203,20 +236,12 @@ def _best(
 
 
 def _score_blocks(
-    queries: Float64[np.ndarray, "q E"],
-    gallery_embeddings: Float32[np.ndarray, "G E"],
-    images: Int64[np.ndarray, " g"],
-    max_scores: int,
+    rows: Float64[np.ndarray, "r E"], starts: Int64[np.ndarray, " q"], gallery: _Gallery, max_scores: int
 ) -> Iterator[tuple[int, Float32[np.ndarray, "q n"]]]:
-    """Yields (position of the first image, scores of the queries and a block of images).
-
-    A float32 matrix product gives the same pair different last bits in different blocks, so two copies of one picture
-    would not tie, and ranks would depend on the blocks. Sums in float64 that are rounded once do not.
-    """
-    num_columns = max(1, max_scores // max(queries.shape))  # bounds the scores, and the embeddings that make them
-    for start in range(0, len(images), num_columns):
-        columns = images[start : start + num_columns]
-        yield start, (queries @ gallery_embeddings[columns].astype(np.float64).T).astype(np.float32)
+    """Yields (position of the first image, scores of the queries and a block of images)."""
+    num_columns = max(1, max_scores // max(rows.shape))  # bounds the scores, and the embeddings that make them
+    for start in range(0, len(gallery), num_columns):
+        yield start, gallery.scores(rows, starts, slice(start, start + num_columns))
 
 
 def _group_images(images: GalleryImages) -> dict[str, dict[str, int]]:
@@ -250,11 +275,14 @@ def _check_queries(queries: Queries) -> None:
         twice = next(name for name, rows in group_rows(ids).items() if len(rows) > 1)
         raise DataError(f"Query {twice!r} is there twice: expected every query once, since each counts once.")
     _check_finite(queries.embeddings, lambda i: f"query {ids[i]!r}")
+    if queries.frame_mask is not None and not queries.frame_mask.any(axis=1).all():
+        empty = ids[int(queries.frame_mask.any(axis=1).argmin())]
+        raise DataError(f"Query {empty!r} has no frame, so it cannot be ranked by frames: expected at least one.")
 
 
 def _check_finite(embeddings: np.ndarray, name_of: Callable[[int], str]) -> None:
     # A float64 sum of float32 numbers cannot overflow, and needs no copy of the embeddings.
-    bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=1, dtype=np.float64)))
+    bad = np.flatnonzero(~np.isfinite(embeddings.sum(axis=tuple(range(1, embeddings.ndim)), dtype=np.float64)))
     if bad.size:
         raise DataError(
             f"The embedding of {name_of(bad[0])} is not finite ({bad.size} of {len(embeddings)} are not), so it cannot "

@@ -63,6 +63,7 @@ class Evaluation:
         queries: in the order of the ranking.
         log: lines of `metrics.jsonl`; may be empty.
         skipped: {query id: reason} of queries that the data set's builder left out.
+        by_frames: whether images were ranked by frames (`config.eval.score`).
     """
 
     run: str
@@ -72,6 +73,7 @@ class Evaluation:
     queries: Sequence[Query]
     log: Sequence[Line]
     skipped: Mapping[str, str]
+    by_frames: bool = False
 
     @property
     def result(self) -> Result:
@@ -112,6 +114,7 @@ def write_report(
         run=evaluation.run,
         results=evaluation.results,
         row=row,
+        by_frames=evaluation.by_frames,
         result=result,
         cutoffs=list(result.score.rank),
         plots=[

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import Float32, PyTree
 
 from rice_jax.eval import attention, metrics, ranking, rerank
@@ -21,9 +22,11 @@ from rice_jax.eval.embed import (
     pixel_embedder,
 )
 from rice_jax.eval.results import PIXELS, Row, read_results, write_rankings, write_results
+from rice_jax.eval.scores import VideoEmbeddings
 from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.product_boxes import ProductBoxes
+from rice_jax.models.contract import SupportsStreaming, require
 from rice_jax.models.weights import embedding_fingerprint, missing, require_trained
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
@@ -33,6 +36,8 @@ from rice_jax.tasks.task import Run
 
 LABELS = ("scale", "duration", "number", "category", "source")
 NUM_TOP = 10  # images of a query in `rankings.jsonl`, unless more are matched
+
+Videos = Float32[np.ndarray, "Q E"] | VideoEmbeddings  # the latter if frames are kept
 
 
 def embedding_row(step: int, source: str = "") -> Row:
@@ -58,12 +63,16 @@ class RetrievalEvaluator:
         """Reads the ground truth and prepares the programs.
 
         Raises:
+            ConfigError: the model cannot encode a video frame by frame, as ranking by frames needs.
             FileNotFoundError: a data set is missing.
             CheckpointError: the evaluation re-ranks, and the checkpoint to evaluate has no trained decoder.
         """
+        if run.config.eval.score == "frames":
+            require(nnx.merge(run.graphdef, run.params), SupportsStreaming, "config.eval.score='frames'")
         self._run, self._data = run, run.config.eval_input
         self._batch_size = padded_batch_size(run.config.eval.batch_size, run.mesh)
         self._num_matched = run.config.eval.rerank
+        self._by_frames = run.config.eval.score == "frames"
         self._has_decoder = "pmd" in run.params
         if run.source and self._num_matched:
             advice = "evaluate a run that trained with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
@@ -76,7 +85,9 @@ class RetrievalEvaluator:
         self._num_queries = read_metadata(self._data, "query")["num_queries"]
         self._skipped_images = read_metadata(self._data, "gallery")["skipped"]
         with_queries = self._num_matched > 0 and run.config.eval.rerank_keep_tokens
-        self._embedder = compile_embedder(model_embedder(run.graphdef, with_queries=with_queries), run.params, run.mesh)
+        self._keeps_frames = self._by_frames or self._can_calibrate_by_frames()
+        embedder = model_embedder(run.graphdef, with_queries=with_queries, with_frames=self._keeps_frames)
+        self._embedder = compile_embedder(embedder, run.params, run.mesh)
         self._matcher = compile_rows(rerank.matcher(run.graphdef), run.params, run.mesh)
 
     def evaluate(self, step: int, params: PyTree) -> dict[str, float]:
@@ -91,7 +102,9 @@ class RetrievalEvaluator:
         run, path, source = self._run, self._run.place.results, self._run.place.source
         results = read_results(path) if path.exists() else {}
         if run.config.eval.pixels and agree(PIXELS not in results):
-            pixels = self.rank(*self.embed(compile_embedder(pixel_embedder(), {}, run.mesh), {}))
+            pixels = self.rank(
+                *self.embed(compile_embedder(pixel_embedder(with_frames=self._by_frames), {}, run.mesh), {})
+            )
             results = {PIXELS: self._score(pixels), **results}
         start, row = time.perf_counter(), embedding_row(step, source)
         videos, images = self.embed(self._embedder, params)
@@ -110,16 +123,18 @@ class RetrievalEvaluator:
             self.report(results, row, ranked, shares, params)
         return shares
 
-    def embed(self, embedder: Embedder, params: PyTree) -> tuple[Float32[np.ndarray, "Q E"], Images]:
+    def embed(self, embedder: Embedder, params: PyTree) -> tuple[Videos, Images]:
         """Computes the embeddings of all videos, and what is kept of all images."""
         images = self._compute(embedder.image, params, self._batches("gallery"), len(self._image_ids))
         videos = self._compute(embedder.video, params, self._batches("query"), len(self._queries))
         return videos, images
 
-    def rank(self, videos: Float32[np.ndarray, "Q E"], images: Images) -> ranking.Ranking:
-        """Ranks every query's gallery by embedding."""
+    def rank(self, videos: Videos, images: Images) -> ranking.Ranking:
+        """Ranks every query's gallery by embeddings."""
         num_top = max(NUM_TOP, self._num_matched)
-        return ranking.rank(self._ranking_queries(videos), self._gallery_images(images), num_top=num_top)
+        return ranking.rank(
+            self._ranking_queries(videos, by_frames=self._by_frames), self._gallery_images(images), num_top=num_top
+        )
 
     def rerank(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
         """Lets the decoder re-order the first images of every query."""
@@ -128,13 +143,14 @@ class RetrievalEvaluator:
         batches = rerank.match_batches(self._data, self._batch_size, rows, kept)
         return rerank.reorder(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
 
-    def calibrate(self, videos: Float32[np.ndarray, "Q E"], images: Images, params: PyTree) -> None:
+    def calibrate(self, videos: Videos, images: Images, params: PyTree) -> None:
         """Fits and writes `calibration.json`, unless no query has a truth in its gallery."""
         calibration = fit_calibration(
-            self._ranking_queries(videos),
+            self._ranking_queries(videos, by_frames=False),
             self._gallery_images(images),
             num_frames=self._data.num_frames,
             fingerprint=embedding_fingerprint(params, self._run.model, self._data.resize),
+            by_frames=self._ranking_queries(videos, by_frames=True) if self._keeps_frames else None,
         )
         if calibration and jax.process_index() == 0:
             write_calibration(self._run.place.directory, calibration)
@@ -166,15 +182,24 @@ class RetrievalEvaluator:
             queries=self._queries,
             log=[*log, now],  # training logs an evaluation only after it is done
             skipped=read_metadata(data, "query").get("skipped", {}),
+            by_frames=self._by_frames,
         )
         report.write_report(place.directory / "report.html", evaluation, album, seen)
 
-    def _ranking_queries(self, videos: Float32[np.ndarray, "Q E"]) -> ranking.Queries:
+    def _can_calibrate_by_frames(self) -> bool:
+        model = nnx.merge(self._run.graphdef, self._run.params)
+        return self._run.config.model.ipd == "off" and SupportsStreaming in model.capabilities
+
+    def _ranking_queries(self, videos: Videos, *, by_frames: bool) -> ranking.Queries:
+        embeddings, frame_mask = videos, None
+        if isinstance(videos, VideoEmbeddings):
+            embeddings, frame_mask = (videos.frames, videos.frame_mask) if by_frames else (videos.embedding, None)
         return ranking.Queries(
-            embeddings=videos,
+            embeddings=embeddings,
             ids=[query.clip_id for query in self._queries],
             gallery_ids=[query.gallery_id for query in self._queries],
             truths=[query.image_ids for query in self._queries],
+            frame_mask=frame_mask,
         )
 
     def _gallery_images(self, images: Images) -> ranking.GalleryImages:

@@ -52,6 +52,7 @@ def test_the_own_evaluation_stays_where_it_is(shop, workdir, overrides):
         ({"data__resize": 32}, "resize is 32 instead of 20"),
         ({"model__image_size": 24, "data__resize": 24}, "image_size is 24 instead of 16, resize is 24 instead of 20"),
         ({"model__ipd": "boxes"}, "ipd is 'boxes' instead of None"),
+        ({"eval__score": "frames"}, "score is 'frames' instead of None"),
         ({"data__query": "lpr4m/train"}, "other data, query is 'lpr4m/train' instead of 'lpr4m/query'"),
     ],
 )
