@@ -25,7 +25,17 @@ ROOMS = {
     "pages": {"types", "files", "config", "input", "eval"},
     "tasks": {"types", "files", "config", "parallel", "ops", "losses", "models", "input", "train", "eval", "pages"},
     "index": {"types", "files", "config", "parallel", "models", "input", "eval.calibration", "eval.embed"},
-    "recognition": {"types", "config", "parallel", "models", "input", "index", "eval.calibration", "eval.ranking"},
+    "recognition": {
+        "types",
+        "config",
+        "parallel",
+        "models",
+        "input",
+        "index",
+        "eval.calibration",
+        "eval.ranking",
+        "eval.scores",
+    },
     "serving": {"types", "input.pictures", "recognition", "pages"},
 }
 # A module that may import more than its package: the page shows the results of recognition with an index.

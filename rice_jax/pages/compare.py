@@ -115,6 +115,8 @@ def _read_run(workdir: Path, name: str) -> EvaluatedRun:
         ) from error
     rankings = read_rankings(workdir / "rankings.jsonl")
     rank = np.array([line["rank"] for line in rankings], np.int64)
+    if about.get("evaluation", {}).get("score") == "frames":
+        name = f"{name}, by frames"
     return EvaluatedRun(name, about, results, rankings, rank, report.read_log(workdir / "metrics.jsonl"))
 
 

@@ -12,11 +12,13 @@ from flax import nnx
 from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
 
 from rice_jax.eval.calibration import Calibration
+from rice_jax.eval.scores import center
 from rice_jax.index.model import load_index_model
 from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, read_index
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
+from rice_jax.models.rice import embed
 from rice_jax.models.weights import CheckpointError
 from rice_jax.types import DataError
 
@@ -50,6 +52,10 @@ class Products(NamedTuple):
         """The rows of a product's images."""
         return self.rows[self.edges[product] : self.edges[product + 1]]
 
+    def best(self, scores: Float32[np.ndarray, " N"]) -> Float32[np.ndarray, " p"]:
+        """The score of each product's best image, from those of all images of the index."""
+        return np.maximum.reduceat(scores[self.rows], self.edges[:-1])
+
 
 class Match(NamedTuple):
     """A product of the index, as a match for a clip. It is as similar as its most similar image."""
@@ -57,7 +63,7 @@ class Match(NamedTuple):
     id: str
     gallery: str
     title: str  # the first that one of its images has; "" = unknown
-    score: float  # cosine of the embeddings; for a re-ranked product, the decoder's cosine
+    score: float  # cosine of the embeddings, or the score by frames; for a re-ranked product, the decoder's cosine
     confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
     image_id: str  # of the most similar image
 
@@ -82,6 +88,8 @@ class Engine:
         galleries: ids of its galleries, in order.
         num_frames: largest number of frames in a clip; more are sampled evenly, as in evaluation.
         calibration: turns cosines into probabilities; None = the index has none.
+        by_frames: whether products are ranked by frames (`eval.scores`), as they are if the index has a calibration for
+            it, and otherwise by the cosines of clips. Whether any product is shown is always told by the latter.
         reranks: whether the decoder re-orders the first products.
     """
 
@@ -127,6 +135,7 @@ class Engine:
         self._side = self.index.about.model.encoder.image_size
         self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
+        self.by_frames = self.calibration is not None and self.calibration.scale_by_frames is not None
         self._products = _by_gallery(self.index)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
         self._warn(self.index.about.ipd)
@@ -186,12 +195,13 @@ class Engine:
         if not len(frames.features) or top < 1:
             raise DataError(f"found {len(frames.features)} frames and top={top}, expected at least one of both")
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))
-        of_images = self._cosines(frames)
-        if not np.isfinite(of_images[products.rows]).all():
+        cosines = self._cosines(frames)
+        if not np.isfinite(cosines[products.rows]).all():
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
-        cosines = np.maximum.reduceat(of_images[products.rows], products.edges[:-1])
-        best = first_places(cosines, max(top, self._num_matched))
-        scores = cosines[best]
+        of_images = self._scores_by_frames(frames, gallery) if self.by_frames else cosines
+        of_products = products.best(of_images)
+        best = first_places(of_products, max(top, self._num_matched))
+        scores = of_products[best]
         images = map(products.images, best.tolist())
         rows = np.array([own[of_images[own].argmax()] for own in images])
         if self.reranks:
@@ -199,7 +209,10 @@ class Engine:
             order = np.argsort(-matched, kind="stable")  # ties stay in the order of the embeddings
             best[: len(order)], rows[: len(order)] = best[order], rows[order]
             scores[: len(order)] = matched[order]
-        shares = self.calibration.probabilities(cosines) if self.calibration else None
+        shares = None
+        if self.calibration:
+            both = (products.best(cosines), of_products) if self.by_frames else (of_products,)
+            shares = self.calibration.probabilities(*both)
         matches = tuple(
             self._name(products.images(place), row, score, None if shares is None else float(shares[place]))
             for place, row, score in zip(best[:top].tolist(), rows.tolist(), scores.tolist(), strict=False)
@@ -224,6 +237,10 @@ class Engine:
     def _cosines(self, frames: Frames) -> Float32[np.ndarray, " G"]:
         return np.asarray(self._similar(self._params, self._vectors, *_fill(frames.features, self.num_frames)))
 
+    def _scores_by_frames(self, frames: Frames, gallery: str | None) -> Float32[np.ndarray, " G"]:
+        filled = _fill(frames.features, self.num_frames)
+        return np.asarray(self._by_frames(self._vectors, self._centers[gallery], *filled))
+
     def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
         candidates = np.resize(rows, self._num_matched).astype(np.int32)  # rows of a small gallery repeat
         assert frames.tokens is not None
@@ -243,6 +260,17 @@ class Engine:
         ) -> Float[Array, " G"]:
             clip = nnx.merge(graphdef, params).aggregate(features[None], frame_mask[None])[0]
             return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
+
+        def by_frames(
+            vectors: Float[Array, "G E"],
+            center: Float[Array, " E"],
+            features: Float[Array, "T E"],
+            frame_mask: Bool[Array, " T"],
+        ) -> Float[Array, " G"]:
+            frames, highest = embed(features), jax.lax.Precision.HIGHEST
+            means = jnp.matmul(frames, center, precision=highest)
+            scores = jnp.matmul(frames, vectors.T, precision=highest) - means[:, None]
+            return jnp.where(frame_mask[:, None], scores, -jnp.inf).max(axis=0)
 
         def match(
             params: PyTree,
@@ -264,7 +292,14 @@ class Engine:
         pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}
         self._encoders = {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
         frames = self._encode(pictures[batch_sizes[0]][:1])
-        self._similar = compiled(similar, params, self._vectors, *_fill(frames.features, self.num_frames))
+        filled = _fill(frames.features, self.num_frames)
+        self._similar = compiled(similar, params, self._vectors, *filled)
+        if self.by_frames:
+            self._centers = {
+                gallery: np.asarray(center(self.index.vectors, products.rows), np.float32)
+                for gallery, products in self._products.items()
+            }
+            self._by_frames = compiled(by_frames, self._vectors, self._centers[None], *filled)
         if self.reranks:
             self._queries = jax.device_put(self.index.queries, device)
             assert frames.tokens is not None

@@ -13,6 +13,9 @@ lasts `MEAN_SECONDS` on average; then any other state follows, each as likely.
 The path gives the start and end of each product, and where there is none, but not a confidence: its posterior would
 treat the frames as more independent than they are. Confidences come from the calibration, applied to the frames of a
 segment as one clip (`recognizer.products_over_time`).
+
+Scores by frames (`eval.scores`) name a segment's product, but have no part in the evidence: the largest over a clip's
+frames is no sum over the frames.
 """
 
 import itertools

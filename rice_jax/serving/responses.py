@@ -10,7 +10,8 @@ class Product(BaseModel):
     gallery: str
     title: str = Field(description="Empty if unknown.")
     score: float = Field(
-        description="Cosine of the embeddings of its most similar image; for a re-ranked product, the decoder's cosine."
+        description="Score by frames of its most similar image, or the cosine of the embeddings if the index has no "
+        "calibration by frames; for a re-ranked product, the decoder's cosine."
     )
     confidence: float | None = Field(
         description="Probability that this product is shown; null if the index has no calibration."
