@@ -5,13 +5,15 @@
 FILMS is what film.py wrote, INDEX an index of its shops made with a trained run, and CLIPS what simulate.py wrote, with
 clips of the same products. The videos of each shop are recognized with a calibration fitted on the clips of all other
 shops, so nothing is chosen or fitted on the products that are measured. `scripts/long_videos.sh` makes all of these.
-With several runs, the table has means and sample standard deviations.
+With several runs, the table has means and sample standard deviations. `--score=mean` ranks products by the cosines of
+clips instead of by frames.
 """
 
 import argparse
 import bisect
 import collections
 import csv
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -47,11 +49,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=pathlib.Path, required=True)
     parser.add_argument("--run", nargs=2, action="append", required=True, metavar=("INDEX", "CLIPS"))
+    parser.add_argument("--score", choices=("frames", "mean"), default="frames")
     flags = parser.parse_args(arguments)
     videos = read_truth(flags.films)
-    runs = [measure(Engine(index, batch_sizes=(BATCH_SIZE,)), pathlib.Path(clips), flags.films, videos)
+    runs = [measure(open_engine(index, flags.score), pathlib.Path(clips), flags.films, videos)
             for index, clips in flags.run]  # fmt: skip
     print(table(videos, runs))
+
+
+def open_engine(index: str, score: str) -> Engine:
+    """The engine of an index, which ranks by one of the scores.
+
+    Raises:
+        SystemExit: the index cannot be ranked by frames.
+    """
+    engine = Engine(index, batch_sizes=(BATCH_SIZE,))
+    if score == "frames" and not engine.by_frames:
+        sys.exit(f"error: {index} has no calibration by frames: evaluate the run and index again, or pass --score=mean")
+    engine.by_frames = score == "frames"
+    return engine
 
 
 def read_truth(films: pathlib.Path) -> list[dict]:
@@ -73,11 +89,9 @@ def measure(engine: Engine, clips: pathlib.Path, films: pathlib.Path, videos: Se
     """Percentages over all videos, with the names that `table` uses."""
     galleries = {video["gallery"] for video in videos}
     known = read_clips(clips)
-    embeddings = [embed(encode_video(engine, pictures, BATCH_SIZE)[1]) for pictures in frames_of(clips, known, engine)]
+    encoded = [encode_video(engine, pictures, BATCH_SIZE)[1] for pictures in frames_of(clips, known, engine)]
     total: dict[str, float] = collections.Counter()
-    calibrations = {
-        gallery: calibrate(engine, known, np.stack(embeddings), galleries - {gallery}) for gallery in galleries
-    }
+    calibrations = {gallery: calibrate(engine, known, encoded, galleries - {gallery}) for gallery in galleries}
     for video in videos:
         engine.calibration = calibrations[video["gallery"]]
         times, frames = encode_video(engine, read_video(films / video["video"]), BATCH_SIZE)
@@ -187,13 +201,12 @@ def frames_of(raw: pathlib.Path, clips: Sequence[str], engine: Engine):
         yield [Frame(float(place), paths[place].read_bytes()) for place in chosen]
 
 
-def embed(frames: Frames) -> np.ndarray:
-    """A clip's embedding, as in evaluation."""
-    mean = frames.features.mean(axis=0)
-    return mean / np.linalg.norm(mean)
+def unit(features: np.ndarray) -> np.ndarray:
+    """Features at unit length, as embeddings have it."""
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)
 
 
-def calibrate(engine: Engine, clips: dict[str, str], embeddings: np.ndarray, galleries: set[str]) -> Calibration:
+def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], galleries: set[str]) -> Calibration:
     """A calibration fitted on the clips of these galleries' products.
 
     Raises:
@@ -206,16 +219,21 @@ def calibrate(engine: Engine, clips: dict[str, str], embeddings: np.ndarray, gal
     chosen = [place for place, product in enumerate(clips.values()) if product in gallery_of]
     products = [list(clips.values())[place] for place in chosen]
     queries = Queries(
-        embeddings=embeddings[chosen],
+        embeddings=unit(np.stack([encoded[place].features.mean(axis=0) for place in chosen])),
         ids=[list(clips)[place] for place in chosen],
         gallery_ids=[gallery_of[product] for product in products],
         truths=[[product] for product in products],
     )
+    mask = np.arange(engine.num_frames) < np.array([[len(encoded[place].features)] for place in chosen])
+    frames = np.zeros((*mask.shape, queries.embeddings.shape[1]), np.float32)
+    frames[mask] = unit(np.concatenate([encoded[place].features for place in chosen]))
+    by_frames = dataclasses.replace(queries, embeddings=frames, frame_mask=mask)
     fitted = fit_calibration(
         queries,
         GalleryImages(index.vectors, index.gallery_ids, index.image_ids),
         num_frames=engine.num_frames,
         fingerprint=index.about.fingerprint,
+        by_frames=by_frames,
     )
     if fitted is None:
         sys.exit(f"error: no clip shows a product of {sorted(galleries)}: do clips and films share a --split_seed?")

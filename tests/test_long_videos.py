@@ -8,7 +8,8 @@ import types
 import numpy as np
 import pytest
 
-from rice_jax.recognition.engine import Engine
+from rice_jax.index.store import write_index
+from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.recognizer import encode_video
 from rice_jax.recognition.video import Frame
 from scripts import long_videos
@@ -21,6 +22,15 @@ EMPTY, OTHER = {"product": None, "gap": "empty"}, {"product": None, "gap": "othe
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     return Engine(make_shop(tmp_path_factory.mktemp("shop"), decoder=False).directory, batch_sizes=(32,))
+
+
+@pytest.fixture(scope="module")
+def index_by_frames(engine, tmp_path_factory):
+    """The same index with a calibration by frames."""
+    directory, about = tmp_path_factory.mktemp("by_frames"), engine.index.about
+    calibration = dataclasses.replace(about.calibration, scale_by_frames=9.0)
+    write_index(directory, dataclasses.replace(engine.index, about=dataclasses.replace(about, calibration=calibration)))
+    return directory
 
 
 def test_tally_by_hand():
@@ -71,17 +81,20 @@ def test_recognizes_what_it_knows(engine):
 def test_calibrates_with_the_other_shops_clips_alone(engine):
     vectors = engine.index.vectors
     clips = {"c0": "p0", "c1": "p6", "c2": "p7", "c3": "elsewhere"}
-    embeddings = vectors[[1, 6, 7, 2]]  # those of shop "b" are right, that of "a" is wrong
-    assert long_videos.calibrate(engine, clips, embeddings, {"b"}).num_clips == 2
-    alone = long_videos.calibrate(engine, clips, embeddings, {"b"})
-    changed = long_videos.calibrate(engine, clips, vectors[[0, 6, 7, 5]], {"b"})
+    encoded = [Frames(3 * vectors[[row]], None) for row in (1, 6, 7, 2)]  # shop "b"'s are right, that of "a" is wrong
+    alone = long_videos.calibrate(engine, clips, encoded, {"b"})
+    assert alone.num_clips == 2 and alone.scale_by_frames
+    changed = long_videos.calibrate(engine, clips, [Frames(vectors[[row]], None) for row in (0, 6, 7, 5)], {"b"})
     assert dataclasses.astuple(alone) == dataclasses.astuple(changed), "nothing of shop a plays a part"
     with pytest.raises(SystemExit, match="no clip"):
-        long_videos.calibrate(engine, {"c": "elsewhere"}, embeddings[:1], {"b"})
+        long_videos.calibrate(engine, {"c": "elsewhere"}, encoded[:1], {"b"})
 
 
-def test_measures_films_and_clips(engine, tmp_path, monkeypatch):
+@pytest.mark.parametrize("score", ["mean", "frames"])
+def test_measures_films_and_clips(index_by_frames, score, tmp_path, monkeypatch):
     """End to end, with pictures of the index instead of films."""
+    engine = long_videos.open_engine(index_by_frames, score)
+    assert engine.by_frames == (score == "frames")
     (tmp_path / "frames").mkdir()
     galleries = dict(zip(engine.index.image_ids, engine.index.gallery_ids, strict=True))
     lines = ["image_id,product_id\n"]
@@ -114,7 +127,10 @@ def test_measures_films_and_clips(engine, tmp_path, monkeypatch):
     assert "2 videos of 2 shops" in printed and "100.0 ± 0.0" in printed
 
 
-def test_says_what_is_missing(tmp_path):
+def test_says_what_is_missing(engine, tmp_path):
+    write_index(tmp_path / "by_mean", engine.index)
+    with pytest.raises(SystemExit, match="by_mean has no calibration by frames: evaluate the run and index again, or"):
+        long_videos.open_engine(tmp_path / "by_mean", "frames")
     with pytest.raises(SystemExit, match="does not exist"):
         long_videos.read_truth(tmp_path)
     (tmp_path / "truth.jsonl").write_text(json.dumps({"gallery": "a"}) + "\n")

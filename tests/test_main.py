@@ -78,18 +78,22 @@ def test_another_evaluation_overwrites_nothing(reference, shop, tmp_path):
     workdir = shutil.copytree(reference[0], tmp_path / "run")
     files = ["results.json", "rankings.jsonl", "report.html", "calibration.json", "metrics.jsonl"]
     before = {name: (workdir / name).read_bytes() for name in files}
-    result = run(command(shop, workdir, "--mode=eval", eval__num_frames=1))
+    result = run(command(shop, workdir, "--mode=eval", eval__num_frames=1, eval__score="frames"))
     assert result.returncode == 0, result.stderr
     assert {name: (workdir / name).read_bytes() for name in files} == before
     (directory,) = workdir.glob("eval-*")
     assert sorted(path.name for path in directory.iterdir()) == sorted(files[:-1])
     assert result.stdout.endswith(f"\n{directory / 'results.json'}\n")
     assert f"{directory}: has the results of this evaluation" in result.stderr
-    assert "num_frames is 1 instead of 10" in result.stderr
+    assert "num_frames is 1 instead of 10, score is 'frames' instead of None" in result.stderr
+    mean, by_frames = (json.loads((own / "rankings.jsonl").read_text().splitlines()[0]) for own in (workdir, directory))
+    assert by_frames["top"][-1][1] < 0 < mean["top"][-1][1], "the last image is less similar than the gallery's mean"
+    assert all(json.loads((own / "calibration.json").read_text())["scale_by_frames"] for own in (workdir, directory))
     report = (directory / "report.html").read_text(encoding="utf-8")
     assert f"run/{directory.name}" in report and "Loss" in report and "Rank-1 while training" not in report
+    assert "ranked by frames" in report and "ranked by frames" not in (workdir / "report.html").read_text("utf-8")
     write_comparison(tmp_path / "compare.html", [workdir, directory])
-    assert f"run/{directory.name}" in (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert f"run/{directory.name}, by frames" in (tmp_path / "compare.html").read_text(encoding="utf-8")
 
 
 def test_compares_runs_without_a_config(reference, tmp_path):

@@ -84,7 +84,7 @@ def make_index(directory: Path, config: Config, images: int) -> None:
     fingerprint = embedding_fingerprint(params, model, config.data.resize)
     vectors = rng.standard_normal((images, model.encoder.embed_dim)).astype(np.float32)
     num_frames = config.eval.num_frames
-    calibration = Calibration(15.0, 10.0, 0.7, 1, num_frames, fingerprint)
+    calibration = Calibration(15.0, 10.0, 0.7, 1, num_frames, fingerprint, scale_by_frames=15.0)
     rows = 1 if model.pmd.num_pairs == 1 else model.encoder.num_tokens
     index = Index(
         gallery_ids=[""] * images,
