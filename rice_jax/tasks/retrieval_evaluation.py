@@ -191,15 +191,13 @@ class RetrievalEvaluator:
         return self._run.config.model.ipd == "off" and SupportsStreaming in model.capabilities
 
     def _ranking_queries(self, videos: Videos, *, by_frames: bool) -> ranking.Queries:
-        embeddings, frame_mask = videos, None
-        if isinstance(videos, VideoEmbeddings):
-            embeddings, frame_mask = (videos.frames, videos.frame_mask) if by_frames else (videos.embedding, None)
+        mean, frames, frame_mask = videos if isinstance(videos, VideoEmbeddings) else (videos, None, None)
         return ranking.Queries(
-            embeddings=embeddings,
+            embeddings=np.asarray(frames if by_frames else mean),
             ids=[query.clip_id for query in self._queries],
             gallery_ids=[query.gallery_id for query in self._queries],
             truths=[query.image_ids for query in self._queries],
-            frame_mask=frame_mask,
+            frame_mask=np.asarray(frame_mask) if by_frames else None,
         )
 
     def _gallery_images(self, images: Images) -> ranking.GalleryImages:
