@@ -1,10 +1,10 @@
-"""What aggregations and losses give for the inputs of recorded cases, under the recording's keys.
+"""Compares aggregations and losses with recorded results, number by number; `check_parity.py` is the command.
 
 A recording holds several cases, of which the `cases` of its JSON file say what they compute.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from rice_jax.losses.sigmoid import Rows, pair_losses, sigmoid_loss
 from rice_jax.losses.triplet import triplet_loss
 from rice_jax.models.aggregation import AGGREGATIONS
 from rice_jax.models.aggregation.mean import embed
+from scripts.parity import EPSILON, GRADIENT_TOLERANCE, Case, Line, of_maximum, relative_l2
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -39,9 +40,22 @@ CASES: dict[str, tuple[AggregationConfig, bool]] = {
         True,
     ),
 }
+TRIPLET = "batch_hard_triplet"
 # Recorded names of layers, of which some are called otherwise here.
 NAMES = {"attn.qkv": "qkv", "attn.out": "out", "mlp.up": "up", "mlp.down": "down", "W": "out"}
 BLOCK = {"theta", "phi", "g", "W", "pair"}  # of a non-local block
+
+
+def compare_parts(case: Case) -> Iterator[Line]:
+    """Compares outputs and gradients; those of `NOT_BUILT` and of unknown cases have no lines."""
+    for key, found in part_results(case.recorded, case.facts).items():
+        expected, name = case.recorded[key], key.split("/")[0]
+        if "/out/" in key:
+            yield Line(key, (of_maximum(found, expected),))
+        else:
+            norms = [np.linalg.norm(gradient) for gradient in case.under(f"{name}/grad/").values()]
+            rounding = EPSILON * float(np.linalg.norm(norms))  # as `gradient_rounding` says
+            yield Line(key, (relative_l2(found, expected, GRADIENT_TOLERANCE, rounding),))
 
 
 def aggregation_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]:
@@ -52,10 +66,11 @@ def aggregation_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]
         facts: of the JSON file.
 
     Returns:
-        Arrays by the recording's keys; those of `NOT_BUILT` are missing.
+        Arrays by the recording's keys; those of `NOT_BUILT` and of unknown cases are missing.
     """
     results: dict[str, np.ndarray] = {}
-    for case, (config, unit) in CASES.items():
+    for case in facts["cases"].keys() & CASES.keys():
+        config, unit = CASES[case]
         recorded = _under(arrays, f"{case}/params/")
         config, params = _aggregation(config, recorded, facts)
         inputs = arrays["in/frames"], arrays["in/frame_mask"], arrays[f"{case}/in/cotangent"]
@@ -67,7 +82,7 @@ def aggregation_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]
             value = np.asarray(ours[place] if row is None else ours[place][row])
             value = value.T if name.endswith(".weight") and value.ndim == 2 else value
             results[f"{case}/grad/{name}"] = value.reshape(recorded[name].shape)
-    return results | _triplet_results(arrays)
+    return results | (_triplet_results(arrays) if TRIPLET in facts["cases"] else {})
 
 
 def siglip_results(arrays: Arrays, facts: Mapping) -> dict[str, np.ndarray]:
@@ -120,11 +135,11 @@ def _sigmoid(same_image: str, given: dict[str, jax.Array]):
 
 
 def _triplet_results(arrays: Arrays) -> dict[str, np.ndarray]:
-    product = jnp.asarray(arrays["batch_hard_triplet/in/product"])
+    product = jnp.asarray(arrays[f"{TRIPLET}/in/product"])
     same = product[:, None] == product
-    feature = jnp.asarray(arrays["batch_hard_triplet/in/feature"])
+    feature = jnp.asarray(arrays[f"{TRIPLET}/in/feature"])
     loss, gradient = jax.jit(jax.value_and_grad(triplet_loss))(feature, same, ~same)
-    keys = "batch_hard_triplet/out/loss", "batch_hard_triplet/grad/feature"
+    keys = f"{TRIPLET}/out/loss", f"{TRIPLET}/grad/feature"
     return dict(zip(keys, (np.asarray(loss), np.asarray(gradient)), strict=True))
 
 

@@ -1,10 +1,12 @@
 """Aggregations and losses against recorded results in float64."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from scripts import check_parity
 from scripts.parity_parts import NOT_BUILT, part_results
 from tests.fixtures import ROOT
 
@@ -32,3 +34,33 @@ def test_every_recorded_result_and_gradient_is_reproduced(name):
             assert np.abs(difference).max() <= 1e-4 * np.abs(value).max(), key
         else:
             assert np.linalg.norm(difference) <= 1e-3 * np.linalg.norm(value), key
+
+
+def check(capsys, *paths: Path) -> tuple[bool, list[str]]:
+    """Runs the command's comparison; returns whether it fails, and the lines of what does not hold or is left out."""
+    failed = check_parity.check(paths)
+    return failed, [line for line in capsys.readouterr().out.splitlines() if not line.startswith("ok ")]
+
+
+def test_the_command_names_what_is_not_part_of_the_program(capsys):
+    failed, lines = check(capsys, ENCODERS / "aggregation.npz", ENCODERS / "siglip_loss.npz")
+    assert not failed
+    assert lines.pop().startswith("PASS: 130 compared, 0 of them beyond tolerance, 0 recorded arrays not compared; 37 ")
+    named = {line.split()[1].split("/")[0] for line in lines if line.startswith("--- ")}
+    assert named == NOT_BUILT.keys()
+    assert "--- text_score/out/score: not compared: there is no text" in lines
+
+
+def test_the_command_fails_if_a_part_differs_or_is_unknown(capsys, tmp_path):
+    """A recording may also hold fewer cases."""
+    recorded = dict(np.load(ENCODERS / "aggregation.npz"))
+    arrays = {key: value for key, value in recorded.items() if key.split("/")[0] in ("in", "mean_of_features")}
+    arrays["mean_of_features/grad/frames"] = arrays["mean_of_features/grad/frames"] * 1.01
+    arrays["median/params/weight"] = arrays["median/out/video"] = np.ones(3)
+    np.savez(tmp_path / "other.npz", **arrays)
+    facts = {"heads": 2, "cases": {"mean_of_features": {}, "median": {}}}
+    (tmp_path / "other.json").write_text(json.dumps(facts))
+    failed, (_, gradient, unknown, verdict) = check(capsys, tmp_path / "other.npz")
+    assert failed and verdict == "FAIL: 2 compared, 1 of them beyond tolerance, 1 recorded arrays not compared"
+    assert gradient.startswith("BAD mean_of_features/grad/frames ")
+    assert unknown == "BAD median/out/video: recorded, but nothing computes it"
