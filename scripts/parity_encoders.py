@@ -10,9 +10,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
+from rice_jax.config import VitConfig
+from rice_jax.convert import swin as swins
 from rice_jax.convert.hugging_face import find_table, from_hugging_face, read_family
 from rice_jax.convert.tensors import to_theirs
 from rice_jax.convert.vit import places, shapes
+from rice_jax.models.encoders.swin import Swin
 from rice_jax.models.encoders.vit import Vit, rotary_positions
 from rice_jax.models.layers import unstack
 from scripts.parity import GRADIENT_TOLERANCE, Case, Line, gradient_rounding, of_maximum, relative_l2
@@ -70,6 +73,7 @@ def vit(state: Mapping[str, np.ndarray], config: Mapping[str, Any], *, pooled: s
         normed: whether `last_hidden_state` is after the last layer norm.
     """
     params, sizes = from_hugging_face(state, config)
+    assert isinstance(sizes, VitConfig)
     family, values = read_family(config)
     where = places(find_table(family, values, state), sizes)
     graphdef = nnx.split(nnx.eval_shape(lambda: Vit(sizes, rngs=nnx.Rngs(0))))[0]
@@ -87,6 +91,24 @@ def vit(state: Mapping[str, np.ndarray], config: Mapping[str, Any], *, pooled: s
     return Encoder(params, forward, lambda tree: to_theirs(tree, where, shapes(sizes), family.what))
 
 
+def swin(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Encoder:
+    """A Swin transformer; see `vit`."""
+    params, sizes = swins.from_swin(state, config)
+    where = swins.places(sizes, state)
+    graphdef = nnx.split(nnx.eval_shape(lambda: Swin(sizes, rngs=nnx.Rngs(0))))[0]
+
+    def forward(params: PyTree, pixels: jax.Array) -> Outputs:
+        model = nnx.merge(graphdef, params)
+        hidden = [model.embed(jnp.moveaxis(pixels, 1, -1))]
+        for number in range(len(sizes.stages)):
+            hidden.append(getattr(model, f"stage_{number}")(hidden[-1]))
+        last, pooled = model.summarize(hidden[-1])
+        states = {f"hidden_states/{number}": x.reshape(len(x), -1, x.shape[-1]) for number, x in enumerate(hidden)}
+        return states | {"last_hidden_state": last, "pooler_output": pooled}
+
+    return Encoder(params, forward, lambda tree: to_theirs(tree, where, swins.shapes(sizes), swins.WHAT))
+
+
 _pooled = partial(vit, pooled="pooler_output", normed=True)
 # By the sidecar's `class`.
 ENCODERS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Encoder]] = {
@@ -95,4 +117,5 @@ ENCODERS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Enco
     "Dinov2Model": _pooled,
     "Dinov2WithRegistersModel": _pooled,
     "DINOv3ViTModel": _pooled,
+    "SwinModel": swin,
 }

@@ -2,7 +2,7 @@
 
 import functools
 
-from rice_jax.config import Config
+from rice_jax.config import Config, VitConfig
 from rice_jax.models.create import ModelConfig
 from rice_jax.tasks import TASKS, resolve
 
@@ -15,6 +15,14 @@ def small_config(**overrides) -> Config:
 def model_of(config: Config) -> ModelConfig:
     """The parts of the model that a run trains."""
     return TASKS[config.task].model(config)
+
+
+def small_swin(**overrides) -> Config:
+    """`small_config` with a Swin transformer of two stages, on grids of 8 and 4 with windows of 4."""
+    vit = {f"model__{name}": getattr(VitConfig, name) for name in ("patch_size", "width", "layers", "heads")}
+    sizes = dict(patch_size=2, width=8, depths="2,1", heads="2,4", window=4, mlp_ratio=2.0)
+    swin = {f"model__swin__{name}": value for name, value in sizes.items()}
+    return small_config(**{"model__architecture": "swin", "loss__pmd_weight": 0.0} | vit | swin | overrides)
 
 
 def small_values(**overrides) -> dict:

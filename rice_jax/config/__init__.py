@@ -25,8 +25,17 @@ from rice_jax.config.groups import (
     OptimizerConfig,
     TrainConfig,
 )
-from rice_jax.config.model import PIXEL_STATISTICS, DetectorConfig, ModelConfig, PfrConfig, PmdConfig, VitConfig
+from rice_jax.config.model import (
+    PIXEL_STATISTICS,
+    DetectorConfig,
+    EncoderConfig,
+    ModelConfig,
+    PfrConfig,
+    PmdConfig,
+    VitConfig,
+)
 from rice_jax.config.resolve import resolve
+from rice_jax.config.swin import SwinConfig, SwinSettings
 
 __all__ = [
     "PIXEL_STATISTICS",
@@ -37,6 +46,7 @@ __all__ = [
     "DataConfig",
     "DetectionLossConfig",
     "DetectorConfig",
+    "EncoderConfig",
     "EvalConfig",
     "FrameTransformerConfig",
     "IndexConfig",
@@ -47,6 +57,8 @@ __all__ = [
     "OptimizerConfig",
     "PfrConfig",
     "PmdConfig",
+    "SwinConfig",
+    "SwinSettings",
     "TrainConfig",
     "VitConfig",
     "default_config",

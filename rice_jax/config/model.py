@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.fields import group, setting
+from rice_jax.config.swin import SwinConfig, SwinSettings
 
 # {name: (mean, standard deviation)} of the RGB values in 0..1 of the pictures that an encoder was trained on.
 PIXEL_STATISTICS = {
@@ -36,7 +37,9 @@ class VitConfig:
         choices=("none", "dots", "full"),
         free=True,
     )
-    architecture: str = setting("vit", 'Frame encoder. "vit": a vision transformer.')
+    architecture: str = setting(
+        "vit", 'Frame encoder. "vit": a vision transformer. "swin": a Swin transformer, with `config.model.swin`.'
+    )
     pixels: str = setting(
         "clip",
         "Mean and standard deviation by which pixels are normalized: CLIP's, ImageNet's, or 0.5 and 0.5.",
@@ -120,6 +123,9 @@ SWITCHES = (
 )
 # Sizes that weights fix; an encoder's positions are interpolated to any `image_size`.
 SIZES = "patch_size", "width", "layers", "heads", "embed_dim"
+# Settings of a Swin transformer that are not in a group of its own.
+SHARED = "image_size", "embed_dim", "dtype", "remat", "architecture", "pixels", "unroll"
+EncoderConfig = VitConfig | SwinConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +219,11 @@ class ModelConfig(VitConfig):
         unit="share of the longer side",
         minimum=0,
     )
+    swin: SwinSettings = group(
+        SwinSettings,
+        'Architecture "swin", in place of the sizes and parts of a ViT. A linear layer maps the pooled patches to '
+        "`embed_dim`, unless this is the last stage's width.",
+    )
     aggregation: AggregationConfig = group(AggregationConfig, "How frames become a video's embedding.")
     pmd: PmdConfig = group(PmdConfig, "The pairwise matching decoder; built if `loss.pmd_weight` is above 0.")
     pfr: PfrConfig = group(
@@ -221,6 +232,26 @@ class ModelConfig(VitConfig):
     detector: DetectorConfig = group(DetectorConfig, 'The box decoder of task "detection".')
 
     @property
-    def encoder(self) -> VitConfig:
+    def encoder(self) -> EncoderConfig:
         """The encoder's settings alone."""
+        if self.architecture == "swin":
+            return SwinConfig(**vars(self.swin), **{name: getattr(self, name) for name in SHARED})
         return VitConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(VitConfig)})
+
+    def problems(self) -> Iterator[str]:
+        if self.architecture != "swin":
+            yield from super().problems()
+            return
+        swin = self.encoder
+        yield from swin.problems()
+        for name in (*SIZES, *SWITCHES):
+            if name not in SHARED and (value := getattr(self, name)) != (default := getattr(VitConfig, name)):
+                yield (
+                    f"config.model.{name}: found {value!r} with config.model.architecture='swin', which does not read "
+                    f"it; leave it at its default ({default!r}), and see config.model.swin"
+                )
+        if self.ipd != "off" and self.ipd_use == "mask":
+            yield (
+                "config.model.ipd_use: found 'mask' with config.model.architecture='swin', whose windows cannot leave "
+                "out patches; set it to 'crop'"
+            )

@@ -6,7 +6,7 @@ r"""Converts the vision encoder of another program's model to a checkpoint, or a
 
 SOURCE is
     a folder of Hugging Face's with `config.json` and `model.safetensors`, or that `model.safetensors` itself, of a
-    CLIP, Chinese-CLIP, SigLIP (also SigLIP 2 of a fixed resolution), DINOv2 (also with registers) or DINOv3;
+    CLIP, Chinese-CLIP, SigLIP (also SigLIP 2 of a fixed resolution), DINOv2 (also with registers), DINOv3 or Swin;
     a folder of open_clip's with `open_clip_config.json` and its weights;
     OpenAI's `ViT-*.pt`, or another `.pt`, `.pth` or `.safetensors` file with these names.
 Its files say which of them it is. No code in SOURCE is run. OUT is a new directory, from which training starts with
@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from rice_jax.config import VitConfig
+from rice_jax.config import EncoderConfig
 from rice_jax.convert import hub
 from rice_jax.convert.hub_families import to_hugging_face
 from rice_jax.convert.hugging_face import (
     FAMILIES,
+    OTHERS,
     from_hugging_face,
     read_hugging_face,
     read_json,
@@ -81,7 +82,7 @@ def convert(source: Path, out: Path, activation: str | None = None, heads: int |
 
 def read_source(
     source: Path, activation: str | None = None, heads: int | None = None
-) -> tuple[Mapping[str, np.ndarray], PyTree, VitConfig]:
+) -> tuple[Mapping[str, np.ndarray], PyTree, EncoderConfig]:
     """Reads an encoder of any family.
 
     Returns:
@@ -116,6 +117,11 @@ def export(checkpoint: Path, out: Path) -> str:
         ConvertError: a value exceeds the range of float16, or `out` is not empty.
     """
     params, saved = load_weights(checkpoint)
+    if saved["model"].get("architecture", "vit") != "vit":
+        raise ConvertError(
+            f"{checkpoint}: found architecture={saved['model']['architecture']!r}, expected an encoder that "
+            "transformers' CLIP can compute"
+        )
     config = config_of(saved["model"])
     if other := config.switches.keys() - CLIP_SWITCHES:
         raise ConvertError(
@@ -208,7 +214,7 @@ def told(
 
 def _is_known(path: Path) -> bool:
     """Whether a `config.json` is there and describes a family of Hugging Face's."""
-    return path.is_file() and read_json(path).get("model_type") in FAMILIES
+    return path.is_file() and read_json(path).get("model_type") in (*FAMILIES, *OTHERS)
 
 
 def _num_ignored(state: Mapping) -> int:

@@ -10,20 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from rice_jax.config import VitConfig
+from rice_jax.config import EncoderConfig, VitConfig
 from rice_jax.convert import names
-from rice_jax.convert.names import Table, prefixed
+from rice_jax.convert.names import ACTIVATIONS, Table, prefixed
+from rice_jax.convert.swin import from_swin
 from rice_jax.convert.tensors import ConvertError, bullets, read_sharded
 from rice_jax.convert.torch_files import read_torch
 from rice_jax.convert.vit import convert_vit, find_pixels
 
-ACTIVATIONS = {
-    "quick_gelu": "quick_gelu",
-    "gelu": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "silu": "silu",
-}
 WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 SIZES = "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
 
@@ -142,9 +136,11 @@ FAMILIES = {
     "dinov2_with_registers": DINOV2_REGISTERS,
     "dinov3_vit": DINOV3,
 }
+# Encoders that are no vision transformers.
+OTHERS: dict[str, Callable[[Mapping[str, np.ndarray], Values], tuple[PyTree, EncoderConfig]]] = {"swin": from_swin}
 
 
-def from_hugging_face(state: Mapping[str, np.ndarray], config: Values) -> tuple[PyTree, VitConfig]:
+def from_hugging_face(state: Mapping[str, np.ndarray], config: Values) -> tuple[PyTree, EncoderConfig]:
     """Converts tensors with Hugging Face's names.
 
     Args:
@@ -152,12 +148,14 @@ def from_hugging_face(state: Mapping[str, np.ndarray], config: Values) -> tuple[
         config: `config.json`, of a whole model or of its vision tower alone.
 
     Returns:
-        Parameters of `Vit` as a nested dict of float32 arrays, and its settings.
+        Parameters of the encoder as a nested dict of float32 arrays, and its settings.
 
     Raises:
-        ConvertError: the config does not describe a vision transformer that `Vit` supports; or listing every unknown
-            name, missing name and wrong shape.
+        ConvertError: the config does not describe an encoder that rice_jax supports; or listing every unknown name,
+            missing name and wrong shape.
     """
+    if config.get("model_type") in OTHERS:
+        return OTHERS[config["model_type"]](state, config)
     family, values = read_family(config)
     vit = vit_config(family, values)
     return convert_vit(state, find_table(family, values, state), vit, family.ignored, family.what), vit
@@ -168,7 +166,8 @@ def read_family(config: Values) -> tuple[Family, dict[str, Any]]:
     kind = config.get("model_type")
     if kind not in FAMILIES:
         reason = "; checkpoints of a fixed resolution have model_type 'siglip'" if kind == "siglip2" else ""
-        raise ConvertError(f"config.json: found model_type {kind!r}, expected one of {', '.join(FAMILIES)}{reason}")
+        known = ", ".join((*FAMILIES, *OTHERS))
+        raise ConvertError(f"config.json: found model_type {kind!r}, expected one of {known}{reason}")
     family, values = FAMILIES[kind], dict(FAMILIES[kind].defaults)
     vision = config.get("vision_config", config)
     values |= {name: vision[name] for name in values if name in vision}

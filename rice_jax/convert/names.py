@@ -6,6 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+# {transformers' name of an activation: ours}
+ACTIVATIONS = {
+    "quick_gelu": "quick_gelu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "silu": "silu",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -183,6 +192,35 @@ DINOV3 = {
 }
 DINOV3_GATED = _linear("blocks/up", f"{_LAYER}.mlp.gate_proj", f"{_LAYER}.mlp.up_proj")
 DINO_IGNORED = re.compile(r"embeddings\.mask_token")  # takes the place of patches in their pretraining only
+
+_LAYER = "blocks.{}"
+_SWIN_STAGE = {
+    **_norm("blocks/ln_1", f"{_LAYER}.layernorm_before"),
+    **_linear("blocks/qkv", *(f"{_LAYER}.attention.self.{part}" for part in ("query", "key", "value"))),
+    "blocks/position_bias": (_SAME, [f"{_LAYER}.attention.self.relative_position_bias_table"]),
+    **_linear("blocks/out", f"{_LAYER}.attention.output.dense"),
+    **_norm("blocks/ln_2", f"{_LAYER}.layernorm_after"),
+    **_linear("blocks/up", f"{_LAYER}.intermediate.dense"),
+    **_linear("blocks/down", f"{_LAYER}.output.dense"),
+    **_norm("merge/ln", "downsample.norm"),
+    "merge/reduce/kernel": (_TRANSPOSED, ["downsample.reduction.weight"]),
+}
+
+
+def swin(stages: int) -> Table:
+    """The table of a Swin transformer with so many stages."""
+    table = _patches("embeddings.patch_embeddings.projection")
+    table |= _norm("ln_pre", "embeddings.norm") | _norm("ln_post", "layernorm")
+    for number in range(stages):
+        table |= prefixed(_SWIN_STAGE, f"stage_{number}/", f"encoder.layers.{number}.")
+    return table
+
+
+# Of its classifier and its pretraining, and what follows from the sizes.
+SWIN_IGNORED = re.compile(
+    r"(swin\.)?(encoder\.layers\.\d+\.blocks\.\d+\.attention\.self\.relative_position_index|embeddings\.mask_token)"
+    r"|classifier\.(weight|bias)|decoder\..*"
+)
 
 REFERENCE = {
     **prefixed(_VISION_TRANSFORMER, "encoder/", "image_encoder.model."),

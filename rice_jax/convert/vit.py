@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.config import PIXEL_STATISTICS, VitConfig
+from rice_jax.config import PIXEL_STATISTICS, EncoderConfig, SwinConfig, VitConfig
 from rice_jax.config.model import SIZES, SWITCHES
 from rice_jax.convert.names import Table
 from rice_jax.convert.tensors import ConvertError, Places, check_names, find_places, parameter_shapes, to_ours
@@ -45,8 +45,11 @@ def shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
     return parameter_shapes(lambda: Vit(config, rngs=nnx.Rngs(0)))
 
 
-def settings(config: VitConfig) -> dict[str, Any]:
+def settings(config: EncoderConfig) -> dict[str, Any]:
     """What is saved with converted weights: sizes, and what differs from OpenAI's CLIP."""
+    if isinstance(config, SwinConfig):
+        shared = {name: getattr(config, name) for name in ("architecture", "image_size", "embed_dim", "pixels")}
+        return shared | {"swin": config.own}
     return {name: getattr(config, name) for name in ("image_size", *SIZES)} | config.switches
 
 
@@ -71,10 +74,16 @@ def find_pixels(mean: Any, std: Any, where: str) -> str:
     )
 
 
-def about(params: PyTree, config: VitConfig) -> str:
-    count = sum(x.size for x in jax.tree.leaves(params))
+def about(params: PyTree, config: EncoderConfig) -> str:
+    millions = f"{sum(x.size for x in jax.tree.leaves(params)) / 1e6:.1f} million parameters"
+    if isinstance(config, SwinConfig):
+        return (
+            f"Swin transformer of {millions}, {config.image_size} px, patches of {config.patch_size}, width "
+            f"{config.width}, stages of {config.depths} blocks of {config.heads} heads, windows of {config.window}, "
+            f"embedding {config.embed_dim}, pixels {config.pixels}"
+        )
     described = (
-        f"ViT of {count / 1e6:.1f} million parameters, {config.image_size} px, patches of {config.patch_size}, width "
+        f"ViT of {millions}, {config.image_size} px, patches of {config.patch_size}, width "
         f"{config.width}, {config.layers} blocks of {config.heads} heads, embedding {config.embed_dim}"
     )
     return ", ".join([described, *(f"{name} {value}" for name, value in config.switches.items())])

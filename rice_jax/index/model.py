@@ -24,7 +24,7 @@ from rice_jax.models.weights import (
     newest_step,
     parameter_names,
     read_config,
-    require_trained_aggregation,
+    require_trained_embedding,
     start_from,
 )
 from rice_jax.parallel.mesh import create_mesh
@@ -130,7 +130,7 @@ def place_model(
     if on_cpu and jax.default_backend() == "cpu":
         config = dataclasses.replace(parts, encoder=dataclasses.replace(parts.encoder, dtype=on_cpu))
     params = start_from(source, create_params(config, mesh, seed=0), config)
-    require_trained_aggregation(source, params)
+    require_trained_embedding(source, params)
     fingerprint = embedding_fingerprint(params, config, settings.resize)
     calibration = read_calibration(workdir or source)
     about = About(

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import BFloat16, Float32
 
-from rice_jax.config import AggregationConfig, PmdConfig, VitConfig
+from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
 from rice_jax.config.fields import build
 from rice_jax.eval.calibration import Calibration
 from rice_jax.files import replacing, write_lines
@@ -66,8 +66,9 @@ class About:
         """The inverse of `dataclasses.asdict`."""
         model, calibration = values["model"], values["calibration"]
         sizes = model.get("encoder", model)  # version 0.1 stored the encoder's settings beside the others
-        names = [field.name for field in dataclasses.fields(VitConfig) if field.name in sizes]
-        encoder = VitConfig(**{name: sizes[name] for name in names})
+        kind = SwinConfig if sizes.get("architecture") == "swin" else VitConfig
+        names = [field.name for field in dataclasses.fields(kind) if field.name in sizes]
+        encoder: EncoderConfig = kind(**{name: sizes[name] for name in names})
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
         aggregation = build(AggregationConfig, model.get("aggregation", {}))  # version 0.2 knew only the default
         parts = RiceConfig(

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from rice_jax.config import DetectorConfig, VitConfig
+from rice_jax.config import DetectorConfig, EncoderConfig, VitConfig
 from rice_jax.models.contract import SupportsDetection
-from rice_jax.models.encoders import encoder_class
+from rice_jax.models.encoders import encoder_class, require_patches
 from rice_jax.models.layers import Block, layer_norm, linear, quick_gelu, stack, unstack
 from rice_jax.models.rice import normalize
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
@@ -38,7 +38,7 @@ class DetrConfig:
         decoder: of boxes.
     """
 
-    encoder: VitConfig
+    encoder: EncoderConfig
     decoder: DetectorConfig
 
 
@@ -51,9 +51,10 @@ class Detector(nnx.Module):
 
     def __init__(self, config: DetrConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
-        self.pixels = config.encoder.pixels
-        self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
-        self.detector = BoxDecoder(config.encoder, config.decoder, placement=placement, rngs=rngs)
+        encoder = require_patches(config.encoder, "a detector")
+        self.pixels = encoder.pixels
+        self.encoder = encoder_class(encoder)(encoder, placement=placement, rngs=rngs)
+        self.detector = BoxDecoder(encoder, config.decoder, placement=placement, rngs=rngs)
 
     @property
     def capabilities(self) -> frozenset[type]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rice_jax.config import PIXEL_STATISTICS, AggregationConfig, PfrConfig, PmdConfig, VitConfig
+from rice_jax.config import PIXEL_STATISTICS, AggregationConfig, EncoderConfig, PfrConfig, PmdConfig
 from rice_jax.models.aggregation import AGGREGATIONS
 from rice_jax.models.aggregation.mean import embed, masked_mean
 from rice_jax.models.contract import (
@@ -19,7 +19,7 @@ from rice_jax.models.contract import (
     SupportsMatching,
     SupportsStreaming,
 )
-from rice_jax.models.encoders import encoder_class
+from rice_jax.models.encoders import encoder_class, require_patches
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.pfr import Pfr
 from rice_jax.models.pmd import Pmd
@@ -43,7 +43,7 @@ class RiceConfig:
         loss: `config.loss.kind`, which decides what scale of similarities is learned.
     """
 
-    encoder: VitConfig
+    encoder: EncoderConfig
     logit_scale: float = 4.0
     pmd: PmdConfig | None = None
     pfr: PfrConfig | None = None
@@ -68,7 +68,7 @@ class Rice(nnx.Module):
             self.log_scale = nnx.Param(jnp.asarray(SIGMOID_LOG_SCALE, jnp.float32))
             self.logit_bias = nnx.Param(jnp.asarray(SIGMOID_BIAS, jnp.float32))
         if config.pmd:
-            self.pmd = Pmd(config.encoder, config.pmd, placement=placement, rngs=rngs)
+            self.pmd = Pmd(require_patches(config.encoder, "PMD"), config.pmd, placement=placement, rngs=rngs)
         if config.pmd and config.pfr:
             self.pfr = Pfr(config.encoder.width, config.pmd, config.pfr, rngs=rngs)
         # Last, so that the other parts start from the same weights with every kind.
@@ -193,7 +193,7 @@ class Rice(nnx.Module):
 
 
 def normalize(pictures: UInt8[Array, "*B S S 3"], pixels: str) -> Float[Array, "*B S S 3"]:
-    """Bytes to an encoder's input: scaled to 0..1, then by the statistics of `VitConfig.pixels`; float32."""
+    """Bytes to an encoder's input: scaled to 0..1, then by the statistics of `config.model.pixels`; float32."""
     mean, std = PIXEL_STATISTICS[pixels]
     return (pictures.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
 

@@ -6,7 +6,6 @@ manifest with the files' checksums shows damage that comes later; checkpoints of
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -22,17 +21,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from rice_jax.config import ConfigError, VitConfig
 from rice_jax.config import ModelConfig as ModelSettings
-from rice_jax.config.model import SIZES, SWITCHES
+from rice_jax.config import SwinConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
 from rice_jax.models.create import MODELS, ModelConfig, start_decoder
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import encoder_class
 from rice_jax.models.rice import RiceConfig
+from rice_jax.models.saved_encoder import differences, take_settings
 
 CHECKPOINTS = "checkpoints"
 UNLISTED = "_CHECKPOINT_METADATA", "commit_success.txt"  # Orbax writes them after the manifest; nothing reads them
+
+PROJECTION = "encoder/projection/kernel"  # the only parameter of a Swin transformer that its weights may lack
 
 _ADVICE = "copy it again, or use an older checkpoint of its run (RUN/checkpoints/STEP)"
 
@@ -108,18 +109,7 @@ def with_saved_encoder(model: ModelSettings, workdir: Path | None) -> ModelSetti
             continue
         if not (model.init_from or saved.get("init_from")):
             return model
-        taken = {}
-        for name in (*SIZES, *SWITCHES):
-            default, ours = getattr(VitConfig, name), getattr(model, name)
-            theirs = saved.get(name, default)
-            if ours == default:
-                taken[name] = theirs
-            elif ours != theirs and name in SWITCHES and name != "architecture":
-                raise ConfigError(
-                    f"config.model.{name}: found {ours!r}, expected {theirs!r} as in the weights {source}; leave it at "
-                    f"its default ({default!r}) to take theirs"
-                )
-        return dataclasses.replace(model, **taken)
+        return take_settings(model, saved, str(source))
     return model
 
 
@@ -174,7 +164,11 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
     fresh = flatten_dict(params, sep="/")
     found = flatten_dict(saved, sep="/")
     wrong = [f"  {name}: unknown" for name in sorted(found.keys() - fresh.keys())]
-    wrong += [f"  {name}: missing" for name in sorted(fresh.keys() - found.keys()) if name.startswith("encoder/")]
+    wrong += [
+        f"  {name}: missing"
+        for name in sorted(fresh.keys() - found.keys())
+        if name.startswith("encoder/") and not (isinstance(config.encoder, SwinConfig) and name == PROJECTION)
+    ]
     wrong += [
         f"  {name}: found {found[name].shape}, expected {fresh[name].shape}"
         for name in sorted(found.keys() & fresh.keys())
@@ -217,12 +211,17 @@ def missing(source: Path, params: PyTree, module: str) -> list[str]:
     return sorted(expected - parameter_names(source))
 
 
-def require_trained_aggregation(source: Path, params: PyTree) -> None:
-    """Refuses a checkpoint without trained weights of the model's aggregation, if it has any.
+def require_trained_embedding(source: Path, params: PyTree) -> None:
+    """Refuses a checkpoint without trained weights of the model's projection or aggregation, if it has any.
 
     Raises:
         CheckpointError: a parameter is missing.
     """
+    if "projection" in params["encoder"] and PROJECTION not in parameter_names(source):
+        raise CheckpointError(
+            f"{source}: has no trained projection to config.model.embed_dim ({PROJECTION} is missing); use the "
+            "settings of a run that trained one, or leave embed_dim at its default"
+        )
     if "aggregation" in params:
         advice = "use the settings of a run that trained one, or config.model.aggregation.kind='features'"
         require_trained(source, params, "aggregation", "aggregation of this kind", advice)
@@ -355,13 +354,11 @@ def _warn(message: str) -> None:
 
 def _require_same_parts(saved: dict, parts: PyTree, config: ModelConfig, directory: str | os.PathLike) -> None:
     """Compares what no parameter's shape shows: the encoder's switches, and the numbers of heads."""
-    for name in SWITCHES:
-        theirs, ours = saved.get(name, getattr(VitConfig, name)), getattr(config.encoder, name)
-        if theirs != ours and name != "architecture":  # another architecture has other parameters
-            raise CheckpointError(
-                f"{directory}: found an encoder with {name}={theirs!r}, expected {ours!r} (config.model.{name})"
-            )
-    pairs = {"heads": (saved["heads"], config.encoder.heads)}
+    if found := differences(saved, config.encoder):
+        raise CheckpointError(f"{directory}: found an encoder with {found}")
+    pairs: dict[str, tuple[int, int]] = {}
+    if isinstance(config.encoder, VitConfig):
+        pairs["heads"] = saved["heads"], config.encoder.heads
     if isinstance(config, RiceConfig) and config.pmd and "pmd" in parts:
         pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)
     if isinstance(config, RiceConfig) and config.aggregation.kind == "transformer" and "aggregation" in parts:
@@ -369,6 +366,6 @@ def _require_same_parts(saved: dict, parts: PyTree, config: ModelConfig, directo
         pairs["aggregation.transformer.heads"] = found, config.aggregation.transformer.heads
     if isinstance(config, DetrConfig) and "detector" in parts:
         pairs["detector.heads"] = (saved["detector"]["heads"], config.decoder.heads)
-    for name, (found, expected) in pairs.items():
-        if found != expected:
-            raise CheckpointError(f"{directory}: found {found} heads, expected {expected} (config.model.{name})")
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise CheckpointError(f"{directory}: found {theirs} heads, expected {ours} (config.model.{name})")

@@ -148,6 +148,11 @@ def _problems(config: Config) -> Iterator[str]:
             f"config.data.domains: found {config.data.domains!r} with config.task='detection', which does not read it; "
             "set config.task='domains'"
         )
+    if config.model.architecture == "swin":
+        yield (
+            "config.model.architecture: found 'swin' with config.task='detection', expected 'vit': a detector attends "
+            "to patches of a single grid, which a Swin transformer does not have"
+        )
     if config.model.ipd != "off":
         yield (
             f"config.model.ipd: found {config.model.ipd!r}, expected 'off' with config.task='detection': a detector "

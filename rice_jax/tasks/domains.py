@@ -18,7 +18,7 @@ from rice_jax.eval.embed import (
 from rice_jax.eval.results import PIXELS, Row, read_results, write_results
 from rice_jax.input.items import read_items
 from rice_jax.input.pipeline import eval_batches
-from rice_jax.models.weights import require_trained_aggregation
+from rice_jax.models.weights import require_trained_embedding
 from rice_jax.pages import tables
 from rice_jax.parallel.processes import agree
 from rice_jax.tasks.retrieval import Retrieval, retrieval_problems
@@ -34,7 +34,7 @@ class Domains(Retrieval):
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
         if run.source:
-            require_trained_aggregation(run.source, run.params)
+            require_trained_embedding(run.source, run.params)
         return {run.place.name("retrieval"): DomainEvaluator(run).evaluate}
 
     def summary(self, run: Run, step: int) -> str:

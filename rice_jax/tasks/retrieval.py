@@ -18,7 +18,7 @@ from rice_jax.losses.matching import hardest_negatives, matching_loss, same_shar
 from rice_jax.losses.reconstruction import reconstruction_loss
 from rice_jax.losses.sigmoid import one_block
 from rice_jax.models.rice import RiceConfig
-from rice_jax.models.weights import require_trained_aggregation
+from rice_jax.models.weights import require_trained_embedding
 from rice_jax.pages import tables
 from rice_jax.parallel.blocks import fold_pairs
 from rice_jax.parallel.mesh import each_device
@@ -76,7 +76,7 @@ class Retrieval:
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
         if run.source:
-            require_trained_aggregation(run.source, run.params)
+            require_trained_embedding(run.source, run.params)
         return {run.place.name("retrieval"): RetrievalEvaluator(run).evaluate}
 
     def summary(self, run: Run, step: int) -> str:
@@ -152,7 +152,12 @@ def retrieval_problems(config: Config) -> Iterator[str]:
     data, model, loss = config.data, config.model, config.loss
     if data.batch_size < 2:
         yield f"config.data.batch_size: found {data.batch_size}, expected 2 or more: pairs are contrasted"
-    if loss.pmd_weight:
+    if loss.pmd_weight and model.architecture == "swin":
+        yield (
+            f"config.loss.pmd_weight: found {loss.pmd_weight} with config.model.architecture='swin', expected 0: PMD "
+            "and PFR attend to patches of a single grid, which a Swin transformer does not have"
+        )
+    elif loss.pmd_weight:
         pmd = model.pmd
         if data.batch_size <= loss.num_negatives:
             yield (

@@ -1,0 +1,106 @@
+"""Reads transformers' Swin transformers: `SwinModel`, and the encoder of its other models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jaxtyping import PyTree
+
+from rice_jax.config import SwinConfig
+from rice_jax.convert import names
+from rice_jax.convert.tensors import (
+    ConvertError,
+    Places,
+    bullets,
+    check_names,
+    find_places,
+    parameter_shapes,
+    to_ours,
+)
+from rice_jax.models.encoders.swin import Swin
+
+WHAT = "a Swin transformer"
+PREFIX = "swin."  # of all names in the files of whole models
+DEFAULTS: dict[str, Any] = (
+    dict(image_size=224, patch_size=4, num_channels=3, embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+    | dict(window_size=7, mlp_ratio=4.0, qkv_bias=True, hidden_act="gelu", layer_norm_eps=1e-5)
+    | dict(use_absolute_embeddings=False)
+)
+FIXED = {"num_channels": 3, "qkv_bias": True, "use_absolute_embeddings": False}
+
+
+def from_swin(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> tuple[PyTree, SwinConfig]:
+    """Converts tensors with Hugging Face's names.
+
+    Args:
+        state: the tensors of `model.safetensors`, any float type.
+        config: `config.json`.
+
+    Returns:
+        Parameters of `Swin` as a nested dict of float32 arrays, and its settings: without a projection, the size of an
+        embedding is the last stage's width.
+
+    Raises:
+        ConvertError: the config does not describe an encoder that `Swin` supports; or listing every unknown name,
+            missing name and wrong shape.
+    """
+    sizes = swin_config(config)
+    where = places(sizes, state)
+    check_names(state, where, names.SWIN_IGNORED, f"{WHAT} of {sizes.depths} blocks")
+    return to_ours(state, where, shapes(sizes), f"{WHAT} of {sizes.own}"), sizes
+
+
+def swin_config(config: Mapping[str, Any]) -> SwinConfig:
+    """The settings of the encoder.
+
+    Raises:
+        ConvertError: one of theirs has another meaning than `Swin` can have.
+    """
+    values = DEFAULTS | {name: config[name] for name in DEFAULTS if name in config}
+    problems = [
+        f"{name} {values[name]!r}: expected a positive whole number"
+        for name in ("image_size", "patch_size", "embed_dim", "window_size")
+        if not isinstance(values[name], int) or values[name] < 1
+    ]
+    problems += [f"{name} {values[name]!r}: expected {want!r}" for name, want in FIXED.items() if values[name] != want]
+    problems += [
+        f"{name} {values[name]!r}: expected a list of whole numbers"
+        for name in ("depths", "num_heads")
+        if not isinstance(values[name], list) or not all(isinstance(number, int) for number in values[name])
+    ]
+    if values["hidden_act"] not in names.ACTIVATIONS:
+        known = ", ".join(map(repr, names.ACTIVATIONS))
+        problems.append(f"hidden_act {values['hidden_act']!r}: expected one of {known}")
+    if not problems:
+        found = SwinConfig(
+            image_size=values["image_size"],
+            patch_size=values["patch_size"],
+            width=values["embed_dim"],
+            embed_dim=values["embed_dim"] * 2 ** (len(values["depths"]) - 1),
+            depths=",".join(map(str, values["depths"])),
+            heads=",".join(map(str, values["num_heads"])),
+            window=values["window_size"],
+            mlp_ratio=values["mlp_ratio"],
+            activation=names.ACTIVATIONS[values["hidden_act"]],
+            epsilon=values["layer_norm_eps"],
+            pixels="imagenet",
+            dtype="float32",
+        )
+        problems = list(found.problems())
+    if problems:
+        raise ConvertError(f"config.json: not {WHAT} that rice_jax supports:" + bullets(problems))
+    return found
+
+
+def places(config: SwinConfig, state: Mapping[str, Any]) -> Places:
+    """The names of each parameter in a file."""
+    table = names.swin(len(config.stages))
+    table = names.prefixed(table, "", PREFIX if any(name.startswith(PREFIX) for name in state) else "")
+    depths = {f"stage_{number}/blocks/": depth for number, (depth, *_) in enumerate(config.stages)}
+    return find_places({path: table[path] for path in shapes(config)}, depths)
+
+
+def shapes(config: SwinConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter."""
+    return parameter_shapes(lambda: Swin(config, rngs=nnx.Rngs(0)))
