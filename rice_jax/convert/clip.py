@@ -41,7 +41,7 @@ from rice_jax.convert.hugging_face import (
     read_json,
     read_pixels,
 )
-from rice_jax.convert.names import HUGGING_FACE_IGNORED, OPENAI_IGNORED
+from rice_jax.convert.names import HUGGING_FACE_IGNORED, OPENAI_IGNORED, SWIN_IGNORED
 from rice_jax.convert.openai import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, from_open_clip, from_openai, read_open_clip
 from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safetensors
 from rice_jax.convert.torch_files import read_torch
@@ -77,7 +77,8 @@ def convert(source: Path, out: Path, activation: str | None = None, heads: int |
     save_weights(out, {"encoder": params, **rest.params}, saved)
     if rest.calibration:
         write_lines(out / hub.CALIBRATION, [json.dumps(rest.calibration, indent=2)])
-    return f"{out}: {about(params, config)}; {_num_ignored(state)} other tensors of {source} (text tower) left out"
+    ignored = f"{_num_ignored(state)} other tensors of {source} (text tower, classifier) left out"
+    return f"{out}: {about(params, config)}; {ignored}"
 
 
 def read_source(
@@ -218,7 +219,8 @@ def _is_known(path: Path) -> bool:
 
 
 def _num_ignored(state: Mapping) -> int:
-    return sum(bool(OPENAI_IGNORED.fullmatch(name) or HUGGING_FACE_IGNORED.fullmatch(name)) for name in state)
+    ignored = OPENAI_IGNORED, HUGGING_FACE_IGNORED, SWIN_IGNORED
+    return sum(any(pattern.fullmatch(name) for pattern in ignored) for name in state)
 
 
 if __name__ == "__main__":
