@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from rice_jax.config import VitConfig
+from rice_jax.config import EncoderConfig, VitConfig
 from rice_jax.convert.hugging_face import ACTIVATIONS, FAMILIES, SIZES, read_family, vit_config
 from rice_jax.convert.names import prefixed
 from rice_jax.convert.tensors import ConvertError, to_theirs
@@ -70,7 +70,7 @@ EXPORTS = (
 )
 
 
-def find_export(config: VitConfig) -> tuple[Export, dict[str, Any]]:
+def find_export(config: EncoderConfig) -> tuple[Export, dict[str, Any]]:
     """The class that computes an encoder, and the content of its `config.json`.
 
     A class fits if its `config.json`, read back, describes the encoder; pixel statistics may be any.
@@ -79,6 +79,8 @@ def find_export(config: VitConfig) -> tuple[Export, dict[str, Any]]:
         ConvertError: no class does.
     """
     for export in EXPORTS:
+        if not isinstance(config, VitConfig):
+            break
         values = _values(export, config)
         try:
             found = vit_config(*read_family(values))
@@ -93,7 +95,7 @@ def find_export(config: VitConfig) -> tuple[Export, dict[str, Any]]:
     )
 
 
-def to_hugging_face(params: PyTree, config: VitConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def to_hugging_face(params: PyTree, config: EncoderConfig) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors and `config.json` of an encoder, which `from_hugging_face` reads back.
 
     Args:
@@ -107,6 +109,7 @@ def to_hugging_face(params: PyTree, config: VitConfig) -> tuple[dict[str, np.nda
         ConvertError: the parameters are not those of a `Vit` of this kind, or transformers has no class for it.
     """
     export, values = find_export(config)
+    assert isinstance(config, VitConfig)  # no export fits another
     family, read = read_family(values)
     table = prefixed(family.table(read), "", export.prefix)
     return to_theirs(params, places(table, config), shapes(config), "a Vit"), values

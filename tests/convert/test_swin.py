@@ -11,6 +11,7 @@ from flax import nnx
 
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.convert import clip
+from rice_jax.convert.hub_families import find_export
 from rice_jax.index.model import load_model
 from rice_jax.index.update import build_index
 from rice_jax.models.aggregation.mean import embed
@@ -138,6 +139,10 @@ def test_other_weights_start_no_swin(ours, tmp_path):
 def test_export_is_refused(ours, tmp_path):
     with pytest.raises(SystemExit, match="found architecture='swin', expected an encoder that transformers' CLIP can"):
         convert("--export", ours, tmp_path / "out")
+    with pytest.raises(
+        clip.ConvertError, match="found an encoder with architecture='swin', .*, expected one that a cl"
+    ):
+        find_export(load_model(ours).config.encoder)
 
 
 def test_from_weights_to_a_recognized_product(ours, tmp_path):
