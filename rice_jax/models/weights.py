@@ -26,7 +26,7 @@ from rice_jax.config import ConfigError, VitConfig
 from rice_jax.config import ModelConfig as ModelSettings
 from rice_jax.config.model import SIZES, SWITCHES
 from rice_jax.files import find_damage, write_manifest
-from rice_jax.models.create import MODELS, ModelConfig, start_decoder
+from rice_jax.models.create import ModelConfig, model_class, start_decoder
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import encoder_class
 from rice_jax.models.rice import RiceConfig
@@ -114,7 +114,7 @@ def with_saved_encoder(model: ModelSettings, workdir: Path | None) -> ModelSetti
             theirs = saved.get(name, default)
             if ours == default:
                 taken[name] = theirs
-            elif ours != theirs and name in SWITCHES and name != "architecture":
+            elif ours != theirs and name in SWITCHES and not _is_free(name, saved):
                 raise ConfigError(
                     f"config.model.{name}: found {ours!r}, expected {theirs!r} as in the weights {source}; leave it at "
                     f"its default ({default!r}) to take theirs"
@@ -254,7 +254,7 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> s
         sizes["aggregation"] = config.aggregation.kind
         if config.aggregation.kind == "transformer":
             sizes["aggregation_heads"] = config.aggregation.transformer.heads
-    model = MODELS[type(config)]
+    model = model_class(config)
     rest = {part: params[part] for part in params if part not in ("encoder", *model.TRAINING_ONLY, *model.MATCH_ONLY)}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.
     return _sha256(json.dumps(sizes).encode(), params["encoder"], rest)
@@ -272,7 +272,7 @@ def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
     Returns:
         SHA-256 as hexadecimal digits; None for a model that has none of these parts.
     """
-    parts = {part: params[part] for part in MODELS[type(config)].MATCH_ONLY if part in params}
+    parts = {part: params[part] for part in model_class(config).MATCH_ONLY if part in params}
     return _sha256(b"", parts) if parts else None
 
 
@@ -353,11 +353,19 @@ def _warn(message: str) -> None:
     logger.warning("%s", message)
 
 
+def _is_free(switch: str, saved: dict) -> bool:
+    """Whether an encoder may start from weights with another value of a switch.
+
+    Another architecture has other parameters, or starts from these; pictures' weights know no time.
+    """
+    return switch == "architecture" or (switch == "num_frames" and saved.get("architecture", "vit") == "vit")
+
+
 def _require_same_parts(saved: dict, parts: PyTree, config: ModelConfig, directory: str | os.PathLike) -> None:
     """Compares what no parameter's shape shows: the encoder's switches, and the numbers of heads."""
     for name in SWITCHES:
         theirs, ours = saved.get(name, getattr(VitConfig, name)), getattr(config.encoder, name)
-        if theirs != ours and name != "architecture":  # another architecture has other parameters
+        if theirs != ours and not _is_free(name, saved):
             raise CheckpointError(
                 f"{directory}: found an encoder with {name}={theirs!r}, expected {ours!r} (config.model.{name})"
             )
