@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from rice_jax import load, main
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.convert import clip
+from rice_jax.convert.hub_families import find_export
 from rice_jax.eval.results import Row, read_results
 from rice_jax.index.model import load_model
 from rice_jax.index.store import read_index
@@ -123,6 +124,13 @@ def test_it_trains_evaluates_and_indexes_and_live_use_is_refused(converted, shop
         ConfigError, match="^recognition needs a model that can encode a video frame by frame; VideoModel cannot"
     ):
         Engine(tmp_path / "index")
+
+
+def test_its_export_is_refused(converted, tmp_path):
+    with pytest.raises(SystemExit, match="found an encoder with architecture='timesformer', .* expected one"):
+        clip.main(["--export", str(converted), str(tmp_path / "out")])
+    with pytest.raises(clip.ConvertError, match="^found an encoder with architecture='timesformer', .*, expected one "):
+        find_export(load_model(converted).config.encoder)
 
 
 @pytest.mark.parametrize("name", ["clip_vision_gelu", "siglip_vision", "dinov2_registers_swiglu", "dinov3_vit"])
