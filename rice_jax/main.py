@@ -25,7 +25,7 @@ from rice_jax.index.store import FILE, export_faiss, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.create import MODELS, abstract_params, create_model, create_params
+from rice_jax.models.create import abstract_params, create_model, create_params, model_class
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
@@ -139,7 +139,7 @@ def run_training(this: Run, task: Task) -> int:
     data = training_digests(config.data)
     require_same(data)
     log_epochs(config)
-    pretrained = MODELS[type(this.model)].PRETRAINED
+    pretrained = model_class(this.model).PRETRAINED
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh))
     evaluators = task.evaluators(this)

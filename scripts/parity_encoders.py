@@ -16,11 +16,17 @@ from rice_jax.convert.hugging_face import find_table, from_hugging_face, read_fa
 from rice_jax.convert.tensors import to_theirs
 from rice_jax.convert.vit import places, shapes
 from rice_jax.models.encoders.swin import Swin
+from rice_jax.models.encoders.timesformer import Timesformer
 from rice_jax.models.encoders.vit import Vit, rotary_positions
 from rice_jax.models.layers import unstack
 from scripts.parity import GRADIENT_TOLERANCE, Case, Line, gradient_rounding, of_maximum, relative_l2
 
 Outputs = Mapping[str, jax.Array]
+
+
+def of_frames(params: PyTree, case: Case) -> Iterator[Line]:
+    """An encoder of frames has nothing more to compare."""
+    yield from ()
 
 
 class Encoder(NamedTuple):
@@ -30,11 +36,13 @@ class Encoder(NamedTuple):
         params: the weights.
         forward: the outputs under the recording's names, from parameters and pixels as the recording has them.
         named: parameters or gradients under the recording's names.
+        more: compares what is recorded beside outputs and gradients.
     """
 
     params: PyTree
     forward: Callable[[PyTree, jax.Array], Outputs]
     named: Callable[[PyTree], dict[str, np.ndarray]]
+    more: Callable[[PyTree, Case], Iterator[Line]] = of_frames
 
 
 def compare_encoder(case: Case) -> Iterator[Line]:
@@ -61,6 +69,7 @@ def compare_encoder(case: Case) -> Iterator[Line]:
         if name in found:
             rounding = gradient_rounding(case)
             yield Line(f"grad/{name}", (relative_l2(found[name], expected, GRADIENT_TOLERANCE, rounding),))
+    yield from encoder.more(encoder.params, case)
 
 
 def vit(state: Mapping[str, np.ndarray], config: Mapping[str, Any], *, pooled: str, normed: bool) -> Encoder:
@@ -109,6 +118,41 @@ def swin(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Encoder:
     return Encoder(params, forward, lambda tree: to_theirs(tree, where, swins.shapes(sizes), swins.WHAT))
 
 
+def timesformer(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> Encoder:
+    """A TimeSformer, also with padded frames."""
+    params, sizes = from_hugging_face(state, config)
+    family, values = read_family(config)
+    where = places(find_table(family, values, state), sizes)
+    graphdef = nnx.split(nnx.eval_shape(lambda: Timesformer(sizes, rngs=nnx.Rngs(0))))[0]
+
+    def encode(params: PyTree, pixels: jax.Array, frame_mask: jax.Array) -> list[jax.Array]:
+        model = nnx.merge(graphdef, params)
+        hidden = [model.embed_videos(jnp.moveaxis(pixels, 2, -1))]
+        for number in range(sizes.layers):
+            hidden.append(unstack(model.blocks, number)(hidden[-1], frame_mask))
+        return [*hidden, model.ln_post(hidden[-1])]
+
+    def forward(params: PyTree, pixels: jax.Array) -> Outputs:
+        *hidden, last = encode(params, pixels, jnp.ones(pixels.shape[:2], bool))
+        states = {f"hidden_states/{number}": x for number, x in enumerate(hidden)}
+        return states | {"last_hidden_state": last}
+
+    def padded(params: PyTree, case: Case) -> Iterator[Line]:
+        masks, videos = case.arrays["masked/frame_mask"].astype(bool), case.arrays["in/pixel_values"]
+        # Whatever is in padding changes nothing.
+        videos = np.where(masks[:, :, None, None, None], videos, 9.0).astype(np.float32)
+        params, videos, frame_mask = jax.tree.map(jnp.asarray, (params, videos, masks))
+        last = np.asarray(encode(params, videos, frame_mask)[-1])
+        features = nnx.merge(graphdef, params)(jnp.moveaxis(videos, 2, -1), frame_mask)
+        yield Line("masked/cls", (of_maximum(features, case.arrays["masked/cls"]),), ("masked/frame_mask",))
+        for row, mask in enumerate(masks):
+            kept = last[row, np.r_[True, np.tile(mask, sizes.num_patches)]]
+            name = f"masked/last_hidden_state/{row}"
+            yield Line(name, (of_maximum(kept, case.arrays[name]),))
+
+    return Encoder(params, forward, lambda tree: to_theirs(tree, where, shapes(sizes), family.what), padded)
+
+
 _pooled = partial(vit, pooled="pooler_output", normed=True)
 # By the sidecar's `class`.
 ENCODERS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Encoder]] = {
@@ -118,4 +162,5 @@ ENCODERS: dict[str, Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Enco
     "Dinov2WithRegistersModel": _pooled,
     "DINOv3ViTModel": _pooled,
     "SwinModel": swin,
+    "TimesformerModel": timesformer,
 }

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import group, setting
 from rice_jax.config.model import ModelConfig
@@ -206,6 +207,7 @@ class Config:
             yield from part.problems()
         yield from self._loss_problems()
         yield from self._aggregation_problems()
+        yield from self._video_encoder_problems()
         if self.eval.score == "frames" and model.ipd != "off" and model.ipd_use == "mask":
             yield (
                 "config.eval.score: found 'frames' with config.model.ipd_use='mask', but frames are compared whole: "
@@ -268,4 +270,39 @@ class Config:
                 f"config.model.aggregation.transformer.num_frames: found {aggregation.transformer.num_frames} with "
                 f"config.data.num_frames={data.num_frames} and config.eval.num_frames={self.eval.num_frames}, expected "
                 "no more frames in evaluation than in training, and a position for each"
+            )
+
+    def _video_encoder_problems(self) -> Iterator[str]:
+        """An encoder of whole videos has no tokens or features of frames, which other parts need."""
+        model, data = self.model, self.data
+        if model.architecture != "timesformer":
+            if model.num_frames != ModelConfig.num_frames:
+                yield (
+                    f"config.model.num_frames: found {model.num_frames} with config.model.architecture="
+                    f"{model.architecture!r}, which has no positions of frames; set it to 'timesformer', or leave "
+                    "num_frames out"
+                )
+            return
+        found = "with config.model.architecture='timesformer', which encodes a video as a whole"
+        if self.task == "detection":
+            yield f"config.task: found 'detection' {found}; a detector needs an encoder of frames"
+        elif self.loss.pmd_weight:
+            yield (
+                f"config.loss.pmd_weight: found {self.loss.pmd_weight} {found}; PMD and PFR need the tokens of frames, "
+                "so set it to 0"
+            )
+        if self.eval.score == "frames":
+            yield f"config.eval.score: found 'frames' {found}; set it to 'mean'"
+        if model.aggregation != AggregationConfig():
+            yield (
+                f"config.model.aggregation: found other than its defaults (kind={model.aggregation.kind!r}) {found}; "
+                "leave it out"
+            )
+        if model.ipd != "off" and model.ipd_use == "mask":
+            yield f"config.model.ipd_use: found 'mask' {found} and cannot leave out patches; set it to 'crop'"
+        if max(data.num_frames, self.eval.num_frames) > model.num_frames:
+            yield (
+                f"config.data.num_frames and config.eval.num_frames: found {data.num_frames} and "
+                f"{self.eval.num_frames}, expected at most config.model.num_frames ({model.num_frames}), the frames "
+                "that have a learned position"
             )

@@ -12,6 +12,7 @@ PIXEL_STATISTICS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "kinetics": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
 }
 
 
@@ -38,11 +39,18 @@ class VitConfig:
         free=True,
     )
     architecture: str = setting(
-        "vit", 'Frame encoder. "vit": a vision transformer. "swin": a Swin transformer, with `config.model.swin`.'
+        "vit",
+        'Encoder. "vit": a vision transformer, which encodes each frame. "swin": a Swin transformer, with '
+        '`config.model.swin`. "timesformer": a vision transformer whose patches also attend to the same place in the '
+        "other frames; it encodes a video as a whole.",
+    )
+    num_frames: int = setting(
+        10, 'Frames that have a learned position with `architecture` "timesformer".', unit="frames", minimum=1
     )
     pixels: str = setting(
         "clip",
-        "Mean and standard deviation by which pixels are normalized: CLIP's, ImageNet's, or 0.5 and 0.5.",
+        "Mean and standard deviation by which pixels are normalized: CLIP's, ImageNet's, 0.5 and 0.5, or TimeSformer's "
+        "0.45 and 0.225.",
         choices=tuple(PIXEL_STATISTICS),
     )
     activation: str = setting(
@@ -119,7 +127,7 @@ class VitConfig:
 # What a vision transformer is made of, beside its sizes. Weights fit only one value of each.
 SWITCHES = (
     *("architecture", "pixels", "activation", "mlp_ratio", "gated_mlp", "patch_bias", "positions", "class_token"),
-    *("registers", "ln_pre", "key_bias", "layer_scale", "epsilon", "pooling", "projection"),
+    *("registers", "ln_pre", "key_bias", "layer_scale", "epsilon", "pooling", "projection", "num_frames"),
 )
 # Sizes that weights fix; an encoder's positions are interpolated to any `image_size`.
 SIZES = "patch_size", "width", "layers", "heads", "embed_dim"

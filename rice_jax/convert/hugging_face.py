@@ -83,6 +83,18 @@ def _dinov3(values: Values) -> dict[str, Any]:
     }
 
 
+def _timesformer(values: Values) -> dict[str, Any]:
+    return dict(
+        architecture="timesformer",
+        pixels="kinetics",
+        patch_bias=True,
+        ln_pre=False,
+        projection=False,
+        mlp_ratio=values["intermediate_size"] / values["hidden_size"],
+        num_frames=values["num_frames"],
+    )
+
+
 _SIZES = {"image_size": 224, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_channels": 3}
 CLIP = Family(
     what="a CLIP vision transformer",
@@ -125,6 +137,17 @@ DINOV3 = Family(
     ignored=names.DINO_IGNORED,
     fixed=dict(rope_theta=100.0, query_bias=True, value_bias=True, proj_bias=True, mlp_bias=True),
 )
+TIMESFORMER = Family(
+    what="a TimeSformer",
+    defaults=_SIZES
+    | dict(patch_size=16, intermediate_size=3072, hidden_act="gelu", layer_norm_eps=1e-6, num_frames=8)
+    | dict(attention_type="divided_space_time", qkv_bias=True),
+    switches=_timesformer,
+    table=lambda values: names.TIMESFORMER,
+    prefix="timesformer.",
+    ignored=names.CLASSIFIER_IGNORED,
+    fixed=dict(attention_type="divided_space_time", qkv_bias=True),
+)
 FAMILIES = {
     "clip": CLIP,
     "clip_vision_model": CLIP,
@@ -135,6 +158,7 @@ FAMILIES = {
     "dinov2": DINOV2,
     "dinov2_with_registers": DINOV2_REGISTERS,
     "dinov3_vit": DINOV3,
+    "timesformer": TIMESFORMER,
 }
 # Encoders that are no vision transformers.
 OTHERS: dict[str, Callable[[Mapping[str, np.ndarray], Values], tuple[PyTree, EncoderConfig]]] = {"swin": from_swin}
@@ -184,9 +208,9 @@ def vit_config(family: Family, values: Values) -> VitConfig:
     """The settings of the encoder.
 
     Raises:
-        ConvertError: one of theirs has another meaning than `Vit` can have.
+        ConvertError: one of theirs has a value that rice_jax does not support.
     """
-    whole = [*SIZES, *(name for name in ("intermediate_size", "projection_dim") if name in values)]
+    whole = [*SIZES, *(name for name in ("intermediate_size", "projection_dim", "num_frames") if name in values)]
     problems = [
         f"{name} {values[name]!r}: expected a positive whole number"
         for name in whole

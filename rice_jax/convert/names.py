@@ -193,6 +193,26 @@ DINOV3 = {
 DINOV3_GATED = _linear("blocks/up", f"{_LAYER}.mlp.gate_proj", f"{_LAYER}.mlp.up_proj")
 DINO_IGNORED = re.compile(r"embeddings\.mask_token")  # takes the place of patches in their pretraining only
 
+_LAYER = "encoder.layer.{}"
+TIMESFORMER = {
+    **_patches("embeddings.patch_embeddings.projection"),
+    "class_embedding": (_TOKEN, ["embeddings.cls_token"]),
+    "position_embedding": (_ROW, ["embeddings.position_embeddings"]),
+    "time_embedding": (_ROW, ["embeddings.time_embeddings"]),
+    **_norm("blocks/temporal/ln_1", f"{_LAYER}.temporal_layernorm"),
+    **_linear("blocks/temporal/qkv", f"{_LAYER}.temporal_attention.attention.qkv"),
+    **_linear("blocks/temporal/out", f"{_LAYER}.temporal_attention.output.dense"),
+    **_linear("blocks/temporal/dense", f"{_LAYER}.temporal_dense"),
+    **_norm("blocks/ln_1", f"{_LAYER}.layernorm_before"),
+    **_linear("blocks/qkv", f"{_LAYER}.attention.attention.qkv"),
+    **_linear("blocks/out", f"{_LAYER}.attention.output.dense"),
+    **_norm("blocks/ln_2", f"{_LAYER}.layernorm_after"),
+    **_linear("blocks/up", f"{_LAYER}.intermediate.dense"),
+    **_linear("blocks/down", f"{_LAYER}.output.dense"),
+    **_norm("ln_post", "layernorm"),
+}
+CLASSIFIER_IGNORED = re.compile(r"classifier\.(weight|bias)")
+
 _LAYER = "blocks.{}"
 _SWIN_STAGE = {
     **_norm("blocks/ln_1", f"{_LAYER}.layernorm_before"),

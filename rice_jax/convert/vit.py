@@ -1,7 +1,7 @@
-"""What all converters of vision transformers share: our side of a conversion."""
+"""What all converters of encoders share: our side of a conversion."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,13 +13,14 @@ from rice_jax.config import PIXEL_STATISTICS, EncoderConfig, SwinConfig, VitConf
 from rice_jax.config.model import SIZES, SWITCHES
 from rice_jax.convert.names import Table
 from rice_jax.convert.tensors import ConvertError, Places, check_names, find_places, parameter_shapes, to_ours
-from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.encoders import encoder_class
+from rice_jax.parallel.mesh import ONE_PLACE
 
 
 def convert_vit(
     state: Mapping[str, np.ndarray], table: Table, config: VitConfig, ignored: re.Pattern, what: str
 ) -> PyTree:
-    """Gathers the parameters of a `Vit`.
+    """Gathers the parameters of an encoder.
 
     Args:
         state: tensors by their names, any float type.
@@ -37,12 +38,13 @@ def convert_vit(
 
 
 def places(table: Table, config: VitConfig) -> Places:
-    """Their names of each parameter of a `Vit`."""
+    """Their names of each parameter of an encoder."""
     return find_places({path: table[path] for path in shapes(config)}, {"blocks/": config.layers})
 
 
 def shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
-    return parameter_shapes(lambda: Vit(config, rngs=nnx.Rngs(0)))
+    create: Callable[..., Any] = encoder_class(config)
+    return parameter_shapes(lambda: create(config, placement=ONE_PLACE, rngs=nnx.Rngs(0)))
 
 
 def settings(config: EncoderConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rice_jax.config.upgrade import upgrade
 from rice_jax.eval.calibration import read_calibration
 from rice_jax.index.store import About
 from rice_jax.models.create import create_model, create_params
+from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import (
     CHECKPOINTS,
@@ -150,7 +151,7 @@ def read_settings(source: Path) -> ModelSettings:
     """The settings that were saved with a checkpoint.
 
     A converted model has only `model`: pictures are then squashed to 8/7 of the image size, as CLIP's 224 pixels are
-    cut out of 256, and other settings have their defaults.
+    cut out of 256, a clip has no more frames than its encoder takes, and other settings have their defaults.
 
     Raises:
         CheckpointError: there is no checkpoint, it cannot be read, or it holds a detector.
@@ -164,11 +165,13 @@ def read_settings(source: Path) -> ModelSettings:
         config = build(Config, saved)
     except ConfigError as error:
         raise CheckpointError(f"{source}: was saved by another version of rice_jax: {error}") from error
-    model = config.model
+    model, num_frames = config.model, config.eval.num_frames
+    if "eval" not in saved and model.architecture in VIDEO_ENCODERS:
+        num_frames = min(num_frames, model.num_frames)
     return ModelSettings(
         RiceConfig(model.encoder, model.logit_scale, model.pmd, aggregation=model.aggregation, loss=config.loss.kind),
         config.data.resize if "data" in saved else round(model.image_size * 8 / 7),
-        config.eval.num_frames,
+        num_frames,
         model.ipd,
     )
 

@@ -13,12 +13,21 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rice_jax.models.detr import Detector, DetrConfig
+from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import Rice, RiceConfig
+from rice_jax.models.video_model import VideoModel
 from rice_jax.parallel.mesh import Placement, abstract_arrays, parameter_shardings
 
 ModelConfig = RiceConfig | DetrConfig
 # A family of models is its settings class and its module, which fulfills `contract.AnyModel`.
 MODELS: dict[type, type[Any]] = {RiceConfig: Rice, DetrConfig: Detector}
+
+
+def model_class(config: ModelConfig) -> type[Any]:
+    """The module of a configuration; an encoder of whole videos needs another one than RICE's."""
+    if isinstance(config, RiceConfig) and config.encoder.architecture in VIDEO_ENCODERS:
+        return VideoModel
+    return MODELS[type(config)]
 
 
 def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
@@ -67,4 +76,4 @@ def _creator(config: ModelConfig, mesh: Mesh, seed: int) -> Callable[[], PyTree]
 
 
 def _model(config: ModelConfig, mesh: Mesh, seed: int) -> nnx.Module:
-    return MODELS[type(config)](config, placement=Placement(mesh), rngs=nnx.Rngs(seed))
+    return model_class(config)(config, placement=Placement(mesh), rngs=nnx.Rngs(seed))

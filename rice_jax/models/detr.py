@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import DetectorConfig, EncoderConfig, VitConfig
 from rice_jax.models.contract import SupportsDetection
-from rice_jax.models.encoders import encoder_class, require_patches
+from rice_jax.models.encoders import frame_encoder_class, require_patches
 from rice_jax.models.layers import Block, layer_norm, linear, quick_gelu, stack, unstack
 from rice_jax.models.rice import normalize
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
@@ -53,7 +53,7 @@ class Detector(nnx.Module):
         """Builds the model with fresh weights."""
         encoder = require_patches(config.encoder, "a detector")
         self.pixels = encoder.pixels
-        self.encoder = encoder_class(encoder)(encoder, placement=placement, rngs=rngs)
+        self.encoder = frame_encoder_class(encoder)(encoder, placement=placement, rngs=rngs)
         self.detector = BoxDecoder(encoder, config.decoder, placement=placement, rngs=rngs)
 
     @property

@@ -13,8 +13,8 @@ from rice_jax.config import VitConfig
 Rotary = tuple[Float[Array, "L C2"], Float[Array, "L C2"]]
 
 
-class BlockLayers(nnx.Module):
-    """The layers of a block, and what follows its attention."""
+class AttentionLayers(nnx.Module):
+    """The layers of an attention: a norm, the projections of queries, keys and values, and that of its output."""
 
     def __init__(self, config: VitConfig, rngs: nnx.Rngs, *, heads: int | None = None, epsilon: float | None = None):
         """Builds the layers with fresh weights.
@@ -23,33 +23,16 @@ class BlockLayers(nnx.Module):
             config: sizes, parts and compute dtype.
             rngs: key stream `params`.
             heads: None = `config.heads`.
-            epsilon: of both layer norms; None = `config.epsilon`.
+            epsilon: of the layer norm; None = `config.epsilon`.
         """
-        width, hidden, normal = config.width, config.mlp_width, nnx.initializers.normal
+        width = config.width
         self.heads = heads or config.heads
-        self.activation, self.gated = config.activation, config.gated_mlp
-        residual = normal(width**-0.5 * (2 * config.layers) ** -0.5)
         self.ln_1 = layer_norm(config, rngs, epsilon)
-        self.qkv = linear(config, width, 3 * width, normal(width**-0.5), rngs, use_bias=config.key_bias)
+        init = nnx.initializers.normal(width**-0.5)
+        self.qkv = linear(config, width, 3 * width, init, rngs, use_bias=config.key_bias)
         if not config.key_bias:
             self.query_bias, self.value_bias = (nnx.Param(jnp.zeros(width, jnp.float32)) for _ in range(2))
-        self.out = linear(config, width, width, residual, rngs)
-        self.ln_2 = layer_norm(config, rngs, epsilon)
-        self.up = linear(config, width, hidden * (1 + self.gated), normal((2 * width) ** -0.5), rngs)
-        self.down = linear(config, hidden, width, residual, rngs)
-        if config.layer_scale:
-            self.scale_1, self.scale_2 = (nnx.Param(jnp.ones(width, jnp.float32)) for _ in range(2))
-
-    def residuals(self, x: Float[Array, "B L D"], attended: Float[Array, "B L H C"]) -> Float[Array, "B L D"]:
-        """What follows attention: its output projection and the MLP, each added to its input."""
-        x = x + self._scaled(self.out(attended.reshape(x.shape)), "scale_1")
-        hidden = self.up(self.ln_2(x))
-        if self.gated:
-            gate, hidden = jnp.split(hidden, 2, axis=-1)
-            hidden = ACTIVATIONS[self.activation](gate) * hidden
-        else:
-            hidden = ACTIVATIONS[self.activation](hidden)
-        return x + self._scaled(self.down(hidden), "scale_2")
+        self.out = linear(config, width, width, residual_init(config), rngs)
 
     def project(self, x: Float[Array, "B L D"], part: int) -> Float[Array, "B L D"]:
         """One third of the fused projection: 0 queries, 1 keys, 2 values."""
@@ -72,11 +55,38 @@ class BlockLayers(nnx.Module):
             return list(split3(self.qkv.bias[...]))
         return [self.query_bias[...], None, self.value_bias[...]]
 
-    def _scaled(self, x: Float[Array, "B L D"], name: str) -> Float[Array, "B L D"]:
-        return x * getattr(self, name)[...].astype(x.dtype) if hasattr(self, name) else x
-
     def split_heads(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
         return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
+
+
+class BlockLayers(AttentionLayers):
+    """The layers of a block, and what follows its attention."""
+
+    def __init__(self, config: VitConfig, rngs: nnx.Rngs, *, heads: int | None = None, epsilon: float | None = None):
+        """Builds the layers with fresh weights; the arguments are those of `AttentionLayers`."""
+        super().__init__(config, rngs, heads=heads, epsilon=epsilon)
+        width, hidden = config.width, config.mlp_width
+        self.activation, self.gated = config.activation, config.gated_mlp
+        self.ln_2 = layer_norm(config, rngs, epsilon)
+        init = nnx.initializers.normal((2 * width) ** -0.5)
+        self.up = linear(config, width, hidden * (1 + self.gated), init, rngs)
+        self.down = linear(config, hidden, width, residual_init(config), rngs)
+        if config.layer_scale:
+            self.scale_1, self.scale_2 = (nnx.Param(jnp.ones(width, jnp.float32)) for _ in range(2))
+
+    def residuals(self, x: Float[Array, "B L D"], attended: Float[Array, "B L H C"]) -> Float[Array, "B L D"]:
+        """What follows attention: its output projection and the MLP, each added to its input."""
+        x = x + self._scaled(self.out(attended.reshape(x.shape)), "scale_1")
+        hidden = self.up(self.ln_2(x))
+        if self.gated:
+            gate, hidden = jnp.split(hidden, 2, axis=-1)
+            hidden = ACTIVATIONS[self.activation](gate) * hidden
+        else:
+            hidden = ACTIVATIONS[self.activation](hidden)
+        return x + self._scaled(self.down(hidden), "scale_2")
+
+    def _scaled(self, x: Float[Array, "B L D"], name: str) -> Float[Array, "B L D"]:
+        return x * getattr(self, name)[...].astype(x.dtype) if hasattr(self, name) else x
 
 
 class Block(BlockLayers):
@@ -147,6 +157,11 @@ def linear(
     config: VitConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs, *, use_bias: bool = True
 ) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, use_bias=use_bias, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
+
+
+def residual_init(config: VitConfig):
+    """Fresh weights of a layer whose output is added to its block's input."""
+    return nnx.initializers.normal(config.width**-0.5 * (2 * config.layers) ** -0.5)
 
 
 def kernel_and_bias(linear: nnx.Linear) -> tuple[Float[Array, "I O"], Float[Array, " O"]]:

@@ -1,7 +1,6 @@
 """RICE: one encoder for shop images and livestream videos, and the decoder and head that train it further."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,15 +18,13 @@ from rice_jax.models.contract import (
     SupportsMatching,
     SupportsStreaming,
 )
-from rice_jax.models.encoders import encoder_class, require_patches
+from rice_jax.models.encoders import frame_encoder_class, require_patches
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.pfr import Pfr
 from rice_jax.models.pmd import Pmd
+from rice_jax.models.similarity import LearnedScale
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Embeddings, EncodedFrames, EncodedImages, Matches, Tokens
-
-# Initial scale and bias of SigLIP's loss (Zhai et al. 2023, section 3.2).
-SIGMOID_LOG_SCALE, SIGMOID_BIAS = math.log(10), -10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +48,7 @@ class RiceConfig:
     loss: str = "softmax"
 
 
-class Rice(nnx.Module):
+class Rice(LearnedScale):
     """The encoder, the aggregation, the decoder PMD and the head PFR; see `models.contract`."""
 
     PRETRAINED = ("encoder", "logit_scale")  # the reference trains `logit_scale` at the encoder's rate, too
@@ -60,13 +57,9 @@ class Rice(nnx.Module):
 
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
+        super().__init__(config.loss, config.logit_scale)
         self.pixels = config.encoder.pixels
-        self.encoder = encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
-        if config.loss == "softmax":
-            self.logit_scale = nnx.Param(jnp.asarray(config.logit_scale, jnp.float32))
-        if config.loss == "sigmoid":
-            self.log_scale = nnx.Param(jnp.asarray(SIGMOID_LOG_SCALE, jnp.float32))
-            self.logit_bias = nnx.Param(jnp.asarray(SIGMOID_BIAS, jnp.float32))
+        self.encoder = frame_encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         if config.pmd:
             self.pmd = Pmd(require_patches(config.encoder, "PMD"), config.pmd, placement=placement, rngs=rngs)
         if config.pmd and config.pfr:
@@ -134,11 +127,6 @@ class Rice(nnx.Module):
     def embed_video(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
         features, _ = self._encode(batch["video"], batch.get("patch_mask"))
         return self.aggregate(features, batch["frame_mask"])
-
-    def similarity_scale(self) -> Float[Array, ""]:
-        if hasattr(self, "log_scale"):
-            return jnp.exp(self.log_scale[...])
-        return self.logit_scale[...] ** 2 if hasattr(self, "logit_scale") else jnp.ones(())  # a triplet has no scale
 
     def encode_frames(self, pictures: UInt8[Array, "b S S 3"]) -> EncodedFrames:
         tokens, features = self.encoder(normalize(pictures, self.pixels))

@@ -43,9 +43,13 @@ def differences(saved: Mapping[str, Any], encoder: EncoderConfig) -> str:
 def _is_free(switch: str, saved: Mapping[str, Any], architecture: str) -> bool:
     """Whether an encoder may start from weights with another value of a switch.
 
-    Another architecture has other parameters, which shapes show; no other one starts from a Swin transformer.
+    Another architecture has other parameters, which shapes show, or starts from these; none starts from a Swin
+    transformer. Weights of pictures know no time.
     """
-    return switch == "architecture" and "swin" not in (architecture, saved.get("architecture"))
+    theirs = saved.get("architecture", "vit")
+    if switch == "num_frames":
+        return theirs == "vit"
+    return switch == "architecture" and "swin" not in (architecture, theirs)
 
 
 def _take(

@@ -24,7 +24,7 @@ from jaxtyping import PyTree
 from rice_jax.config import ModelConfig as ModelSettings
 from rice_jax.config import SwinConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
-from rice_jax.models.create import MODELS, ModelConfig, start_decoder
+from rice_jax.models.create import ModelConfig, model_class, start_decoder
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import encoder_class
 from rice_jax.models.rice import RiceConfig
@@ -253,7 +253,7 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> s
         sizes["aggregation"] = config.aggregation.kind
         if config.aggregation.kind == "transformer":
             sizes["aggregation_heads"] = config.aggregation.transformer.heads
-    model = MODELS[type(config)]
+    model = model_class(config)
     rest = {part: params[part] for part in params if part not in ("encoder", *model.TRAINING_ONLY, *model.MATCH_ONLY)}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.
     return _sha256(json.dumps(sizes).encode(), params["encoder"], rest)
@@ -271,7 +271,7 @@ def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
     Returns:
         SHA-256 as hexadecimal digits; None for a model that has none of these parts.
     """
-    parts = {part: params[part] for part in MODELS[type(config)].MATCH_ONLY if part in params}
+    parts = {part: params[part] for part in model_class(config).MATCH_ONLY if part in params}
     return _sha256(b"", parts) if parts else None
 
 

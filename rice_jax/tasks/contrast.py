@@ -9,7 +9,7 @@ from rice_jax.config import LossConfig
 from rice_jax.losses.contrastive import contrastive_loss, different_images, similarity
 from rice_jax.losses.sigmoid import Fold, nearest_key, sigmoid_loss
 from rice_jax.losses.triplet import triplet_loss
-from rice_jax.models.rice import Rice
+from rice_jax.models.similarity import LearnedScale
 from rice_jax.train.steps import Metrics
 from rice_jax.types import Embeddings
 
@@ -18,7 +18,7 @@ class Contrast(Protocol):
     """Contrasts the images and videos of a batch."""
 
     def __call__(
-        self, model: Rice, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
+        self, model: LearnedScale, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
     ) -> tuple[Float[Array, ""], Metrics]:
         """The loss over the global batch.
 
@@ -36,7 +36,7 @@ class Contrast(Protocol):
 
 
 def softmax(
-    model: Rice, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
+    model: LearnedScale, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
 ) -> tuple[Float[Array, ""], Metrics]:
     logit_scale = model.logit_scale[...]
     loss = contrastive_loss(*embeddings, logit_scale, negative_mask(image_key, config))
@@ -44,7 +44,7 @@ def softmax(
 
 
 def sigmoid(
-    model: Rice, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
+    model: LearnedScale, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
 ) -> tuple[Float[Array, ""], Metrics]:
     log_scale, bias = model.log_scale[...], model.logit_bias[...]
     same_image = "positive" if config.multi_positive else "mask" if config.mask_same_image else "negative"
@@ -54,7 +54,7 @@ def sigmoid(
 
 
 def triplet(
-    model: Rice, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
+    model: LearnedScale, embeddings: Embeddings, image_key: Int[Array, " B"], config: LossConfig, fold: Fold
 ) -> tuple[Float[Array, ""], Metrics]:
     own, same_image = jnp.eye(len(image_key), dtype=bool), ~different_images(image_key)
     same = same_image if config.multi_positive else own

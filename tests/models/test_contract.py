@@ -21,20 +21,21 @@ from rice_jax.models.contract import (
     SupportsStreaming,
     require,
 )
-from rice_jax.models.create import MODELS
+from rice_jax.models.create import model_class
 from rice_jax.models.rice import embed
 from rice_jax.parallel.mesh import create_mesh
 from tests.settings import model_of, small_config
 
 CAPABILITIES = SupportsAttention, SupportsDetection, SupportsEmbedding, SupportsMatching, SupportsStreaming
 RICE = {SupportsEmbedding, SupportsStreaming, SupportsMatching, SupportsAttention}
+VIDEO = {"model__architecture": "timesformer", "loss__pmd_weight": 0.0}
 BATCH, FRAMES = 4, 3
 
 
 @functools.cache
 def model(**settings) -> AnyModel:
     config = model_of(small_config(**settings))
-    return MODELS[type(config)](config, rngs=nnx.Rngs(0))
+    return model_class(config)(config, rngs=nnx.Rngs(0))
 
 
 def batch() -> dict[str, jax.Array]:
@@ -53,6 +54,7 @@ def batch() -> dict[str, jax.Array]:
         ({}, RICE),
         ({"loss__pmd_weight": 0.0}, {SupportsEmbedding, SupportsStreaming}),
         ({"task": "detection"}, {SupportsDetection}),
+        (VIDEO, {SupportsEmbedding}),
     ],
 )
 def test_models_have_what_they_list_and_are_refused_for_the_rest(settings, capabilities):
@@ -63,11 +65,12 @@ def test_models_have_what_they_list_and_are_refused_for_the_rest(settings, capab
             assert isinstance(subject, capability)
             require(subject, capability, "a test")
         else:
-            with pytest.raises(ConfigError, match="^a test needs a model that can .*; (Rice|Detector) cannot with"):
+            message = "^a test needs a model that can .*; (Rice|Detector|VideoModel) cannot with"
+            with pytest.raises(ConfigError, match=message):
                 require(subject, capability, "a test")
 
 
-@pytest.mark.parametrize("settings", [{}, {"task": "detection"}])
+@pytest.mark.parametrize("settings", [{}, {"task": "detection"}, VIDEO])
 def test_every_part_that_a_model_names_exists(settings):
     subject = model(**settings)
     # A model has the learned scale of its loss alone.
@@ -98,6 +101,7 @@ def test_similarities_are_scaled_as_in_training():
     assert model().similarity_scale() == 16
     np.testing.assert_allclose(model(loss__kind="sigmoid").similarity_scale(), 10, rtol=1e-6)
     assert model(loss__kind="triplet").similarity_scale() == 1
+    assert model(loss__kind="triplet", **VIDEO).similarity_scale() == 1
 
 
 def test_the_match_of_inference_is_that_of_training():
@@ -117,6 +121,20 @@ def test_the_match_of_inference_is_that_of_training():
     assert maps.shape == (BATCH, 4, FRAMES, 4)
     hidden = ~(rows["patch_mask"] & rows["frame_mask"][..., None])
     assert not np.any(np.asarray(maps).transpose(0, 2, 3, 1)[np.asarray(hidden)]), "no attention to masked patches"
+
+
+def test_a_model_of_whole_videos_takes_an_image_as_one_frame_and_no_padding():
+    subject, rows = model(**VIDEO), batch()
+    del rows["patch_mask"]
+    embeddings, tokens = subject(rows)
+    assert tokens is None
+    one = {"video": rows["image"][:, None], "frame_mask": jnp.ones((BATCH, 1), bool)}
+    np.testing.assert_allclose(subject.embed_video(one), embeddings.image, rtol=1e-5, atol=1e-6)
+    alone = {"video": rows["video"][2:3, :2], "frame_mask": jnp.ones((1, 2), bool)}
+    padded = {"video": rows["video"][2:3], "frame_mask": jnp.array([[True, True, False]])}
+    np.testing.assert_allclose(subject.embed_video(alone), subject.embed_video(padded), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match="^VideoModel cannot leave out patches; set config.model.ipd_use='crop'"):
+        subject.embed_video(batch())
 
 
 class WithTitles(nnx.Module):

@@ -60,6 +60,7 @@ OTHERS = {
     "registers": 1,
     "epsilon": 1e-6,
     "pooling": "mean",
+    "num_frames": 11,
 }
 
 
@@ -73,6 +74,15 @@ def test_every_switch_of_the_encoder_changes_the_fingerprint():
         encoder = dataclasses.replace(config.encoder, **{name: value})
         found.add(embedding_fingerprint(params, dataclasses.replace(config, encoder=encoder), 20))
     assert len(found) == 1 + len(SWITCHES)
+
+
+def test_every_parameter_of_an_encoder_of_videos_counts():
+    config = model_of(small_config(model__architecture="timesformer", loss__pmd_weight=0.0))
+    params = create_params(config, ONE, seed=0)
+    before = embedding_fingerprint(params, config, 20)
+    assert match_fingerprint(params, config) is None
+    for name in flatten_dict(params, sep="/"):
+        assert (embedding_fingerprint(changed(params, name), config, 20) != before) == name.startswith("encoder/"), name
 
 
 def test_a_part_that_a_family_does_not_list_counts():

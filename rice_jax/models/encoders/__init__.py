@@ -1,4 +1,4 @@
-"""Frame encoders, each in a file of its own: `ENCODERS[config.architecture]`."""
+"""Encoders, each in a file of its own: of single frames, `ENCODERS`, or of whole videos, `VIDEO_ENCODERS`."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,16 +7,26 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import ConfigError, EncoderConfig, VitConfig
 from rice_jax.models.encoders.swin import Swin
+from rice_jax.models.encoders.timesformer import Timesformer
 from rice_jax.models.encoders.vit import Vit
 from rice_jax.parallel.mesh import Placement
 
 
 @runtime_checkable
-class FrameEncoder(Protocol):
-    """An `nnx.Module` that encodes pictures, shop images and video frames alike."""
+class Encoder(Protocol):
+    """An `nnx.Module` with an encoder's settings."""
 
     def __init__(self, config: Any, *, placement: Placement, rngs: nnx.Rngs):
         """Builds the encoder with fresh weights."""
+
+    @staticmethod
+    def fit(params: PyTree, config: Any) -> PyTree:
+        """Fits saved parameters to other sizes, as of the picture, where that is possible."""
+
+
+@runtime_checkable
+class FrameEncoder(Encoder, Protocol):
+    """Encodes pictures, shop images and video frames alike."""
 
     def __call__(
         self, pictures: Float[Array, "B S S 3"], patch_mask: Bool[Array, "B N"] | None = None
@@ -33,16 +43,37 @@ class FrameEncoder(Protocol):
             feature: not normalized.
         """
 
-    @staticmethod
-    def fit(params: PyTree, config: Any) -> PyTree:
-        """Fits saved parameters to other sizes, as of the picture, where that is possible."""
+
+@runtime_checkable
+class VideoEncoder(Encoder, Protocol):
+    """Encodes the frames of a video together; an image is a video of one frame."""
+
+    def __call__(self, videos: Float[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
+        """Encodes videos.
+
+        Args:
+            videos: normalized by the model's mean and standard deviation.
+            frame_mask: True = a real frame; others change nothing.
+
+        Returns:
+            The videos' features, not normalized.
+        """
 
 
+# By `config.architecture`.
 ENCODERS: dict[str, type[FrameEncoder]] = {"vit": Vit, "swin": Swin}
+VIDEO_ENCODERS: dict[str, type[VideoEncoder]] = {"timesformer": Timesformer}
 
 
-def encoder_class(config: EncoderConfig) -> type[FrameEncoder]:
-    """The encoder of a configuration.
+def encoder_class(config: EncoderConfig) -> type[Encoder]:
+    """The encoder of a configuration, of frames or of videos."""
+    if config.architecture in VIDEO_ENCODERS:
+        return VIDEO_ENCODERS[config.architecture]
+    return frame_encoder_class(config)
+
+
+def frame_encoder_class(config: EncoderConfig) -> type[FrameEncoder]:
+    """The encoder of a configuration whose model needs frames one by one.
 
     Raises:
         ConfigError: there is no such architecture.

@@ -7,6 +7,8 @@ defaults; Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training" (no C
 Differs: the blocks are stacked and scanned, which compiles once for any depth and trains faster on CPU than a loop.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,16 +27,24 @@ REMAT_POLICIES = {
 ROTARY_BASE = 100.0  # DINOv3's; the ratio of the longest to the shortest wave
 
 
-class Vit(nnx.Module):
-    """Encoder shared by shop images and video frames."""
+class VitLayers(nnx.Module):
+    """A vision transformer's layers, and what comes before, in and after its blocks."""
 
-    def __init__(self, config: VitConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
-        """Builds the encoder with fresh weights.
+    def __init__(
+        self,
+        config: VitConfig,
+        *,
+        placement: Placement = ONE_PLACE,
+        rngs: nnx.Rngs,
+        create_block: Callable[[VitConfig, nnx.Rngs], nnx.Module] = Block,
+    ):
+        """Builds the layers with fresh weights.
 
         Args:
             config: sizes, parts, compute dtype and rematerialization.
             placement: of the activations of every block, `[pictures, L, D]`.
             rngs: key stream `params`.
+            create_block: builds a function of tokens, a mask and rotary positions.
         """
         self.config = config
         self.placement = placement
@@ -53,35 +63,13 @@ class Vit(nnx.Module):
             self.registers = nnx.Param(normal(rngs.params(), (config.registers, width)))
         if config.ln_pre:
             self.ln_pre = layer_norm(config, rngs)
-        self.blocks = stack(lambda rngs: Block(config, rngs), config.layers, rngs)
+        self.blocks = stack(lambda rngs: create_block(config, rngs), config.layers, rngs)
         self.ln_post = layer_norm(config, rngs)
         if config.pooling == "attention":
             self.pool = AttentionPool(config, rngs)
         if config.projection:
             init = nnx.initializers.normal(width**-0.5)
             self.projection = linear(config, width, config.embed_dim, init, rngs, use_bias=False)
-
-    def __call__(
-        self, pictures: Float[Array, "B S S 3"], patch_mask: Bool[Array, "B N"] | None = None
-    ) -> tuple[Float[Array, "B L D"], Float[Array, "B E"]]:
-        """Encodes pictures.
-
-        Args:
-            pictures: normalized as `config.pixels` says, square, side `config.image_size`.
-            patch_mask: True = a patch to attend to, in reading order; None = all. The tokens of the others have no
-                meaning.
-
-        Returns:
-            tokens: the last block's output without `ln_post` and projection, CLS first, in the compute dtype; if
-                `config.pooling` is not "cls", the pooled patches are in the place of CLS. Registers are left out.
-            feature: `ln_post(CLS) @ projection` or the projection of the pooled patches, not normalized, in the
-                compute dtype.
-
-        Source: docs/reference.md, section 1.
-        """
-        x = self.apply_blocks(self.embed(pictures), None if patch_mask is None else self.token_mask(patch_mask))
-        tokens, pooled = self.summarize(x, patch_mask)
-        return tokens, self.projection(pooled) if self.config.projection else pooled
 
     @staticmethod
     def fit(params: PyTree, config: VitConfig) -> PyTree:
@@ -114,12 +102,6 @@ class Vit(nnx.Module):
             x = jnp.concatenate([x[:, :num_extra], repeat(self.registers[...]), x[:, num_extra:]], axis=1)
         return self.ln_pre(x) if config.ln_pre else x
 
-    def token_mask(self, patch_mask: Bool[Array, "B N"]) -> Bool[Array, "B K"]:
-        """Which tokens the blocks attend to: CLS, registers and kept patches."""
-        for _ in range(self.num_extra):
-            patch_mask = with_cls(patch_mask)
-        return patch_mask
-
     def summarize(
         self, x: Float[Array, "B K D"], patch_mask: Bool[Array, "B N"] | None = None
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B D"]]:
@@ -136,19 +118,50 @@ class Vit(nnx.Module):
             pooled = jnp.mean(normed, axis=1, where=(weights | ~weights.any(axis=1, keepdims=True))[..., None])
         return jnp.concatenate([pooled[:, None], patches], axis=1), pooled
 
-    def apply_blocks(
-        self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None
-    ) -> Float[Array, "B L D"]:
+    def apply_blocks(self, x: Float[Array, "B L D"], mask: Bool[Array, "B M"] | None = None) -> Float[Array, "B L D"]:
+        """The output of the last block; `mask` is passed to every block."""
         constrain = self.placement.constrain
         rotary = rotary_positions(self.config, self.num_extra) if self.config.positions == "rotary" else None
 
-        def apply(block, x, token_mask):
-            return constrain(block(constrain(x), token_mask, rotary))
+        def apply(block, x, mask):
+            return constrain(block(constrain(x), mask, rotary))
 
         if self.config.remat != "none":
             apply = nnx.remat(apply, policy=REMAT_POLICIES[self.config.remat])
         scan = nnx.scan(apply, in_axes=(0, nnx.Carry, None), out_axes=nnx.Carry, unroll=self.config.unroll)
-        return scan(self.blocks, x, token_mask)
+        return scan(self.blocks, x, mask)
+
+
+class Vit(VitLayers):
+    """Encoder shared by shop images and video frames."""
+
+    def __call__(
+        self, pictures: Float[Array, "B S S 3"], patch_mask: Bool[Array, "B N"] | None = None
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "B E"]]:
+        """Encodes pictures.
+
+        Args:
+            pictures: normalized as `config.pixels` says, square, side `config.image_size`.
+            patch_mask: True = a patch to attend to, in reading order; None = all. The tokens of the others have no
+                meaning.
+
+        Returns:
+            tokens: the last block's output without `ln_post` and projection, CLS first, in the compute dtype; if
+                `config.pooling` is not "cls", the pooled patches are in the place of CLS. Registers are left out.
+            feature: `ln_post(CLS) @ projection` or the projection of the pooled patches, not normalized, in the
+                compute dtype.
+
+        Source: docs/reference.md, section 1.
+        """
+        x = self.apply_blocks(self.embed(pictures), None if patch_mask is None else self.token_mask(patch_mask))
+        tokens, pooled = self.summarize(x, patch_mask)
+        return tokens, self.projection(pooled) if self.config.projection else pooled
+
+    def token_mask(self, patch_mask: Bool[Array, "B N"]) -> Bool[Array, "B K"]:
+        """Which tokens the blocks attend to: CLS, registers and kept patches."""
+        for _ in range(self.num_extra):
+            patch_mask = with_cls(patch_mask)
+        return patch_mask
 
 
 def patchify(pictures: Float[Array, "B S S 3"], patch_size: int) -> Float[Array, "B N P"]:
