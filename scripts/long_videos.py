@@ -217,6 +217,8 @@ def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], 
         name: gallery for name, gallery in zip(index.image_ids, index.gallery_ids, strict=True) if gallery in galleries
     }
     chosen = [place for place, product in enumerate(clips.values()) if product in gallery_of]
+    if not chosen:
+        sys.exit(f"error: no clip shows a product of {sorted(galleries)}: do clips and films share a --split_seed?")
     products = [list(clips.values())[place] for place in chosen]
     queries = Queries(
         embeddings=unit(np.stack([encoded[place].features.mean(axis=0) for place in chosen])),
@@ -228,16 +230,15 @@ def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], 
     frames = np.zeros((*mask.shape, queries.embeddings.shape[1]), np.float32)
     frames[mask] = unit(np.concatenate([encoded[place].features for place in chosen]))
     by_frames = dataclasses.replace(queries, embeddings=frames, frame_mask=mask)
-    fitted = fit_calibration(
+    calibration = fit_calibration(
         queries,
         GalleryImages(index.vectors, index.gallery_ids, index.image_ids),
         num_frames=engine.num_frames,
         fingerprint=index.about.fingerprint,
         by_frames=by_frames,
     )
-    if fitted is None:
-        sys.exit(f"error: no clip shows a product of {sorted(galleries)}: do clips and films share a --split_seed?")
-    return fitted
+    assert calibration, "every chosen clip shows a product of its gallery"
+    return calibration
 
 
 def at(segments: Sequence, starts: Sequence[float], time: float):

@@ -84,8 +84,10 @@ def test_calibrates_with_the_other_shops_clips_alone(engine):
     encoded = [Frames(3 * vectors[[row]], None) for row in (1, 6, 7, 2)]  # shop "b"'s are right, that of "a" is wrong
     alone = long_videos.calibrate(engine, clips, encoded, {"b"})
     assert alone.num_clips == 2 and alone.scale_by_frames
-    changed = long_videos.calibrate(engine, clips, [Frames(vectors[[row]], None) for row in (0, 6, 7, 5)], {"b"})
+    others = [Frames(vectors[[0]], None), *encoded[1:3], Frames(vectors[[5]], None)]
+    changed = long_videos.calibrate(engine, clips, others, {"b"})
     assert dataclasses.astuple(alone) == dataclasses.astuple(changed), "nothing of shop a plays a part"
+    assert long_videos.calibrate(engine, clips, encoded, {"a", "b"}).scale < 0.5 * alone.scale, "where it would show"
     with pytest.raises(SystemExit, match="no clip"):
         long_videos.calibrate(engine, {"c": "elsewhere"}, encoded[:1], {"b"})
 
