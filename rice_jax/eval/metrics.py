@@ -1,4 +1,4 @@
-"""Rank-k of a set of queries and of its subsets, with the rank-k of a random order."""
+"""Rank-k, mAP, MRR, and nDCG of a set of queries and of its subsets, with those of a random order."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from rice_jax.eval.order import NAMES, expect_order, measure_order
 from rice_jax.eval.ranking import Ranking, group_rows
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 3, 5, 10)
 DRAWS = 1000  # of galleries or queries, for a confidence interval
+MAX_COUNTS = 2**23  # of one block of draws
 MIN_GALLERIES = 20  # that are drawn; draws of fewer hardly vary, so that intervals would be too narrow
 LEVEL = 0.95  # of a confidence interval
 # The levels of docs/reference.md, section 8, from low to high; other values follow in alphabetical order.
@@ -19,8 +21,23 @@ _LEVELS = ("small", "short", "few", "medium", "large", "long", "abundant")
 
 
 @dataclasses.dataclass(frozen=True)
+class Mean:
+    """The mean of a measure over some queries, 0 to 1.
+
+    Attributes:
+        mean: over the queries.
+        chance: expected for a random order of the same galleries.
+        interval: ends of the mean's confidence interval.
+    """
+
+    mean: float
+    chance: float
+    interval: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
-    """Rank-k of some queries.
+    """How well some queries are ranked.
 
     Attributes:
         num_queries: number of queries, the denominator of the shares.
@@ -28,6 +45,7 @@ class Score:
         chance: the same shares, expected for a random order of the same galleries.
         interval: {"rank-1": ends of its confidence interval, …}; None = none (version 0.2, one gallery).
         interval_over: what was drawn for it, "livestreams" or "queries".
+        order: {"mAP": its mean, "MRR": …, "nDCG@10": …} (`order.measure_order`); {} = not measured (version 0.2).
     """
 
     num_queries: int
@@ -35,13 +53,18 @@ class Score:
     chance: dict[str, float]
     interval: dict[str, tuple[float, float]] | None = None
     interval_over: str = "livestreams"
+    order: dict[str, Mean] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Score":
         """The inverse of `dataclasses.asdict`, also after JSON, which turns tuples into lists."""
         interval = values.get("interval")
         ends = interval and {cutoff: tuple(pair) for cutoff, pair in interval.items()}
-        return cls(**{**values, "interval": ends})
+        order = {
+            name: Mean(mean["mean"], mean["chance"], tuple(mean["interval"]))
+            for name, mean in values.get("order", {}).items()
+        }
+        return cls(**{**values, "interval": ends, "order": order})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +128,7 @@ def evaluate(
     labels: Mapping[str, Sequence[str]] | None = None,
     cutoffs: Sequence[int] = CUTOFFS,
 ) -> Result:
-    """Computes rank-k of a ranking, overall and by subset.
+    """Computes rank-k, mAP, MRR, and nDCG of a ranking, overall and by subset.
 
     Args:
         ranking: of at least one query.
@@ -179,7 +202,7 @@ def confidence_intervals(
     each other.
 
     Args:
-        values: of each query, Q >= 1, e.g. 1 for a hit and 0 for a miss at each of C cutoffs.
+        values: of each query, Q >= 1, in C columns, e.g. 1 for a hit and 0 for a miss at each of C cutoffs.
         gallery_ids: the gallery of each query.
 
     Returns:
@@ -198,8 +221,11 @@ def confidence_intervals(
     else:
         # Queries with equal values are drawn together, which takes little memory for any number of queries.
         kinds, counts = np.unique(values, axis=0, return_counts=True)
-        times = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=DRAWS)  # [draws, kinds]
-        means = times @ kinds / len(values)
+        generator, shares = np.random.default_rng(0), counts / len(values)
+        block = max(1, MAX_COUNTS // len(kinds))
+        blocks = [min(block, DRAWS - start) for start in range(0, DRAWS, block)]
+        means = np.concatenate([generator.multinomial(len(values), shares, size=size) @ kinds for size in blocks])
+        means /= len(values)
     ends = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
     return ends, "livestreams" if len(galleries) >= MIN_GALLERIES else "queries"
 
@@ -208,7 +234,12 @@ def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Seq
     chosen = np.asarray(rows, np.int64)
     rank, size, truths = ranking.rank[chosen], ranking.gallery_size[chosen], ranking.num_truths[chosen]
     hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
-    ends, drawn = confidence_intervals(hits.astype(float), [ranking.gallery_ids[row] for row in rows])
+    gallery_ids = [ranking.gallery_ids[row] for row in rows]
+    ends, drawn = confidence_intervals(hits.astype(float), gallery_ids)
+    relevant = [len(set(ranking.truths[row])) for row in rows]
+    values = measure_order([ranking.truth_ranks[row] for row in rows], relevant)  # [Q, 3]
+    expected = expect_order(size, truths, relevant)
+    value_ends, _ = confidence_intervals(values, gallery_ids)
     ranked = len(rows) / num_queries  # queries that were not ranked are misses in every draw
     names = [f"rank-{k}" for k in cutoffs]
     return Score(
@@ -217,6 +248,12 @@ def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Seq
         chance={f"rank-{k}": float(chance(size, truths, k).sum()) / num_queries for k in cutoffs},
         interval=dict(zip(names, map(tuple, (ends * ranked).tolist()), strict=True)),
         interval_over=drawn,
+        order={
+            name: Mean(float(found.sum()) / num_queries, float(by_chance.sum()) / num_queries, tuple(pair))
+            for name, found, by_chance, pair in zip(
+                NAMES, values.T, expected.T, (value_ends * ranked).tolist(), strict=True
+            )
+        },
     )
 
 

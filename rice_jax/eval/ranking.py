@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import heapq
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -64,9 +65,8 @@ class Ranking:
     Attributes:
         query_ids: the queries' names.
         gallery_ids: the gallery in which each query was ranked.
-        rank: 1-based position of the query's best ground truth; 0 = none of its truths is in the gallery, a miss.
+        truth_ranks: 1-based positions of the query's ground truths that are in its gallery, ascending.
         gallery_size: number of images in the query's gallery.
-        num_truths: number of ground truths in the query's gallery.
         truths: the ground-truth image ids.
         top: the best (image id, score) pairs, best first; after `rerank.reorder` the scores of matched images are the
             decoder's.
@@ -74,11 +74,20 @@ class Ranking:
 
     query_ids: tuple[str, ...]
     gallery_ids: tuple[str, ...]
-    rank: Int64[np.ndarray, " Q"]
+    truth_ranks: tuple[tuple[int, ...], ...]
     gallery_size: Int64[np.ndarray, " Q"]
-    num_truths: Int64[np.ndarray, " Q"]
     truths: tuple[tuple[str, ...], ...]
     top: tuple[tuple[tuple[str, float], ...], ...]
+
+    @functools.cached_property
+    def rank(self) -> Int64[np.ndarray, " Q"]:
+        """Position of each query's best ground truth; 0 = none of its truths is in the gallery, a miss."""
+        return np.array([ranks[0] if ranks else 0 for ranks in self.truth_ranks], np.int64)
+
+    @functools.cached_property
+    def num_truths(self) -> Int64[np.ndarray, " Q"]:
+        """Number of ground truths in each query's gallery."""
+        return np.array([len(ranks) for ranks in self.truth_ranks], np.int64)
 
 
 def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scores: int = 2**22) -> Ranking:
@@ -111,9 +120,8 @@ def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scor
     _check_truths(queries, galleries, images.skipped)
 
     num_queries = len(queries.ids)
-    best_rank = np.zeros(num_queries, np.int64)
     gallery_size = np.zeros(num_queries, np.int64)
-    num_truths = np.zeros(num_queries, np.int64)
+    truth_ranks: list[tuple[int, ...]] = [()] * num_queries
     top: list[tuple[tuple[str, float], ...]] = [()] * num_queries
 
     num_frames = 1 if queries.frame_mask is None else queries.frame_mask.shape[1]
@@ -129,17 +137,15 @@ def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scor
             found = [[position[t] for t in dict.fromkeys(queries.truths[query]) if t in position] for query in chunk]
             own = [queries.rows(query) for query in chunk]
             ranks, best = _rank_chunk(own, found, gallery, num_top, max_scores)
-            best_rank[chunk] = ranks
-            num_truths[chunk] = [len(own) for own in found]
-            for query, entries in zip(chunk, best, strict=True):
+            for query, of_truths, entries in zip(chunk, ranks, best, strict=True):
+                truth_ranks[query] = of_truths
                 top[query] = tuple((names[i], -negative) for negative, _, i in entries)
 
     return Ranking(
         query_ids=tuple(queries.ids),
         gallery_ids=tuple(queries.gallery_ids),
-        rank=best_rank,
+        truth_ranks=tuple(truth_ranks),
         gallery_size=gallery_size,
-        num_truths=num_truths,
         truths=tuple(tuple(t) for t in queries.truths),
         top=tuple(top),
     )
@@ -182,11 +188,11 @@ def _rank_chunk(
     gallery: _Gallery,
     num_top: int,
     max_scores: int,
-) -> tuple[Int64[np.ndarray, " q"], list[list[Entry]]]:
+) -> tuple[list[tuple[int, ...]], list[list[Entry]]]:
     """Ranks some queries of one gallery, a block of its images at a time.
 
     Returns:
-        The ranks, and the best images of each query in order.
+        The ranks of each query's truths, and its best images in order.
     """
     rows = np.concatenate(queries).astype(np.float64)
     starts = np.cumsum([0, *map(len, queries[:-1])])
@@ -194,19 +200,24 @@ def _rank_chunk(
     truth_scores = [
         gallery.scores(query.astype(np.float64), first, own)[0] for query, own in zip(queries, truths, strict=True)
     ]
-    best_truth = np.array([own.max(initial=-np.inf) for own in truth_scores], np.float32)
-    truth_rows = np.repeat(np.arange(len(truths)), [len(own) for own in truths])
+    sorted_scores = [np.sort(own)[::-1] for own in truth_scores]
+    num_truths = np.array([len(own) for own in truths])
+    truth_rows = np.repeat(np.arange(len(truths)), num_truths)
     truth_columns = np.concatenate([np.array(own, np.int64) for own in truths])
     all_truth_scores = np.concatenate(truth_scores)
 
-    not_worse = np.zeros(len(queries), np.int64)
+    # Rows with a first truth, those with a second one, …, and these truths' scores.
+    with_truth = [np.flatnonzero(num_truths > place) for place in range(num_truths.max())]
+    nth_scores = [np.array([sorted_scores[row][place] for row in found]) for place, found in enumerate(with_truth)]
+    not_worse = np.zeros((len(queries), len(with_truth)), np.int64)
     top: list[list[Entry]] = [[] for _ in truths]
     last_of_top = np.full(len(queries), -np.inf, np.float32)
     for start, scores in _score_blocks(rows, starts, gallery, max_scores):
         # A truth must have the same score in both comparisons, or it could be ranked before or after itself.
         here = (truth_columns >= start) & (truth_columns < start + scores.shape[1])
         scores[truth_rows[here], truth_columns[here] - start] = all_truth_scores[here]
-        not_worse += np.count_nonzero(scores >= best_truth[:, None], axis=1)
+        for place, (found, nth) in enumerate(zip(with_truth, nth_scores, strict=True)):
+            not_worse[found, place] += np.count_nonzero(scores[found] >= nth[:, None], axis=1)
         candidates = scores >= last_of_top[:, None]
         for row in np.flatnonzero(candidates.any(axis=1)).tolist():
             columns = np.flatnonzero(candidates[row])
@@ -214,10 +225,12 @@ def _rank_chunk(
             if len(top[row]) == num_top:
                 last_of_top[row] = -top[row][-1][0]
 
-    # Images that are no truth and not worse than the best truth come before it.
-    not_before = [(own == own.max(initial=-np.inf)).sum() for own in truth_scores]
-    has_truth = np.array([len(own) > 0 for own in truths])
-    return np.where(has_truth, 1 + not_worse - not_before, 0), top
+    # Before a truth come all images that are no truth and not worse, and the truths before it.
+    ranks = [
+        tuple((1 + np.arange(len(own)) + counts[: len(own)] - (own >= own[:, None]).sum(axis=1)).tolist())
+        for own, counts in zip(sorted_scores, not_worse, strict=True)
+    ]
+    return ranks, top
 
 
 def _best(

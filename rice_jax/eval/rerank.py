@@ -113,8 +113,9 @@ def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:
     Raises:
         DataError: naming the query, for a cosine that is not finite.
     """
-    rank, tops = ranked.rank.copy(), []
-    for query, (top, scores, truths) in enumerate(zip(ranked.top, cosines.tolist(), ranked.truths, strict=True)):
+    truth_ranks, tops = [], []
+    of_queries = zip(ranked.truth_ranks, ranked.top, cosines.tolist(), ranked.truths, strict=True)
+    for query, (ranks, top, scores, truths) in enumerate(of_queries):
         matched = [(image_id, score) for (image_id, _), score in zip(top, scores, strict=False)]
         if not np.isfinite([score for _, score in matched]).all():
             raise DataError(
@@ -122,7 +123,7 @@ def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:
                 "training diverged?"
             )
         matched.sort(key=lambda pair: (-pair[1], pair[0] in truths))
-        if 0 < rank[query] <= len(matched):
-            rank[query] = 1 + [image_id in truths for image_id, _ in matched].index(True)
+        found = (place for place, (image_id, _) in enumerate(matched, start=1) if image_id in truths)
+        truth_ranks.append((*found, *(place for place in ranks if place > len(matched))))
         tops.append((*matched, *top[len(matched) :]))
-    return dataclasses.replace(ranked, rank=rank, top=tuple(tops))
+    return dataclasses.replace(ranked, truth_ranks=tuple(truth_ranks), top=tuple(tops))

@@ -131,7 +131,7 @@ def read_rankings(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
-    """Writes one JSON line per query: its rank, its ground truth, and its best images with their scores.
+    """Writes one JSON line per query: its ranks, its ground truths, and its best images with their scores.
 
     Args:
         path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is created if it does not.
@@ -146,6 +146,7 @@ def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
                     "gallery": ranking.gallery_ids[i],
                     "gallery_size": int(ranking.gallery_size[i]),
                     "rank": int(ranking.rank[i]),
+                    "truth_ranks": ranking.truth_ranks[i],
                     "truths": ranking.truths[i],
                     "top": ranking.top[i],
                 },

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from rice_jax.eval.metrics import MIN_GALLERIES, Result, confidence_intervals
+from rice_jax.eval.order import NAMES, measure_order
 from rice_jax.eval.place import PREFIX
 from rice_jax.eval.results import Row, ranked_row, read_about, read_rankings, read_results
 from rice_jax.files import write_lines
@@ -79,6 +80,8 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
         album,
         runs=runs,
         cutoffs=list(runs[0].results[runs[0].row].score.rank),
+        means=[name for name in NAMES if any(name in run.results[run.row].score.order for run in runs)],
+        leads=list(dict.fromkeys(name for run in runs for name in _measured(run))),
         rows=[row for run in runs for row in _rows(run, runs[0])],
         counts=[_count(run, runs[0]) for run in runs[1:]],
         plots=[
@@ -148,17 +151,13 @@ def _rows(run: EvaluatedRun, first: EvaluatedRun) -> list[dict[str, Any]]:
     """The newest rows of a run; that of its rankings with the lead over the first run."""
     by_embedding = dataclasses.replace(run.row, ranking="embedding", num_matched=0)
     newest = [by_embedding, run.row]  # equal unless images were re-ranked
-    lead = _hits(run) - _hits(first)
-    ends, drawn = confidence_intervals(lead[:, None], [line["gallery"] for line in run.rankings])
-    # Queries that were not ranked are misses in both runs.
-    ranked = len(lead) / run.results[run.row].score.num_queries
-    difference = {"mean": lead.mean() * ranked, "ends": (ends[0] * ranked).tolist(), "over": drawn}
+    leads = {} if run is first else _leads(_measured(run), _measured(first), run)
     return [
         {
             "run": run.name,
             "row": row.label,
             "result": run.results[row],
-            "lead": difference if row == run.row and run is not first else None,
+            "leads": leads if row == run.row else {},
             "shown": row == run.row,
         }
         for row in dict.fromkeys(newest)
@@ -211,5 +210,26 @@ def _card(place: int, runs: Sequence[EvaluatedRun], album: Album | None) -> dict
     }
 
 
-def _hits(run: EvaluatedRun) -> np.ndarray:
-    return (run.rank == 1).astype(float)
+def _measured(run: EvaluatedRun) -> dict[str, np.ndarray]:
+    """Values of each query whose means the page compares; mAP unless its rankings are of version 0.2."""
+    values = {"rank-1": (run.rank == 1).astype(float)}
+    if all("truth_ranks" in line for line in run.rankings):
+        relevant = [len(set(line["truths"])) for line in run.rankings]
+        order = measure_order([line["truth_ranks"] for line in run.rankings], relevant)
+        values["mAP"] = order[:, NAMES.index("mAP")]
+    return values
+
+
+def _leads(
+    measured: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray], run: EvaluatedRun
+) -> dict[str, dict[str, Any]]:
+    """The lead of a run over the first one in each mean that both have."""
+    galleries = [line["gallery"] for line in run.rankings]
+    # Queries that were not ranked are misses in both runs.
+    ranked = len(galleries) / run.results[run.row].score.num_queries
+    leads = {}
+    for name in measured.keys() & first.keys():
+        lead = measured[name] - first[name]
+        ends, drawn = confidence_intervals(lead[:, None], galleries)
+        leads[name] = {"mean": lead.mean() * ranked, "ends": (ends[0] * ranked).tolist(), "over": drawn}
+    return leads

@@ -117,6 +117,7 @@ def write_report(
         by_frames=evaluation.by_frames,
         result=result,
         cutoffs=list(result.score.rank),
+        means=list(result.score.order),
         plots=[
             rank_plot({row.label: (ranking.rank, result)}, labeled(evaluation.results)),
             *_score_plots(ranking),

@@ -19,8 +19,8 @@ def table(results: Mapping[str, Result]) -> str:
         results: {row name: its result}, at least one, in the order of the rows.
 
     Returns:
-        Lines of at most 100 columns, without a newline at the end. If durations were measured, they are in the last
-        column, in seconds.
+        Lines of at most 100 columns, without a newline at the end: a block with rank-k, and one with mAP, MRR, and nDCG
+        (`order_table`). If durations were measured, they are in the last column of the first, in seconds.
 
     Raises:
         DataError: naming the row, if its queries or galleries are not those of the first row.
@@ -41,7 +41,27 @@ def table(results: Mapping[str, Result]) -> str:
     ]
     if any(map(_seconds, results.values())):
         header.append("seconds")
-    return "\n".join([_about(first), "", *align(header, rows)])
+    of_order = order_table(results)
+    return "\n".join([_about(first), "", *align(header, rows), *(["", of_order] if of_order else [])])
+
+
+def order_table(results: Mapping[str, Result], *, with_chance: bool = True) -> str:
+    """Tabulates mAP, MRR, and nDCG.
+
+    Args:
+        results: {row name: its result}, in the order of the rows; cells of those of version 0.2 stay empty.
+        with_chance: whether the first row is chance, which is that of the first result.
+
+    Returns:
+        Lines of at most 100 columns, without a newline at the end; "" if nothing was measured.
+    """
+    orders = {name: result.score.order for name, result in results.items()}
+    measured = [order for order in orders.values() if order]
+    if not measured:
+        return ""
+    rows = [["chance", *(_percent(mean.chance) for mean in measured[0].values())]] if with_chance else []
+    rows += [[name, *(_percent(mean.mean) for mean in order.values())] for name, order in orders.items()]
+    return "\n".join(align(["", *measured[0]], rows))
 
 
 def subset_table(result: Result) -> str:
@@ -98,10 +118,14 @@ def gallery_table(results: Mapping[str, Result]) -> str:
 
 def domain_tables(result: DomainResult) -> str:
     """Tabulates one evaluation between domains, in lines of at most 100 columns, without a newline at the end."""
-    return (
-        f"Retrieval: items of one domain among all items of another\n\n{gallery_table(result.retrieval)}\n\n"
-        f"One-shot classification: among one item of each product\n\n{gallery_table(result.one_shot)}"
-    )
+    blocks = [
+        "Retrieval: items of one domain among all items of another",
+        gallery_table(result.retrieval),
+        order_table(result.retrieval, with_chance=False),
+        "One-shot classification: among one item of each product",
+        gallery_table(result.one_shot),
+    ]
+    return "\n\n".join(filter(None, blocks))
 
 
 def detection_table(results: Mapping[str, Mapping[str, Any]], num_clips: int, num_skipped: int) -> str:

@@ -94,7 +94,7 @@ class RetrievalEvaluator:
         """Evaluates parameters after `step` updates.
 
         Returns:
-            Rank-k as {"rank-1": share, …}; if images were re-ranked, also {"matched-rank-1": share, …}.
+            Rank-k and mAP as {"rank-1": share, …}; if images were re-ranked, also {"matched-rank-1": share, …}.
 
         Raises:
             DataError: a ground truth is in no gallery, or a query has no gallery.
@@ -110,12 +110,12 @@ class RetrievalEvaluator:
         videos, images = self.embed(self._embedder, params)
         ranked = self.rank(videos, images)
         results[row] = self._score(ranked, time.perf_counter() - start)
-        shares = dict(results[row].score.rank)
+        shares = _logged(results[row])
         if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
             start, row = time.perf_counter(), match_row(step, self._num_matched, source)
             ranked = self.rerank(ranked, images, params)
             results[row] = self._score(ranked, time.perf_counter() - start)
-            shares |= {f"matched-{key}": share for key, share in results[row].score.rank.items()}
+            shares |= {f"matched-{key}": share for key, share in _logged(results[row]).items()}
         self._write(results, row, ranked)
         if run.source or step >= run.config.train.total_steps:
             if run.config.model.ipd == "off":
@@ -242,3 +242,8 @@ class RetrievalEvaluator:
 
     def _compute(self, function: Callable, params: PyTree, batches: Iterable[dict], num_rows: int) -> PyTree:
         return compute_rows(function, params, batches, num_rows, self._run.mesh)
+
+
+def _logged(result: metrics.Result) -> dict[str, float]:
+    """What training logs of an evaluation; `results.json` has more."""
+    return result.score.rank | {"mAP": result.score.order["mAP"].mean}

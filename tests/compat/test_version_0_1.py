@@ -76,12 +76,13 @@ def test_a_run_is_resumed_with_the_same_losses(old, shop, tmp_path):
     assert after.keys() == scores.keys()
     for row, score in scores.items():
         # Version 0.1 drew livestreams however few there were.
-        now, then = (dataclasses.replace(result.score, interval=None) for result in (after[row], score))
+        now, then = (dataclasses.replace(result.score, interval=None, order={}) for result in (after[row], score))
         assert dataclasses.replace(now, interval_over=then.interval_over) == then, row
 
 
 def test_results_are_read(old):
     results = read_results(old / "run" / "results.json")
     assert set(results) == {PIXELS, Row(0), Row(4), Row(4, "match", 2)}
+    assert all(result.score.order == {} for result in results.values()), "which it did not measure"
     about = json.loads((old / "run" / "results.json").read_text())["about"]
     assert ranked_row(about) == Row(4, "match", 2)

@@ -12,9 +12,8 @@ def evaluation(seed=0, num_queries=60, labels=True):
     ranked = ranking.Ranking(
         query_ids=tuple(f"q{i}" for i in range(num_queries)),
         gallery_ids=tuple(f"g{size}" for size in sizes),
-        rank=rng.integers(1, 23, num_queries),
+        truth_ranks=tuple((rank,) for rank in rng.integers(1, 23, num_queries).tolist()),
         gallery_size=sizes,
-        num_truths=np.ones(num_queries, np.int64),
         truths=(("皮带",),) * num_queries,
         top=((("皮带", 0.5), ("b", 0.25)),) * num_queries,
     )

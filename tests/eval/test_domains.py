@@ -141,7 +141,7 @@ def test_results_are_written_read_and_shown(tmp_path):
     first = result.retrieval[PAIRS[0]]
     queries, size, *_, without = lines[4].removeprefix("pages to videos").split()
     assert [int(queries), int(size), int(without)] == [first.score.num_queries, 23, first.num_without_truth]
-    assert len([line for line in lines if line.startswith("lives to pages ")]) == 2
+    assert len([line for line in lines if line.startswith("lives to pages ")]) == 3
     missing = dataclasses.replace(first, num_missing=1234, num_without_truth=0)
     assert tables.gallery_table({"x": missing}).splitlines()[0].endswith("rank-1 / chance  not ranked")
     assert tables.gallery_table({"x": missing}).endswith("1,234")

@@ -11,14 +11,13 @@ from rice_jax.eval import metrics, ranking
 GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "metric.json").read_text())
 
 
-def _ranking(ranks, sizes, num_truths=None, galleries=None):
+def _ranking(ranks, sizes, galleries=None):
     n = len(ranks)
     return ranking.Ranking(
         query_ids=tuple(f"q{i}" for i in range(n)),
         gallery_ids=tuple(galleries or (f"g{size}" for size in sizes)),
-        rank=np.asarray(ranks, np.int64),
+        truth_ranks=tuple((int(rank),) if rank else () for rank in ranks),
         gallery_size=np.asarray(sizes, np.int64),
-        num_truths=np.asarray(num_truths or [int(rank > 0) for rank in ranks], np.int64),
         truths=(("t",),) * n,
         top=((),) * n,
     )

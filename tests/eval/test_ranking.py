@@ -73,6 +73,7 @@ def test_rank_is_that_of_a_sorted_list(levels):
     result = _rank(**arguments)
     for i, entries in enumerate(_sorted_by_python(arguments)):
         assert result.rank[i] == 1 + [truth for _, _, truth in entries].index(True)
+        assert result.truth_ranks[i] == tuple(1 + k for k, (_, _, truth) in enumerate(entries) if truth)
         assert result.gallery_size[i] == len(entries)
         assert result.num_truths[i] == sum(truth for _, _, truth in entries)
         assert [image for image, _ in result.top[i]] == [image for image, _, _ in entries[:10]]
@@ -87,6 +88,7 @@ def test_rank_does_not_depend_on_the_chunks(max_scores, levels):
     arguments = _random(num_queries=60, num_galleries=2, width=33, levels=levels)
     whole, chunked = _rank(**arguments), _rank(**arguments, max_scores=max_scores)
     np.testing.assert_array_equal(chunked.rank, whole.rank)
+    assert chunked.truth_ranks == whole.truth_ranks
     assert chunked.top == whole.top
 
 

@@ -26,12 +26,15 @@ def _ranked(*queries):
     return ranking.Ranking(
         query_ids=tuple(f"q{i}" for i in range(len(queries))),
         gallery_ids=("g",) * len(queries),
-        rank=np.array([next((i + 1 for i, n in enumerate(names) if n in truths), 0) for names, truths in queries]),
+        truth_ranks=tuple(_truth_ranks(names, truths) for names, truths in queries),
         gallery_size=np.array([len(names) for names, _ in queries]),
-        num_truths=np.array([sum(n in truths for n in names) for names, truths in queries]),
         truths=tuple(tuple(truths) for _, truths in queries),
         top=tuple(tuple((name, -float(i)) for i, name in enumerate(names[:9])) for names, _ in queries),
     )
+
+
+def _truth_ranks(names, truths):
+    return tuple(i + 1 for i, name in enumerate(names) if name in truths)
 
 
 def _names(ranked):
@@ -59,11 +62,14 @@ def test_the_order_and_the_rank_of_the_truth(gallery, truths, cosines, order, ra
     after = rerank.reorder(before, np.array([cosines], np.float32))
     assert _names(after) == [order]
     assert after.rank.tolist() == [rank]
+    whole = order + gallery[9:]  # the first 9 are kept by name
+    assert after.truth_ranks == (_truth_ranks(whole, truths),)
     score = dict(zip(gallery, np.float32(cosines).tolist(), strict=False))
     old = dict(before.top[0])
     assert after.top[0] == tuple((name, score.get(name, old[name])) for name in order)
-    for field in ("query_ids", "gallery_ids", "gallery_size", "num_truths", "truths"):
+    for field in ("query_ids", "gallery_ids", "gallery_size", "truths"):
         assert getattr(after, field) is getattr(before, field)
+    assert after.num_truths.tolist() == before.num_truths.tolist()
 
 
 def test_re_ranking_is_sorting_by_the_new_scores():
@@ -80,7 +86,7 @@ def test_re_ranking_is_sorting_by_the_new_scores():
 
     first = rank(np.tile(np.arange(9, 0, -1, dtype=np.float32), (30, 1)))  # in the order of the gallery
     found, expected = rerank.reorder(first, scores), rank(scores)
-    assert found.top == expected.top
+    assert found.top == expected.top and found.truth_ranks == expected.truth_ranks
     np.testing.assert_array_equal(found.rank, expected.rank)
 
 

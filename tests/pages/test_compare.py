@@ -27,14 +27,13 @@ def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
     ranked = ranking.Ranking(
         query_ids=tuple(f"q{i}" for i in range(num)),
         gallery_ids=tuple(f"g{i % 2}" for i in range(num)),
-        rank=np.array(ranks),
+        truth_ranks=tuple((rank,) if rank else () for rank in ranks),
         gallery_size=np.full(num, 9),
-        num_truths=np.ones(num, np.int64),
         truths=(("a",),) * num,
         top=tuple((("a", 0.5), ("b", 0.25)) if rank == 1 else (("b", 0.5), ("a", 0.25)) for rank in ranks),
     )
     if shop:
-        ranked = dataclasses.replace(evaluated(shop)[0], rank=np.array(ranks))
+        ranked = dataclasses.replace(evaluated(shop)[0], truth_ranks=tuple((rank,) for rank in ranks))
     result = metrics.evaluate(ranked, num_queries=num + 2)
     about = ABOUT | ({"data_dir": str(data_dir)} if data_dir else {})
     write_results(workdir / "results.json", {Row(0): result, Row(6): result}, about)
@@ -54,8 +53,22 @@ def test_it_counts_what_changed(tmp_path):
     assert text.count('["gained"]') == 2 and text.count('["lost"]') == 1
     # One more of eight is gained; of ten queries, as two were not ranked.
     assert "+10.0<small>-20.0 to +40.0*</small>" in text
+    assert "<th>mAP</th><th>MRR</th><th>nDCG@10</th>" in text and "<th>mAP minus first’s</th>" in text
+    # 1/2 more, 1/2 less, and 1 more where there was no truth.
+    assert "+10.0<small>-10.0 to +35.0*</small>" in text
     assert "no picture" in text, "the runs do not tell where the data set is"
     assert "Accuracy in the batch" in text, "though only one run has a log"
+
+
+def test_rankings_of_version_0_2_have_no_map(tmp_path):
+    runs = [write_run(tmp_path / name, [1, 2, 3]) for name in ("first", "second")]
+    for run in runs[:1]:
+        lines = [json.loads(line) for line in (run / "rankings.jsonl").read_text().splitlines()]
+        old = [{name: value for name, value in line.items() if name != "truth_ranks"} for line in lines]
+        (run / "rankings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    compare.write_comparison(tmp_path / "compare.html", runs)
+    text = (tmp_path / "compare.html").read_text()
+    assert text.count("+0.0<small>") == 1, "rank-1"
 
 
 def test_differences_over_livestreams(tmp_path, monkeypatch):

@@ -27,6 +27,9 @@ def test_the_page_holds_what_was_found(evil_shop, tmp_path):
         assert f"{100 * share:.1f} %<small>{100 * ends[0]:.1f}–{100 * ends[1]:.1f}*</small>" in text, (
             "of two livestreams"
         )
+    for name, mean in result.score.order.items():
+        low, high = (100 * end for end in mean.interval)
+        assert f"<th>{name}</th>" in text and f"{100 * mean.mean:.1f} %<small>{low:.1f}–{high:.1f}*</small>" in text
     assert "all 4 queries, 1 of them misses" in text
     assert "2 queries could not be ranked" in text and "1 × unreadable" in text
     assert "truth in place 4 of 4" in text and "truth in place 1 of 4" in text
@@ -68,9 +71,8 @@ def test_a_run_with_little_to_tell(evil_shop, tmp_path):
 
 def test_a_truth_that_is_not_in_the_gallery(evil_shop, tmp_path):
     ranked, queries, result, pictures = evaluated(evil_shop)
-    rank = ranked.rank.copy()
-    rank[0] = 0
-    ranked = dataclasses.replace(ranked, rank=rank, truths=(("gone",), *ranked.truths[1:]))
+    missing = dict(truth_ranks=((), *ranked.truth_ranks[1:]), truths=(("gone",), *ranked.truths[1:]))
+    ranked = dataclasses.replace(ranked, **missing)
     path = tmp_path / "report.html"
     report.write_report(path, report.Evaluation("run", {Row(0): result}, Row(0), ranked, queries, [], {}), pictures)
     assert "no truth among 4 images" in path.read_text() and "no picture" in path.read_text()
@@ -98,9 +100,8 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     ranked = ranking.Ranking(
         query_ids=tuple(f"q{i}" for i in range(num)),
         gallery_ids=tuple(f"g{i % 100}" for i in range(num)),
-        rank=rng.integers(1, 4, num),
+        truth_ranks=tuple((rank,) for rank in rng.integers(1, 4, num).tolist()),
         gallery_size=np.full(num, 60),
-        num_truths=np.ones(num, np.int64),
         truths=tuple((names[i % 60],) for i in range(num)),
         top=tuple(tuple((names[(i + k) % 60], 1.0 - k / 10) for k in range(10)) for i in range(num)),
     )
@@ -142,9 +143,8 @@ def test_the_most_confused_pairs():
     ranked = ranking.Ranking(
         query_ids=tuple(map(str, range(len(firsts)))),
         gallery_ids=("g",) * len(firsts),
-        rank=np.array([1 if truth == first else 2 for truth, first in firsts]),
+        truth_ranks=tuple((1,) if truth == first else (2,) for truth, first in firsts),
         gallery_size=np.full(len(firsts), 5),
-        num_truths=np.ones(len(firsts), np.int64),
         truths=tuple((truth,) for truth, _ in firsts),
         top=tuple(((first, 0.5),) for _, first in firsts),
     )

@@ -33,14 +33,27 @@ def test_table_says_who_was_asked_and_what_chance_gets():
 def test_table_shows_the_seconds_that_were_measured():
     _, result = evaluation()
     timed = dataclasses.replace(result, seconds=1234.56)
-    header, _, *rows = tables.table({"before": result, "after": timed}).splitlines()[2:]
+    header, _, *rows = tables.table({"before": result, "after": timed}).splitlines()[2:7]
     assert header.endswith("rank-1 / chance  seconds") and rows[-1].endswith(" x  1,234.6")
     assert all(len(row) < len(rows[-1]) - 7 for row in rows[:-1]), "chance and what was not measured have none"
 
 
+def test_table_has_a_block_for_the_order():
+    _, result = evaluation()
+    old = dataclasses.replace(result, score=dataclasses.replace(result.score, order={}))
+    title, _, rank, _, *_, blank, order, rule, chance, first, second = tables.table({"a": old, "b": result}).split("\n")
+    assert rank.split()[0] == "rank-1" and blank == "" and set(rule) == {"-"} and first == "a"
+    assert order.split() == ["mAP", "MRR", "nDCG@10"]
+    means = result.score.order.values()
+    assert chance.split() == ["chance", *(part for mean in means for part in (f"{100 * mean.chance:.1f}", "%"))]
+    assert second.split() == ["b", *(part for mean in means for part in (f"{100 * mean.mean:.1f}", "%"))]
+
+
 def test_tables_are_narrow_and_aligned():
     _, result = evaluation()
-    for text in (tables.table({"before": result, "名" * 60: result}), tables.subset_table(result)):
+    results = {"before": result, "名" * 60: result}
+    assert max(map(_columns, tables.order_table(results).splitlines())) <= 100
+    for text in (tables.table(results), tables.subset_table(result)):
         lines = text.splitlines()
         assert max(map(_columns, lines)) <= 100
         ends = [_columns(line) for line in lines if line.endswith(" x")]
