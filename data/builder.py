@@ -26,6 +26,8 @@ from .img2dataset import build_index, find_outputs
 from .pictures import RawPictures
 from .skip_report import SkipReport, SkipSummary
 
+RECORD = "build.json"  # beside the records: the options of the build, and what was read and skipped
+ATTRIBUTION = "attribution.csv"  # of the raw files: whose work each picture is, and its license
 EXAMPLES_PER_SHARD = 1024  # about 300 MB if an example holds ten pictures of 256 px
 
 T = TypeVar("T")
@@ -105,6 +107,10 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         """Returns the content of `metadata.json`, once all shards are written."""
         return {}
 
+    def _options(self) -> dict[str, Any]:
+        """Returns the options that can change what a build writes."""
+        return {"max_skipped_percent": self._max_skipped_percent, "max_short_side": self._max_short_side}
+
     def _info_of(self, features: dict[str, Any]) -> tfds.core.DatasetInfo:
         """Returns the value for `_info`: these features, and examples in the order of the shards."""
         return self.dataset_info_from_configs(
@@ -141,6 +147,10 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
                     )
             self.summary = f"{summary.text()}, listed in {summary.path}"
             self.info.metadata.update(self._metadata(summary))
+            record = {"options": self._options(), "counts": summary.counts()}
+        (Path(self.data_dir) / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        if (raw_dir / ATTRIBUTION).is_file():
+            shutil.copyfile(raw_dir / ATTRIBUTION, Path(self.data_dir) / ATTRIBUTION)
         infos = [
             self._take(split, split_tasks, [lengths[task] for task in split_tasks])
             for split, split_tasks in tasks_of.items()

@@ -3,7 +3,7 @@
 import collections
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .errors import RawDataError
 
@@ -86,12 +86,23 @@ class SkipSummary:
                     reasons.setdefault(line["id"], line["reason"])
         return reasons
 
+    def counts(self) -> dict[str, dict[str, Any]]:
+        """Returns for each kind how many items were `read`, and how many were `skipped` for each reason."""
+        return {
+            kind: {
+                "read": tried,
+                "skipped": {reason: n for (its, reason), n in self._skipped.most_common() if its == kind},
+            }
+            for kind, tried in self._tried.items()
+        }
+
     def text(self) -> str:
         """Returns the counts by kind and reason as one line of text."""
         counts = []
-        for kind, tried in self._tried.items():
-            reasons = ", ".join(f"{n} {reason}" for (its, reason), n in self._skipped.most_common() if its == kind)
-            counts.append(f"{self.num_skipped(kind)} of {tried} {kind} skipped" + (f" ({reasons})" if reasons else ""))
+        for kind, found in self.counts().items():
+            reasons = ", ".join(f"{n} {reason}" for reason, n in found["skipped"].items())
+            skipped = f"{self.num_skipped(kind)} of {found['read']} {kind} skipped"
+            counts.append(skipped + (f" ({reasons})" if reasons else ""))
         return "; ".join(counts)
 
     def fail_above(self, max_percent: float) -> None:

@@ -21,6 +21,7 @@ A shop:
 A model:
   doctor     check raw data before a long build
   build      build a data set from raw files
+  card       write a data card for a built data set
   train      train a model, or resume its run, and evaluate it
   eval       evaluate the newest checkpoint of a run
   detect     write the boxes that a trained detector finds
@@ -89,6 +90,12 @@ def _build(arguments: list[str]) -> None:
     from rice_data import build
 
     build.main(arguments, prog="rice build")
+
+
+def _card(arguments: list[str]) -> None:
+    from rice_data import card
+
+    card.main(arguments, prog="rice card")
 
 
 def _doctor(arguments: list[str]) -> int:
@@ -211,6 +218,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "serve": _serve,
     "doctor": _doctor,
     "build": _build,
+    "card": _card,
     "compare": _compare,
     "export": _export,
 }

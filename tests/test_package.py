@@ -12,7 +12,7 @@ from tests.fixtures import ROOT
 
 # Where files of the checkout lie in the wheel; the sample shop with its pictures stays in the checkout.
 PLACES = {"rice_jax/": "rice_jax/", "configs/": "rice_jax/configs/", "data/": "rice_data/"}
-DATA_FILES = (".py", "README.md", "CITATIONS.bib", "TAGS.txt")
+DATA_FILES = (".py", "README.md", "CITATIONS.bib", "TAGS.txt", ".jinja")
 
 
 @pytest.fixture(scope="module")

@@ -120,5 +120,8 @@ class Builder(ShardedBuilder):
         }
         return kinds.get(self.builder_config.kind, detection.detection_metadata)(summary)
 
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"box_units": self._box_units}
+
     def _units_of(self, boxes: Iterable[Box]) -> str:
         return detect_units(boxes) if self._box_units == "auto" else self._box_units

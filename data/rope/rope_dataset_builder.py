@@ -76,6 +76,9 @@ class Builder(ShardedBuilder):
             }
         )
 
+    def _options(self) -> dict[str, Any]:
+        return super()._options() | {"splits": ",".join(self._splits), "max_frames": self._max_frames}
+
     def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
         domain = DOMAINS[self.builder_config.name]
         pictures = self._pictures(raw_dir)
