@@ -147,7 +147,8 @@ def _index(arguments: list[str]) -> None:
         "pictures",
         metavar="PICTURES",
         help="directory with ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png, .webp), or a "
-        "CSV with the columns id, path and optionally gallery, title, and product",
+        "CSV with the columns path, and id or product or both, and optionally gallery and title; further columns are "
+        "returned with every match",
     )
     parser.add_argument(
         "--model",

@@ -5,7 +5,8 @@
 VIDEO is a video, a directory of frames, or a text file (.txt) with the path of one frame on each line. DIR is the index
 of a shop. Each part of the video is printed as one line of JSON: `start` and `end` in seconds; `product`, the one that
 is shown, or null if it is none of the index; `confidence`, the probability that this is right; and `products`, those
-most similar to the frames of the part, each with its `score`, `confidence`, and most similar image (`image_id`).
+most similar to the frames of the part, each with its `score`, `confidence`, most similar image (`image_id`), and the
+further columns of the shop's CSV (`fields`). `--where=COLUMN=VALUE` searches only some of the products.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Engine, Match
+from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import Segment, encode_video, products_over_time
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
@@ -48,6 +50,10 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
     options = parser.parse_args(arguments)
     if options.top < 1 or options.rerank < 0 or not 0 < options.interval_seconds < math.inf:
         parser.error("expected --top of 1 or more, --rerank of 0 or more, and a finite --interval_seconds above 0")
+    try:
+        options.where = parse_where(options.where)
+    except DataError as error:
+        parser.error(f"--{error}")
     if options.report and options.report.is_dir():
         parser.error(f"--report={options.report}: is a directory, expected a file")
     if options.report and options.video.exists() and options.report.exists() and options.report.samefile(options.video):
@@ -63,7 +69,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
     engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=(BATCH_SIZE,))
-    engine.rows(options.gallery)  # raises if there is no such gallery
+    engine.products(options.gallery, options.where)  # raises if there are none
     thumbnails: dict[float, Small] = {}  # by time
 
     reading = Reading()
@@ -78,7 +84,9 @@ def recognize(options: argparse.Namespace) -> None:
     times, encoded = encode_video(engine, frames(), BATCH_SIZE)
     for warning in reading.warnings:
         print(f"warning: {options.video}: {warning}", file=sys.stderr)
-    segments = products_over_time(engine, times, encoded, end=reading.end, gallery=options.gallery, top=options.top)
+    segments = products_over_time(
+        engine, times, encoded, end=reading.end, gallery=options.gallery, top=options.top, where=options.where
+    )
     for segment in segments:
         print(json.dumps(as_json(segment), ensure_ascii=False, allow_nan=False))
     if options.report:
@@ -121,6 +129,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing"
     )
     search.add_argument("--gallery", metavar="ID", help="search only this gallery (default: all products)")
+    search.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="search only products of which the shop's CSV says so; repeat it for another value of a column, or for "
+        "another column",
+    )
     search.add_argument(
         "--rerank", type=int, default=0, metavar="N", help="re-rank the first N products with the decoder (default: 0)"
     )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rice_jax import recognize
-from tests.shop import make_shop, png, write_mp4
+from tests.shop import make_shop, png, write_mp4, write_products
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,10 @@ def test_a_video_gives_lines_and_a_page(shop, tmp_path, capsys):
     lines = run(capsys, video, f"--index={shop.directory}", "--top=2", f"--report={page}")
     assert [(line["start"], line["end"]) for line in lines] == [(0, 8.5), (8.5, 17.5), (17.5, 27)]
     first, gap, last = lines
-    assert first["product"] == {"id": "p1", "gallery": "a", "title": "title p1", "image_id": "p1"} | {
+    assert first["product"] == {"id": "p1", "gallery": "a", "title": "title p1", "image_id": "p1", "fields": {}} | {
         name: first["product"][name] for name in ("score", "confidence")
     }
-    assert list(first["product"]) == ["id", "gallery", "title", "score", "confidence", "image_id"]
+    assert list(first["product"]) == ["id", "gallery", "title", "score", "confidence", "image_id", "fields"]
     assert gap["product"] is None and last["product"]["id"] == "p5"
     assert [len(line["products"]) for line in lines] == [2, 2, 2]
     assert all(0 <= line["confidence"] <= 1 for line in lines)
@@ -45,6 +45,26 @@ def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):
     arguments = f"--index={shop.directory}", "--gallery=b", "--rerank=2", "--interval_seconds=0.5"
     [line] = run(capsys, tmp_path, *arguments, f"--checkpoint={shop.index.about.checkpoint}")
     assert line["end"] == 3 and {match["id"] for match in line["products"]} == {"p6", "p7"}
+
+
+def test_only_products_of_which_the_shops_csv_says_so(shop, tmp_path, capsys):
+    fields = [{"Category": "lamp" if row in (2, 5) else "mug", "price": str(row)} for row in range(8)]
+    index = write_products(shop, tmp_path, shop.index.product_ids, fields=fields)
+    (tmp_path / "frames").mkdir()
+    for number in range(4):
+        (tmp_path / "frames" / f"{number}.png").write_bytes(png(shop.pictures[1]))
+    [line] = run(capsys, tmp_path / "frames", f"--index={index}", "--where=category=lamp")
+    assert {match["id"]: match["fields"] for match in line["products"]} == {
+        "p2": {"Category": "lamp", "price": "2"}, "p5": {"Category": "lamp", "price": "5"}
+    }  # fmt: skip
+    conditions = "--where=price=1", "--where=price=2", "--where=category=mug"
+    [line] = run(capsys, tmp_path / "frames", f"--index={index}", *conditions)
+    assert [match["id"] for match in line["products"]] == ["p1"]
+    with pytest.raises(SystemExit, match="DataError: where: found no column 'color' in the index; .*'Category', 'pri"):
+        run(capsys, tmp_path / "frames", f"--index={index}", "--where=color=red")
+    with pytest.raises(SystemExit):
+        run(capsys, tmp_path / "frames", f"--index={index}", "--where=lamp")
+    assert "--where: found 'lamp', expected COLUMN=VALUE" in capsys.readouterr().err
 
 
 def test_a_broken_frame_is_left_out_of_the_page_too(shop, tmp_path, capsys):

@@ -1,17 +1,16 @@
 """The pictures of a shop: a directory, or a CSV that lists them."""
 
-import csv
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from rice_jax.index.spreadsheet import read_rows
 from rice_jax.input.pictures import is_hidden
 from rice_jax.types import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-COLUMNS = ("id", "path", "gallery", "title", "product")
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +24,26 @@ class Picture(NamedTuple):
     path: Path
     title: str  # "" = unknown
     place: str  # for messages: the file itself, or the line of the CSV
+    fields: Mapping[str, str] = {}  # further columns of the CSV
 
 
-def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Picture]:
+class Names(NamedTuple):
+    """Pictures and whole products, each by its gallery and id."""
+
+    pictures: set[tuple[str, str]]
+    products: set[tuple[str, str]]
+
+
+def read_shop(path: str | os.PathLike) -> list[Picture]:
     """Lists the pictures of a shop, without opening them.
 
     Args:
         path: a directory with the files ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png,
-            .webp; other files are left out), or a CSV in UTF-8 with the columns `id`, `path` (relative to the CSV) and,
-            optionally, `gallery`, `title`, and `product`. Pictures without a product are each a product of their own,
-            named by their id. The id of PRODUCT/PICTURE.jpg is PRODUCT/PICTURE. If a CSV without the column `product`
-            repeats an id with other paths, these are pictures of one product: ID, ID/2, ID/3, ….
-        with_paths: whether a CSV needs the column `path`.
+            .webp; other files are left out), or a CSV (`read_rows`) with the columns `path`, relative to the CSV, and
+            `id` or `product` or both, and optionally `gallery` and `title`. Pictures without a product are each a
+            product of their own, named by their id. The id of PRODUCT/PICTURE.jpg is PRODUCT/PICTURE. If a CSV has only
+            one of the columns `id` and `product`, and repeats a name with other paths, these are pictures of one
+            product: ID, ID/2, ID/3, ….
 
     Returns:
         The pictures, ordered by gallery and id.
@@ -46,13 +53,9 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
             directory has another form.
         FileNotFoundError: `path` does not exist.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: does not exist, expected a directory of pictures or a CSV")
-    pictures = list(_read_directory(path) if path.is_dir() else _read_csv(path, with_paths))
-    if not pictures:
-        expected = f"pictures ({', '.join(SUFFIXES)})" if path.is_dir() else "a line for each picture"
-        raise DataError(f"{path}: found no picture, expected {expected}")
+    path = _existing(path)
+    pictures = list(_read_directory(path) if path.is_dir() else _read_csv(path))
+    _require_some(path, pictures)
     places: dict[tuple[str, str], str] = {}
     for picture in pictures:
         try:
@@ -71,6 +74,43 @@ def read_shop(path: str | os.PathLike, *, with_paths: bool = True) -> list[Pictu
                 "`product`"
             )
     return sorted(pictures)
+
+
+def read_names(path: str | os.PathLike) -> Names:
+    """Lists pictures and products by their names alone; their files need not exist.
+
+    Args:
+        path: a directory, see `read_shop`, or a CSV (`read_rows`) with the columns `id` or `product` or both, and
+            optionally `gallery`. A row with an id names a picture, and one without a product.
+
+    Raises:
+        DataError: there is no name, or the CSV or directory has another form.
+        FileNotFoundError: `path` does not exist.
+    """
+    path = _existing(path)
+    if path.is_dir():
+        return Names({(picture.gallery, picture.id) for picture in read_shop(path)}, set())
+    names = Names(set(), set())
+    for row in read_rows(path, with_paths=False):
+        gallery, name, product = (row.cells.get(column, "") for column in ("gallery", "id", "product"))
+        if not name and not product:
+            raise DataError(f"{path}:{row.line}: found no id and no product, expected one of them")
+        (names.pictures if name else names.products).add((gallery, name or product))
+    _require_some(path, names.pictures | names.products)
+    return names
+
+
+def _existing(path: str | os.PathLike) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: does not exist, expected a directory of pictures or a CSV")
+    return path
+
+
+def _require_some(path: Path, pictures: Collection) -> None:
+    if not pictures:
+        expected = f"pictures ({', '.join(SUFFIXES)})" if path.is_dir() else "a line for each picture"
+        raise DataError(f"{path}: found no picture, expected {expected}")
 
 
 def _read_directory(directory: Path) -> Iterator[Picture]:
@@ -102,45 +142,27 @@ def _files(directory: Path, depth: int) -> Iterator[Path]:
             )
 
 
-def _read_csv(path: Path, with_paths: bool) -> Iterator[Picture]:
-    required = {"id", "path"} if with_paths else {"id"}
+def _read_csv(path: Path) -> Iterator[Picture]:
     paths: dict[tuple[str, str], list[Path]] = {}  # of each id
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file, strict=True)
-        try:
-            found = rows.fieldnames or []
-            if len(set(found)) < len(found) or not required <= set(found) <= set(COLUMNS):
-                raise DataError(
-                    f"{path}:1: found the columns {', '.join(map(repr, found)) or 'of an empty file'}, expected "
-                    f"{' and '.join(sorted(required))}, and no others than {', '.join(COLUMNS)}"
-                )
-            for row in rows:
-                place = f"{path}:{rows.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(f"{place}: found {_count(row)} values, expected {len(found)}: {', '.join(found)}")
-                if with_paths and not row["path"]:
-                    raise DataError(f"{place}: found no path of {row['id']!r}, expected one for each picture")
-                name, gallery, file_path = row["id"], row.get("gallery", ""), path.parent / row.get("path", "")
-                product = row.get("product", "")
-                earlier = paths.setdefault((gallery, name), [])
-                if "product" not in found and earlier and file_path not in earlier:
-                    name, product = f"{name}/{len(earlier) + 1}", name
-                earlier.append(file_path)
-                product = product if product.strip() else name
-                yield Picture(gallery, name, product, file_path, row.get("title", ""), place)
-            repeated = [name for (_, name), own in paths.items() if len(own) > 1]
-            if repeated:
-                logger.info(
-                    "%s: %d ids have several pictures, the first is %r; these count as pictures of one product",
-                    path,
-                    len(repeated),
-                    repeated[0],
-                )
-        except csv.Error as error:
-            raise DataError(f"{path}:{rows.reader.line_num}: {error}; expected a CSV") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: {error}; expected a CSV in UTF-8") from error
-
-
-def _count(row: dict) -> int:
-    return sum(len(value) if key is None else value is not None for key, value in row.items())
+    for row in read_rows(path):
+        place, cells = f"{path}:{row.line}", row.cells
+        product, gallery = cells.get("product", ""), cells.get("gallery", "")
+        name = cells.get("id", product)
+        if not cells["path"]:
+            raise DataError(f"{place}: found no path of {name!r}, expected one for each picture")
+        file_path = path.parent / cells["path"]
+        earlier = paths.setdefault((gallery, name), [])
+        if not {"id", "product"} <= cells.keys():
+            product = name
+            if earlier and file_path not in earlier:
+                name = f"{name}/{len(earlier) + 1}"
+        earlier.append(file_path)
+        yield Picture(gallery, name, product or name, file_path, cells.get("title", ""), place, row.fields)
+    repeated = [name for (_, name), own in paths.items() if len(own) > 1]
+    if repeated:
+        logger.info(
+            "%s: %d ids have several pictures, the first is %r; these count as pictures of one product",
+            path,
+            len(repeated),
+            repeated[0],
+        )

@@ -33,7 +33,9 @@ TEXTS = {
     "paths": "path",
     "digests": "sha256",
     "product_ids": "product",  # absent in indexes of version 0.2 and before
+    "fields": "fields",  # absent if no picture has any
 }
+LATER = ("product_ids", "fields")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Index:
         titles: "" = unknown.
         paths: the pictures' files.
         digests: SHA-256 of the files' contents, as hexadecimal digits.
+        fields: {name: value} of the further columns of the CSV that listed each picture, such as its price.
         vectors: embeddings, unit length.
         queries: what the decoder needs of each picture (`Pmd.image_queries`); None if there is no trained decoder.
         about: the model.
@@ -106,6 +109,7 @@ class Index:
     titles: list[str]
     paths: list[str]
     digests: list[str]
+    fields: list[dict[str, str]]
     vectors: Float32[np.ndarray, "G E"]
     queries: BFloat16[np.ndarray, "G R D"] | None
     about: About
@@ -152,8 +156,10 @@ def read_index(directory: str | os.PathLike) -> Index:
             table = pq.ParquetFile(file).read()
         stored = table.schema.metadata
         about = About.from_dict(json.loads(stored[SETTINGS]))
-        names = [name for name in TEXTS if name != "product_ids" or TEXTS[name] in table.column_names]
+        names = [name for name in TEXTS if name not in LATER or TEXTS[name] in table.column_names]
         texts = {name: table[TEXTS[name]].to_pylist() for name in names}
+        if "fields" in texts:
+            texts["fields"] = list(map(dict, texts["fields"]))
         vectors = _read_rows(table["vector"], np.float32)
         queries = None
         if about.model.pmd:
@@ -168,6 +174,7 @@ def read_index(directory: str | os.PathLike) -> Index:
             "index the shop again"
         ) from error
     texts.setdefault("product_ids", list(texts["image_ids"]))
+    texts.setdefault("fields", [{} for _ in texts["image_ids"]])
     index = Index(**texts, vectors=vectors, queries=queries, about=about)
     _require_unit_vectors(path, index)
     return index
@@ -181,8 +188,10 @@ def write_index(directory: str | os.PathLike, index: Index) -> None:
     """
     path = Path(directory) / FILE
     _require_unit_vectors(path, index)
-    texts = {name: getattr(index, name) for name in TEXTS}
-    columns = {column: pa.array(texts[name], pa.string()) for name, column in TEXTS.items()}
+    texts = _texts(index)
+    columns = {TEXTS[name]: pa.array(own, pa.string()) for name, own in texts.items() if name != "fields"}
+    if "fields" in texts:
+        columns["fields"] = pa.array([list(own.items()) for own in index.fields], pa.map_(pa.string(), pa.string()))
     columns["vector"] = _rows(index.vectors)
     if index.queries is not None:
         columns["queries"] = _rows(index.queries.view(np.uint16))  # Arrow has no bfloat16
@@ -208,7 +217,7 @@ def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
     flat = faiss.IndexFlatIP(index.vectors.shape[1])
     flat.add(index.vectors)
     path = Path(directory) / "index.faiss"
-    rows = {column: getattr(index, name) for name, column in TEXTS.items() if name != "digests"}
+    rows = {TEXTS[name]: own for name, own in _texts(index).items() if name != "digests"}
     ids = json.dumps({"fingerprint": index.about.fingerprint} | rows, ensure_ascii=False)
     with replacing(path) as partial:
         faiss.write_index(flat, str(partial))
@@ -216,7 +225,12 @@ def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
     return path
 
 
-def _checksum(about: bytes, texts: Mapping[str, list[str]], vectors: np.ndarray, queries: np.ndarray | None) -> bytes:
+def _texts(index: Index) -> dict[str, list]:
+    """The columns besides the numbers; without fields, a file is what it was before there were any."""
+    return {name: getattr(index, name) for name in TEXTS if name != "fields" or any(index.fields)}
+
+
+def _checksum(about: bytes, texts: Mapping[str, list], vectors: np.ndarray, queries: np.ndarray | None) -> bytes:
     """SHA-256 of an index's contents, however Parquet lays them out."""
     digest = hashlib.sha256(about)
     digest.update(json.dumps(texts).encode())

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from jaxtyping import PyTree, UInt8
 
 from rice_jax.eval.embed import Images, compile_rows, compute_rows, model_embedder, padded_batch_size
 from rice_jax.files import leaving_no_trace, locked
-from rice_jax.index.catalog import Picture, read_shop
+from rice_jax.index.catalog import Names, Picture, read_names, read_shop
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.input import transforms
@@ -55,8 +55,8 @@ def build_index(
 
     Args:
         images: a directory with the files ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png,
-            .webp), or a CSV in UTF-8 with the columns `id`, `path` (relative to the CSV) and, optionally, `gallery`,
-            `title`, and `product`, which pictures of one product share.
+            .webp), or a CSV with the columns `path`, relative to the CSV, and `id` or `product` or both, and optionally
+            `gallery` and `title`. Pictures of one product share `product`. Further columns are kept (`Index.fields`).
         out: directory of the index; created if it does not exist.
         model: a run's workdir, one of its checkpoints, or a converted model; None = the model that made the index.
         change: "add" adds and replaces pictures; "mirror" also removes pictures that are not among `images`; "remove"
@@ -171,8 +171,8 @@ def remove_pictures(directory: Path, images: str | os.PathLike) -> Index:
 
     Args:
         directory: of the index.
-        images: a directory or a CSV that names them, see `read_shop`; a CSV needs no paths. An id also names the
-            product's pictures ID/….
+        images: a directory or a CSV that names pictures or products, see `read_names`. An id also names the product's
+            pictures ID/….
 
     Returns:
         The index.
@@ -188,15 +188,16 @@ def remove_pictures(directory: Path, images: str | os.PathLike) -> Index:
 
 def _remove(directory: Path, images: str | os.PathLike) -> Index:
     index = read_index(directory)
-    named = set(map(_key, read_shop(images, with_paths=False)))
+    named = read_names(images)
+    everything = named.pictures | named.products
     found = [_named(named, *ids) for ids in zip(index.gallery_ids, index.image_ids, index.product_ids, strict=True)]
     kept = [row for row, key in enumerate(found) if key is None]
     num_removed = len(found) - len(kept)
     if not num_removed:
-        gallery, name = min(named)
+        gallery, name = min(everything)
         raise DataError(
-            f"{images}: none of its {len(named)} pictures, e.g. {name!r} of gallery {gallery!r}, is in {directory}; "
-            "expected the ids and galleries that they were indexed with"
+            f"{images}: none of its {len(everything)} {'pictures' if named.pictures else 'products'}, e.g. {name!r} of "
+            f"gallery {gallery!r}, is in {directory}; expected the ids and galleries that they were indexed with"
         )
     left = index.take(kept)
     write_index(directory, left)
@@ -204,7 +205,7 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
         "%s: removed %d pictures; %d were not in the index, %d are left",
         directory,
         num_removed,
-        len(named.difference(found)),
+        len(everything.difference(found)),
         len(kept),
     )
     return left
@@ -240,7 +241,7 @@ def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, 
     for place, picture in enumerate(map(named.get, kept)):
         if picture:
             merged.titles[place], merged.paths[place] = picture.title, str(picture.path.absolute())
-            merged.product_ids[place] = picture.product
+            merged.product_ids[place], merged.fields[place] = picture.product, dict(picture.fields)
     return merged
 
 
@@ -263,6 +264,7 @@ def _embed(
         titles=[picture.title for picture, _ in pictures],
         paths=[str(picture.path.absolute()) for picture, _ in pictures],
         digests=[digest for _, digest in pictures],
+        fields=[dict(picture.fields) for picture, _ in pictures],
         vectors=images.embedding,
         queries=images.queries,
         about=about,
@@ -332,10 +334,12 @@ def _digest(picture: Picture) -> str:
         return ""
 
 
-def _named(named: Set[tuple[str, str]], gallery: str, image: str, product: str) -> tuple[str, str] | None:
-    """Which of the named ids means a picture: its own, or that of its product if the picture's is PRODUCT/…."""
+def _named(named: Names, gallery: str, image: str, product: str) -> tuple[str, str] | None:
+    """Which name means a picture: its own, its product's, or its product's as an id if the picture's is PRODUCT/…."""
+    if (gallery, product) in named.products:
+        return gallery, product
     keys = [(gallery, image)] + [(gallery, product)] * image.startswith(f"{product}/")
-    return next((key for key in keys if key in named), None)
+    return next((key for key in keys if key in named.pictures), None)
 
 
 def _key(picture: Picture) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """A model and an index on the device: encodes pictures, and ranks an index's products for the frames of a clip."""
 
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.rice import embed
 from rice_jax.models.weights import CheckpointError
+from rice_jax.recognition.products import Products, Where, by_gallery, fields_of, freeze, select
 from rice_jax.types import DataError
+
+NUM_SELECTIONS = 64  # of products by `where` that are kept
 
 logger = logging.getLogger(__name__)
 
@@ -42,21 +46,6 @@ def join_frames(parts: Sequence[Frames]) -> Frames:
     return Frames(np.concatenate([part.features for part in parts]), np.concatenate(tokens) if tokens else None)
 
 
-class Products(NamedTuple):
-    """The products that are searched, in the order of the index, each with the rows of its images."""
-
-    rows: Int[np.ndarray, " g"]  # of the images in the index; those of a product are neighbors
-    edges: Int[np.ndarray, " p1"]  # place of each product's first row, and the number of rows
-
-    def images(self, product: int) -> Int[np.ndarray, " i"]:
-        """The rows of a product's images."""
-        return self.rows[self.edges[product] : self.edges[product + 1]]
-
-    def best(self, scores: Float32[np.ndarray, " N"]) -> Float32[np.ndarray, " p"]:
-        """The score of each product's best image, from those of all images of the index."""
-        return np.maximum.reduceat(scores[self.rows], self.edges[:-1])
-
-
 class Match(NamedTuple):
     """A product of the index, as a match for a clip. It is as similar as its most similar image."""
 
@@ -66,6 +55,7 @@ class Match(NamedTuple):
     score: float  # cosine of the embeddings, or the score by frames; for a re-ranked product, the decoder's cosine
     confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
     image_id: str  # of the most similar image
+    fields: dict[str, str] = {}  # further columns of the shop's CSV, such as its price
 
 
 class Recognition(NamedTuple):
@@ -136,7 +126,8 @@ class Engine:
         self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
         self.by_frames = self.calibration is not None and self.calibration.scale_by_frames is not None
-        self._products = _by_gallery(self.index)
+        self._products = by_gallery(self.index)
+        self._selected = functools.lru_cache(NUM_SELECTIONS)(self._select)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
         self._warn(self.index.about.ipd)
         self._compile(loaded.graphdef, loaded.params, sorted(batch_sizes))
@@ -168,18 +159,33 @@ class Engine:
         """
         return self.products(gallery).rows
 
-    def products(self, gallery: str | None) -> Products:
+    def products(self, gallery: str | None, where: Where | None = None) -> Products:
         """The products of a gallery; None = of all galleries.
 
+        Args:
+            gallery: its id.
+            where: what the further columns of the shop's CSV say about them, such as `{"category": "lamp"}`; of several
+                values of a column a product has one, and all columns must agree.
+
         Raises:
-            DataError: there is no such gallery.
+            DataError: there is no such gallery, column, or product.
         """
         if gallery not in self._products:
             some = ", ".join(map(repr, self.galleries[:5])) + (", …" if len(self.galleries) > 5 else "")
             raise DataError(f"found no gallery {gallery!r} among the index's {len(self.galleries)}: {some}")
-        return self._products[gallery]
+        return self._selected(gallery, freeze(where)) if where else self._products[gallery]
 
-    def rank(self, frames: Frames, gallery: str | None = None, top: int = 5, time: float = 0.0) -> Recognition:
+    def _select(self, gallery: str | None, where: tuple) -> Products:
+        return select(self.index, self._products[gallery], where)
+
+    def rank(
+        self,
+        frames: Frames,
+        gallery: str | None = None,
+        top: int = 5,
+        time: float = 0.0,
+        where: Where | None = None,
+    ) -> Recognition:
         """Ranks the products of a gallery for a clip, each by the image that is most similar to the clip.
 
         Args:
@@ -187,11 +193,13 @@ class Engine:
             gallery: id of the gallery; None = all products of the index.
             top: number of products to return, at least 1.
             time: time of the newest frame, which the result repeats.
+            where: ranks only these products, see `products`; their scores are what they are without it.
 
         Raises:
-            DataError: there is no such gallery, there is no frame, `top` is below 1, or a cosine is not finite.
+            DataError: there is no such gallery, column, or product, there is no frame, `top` is below 1, or a cosine is
+                not finite.
         """
-        products = self.products(gallery)
+        products = self.products(gallery, where)
         if not len(frames.features) or top < 1:
             raise DataError(f"found {len(frames.features)} frames and top={top}, expected at least one of both")
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))
@@ -224,7 +232,13 @@ class Engine:
         index = self.index
         title = next(filter(None, (index.titles[image] for image in images)), "")
         return Match(
-            index.product_ids[row], index.gallery_ids[row], title, score, confidence, image_id=index.image_ids[row]
+            index.product_ids[row],
+            index.gallery_ids[row],
+            title,
+            score,
+            confidence,
+            image_id=index.image_ids[row],
+            fields=fields_of(index, images.tolist()),
         )
 
     def _encode(self, pictures: UInt8[np.ndarray, "b S S 3"]) -> Frames:
@@ -321,21 +335,6 @@ def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray,
     place = max(len(scores) - num, 0)
     places = np.flatnonzero(scores >= np.partition(scores, place)[place])  # cheaper than sorting all
     return places[np.argsort(-scores[places], kind="stable")][:num]
-
-
-def _by_gallery(index: Index) -> dict[str | None, Products]:
-    """The products of each gallery, and of all under None."""
-    numbers: dict[tuple[str, str], int] = {}  # of the products, in order of their first images
-    names = zip(index.gallery_ids, index.product_ids, strict=True)
-    number = np.array([numbers.setdefault(name, len(numbers)) for name in names])
-    order = np.argsort(number, kind="stable")
-    rows: dict[str | None, list[int]] = {None: order.tolist()}
-    for row in order.tolist():
-        rows.setdefault(index.gallery_ids[row], []).append(row)
-    return {
-        gallery: Products(np.array(own), np.flatnonzero(np.diff(number[own], prepend=-1, append=-1)))
-        for gallery, own in rows.items()
-    }
 
 
 def _fill(array: np.ndarray, num_frames: int) -> tuple[np.ndarray, Bool[np.ndarray, " T"]]:

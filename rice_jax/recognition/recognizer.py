@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from rice_jax.index.pictures import AnyPicture
 from rice_jax.recognition.engine import Engine, Frames, Match, Recognition, join_frames
+from rice_jax.recognition.products import Where
 from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.timeline import Span, timeline
 from rice_jax.recognition.video import Frame
@@ -47,6 +48,7 @@ class Recognizer:
         top: int = 5,
         rerank: int = 0,
         interval_seconds: float = 1.0,
+        where: Where | None = None,
     ):
         """Loads the index and its model, and compiles everything.
 
@@ -57,18 +59,20 @@ class Recognizer:
             top: number of products to return, at least 1.
             rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
             interval_seconds: one frame of each such interval is encoded; for further frames, `push` only ranks again.
+            where: ranks only products of which the further columns of the shop's CSV say this, such as
+                `{"category": "lamp"}` or `{"category": ["lamp", "sofa"], "stock": "yes"}`; None = all.
 
         Raises:
             CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
                 with.
-            DataError: the index cannot be read or is empty, it has no such gallery, or `interval_seconds` is not above
-                0.
+            DataError: the index cannot be read or is empty, it has no such gallery, column, or product, or
+                `interval_seconds` is not above 0.
             FileNotFoundError: there is no index.
         """
         self.engine = Engine(index, model=model, rerank=rerank)
-        self._gallery, self._top = gallery, top
+        self._gallery, self._top, self._where = gallery, top, where
         self._stream = Stream(self.engine.num_frames, interval_seconds)
-        self.engine.rows(gallery)  # raises if there is no such gallery
+        self.engine.products(gallery, where)  # raises if there are none
 
     def push(self, frame: AnyPicture, time: float) -> Recognition:
         """Adds a frame and ranks the products for the last frames.
@@ -88,7 +92,7 @@ class Recognizer:
         kept = window.frames()
         assert kept, "what an empty window does not want is refused"
         newest, frames = kept
-        return self.engine.rank(frames, self._gallery, self._top, newest)._replace(restarted=restarted)
+        return self.engine.rank(frames, self._gallery, self._top, newest, self._where)._replace(restarted=restarted)
 
 
 class Segment(NamedTuple):
@@ -149,6 +153,7 @@ def products_over_time(
     end: float | None = None,
     gallery: str | None = None,
     top: int = 5,
+    where: Where | None = None,
 ) -> list[Segment]:
     """Finds which product a video shows, and from when to when.
 
@@ -163,11 +168,12 @@ def products_over_time(
         end: when the last frame ends (`Reading.end`), in seconds; None = a second after its time.
         gallery: id of the gallery that is searched; None = all products of the index.
         top: number of products to return for each segment, at least 1.
+        where: searches only these products, see `Engine.products`.
 
     Raises:
-        DataError: there is no such gallery, `top` is below 1, or a cosine is not finite.
+        DataError: there is no such gallery, column, or product, `top` is below 1, or a cosine is not finite.
     """
-    calibration, searched = engine.calibration, engine.products(gallery)
+    calibration, searched = engine.calibration, engine.products(gallery, where)
     spans = timeline(
         frames.features,
         np.asarray(times, np.float64),
@@ -180,7 +186,7 @@ def products_over_time(
     )
 
     def recognized(span: Span) -> Segment:
-        ranked = engine.rank(frames.take(span.frames), gallery, top)
+        ranked = engine.rank(frames.take(span.frames), gallery, top, where=where)
         product = None if span.product is None else ranked.products[0]
         confidence = product.confidence if product else ranked.none
         return Segment(span.start, span.end, product, confidence, ranked.products, span.frames)

@@ -18,6 +18,7 @@ class Product(BaseModel):
     )
     image: str = Field(description="Address of a small picture of its most similar image, relative to the server's.")
     image_id: str = Field(description="Id of this image.")
+    fields: dict[str, str] = Field(description="Further columns of the shop's CSV, such as its price.")
 
 
 class Segment(BaseModel):

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from rice_jax.pages.album import thumbnail
 from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Engine, Frames, Match, join_frames
+from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import products_over_time
 from rice_jax.recognition.stream import Stream
 from rice_jax.serving import uploads
@@ -84,7 +85,7 @@ class Service:
 
     async def recognize(self, upload: Upload, work: Work) -> RecognitionResponse:
         """Encodes a clip or video, a few frames at a time, together with those of other requests, and ranks."""
-        self._require_gallery(upload.query.gallery)
+        self._require_products(upload.query)
         settings = self._limits, self._interval, self._engine.prepare
         reading = Reading()
         if upload.video:
@@ -106,7 +107,7 @@ class Service:
 
     async def push(self, picture: File, stream_id: str, query: StreamQuery) -> StreamResponse:
         """Puts a picture into a stream's window and ranks."""
-        self._require_gallery(query.gallery)
+        self._require_products(query)
         prepared = await _run(self._decoders, self._prepare, picture)
         stream = self.streams.open(stream_id)  # only now, since no stream starts with a refused picture
         window, restarted = stream.window(query.time)
@@ -115,7 +116,8 @@ class Service:
         kept = window.frames()
         assert kept, "an empty window wants every frame"
         newest, frames = kept
-        found = await _run(self._rankers, self._engine.rank, frames, query.gallery, query.top, newest)
+        where = parse_where(query.where)
+        found = await _run(self._rankers, self._engine.rank, frames, query.gallery, query.top, newest, where)
         return StreamResponse(
             products=self._products(found.products),
             none=found.none,
@@ -154,9 +156,9 @@ class Service:
                 return thumbnail(encoded)[0]
         raise HTTPException(404, "the image's file is missing, or has changed since indexing")
 
-    def _require_gallery(self, gallery: str | None) -> None:
+    def _require_products(self, query: Query) -> None:
         try:
-            self._engine.rows(gallery)
+            self._engine.products(query.gallery, parse_where(query.where))
         except DataError as error:
             raise HTTPException(404, str(error)) from error
 
@@ -166,9 +168,10 @@ class Service:
     def _recognized(
         self, times: Sequence[float], frames: Frames, reading: Reading, query: Query
     ) -> RecognitionResponse:
-        whole = self._engine.rank(frames, query.gallery, query.top)
+        where = parse_where(query.where)
+        whole = self._engine.rank(frames, query.gallery, query.top, where=where)
         segments = products_over_time(
-            self._engine, times, frames, end=reading.end, gallery=query.gallery, top=query.top
+            self._engine, times, frames, end=reading.end, gallery=query.gallery, top=query.top, where=where
         )
         return RecognitionResponse(
             products=self._products(whole.products),

@@ -5,7 +5,7 @@ Refused uploads raise an `HTTPException` whose detail says what was found and wh
 
 import collections
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import IO, Any, NamedTuple
+from typing import IO, Annotated, Any, NamedTuple
 
 import av
 import numpy as np
@@ -37,7 +37,8 @@ VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 NUM_LARGEST = 10
 DECODE_SECONDS = 30.0  # for each picture of a video that is looked at
 MAX_TOP = 100
-MAX_TEXT = 1000  # characters of a gallery's id
+MAX_TEXT = 1000  # characters of a gallery's id, or of a condition
+MAX_CONDITIONS = 6
 
 Prepare = Callable[[bytes | np.ndarray], np.ndarray]  # `Engine.prepare`
 
@@ -49,6 +50,12 @@ class Query(pydantic.BaseModel, extra="forbid"):
         None, max_length=MAX_TEXT, description="Id of the gallery to search; all products if it is left out."
     )
     top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="Number of products to return.")
+    where: list[Annotated[str, pydantic.Field(max_length=MAX_TEXT, pattern=r"\S.*=")]] = pydantic.Field(
+        [],
+        max_length=MAX_CONDITIONS,
+        description="COLUMN=VALUE: search only products of which the shop's CSV says so. Repeat it for another value "
+        "of a column, or for another column.",
+    )
 
 
 class Prepared(NamedTuple):
@@ -67,9 +74,9 @@ class Upload(NamedTuple):
 
 
 def require_once(names: Iterable[str]) -> None:
-    """Refuses several values for one name (400)."""
+    """Refuses several values for one name (400), but for `where`."""
     for name, count in collections.Counter(names).items():
-        if count > 1:
+        if count > 1 and name != "where":
             raise HTTPException(400, f"{name[:80]}: found twice, expected once")
 
 
@@ -118,7 +125,8 @@ def check_form(form: Form) -> Upload:
         if not _is_type(file.content_type, VIDEO_TYPES):
             raise HTTPException(415, f"video: found {_quote(file.content_type)}, expected a video")
     try:
-        query = Query.model_validate(dict(form.fields))
+        conditions = [text for name, text in form.fields if name == "where"]
+        query = Query.model_validate(dict(form.fields) | {"where": conditions})
     except pydantic.ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from error
     return Upload(frames, videos[0] if videos else None, query)

@@ -93,6 +93,7 @@ def make_index(directory: Path, config: Config, images: int) -> None:
         titles=[""] * images,
         paths=[""] * images,
         digests=[""] * images,
+        fields=[{}] * images,
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
         queries=rng.standard_normal((images, rows, model.encoder.width), np.float32).astype(ml_dtypes.bfloat16),
         about=About(model, config.data.resize, num_frames, fingerprint, str(directory / "weights"), calibration),

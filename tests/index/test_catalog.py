@@ -2,7 +2,7 @@
 
 import pytest
 
-from rice_jax.index.catalog import read_shop
+from rice_jax.index.catalog import read_names, read_shop
 from rice_jax.types import DataError
 
 
@@ -43,7 +43,7 @@ def test_a_csv(tmp_path):
         encoding="utf-8",
     )
     hat, coat = read_shop(path)
-    assert coat == ("live", "01", "01", tmp_path / "x" / "1.jpg", 'a "red" coat,\nlong', f"{path}:3")
+    assert coat == ("live", "01", "01", tmp_path / "x" / "1.jpg", 'a "red" coat,\nlong', f"{path}:3", {})
     assert (hat.gallery, hat.title, str(hat.path), hat.place) == ("", "帽子", "/pictures/2.jpg", f"{path}:4")
 
 
@@ -86,12 +86,96 @@ def test_several_pictures_of_a_product_in_a_directory(tmp_path):
     ]  # fmt: skip
 
 
-def test_what_is_only_removed_needs_no_path(tmp_path):
+def test_columns_as_people_name_them(tmp_path, caplog):
+    path = tmp_path / "shop.csv"
+    path.write_text(
+        "sep=;\n"
+        'SKU;Photo;"Name";Live ID;Price;;"Stock; pieces"\n'
+        'mug;a.jpg;Mug, "blue";x;9,99;;3\n'
+        '; \n;;;;;;\nmug; b.jpg ;;x;"9,99 ""net""";;\n',
+        encoding="utf-8-sig",
+    )  # fmt: skip
+    with caplog.at_level("INFO", "rice_jax"):
+        first, second = read_shop(path)
+    assert first == (
+        "x",
+        "mug",
+        "mug",
+        tmp_path / "a.jpg",
+        'Mug, "blue"',
+        f"{path}:3",
+        {"Price": "9,99", "Stock; pieces": "3"},
+    )
+    assert second == (
+        "x",
+        "mug/2",
+        "mug",
+        tmp_path / "b.jpg",
+        "",
+        f"{path}:6",
+        {"Price": '9,99 "net"', "Stock; pieces": ""},
+    )
+    assert (
+        f"{path}:2: columns: 'SKU' is the product; 'Photo' is the path; 'Live ID' is the gallery; 'Name' is the title; "
+        "kept with every match: 'Price', 'Stock; pieces'"
+    ) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("ID,Path", ("", "", {})),
+        ("id,path,price", ("", "", {"price": "c"})),
+        ("id,path,SKU", ("c", "", {})),
+        ("sku,image,Product", ("c", "", {})),
+        ("id,path,photo", ("", "", {"photo": "c"})),
+        ("image-id,image,product_ID", ("c", "", {})),
+        ("id,picture,Product  Name", ("", "c", {})),
+        ("id,path,", ("", "", {})),
+    ],
+)
+@pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16")])
+def test_names_delimiters_and_encodings(tmp_path, delimiter, encoding, names, expected):
+    path = tmp_path / "shop.csv"
+    columns = names.split(",")
+    cells = ["1", "帽.jpg", *("c" if name else "" for name in columns[2:])]
+    path.write_text("".join(delimiter.join(row) + "\r\n" for row in (columns, cells)), encoding=encoding)
+    product, title, fields = expected
+    assert read_shop(path) == [("", "1", product or "1", tmp_path / "帽.jpg", title, f"{path}:2", fields)]
+
+
+def test_a_product_that_a_csv_repeats(tmp_path):
+    path = tmp_path / "shop.csv"
+    path.write_text("product,path\nmug,a.jpg\nmug,b.jpg\nsofa,c.jpg\n")
+    assert listed(path) == [
+        ("", "mug", "mug", "a.jpg"), ("", "mug", "mug/2", "b.jpg"), ("", "sofa", "sofa", "c.jpg")
+    ]  # fmt: skip
+
+
+def test_what_is_only_named_needs_no_path(tmp_path):
     path = tmp_path / "gone.csv"
-    path.write_text("id,gallery\n1,a\n")
-    assert [(picture.gallery, picture.id) for picture in read_shop(path, with_paths=False)] == [("a", "1")]
+    path.write_text("id,gallery\n1,a\n1,a\n")
+    assert read_names(path) == ({("a", "1")}, set())
     with pytest.raises(DataError, match="gone.csv:1: found the columns 'id', 'gallery', expected id and path"):
         read_shop(path)
+    path.write_text("Product;price\nmug;9\nsofa;8\n")
+    assert read_names(path) == (set(), {("", "mug"), ("", "sofa")})
+    path.write_text("id,product\n1,mug\n,mug\n")
+    assert read_names(path) == ({("", "1")}, {("", "mug")})
+    assert read_names(touch(tmp_path / "pictures", "x/a.jpg", "x/mug/1.jpg")) == ({("x", "a"), ("x", "mug/1")}, set())
+    for text, expected in (
+        (
+            "title\nmug\n",
+            "1: found the columns 'title', expected id in the first line, or other names for them: product",
+        ),
+        ("id,product,title\n,,x\n", "2: found no id and no product"),
+        ("id\n", " found no picture, expected a line"),
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=f"gone.csv:{expected}"):
+            read_names(path)
+    with pytest.raises(FileNotFoundError, match="expected a directory of pictures or a CSV"):
+        read_names(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -99,8 +183,16 @@ def test_what_is_only_removed_needs_no_path(tmp_path):
     [
         ("", "1: found the columns of an empty file, expected id and path"),
         ("id,path\n", "found no picture, expected a line for each"),
-        ("id,path,galery\n", "1: found the columns 'id', 'path', 'galery', expected id and path, and no others than"),
-        ("id,path,id\n1,a,2\n", "1: found the columns 'id', 'path', 'id'"),
+        ("1,a.jpg\n2,b.jpg\n", "1: found the columns '1', 'a.jpg', expected id and path in the first line, or other"),
+        ("id,path,ID\n1,a,2\n", "1: found the columns 'id', 'path', 'ID', expected every name once"),
+        (
+            "id,Photo,image\n1,a,b\n",
+            "1: found the columns 'Photo' and 'image', each of which could be the path; rename ",
+        ),
+        ("product_id,sku,path\n1,2,a\n", "1: .*'product_id' and 'sku', each of which could be the product; rename"),
+        ("id,path,\n1,a,b\n", "2: found 'b' in a column without a name"),
+        ("product,path\n,a\n", "2: found no id"),
+        ("sep=,\nid,path\n1\n", "3: found 1 values, expected 2"),
         ("id,path\n1,a.jpg\n2\n", "3: found 1 values, expected 2: id, path"),
         ("id,path\n1,a.jpg,b,c\n", "2: found 4 values, expected 2"),
         ("id,path\n1,\n", "2: found no path of '1'"),

@@ -2,8 +2,12 @@
 
 import logging
 
-from rice_jax.index.store import read_index
+import pyarrow.parquet as pq
+import pytest
+
+from rice_jax.index.store import FILE, read_index
 from rice_jax.index.update import remove_pictures
+from rice_jax.types import DataError
 from tests.index.updates import assert_same_rows
 
 
@@ -45,3 +49,30 @@ def test_an_id_of_several_pictures_with_names_removes_one(made):
     made.update(path)
     gone.write_text("id\nmug\n")
     assert remove_pictures(made.directory, gone).image_ids == ["mug/c", "side"]
+
+
+def test_a_csv_may_name_the_products_to_remove(made, caplog):
+    path, gone = made.pictures.parent / "shop.csv", made.pictures.parent / "gone.csv"
+    path.write_text("id,path,product\n1,pictures/a.jpg,mug\n2,pictures/b.jpg,mug\n3,pictures/c.jpg,cup\n")
+    made.update(path)
+    gone.write_text("product\nsofa\n")
+    with pytest.raises(DataError, match="none of its 1 products, e.g. 'sofa' of gallery '', is in"):
+        remove_pictures(made.directory, gone)
+    gone.write_text("SKU;stock\nmug;0\nsofa;0\n")
+    with caplog.at_level(logging.INFO, "rice_jax"):
+        assert remove_pictures(made.directory, gone).image_ids == ["3"]
+    assert "removed 2 pictures; 1 were not in the index, 1 are left" in caplog.text
+
+
+def test_further_columns_follow_the_csv(made, embedded):
+    path = made.pictures.parent / "shop.csv"
+    path.write_text("id;photo;Price\n1;pictures/a.jpg;9,99\n2;pictures/b.jpg;5\n")
+    assert made.update(path).fields == [{"Price": "9,99"}, {"Price": "5"}]
+    embedded.clear()
+    path.write_text("id;photo;Price;url\n2;pictures/b.jpg;6;http://x\n")
+    changed = [{"Price": "9,99"}, {"Price": "6", "url": "http://x"}]
+    assert made.update(path).fields == changed == read_index(made.directory).fields and not embedded
+    assert pq.read_table(made.directory / FILE)["fields"].to_pylist()[0] == [("Price", "9,99")]
+    path.write_text("id,path\n1,pictures/a.jpg\n2,pictures/b.jpg\n")
+    assert made.update(path).fields == [{}, {}] == read_index(made.directory).fields and not embedded
+    assert "fields" not in pq.read_table(made.directory / FILE).column_names, "as before there were any"

@@ -41,6 +41,7 @@ def make_index(num=5, *, with_queries=True, several_rows=False) -> Index:
         titles=["简约 <b>"] * num,
         paths=["/a/b.jpg"] * num,
         digests=["0" * 64] * num,
+        fields=[{"price": str(i), "preis €": ""} if i % 2 else {} for i in range(num)],
         vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
         queries=rng.normal(size=(num, rows, 32)).astype(ml_dtypes.bfloat16) if with_queries else None,
         about=About(model, 20, 10, "f" * 64, "/run", Calibration(20.0, 9.0, 0.5, 4, 10, "f" * 64)),

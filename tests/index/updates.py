@@ -47,7 +47,7 @@ def load(weights, num_devices=1, resize=20, with_decoder=True, workdir=None):
 
 
 def assert_same_rows(index, other, atol=0.0):
-    for name in ("gallery_ids", "image_ids", "product_ids", "titles", "paths", "digests", "about"):
+    for name in ("gallery_ids", "image_ids", "product_ids", "titles", "paths", "digests", "fields", "about"):
         assert getattr(index, name) == getattr(other, name), name
     np.testing.assert_allclose(index.vectors, other.vectors, rtol=0, atol=atol)
     np.testing.assert_allclose(np.float32(index.queries), np.float32(other.queries), rtol=0, atol=2e4 * atol)

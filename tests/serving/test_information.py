@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rice_jax.recognition.engine import _by_gallery
+from rice_jax.recognition.products import by_gallery
 from tests.serving.serving import asking, clip
 from tests.shop import png
 
@@ -30,17 +30,48 @@ def test_pictures_come_from_the_index_alone(client, shop):
 def test_the_picture_of_a_product_is_its_best_image(engine, shop):
     several = copy.copy(engine)
     several.index = dataclasses.replace(shop.index, product_ids=[*["mug"] * 4, "p4", "p5", "p6", "p7"])
-    several._products = _by_gallery(several.index)
+    several._products = by_gallery(several.index)
     with asking(several) as client:
         for row in (1, 3):
             found = client.post("/recognize", files=clip(shop, row)).json()
             first = found["products"][0]
-            assert list(first) == ["id", "gallery", "title", "score", "confidence", "image", "image_id"]
+            assert list(first) == ["id", "gallery", "title", "score", "confidence", "image", "image_id", "fields"]
             assert (first["id"], first["title"], first["image_id"]) == ("mug", "title p0", f"p{row}")
             assert first["image"] == f"images/{shop.index.digests[row]}" and found["timeline"][0]["product"] == first
             assert len({(product["gallery"], product["id"]) for product in found["products"]}) == 5
         assert (client.get("/healthz").json()["images"], client.get("/healthz").json()["products"]) == (8, 5)
         assert "the shop’s 5 products" in client.get("/").text
+
+
+def test_further_columns_are_returned_and_searched(engine, shop):
+    several = copy.copy(engine)
+    fields = [{"category": "lamp" if row % 2 else "mug", "url": f"http://x/{row}"} for row in range(8)]
+    several.index = dataclasses.replace(shop.index, fields=fields)
+    several._selected = several._select
+    lamps, odd = ("where", "category=lamp"), {"p1", "p3", "p5", "p7"}
+    with asking(several) as client:
+
+        def recognize(*conditions):
+            return client.post("/recognize", files=clip(shop, 1), data={"top": 8, "where": [*conditions]})
+
+        found = recognize("category=lamp").json()
+        assert {product["id"] for product in found["products"]} == odd
+        assert found["products"][0]["fields"] == {"category": "lamp", "url": "http://x/1"}
+        assert {product["id"] for part in found["timeline"] for product in part["products"]} == odd
+        assert len(recognize("category=lamp", "Category=mug").json()["products"]) == 8
+        assert [product["id"] for product in recognize("category=lamp", "url=http://x/3").json()["products"]] == ["p3"]
+        picture, kind = png(shop.pictures[1]), {"Content-Type": "image/png"}
+
+        def push(*where):
+            address, parameters = "/streams/x/frames", [("time", 1), *where]
+            return client.post(address, params=parameters, content=picture, headers=kind)
+
+        assert {product["id"] for product in push(lamps, ("top", 8)).json()["products"]} == odd
+        assert len(push(lamps, ("where", "category=mug"), ("top", 8)).json()["products"]) == 8
+        assert push(("where", "category=sofa")).status_code == recognize("color=red").status_code == 404
+        assert push(("where", "lamp")).status_code == recognize("=lamp").status_code == 422
+        assert recognize(*["category=lamp"] * 7).status_code == 422
+        assert push(("gallery", "a"), ("gallery", "b")).status_code == 400
 
 
 def test_the_server_describes_itself(client, engine):
@@ -49,7 +80,7 @@ def test_the_server_describes_itself(client, engine):
     assert health["products"] == 8
     schema = client.get("/openapi.json").json()
     form = schema["paths"]["/recognize"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["properties"].keys() == {"frames", "video", "gallery", "top"}
+    assert form["properties"].keys() == {"frames", "video", "gallery", "top", "where"}
     assert schema["paths"]["/streams/{stream_id}/frames"]["post"]["requestBody"]["content"].keys() >= {"image/png"}
     docs = client.get("/docs")
     assert "://" not in docs.text, "nothing is fetched from elsewhere"

@@ -1,0 +1,111 @@
+"""The products of an index: their images, what the shop's CSV says about them, and which of them are searched."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from rice_jax.index.store import Index
+from rice_jax.types import DataError
+
+# {column of the shop's CSV, in any case: a value, or several of which a product has one}; all columns must agree.
+Where = Mapping[str, str | Collection[str]]
+
+
+class Products(NamedTuple):
+    """Products in the order of the index, each with the rows of its images."""
+
+    rows: Int[np.ndarray, " g"]  # of the images in the index; those of a product are neighbors
+    edges: Int[np.ndarray, " p1"]  # place of each product's first row, and the number of rows
+
+    def images(self, product: int) -> Int[np.ndarray, " i"]:
+        """The rows of a product's images."""
+        return self.rows[self.edges[product] : self.edges[product + 1]]
+
+    def best(self, scores: Float32[np.ndarray, " N"]) -> Float32[np.ndarray, " p"]:
+        """The score of each product's best image, from those of all images of the index."""
+        return np.maximum.reduceat(scores[self.rows], self.edges[:-1])
+
+    def take(self, kept: Bool[np.ndarray, " p"]) -> "Products":
+        """Selects some of the products."""
+        sizes = np.diff(self.edges)
+        return Products(self.rows[np.repeat(kept, sizes)], np.cumsum([0, *sizes[kept]]))
+
+
+def by_gallery(index: Index) -> dict[str | None, Products]:
+    """The products of each gallery, and of all under None."""
+    numbers: dict[tuple[str, str], int] = {}  # of the products, in order of their first images
+    names = zip(index.gallery_ids, index.product_ids, strict=True)
+    number = np.array([numbers.setdefault(name, len(numbers)) for name in names])
+    order = np.argsort(number, kind="stable")
+    rows: dict[str | None, list[int]] = {None: order.tolist()}
+    for row in order.tolist():
+        rows.setdefault(index.gallery_ids[row], []).append(row)
+    return {
+        gallery: Products(np.array(own), np.flatnonzero(np.diff(number[own], prepend=-1, append=-1)))
+        for gallery, own in rows.items()
+    }
+
+
+def fields_of(index: Index, images: Sequence[int]) -> dict[str, str]:
+    """What the shop's CSV says about a product: of each further column, the first cell of its images with a text."""
+    fields: dict[str, str] = {}
+    for image in images:
+        fields |= {name: value for name, value in index.fields[image].items() if not fields.get(name)}
+    return fields
+
+
+def parse_where(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Conditions that are written as COLUMN=VALUE; those of one column are alternatives.
+
+    Raises:
+        DataError: a text has another form.
+    """
+    where: dict[str, list[str]] = {}
+    for text in texts:
+        column, equals, value = text.partition("=")
+        if not column.strip() or not equals:
+            raise DataError(f"where: found {text!r}, expected COLUMN=VALUE, such as category=lamp")
+        where.setdefault(column.strip().casefold(), []).append(value.strip())
+    return where
+
+
+def freeze(where: Where | None) -> tuple[tuple[str, frozenset[str]], ...]:
+    """Conditions in a form that is equal, and can be a key, whenever they mean the same."""
+    several: dict[str, set[str]] = {}
+    for column, values in (where or {}).items():
+        several.setdefault(column.casefold(), set()).update([values] if isinstance(values, str) else values)
+    return tuple(sorted((column, frozenset(values)) for column, values in several.items()))
+
+
+def select(index: Index, products: Products, where: tuple[tuple[str, frozenset[str]], ...]) -> Products:
+    """The products that meet frozen conditions.
+
+    Raises:
+        DataError: the index has no such column, or no product meets the conditions.
+    """
+    names: dict[str, str] = {}
+    for fields in index.fields:
+        for name in fields:
+            names.setdefault(name.casefold(), name)
+    for column, _ in where:
+        if column not in names:
+            found = ", ".join(map(repr, sorted(names.values()))) or "none"
+            raise DataError(
+                f"where: found no column {column!r} in the index; its further columns are: {found}. They come from the "
+                "CSV of `rice index`"
+            )
+
+    def meets(product: int) -> bool:
+        own = fields_of(index, products.images(product).tolist())
+        of_column: dict[str, set[str]] = {}
+        for name, value in own.items():
+            of_column.setdefault(name.casefold(), set()).add(value)
+        return all(of_column.get(column, set()) & values for column, values in where)
+
+    kept = np.array([meets(product) for product in range(len(products.edges) - 1)])
+    if not kept.any():
+        wanted = " and ".join(f"{column}={' or '.join(sorted(values))}" for column, values in where)
+        raise DataError(f"where: found no product with {wanted} among {len(kept)}")
+    return products.take(kept)
