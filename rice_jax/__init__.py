@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rice_jax.index.store import Index, read_index
     from rice_jax.index.update import build_index
     from rice_jax.models.weights import CheckpointError
+    from rice_jax.recognition.naming import Naming
     from rice_jax.recognition.recognizer import Recognizer
     from rice_jax.types import DataError
 
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "Index",
+    "Naming",
     "Recognizer",
     "TrainedModel",
     "__version__",
@@ -44,6 +46,7 @@ _MODULES = {
     "CheckpointError": "rice_jax.models.weights",
     "DataError": "rice_jax.types",
     "Index": "rice_jax.index.store",
+    "Naming": "rice_jax.recognition.naming",
     "Recognizer": "rice_jax.recognition.recognizer",
     "TrainedModel": "rice_jax.api",
     "build_index": "rice_jax.index.update",

@@ -4,9 +4,10 @@
 
 VIDEO is a video, a directory of frames, or a text file (.txt) with the path of one frame on each line. DIR is the index
 of a shop. Each part of the video is printed as one line of JSON: `start` and `end` in seconds; `product`, the one that
-is shown, or null if it is none of the index; `confidence`, the probability that this is right; and `products`, those
-most similar to the frames of the part, each with its `score`, `confidence`, most similar image (`image_id`), and the
-further columns of the shop's CSV (`fields`). `--where=COLUMN=VALUE` searches only some of the products.
+is shown, or null if it is none of the index or too uncertain to be named; `confidence`, the probability that this is
+right; and `products`, those most similar to the frames of the part, each with its `score`, `confidence`, most similar
+image (`image_id`), and the further columns of the shop's CSV (`fields`). `--where=COLUMN=VALUE` searches only some of
+the products.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from rice_jax.logs import warnings_to_stderr
 from rice_jax.models.weights import CheckpointError
+from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
@@ -34,8 +36,8 @@ DESCRIPTION = """\
 Finds which product of a shop a video shows, and from when to when.
 
 Each part of the video is printed as one line of JSON: start and end in
-seconds, the product (null = none of the shop's), the confidence that this is
-right, and the most similar products with their scores.
+seconds, the product (null = none of the shop's, or too uncertain to name), the
+confidence that this is right, and the most similar products with their scores.
 """
 
 
@@ -68,7 +70,13 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
 
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
-    engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=(BATCH_SIZE,))
+    engine = Engine(
+        options.index,
+        model=options.checkpoint,
+        rerank=options.rerank,
+        batch_sizes=(BATCH_SIZE,),
+        naming=naming_of(options),
+    )
     engine.products(options.gallery, options.where)  # raises if there are none
     thumbnails: dict[float, Small] = {}  # by time
 
@@ -147,6 +155,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="S",
         help="look at one frame every S seconds (default: 1)",
     )
+    add_naming_flags(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--top", type=int, default=5, metavar="N", help="list N similar products per part (default: 5)")
     output.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a timeline")

@@ -22,6 +22,7 @@ from typing import Any
 from PIL import Image
 
 from rice_jax.models.weights import CheckpointError
+from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine
 from rice_jax.types import DataError
@@ -62,7 +63,13 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
     sizes = [2**power for power in range(options.batch_size.bit_length())]
     try:
         with _listen(options.host, options.port) as listening:  # first, as loading takes long
-            engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=sizes)
+            engine = Engine(
+                options.index,
+                model=options.checkpoint,
+                rerank=options.rerank,
+                batch_sizes=sizes,
+                naming=naming_of(options),
+            )
             app = create_app(
                 engine,
                 limits,
@@ -105,6 +112,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")
+    add_naming_flags(parser)
     address = parser.add_argument_group("address")
     address.add_argument(
         "--host", type=_host, default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)"

@@ -24,8 +24,10 @@ import numpy as np
 
 from rice_jax.eval.calibration import Calibration, fit_calibration
 from rice_jax.eval.ranking import GalleryImages, Queries
+from rice_jax.index.store import read_index
 from rice_jax.input.transforms import sample_frames
 from rice_jax.recognition.engine import Engine, Frames
+from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.recognizer import encode_video, products_over_time
 from rice_jax.recognition.stream import Window
 from rice_jax.recognition.timeline import timeline
@@ -63,11 +65,10 @@ def open_engine(index: str, score: str) -> Engine:
     Raises:
         SystemExit: the index cannot be ranked by frames.
     """
-    engine = Engine(index, batch_sizes=(BATCH_SIZE,))
-    if score == "frames" and not engine.by_frames:
+    calibration = read_index(index).about.calibration
+    if score == "frames" and (calibration is None or calibration.scale_by_frames is None):
         sys.exit(f"error: {index} has no calibration by frames: evaluate the run and index again, or pass --score=mean")
-    engine.by_frames = score == "frames"
-    return engine
+    return Engine(index, batch_sizes=(BATCH_SIZE,), naming=Naming(score=score))
 
 
 def read_truth(films: pathlib.Path) -> list[dict]:

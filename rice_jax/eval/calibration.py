@@ -32,6 +32,8 @@ from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
 FILE = "calibration.json"
+FAR = 10.0  # a cosine that no frame has
+CERTAIN = 1e6  # log-odds
 MAX_SCALE = 1000.0  # of scale and slope, which would grow without bound if all of a few clips are ranked correctly
 
 
@@ -58,21 +60,34 @@ class Calibration:
     scale_by_frames: float | None = None
 
     def probabilities(
-        self, cosines: Float[np.ndarray, "*B G"], by_frames: Float[np.ndarray, "*B G"] | None = None
+        self,
+        cosines: Float[np.ndarray, "*B G"],
+        by_frames: Float[np.ndarray, "*B G"] | None = None,
+        none_prior: float = 0.5,
     ) -> Float[np.ndarray, "*B C"]:
         """The probability of each image of a gallery and, in the last place, of none of them; C = G + 1.
 
         Args:
             cosines: of clips and all images of a gallery, of any size.
             by_frames: their scores by frames; None = the cosines tell which image is shown.
+            none_prior: probability of "none" before a clip is seen, 0 to 1.
         """
         if not cosines.shape[-1]:
             return np.ones((*cosines.shape[:-1], 1))
         best = cosines.max(axis=-1, keepdims=True)
-        none = 0.5 - 0.5 * np.tanh(self.slope * (best - self.threshold) / 2)  # the logistic function, never overflowing
+        shown = self.slope * (best - self.threshold) - _logit(none_prior)
+        none = 0.5 - 0.5 * np.tanh(shown / 2)  # the logistic function, never overflowing
         scale, scores = (self.scale, cosines) if by_frames is None else (self.scale_by_frames, by_frames)
         shares = np.exp(scale * (scores - scores.max(axis=-1, keepdims=True)))
         return np.concatenate([(1 - none) * shares / shares.sum(axis=-1, keepdims=True), none], axis=-1)
+
+    def cosine_at(self, confidence: float = 0.5, none_prior: float = 0.5) -> float:
+        """The cosine at which any image is shown with a probability of `confidence`, at most `FAR` from 0."""
+        shift = _logit(confidence) + _logit(none_prior)
+        if not shift:
+            return self.threshold
+        with np.errstate(divide="ignore"):
+            return float(np.clip(self.threshold + np.float64(shift) / self.slope, -FAR, FAR))
 
 
 def fit_calibration(
@@ -143,6 +158,11 @@ def read_calibration(workdir: str | os.PathLike) -> Calibration | None:
         return None
     except (ValueError, TypeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); evaluate the run again (rice eval)") from error
+
+
+def _logit(probability: float) -> float:
+    with np.errstate(divide="ignore"):
+        return float(np.clip(np.log(probability) - np.log1p(-probability), -CERTAIN, CERTAIN))
 
 
 def _fit_scale(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> float:

@@ -21,9 +21,11 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.rice import embed
 from rice_jax.models.weights import CheckpointError
+from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Products, Where, by_gallery, fields_of, freeze, select
 from rice_jax.types import DataError
 
+DEFAULT = Naming()
 NUM_SELECTIONS = 64  # of products by `where` that are kept
 
 logger = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ class Recognition(NamedTuple):
     products: tuple[Match, ...]  # best first
     none: float | None  # probability that none of the products is shown; None = the index has no calibration
     restarted: bool = False  # whether the stream's clock has jumped, so that this is a new window's first frame
+    product: Match | None = None  # the one that is named (`Naming`); None = none of them
 
 
 class Engine:
@@ -78,8 +81,9 @@ class Engine:
         galleries: ids of its galleries, in order.
         num_frames: largest number of frames in a clip; more are sampled evenly, as in evaluation.
         calibration: turns cosines into probabilities; None = the index has none.
-        by_frames: whether products are ranked by frames (`eval.scores`), as they are if the index has a calibration for
-            it, and otherwise by the cosines of clips. Whether any product is shown is always told by the latter.
+        naming: when a product is named.
+        by_frames: whether products are ranked by frames (`eval.scores`), and otherwise by the cosines of clips. Whether
+            any product is shown is always told by the latter.
         reranks: whether the decoder re-orders the first products.
     """
 
@@ -90,6 +94,7 @@ class Engine:
         model: str | os.PathLike | None = None,
         rerank: int = 0,
         batch_sizes: Sequence[int] = (1,),
+        naming: Naming = DEFAULT,
     ):
         """Loads the index and its model, and compiles everything.
 
@@ -98,11 +103,12 @@ class Engine:
             model: the run or converted model that made the index; None = where it was when the index was made.
             rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
+            naming: when a product is named, and what it is ranked by.
 
         Raises:
             CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
                 with.
-            DataError: the index cannot be read, or is empty.
+            DataError: the index cannot be read, is empty, or lacks the calibration that `naming` needs.
             FileNotFoundError: there is no index.
         """
         self.index: Index = read_index(index)
@@ -113,8 +119,10 @@ class Engine:
                 f"{index}: holds nothing to re-rank with, since its model has no trained decoder; leave --rerank out, "
                 "or index the images with a run that was trained with config.loss.pmd_weight above 0"
             )
-        loaded = load_index_model(self.index.about, model)
         self.calibration: Calibration | None = self.index.about.calibration
+        naming.require(self.calibration, index)
+        self.naming, self.by_frames = naming, naming.by_frames(self.calibration)
+        loaded = load_index_model(self.index.about, model)
         self.num_frames: int = self.index.about.num_frames
         module = nnx.merge(loaded.graphdef, loaded.params)
         require(module, SupportsStreaming, "recognition")
@@ -125,7 +133,6 @@ class Engine:
         self._side = self.index.about.model.encoder.image_size
         self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
-        self.by_frames = self.calibration is not None and self.calibration.scale_by_frames is not None
         self._products = by_gallery(self.index)
         self._selected = functools.lru_cache(NUM_SELECTIONS)(self._select)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
@@ -219,13 +226,21 @@ class Engine:
             scores[: len(order)] = matched[order]
         shares = None
         if self.calibration:
-            both = (products.best(cosines), of_products) if self.by_frames else (of_products,)
-            shares = self.calibration.probabilities(*both)
+            by_frames = of_products if self.by_frames else None
+            shares = self.calibration.probabilities(products.best(cosines), by_frames, self.naming.none_prior)
         matches = tuple(
             self._name(products.images(place), row, score, None if shares is None else float(shares[place]))
             for place, row, score in zip(best[:top].tolist(), rows.tolist(), scores.tolist(), strict=False)
         )
-        return Recognition(time, matches, None if shares is None else float(shares[-1]))
+        none = None if shares is None else float(shares[-1])
+        return Recognition(time, matches, none, product=self._named(matches[0], none))
+
+    def _named(self, first: Match, none: float | None) -> Match | None:
+        """The best product of a clip if it is to be named."""
+        least = self.naming.min_confidence
+        if self.naming.always or none is None or first.confidence is None:
+            return first
+        return first if (none <= 0.5 if least is None else first.confidence >= least) else None
 
     def _name(self, images: Int[np.ndarray, " i"], row: int, score: float, confidence: float | None) -> Match:
         """The product of some images, of which that in `row` is the most similar one."""
@@ -323,10 +338,11 @@ class Engine:
     def _warn(self, ipd: str) -> None:
         if ipd != "off":
             logger.warning("The model was trained with config.model.ipd=%r; here, frames are encoded whole.", ipd)
-        if self.calibration is None:
+        if self.calibration is None and not self.naming.always:
             logger.warning(
                 "The index has no calibration: there are no confidences, and some product is always named. To get one, "
-                "evaluate the run (rice eval) and index its images again (rice index)."
+                "label some clips (rice eval CLIPS.csv --index=INDEX), or evaluate the run (rice eval) and index its "
+                "images again (rice index)."
             )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.index.pictures import AnyPicture
-from rice_jax.recognition.engine import Engine, Frames, Match, Recognition, join_frames
+from rice_jax.recognition.engine import DEFAULT, Engine, Frames, Match, Recognition, join_frames
+from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Where
 from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.timeline import Span, timeline
@@ -49,6 +50,7 @@ class Recognizer:
         rerank: int = 0,
         interval_seconds: float = 1.0,
         where: Where | None = None,
+        naming: Naming = DEFAULT,
     ):
         """Loads the index and its model, and compiles everything.
 
@@ -61,15 +63,16 @@ class Recognizer:
             interval_seconds: one frame of each such interval is encoded; for further frames, `push` only ranks again.
             where: ranks only products of which the further columns of the shop's CSV say this, such as
                 `{"category": "lamp"}` or `{"category": ["lamp", "sofa"], "stock": "yes"}`; None = all.
+            naming: when a product is named, and what it is ranked by.
 
         Raises:
             CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
                 with.
-            DataError: the index cannot be read or is empty, it has no such gallery, column, or product, or
-                `interval_seconds` is not above 0.
+            DataError: the index cannot be read or is empty, it has no such gallery, column, or product, it lacks the
+                calibration that `naming` needs, or `interval_seconds` is not above 0.
             FileNotFoundError: there is no index.
         """
-        self.engine = Engine(index, model=model, rerank=rerank)
+        self.engine = Engine(index, model=model, rerank=rerank, naming=naming)
         self._gallery, self._top, self._where = gallery, top, where
         self._stream = Stream(self.engine.num_frames, interval_seconds)
         self.engine.products(gallery, where)  # raises if there are none
@@ -100,7 +103,7 @@ class Segment(NamedTuple):
 
     start: float  # seconds
     end: float
-    product: Match | None  # None = none of the gallery's
+    product: Match | None  # None = none of the gallery's, or none that is certain enough (`Naming`)
     confidence: float | None  # probability that `product` is right; None = the index has no calibration
     products: tuple[Match, ...]  # those most similar to the segment's frames, best first
     frames: slice  # of the video's sampled frames
@@ -159,7 +162,8 @@ def products_over_time(
 
     `timeline` decides where segments begin and end, and which of them show no product of the gallery. The product of
     any other segment is the best match of `Engine.rank` for the segment's frames taken as one clip, and so are the
-    confidences. Neighboring segments with the same product are merged.
+    confidences; with `Naming.min_confidence`, it is named only if its confidence is at least this. Neighboring segments
+    with the same product are merged.
 
     Args:
         engine: the engine that encoded the frames.
@@ -174,12 +178,13 @@ def products_over_time(
         DataError: there is no such gallery, column, or product, `top` is below 1, or a cosine is not finite.
     """
     calibration, searched = engine.calibration, engine.products(gallery, where)
+    none_cosine, least = engine.naming.none_cosine(calibration), engine.naming.min_confidence
     spans = timeline(
         frames.features,
         np.asarray(times, np.float64),
         engine.index.vectors[searched.rows],
         calibration.scale if calibration else engine.logit_scale,
-        calibration.scale * calibration.threshold if calibration else None,
+        None if calibration is None or none_cosine is None else calibration.scale * none_cosine,
         num_frames=engine.num_frames,
         end=times[-1] + 1.0 if end is None else end,
         firsts=searched.edges[:-1],
@@ -188,6 +193,8 @@ def products_over_time(
     def recognized(span: Span) -> Segment:
         ranked = engine.rank(frames.take(span.frames), gallery, top, where=where)
         product = None if span.product is None else ranked.products[0]
+        if product and least and product.confidence is not None and product.confidence < least:
+            product = None
         confidence = product.confidence if product else ranked.none
         return Segment(span.start, span.end, product, confidence, ranked.products, span.frames)
 
@@ -195,7 +202,7 @@ def products_over_time(
     while True:
         segments = [recognized(span) for span in spans]
         alike = groupby(zip(spans, segments, strict=True), lambda pair: _name(pair[1].product))
-        spans = [_join([span for span, _ in pairs]) for _, pairs in alike]
+        spans = [_join(name is not None, [span for span, _ in pairs]) for name, pairs in alike]
         if len(spans) == len(segments):
             return segments
 
@@ -204,7 +211,8 @@ def _name(product: Match | None) -> tuple[str, str] | None:
     return product and (product.gallery, product.id)
 
 
-def _join(spans: Sequence[Span]) -> Span:
-    """Merges neighbors; the product is that of the first."""
+def _join(named: bool, spans: Sequence[Span]) -> Span:
+    """Merges neighbors; the product is that of the first, if it is named."""
     first, last = spans[0], spans[-1]
-    return first._replace(end=last.end, frames=slice(first.frames.start, last.frames.stop))
+    product = first.product if named else None
+    return first._replace(end=last.end, product=product, frames=slice(first.frames.start, last.frames.stop))
