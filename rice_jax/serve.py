@@ -15,12 +15,13 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from rice_jax.index.store import FILE
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine
@@ -33,7 +34,8 @@ try:
     from rice_jax.serving.connections import Config
     from rice_jax.serving.limits import Limits
     from rice_jax.serving.server import create_app
-    from rice_jax.serving.service import DECODERS
+    from rice_jax.serving.service import DECODERS, LOADER
+    from rice_jax.serving.shops import Shops
 except ImportError as error:
     sys.exit(f"{type(error).__name__}: {error}; the server needs more packages: pip install 'rice-jax[serve]'")
 
@@ -55,19 +57,25 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
     """
     options = _parser(prog).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("rice_jax.serving").setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
     Image.MAX_IMAGE_PIXELS = None  # the server has a limit of its own
     keep_compiled()
     limits = Limits(**{field.name: _value(field, options) for field in FIELDS})
     sizes = [2**power for power in range(options.batch_size.bit_length())]
+
+    def load(file: Path, others: Sequence[Engine]) -> Engine:
+        settings = {"model": options.checkpoint, "rerank": options.rerank, "batch_sizes": sizes}
+        return Engine(file.parent, **settings, others=others)
+
     try:
         with _listen(options.host, options.port) as listening:  # first, as loading takes long
-            engine = Engine(options.index, model=options.checkpoint, rerank=options.rerank, batch_sizes=sizes)
             app = create_app(
-                engine,
+                Shops({"": options.index / FILE}, load),
                 limits,
                 interval_seconds=options.interval_seconds,
                 batch_sizes=sizes,
+                watch=options.watch,
                 known_hosts={*hosts.LOCAL, options.host.lower(), *options.allow_hosts},
             )
             host, port = listening.getsockname()[:2]
@@ -78,8 +86,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
                 uvicorn.Server(config).run(sockets=[listening])
     except (CheckpointError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    if any(thread.name.startswith(DECODERS) for thread in threading.enumerate()):
-        os._exit(0)  # Python would wait for a thread that decodes a picture, however long this takes
+    if any(thread.name.startswith((DECODERS, LOADER)) for thread in threading.enumerate()):
+        os._exit(0)  # Python would wait for a thread that decodes a picture or loads an index, however long this takes
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -101,6 +109,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     search = parser.add_argument_group("search")
     search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
+    search.add_argument("--watch", action="store_true", help="use a new index as soon as it replaces this one")
     search.add_argument("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved")
     add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
