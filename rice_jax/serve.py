@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import logging
 import os
+import re
 import socket
 import sys
 import threading
@@ -31,11 +32,13 @@ try:
     import uvicorn
 
     from rice_jax.serving import hosts
+    from rice_jax.serving.admission import Access
     from rice_jax.serving.connections import Config
     from rice_jax.serving.limits import Limits
     from rice_jax.serving.server import create_app
     from rice_jax.serving.service import DECODERS, LOADER
     from rice_jax.serving.shops import Shops
+    from rice_jax.serving.tokens import read_tokens
 except ImportError as error:
     sys.exit(f"{type(error).__name__}: {error}; the server needs more packages: pip install 'rice-jax[serve]'")
 
@@ -69,6 +72,11 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
         return Engine(file.parent, **settings, others=others)
 
     try:
+        access = Access(
+            hosts={*hosts.LOCAL, options.host.lower(), *options.allow_hosts},
+            origins=options.cors_origin,
+            tokens=read_tokens(options.token_file) if options.token_file else (),
+        )
         with _listen(options.host, options.port) as listening:  # first, as loading takes long
             app = create_app(
                 Shops({"": options.index / FILE}, load),
@@ -76,7 +84,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
                 interval_seconds=options.interval_seconds,
                 batch_sizes=sizes,
                 watch=options.watch,
-                known_hosts={*hosts.LOCAL, options.host.lower(), *options.allow_hosts},
+                access=access,
             )
             host, port = listening.getsockname()[:2]
             config = Config(app, limits, log_config=None, timeout_graceful_shutdown=options.stop_seconds)
@@ -122,6 +130,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     address.add_argument(
         "--allow_hosts", type=_names, default=[], metavar="NAMES", help="further names of this server; *: any name"
     )
+    address.add_argument("--token_file", type=Path, metavar="FILE", help="tokens, of which every request must show one")
+    address.add_argument(
+        "--cors_origin", type=_origin, action="append", default=[], metavar="URL", help="site whose pages may ask too"
+    )
     request = parser.add_argument_group("limits of a request")
     server = parser.add_argument_group("limits of the server")
     for field in FIELDS:
@@ -155,6 +167,13 @@ def _names(text: str) -> list[str]:
         if name != hosts.ANY and ("/" in name or "*" in name or name.count(":") == 1):
             raise argparse.ArgumentTypeError(f"found {name!r}, expected names without scheme, port, or *")
     return names
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", text):  # as browsers write it, which is compared as a whole
+        expected = "a scheme and a host, such as https://shop.example.com, in lowercase and without a path"
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+    return text
 
 
 def _between(kind: type, least: int | float, most: int | float = sys.float_info.max) -> Callable[[str], float]:

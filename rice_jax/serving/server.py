@@ -1,19 +1,21 @@
 """Recognition over HTTP: an app for clips, videos, and streams, with a web page."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import prometheus_client
-from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect
 
-from rice_jax.serving import hosts, uploads
-from rice_jax.serving.admission import Admission, AdmissionMiddleware, Metrics
+from rice_jax.serving import uploads
+from rice_jax.serving.admission import HEALTH, Access, Admission, AdmissionMiddleware, Metrics
 from rice_jax.serving.forms import read_form
 from rice_jax.serving.limits import Limits
 from rice_jax.serving.page import Page
@@ -56,7 +58,7 @@ def create_app(
     interval_seconds: float = 1.0,
     batch_sizes: Sequence[int] = (1,),
     watch: bool = False,
-    known_hosts: Collection[str] = hosts.LOCAL,
+    access: Access = Access(),  # noqa: B008 (it cannot change)
 ) -> FastAPI:
     """Creates the app; its threads run from start-up to shutdown.
 
@@ -66,7 +68,7 @@ def create_app(
         interval_seconds: distance between the frames of a video or stream that are looked at.
         batch_sizes: sizes that the engines were compiled for; 1 must be among them.
         watch: whether to replace an index when its file is replaced.
-        known_hosts: of `hosts.require_host`.
+        access: who may use the server.
     """
     metrics = Metrics()
     service, admission = Service(shops, limits, interval_seconds, batch_sizes, metrics), Admission(limits, metrics)
@@ -75,12 +77,21 @@ def create_app(
         redoc_url=None,
         title="rice_jax",
         description="Recognizes the product shown in a livestream clip among a shop's images.",
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if access.tokens else [],  # only for the schema
         lifespan=lambda app: service.running(watch),
         responses={code: {"model": ErrorResponse} for code in ("4XX", 500, 503, 507)},
     )
     page = Page(limits, DOCS.removeprefix("/"))
     policies = {"/": page.policy, DOCS: DOCS_POLICY}
-    app.add_middleware(AdmissionMiddleware, admission=admission, policies=policies, hosts=known_hosts)
+    app.add_middleware(AdmissionMiddleware, admission=admission, policies=policies, access=access)
+    if access.origins:  # around the admission: pages can then read why a request is refused
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _failed)
@@ -153,10 +164,11 @@ def _information(service: Service, shops: Shops, metrics: Metrics, page: Page) -
         encoded = await service.thumbnail(shops[""], digest)
         return Response(encoded, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
-    @router.get("/healthz")
-    async def health() -> HealthResponse:
+    @router.get(HEALTH, response_model=HealthResponse, responses={204: {"description": "Healthy, without a token."}})
+    async def health(request: Request) -> HealthResponse | Response:
         """Reports that the server is up and can store requests, and describes its index."""
-        return service.health(shops[""])
+        description = service.health(shops[""])
+        return Response(status_code=204) if getattr(request.state, "anonymous", False) else description
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def measurements() -> Response:
