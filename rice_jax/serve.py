@@ -12,15 +12,17 @@ import dataclasses
 import functools
 import logging
 import os
+import re
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from rice_jax.index.store import FILE
 from rice_jax.models.weights import CheckpointError
 from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.parallel.compilation import keep_compiled
@@ -31,10 +33,13 @@ try:
     import uvicorn
 
     from rice_jax.serving import hosts
+    from rice_jax.serving.admission import Access
     from rice_jax.serving.connections import Config
     from rice_jax.serving.limits import Limits
     from rice_jax.serving.server import create_app
-    from rice_jax.serving.service import DECODERS
+    from rice_jax.serving.service import DECODERS, LOADER
+    from rice_jax.serving.shops import Shops
+    from rice_jax.serving.tokens import read_tokens
 except ImportError as error:
     sys.exit(f"{type(error).__name__}: {error}; the server needs more packages: pip install 'rice-jax[serve]'")
 
@@ -56,26 +61,38 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
     """
     options = _parser(prog).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
+    logging.getLogger("rice_jax.serving").setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
     Image.MAX_IMAGE_PIXELS = None  # the server has a limit of its own
     keep_compiled()
     limits = Limits(**{field.name: _value(field, options) for field in FIELDS})
     sizes = [2**power for power in range(options.batch_size.bit_length())]
+    naming = naming_of(options)
+
+    def load(file: Path, others: Sequence[Engine]) -> Engine:
+        return Engine(
+            file.parent,
+            model=options.checkpoint,
+            rerank=options.rerank,
+            batch_sizes=sizes,
+            naming=naming,
+            others=others,
+        )
+
     try:
+        access = Access(
+            hosts={*hosts.LOCAL, options.host.lower(), *options.allow_hosts},
+            origins=options.cors_origin,
+            tokens=read_tokens(options.token_file) if options.token_file else (),
+        )
         with _listen(options.host, options.port) as listening:  # first, as loading takes long
-            engine = Engine(
-                options.index,
-                model=options.checkpoint,
-                rerank=options.rerank,
-                batch_sizes=sizes,
-                naming=naming_of(options),
-            )
             app = create_app(
-                engine,
+                Shops({"": options.index / FILE}, load),
                 limits,
                 interval_seconds=options.interval_seconds,
                 batch_sizes=sizes,
-                known_hosts={*hosts.LOCAL, options.host.lower(), *options.allow_hosts},
+                watch=options.watch,
+                access=access,
             )
             host, port = listening.getsockname()[:2]
             config = Config(app, limits, log_config=None, timeout_graceful_shutdown=options.stop_seconds)
@@ -85,8 +102,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
                 uvicorn.Server(config).run(sockets=[listening])
     except (CheckpointError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    if any(thread.name.startswith(DECODERS) for thread in threading.enumerate()):
-        os._exit(0)  # Python would wait for a thread that decodes a picture, however long this takes
+    if any(thread.name.startswith((DECODERS, LOADER)) for thread in threading.enumerate()):
+        os._exit(0)  # Python would wait for a thread that decodes a picture or loads an index, however long this takes
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -108,6 +125,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
     search = parser.add_argument_group("search")
     search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
+    search.add_argument("--watch", action="store_true", help="use a new index as soon as it replaces this one")
     search.add_argument("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved")
     add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
@@ -120,6 +138,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add(address, "port", _between(int, 0, 65535), 8000, "port; 0: any free one")
     address.add_argument(
         "--allow_hosts", type=_names, default=[], metavar="NAMES", help="further names of this server; *: any name"
+    )
+    address.add_argument("--token_file", type=Path, metavar="FILE", help="tokens, of which every request must show one")
+    address.add_argument(
+        "--cors_origin", type=_origin, action="append", default=[], metavar="URL", help="site whose pages may ask too"
     )
     request = parser.add_argument_group("limits of a request")
     server = parser.add_argument_group("limits of the server")
@@ -154,6 +176,13 @@ def _names(text: str) -> list[str]:
         if name != hosts.ANY and ("/" in name or "*" in name or name.count(":") == 1):
             raise argparse.ArgumentTypeError(f"found {name!r}, expected names without scheme, port, or *")
     return names
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", text):  # as browsers write it, which is compared as a whole
+        expected = "a scheme and a host, such as https://shop.example.com, in lowercase and without a path"
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+    return text
 
 
 def _between(kind: type, least: int | float, most: int | float = sys.float_info.max) -> Callable[[str], float]:

@@ -119,6 +119,13 @@ class Index:
         """Number of products; ids of two galleries are of two products."""
         return len(set(zip(self.gallery_ids, self.product_ids, strict=True)))
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the contents, as hexadecimal digits."""
+        texts = {name: getattr(self, name) for name in TEXTS}
+        about = json.dumps(dataclasses.asdict(self.about)).encode()
+        return _checksum(about, texts, self.vectors, self.queries).decode()
+
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
         texts = {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}

@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
 
 from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.scores import center
-from rice_jax.index.model import load_index_model
+from rice_jax.index.model import Model, load_index_model, same_model
 from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, read_index
 from rice_jax.input.transforms import sample_frames
@@ -78,6 +78,7 @@ class Engine:
 
     Attributes:
         index: the index that is searched.
+        model: the model that made the index; engines that share it share their encoders too.
         galleries: ids of its galleries, in order.
         num_frames: largest number of frames in a clip; more are sampled evenly, as in evaluation.
         calibration: turns cosines into probabilities; None = the index has none.
@@ -87,6 +88,9 @@ class Engine:
         reranks: whether the decoder re-orders the first products.
     """
 
+    model: Model
+    _encoders: dict[int, jax.stages.Compiled]
+
     def __init__(
         self,
         index: str | os.PathLike,
@@ -95,6 +99,7 @@ class Engine:
         rerank: int = 0,
         batch_sizes: Sequence[int] = (1,),
         naming: Naming = DEFAULT,
+        others: Iterable["Engine"] = (),
     ):
         """Loads the index and its model, and compiles everything.
 
@@ -104,6 +109,8 @@ class Engine:
             rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
             naming: when a product is named, and what it is ranked by.
+            others: engines with the same `rerank` and `batch_sizes`. If one has the model that made this index, the
+                model is neither loaded nor are its encoders compiled again.
 
         Raises:
             CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
@@ -122,7 +129,9 @@ class Engine:
         self.calibration: Calibration | None = self.index.about.calibration
         naming.require(self.calibration, index)
         self.naming, self.by_frames = naming, naming.by_frames(self.calibration)
-        loaded = load_index_model(self.index.about, model)
+        shared = next((other for other in others if same_model(other.model.about, self.index.about)), None)
+        loaded = shared.model if shared else load_index_model(self.index.about, model)
+        self.model = loaded
         self.num_frames: int = self.index.about.num_frames
         module = nnx.merge(loaded.graphdef, loaded.params)
         require(module, SupportsStreaming, "recognition")
@@ -137,7 +146,7 @@ class Engine:
         self._selected = functools.lru_cache(NUM_SELECTIONS)(self._select)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
         self._warn(self.index.about.ipd)
-        self._compile(loaded.graphdef, loaded.params, sorted(batch_sizes))
+        self._compile(loaded, sorted(batch_sizes), shared)
 
     def prepare(self, picture: AnyPicture) -> UInt8[np.ndarray, "S S 3"]:
         """Crops and resizes a picture as evaluation does.
@@ -276,10 +285,12 @@ class Engine:
         filled = _fill(frames.tokens, self.num_frames)
         return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
 
-    def _compile(self, graphdef: nnx.GraphDef, params: PyTree, batch_sizes: Sequence[int]) -> None:
+    def _compile(self, loaded: Model, batch_sizes: Sequence[int], shared: "Engine | None") -> None:
+        graphdef, params, reranks = loaded.graphdef, loaded.params, self.reranks
+
         def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
             encoded = nnx.merge(graphdef, params).encode_frames(pictures)
-            return encoded.features.astype(jnp.float32), encoded.tokens if self.reranks else None
+            return encoded.features.astype(jnp.float32), encoded.tokens if reranks else None
 
         def similar(
             params: PyTree,
@@ -319,7 +330,9 @@ class Engine:
         [device] = jax.tree.leaves(params)[0].devices()
         self._vectors = jax.device_put(self.index.vectors, device)
         pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}
-        self._encoders = {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
+        self._encoders = (
+            shared._encoders if shared else {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
+        )
         frames = self._encode(pictures[batch_sizes[0]][:1])
         filled = _fill(frames.features, self.num_frames)
         self._similar = compiled(similar, params, self._vectors, *filled)

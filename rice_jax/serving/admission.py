@@ -1,9 +1,10 @@
-"""Admission of requests: which hosts they may name, how large and slow they may be, how many are served at once."""
+"""Admission of requests: where they may come from, how large and slow they may be, how many are served at once."""
 
 import asyncio
 import contextlib
+import dataclasses
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import prometheus_client
 from fastapi import HTTPException
@@ -11,10 +12,12 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rice_jax.serving.hosts import require_host
+from rice_jax.serving.hosts import LOCAL, require_host
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.tokens import require_token
 
 POLICY = "default-src 'none'; frame-ancestors 'none'"  # Content-Security-Policy of everything but pages
+HEALTH = "/healthz"  # needs no token: what asks for it, such as a load balancer, may have none
 HEADERS = {  # of all responses
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -87,22 +90,37 @@ class Admission:
             self.metrics.in_flight.set(self._recognizing)
 
 
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """Who may use the server.
+
+    Attributes:
+        hosts: of `require_host`.
+        origins: of `require_host`.
+        tokens: of `require_token`.
+    """
+
+    hosts: Collection[str] = LOCAL
+    origins: Sequence[str] = ()
+    tokens: Sequence[bytes] = ()
+
+
 class AdmissionMiddleware:
     """Checks a request's headers, and limits its body's size and duration.
 
     A request that is refused here costs nothing, as its body is not read.
     """
 
-    def __init__(self, app: ASGIApp, admission: Admission, policies: Mapping[str, str], hosts: Collection[str]):
+    def __init__(self, app: ASGIApp, admission: Admission, policies: Mapping[str, str], access: Access):
         """Wraps an app.
 
         Args:
             app: serves admitted requests.
             admission: counts the requests.
             policies: {path of a page: its Content-Security-Policy}.
-            hosts: of `require_host`.
+            access: who may use the server.
         """
-        self._app, self._admission, self._policies, self._hosts = app, admission, policies, hosts
+        self._app, self._admission, self._policies, self._access = app, admission, policies, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -135,7 +153,8 @@ class AdmissionMiddleware:
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         uploads = scope["method"] not in ("GET", "HEAD", "DELETE")
         try:
-            require_host(scope, self._hosts)
+            require_host(scope, self._access.hosts, self._access.origins)
+            self._require_token(scope)
             _require_one_length(scope)
             if uploads:
                 self._admission.require_place()
@@ -146,6 +165,14 @@ class AdmissionMiddleware:
             return await self._app(scope, receive, send)
         with self._admission.metrics.arriving.track_inprogress(), _Body(scope, receive, self._admission) as body:
             await self._app(scope, body, send)
+
+    def _require_token(self, scope: Scope) -> None:
+        try:
+            require_token(scope, self._access.tokens)
+        except HTTPException:
+            if scope["path"] != HEALTH:
+                raise
+            scope.setdefault("state", {})["anonymous"] = True
 
 
 def _require_one_length(scope: Scope) -> None:

@@ -17,13 +17,14 @@ ANY = "*"
 UNSPECIFIED = ("0.0.0.0", "::")  # all addresses of the machine
 
 
-def require_host(scope: Scope, hosts: Collection[str]) -> None:
+def require_host(scope: Scope, hosts: Collection[str], origins: Collection[str] = ()) -> None:
     """Checks the headers Host and Origin of a request.
 
     Args:
         scope: of the request.
         hosts: names and addresses of the server; `ANY` turns the check off, and one of `UNSPECIFIED` stands for all IP
             addresses, which no other site can use for its name.
+        origins: other sites whose pages may use the server, as browsers write them in the header Origin.
 
     Raises:
         HTTPException: the request is for another host (400), or comes from a page of another site (403).
@@ -34,10 +35,12 @@ def require_host(scope: Scope, hosts: Collection[str]) -> None:
     host, origin = headers.get("host"), headers.get("origin")
     if host is not None and not _is_known(_split(f"//{host}")[1], hosts):
         raise HTTPException(400, f"found the host {host[:80]!r}, which is not this server's; --allow_hosts adds hosts")
-    if origin is not None:
+    if origin is not None and origin not in origins:
         address, name = _split(origin)
         if address != host and name not in hosts:
-            detail = f"found a request from {origin[:80]!r}, which is another site; --allow_hosts adds hosts"
+            detail = (
+                f"found a request from {origin[:80]!r}, which is another site; --cors_origin or --allow_hosts adds it"
+            )
             raise HTTPException(403, detail)
 
 

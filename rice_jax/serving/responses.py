@@ -1,5 +1,7 @@
 """The server's responses, as its OpenAPI schema describes them."""
 
+import datetime
+
 from pydantic import BaseModel, Field
 
 
@@ -61,7 +63,7 @@ class RecognitionResponse(RankingResponse):
 
 
 class HealthResponse(BaseModel):
-    """The index, and how videos are sampled."""
+    """The index, its model, and how videos are sampled."""
 
     images: int = Field(description="Number of images in the index.")
     products: int = Field(description="Number of products in the index.")
@@ -69,6 +71,12 @@ class HealthResponse(BaseModel):
     num_frames: int = Field(description="Largest number of frames in a clip; more are sampled evenly.")
     interval_seconds: float = Field(description="Time between the frames of a video or stream that are looked at.")
     fingerprint: str = Field(description="Tells models apart.")
+    index: str = Field(description="Tells indexes apart: SHA-256 of the contents.")
+    written: datetime.datetime = Field(description="When the index was written.")
+    loaded: datetime.datetime = Field(description="When the server has loaded it.")
+    stale: bool = Field(
+        description="Whether a newer index has been written that cannot be used; the server's log says why."
+    )
 
 
 class ErrorResponse(BaseModel):

@@ -1,28 +1,27 @@
 """Recognition over HTTP: an app for clips, videos, and streams, with a web page."""
 
-import base64
-import dataclasses
-import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import jinja2
 import prometheus_client
-from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi import Query as QueryParameter
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect
 
-from rice_jax.recognition.engine import Engine
-from rice_jax.serving import hosts, uploads
-from rice_jax.serving.admission import Admission, AdmissionMiddleware, Metrics
+from rice_jax.serving import uploads
+from rice_jax.serving.admission import HEALTH, Access, Admission, AdmissionMiddleware, Metrics
 from rice_jax.serving.forms import read_form
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.page import Page
 from rice_jax.serving.responses import ErrorResponse, HealthResponse, RecognitionResponse, StreamResponse
 from rice_jax.serving.service import Service, StreamQuery
+from rice_jax.serving.shops import Shops
 from rice_jax.serving.uploads import FORM, PICTURES, Query
 from rice_jax.serving.work import working
 
@@ -53,40 +52,51 @@ StreamId = Annotated[
 
 
 def create_app(
-    engine: Engine,
+    shops: Shops,
     limits: Limits,
     *,
     interval_seconds: float = 1.0,
     batch_sizes: Sequence[int] = (1,),
-    known_hosts: Collection[str] = hosts.LOCAL,
+    watch: bool = False,
+    access: Access = Access(),  # noqa: B008 (it cannot change)
 ) -> FastAPI:
     """Creates the app; its threads run from start-up to shutdown.
 
     Args:
-        engine: encodes and ranks.
+        shops: the indexes to search.
         limits: the server's limits.
         interval_seconds: distance between the frames of a video or stream that are looked at.
-        batch_sizes: sizes that the engine was compiled for; 1 must be among them.
-        known_hosts: of `hosts.require_host`.
+        batch_sizes: sizes that the engines were compiled for; 1 must be among them.
+        watch: whether to replace an index when its file is replaced.
+        access: who may use the server.
     """
     metrics = Metrics()
-    service, admission = Service(engine, limits, interval_seconds, batch_sizes, metrics), Admission(limits, metrics)
+    service, admission = Service(shops, limits, interval_seconds, batch_sizes, metrics), Admission(limits, metrics)
     app = FastAPIOffline(
         docs_url=DOCS,
         redoc_url=None,
         title="rice_jax",
         description="Recognizes the product shown in a livestream clip among a shop's images.",
-        lifespan=lambda app: service.running(),
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if access.tokens else [],  # only for the schema
+        lifespan=lambda app: service.running(watch),
         responses={code: {"model": ErrorResponse} for code in ("4XX", 500, 503, 507)},
     )
-    page, policy = render_page(engine, limits)
-    policies = {"/": policy, DOCS: DOCS_POLICY}
-    app.add_middleware(AdmissionMiddleware, admission=admission, policies=policies, hosts=known_hosts)
+    page = Page(limits, DOCS.removeprefix("/"))
+    policies = {"/": page.policy, DOCS: DOCS_POLICY}
+    app.add_middleware(AdmissionMiddleware, admission=admission, policies=policies, access=access)
+    if access.origins:  # around the admission: pages can then read why a request is refused
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Retry-After"],
+        )
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _failed)
-    app.include_router(_recognition(service, admission, limits))
-    app.include_router(_information(service, metrics, page))
+    app.include_router(_recognition(service, shops, admission, limits))
+    app.include_router(_information(service, shops, metrics, page))
     return app
 
 
@@ -104,7 +114,7 @@ async def _failed(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": "the server has failed; its log has the error"}, 500, {"Connection": "close"})
 
 
-def _recognition(service: Service, admission: Admission, limits: Limits) -> APIRouter:
+def _recognition(service: Service, shops: Shops, admission: Admission, limits: Limits) -> APIRouter:
     """The routes that take pictures."""
     router = APIRouter()
 
@@ -118,7 +128,7 @@ def _recognition(service: Service, admission: Admission, limits: Limits) -> APIR
             upload = uploads.check_form(form)
             with admission.place():
                 async with working(request, limits.decode_seconds) as work:
-                    return await service.recognize(upload, work)
+                    return await service.recognize(shops[""], upload, work)
 
     @router.post("/streams/{stream_id}/frames", openapi_extra=_body(dict.fromkeys(PICTURES.values(), _FILE)))
     async def push_frame(
@@ -133,31 +143,32 @@ def _recognition(service: Service, admission: Admission, limits: Limits) -> APIR
         with service.scratch.file() as stored:
             picture = await uploads.read_picture(kind, request.stream(), stored, limits)
             with admission.place():
-                return await service.push(picture, stream_id, query)
+                return await service.push(shops[""], picture, stream_id, query)
 
     @router.delete("/streams/{stream_id}", status_code=204)
     async def end_stream(stream_id: StreamId) -> None:
         """Ends a stream."""
-        if not service.streams.end(stream_id):
+        if not service.end(shops[""], stream_id):
             raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")
 
     return router
 
 
-def _information(service: Service, metrics: Metrics, page: str) -> APIRouter:
+def _information(service: Service, shops: Shops, metrics: Metrics, page: Page) -> APIRouter:
     """The routes that describe the server and its index."""
     router = APIRouter()
 
     @router.get("/images/{digest}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
     async def image(digest: str) -> Response:
         """A small picture of an image of the index, by the SHA-256 of its file."""
-        encoded = await service.thumbnail(digest)
+        encoded = await service.thumbnail(shops[""], digest)
         return Response(encoded, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
-    @router.get("/healthz")
-    async def health() -> HealthResponse:
+    @router.get(HEALTH, response_model=HealthResponse, responses={204: {"description": "Healthy, without a token."}})
+    async def health(request: Request) -> HealthResponse | Response:
         """Reports that the server is up and can store requests, and describes its index."""
-        return service.health()
+        description = service.health(shops[""])
+        return Response(status_code=204) if getattr(request.state, "anonymous", False) else description
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def measurements() -> Response:
@@ -167,32 +178,9 @@ def _information(service: Service, metrics: Metrics, page: str) -> APIRouter:
 
     @router.get("/", include_in_schema=False)
     async def home() -> HTMLResponse:
-        return HTMLResponse(page)
+        return HTMLResponse(page.render(shops[""]))
 
     return router
-
-
-def render_page(engine: Engine, limits: Limits) -> tuple[str, str]:
-    """The web page, and the Content-Security-Policy that allows its own script and style only."""
-    loader = jinja2.ChoiceLoader([jinja2.PackageLoader("rice_jax.serving"), jinja2.PackageLoader("rice_jax.pages")])
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    style, script = (
-        "".join(loader.get_source(environment, name)[0] for name in names)
-        for names in (("style.css", "serve.css"), ("serve.js",))
-    )
-    page = environment.get_template("serve.html.jinja").render(
-        style=style,
-        script=script,
-        galleries=engine.galleries,
-        num_products=engine.index.num_products,
-        limits=dataclasses.asdict(limits),
-        docs=DOCS.removeprefix("/"),
-    )
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    return page, (
-        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; "
-        f"img-src 'self' data: blob:; media-src blob:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'"
-    )
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rice_jax.index.store import write_index
 from rice_jax.serving.connections import Config
 from rice_jax.serving.limits import Limits
 from rice_jax.serving.server import create_app
+from rice_jax.serving.shops import Shops
 from tests.shop import Shop, make_shop, png
 
 BATCH_SIZES = (1, 2, 4)
@@ -54,9 +55,15 @@ def serving(app, limits, stop_seconds=None):
     assert not thread.is_alive(), "it stops when asked to"
 
 
+def only(engine):
+    """The shops of a server that searches one index, which stays as it is."""
+    return Shops({"": Path(__file__)}, lambda file, others: engine)
+
+
 @contextlib.contextmanager
-def asking(engine, limits=LIMITS, stop_seconds=None):
-    app = create_app(engine, limits, batch_sizes=BATCH_SIZES)
+def asking(engine, limits=LIMITS, stop_seconds=None, **settings):
+    shops = engine if isinstance(engine, Shops) else only(engine)
+    app = create_app(shops, limits, batch_sizes=BATCH_SIZES, **settings)
     with serving(app, limits, stop_seconds) as address, httpx.Client(base_url=address, timeout=20) as client:
         yield client
 

@@ -22,10 +22,11 @@ class Gate:
 
     def __init__(self, held=False):
         self.batches, self.entered, self.open = [], 0, threading.Event()
+        self.model = self
         if not held:
             self.open.set()
 
-    def __call__(self, pictures):
+    def encode(self, pictures):
         self.entered += 1
         assert self.open.wait(20)
         self.batches.append(pictures[:, 0, 0, 0].tolist())
@@ -55,13 +56,13 @@ async def until(condition):
 
 def test_callers_share_batches_and_get_their_own_rows_in_order(start):
     gate, counts = Gate(held=True), []
-    batcher = start(gate, (1, 2, 4), counts.append)
+    batcher = start((1, 2, 4), counts.append)
 
     async def run():
-        first = asyncio.create_task(batcher.encode([picture(9)]))
+        first = asyncio.create_task(batcher.encode(gate, [picture(9)]))
         await until(lambda: gate.entered == 1)  # it is being encoded, alone
         pictures = [[picture(value) for value in values] for values in ([1], [2, 3], [4, 5, 6, 7])]
-        others = [asyncio.create_task(batcher.encode(some)) for some in pictures]
+        others = [asyncio.create_task(batcher.encode(gate, some)) for some in pictures]
         await until(lambda: batcher.num_waiting == 7)
         gate.open.set()
         return await asyncio.gather(first, *others)
@@ -75,12 +76,14 @@ def test_callers_share_batches_and_get_their_own_rows_in_order(start):
 
 def test_an_error_reaches_only_its_own_caller(start):
     gate = Gate(held=True)
-    batcher = start(gate, (4, 1))
+    batcher = start((4, 1))
 
     async def run():
-        first = asyncio.create_task(batcher.encode([picture(9)]))
+        first = asyncio.create_task(batcher.encode(gate, [picture(9)]))
         await until(lambda: gate.entered == 1)
-        callers = [asyncio.create_task(batcher.encode([picture(v) for v in values])) for values in ([1, 2], [66], [3])]
+        callers = [
+            asyncio.create_task(batcher.encode(gate, [picture(v) for v in values])) for values in ([1, 2], [66], [3])
+        ]
         await until(lambda: batcher.num_waiting == 4)
         gate.open.set()
         await first
@@ -91,17 +94,17 @@ def test_an_error_reaches_only_its_own_caller(start):
     assert other.total.tolist() == [36]
     assert isinstance(bad, ValueError) and "66" in str(bad)
     assert gate.batches == [[9], [1, 2, 66, 3], [1], [2], [66], [3]]
-    assert asyncio.run(batcher.encode([picture(5)])).total.tolist() == [60], "it still works"
+    assert asyncio.run(batcher.encode(gate, [picture(5)])).total.tolist() == [60], "it still works"
 
 
 def test_pictures_of_cancelled_callers_are_not_encoded(start):
     gate = Gate(held=True)
-    batcher = start(gate, [1])
+    batcher = start([1])
 
     async def run():
-        first = asyncio.create_task(batcher.encode([picture(1)]))
+        first = asyncio.create_task(batcher.encode(gate, [picture(1)]))
         await until(lambda: gate.entered == 1)
-        gone, last = (asyncio.create_task(batcher.encode([picture(value)])) for value in (2, 3))
+        gone, last = (asyncio.create_task(batcher.encode(gate, [picture(value)])) for value in (2, 3))
         await until(lambda: batcher.num_waiting == 2)
         gone.cancel()
         await asyncio.wait([gone])
@@ -114,16 +117,34 @@ def test_pictures_of_cancelled_callers_are_not_encoded(start):
 
 def test_closing_serves_queued_callers_and_refuses_later_ones():
     gate = Gate(held=True)
-    batcher = Batcher(gate, [1])
+    batcher = Batcher([1])
 
     async def run():
-        waiting = [asyncio.create_task(batcher.encode([picture(value)])) for value in (1, 2)]
+        waiting = [asyncio.create_task(batcher.encode(gate, [picture(value)])) for value in (1, 2)]
         await until(lambda: gate.entered == 1 and batcher.num_waiting == 1)
         closing = asyncio.create_task(asyncio.to_thread(batcher.close))
         gate.open.set()
         await closing
         with pytest.raises(RuntimeError, match="the server is stopping"):
-            await batcher.encode([picture(3)])
+            await batcher.encode(gate, [picture(3)])
         return await asyncio.gather(*waiting)
 
     assert [rows.total.tolist() for rows in asyncio.run(run())] == [[12], [24]]
+
+
+def test_pictures_for_different_models_are_not_mixed(start):
+    gate, same, other = Gate(held=True), Gate(), Gate()
+    same.model = gate.model
+    batcher = start((1, 2, 4))
+
+    async def run():
+        first = asyncio.create_task(batcher.encode(gate, [picture(9)]))
+        await until(lambda: gate.entered == 1)
+        asked = ((gate, 1), (other, 2), (same, 3), (other, 4))
+        callers = [asyncio.create_task(batcher.encode(encoder, [picture(value)])) for encoder, value in asked]
+        await until(lambda: batcher.num_waiting == 4)
+        gate.open.set()
+        return [rows.total.tolist() for rows in await asyncio.gather(first, *callers)]
+
+    assert asyncio.run(run()) == [[108], [12], [24], [36], [48]]
+    assert (gate.batches, other.batches, same.batches) == ([[9], [1, 3]], [[2, 4]], [])

@@ -8,7 +8,7 @@ from rice_jax.serving.server import create_app
 from tests.pages.browser import browser, resize
 from tests.pages.reports import EVIL
 from tests.pages.test_report_in_browser import CONTRAST
-from tests.serving.serving import BATCH_SIZES, make_named_shop, serving
+from tests.serving.serving import BATCH_SIZES, make_named_shop, only, serving
 from tests.shop import png, write_mp4
 
 LIMITS = Limits(upload_bytes=200_000, video_seconds=20.0)
@@ -22,9 +22,12 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def opened(shop, tmp_path_factory):
-    engine = Engine(shop.directory, batch_sizes=BATCH_SIZES)
+    app = create_app(only(Engine(shop.directory, batch_sizes=BATCH_SIZES)), LIMITS, batch_sizes=BATCH_SIZES)
     profile = tmp_path_factory.mktemp("browser") / "profile"
-    with serving(create_app(engine, LIMITS, batch_sizes=BATCH_SIZES), LIMITS) as address, browser(profile) as driver:
+    with (
+        serving(app, LIMITS) as address,
+        browser(profile) as driver,
+    ):
         driver.get(address)
         assert driver.get_log("browser") == []
         yield driver

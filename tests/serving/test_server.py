@@ -14,7 +14,7 @@ from rice_jax.recognition.recognizer import Recognizer, encode_video, products_o
 from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.video import read_video
 from rice_jax.serving.limits import Limits
-from rice_jax.serving.streams import Streams
+from rice_jax.serving.streams import StreamKey, Streams
 from tests.serving.serving import asking, clip, frames, until, video
 from tests.shop import png, write_mp4
 
@@ -229,19 +229,21 @@ def test_bad_pictures_of_streams_are_refused(client, path, status, reason):
 
 def test_streams_are_limited_and_idle_ones_forgotten():
     now = [0.0]
-    streams = Streams(Limits(streams=2, stream_seconds=10.0), lambda: Stream(4), clock=lambda: now[0])
-    first = streams.open("a")
+    streams = Streams(Limits(streams=2, stream_seconds=10.0), clock=lambda: now[0])
+    a, b, c = (StreamKey("", "model", name) for name in "abc")
+    new = lambda: Stream(4)  # noqa: E731
+    first = streams.open(a, new)
     now[0] = 6
-    streams.open("b")
-    assert streams.open("a") is first
+    streams.open(b, new)
+    assert streams.open(a, new) is first
     with pytest.raises(Exception, match="2 streams") as refused:
-        streams.open("c")
+        streams.open(c, new)
     assert refused.value.status_code == 503 and refused.value.headers["Retry-After"] == "10"
     now[0] = 16.5
     assert len(streams) == 0
-    assert streams.open("c") is not first
-    assert not streams.end("a")
-    assert streams.end("c")
+    assert streams.open(c, new) is not first
+    assert not streams.end(a)
+    assert streams.end(c)
 
 
 def test_concurrent_requests_share_batches_but_not_errors(held, shop):

@@ -1,0 +1,40 @@
+"""The web page of an index."""
+
+import base64
+import dataclasses
+import hashlib
+
+import jinja2
+
+from rice_jax.serving.limits import Limits
+from rice_jax.serving.shops import Shop
+
+
+class Page:
+    """The page, with the Content-Security-Policy that allows its own script and style only.
+
+    Attributes:
+        policy: the Content-Security-Policy.
+    """
+
+    def __init__(self, limits: Limits, docs: str):
+        """Reads the template; `docs` is the address of the page for programs, relative to the page."""
+        loader = jinja2.ChoiceLoader([jinja2.PackageLoader("rice_jax.serving"), jinja2.PackageLoader("rice_jax.pages")])
+        environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+        style, script = (
+            "".join(loader.get_source(environment, name)[0] for name in names)
+            for names in (("style.css", "serve.css"), ("serve.js",))
+        )
+        self._template = environment.get_template("serve.html.jinja")
+        self._same = {"style": style, "script": script, "limits": dataclasses.asdict(limits), "docs": docs}
+        hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+        self.policy = (
+            "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'; "
+            f"img-src 'self' data: blob:; media-src blob:; style-src 'sha256-{hashes[0]}'; "
+            f"script-src 'sha256-{hashes[1]}'"
+        )
+
+    def render(self, shop: Shop) -> str:
+        """The page for an index."""
+        engine = shop.engine
+        return self._template.render(**self._same, galleries=engine.galleries, num_products=engine.index.num_products)

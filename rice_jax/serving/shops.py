@@ -1,0 +1,179 @@
+"""The indexes that the server searches, each of which may be replaced while it is searched."""
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastapi import HTTPException
+
+from rice_jax.pages.album import thumbnail
+from rice_jax.recognition.engine import Engine, Match
+from rice_jax.recognition.products import parse_where
+from rice_jax.serving.responses import HealthResponse, Product
+from rice_jax.serving.uploads import Query
+from rice_jax.types import DataError
+
+NUM_THUMBNAILS = 1000  # of an index, kept in memory
+RETRY_SECONDS = 60.0  # after which an index that could not be used is tried again: its model may have arrived
+
+logger = logging.getLogger(__name__)
+
+
+class Version(NamedTuple):
+    """Tells one content of a file from the next."""
+
+    written: int  # nanoseconds
+    size: int
+    number: int  # of the file; another one takes its place when an index is replaced
+
+
+class Shop:
+    """An index in use. It never changes, so a request that holds it finishes with it.
+
+    Attributes:
+        name: of the index; "" = it is the only one.
+        engine: searches it.
+    """
+
+    def __init__(self, name: str, engine: Engine, written: int):
+        """Describes a loaded index, whose file was written at a time in nanoseconds."""
+        self.name, self.engine = name, engine
+        index = engine.index
+        names = zip(index.gallery_ids, index.image_ids, strict=True)
+        self._digests = dict(zip(names, index.digests, strict=True))
+        paths = dict(zip(index.digests, index.paths, strict=True))
+        # Not a method: a cycle would keep the index in memory after it is replaced.
+        self.thumbnail = functools.lru_cache(NUM_THUMBNAILS)(functools.partial(_thumbnail, paths))
+        self._fingerprint, self._written = index.checksum, _time(written / 1e9)
+        self._loaded = _time(time.time())
+
+    @property
+    def model(self) -> str:
+        """Fingerprint of the model."""
+        return self.engine.index.about.fingerprint
+
+    def require_products(self, query: Query) -> None:
+        """Raises an HTTPException (404) if the index has no such gallery, column, or product."""
+        try:
+            self.engine.products(query.gallery, parse_where(query.where))
+        except DataError as error:
+            raise HTTPException(404, str(error)) from error
+
+    def product(self, match: Match) -> Product:
+        """A match as a response has it."""
+        return Product(**match._asdict(), image=f"images/{self._digests[match.gallery, match.image_id]}")
+
+    def health(self, interval_seconds: float, stale: bool) -> HealthResponse:
+        """Describes the index and its model."""
+        index = self.engine.index
+        return HealthResponse(
+            images=len(index.image_ids),
+            products=index.num_products,
+            galleries=len(self.engine.galleries),
+            num_frames=self.engine.num_frames,
+            interval_seconds=interval_seconds,
+            fingerprint=self.model,
+            index=self._fingerprint,
+            written=self._written,
+            loaded=self._loaded,
+            stale=stale,
+        )
+
+
+class Shops:
+    """The current shop of each index. Only one thread may replace them; any number may use them.
+
+    Attributes:
+        names: of the indexes.
+        stale: names of the indexes whose newest file cannot be used.
+    """
+
+    def __init__(self, files: Mapping[str, Path], load: Callable[[Path, Sequence[Engine]], Engine]):
+        """Loads the indexes.
+
+        Args:
+            files: {name of an index: its file}.
+            load: loads the index of a file; may share the models of the engines that are given to it.
+
+        Raises:
+            Exception: whatever `load` raises.
+        """
+        self._files, self._load = files, load
+        self._shops: dict[str, Shop] = {}
+        self._seen: dict[str, tuple[Version | None, float]] = {}  # {name: (version, when it was tried)}
+        self.stale: set[str] = set()
+        for name in files:
+            self._take(name, self._version(name))
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of the indexes."""
+        return self._files.keys()
+
+    def __getitem__(self, name: str) -> Shop:
+        """The shop that answers requests from now on.
+
+        Raises:
+            HTTPException: there is no such index (404).
+        """
+        if name not in self._shops:
+            raise HTTPException(404, f"found no index {name[:80]!r}, expected one of {', '.join(self._shops)}")
+        return self._shops[name]
+
+    def refresh(self, name: str) -> bool:
+        """Replaces a shop if its file has been replaced; returns whether it was.
+
+        If the new index cannot be used, the log says why, and it is tried again after `RETRY_SECONDS`.
+        """
+        version, (seen, tried) = self._version(name), self._seen[name]
+        if version == seen and not (name in self.stale and time.monotonic() > tried + RETRY_SECONDS):
+            return False
+        file = self._files[name]
+        try:
+            self._take(name, version)
+        except Exception as error:  # whatever it is, the server goes on with the index that it has
+            self.stale.add(name)
+            logger.warning(
+                "%s: the new index cannot be used, so the previous one stays (%s: %s)",
+                file,
+                type(error).__name__,
+                error,
+            )
+            return False
+        self.stale.discard(name)
+        index = self._shops[name].engine.index
+        logger.info("%s: replaced; %d pictures of %d products", file, len(index.image_ids), index.num_products)
+        return True
+
+    def _take(self, name: str, version: Version | None) -> None:
+        self._seen[name] = version, time.monotonic()
+        engine = self._load(self._files[name], [shop.engine for shop in self._shops.values()])
+        shop = Shop(name, engine, version.written if version else 0)
+        self._shops = self._shops | {name: shop}  # at once: a reader has the old ones or the new ones
+
+    def _version(self, name: str) -> Version | None:
+        with contextlib.suppress(OSError):
+            found = os.stat(self._files[name])
+            return Version(found.st_mtime_ns, found.st_size, found.st_ino)
+        return None
+
+
+def _thumbnail(paths: Mapping[str, str], digest: str) -> bytes:
+    if digest not in paths:
+        raise HTTPException(404, "found no such image in the index")
+    with contextlib.suppress(OSError):
+        encoded = Path(paths[digest]).read_bytes()
+        if hashlib.sha256(encoded).hexdigest() == digest:
+            return thumbnail(encoded)[0]
+    raise HTTPException(404, "the image's file is missing, or has changed since indexing")
+
+
+def _time(seconds: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(round(seconds), datetime.UTC)
