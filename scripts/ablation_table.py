@@ -85,7 +85,7 @@ def subset_table(runs: Runs, label: str) -> str:
     values = list(first[0])
     rows = [["queries", *(str(sum(scores[value].num_queries for scores in first)) for value in values)]]
     rows += [
-        [name, *(_cell([100 * scores[value].rank["rank-1"] for scores in of_seeds]) for value in values)]
+        [name, *(cell([100 * scores[value].rank["rank-1"] for scores in of_seeds]) for value in values)]
         for name, of_seeds in of_label.items()
     ]
     return "\n".join([f"rank-1 by {SUBSETS[label]}", "", *align(["", *values], rows)])
@@ -98,10 +98,11 @@ def _trained(results: dict[Row, Result]) -> list[tuple[Row, Result]]:
 
 
 def _cells(results: Sequence[Result]) -> list[str]:
-    return [_cell([_percent(result, cutoff) for result in results]) for cutoff in CUTOFFS]
+    return [cell([_percent(result, cutoff) for result in results]) for cutoff in CUTOFFS]
 
 
-def _cell(values: Sequence[float]) -> str:
+def cell(values: Sequence[float]) -> str:
+    """The mean ± the sample standard deviation, if there are several values."""
     spread = f" ±{statistics.stdev(values):>4.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
 

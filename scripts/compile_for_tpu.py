@@ -147,7 +147,11 @@ def report(config: Config, devices: list[jax.Device], chip: Chip) -> bool:
     sent = least_sent(config, mesh.size, sum(leaf.size for leaf in jax.tree.leaves(params)))
     parts = ", ".join(f"{name} {size / 2**20:.3f}" for name, size in sent.items())
     print(f"\nThe least that a chip sends in a training step: {sum(sent.values()) / 2**20:.3f} MiB ({parts})")
-    least = sum(least_operations(config).values())
+    try:
+        least = sum(least_operations(config).values())
+    except ConfigError as error:
+        print(f"The fewest operations are not known. {error}")
+        return fits
     seconds = least / mesh.size / chip.peak
     pairs = config.data.batch_size
     print(f"Training on {pairs:,} pairs takes {least / mesh.size / 1e9:,.0f} · 10⁹ operations of every chip or more:")

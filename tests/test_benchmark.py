@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rice_jax.config import ConfigError
 from rice_jax.models.create import create_params
 from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.rice import Rice
 from rice_jax.tasks.retrieval import retrieval_loss
 from scripts import benchmark
 from scripts.benchmarks import data_speed, encode_speed, peaks, rank_speed, step_speed, timing
-from scripts.benchmarks.least import encoder_operations
+from scripts.benchmarks.least import encoder_operations, encoder_parameters, least_operations
 from scripts.benchmarks.naive import NaiveRice, PairwiseRice
 from tests.settings import model_of, small_config
 from tests.train.test_steps import batch, mesh_of
@@ -246,14 +247,33 @@ def test_pushing_frames_is_measured(capsys):
         assert 0 < row["median_ms"] <= row["p99_ms"] <= row["longest_ms"] and row["core_ms"] > 0
 
 
-def test_what_an_encoder_cannot_do_without():
-    config = benchmark.settings({**SIZES, "model.unroll": True})
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({}, 1.05),
+        # Queries of the patches, which are not needed, are computed with the keys and values.
+        ({"mlp_ratio": 2.5, "registers": 3, "pooling": "attention", "class_token": False}, 1.07),
+        ({"gated_mlp": True, "mlp_ratio": 8 / 3, "projection": False, "embed_dim": SIZES["model.width"]}, 1.05),
+    ],
+    ids=["CLIP's", "SigLIP's", "DINOv2's"],
+)
+def test_what_an_encoder_cannot_do_without(changes, most):
+    changes = {f"model.{name}": value for name, value in changes.items()}
+    config = benchmark.settings({**SIZES, "model.unroll": True, **changes})
     learning, weights_learning = encoder_operations(config)
     graphdef, params = nnx.split(Vit(config.model.encoder, rngs=nnx.Rngs(0)))
     forward = jax.jit(lambda params, pictures: nnx.merge(graphdef, params)(pictures)[1])
     compiled = forward.lower(params, jnp.zeros((1, 32, 32, 3))).compile()
     least = sum(learning.values()) + sum(weights_learning.values())
-    assert least < compiled.cost_analysis()["flops"] < 1.05 * least
+    assert least < compiled.cost_analysis()["flops"] < most * least
+    matrices = sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+    assert encoder_parameters(config.model) == pytest.approx(matrices, rel=0.05)
+
+
+def test_the_fewest_operations_of_other_encoders_are_not_guessed():
+    config = benchmark.settings({"model.architecture": "swin", "loss.pmd_weight": 0.0})
+    with pytest.raises(ConfigError, match="architecture: found 'swin', expected 'vit': the fewest operations of other"):
+        least_operations(config)
 
 
 def test_encoding_is_measured(capsys, monkeypatch, tmp_path):

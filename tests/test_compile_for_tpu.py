@@ -11,7 +11,7 @@ from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.parallel.mesh import create_mesh
 from scripts import compile_for_tpu
 from scripts.benchmarks.hlo import Collective, collectives
-from tests.settings import small_config
+from tests.settings import small_config, small_swin
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,6 +137,21 @@ def test_batches_and_the_number_of_devices():
         compile_for_tpu.steps(small_config(data__batch_size=12), mesh)
     steps = compile_for_tpu.steps(small_config(data__batch_size=16, eval__batch_size=12), mesh)
     assert steps["embedding images"]().out_info.embedding.shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (small_config(), "Training on 8 pairs takes 0 · 10⁹ operations of every chip or more:"),
+        (small_swin(), "fewest operations are not known. config.model.architecture: found 'swin', expected 'vit'"),
+    ],
+    ids=["vit", "swin"],
+)
+def test_the_fewest_operations_are_told_where_they_are_known(monkeypatch, capsys, config, expected):
+    monkeypatch.setattr(compile_for_tpu, "steps", lambda config, mesh: {})
+    assert compile_for_tpu.report(config, jax.devices(), compile_for_tpu.CHIPS["v5e"])
+    out = capsys.readouterr().out
+    assert "The least that a chip sends in a training step" in out and expected in out
 
 
 def test_what_cannot_be_compiled():

@@ -11,13 +11,15 @@ from rice_jax.config.fields import list_settings
 from rice_jax.config.upgrade import upgrade
 from rice_jax.models.detr import DetrConfig
 from rice_jax.tasks import TASKS, resolve
+from scripts.baselines_table import FRESH, ROWS
 from tests.fixtures import ROOT
 from tests.settings import small_config, small_values
 
-RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_pretrain"]
+RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_baselines", "sample_pretrain"]
 DETECTION = ["detector_frame", "detector_clip", "sample_detector"]
 FILES = [*RETRIEVAL, "rope", *DETECTION]
 PARENTS = {
+    "sample_baselines": "sample",
     "sample_pretrain": "sample",
     "sample_detector": "sample",
     "detector_clip": "detector_frame",
@@ -100,6 +102,19 @@ def test_every_stage_of_the_sample_encoder_resolves():
     assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
     with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
         load_config("sample_pretrain", "deep")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_baseline_of_the_sample_resolves(row):
+    config, rice = load("sample_baselines", row), load("sample_baselines")
+    assert TASKS[config.task].model(config) != TASKS[rice.task].model(rice) or row == "icl"
+    # What makes rows comparable: the same examples, of the same size, for as many steps.
+    assert (config.data, config.eval, config.train, config.seed) == (rice.data, rice.eval, rice.train, rice.seed)
+    assert config.model.image_size == rice.model.image_size
+    assert config.model.init_from == ("" if ROWS[row][1] == FRESH else load("sample").model.init_from)
+    assert f" {row} " in (ROOT / "scripts" / "baselines.sh").read_text().replace(";", " ")
+    with pytest.raises(ValueError, match="row 'mgh': expected one of icl, all, timesformer"):
+        load_config("sample_baselines", "mgh")
 
 
 @pytest.mark.parametrize("name", ["lpr4m", "lpr750k", "movingfashion"])

@@ -1,0 +1,94 @@
+"""The tables of the baselines: rows are paired by query, and seeds are averaged."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rice_jax.eval.results import PIXELS, Row, write_rankings, write_results
+from scripts import baselines_table
+from tests.eval.evaluations import evaluation
+
+RANKED, RESULT = evaluation()  # 60 queries in three galleries, and two that could not be ranked
+NUM_QUERIES = 62
+
+
+def write_run(place, ranks, queries=RANKED):
+    """An evaluation in which the first queries have these ranks, and the others the last place."""
+    rank = np.array([*ranks, *[22] * (60 - len(ranks))])
+    row = Row(30)
+    write_results(place / "results.json", {PIXELS: RESULT, row: RESULT}, {"rankings": dataclasses.asdict(row)})
+    write_rankings(place / "rankings.jsonl", dataclasses.replace(queries, rank=rank))
+
+
+def write_runs(directory):
+    write_run(directory / "shipped", [1] * 12)
+    write_run(directory / "icl-0" / "eval-a", [1] * 12 + [4] * 6)
+    write_run(directory / "icl-1" / "eval-a", [1] * 24)
+    write_run(directory / "sgmn-1" / "eval-a", [1] * 24 + [10] * 6)
+    (directory / "swin-0" / "checkpoints").mkdir(parents=True)  # has not been evaluated yet
+
+
+def tables(directory, capsys):
+    """{name: cells} of both tables, and the lines."""
+    baselines_table.main([str(directory)])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("Minus"))
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return *({row[0]: row[1:] for row in part if row} for part in (rows[:start], rows[start:])), lines
+
+
+def test_tables(tmp_path, capsys):
+    write_runs(tmp_path)
+    ranks, differences, lines = tables(tmp_path, capsys)
+    assert lines[0] == "62 queries; percent" and max(map(len, lines)) <= 100
+    # Of 12 / 62 and 24 / 62 the mean is 29.0 %, and the sample's standard deviation 13.7.
+    assert ranks["RICE (ICL)"] == ["shipped", "0 1", "29.0 ±13.7", "33.9 ± 6.8", "33.9 ± 6.8"]
+    assert ranks["SGMN, no graph loss"] == ["shipped", "1", "38.7", "38.7", "48.4"]
+    assert ranks["RICE before training"] == ["shipped", "19.4", "19.4", "19.4"]
+    assert ranks["nearest raw pixels"][0] == f"{100 * RESULT.score.rank['rank-1']:.1f}"
+    assert ranks["chance"][0] == f"{100 * RESULT.score.chance['rank-1']:.1f}"
+    assert not {"Swin, B-shaped", "RICE (ICL, PMD, PFR)"} & (ranks.keys() | differences.keys())
+
+
+def test_differences_are_paired(tmp_path, capsys):
+    write_runs(tmp_path)
+    _, differences, _ = tables(tmp_path, capsys)
+    assert "RICE (ICL)" not in differences
+    equal, few = differences["SGMN, no graph loss"][0], differences["SGMN, no graph loss"][2]
+    # Compared with ICL of the same seed, all first places are the same: drawing other queries changes nothing.
+    assert equal == "+0.0 (+0.0 to +0.0)"
+    mean, low, _, high = few.replace("(", "").replace(")", "").split()
+    rng = np.random.default_rng(1)
+    drawn = 100 * rng.binomial(NUM_QUERIES, 6 / NUM_QUERIES, 100_000) / NUM_QUERIES
+    assert mean == "+9.7"
+    assert [float(low), float(high)] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1.7)  # one query
+    assert differences["RICE before training"][0].startswith("-9.7 (")
+    chance = 100 * (RESULT.score.chance["rank-1"] - 18 / NUM_QUERIES)
+    assert differences["chance"][0].startswith(f"{chance:+.1f} (")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda path: write_run(path / "icl-1" / "eval-b", []),
+            "icl-1: found the evaluations eval-a, eval-b, exp",
+        ),
+        (
+            lambda path: write_run(
+                path / "sgmn-1" / "eval-a", [], dataclasses.replace(RANKED, query_ids=RANKED.query_ids[::-1])
+            ),
+            "sgmn-1: found other queries than in shipped, expected the same",
+        ),
+        (
+            lambda path: (path / "shipped" / "results.json").unlink(),
+            "found no results of shipped and icl-SEED, expected both",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared(tmp_path, change, message):
+    write_runs(tmp_path)
+    change(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        baselines_table.main([str(tmp_path)])
