@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rice_jax.index.store import FILE, read_index, write_index
-from rice_jax.recognition.engine import Engine, _by_gallery
+from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.products import by_gallery
 from rice_jax.serving import service, shops
 from rice_jax.serving.shops import Shops
 from tests.serving.serving import BATCH_SIZES, asking, clip, until
@@ -42,7 +43,7 @@ def renamed(engine, prefix, **about):
     ids = [prefix + name for name in engine.index.image_ids]
     about = dataclasses.replace(engine.index.about, **about)
     other.index = dataclasses.replace(engine.index, image_ids=ids, product_ids=ids, about=about)
-    other._products = _by_gallery(other.index)
+    other._products = by_gallery(other.index)
     return other
 
 
