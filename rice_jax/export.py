@@ -31,6 +31,7 @@ from rice_jax.eval.place import PREFIX
 from rice_jax.eval.results import FILE, Row, read_about, read_results
 from rice_jax.index.model import Model, load_model, read_settings
 from rice_jax.logs import warnings_to_stderr
+from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.weights import (
     CHECKPOINTS,
     CheckpointError,
@@ -62,21 +63,25 @@ def export_hf(run: Path, out: Path, dtype: str = "float32") -> str:
         raise ConvertError(f"{out}: exists and is not empty; choose another directory or delete it")
     parts = read_settings(run).model
     hub.require_exportable(parts, run)
-    kind, _ = find_export(parts.encoder)
+    kind, _, alone = find_export(parts.encoder)
     workdir, step, config = _read_run(run)
     evaluations = [] if step is None else _read_evaluations(workdir, step)
     model = load_model(run)
     params = hub.round_params({name: model.params[name] for name in ("encoder", "pmd") if name in model.params}, dtype)
     encoder = model.config.encoder
+    further = {hub.DECODER: params["pmd"]} if "pmd" in params else {}
+    if alone != parts.encoder:
+        further[hub.PROJECTION] = {"weight": params["encoder"]["projection"]["kernel"].T}
     rice = _describe(model, params, dtype) | {
         "class": kind.name,
         "feature": kind.feature,
+        "projection": {"file": hub.PROJECTION} if hub.PROJECTION in further else None,
         "step": step,
         "evaluation": [_public(found, step) for found in evaluations],
     }
     count = sum(x.size for x in jax.tree.leaves(params["encoder"]))
     card = Card(out.absolute().name, rice, kind.name, kind.feature, count, encoder.embed_dim, config, evaluations)
-    hub.write_hub(out, to_hugging_face(params["encoder"], encoder), params.get("pmd"), rice, model_card(card))
+    hub.write_hub(out, to_hugging_face(params["encoder"], encoder), further, rice, model_card(card))
     return f"{out}: {kind.name} of {count / 1e6:.1f} million parameters, {dtype}"
 
 
@@ -117,7 +122,7 @@ def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, 
         "resize": about.resize,
         "num_frames": about.num_frames,
         "ipd": about.ipd,
-        "aggregation": config.aggregation.kind,
+        "aggregation": None if config.encoder.architecture in VIDEO_ENCODERS else config.aggregation.kind,
         "fingerprint": fingerprint,
         "match_fingerprint": match_fingerprint(params, config),
         "decoder": decoder,

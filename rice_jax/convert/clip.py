@@ -46,7 +46,7 @@ from rice_jax.convert.names import CLASSIFIER_IGNORED, HUGGING_FACE_IGNORED, OPE
 from rice_jax.convert.openai import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, from_open_clip, from_openai, read_open_clip
 from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safetensors
 from rice_jax.convert.torch_files import read_torch
-from rice_jax.convert.vit import about, config_of, settings
+from rice_jax.convert.vit import about, config_of, settings, with_projection
 from rice_jax.files import write_lines
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 
@@ -74,6 +74,8 @@ def convert(source: Path, out: Path, activation: str | None = None, heads: int |
             f"{source}: its files say that it computes {config.activation!r}, found --activation={activation}"
         )
     rest = hub.read_rest(source if source.is_dir() else source.parent)  # of a folder that `rice export hf` wrote
+    if rest.projection is not None:
+        params, config = _project(params, config, rest.projection, source)
     saved = {**rest.config, "model": settings(config) | rest.config.get("model", {})}
     save_weights(out, {"encoder": params, **rest.params}, saved)
     if rest.calibration:
@@ -122,7 +124,7 @@ def export(checkpoint: Path, out: Path) -> str:
     if saved["model"].get("architecture", "vit") != "vit":
         raise ConvertError(
             f"{checkpoint}: found architecture={saved['model']['architecture']!r}, expected an encoder that "
-            "transformers' CLIP can compute"
+            "transformers' CLIP can compute; `rice export hf` writes other families"
         )
     config = config_of(saved["model"])
     if other := config.switches.keys() - CLIP_SWITCHES:
@@ -212,6 +214,17 @@ def told(
     if heads is not None and (heads < 1 or (patches is not None and patches.ndim and patches.shape[0] % heads)):
         raise ConvertError(f"{source}: found --heads={heads}, expected a divisor of the width")
     return {"activation": found or activation} | ({"heads": heads} if heads else {})
+
+
+def _project(params: PyTree, config: EncoderConfig, kernel: np.ndarray, source: Path) -> tuple[PyTree, EncoderConfig]:
+    """Adds the projection that an exported folder holds beside the encoder."""
+    if len(kernel) != config.embed_dim:
+        raise ConvertError(
+            f"{source}: found {len(kernel)} inputs in {hub.PROJECTION}, expected {config.embed_dim}, the encoder's "
+            "width; copy the whole folder"
+        )
+    kernel = np.ascontiguousarray(kernel)
+    return params | {"projection": {"kernel": kernel}}, with_projection(config, kernel.shape[1])
 
 
 def _is_known(path: Path) -> bool:

@@ -1,8 +1,9 @@
 """A model as a folder for Hugging Face's hub: files that transformers reads, and `rice.json` with the rest.
 
 `model.safetensors` and `config.json` hold the encoder, `preprocessor_config.json` how a picture is shown to it,
-`decoder.safetensors` the decoder if there is one, and `rice.json` what transformers has no place for. docs/export.md
-describes them. `rice convert` reads the folder back.
+`projection.safetensors` the projection if the class has no place for it, `decoder.safetensors` the decoder if there is
+one, and `rice.json` what else transformers has no place for. docs/export.md describes them. `rice convert` reads the
+folder back.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safet
 from rice_jax.files import write_lines
 from rice_jax.models.rice import RiceConfig
 
-RICE, DECODER = "rice.json", "decoder.safetensors"
+RICE, DECODER, PROJECTION = "rice.json", "decoder.safetensors", "projection.safetensors"
 CALIBRATION = "calibration.json"  # where `eval.calibration` looks for it, beside the weights
 DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -39,11 +40,13 @@ class Rest:
     """What an exported folder holds beside the encoder.
 
     Attributes:
+        projection: kernel `[D, E]` of the projection for which the encoder's class has no place; None = none.
         params: of the decoder, by the names of the model's parts.
         config: settings, by group.
         calibration: content of `calibration.json`; None = none.
     """
 
+    projection: np.ndarray | None = None
     params: PyTree = dataclasses.field(default_factory=dict)
     config: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     calibration: dict[str, Any] | None = None
@@ -111,7 +114,7 @@ def preprocessor(resize: int, size: int, pixels: str) -> dict[str, Any]:
 def write_hub(
     out: Path,
     encoder: tuple[Mapping[str, np.ndarray], Mapping[str, Any]],
-    decoder: PyTree | None,
+    further: Mapping[str, PyTree],
     rice: Mapping[str, Any],
     card: str,
 ) -> None:
@@ -120,7 +123,7 @@ def write_hub(
     Args:
         out: a new or empty directory.
         encoder: tensors by their names in transformers, and the content of `config.json`.
-        decoder: parameters of the decoder; None = there is none.
+        further: parameters in files of their own, by the file's name.
         rice: content of `rice.json`; its `dtype` is that of all tensors.
         card: content of `README.md`.
     """
@@ -130,9 +133,9 @@ def write_hub(
     write_safetensors(out / "model.safetensors", {name: x.astype(dtype) for name, x in state.items()})
     _write_json(out / "config.json", {**config, "dtype": rice["dtype"]})
     _write_json(out / "preprocessor_config.json", preprocessor(rice["resize"], rice["image_size"], rice["pixels"]))
-    if decoder is not None:
-        flat = traverse_util.flatten_dict(decoder, sep="/")
-        write_safetensors(out / DECODER, {name: np.ascontiguousarray(x, dtype) for name, x in flat.items()})
+    for name, params in further.items():
+        flat = traverse_util.flatten_dict(params, sep="/")
+        write_safetensors(out / name, {path: np.ascontiguousarray(x, dtype) for path, x in flat.items()})
     _write_json(out / RICE, rice)
     write_lines(out / "README.md", [card])
 
@@ -141,26 +144,34 @@ def read_rest(folder: Path) -> Rest:
     """Reads what an exported folder holds beside the encoder; nothing from a folder without `rice.json`.
 
     Raises:
-        ConvertError: a file is damaged, or the decoder is missing.
+        ConvertError: a file is damaged or missing.
     """
     path = folder / RICE
     if not path.is_file():
         return Rest()
     try:
         rice = json.loads(path.read_text(encoding="utf-8"))
-        model = {"aggregation": {"kind": rice["aggregation"]}, "ipd": rice["ipd"]}
+        model: dict[str, Any] = {"ipd": rice["ipd"]}
+        if rice["aggregation"]:
+            model["aggregation"] = {"kind": rice["aggregation"]}
         config = {"model": model, "data": {"resize": rice["resize"]}, "eval": {"num_frames": rice["num_frames"]}}
-        calibration, decoder = rice["calibration"], rice["decoder"]
+        calibration, decoder, projection = rice["calibration"], rice["decoder"], rice.get("projection")
         if decoder:
             model["pmd"] = {name: decoder[name] for name in ("num_pairs", "num_heads")}
     except (ValueError, KeyError, TypeError) as error:
         raise ConvertError(f"{path}: is damaged, expected what `rice export hf` writes ({error!r})") from error
-    if not decoder:
-        return Rest({}, config, calibration)
-    if not (folder / DECODER).is_file():
-        raise ConvertError(f"{folder / DECODER}: not found, though {RICE} names a decoder; copy the whole folder")
-    tensors = {name: x.astype(np.float32) for name, x in read_safetensors(folder / DECODER).items()}
-    return Rest({"pmd": traverse_util.unflatten_dict(tensors, sep="/")}, config, calibration)
+    params = {"pmd": _read_further(folder, DECODER, "a decoder")} if decoder else {}
+    kernel = _read_further(folder, PROJECTION, "a projection").get("weight") if projection else None
+    if projection and (kernel is None or kernel.ndim != 2):
+        raise ConvertError(f"{folder / PROJECTION}: found no matrix `weight`, expected what `rice export hf` writes")
+    return Rest(None if kernel is None else kernel.T, params, config, calibration)
+
+
+def _read_further(folder: Path, name: str, what: str) -> PyTree:
+    if not (folder / name).is_file():
+        raise ConvertError(f"{folder / name}: not found, though {RICE} names {what}; copy the whole folder")
+    tensors = {path: x.astype(np.float32) for path, x in read_safetensors(folder / name).items()}
+    return traverse_util.unflatten_dict(tensors, sep="/")
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,17 +1,19 @@
 """Writes encoders for transformers: an entry for each class, the inverse of `hugging_face.from_hugging_face`."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import PyTree
 
-from rice_jax.config import EncoderConfig, VitConfig
-from rice_jax.convert.hugging_face import ACTIVATIONS, FAMILIES, SIZES, read_family, vit_config
-from rice_jax.convert.names import prefixed
+from rice_jax.config import EncoderConfig, SwinConfig, VitConfig
+from rice_jax.config import model as ours
+from rice_jax.convert import swin
+from rice_jax.convert.hugging_face import FAMILIES, SIZES, read_family, vit_config
+from rice_jax.convert.names import HIDDEN_ACT, prefixed
 from rice_jax.convert.tensors import ConvertError, to_theirs
-from rice_jax.convert.vit import places, settings, shapes
+from rice_jax.convert.vit import places, shapes, without_projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Export:
     Attributes:
         name: of the class.
         model_type: in `config.json`.
-        feature: the output of the class that is our feature, before L2 normalization.
+        feature: the output of the class that is our feature, or what our projection takes, as Python names it.
         values: makes the family's own settings in `config.json`.
         prefix: of the names of tensors, if the family's table is written without it.
     """
@@ -29,8 +31,22 @@ class Export:
     name: str
     model_type: str
     feature: str
-    values: Callable[[VitConfig], dict[str, Any]]
+    values: Callable[[Any], dict[str, Any]]
     prefix: str = ""
+
+
+class Found(NamedTuple):
+    """How transformers computes an encoder.
+
+    Attributes:
+        export: the class.
+        values: content of `config.json`.
+        encoder: what the class computes: the encoder, or, if the class has no place for the projection, all but that.
+    """
+
+    export: Export
+    values: dict[str, Any]
+    encoder: EncoderConfig
 
 
 def _clip(config: VitConfig) -> dict[str, Any]:
@@ -60,6 +76,10 @@ def _dinov3(config: VitConfig) -> dict[str, Any]:
     }
 
 
+def _timesformer(config: VitConfig) -> dict[str, Any]:
+    return {"intermediate_size": config.mlp_width, "num_frames": config.num_frames}
+
+
 EXPORTS = (
     Export("CLIPVisionModelWithProjection", "clip_vision_model", "image_embeds", _clip),
     Export("CLIPVisionModel", "clip_vision_model", "pooler_output", _clip),
@@ -67,31 +87,39 @@ EXPORTS = (
     Export("Dinov2Model", "dinov2", "pooler_output", _dinov2),
     Export("Dinov2WithRegistersModel", "dinov2_with_registers", "pooler_output", _dinov2_registers),
     Export("DINOv3ViTModel", "dinov3_vit", "pooler_output", _dinov3),
+    Export("TimesformerModel", "timesformer", "last_hidden_state[:, 0]", _timesformer),
 )
+SWIN = Export("SwinModel", "swin", "pooler_output", swin.to_values)
 
 
-def find_export(config: EncoderConfig) -> tuple[Export, dict[str, Any]]:
-    """The class that computes an encoder, and the content of its `config.json`.
+def find_export(config: EncoderConfig) -> Found:
+    """The class that computes an encoder.
 
-    A class fits if its `config.json`, read back, describes the encoder; pixel statistics may be any.
+    A class fits if its `config.json`, read back, describes the encoder; pixel statistics may be any. If none does, one
+    may fit without the projection.
 
     Raises:
         ConvertError: no class does.
     """
-    for export in EXPORTS:
-        if not isinstance(config, VitConfig):
-            break
-        values = _values(export, config)
-        try:
-            found = vit_config(*read_family(values))
-        except ConvertError:
-            continue
-        if settings(dataclasses.replace(found, pixels=config.pixels)) == settings(config):
-            return export, values
-    parts = ", ".join(f"{name}={value!r}" for name, value in config.switches.items())
+    if isinstance(config, SwinConfig):
+        alone = without_projection(config)
+        return Found(SWIN, _named(SWIN) | SWIN.values(alone), alone)
+    close: list[tuple[str, dict[str, Any]]] = []
+    for encoder in (config, without_projection(config)):
+        for export in EXPORTS:
+            values = _values(export, encoder)
+            try:
+                found = vit_config(*read_family(values))
+            except ConvertError:
+                continue
+            different = _differences(found, encoder)
+            if not different:
+                return Found(export, values, encoder)
+            close.append((export.name, different))
+    closest, parts = min(close, key=lambda one: ("architecture" in one[1], len(one[1])))
     raise ConvertError(
-        f"found an encoder with {parts}, expected one that a class of transformers computes: "
-        f"{', '.join(export.name for export in EXPORTS)}"
+        f"found an encoder with {_listed(config.switches)}, expected one that a class of transformers computes: "
+        f"{', '.join(export.name for export in (*EXPORTS, SWIN))}; the closest, {closest}, has {_listed(parts)}"
     )
 
 
@@ -99,31 +127,48 @@ def to_hugging_face(params: PyTree, config: EncoderConfig) -> tuple[dict[str, np
     """Tensors and `config.json` of an encoder, which `from_hugging_face` reads back.
 
     Args:
-        params: parameters of `Vit` as a nested dict of arrays.
+        params: parameters of the encoder as a nested dict of arrays; a projection for which the class has no place is
+            left out.
         config: of the encoder.
 
     Returns:
         The tensors by Hugging Face's names, in the parameters' type, and the content of `config.json`.
 
     Raises:
-        ConvertError: the parameters are not those of a `Vit` of this kind, or transformers has no class for it.
+        ConvertError: the parameters are not those of an encoder of this kind, or transformers has no class for it.
     """
-    export, values = find_export(config)
-    assert isinstance(config, VitConfig)  # no export fits another
+    export, values, encoder = find_export(config)
+    if encoder != config:
+        params = {name: value for name, value in params.items() if name != "projection"}
+    if isinstance(encoder, SwinConfig):
+        return to_theirs(params, swin.places(encoder, {}), swin.shapes(encoder), "a Swin"), values
     family, read = read_family(values)
     table = prefixed(family.table(read), "", export.prefix)
-    return to_theirs(params, places(table, config), shapes(config), "a Vit"), values
+    return to_theirs(params, places(table, encoder), shapes(encoder), "a Vit"), values
 
 
 def _values(export: Export, config: VitConfig) -> dict[str, Any]:
     sizes = config.image_size, config.patch_size, config.width, config.layers, config.heads
     return {
-        "architectures": [export.name],
-        "model_type": export.model_type,
+        **_named(export),
         **dict(zip(SIZES, sizes, strict=True)),
         "num_channels": 3,
-        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
+        "hidden_act": HIDDEN_ACT[config.activation],
         "layer_norm_eps": config.epsilon,
         **FAMILIES[export.model_type].fixed,
         **export.values(config),
     }
+
+
+def _differences(found: VitConfig, expected: VitConfig) -> dict[str, Any]:
+    """What differs between two encoders, as the first has it, apart from pixel statistics."""
+    names = {"image_size", *ours.SIZES, *ours.SWITCHES} - {"pixels"}
+    return {name: value for name in sorted(names) if (value := getattr(found, name)) != getattr(expected, name)}
+
+
+def _listed(parts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in parts.items())
+
+
+def _named(export: Export) -> dict[str, Any]:
+    return {"architectures": [export.name], "model_type": export.model_type}

@@ -14,6 +14,7 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "silu": "silu",
 }
+HIDDEN_ACT = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Reads transformers' Swin transformers: `SwinModel`, and the encoder of its other models."""
+"""Reads transformers' Swin transformers, `SwinModel` and the encoder of its other models, and writes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -91,6 +91,39 @@ def swin_config(config: Mapping[str, Any]) -> SwinConfig:
     if problems:
         raise ConvertError(f"config.json: not {WHAT} that rice_jax supports:" + bullets(problems))
     return found
+
+
+def to_values(config: SwinConfig) -> dict[str, Any]:
+    """The sizes in `config.json`, as `swin_config` reads them.
+
+    Raises:
+        ConvertError: transformers' `SwinModel` computes no encoder of these sizes.
+    """
+    grid = config.image_size // config.patch_size
+    for number, (_, _, width) in enumerate(config.stages):
+        if grid < config.window:
+            raise ConvertError(
+                f"found {grid} × {grid} patches in stage {number} of a Swin transformer with "
+                f"config.model.image_size={config.image_size}, expected at least swin.window={config.window} of them "
+                "on a side: transformers' SwinModel has no smaller windows; train with larger pictures"
+            )
+        if int(width * config.mlp_ratio) != round(width * config.mlp_ratio):
+            raise ConvertError(
+                f"found swin.mlp_ratio={config.mlp_ratio} in a stage of width {width}, expected a whole number as "
+                "their product: transformers' SwinModel rounds it down"
+            )
+        grid = (grid + 1) // 2
+    return FIXED | {
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.width,
+        "depths": [depth for depth, _, _ in config.stages],
+        "num_heads": [heads for _, heads, _ in config.stages],
+        "window_size": config.window,
+        "mlp_ratio": config.mlp_ratio,
+        "hidden_act": names.HIDDEN_ACT[config.activation],
+        "layer_norm_eps": config.epsilon,
+    }
 
 
 def places(config: SwinConfig, state: Mapping[str, Any]) -> Places:

@@ -1,8 +1,9 @@
 """What all converters of encoders share: our side of a conversion."""
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ from rice_jax.convert.names import Table
 from rice_jax.convert.tensors import ConvertError, Places, check_names, find_places, parameter_shapes, to_ours
 from rice_jax.models.encoders import encoder_class
 from rice_jax.parallel.mesh import ONE_PLACE
+
+C = TypeVar("C", VitConfig, SwinConfig)
 
 
 def convert_vit(
@@ -59,6 +62,20 @@ def config_of(model: Mapping[str, Any]) -> VitConfig:
     """The inverse of `settings`; of a run's settings of the model, those of its encoder."""
     names = ("image_size", *SIZES, *(name for name in SWITCHES if name in model))
     return VitConfig(**{name: model[name] for name in names}, dtype="float32")
+
+
+def without_projection(config: C) -> C:
+    """The encoder whose feature is the pooled token or patches themselves."""
+    if isinstance(config, SwinConfig):
+        return dataclasses.replace(config, embed_dim=config.stages[-1][2])
+    return dataclasses.replace(config, embed_dim=config.width, projection=False)
+
+
+def with_projection(config: EncoderConfig, embed_dim: int) -> EncoderConfig:
+    """The encoder with a projection to `embed_dim`."""
+    if isinstance(config, SwinConfig):
+        return dataclasses.replace(config, embed_dim=embed_dim)
+    return dataclasses.replace(config, embed_dim=embed_dim, projection=True)
 
 
 def find_pixels(mean: Any, std: Any, where: str) -> str:

@@ -87,6 +87,7 @@ def model_card(card: Card) -> str:
     return environment.get_template("card.md.jinja").render(
         card=card,
         rice=card.rice,
+        encodes_clips=card.rice["aggregation"] is None,
         config=config,
         tables=tables,
         train_sets=_train_sets(config) if config else [],

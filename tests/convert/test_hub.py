@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import ml_dtypes
@@ -15,7 +16,7 @@ from PIL import Image
 
 import rice_jax
 from rice_jax import cli, export
-from rice_jax.config import PIXEL_STATISTICS
+from rice_jax.config import PIXEL_STATISTICS, VitConfig
 from rice_jax.convert import clip, hub
 from rice_jax.convert.hub_families import find_export
 from rice_jax.convert.hugging_face import SIGLIP_PARTS
@@ -26,7 +27,7 @@ from rice_jax.eval.metrics import Galleries, Result, Score
 from rice_jax.eval.results import PIXELS, Row, write_results
 from rice_jax.index.model import load_model
 from rice_jax.index.pictures import show
-from rice_jax.models.create import MODELS
+from rice_jax.models.create import model_class
 from rice_jax.models.weights import load_weights, save_weights
 from tests.settings import model_of, small_config
 from tests.shop import draw
@@ -46,7 +47,7 @@ def make_run(directory, step=6, **overrides):
     """The workdir of a run whose weights are random."""
     config, rng = small_config(loss__pfr_weight=0.0, **overrides), np.random.default_rng(3)
     parts = model_of(config)
-    shapes = parameter_shapes(lambda: MODELS[type(parts)](parts, rngs=nnx.Rngs(0)))
+    shapes = parameter_shapes(lambda: model_class(parts)(parts, rngs=nnx.Rngs(0)))
     flat = {
         name: np.float32(0.1 * rng.standard_normal(shape) + name.endswith("scale")) for name, shape in shapes.items()
     }
@@ -280,6 +281,13 @@ def test_what_cannot_be_exported_gets_one_line(run, tmp_path):
 
 # Encoders of every class, as `config.model` says them; sizes that fit the pictures of `write_run`.
 DINO = dict(pixels="imagenet", patch_bias=True, ln_pre=False, layer_scale=True, projection=False, embed_dim=32)
+TIMESFORMER = dict(architecture="timesformer", pixels="kinetics", patch_bias=True, ln_pre=False, activation="gelu")
+# A grid of 10, then of 5: both are filled up to windows of 4.
+SWIN = {name: getattr(VitConfig, name) for name in ("patch_size", "width", "layers", "heads")} | {
+    f"swin__{name}": value
+    for name, value in dict(patch_size=2, width=8, depths="2,2", heads="2,4", window=4, mlp_ratio=2.0).items()
+}
+SWIN |= dict(architecture="swin", image_size=20, pixels="imagenet", embed_dim=16)
 FAMILIES = {
     "CLIPVisionModelWithProjection": dict(activation="gelu", mlp_ratio=2.5, epsilon=1e-6, pixels="half"),
     "CLIPVisionModel": dict(projection=False, embed_dim=32),
@@ -289,22 +297,44 @@ FAMILIES = {
     | dict(activation="silu", epsilon=1e-6, registers=3, gated_mlp=True, mlp_ratio=2.75),
     "DINOv3ViTModel": DINO
     | dict(activation="silu", epsilon=1e-5, registers=4, gated_mlp=True, positions="rotary", key_bias=False),
+    "TimesformerModel": TIMESFORMER | dict(projection=False, embed_dim=32, epsilon=1e-6),
+    "SwinModel": SWIN,
+    # Our projection, for which their class has no place.
+    "Dinov2Model, projected": DINO | dict(activation="gelu", projection=True, embed_dim=12),
+    "TimesformerModel, projected": TIMESFORMER | dict(embed_dim=12, mlp_ratio=2.5),
+    "SwinModel, projected": SWIN | dict(embed_dim=12),
 }
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tmp_path_factory):
-    """A class of transformers, a run of its family, and its folder."""
-    directory = tmp_path_factory.mktemp(request.param)
+    """A class of transformers and what is added to it, a run of its family, and its folder."""
+    directory = tmp_path_factory.mktemp("family")
     changes = {f"model__{name}": value for name, value in FAMILIES[request.param].items()}
     run = make_run(directory / "run", data__resize=22, loss__pmd_weight=0.0, **changes)
     export.main(["hf", str(run), str(directory / "mugs")])
     return request.param, run, directory / "mugs"
 
 
+@pytest.mark.parametrize("family", ["SwinModel, projected"], indirect=True)
+def test_a_projection_that_is_missing_or_of_another_encoder_gets_one_line(family, tmp_path):
+    shutil.copytree(family[2], tmp_path / "mugs")
+    path = tmp_path / "mugs" / "projection.safetensors"
+    for tensors, message in (
+        ({"weight": np.ones((12, 15), np.float32)}, "found 15 inputs in projection.safetensors, expected 16"),
+        ({"bias": np.ones((12, 16), np.float32)}, "found no matrix `weight`, expected what"),
+        (None, "projection.safetensors: not found, though rice.json names a projection"),
+    ):
+        path.unlink() if tensors is None else safetensors.numpy.save_file(tensors, path)
+        with pytest.raises(SystemExit, match=message):
+            clip.main([str(tmp_path / "mugs"), str(tmp_path / "back")])
+    assert not (tmp_path / "back").exists()
+
+
 def test_every_family_has_its_class_and_reads_back_the_same(family, tmp_path):
     name, run, folder = family
-    assert read_json(folder / "config.json")["architectures"] == [name]
+    assert read_json(folder / "config.json")["architectures"] == [name.partition(",")[0]]
+    assert (folder / "projection.safetensors").exists() == name.endswith("projected")
     pixels = FAMILIES[name].get("pixels", "clip")
     assert read_json(folder / "preprocessor_config.json")["image_mean"] == list(PIXEL_STATISTICS[pixels][0])
     clip.main([str(folder), str(tmp_path / "back")])

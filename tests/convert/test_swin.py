@@ -9,7 +9,8 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from rice_jax.config import ConfigError, MeshConfig
+from rice_jax import export
+from rice_jax.config import ConfigError, MeshConfig, SwinConfig
 from rice_jax.convert import clip
 from rice_jax.convert.hub_families import find_export
 from rice_jax.index.model import load_model
@@ -136,13 +137,33 @@ def test_other_weights_start_no_swin(ours, tmp_path):
         small_swin(model__init_from=str(tmp_path / "vit"))
 
 
-def test_export_is_refused(ours, tmp_path):
+def test_the_export_is_the_folder_that_was_converted(ours, tmp_path):
     with pytest.raises(SystemExit, match="found architecture='swin', expected an encoder that transformers' CLIP can"):
         convert("--export", ours, tmp_path / "out")
-    with pytest.raises(
-        clip.ConvertError, match="found an encoder with architecture='swin', .*, expected one that a cl"
-    ):
-        find_export(load_model(ours).config.encoder)
+    export.main(["hf", str(ours), str(tmp_path / "out")])
+    found, expected = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors"), CASE.under("params/")
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        np.testing.assert_array_equal(found[name], x, err_msg=name)
+    values = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert values == {name: CASE.facts["config"][name] for name in values}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            dict(image_size=12, window=4),
+            r"^found 3 × 3 patches in stage 1 of .*image_size=12, expected at least swin\.w",
+        ),
+        (dict(width=10, mlp_ratio=2.26), r"^found swin\.mlp_ratio=2\.26 in a stage of width 10, expected a whole"),
+    ],
+)
+def test_sizes_that_transformers_does_not_compute_are_not_exported(sizes, message):
+    whole = dict(image_size=16, patch_size=2, width=8, depths="2,1", heads="2,4", window=4, embed_dim=5)
+    find_export(SwinConfig(**whole))
+    with pytest.raises(clip.ConvertError, match=message):
+        find_export(SwinConfig(**whole | sizes))
 
 
 def test_from_weights_to_a_recognized_product(ours, tmp_path):

@@ -11,7 +11,7 @@ import safetensors.numpy
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from rice_jax import load, main
+from rice_jax import export, load, main
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.convert import clip
 from rice_jax.convert.hub_families import find_export
@@ -126,11 +126,32 @@ def test_it_trains_evaluates_and_indexes_and_live_use_is_refused(converted, shop
         Engine(tmp_path / "index")
 
 
-def test_its_export_is_refused(converted, tmp_path):
+def test_the_export_is_the_folder_that_was_converted(converted, tmp_path):
     with pytest.raises(SystemExit, match="found architecture='timesformer', expected .* transformers' CLIP"):
         clip.main(["--export", str(converted), str(tmp_path / "out")])
-    with pytest.raises(clip.ConvertError, match="^found an encoder with architecture='timesformer', .*, expected one "):
-        find_export(load_model(converted).config.encoder)
+    export.main(["hf", str(converted), str(tmp_path / "out")])
+    recorded = case("timesformer")
+    found, expected = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors"), recorded.under("params/")
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        np.testing.assert_array_equal(found[name], x, err_msg=name)
+    values = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert values == {name: recorded.facts["config"][name] for name in values}
+
+
+@pytest.mark.parametrize(
+    ("changes", "lacks"),
+    [
+        (dict(ln_pre=True), "ln_pre=False"),
+        (dict(class_token=False, pooling="mean"), "class_token=True, pooling='cls'"),
+        (dict(layer_scale=True, registers=2), "layer_scale=False, registers=0"),
+    ],
+)
+def test_one_with_other_parts_than_transformers_has_is_not_exported(converted, changes, lacks):
+    """As it is if a run started from CLIP, SigLIP, or DINO."""
+    encoder = dataclasses.replace(load_model(converted).config.encoder, **changes)
+    with pytest.raises(clip.ConvertError, match=f"='timesformer', .*; the closest, TimesformerModel, has {lacks}$"):
+        find_export(encoder)
 
 
 @pytest.mark.parametrize("name", ["clip_vision_gelu", "siglip_vision", "dinov2_registers_swiglu", "dinov3_vit"])
