@@ -77,6 +77,7 @@ def export_hf(run: Path, out: Path, dtype: str = "float32") -> str:
         "feature": kind.feature,
         "projection": {"file": hub.PROJECTION} if hub.PROJECTION in further else None,
         "step": step,
+        "score": config and config.eval.score,
         "evaluation": [_public(found, step) for found in evaluations],
     }
     count = sum(x.size for x in jax.tree.leaves(params["encoder"]))
@@ -109,6 +110,8 @@ def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, 
     about, config = model.about, model.config
     fingerprint = embedding_fingerprint(params, config, about.resize)
     calibration = about.calibration and dataclasses.replace(about.calibration, fingerprint=fingerprint)
+    takes_videos = config.encoder.architecture in VIDEO_ENCODERS  # which recognition refuses
+    has_frames = calibration is not None and calibration.scale_by_frames is not None
     decoder = config.pmd and {
         "file": hub.DECODER,
         "num_pairs": config.pmd.num_pairs,
@@ -122,7 +125,8 @@ def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, 
         "resize": about.resize,
         "num_frames": about.num_frames,
         "ipd": about.ipd,
-        "aggregation": None if config.encoder.architecture in VIDEO_ENCODERS else config.aggregation.kind,
+        "aggregation": None if takes_videos else config.aggregation.kind,
+        "recognition_score": None if takes_videos else "frames" if has_frames else "mean",
         "fingerprint": fingerprint,
         "match_fingerprint": match_fingerprint(params, config),
         "decoder": decoder,
@@ -159,6 +163,8 @@ def _public(evaluation: Evaluation, step: int | None) -> dict[str, Any]:
     about = {name: value for name, value in evaluation.about.items() if name not in PRIVATE}
     if "evaluation" in about:
         about["evaluation"] = {name: value for name, value in about["evaluation"].items() if name not in PRIVATE}
+    if "domains" not in about:
+        about = {"score": "mean"} | about  # as in results, which leave out this default
     rows = [
         dataclasses.asdict(row) | result.to_dict() for row, result in evaluation.results.items() if row.step == step
     ]

@@ -83,7 +83,7 @@ def model_card(card: Card) -> str:
         lstrip_blocks=True,
     )
     config = card.config
-    tables = [(_title(found.about), list(_lines(found.results))) for found in card.evaluations]
+    tables = [(_title(found.about), list(_lines(found.results)), _is_by_frames(found)) for found in card.evaluations]
     return environment.get_template("card.md.jinja").render(
         card=card,
         rice=card.rice,
@@ -109,6 +109,10 @@ def _title(about: Mapping[str, Any]) -> str:
     if "domains" in about:
         return f"Items of one domain among all items of another ({about['domains']})"
     return f"Clips of {about['query']} among the images of their own gallery in {about['gallery']}"
+
+
+def _is_by_frames(evaluation: Evaluation) -> bool:
+    return evaluation.about.get("score") == "frames"
 
 
 def _lines(results: Mapping[Row, Any]) -> Iterator[Line]:

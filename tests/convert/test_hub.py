@@ -145,6 +145,27 @@ def test_what_rice_json_holds(folder):
         assert "/private" not in (folder / file).read_text()
 
 
+def test_what_images_and_products_are_ranked_by(run, folder, tmp_path):
+    """The run's own setting, what each evaluation used, and what recognition uses."""
+    rice, card = read_json(folder / "rice.json"), (folder / "README.md").read_text(encoding="utf-8")
+    assert (rice["score"], rice["evaluation"][0]["about"]["score"], rice["recognition_score"]) == ("mean",) * 3
+    assert "gallery in lpr4m/gallery, ranked by the cosine of their embeddings. Rank-k" in card
+    assert "rank products by the cosine of the embeddings; a product" in card and "by frames" not in card.lower()
+
+    other = shutil.copytree(run, tmp_path / "run")
+    write_results(other / "results.json", {Row(6): RESULT}, ABOUT | {"score": "frames"})
+    fitted = Calibration(10.5, 4.9, 0.62, 240, 3, rice["fingerprint"], scale_by_frames=12.0)
+    write_calibration(other, fitted)
+    export.main(["hf", str(other), str(tmp_path / "out")])
+    rice, card = read_json(tmp_path / "out" / "rice.json"), (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    found = rice["score"], rice["evaluation"][0]["about"]["score"], rice["recognition_score"]
+    assert found == ("mean", "frames", "frames") and rice["calibration"]["scale_by_frames"] == 12.0
+    assert "gallery in lpr4m/gallery, ranked by frames. Rank-k" in card
+    assert "rank products by frames; a product" in card and "By frames, a picture's score is the largest" in card
+    clip.main([str(tmp_path / "out"), str(tmp_path / "back")])
+    assert load_model(tmp_path / "back").about.calibration == fitted
+
+
 def test_the_card_has_results_and_snippets(folder):
     card = (folder / "README.md").read_text(encoding="utf-8")
     lines = card.splitlines()
@@ -335,6 +356,9 @@ def test_every_family_has_its_class_and_reads_back_the_same(family, tmp_path):
     name, run, folder = family
     assert read_json(folder / "config.json")["architectures"] == [name.partition(",")[0]]
     assert (folder / "projection.safetensors").exists() == name.endswith("projected")
+    videos, rice = name.startswith("TimesformerModel"), read_json(folder / "rice.json")
+    assert (rice["aggregation"], rice["recognition_score"]) == ((None, None) if videos else ("features", "mean"))
+    assert ("rice recognize" in (folder / "README.md").read_text(encoding="utf-8")) != videos
     pixels = FAMILIES[name].get("pixels", "clip")
     assert read_json(folder / "preprocessor_config.json")["image_mean"] == list(PIXEL_STATISTICS[pixels][0])
     clip.main([str(folder), str(tmp_path / "back")])
