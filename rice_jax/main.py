@@ -45,10 +45,11 @@ from rice_jax.tasks.epochs import log_epochs
 from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
 from rice_jax.train.loop import train
-from rice_jax.train.optimizer import create_optimizer
+from rice_jax.train.optimizer import create_optimizer, learning_rates
 from rice_jax.train.record import common_facts, write_record
 from rice_jax.train.state import abstract_state, create_state, resume
 from rice_jax.train.steps import training_step
+from rice_jax.train.trackers import require_installed
 from rice_jax.types import DataError
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -135,13 +136,15 @@ def run(config: Config, workdir: Path, mode: str) -> None:
 def run_training(this: Run, task: Task) -> int:
     """Trains from the newest checkpoint, or from `init_from`, or from fresh weights; returns the steps done."""
     config, workdir, mesh = this.config, this.workdir, this.mesh
+    require_installed(config.train.tracker_names)
     require_even_batch(config.data.batch_size, mesh)
     data = training_digests(config.data)
     require_same(data)
     log_epochs(config)
     pretrained = model_class(this.model).PRETRAINED
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
-    step = training_step(this.graphdef, optimizer, task.loss(config, mesh))
+    rates = learning_rates(config.optimizer, config.train.total_steps)
+    step = training_step(this.graphdef, optimizer, task.loss(config, mesh), rates)
     evaluators = task.evaluators(this)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:
         newest = checkpoints.latest_step()

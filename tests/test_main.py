@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from rice_jax.eval.results import PIXELS, Row, read_results
@@ -28,6 +29,9 @@ def test_trains_evaluates_and_reports(reference):
     assert "6 steps of 8 examples are 2.00 epochs of the 24 of the data set" in result.stderr
     assert "step 6/6" in result.stderr and "examples/s" in result.stderr
     assert list((workdir / "tensorboard").iterdir())
+    steps = [line for line in map(json.loads, (workdir / "metrics.jsonl").open()) if "loss" in line]
+    assert [line["encoder_learning_rate"] for line in steps][:3] == pytest.approx([0, 5e-4, 1e-3]), "a warm-up of 2"
+    assert [line["new_learning_rate"] for line in steps][-1] == pytest.approx(0.5e-3 * (1 - np.sqrt(0.5)), rel=1e-4)
     record = json.loads((workdir / "run.json").read_text(encoding="utf-8"))
     assert record["config"]["train"]["total_steps"] == 6
     assert "--config.train.total_steps=6" in record["arguments"]

@@ -9,6 +9,7 @@ from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import group, setting
 from rice_jax.config.model import ModelConfig
 
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**31 - 1  # of JAX without 64-bit numbers; Grain takes one bit more
 
 
@@ -72,6 +73,11 @@ class TrainConfig:
         minimum=1,
     )
     log_interval_steps: int = setting(50, "Interval between log lines.", unit="steps", minimum=1, free=True)
+    trackers: str = setting(
+        "tensorboard",
+        'Where metrics are shown, separated by commas: "tensorboard", "wandb", "mlflow"; "": only in `metrics.jsonl`.',
+        free=True,
+    )
     checkpoint_interval_steps: int = setting(500, "Interval between checkpoints.", unit="steps", minimum=1, free=True)
     eval_interval_steps: int = setting(
         0,
@@ -89,6 +95,20 @@ class TrainConfig:
         minimum=1,
         free=True,
     )
+
+    @property
+    def tracker_names(self) -> tuple[str, ...]:
+        """The names in `trackers`."""
+        return tuple(name.strip() for name in self.trackers.split(",")) if self.trackers else ()
+
+    def problems(self) -> Iterator[str]:
+        """A line for what is wrong with the names of trackers."""
+        names = self.tracker_names
+        if not set(names) <= set(TRACKERS) or len(set(names)) < len(names):
+            yield (
+                f"config.train.trackers: found {self.trackers!r}, expected some of {', '.join(TRACKERS)}, each once, "
+                "separated by commas"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +223,7 @@ class Config:
     def problems(self) -> Iterator[str]:
         """Settings that exclude each other, whatever the task; a line for each."""
         data, model, train = self.data, self.model, self.train
-        for part in (data, model, model.detector, self.mesh):
+        for part in (data, model, model.detector, train, self.mesh):
             yield from part.problems()
         yield from self._loss_problems()
         yield from self._aggregation_problems()

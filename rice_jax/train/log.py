@@ -1,4 +1,4 @@
-"""The log of a run: a progress bar or log lines, JSON lines of every step, TensorBoard."""
+"""The log of a run: a progress bar or log lines, JSON lines of every step, trackers."""
 
 import itertools
 import json
@@ -7,14 +7,14 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from rice_jax.files import replacing
+from rice_jax.train.trackers import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +22,30 @@ logger = logging.getLogger(__name__)
 class RunLog:
     """Records the metrics of a run; only process 0 writes."""
 
-    def __init__(self, workdir: Path, first_step: int, total_steps: int, batch_size: int, interval_steps: int):
+    def __init__(
+        self,
+        workdir: Path,
+        first_step: int,
+        total_steps: int,
+        batch_size: int,
+        interval_steps: int,
+        trackers: Sequence[Tracker] = (),
+    ):
         """Continues a run's files after `first_step` steps; what a killed run wrote beyond that is dropped.
 
         Args:
-            workdir: directory for `metrics.jsonl` and `tensorboard/`.
+            workdir: directory for `metrics.jsonl`.
             first_step: steps done before.
             total_steps: length of the run.
             batch_size: examples per step.
-            interval_steps: steps between lines on the terminal and points in TensorBoard.
+            interval_steps: steps between lines on the terminal and points in trackers.
+            trackers: of the run (`open_trackers`); closed with the log.
         """
         self._writes = jax.process_index() == 0
         self._batch_size, self._interval, self._total = batch_size, interval_steps, total_steps
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         self._time, self._last = time.perf_counter(), first_step
+        self._trackers = trackers
         if self._writes:
             workdir.mkdir(parents=True, exist_ok=True)
             path = workdir / "metrics.jsonl"
@@ -43,18 +53,22 @@ class RunLog:
             with replacing(path) as partial:
                 partial.write_text("".join(kept))
             self._file = path.open("a")
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
             self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.flush()
-        if self._writes:
-            self._file.close()
-            self._board.close()
-            self._bar.close()
+    def __exit__(self, error: type | None, *_) -> None:
+        failed = True
+        try:
+            self.flush()
+            failed = error is not None
+        finally:
+            for tracker in self._trackers:
+                tracker.close(failed)
+            if self._writes:
+                self._file.close()
+                self._bar.close()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Records a step's metrics; waits for the device only at the end of an interval.
@@ -98,8 +112,9 @@ class RunLog:
             self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         means = {key: sum(metrics[key] for _, metrics in steps) / len(steps) for key in steps[0][1]}
-        for key, value in (means | {"examples_per_second": speed * self._batch_size}).items():
-            self._board.add_scalar(f"train/{key}", value, last)
+        means["examples_per_second"] = speed * self._batch_size
+        for tracker in self._trackers:
+            tracker.log(last, {f"train/{key}": value for key, value in means.items()})
         self._bar.set_postfix(loss=f"{means['loss']:.3f}", examples_s=f"{speed * self._batch_size:.0f}", refresh=False)
         self._bar.update(last - self._bar.n)
         if self._bar.disable:
@@ -114,8 +129,8 @@ class RunLog:
         if self._writes:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            for key, value in values.items():
-                self._board.add_scalar(key, value, step)
+            for tracker in self._trackers:
+                tracker.log(step, values)
 
     def _say(self, step: int, text: str) -> None:
         if not self._writes:

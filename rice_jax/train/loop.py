@@ -18,6 +18,7 @@ from rice_jax.train import checkpoint
 from rice_jax.train.log import RunLog
 from rice_jax.train.state import TrainState
 from rice_jax.train.steps import Step, compile_step
+from rice_jax.train.trackers import open_trackers
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite.
         CheckpointError: a checkpoint cannot be written.
+        ConfigError: a tracker cannot record the run.
     """
     plan, first, batch_size = config.train, int(state.step), config.data.batch_size
     workdir = Path(checkpoints.directory).parent
@@ -62,8 +64,9 @@ def train(
     def due(number: int, interval_steps: int) -> bool:
         return number == plan.total_steps or (interval_steps > 0 and number % interval_steps == 0)
 
+    trackers = open_trackers(plan.tracker_names, workdir, first, config.to_dict())
     with (
-        RunLog(workdir, first, plan.total_steps, batch_size, plan.log_interval_steps) as log,
+        RunLog(workdir, first, plan.total_steps, batch_size, plan.log_interval_steps, trackers) as log,
         Interruption() as interruption,
     ):
 

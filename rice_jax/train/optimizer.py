@@ -33,14 +33,19 @@ def create_optimizer(
     decay follows the step.
     """
 
-    def group(learning_rate: float) -> optax.GradientTransformation:
-        rate = schedule(learning_rate, config.warmup_steps, total_steps)
+    def group(rate: optax.Schedule) -> optax.GradientTransformation:
         return optax.chain(optax.scale_by_learning_rate(rate), decay_after_step(rate, config.weight_decay))
 
-    groups = {"encoder": group(config.encoder_learning_rate), "new": group(config.new_learning_rate)}
+    groups = {name: group(rate) for name, rate in learning_rates(config, total_steps).items()}
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     optimizer = optax.chain(clip, adam(config), optax.partition(groups, partial(learning_rate_groups, pretrained)))
     return split_gradients(optimizer, mesh) if mesh else optimizer
+
+
+def learning_rates(config: OptimizerConfig, total_steps: int) -> dict[str, optax.Schedule]:
+    """{name of a group of parameters: its learning rate as a function of the steps done}."""
+    peaks = {"encoder": config.encoder_learning_rate, "new": config.new_learning_rate}
+    return {name: schedule(peak, config.warmup_steps, total_steps) for name, peak in peaks.items()}
 
 
 def split_gradients(optimizer: optax.GradientTransformation, mesh: Mesh) -> optax.GradientTransformation:

@@ -1,8 +1,10 @@
 """The training step: a function of (state, batch) that the loop runs, made of a loss and an optimizer."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -19,8 +21,17 @@ Loss = Callable[[nnx.GraphDef, PyTree, Batch, Int32[Array, ""]], tuple[Float[Arr
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def training_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, loss: Loss) -> Step:
-    """One step of an optimizer down a loss; its metrics also get the `gradient_norm`."""
+def training_step(
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    rates: Mapping[str, optax.Schedule] = MappingProxyType({}),
+) -> Step:
+    """One step of an optimizer down a loss.
+
+    Its metrics also get the `gradient_norm`, and the `…_learning_rate` of each of `rates`
+    (`optimizer.learning_rates`).
+    """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         loss_of = lambda params: loss(graphdef, params, batch, state.step)  # noqa: E731
@@ -28,6 +39,7 @@ def training_step(graphdef: nnx.GraphDef, optimizer: optax.GradientTransformatio
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics |= {f"{name}_learning_rate": jnp.asarray(rate(state.step)) for name, rate in rates.items()}
         return TrainState(state.step + 1, params, optimizer_state), metrics
 
     return step
