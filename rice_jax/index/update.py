@@ -20,6 +20,7 @@ from rice_jax.eval.embed import Images, compile_rows, compute_rows, model_embedd
 from rice_jax.files import leaving_no_trace, locked
 from rice_jax.index.catalog import Names, Picture, read_names, read_shop
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
+from rice_jax.index.similar import report_similar
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
 from rice_jax.input import transforms
 from rice_jax.input.pictures import read_file
@@ -145,6 +146,7 @@ def _update(
     index = _merge([index for index in (old, new) if index is not None], pictures, about, change)
     if index.image_ids and jax.process_index() == 0:
         write_index(directory, index)
+        report_similar(directory, index)
     agree(True)  # a process that exits may end the others, so all wait until the index is on disk
     if index.image_ids:
         galleries = len(set(index.gallery_ids))
