@@ -13,6 +13,7 @@ Recognizes the product that a salesperson presents in a livestream clip.
 usage: rice COMMAND [...]
 
 A shop:
+  eval       evaluate recognition on labeled clips: rice eval CLIPS.csv --index=DIR
   convert    convert an encoder (CLIP, SigLIP, DINO, TimeSformer) or a checkpoint of the reference
   index      embed a shop's pictures into an index
   recognize  find which products of an index a video shows, and when
@@ -23,7 +24,7 @@ A model:
   build      build a data set from raw files
   card       write a data card for a built data set
   train      train a model, or resume its run, and evaluate it
-  eval       evaluate the newest checkpoint of a run
+  eval       evaluate the newest checkpoint of a run; also called evaluate
   detect     write the boxes that a trained detector finds
   compare    compare evaluated runs on one page
   export     write a model as a folder that transformers loads
@@ -38,7 +39,7 @@ usage: rice {command} --config=NAME_OR_FILE --workdir=DIR [--config.GROUP.SETTIN
   --config=lpr4m     a config that comes with rice_jax, or the path of a Python file
   --config.a.b=c     overrides one setting; docs/settings.md lists them all
   --workdir=DIR      directory of the run: checkpoints, metrics, results, report
-
+{clips}
 Several processes (Cloud TPU, Slurm and Open MPI are detected):
   --distributed      join the other processes; --nodistributed: run alone
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -58,6 +59,14 @@ MODES = {
 }
 
 
+CLIPS = {
+    "eval": """
+On a shop's own clips: rice eval CLIPS.csv --index=DIR; rice eval CLIPS.csv --help describes it.
+""",
+}
+ALIASES = {"evaluate": "eval"}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command.
 
@@ -65,10 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    command = ALIASES.get(command, command)
     if command in ("", "-h", "--help", "help"):
         print(HELP)
     elif command == "--version":
         print(f"rice_jax {__version__}")
+    elif command in CLIPS and _are_of_clips(rest):
+        _evaluate_clips(rest)
     elif command in MODES:
         _run(command, rest)
     elif command in COMMANDS:
@@ -79,11 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: str, arguments: list[str]) -> None:
     if {"-h", "--help", "-help"} & set(arguments):
-        print(RUN_HELP.format(command=command, what=MODES[command]))
+        print(RUN_HELP.format(command=command, what=MODES[command], clips=CLIPS.get(command, "")))
         return
     from rice_jax import main as program
 
     program.start([f"rice {command}", f"--mode={command}", *arguments])
+
+
+def _are_of_clips(arguments: list[str]) -> bool:
+    """Whether arguments name labels of clips rather than a config."""
+    return any(not argument.startswith("-") for argument in arguments[:1]) or any(
+        argument.partition("=")[0] == "--index" for argument in arguments
+    )
+
+
+def _evaluate_clips(arguments: list[str]) -> None:
+    from rice_jax import evaluate
+
+    evaluate.main(arguments, prog="rice eval")
 
 
 def _build(arguments: list[str]) -> None:

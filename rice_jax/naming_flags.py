@@ -6,31 +6,16 @@ import contextlib
 from rice_jax.recognition.naming import SCORES, Naming
 
 
-def add_naming_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags to a command's parser, as a group."""
-    group = parser.add_argument_group("naming")
-    least = group.add_mutually_exclusive_group()
+def add_naming_flags(parser: argparse._ActionsContainer) -> None:
+    """Adds the flags to a command's parser or to a group of its flags."""
+    least = parser.add_mutually_exclusive_group()
     least.add_argument(
-        "--min_confidence",
-        type=share,
-        metavar="P",
-        help="name a product only if it is shown with at least this probability, 0 to 1 (default: if any product is "
-        "likelier shown than not)",
+        "--min_confidence", type=share, metavar="P", help="name only products at least this likely, 0 to 1"
     )
     least.add_argument("--name_always", action="store_true", help="always name the most similar product")
-    group.add_argument(
-        "--none_prior",
-        type=share,
-        default=0.5,
-        metavar="P",
-        help="how often none of the products is shown, 0 to 1 (default: 0.5)",
-    )
-    group.add_argument(
-        "--score",
-        choices=SCORES,
-        help="rank by the mean of the frames or by the best frame (default: frames if the index has a calibration for "
-        "it, otherwise mean)",
-    )
+    prior = "how often none is shown, 0 to 1 (default: 0.5)"
+    parser.add_argument("--none_prior", type=share, default=0.5, metavar="P", help=prior)
+    parser.add_argument("--score", choices=SCORES, help="rank by the mean of the frames, or the best")
 
 
 def naming_of(options: argparse.Namespace) -> Naming:

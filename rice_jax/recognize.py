@@ -155,7 +155,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="S",
         help="look at one frame every S seconds (default: 1)",
     )
-    add_naming_flags(parser)
+    add_naming_flags(search)
     output = parser.add_argument_group("output")
     output.add_argument("--top", type=int, default=5, metavar="N", help="list N similar products per part (default: 5)")
     output.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a timeline")

@@ -130,7 +130,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")
-    add_naming_flags(parser)
+    add_naming_flags(search)
     address = parser.add_argument_group("address")
     address.add_argument(
         "--host", type=_host, default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)"

@@ -36,6 +36,7 @@ ROOMS = {
         "eval.ranking",
         "eval.scores",
     },
+    "clips": {"types", "files", "config", "parallel", "models", "input", "index", "eval", "recognition"},
     "serving": {"types", "input.pictures", "recognition", "pages"},
 }
 # A module that may import more than its package: the page shows the results of recognition with an index.

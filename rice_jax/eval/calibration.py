@@ -49,6 +49,7 @@ class Calibration:
         num_frames: largest number of frames of these clips.
         fingerprint: of the encoder (`models.weights.embedding_fingerprint`).
         scale_by_frames: of the scores by frames, for which image is shown; None = not fitted, as in version 0.2.
+        source: file with the labels of the clips; "" = they are those of the run's evaluation.
     """
 
     scale: float
@@ -58,6 +59,7 @@ class Calibration:
     num_frames: int
     fingerprint: str
     scale_by_frames: float | None = None
+    source: str = ""
 
     def probabilities(
         self,
@@ -126,17 +128,39 @@ def fit_calibration(
     vectors = lambda query: images.embeddings[rows[queries.gallery_ids[query]]]  # noqa: E731
     cosines = [vectors(query) @ queries.embeddings[query] for query in clips]
     is_truth = [known[query] for query in clips]
-    scale_by_frames = None
-    if by_frames:
-        scores = [scores_by_frames(by_frames.rows(query) @ vectors(query).T) for query in clips]
-        scale_by_frames = _fit_scale(scores, is_truth)
+    scores = [scores_by_frames(by_frames.rows(query) @ vectors(query).T) for query in clips] if by_frames else None
+    return fit_scores(cosines, is_truth, scores, num_frames=num_frames, fingerprint=fingerprint)
+
+
+def fit_scores(
+    cosines: Sequence[np.ndarray],
+    is_truth: Sequence[np.ndarray],
+    by_frames: Sequence[np.ndarray] | None = None,
+    *,
+    num_frames: int,
+    fingerprint: str,
+    without: Sequence[np.ndarray] = (),
+    source: str = "",
+) -> Calibration:
+    """Fits a calibration to the scores of clips.
+
+    Args:
+        cosines: of each clip, at least one, and all images or products of its gallery.
+        is_truth: whether each of these is what the clip shows, as at least one is.
+        by_frames: their scores by frames; None = the result has no scale for them.
+        num_frames: largest number of frames of a clip, for the result.
+        fingerprint: of the encoder, for the result.
+        without: cosines of clips that show nothing of their gallery.
+        source: of the clips, for the result.
+    """
     return Calibration(
         _fit_scale(cosines, is_truth),
-        *_fit_threshold(cosines, is_truth),
-        len(clips),
+        *_fit_threshold(cosines, is_truth, without),
+        len(cosines),
         num_frames,
         fingerprint,
-        scale_by_frames,
+        _fit_scale(by_frames, is_truth) if by_frames is not None else None,
+        source,
     )
 
 
@@ -186,14 +210,15 @@ def _fit_scale(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) ->
     return float(np.exp(fitted.x)) if fitted.fun < loss(0.0) else 0.0
 
 
-def _fit_threshold(cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray]) -> tuple[float, float]:
+def _fit_threshold(
+    cosines: Sequence[np.ndarray], is_truth: Sequence[np.ndarray], without: Sequence[np.ndarray]
+) -> tuple[float, float]:
     """Fits slope and threshold: a logistic regression on the largest cosine of whether a truth is in the gallery."""
     from scipy.optimize import minimize
 
     present = np.array([own.max() for own in cosines], np.float64)
-    absent = np.array(
-        [own[~right].max() for own, right in zip(cosines, is_truth, strict=True) if not right.all()], np.float64
-    )
+    others = [own[~right].max() for own, right in zip(cosines, is_truth, strict=True) if not right.all()]
+    absent = np.array([*others, *(own.max() for own in without)], np.float64)
     if not len(absent):  # a gallery of truths alone has no example of "none"
         return 0.0, float(present.mean())
 

@@ -135,8 +135,9 @@ def _update(
         ]
         logger.info("%s: %d pictures, of which %d are new or have changed", images, len(pictures), len(fresh))
         new, broken = _embed(model, fresh, batch_size, pool) if fresh else (None, [])
-    if old is not None and about.calibration is None:
-        about = dataclasses.replace(about, calibration=old.about.calibration)
+    kept = old and old.about.calibration
+    if kept and (kept.source or about.calibration is None):  # one of own clips is closer to the shop than the run's
+        about = dataclasses.replace(about, calibration=kept)
     if about.calibration is None:
         logger.info(
             "%s: has no calibration of this model, so recognition cannot give confidences; to get one, evaluate the "

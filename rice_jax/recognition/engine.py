@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
 
 from rice_jax.eval.calibration import Calibration
-from rice_jax.eval.scores import center
+from rice_jax.eval.scores import center, scores_by_frames
 from rice_jax.index.model import Model, load_index_model, same_model
 from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, read_index
@@ -58,6 +58,13 @@ class Match(NamedTuple):
     confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
     image_id: str  # of the most similar image
     fields: dict[str, str] = {}  # further columns of the shop's CSV, such as its price
+
+
+class Scores(NamedTuple):
+    """The scores of products for a clip, each by its best image."""
+
+    mean: Float32[np.ndarray, " p"]  # cosines of the clip
+    frames: Float32[np.ndarray, " p"]  # by frames
 
 
 class Recognition(NamedTuple):
@@ -242,14 +249,27 @@ class Engine:
             for place, row, score in zip(best[:top].tolist(), rows.tolist(), scores.tolist(), strict=False)
         )
         none = None if shares is None else float(shares[-1])
-        return Recognition(time, matches, none, product=self._named(matches[0], none))
+        named = self.naming.names(matches[0].confidence, none)
+        return Recognition(time, matches, none, product=matches[0] if named else None)
 
-    def _named(self, first: Match, none: float | None) -> Match | None:
-        """The best product of a clip if it is to be named."""
-        least = self.naming.min_confidence
-        if self.naming.always or none is None or first.confidence is None:
-            return first
-        return first if (none <= 0.5 if least is None else first.confidence >= least) else None
+    def scores(self, frames: Frames, gallery: str | None = None) -> Scores:
+        """Both scores of a gallery's products for a clip, whichever of them products are ranked by.
+
+        Args:
+            frames: the clip's frames in order, at least one.
+            gallery: id of the gallery; None = all products of the index.
+
+        Raises:
+            DataError: there is no such gallery, or a cosine is not finite.
+        """
+        products = self.products(gallery)
+        frames = frames.take(sample_frames(len(frames.features), self.num_frames))
+        unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
+        by_frames = scores_by_frames(unit @ self.index.vectors[products.rows].T)
+        mean = products.best(self._cosines(frames))
+        if not (np.isfinite(by_frames).all() and np.isfinite(mean).all()):
+            raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
+        return Scores(mean, np.maximum.reduceat(by_frames, products.edges[:-1]))
 
     def _name(self, images: Int[np.ndarray, " i"], row: int, score: float, confidence: float | None) -> Match:
         """The product of some images, of which that in `row` is the most similar one."""

@@ -59,6 +59,17 @@ class Naming:
             return calibration is not None and calibration.scale_by_frames is not None
         return self.score == "frames"
 
+    def names(self, confidence: float | None, none: float | None) -> bool:
+        """Whether the best product of a clip is named.
+
+        Args:
+            confidence: probability that it is shown; None = the index has no calibration.
+            none: probability that no product is.
+        """
+        if self.always or confidence is None or none is None:
+            return True
+        return none <= 0.5 if self.min_confidence is None else confidence >= self.min_confidence
+
     def none_cosine(self, calibration: Calibration | None) -> float | None:
         """The largest cosine at which no product is named; None = some product is always named."""
         if calibration is None or self.always:

@@ -1,0 +1,1 @@
+"""A shop's own labeled clips: read, evaluated, trained on."""

@@ -1,0 +1,165 @@
+"""Labels of a shop's own clips: a CSV that says which product a file, or a part of a film, shows."""
+
+import csv
+import difflib
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rice_jax.types import DataError
+
+REQUIRED, OPTIONAL = ("clip", "product"), ("start", "end", "film")
+DELIMITERS = ",;\t"
+NUM_NAMED = 10  # bad lines or clips named in an error
+
+
+class Clip(NamedTuple):
+    """A labeled clip: a video, or a part of one."""
+
+    path: Path  # of the video, the directory of frames, or their list
+    product: str  # its id; "" = the clip shows none of the shop's products
+    start: float  # seconds
+    end: float | None  # None = the video's end
+    film: str  # the recording that it is from; clips of one film resemble each other
+    place: str  # for messages: the line of the CSV
+
+    def holds(self, time: float) -> bool:
+        """Whether a frame of the video belongs to the clip."""
+        return self.start <= time and (self.end is None or time < self.end)
+
+
+def read_clips(path: str | os.PathLike) -> list[Clip]:
+    """Reads the labels of clips.
+
+    Args:
+        path: a CSV in UTF-8 with the columns `clip` (a path, relative to the CSV), `product` (an id, empty if the clip
+            shows none of the shop's products) and, optionally, `start` and `end` (seconds, m:ss, or h:mm:ss; empty: of
+            the video) and `film` (what the clip was cut from; empty: its file). Names may be in any case, other columns
+            are left alone, and values are separated by commas, semicolons, or tabs.
+
+    Returns:
+        The clips in the order of the lines, at least one.
+
+    Raises:
+        DataError: naming all lines that are wrong; or there is none.
+        FileNotFoundError: the file does not exist.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: is no file, expected a CSV with the columns {_columns()}")
+    clips: list[Clip] = []
+    wrong: list[str] = []
+    places: dict[tuple[Path, float, float | None], str] = {}
+    for place, row in _rows(path):
+        try:
+            clip = _clip(path, place, row)
+            other = places.setdefault(clip[:1] + clip[2:4], place)
+            if other != place:
+                raise ValueError(f"found the same part of {row['clip']!r} as in {other}, expected it once")
+            clips.append(clip)
+        except ValueError as error:
+            wrong.append(f"{place}: {error}")
+    refuse(wrong, f"{path}: {len(wrong)} lines are wrong; correct them and run the same command again:")
+    if not clips:
+        raise DataError(f"{path}: found no clip, expected a line for each")
+    return clips
+
+
+def require_products(clips: Sequence[Clip], products: Collection[str], index: object) -> None:
+    """Checks that the products of all clips are in an index.
+
+    Raises:
+        DataError: naming all lines whose product is not.
+    """
+    wrong = []
+    for clip in clips:
+        if clip.product and clip.product not in products:
+            similar = difflib.get_close_matches(clip.product, products, n=1)
+            wrong.append(
+                f"{clip.place}: found the product {clip.product!r}, expected the id of one in {index}"
+                + (f", such as {similar[0]!r}" if similar else "")
+            )
+    refuse(
+        wrong,
+        f"{len(wrong)} clips show products that the index does not have; correct the ids, index the products, or leave "
+        "the column empty if the clip shows none of the shop's:",
+    )
+
+
+def refuse(wrong: Sequence[str], title: str) -> None:
+    """Raises an error that lists what is wrong, if anything is.
+
+    Raises:
+        DataError: there is something in the list.
+    """
+    if wrong:
+        more = [f"and {len(wrong) - NUM_NAMED} more"] if len(wrong) > NUM_NAMED else []
+        raise DataError("\n  ".join([title, *wrong[:NUM_NAMED], *more]))
+
+
+def seconds(text: str) -> float:
+    """A time in seconds, of "75", "75.5", "1:15", or "1:02:03.5".
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    parts = text.strip().replace(",", ".").split(":")
+    try:
+        whole, last = [int(part) for part in parts[:-1]], float(parts[-1])
+        if len(parts) > 3 or not all(0 <= part < 60 for part in [*whole[1:], *([last] if whole else [])]):
+            raise ValueError
+        if not 0 <= last < float("inf") or (whole and whole[0] < 0):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{text!r}, expected seconds, m:ss, or h:mm:ss, 0 or more") from None
+    return last + sum(part * 60**power for power, part in enumerate(reversed(whole), start=1))
+
+
+def _clip(path: Path, place: str, row: dict[str, str]) -> Clip:
+    if not row["clip"]:
+        raise ValueError("found no clip, expected the path of a video")
+    times = {}
+    for name in ("start", "end"):
+        if text := row.get(name, ""):
+            try:
+                times[name] = seconds(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: found {error}") from None
+    start, end = times.get("start", 0.0), times.get("end")
+    if end is not None and end <= start:
+        raise ValueError(f"found the end {row['end']!r}, expected one after the start {row.get('start') or '0'!r}")
+    file = path.parent / row["clip"]
+    return Clip(file, row["product"], start, end, row.get("film") or str(file), place)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The lines that are not empty, each with its place; values by their column, in lower case, without spaces."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = file.readline()
+            file.seek(0)
+            delimiter = max(DELIMITERS, key=header.count)
+            rows = csv.reader(file, delimiter=delimiter, strict=True)
+            try:
+                columns = [name.strip().lower() for name in next(rows, [])]
+                if len(set(columns)) < len(columns) or not set(REQUIRED) <= set(columns):
+                    raise DataError(
+                        f"{path}:1: found the columns {', '.join(map(repr, columns)) or 'of an empty file'}, expected "
+                        f"{_columns()}, each once"
+                    )
+                for values in rows:
+                    place = f"{path}:{rows.line_num}"
+                    values = [value.strip() for value in values]
+                    if any(values[len(columns) :]):  # spreadsheets add empty ones
+                        raise DataError(f"{place}: found {len(values)} values, expected {len(columns)}")
+                    if any(values):
+                        yield place, dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))
+            except csv.Error as error:
+                raise DataError(f"{path}:{rows.line_num}: {error}; expected a CSV") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {error}; expected a CSV in UTF-8") from error
+
+
+def _columns() -> str:
+    return f"{' and '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)}"

@@ -1,0 +1,137 @@
+"""Evaluates recognition on a shop's own labeled clips.
+
+    rice eval CLIPS.csv --index=DIR [--max_wrong=0.1] [--report=out.html] [--json=out.json]
+
+Prints rank-k by product, what is named rightly, wrongly, or not at all, and the least confidence that a wanted share of
+wrong names takes. The index gets a calibration of these clips, which `rice recognize` and `rice serve` use.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rice_jax.clips.evaluation import MIN_CLIPS, calibrate, document, judge, measure, require_shown
+from rice_jax.clips.frames import BATCH_SIZE, encode_clips
+from rice_jax.clips.labels import read_clips, refuse, require_products
+from rice_jax.files import write_lines
+from rice_jax.index.calibrate import calibrate_index
+from rice_jax.index.store import Index
+from rice_jax.logs import log_to_stderr
+from rice_jax.models.weights import CheckpointError
+from rice_jax.naming_flags import add_naming_flags, naming_of, share
+from rice_jax.pages.clips import clip_tables, write_clips_page
+from rice_jax.parallel.compilation import keep_compiled
+from rice_jax.recognition.engine import Engine
+from rice_jax.types import DataError
+
+DESCRIPTION = """\
+Evaluates recognition on labeled clips: ranks by product, what is named
+rightly, wrongly, or not at all, and which --min_confidence a wanted share of
+wrong names takes. The index gets a calibration of these clips, which rice
+recognize and rice serve use.
+
+CLIPS.csv has the columns clip (a video, or a directory of frames), product
+(its id; empty if none of the shop's is shown), and optionally start and end
+(seconds, m:ss, or h:mm:ss) and film (what the clip was cut from).
+"""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.evaluate") -> None:
+    """Runs the command.
+
+    Args:
+        arguments: the command line; None = `sys.argv[1:]`.
+        prog: name of the command in its help text.
+    """
+    parser = _parser(prog)
+    options = parser.parse_args(arguments)
+    if not 0 < options.interval_seconds < math.inf:
+        parser.error("expected a finite --interval_seconds above 0")
+    log_to_stderr()
+    keep_compiled()
+    try:
+        evaluate(options)
+    except (CheckpointError, DataError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Evaluates, prints the tables, writes what was asked for, and calibrates the index.
+
+    Raises:
+        DataError: labels are wrong, or some clips cannot be used; the latter after all others have been evaluated.
+    """
+    clips = read_clips(options.clips)
+    require_shown(clips)
+    naming = naming_of(options)
+    engine = Engine(options.index, model=options.checkpoint, batch_sizes=(BATCH_SIZE,), naming=naming)
+    rows = engine.rows(options.gallery)
+    require_products(clips, {engine.index.product_ids[row] for row in rows}, options.index)
+    encoded, unusable = encode_clips(engine, clips, options.interval_seconds)
+    title = f"{len(unusable)} of {len(clips)} clips cannot be used:"
+    if not encoded:
+        refuse([str(entry) for entry in unusable], title)
+    measured = measure(engine, encoded, options.gallery)
+    judged = {"present": judge(measured, engine.calibration, naming)}
+    own = None if options.keep_calibration else calibrate(measured, engine, str(options.clips.absolute()))
+    if own:
+        judged["calibrated"] = judge(measured, own, naming)
+    about = {
+        "clips": str(options.clips),
+        "index": str(options.index),
+        "gallery": options.gallery,
+        "interval_seconds": options.interval_seconds,
+        "fingerprint": engine.index.about.fingerprint,
+        "num_unusable": len(unusable),
+    }
+    found = document(measured, judged, about, options.max_wrong)
+    print(clip_tables(found))
+    found["unusable"] = [str(entry) for entry in unusable]
+    if options.json:
+        write_lines(options.json, [json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)])
+    if options.report:
+        write_clips_page(options.report, found, pictures_of(engine.index))
+    if own:
+        calibrate_index(options.index, own)
+        print(f"{options.index}: calibrated on {own.num_clips:,} clips that show a product")
+    elif not options.keep_calibration:
+        shown = int(measured.shows.sum())
+        print(
+            f"{options.index}: keeps its calibration, as only {shown} clips show a product; {MIN_CLIPS} or more are "
+            "needed for another"
+        )
+    refuse([str(entry) for entry in unusable], f"{title[:-1]}; all others have been evaluated:")
+
+
+def pictures_of(index: Index) -> Mapping[str, str]:
+    """The path of each product's first picture."""
+    return dict(reversed(list(zip(index.product_ids, index.paths, strict=True))))
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} CLIPS.csv --index=DIR [options]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add: Any = parser.add_argument
+    add("clips", type=Path, metavar="CLIPS.csv", help="labels of the clips")
+    add("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
+    add("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing")
+    add("--gallery", metavar="ID", help="search only this gallery (default: all products)")
+    add("--interval_seconds", type=float, default=1.0, metavar="S", help="look at one frame every S seconds")
+    add("--max_wrong", type=share, default=0.1, metavar="P", help="wanted share of wrong names (default: 0.1)")
+    add("--keep_calibration", action="store_true", help="leave the index as it is")
+    add("--report", type=Path, metavar="FILE", help="also write an HTML page with the curve and the mistakes")
+    add("--json", type=Path, metavar="FILE", help="also write all numbers as JSON")
+    add_naming_flags(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

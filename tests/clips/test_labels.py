@@ -1,0 +1,109 @@
+"""Labels of clips: what is read, and what every bad line is told."""
+
+import re
+
+import pytest
+
+from rice_jax.clips.labels import Clip, read_clips, require_products, seconds
+from rice_jax.types import DataError
+
+
+def write(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "clips.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_files_and_parts_of_films(tmp_path):
+    path = write(tmp_path, 'clip,product,start,end\na.mp4,mug,,\nfilms/b.mp4,"a,b",1:02,1:01:03.5\nb.mp4,,7.5,\n')
+    assert read_clips(path) == [
+        Clip(tmp_path / "a.mp4", "mug", 0.0, None, str(tmp_path / "a.mp4"), f"{path}:2"),
+        Clip(tmp_path / "films/b.mp4", "a,b", 62.0, 3663.5, str(tmp_path / "films/b.mp4"), f"{path}:3"),
+        Clip(tmp_path / "b.mp4", "", 7.5, None, str(tmp_path / "b.mp4"), f"{path}:4"),
+    ]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_as_spreadsheets_write_it(tmp_path, delimiter):
+    rows = [["Note", " Product ", "CLIP", "Film"], ["x", " mug ", "a.mp4 ", "live 7"], ["", "", "", ""], ["", "p", "b"]]
+    text = "\r\n".join(delimiter.join(row) for row in rows) + "\r\n"
+    found = read_clips(write(tmp_path, text, "utf-8-sig"))
+    assert [(clip.path.name, clip.product, clip.film) for clip in found] == [
+        ("a.mp4", "mug", "live 7"), ("b", "p", str(tmp_path / "b"))
+    ]  # fmt: skip
+    assert found[1].place.endswith(":4")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [("75", 75), ("75.5", 75.5), ("75,5", 75.5), ("1:15", 75), ("0:00", 0), ("100:00", 6000), ("1:02:03.5", 3723.5)],
+)
+def test_times(text, expected):
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "nan", "inf", "1:-2", "-1:02", "1.5:00"])
+def test_what_is_no_time(text):
+    with pytest.raises(ValueError, match=r"expected seconds, m:ss, or h:mm:ss, 0 or more"):
+        seconds(text)
+
+
+def test_every_bad_line_is_named(tmp_path):
+    lines = [
+        "clip,product,start,end",
+        "a.mp4,mug",
+        ",mug",
+        "a.mp4,mug,x",
+        "a.mp4,mug,5,5",
+        "a.mp4,mug",
+        "a.mp4,mug,1,2",
+    ]
+    path = write(tmp_path, "\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        read_clips(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}: 4 lines are wrong; correct them and run the same command again:",
+        f"  {path}:3: found no clip, expected the path of a video",
+        f"  {path}:4: start: found 'x', expected seconds, m:ss, or h:mm:ss, 0 or more",
+        f"  {path}:5: found the end '5', expected one after the start '5'",
+        f"  {path}:6: found the same part of 'a.mp4' as in {path}:2, expected it once",
+    ]
+
+
+def test_of_many_bad_lines_ten_are_named(tmp_path):
+    with pytest.raises(DataError, match=r":11: found no clip, expected the path of a video\n  and 3 more$"):
+        read_clips(write(tmp_path, "clip,product\n" + ",mug\n" * 13))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", r":1: found the columns of an empty file, expected clip and product, and optionally start, end, film"),
+        ("clip,id\n", r":1: found the columns 'clip', 'id', expected clip and product"),
+        ("clip,product,clip\n", r":1: found the columns 'clip', 'product', 'clip', .*, each once"),
+        ("clip,product\n", r"clips\.csv: found no clip, expected a line for each"),
+        ("clip,product\na,b,c\n", r":2: found 3 values, expected 2"),
+        ('clip,product\na,"b\n', r":2: .*; expected a CSV"),
+        ("clip,product\na,b\xe9\n", r"expected a CSV in UTF-8"),
+    ],
+)
+def test_what_is_no_list_of_clips(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_clips(write(tmp_path, text, "latin-1"))
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv: is no file, expected a CSV with the columns clip and"):
+        read_clips(tmp_path / "nowhere.csv")
+
+
+def test_products_that_the_index_lacks(tmp_path):
+    clips = read_clips(write(tmp_path, "clip,product\na,mug\nb,mugg\nc,\nd,xyz\n"))
+    require_products([clips[0], clips[2]], {"mug"}, "shop")
+    with pytest.raises(DataError) as caught:
+        require_products(clips, {"mug"}, "shop")
+    title, *lines = str(caught.value).splitlines()
+    assert re.match(
+        r"2 clips show products that the index does not have; correct the ids, .* or leave the column", title
+    )
+    assert lines == [
+        f"  {tmp_path}/clips.csv:3: found the product 'mugg', expected the id of one in shop, such as 'mug'",
+        f"  {tmp_path}/clips.csv:5: found the product 'xyz', expected the id of one in shop",
+    ]
