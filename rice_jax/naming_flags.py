@@ -14,8 +14,7 @@ def add_naming_flags(parser: argparse.ArgumentParser) -> None:
         "--min_confidence",
         type=share,
         metavar="P",
-        help="name a product only if it is shown with at least this probability, 0 to 1 (default: if any product is "
-        "likelier shown than not)",
+        help="name a product from this probability on, 0 to 1 (default: if any is likelier shown than not)",
     )
     least.add_argument("--name_always", action="store_true", help="always name the most similar product")
     group.add_argument(
@@ -23,13 +22,12 @@ def add_naming_flags(parser: argparse.ArgumentParser) -> None:
         type=share,
         default=0.5,
         metavar="P",
-        help="how often none of the products is shown, 0 to 1 (default: 0.5)",
+        help="share of clips without a product (default: 0.5)",
     )
     group.add_argument(
         "--score",
         choices=SCORES,
-        help="rank by the mean of the frames or by the best frame (default: frames if the index has a calibration for "
-        "it, otherwise mean)",
+        help="rank by the mean or the best frame (default: frames if the index is calibrated for it)",
     )
 
 

@@ -122,9 +122,7 @@ class Index:
     @property
     def checksum(self) -> str:
         """SHA-256 of the contents, as hexadecimal digits."""
-        texts = {name: getattr(self, name) for name in TEXTS}
-        about = json.dumps(dataclasses.asdict(self.about)).encode()
-        return _checksum(about, texts, self.vectors, self.queries).decode()
+        return _checksum(_settings(self.about), _texts(self), self.vectors, self.queries).decode()
 
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
@@ -202,8 +200,8 @@ def write_index(directory: str | os.PathLike, index: Index) -> None:
     columns["vector"] = _rows(index.vectors)
     if index.queries is not None:
         columns["queries"] = _rows(index.queries.view(np.uint16))  # Arrow has no bfloat16
-    about = json.dumps(dataclasses.asdict(index.about), allow_nan=False).encode()
-    checksum = _checksum(about, texts, index.vectors, index.queries)
+    about = _settings(index.about)
+    checksum = index.checksum.encode()
     table = pa.table(columns).replace_schema_metadata({SETTINGS: about, CHECKSUM: checksum})
     with replacing(path) as partial, partial.open("wb") as file:
         pq.write_table(table, file, compression="none", use_dictionary=["gallery"])
@@ -230,6 +228,10 @@ def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
         faiss.write_index(flat, str(partial))
     write_lines(path.with_name(path.name + ".json"), [ids])
     return path
+
+
+def _settings(about: About) -> bytes:
+    return json.dumps(dataclasses.asdict(about), allow_nan=False).encode()
 
 
 def _texts(index: Index) -> dict[str, list]:
