@@ -189,18 +189,21 @@ def _index(arguments: list[str]) -> None:
         help="add: add new and changed pictures (default); mirror: also remove those that are not in PICTURES; "
         "remove: remove those in PICTURES",
     )
+    parser.add_argument(
+        "--mix", action="store_true", help="add pictures from another directory or CSV than the index is made of"
+    )
     parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
     options = parser.parse_args(arguments)
     _report(lambda: _change_index(**vars(options)))
 
 
-def _change_index(pictures: str, model: Path | None, out: Path, change: str, export: str | None) -> None:
+def _change_index(pictures: str, model: Path | None, out: Path, change: str, mix: bool, export: str | None) -> None:
     from rice_jax.index.store import FILE, export_faiss, read_index
     from rice_jax.index.update import build_index
     from rice_jax.parallel.compilation import keep_compiled
 
     keep_compiled()
-    build_index(pictures, model=model, out=out, change=change)
+    build_index(pictures, model=model, out=out, change=change, mix=mix)
     print(export_faiss(out, read_index(out)) if export else out / FILE)
 
 

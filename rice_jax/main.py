@@ -209,6 +209,7 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
             images,
             place_model(source, settings, mesh, workdir=workdir),
             change=config.index.change,
+            mix=config.index.mix,
             batch_size=config.eval.batch_size,
             num_threads=config.data.num_threads,
         )

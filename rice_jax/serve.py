@@ -2,8 +2,8 @@
 
     python -m rice_jax.serve --index=DIR [--host=127.0.0.1] [--port=8000] [--rerank=50]
 
-DIR is the index of a shop. The server prints its address as soon as it answers requests. On SIGTERM or Ctrl-C it
-finishes the requests in flight.
+DIR is the index of a shop; `--index=NAME=DIR`, repeated, serves several under /indexes/NAME/. The server prints its
+address as soon as it answers requests. On SIGTERM or Ctrl-C it finishes the requests in flight.
 """
 
 import argparse
@@ -46,9 +46,8 @@ except ImportError as error:
 FIELDS = dataclasses.fields(Limits)
 MAX_BATCH = 512  # a larger one takes minutes to compile, and as much memory as the model
 DESCRIPTION = """\
-Serves recognition over HTTP: a web page at /, and an API that /docs
-describes. Prints its address as soon as it answers requests. On SIGTERM or
-Ctrl-C it finishes the requests in flight.
+Serves recognition over HTTP: a web page at /, and an API that /docs describes.
+Prints its address when it is ready. SIGTERM lets it finish open requests.
 """
 
 
@@ -59,7 +58,11 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
         arguments: the command line; None = `sys.argv[1:]`.
         prog: name of the command in its help text.
     """
-    options = _parser(prog).parse_args(arguments)
+    parser = _parser(prog)
+    options = parser.parse_args(arguments)
+    files = {name: directory / FILE for name, directory in options.index}
+    if len(files) < len(options.index) or ("" in files and len(files) > 1):
+        parser.error("argument --index: found several indexes, expected a name of its own for each: --index=NAME=DIR")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
     logging.getLogger("rice_jax.serving").setLevel(logging.INFO)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
@@ -87,7 +90,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
         )
         with _listen(options.host, options.port) as listening:  # first, as loading takes long
             app = create_app(
-                Shops({"": options.index / FILE}, load),
+                Shops(files, load),
                 limits,
                 interval_seconds=options.interval_seconds,
                 batch_sizes=sizes,
@@ -116,6 +119,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         usage=f"{prog} --index=DIR [options]",
         description=DESCRIPTION,
+        add_help=False,
         formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=26, width=80),
     )
     number = _between(float, 0.001)
@@ -124,7 +128,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         group.add_argument(f"--{name}", type=kind, default=default, metavar="N", help=f"{text} (default: {default:g})")
 
     search = parser.add_argument_group("search")
-    search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
+    search.add_argument("-h", "--help", action="help", help="show this help message and exit")
+    search.add_argument(
+        "--index",
+        required=True,
+        type=_index,
+        action="append",
+        metavar="DIR",
+        help="the index of the shop; several: NAME=DIR, repeated",
+    )
     search.add_argument("--watch", action="store_true", help="use a new index as soon as it replaces this one")
     search.add_argument("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved")
     add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
@@ -162,6 +174,14 @@ def _value(field: dataclasses.Field, options: argparse.Namespace) -> Any:
     """A limit in its own unit, from that of its flag."""
     given = getattr(options, _flag(field))
     return given if field.metadata["unit"] == 1 else round(given * field.metadata["unit"])
+
+
+def _index(text: str) -> tuple[str, Path]:
+    """The name and directory of an index; the name is "" if there is none."""
+    name, equals, directory = text.partition("=")
+    if equals and directory and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        return name, Path(directory)
+    return "", Path(text)
 
 
 def _host(text: str) -> str:

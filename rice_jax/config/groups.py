@@ -155,6 +155,7 @@ class IndexConfig:
         "the images in `images`.",
         choices=("add", "mirror", "remove"),
     )
+    mix: bool = setting(False, 'Whether "add" may add images from another directory or CSV than the index is made of.')
 
 
 @dataclasses.dataclass(frozen=True)

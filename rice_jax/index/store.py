@@ -25,6 +25,7 @@ from rice_jax.types import DataError
 FILE = "index.parquet"
 SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
 CHECKSUM = b"rice_jax_sha256"  # key that holds `_checksum`; absent in indexes of version 0.2 and before
+SOURCES = b"rice_jax_sources"  # key that holds `Index.sources` as JSON; absent in earlier indexes
 LENGTH_TOLERANCE = 1e-3
 TEXTS = {
     "gallery_ids": "gallery",
@@ -101,6 +102,7 @@ class Index:
         vectors: embeddings, unit length.
         queries: what the decoder needs of each picture (`Pmd.image_queries`); None if there is no trained decoder.
         about: the model.
+        sources: the directories and CSVs that the pictures are from; () = unknown.
     """
 
     gallery_ids: list[str]
@@ -113,6 +115,7 @@ class Index:
     vectors: Float32[np.ndarray, "G E"]
     queries: BFloat16[np.ndarray, "G R D"] | None
     about: About
+    sources: tuple[str, ...] = ()
 
     @property
     def num_products(self) -> int:
@@ -122,16 +125,14 @@ class Index:
     @property
     def checksum(self) -> str:
         """SHA-256 of the contents, as hexadecimal digits."""
-        texts = {name: getattr(self, name) for name in TEXTS}
-        about = json.dumps(dataclasses.asdict(self.about)).encode()
-        return _checksum(about, texts, self.vectors, self.queries).decode()
+        return _checksum(_settings(self.about), _texts(self), self.vectors, self.queries).decode()
 
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
         texts = {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
         chosen = np.asarray(rows, np.int64)
         queries = None if self.queries is None else self.queries[chosen]
-        return Index(**texts, vectors=self.vectors[chosen], queries=queries, about=self.about)
+        return Index(**texts, vectors=self.vectors[chosen], queries=queries, about=self.about, sources=self.sources)
 
 
 def read_index(directory: str | os.PathLike) -> Index:
@@ -174,6 +175,7 @@ def read_index(directory: str | os.PathLike) -> Index:
             queries = rows.reshape(len(rows), rows.shape[1] // about.model.encoder.width, about.model.encoder.width)
         if stored.get(CHECKSUM, expected := _checksum(stored[SETTINGS], texts, vectors, queries)) != expected:
             raise ValueError("its contents do not have the checksum that it was written with")
+        sources = tuple(map(str, json.loads(stored.get(SOURCES, b"[]"))))
     except Exception as error:  # a single flipped bit may raise anything, even a column that is no list of numbers
         reason = " ".join(str(error).split())  # Arrow's may have several lines
         raise DataError(
@@ -182,7 +184,7 @@ def read_index(directory: str | os.PathLike) -> Index:
         ) from error
     texts.setdefault("product_ids", list(texts["image_ids"]))
     texts.setdefault("fields", [{} for _ in texts["image_ids"]])
-    index = Index(**texts, vectors=vectors, queries=queries, about=about)
+    index = Index(**texts, vectors=vectors, queries=queries, about=about, sources=sources)
     _require_unit_vectors(path, index)
     return index
 
@@ -202,9 +204,10 @@ def write_index(directory: str | os.PathLike, index: Index) -> None:
     columns["vector"] = _rows(index.vectors)
     if index.queries is not None:
         columns["queries"] = _rows(index.queries.view(np.uint16))  # Arrow has no bfloat16
-    about = json.dumps(dataclasses.asdict(index.about), allow_nan=False).encode()
-    checksum = _checksum(about, texts, index.vectors, index.queries)
-    table = pa.table(columns).replace_schema_metadata({SETTINGS: about, CHECKSUM: checksum})
+    metadata = {SETTINGS: _settings(index.about), CHECKSUM: index.checksum.encode()}
+    if index.sources:
+        metadata[SOURCES] = json.dumps(index.sources).encode()
+    table = pa.table(columns).replace_schema_metadata(metadata)
     with replacing(path) as partial, partial.open("wb") as file:
         pq.write_table(table, file, compression="none", use_dictionary=["gallery"])
 
@@ -230,6 +233,10 @@ def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
         faiss.write_index(flat, str(partial))
     write_lines(path.with_name(path.name + ".json"), [ids])
     return path
+
+
+def _settings(about: About) -> bytes:
+    return json.dumps(dataclasses.asdict(about), allow_nan=False).encode()
 
 
 def _texts(index: Index) -> dict[str, list]:

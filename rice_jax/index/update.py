@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,6 +43,7 @@ def build_index(
     out: str | os.PathLike,
     model: str | os.PathLike | None = None,
     change: str = "add",
+    mix: bool = False,
 ) -> Index:
     """Builds or updates the index of a shop, on this process's first device.
 
@@ -62,14 +64,15 @@ def build_index(
         model: a run's workdir, one of its checkpoints, or a converted model; None = the model that made the index.
         change: "add" adds and replaces pictures; "mirror" also removes pictures that are not among `images`; "remove"
             removes `images`, whose files need not exist, and needs no model.
+        mix: whether "add" may add pictures from another directory or CSV than the index is made of.
 
     Returns:
         The index.
 
     Raises:
         CheckpointError: there is no checkpoint, or another model made the index.
-        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored,
-            and nothing is stored if there are no others.
+        DataError: the index has another source, there are no pictures, or some cannot be used; these are listed after
+            all others have been stored, and nothing is stored if there are no others.
         FileNotFoundError: `images` does not exist; or there is no index, and no model is named or `change` is "remove".
     """
     if change not in CHANGES:
@@ -78,7 +81,7 @@ def build_index(
     if change == "remove":
         return remove_pictures(directory, images)
     loaded = load_index_model(read_index(directory).about) if model is None else load_model(model)
-    return update_index(directory, images, loaded, change=change)
+    return update_index(directory, images, loaded, change=change, mix=mix)
 
 
 def update_index(
@@ -87,6 +90,7 @@ def update_index(
     model: Model,
     *,
     change: str = "add",
+    mix: bool = False,
     batch_size: int = 128,
     num_threads: int = 16,
 ) -> Index:
@@ -99,6 +103,7 @@ def update_index(
         images: a directory or a CSV, see `read_shop`.
         model: what embeds the pictures.
         change: "add" or "mirror", see `build_index`.
+        mix: see `build_index`.
         batch_size: largest number of pictures embedded together; rounded up to a multiple of the number of devices.
         num_threads: decoding threads of this process.
 
@@ -108,24 +113,32 @@ def update_index(
     Raises:
         ConfigError: the model embeds no images.
         CheckpointError: another model made the index.
-        DataError: there are no pictures, or some cannot be used; these are listed after all others have been stored,
-            and nothing is stored if there are no others.
+        DataError: the index has another source, there are no pictures, or some cannot be used; these are listed after
+            all others have been stored, and nothing is stored if there are no others.
     """
     with leaving_no_trace(directory):
         if jax.process_index() == 0:
             directory.mkdir(parents=True, exist_ok=True)
         with only_program(directory, wait=True):
-            return _update(directory, images, model, change, batch_size, num_threads)
+            return _update(directory, images, model, _Settings(change, mix, batch_size, num_threads))
 
 
-def _update(
-    directory: Path, images: str | os.PathLike, model: Model, change: str, batch_size: int, num_threads: int
-) -> Index:
+class _Settings(NamedTuple):
+    """The keyword arguments of `update_index`."""
+
+    change: str
+    mix: bool
+    batch_size: int
+    num_threads: int
+
+
+def _update(directory: Path, images: str | os.PathLike, model: Model, settings: _Settings) -> Index:
     about = model.about
     require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
     old = _read_of_same_model(directory, about)
+    sources = _sources(directory, old, images, settings)
     pictures = read_shop(images)
-    with ThreadPoolExecutor(max(num_threads, 1)) as pool:
+    with ThreadPoolExecutor(max(settings.num_threads, 1)) as pool:
         digests = list(pool.map(_digest, pictures))
         known = {} if old is None else dict(zip(_keys(old), old.digests, strict=True))
         fresh = [
@@ -134,7 +147,7 @@ def _update(
             if not digest or known.get(_key(picture)) != digest
         ]
         logger.info("%s: %d pictures, of which %d are new or have changed", images, len(pictures), len(fresh))
-        new, broken = _embed(model, fresh, batch_size, pool) if fresh else (None, [])
+        new, broken = _embed(model, fresh, settings.batch_size, pool) if fresh else (None, [])
     kept = old and old.about.calibration
     if kept and (kept.source or about.calibration is None):  # one of own clips is closer to the shop than the run's
         about = dataclasses.replace(about, calibration=kept)
@@ -144,7 +157,8 @@ def _update(
             "run (rice eval) and index again; unchanged pictures are not embedded again",
             about.checkpoint,
         )
-    index = _merge([index for index in (old, new) if index is not None], pictures, about, change)
+    index = _merge([index for index in (old, new) if index is not None], pictures, about, settings.change)
+    index = dataclasses.replace(index, sources=sources)
     if index.image_ids and jax.process_index() == 0:
         write_index(directory, index)
         report_similar(directory, index)
@@ -228,11 +242,30 @@ def _read_of_same_model(directory: Path, about: About) -> Index | None:
     return index
 
 
+def _sources(directory: Path, old: Index | None, images: str | os.PathLike, settings: _Settings) -> tuple[str, ...]:
+    """Where the pictures of the index are from, after the update.
+
+    Raises:
+        DataError: two shops would be mixed, and nobody has asked for it.
+    """
+    own = str(Path(images).absolute())
+    if old is None or not old.image_ids or settings.change == "mirror":
+        return (own,)
+    if old.sources and own not in old.sources and not settings.mix:
+        raise DataError(
+            f"{directory}: holds pictures of {', '.join(old.sources)}, and {own} is another source. If they are of one "
+            "shop, add them with --mix (mix=True, config.index.mix=True); otherwise choose another directory for the "
+            "index"
+        )
+    return tuple(dict.fromkeys([*old.sources, own]))
+
+
 def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, change: str) -> Index:
     """Merges indexes; pictures of a later one replace those of an earlier one."""
     queries = [index.queries for index in indexes if index.queries is not None]
+    texts: dict[str, Any] = {name: [text for index in indexes for text in getattr(index, name)] for name in TEXTS}
     both = Index(
-        **{name: [text for index in indexes for text in getattr(index, name)] for name in TEXTS},
+        **texts,
         vectors=np.concatenate([index.vectors for index in indexes]),
         queries=np.concatenate(queries) if about.model.pmd else None,
         about=about,

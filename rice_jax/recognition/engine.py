@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -150,7 +150,8 @@ class Engine:
         self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
         self._products = by_gallery(self.index)
-        self._selected = functools.lru_cache(NUM_SELECTIONS)(self._select)
+        # Not a method: a cycle would keep the index in memory after it is replaced.
+        self._selected = functools.lru_cache(NUM_SELECTIONS)(functools.partial(_select, self.index, self._products))
         self.galleries = [gallery for gallery in self._products if gallery is not None]
         self._warn(self.index.about.ipd)
         self._compile(loaded, sorted(batch_sizes), shared)
@@ -197,9 +198,6 @@ class Engine:
             some = ", ".join(map(repr, self.galleries[:5])) + (", …" if len(self.galleries) > 5 else "")
             raise DataError(f"found no gallery {gallery!r} among the index's {len(self.galleries)}: {some}")
         return self._selected(gallery, freeze(where)) if where else self._products[gallery]
-
-    def _select(self, gallery: str | None, where: tuple) -> Products:
-        return select(self.index, self._products[gallery], where)
 
     def rank(
         self,
@@ -377,6 +375,10 @@ class Engine:
                 "label some clips (rice eval CLIPS.csv --index=INDEX), or evaluate the run (rice eval) and index its "
                 "images again (rice index)."
             )
+
+
+def _select(index: Index, products: Mapping[str | None, Products], gallery: str | None, where: tuple) -> Products:
+    return select(index, products[gallery], where)
 
 
 def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:

@@ -1,4 +1,4 @@
-"""The web page of an index."""
+"""The web pages of the indexes."""
 
 import base64
 import dataclasses
@@ -7,7 +7,7 @@ import hashlib
 import jinja2
 
 from rice_jax.serving.limits import Limits
-from rice_jax.serving.shops import Shop
+from rice_jax.serving.shops import Shop, Shops
 
 
 class Page:
@@ -26,6 +26,7 @@ class Page:
             for names in (("style.css", "serve.css"), ("serve.js",))
         )
         self._template = environment.get_template("serve.html.jinja")
+        self._names_template = environment.get_template("indexes.html.jinja")
         self._same = {"style": style, "script": script, "limits": dataclasses.asdict(limits), "docs": docs}
         hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
         self.policy = (
@@ -38,3 +39,8 @@ class Page:
         """The page for an index."""
         engine = shop.engine
         return self._template.render(**self._same, galleries=engine.galleries, num_products=engine.index.num_products)
+
+    def render_names(self, shops: Shops) -> str:
+        """The page that leads to those of several indexes."""
+        products = {name: shops[name].engine.index.num_products for name in shops.names}
+        return self._names_template.render(style=self._same["style"], products=products)

@@ -62,6 +62,40 @@ class RecognitionResponse(RankingResponse):
     warnings: list[str] = Field(description="What is wrong with the video, such as damage or an early end.")
 
 
+class EmbeddingsResponse(BaseModel):
+    """Embeddings of pictures."""
+
+    embeddings: list[list[float]] = Field(description="Vectors of unit length, in the order of the pictures.")
+    fingerprint: str = Field(
+        description="Tells models apart: only vectors of the same model can be compared, by their dot product."
+    )
+
+
+class ListedImage(BaseModel):
+    """An image of a product."""
+
+    id: str
+    image: str = Field(description="Address of a small picture of it, relative to the server's.")
+
+
+class ListedProduct(BaseModel):
+    """A product of the index."""
+
+    id: str
+    gallery: str
+    title: str = Field(description="Empty if unknown.")
+    images: list[ListedImage]
+    fields: dict[str, str] = Field(description="Further columns of the shop's CSV, such as its price.")
+
+
+class ProductsResponse(BaseModel):
+    """Some of the products of the index."""
+
+    products: list[ListedProduct] = Field(description="In the order of the index: by gallery and id.")
+    total: int = Field(description="Number of products, of which these are some.")
+    index: str = Field(description="Fingerprint of the index; if it changes from page to page, begin again.")
+
+
 class HealthResponse(BaseModel):
     """The index, its model, and how videos are sampled."""
 
@@ -77,6 +111,12 @@ class HealthResponse(BaseModel):
     stale: bool = Field(
         description="Whether a newer index has been written that cannot be used; the server's log says why."
     )
+
+
+class IndexesResponse(BaseModel):
+    """All indexes of the server."""
+
+    indexes: dict[str, HealthResponse] = Field(description="By name.")
 
 
 class ErrorResponse(BaseModel):

@@ -1,7 +1,7 @@
 """Recognition over HTTP: an app for clips, videos, and streams, with a web page."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import prometheus_client
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
@@ -19,19 +19,30 @@ from rice_jax.serving.admission import HEALTH, Access, Admission, AdmissionMiddl
 from rice_jax.serving.forms import read_form
 from rice_jax.serving.limits import Limits
 from rice_jax.serving.page import Page
-from rice_jax.serving.responses import ErrorResponse, HealthResponse, RecognitionResponse, StreamResponse
+from rice_jax.serving.responses import (
+    EmbeddingsResponse,
+    ErrorResponse,
+    HealthResponse,
+    IndexesResponse,
+    ProductsResponse,
+    RecognitionResponse,
+    StreamResponse,
+)
 from rice_jax.serving.service import Service, StreamQuery
 from rice_jax.serving.shops import Shops
-from rice_jax.serving.uploads import FORM, PICTURES, Query
+from rice_jax.serving.uploads import FORM, PICTURES, PICTURES_FIELD, Listing, Query
 from rice_jax.serving.work import working
 
 DOCS = "/docs"
+INDEXES = "/indexes"  # under which the routes of each index are, if they have names
 CLIENT_LEFT = 499  # nginx's code for a client that has disconnected, for the metrics
 # Swagger UI has inline styles and an inline script.
 DOCS_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 )
 
+T = TypeVar("T")
+_ANONYMOUS: dict[int | str, dict[str, Any]] = {204: {"description": "Healthy; a token gets the description."}}
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {
     "type": "object",
@@ -41,6 +52,11 @@ _FORM = {
         "video": _FILE | {"description": "A video such as mp4 or webm, instead of `frames`."},
         **Query.model_json_schema()["properties"],
     },
+}
+_PICTURES_FORM = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {PICTURES_FIELD: {"type": "array", "items": _FILE}},
 }
 
 StreamId = Annotated[
@@ -81,8 +97,10 @@ def create_app(
         lifespan=lambda app: service.running(watch),
         responses={code: {"model": ErrorResponse} for code in ("4XX", 500, 503, 507)},
     )
-    page = Page(limits, DOCS.removeprefix("/"))
-    policies = {"/": page.policy, DOCS: DOCS_POLICY}
+    named = "" not in shops.names
+    page = Page(limits, ("../.." if named else ".") + DOCS)
+    pages = ["/", *(f"{INDEXES}/{name}/" for name in shops.names if named)]
+    policies = dict.fromkeys(pages, page.policy) | {DOCS: DOCS_POLICY}
     app.add_middleware(AdmissionMiddleware, admission=admission, policies=policies, access=access)
     if access.origins:  # around the admission: pages can then read why a request is refused
         app.add_middleware(
@@ -95,8 +113,18 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _failed)
-    app.include_router(_recognition(service, shops, admission, limits))
-    app.include_router(_information(service, shops, metrics, page))
+
+    def require_index(index: Annotated[str, PathParameter(description="Name of an index.")]) -> None:
+        shops[index]  # before the body of the request is read
+
+    for router in (_recognition(service, shops, admission, limits), _information(service, shops, page)):
+        if named:
+            app.include_router(router, prefix=INDEXES + "/{index}", dependencies=[Depends(require_index)])
+        else:
+            app.include_router(router)
+    if named:
+        app.include_router(_overview(service, shops, page))
+    app.include_router(_measurements(metrics))
     return app
 
 
@@ -128,7 +156,7 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
             upload = uploads.check_form(form)
             with admission.place():
                 async with working(request, limits.decode_seconds) as work:
-                    return await service.recognize(shops[""], upload, work)
+                    return await service.recognize(shops[_name(request)], upload, work)
 
     @router.post("/streams/{stream_id}/frames", openapi_extra=_body(dict.fromkeys(PICTURES.values(), _FILE)))
     async def push_frame(
@@ -143,32 +171,77 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
         with service.scratch.file() as stored:
             picture = await uploads.read_picture(kind, request.stream(), stored, limits)
             with admission.place():
-                return await service.push(shops[""], picture, stream_id, query)
+                return await service.push(shops[_name(request)], picture, stream_id, query)
+
+    @router.post("/embed", openapi_extra=_body({FORM: _PICTURES_FORM}))
+    async def embed(request: Request) -> EmbeddingsResponse:
+        """Embeds pictures, so that they can be compared with each other and with the index."""
+        kind = request.headers.get("content-type", "")
+        uploads.require_form(kind, request.query_params)
+        with service.scratch.file() as stored:
+            form = await read_form(kind, request.stream(), stored, limits.frames)
+            pictures = uploads.check_pictures(form)
+            with admission.place():
+                async with working(request, limits.decode_seconds) as work:
+                    return await service.embed(shops[_name(request)], pictures, work)
 
     @router.delete("/streams/{stream_id}", status_code=204)
-    async def end_stream(stream_id: StreamId) -> None:
+    async def end_stream(request: Request, stream_id: StreamId) -> None:
         """Ends a stream."""
-        if not service.end(shops[""], stream_id):
+        if not service.end(shops[_name(request)], stream_id):
             raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")
 
     return router
 
 
-def _information(service: Service, shops: Shops, metrics: Metrics, page: Page) -> APIRouter:
-    """The routes that describe the server and its index."""
+def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
+    """The routes that describe an index."""
     router = APIRouter()
 
+    @router.get("/products")
+    async def products(request: Request, listing: Annotated[Listing, QueryParameter()]) -> ProductsResponse:
+        """Lists the products of the index."""
+        names = (name for name, _ in request.query_params.multi_items() if name != "where")
+        uploads.require_once(names)
+        return await service.listed(shops[_name(request)], listing)
+
     @router.get("/images/{digest}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
-    async def image(digest: str) -> Response:
+    async def image(request: Request, digest: str) -> Response:
         """A small picture of an image of the index, by the SHA-256 of its file."""
-        encoded = await service.thumbnail(shops[""], digest)
+        encoded = await service.thumbnail(shops[_name(request)], digest)
         return Response(encoded, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
-    @router.get(HEALTH, response_model=HealthResponse, responses={204: {"description": "Healthy, without a token."}})
+    @router.get(HEALTH, response_model=HealthResponse, responses=_ANONYMOUS)
     async def health(request: Request) -> HealthResponse | Response:
         """Reports that the server is up and can store requests, and describes its index."""
-        description = service.health(shops[""])
-        return Response(status_code=204) if getattr(request.state, "anonymous", False) else description
+        return _unless_anonymous(request, service.health(shops[_name(request)]))
+
+    @router.get("/", include_in_schema=False)
+    async def home(request: Request) -> HTMLResponse:
+        return HTMLResponse(page.render(shops[_name(request)]))
+
+    return router
+
+
+def _overview(service: Service, shops: Shops, page: Page) -> APIRouter:
+    """The routes of a server of several indexes that are of none of them."""
+    router = APIRouter()
+
+    @router.get(HEALTH, response_model=IndexesResponse, responses=_ANONYMOUS)
+    async def health(request: Request) -> IndexesResponse | Response:
+        """Reports that the server is up and can store requests, and describes its indexes."""
+        indexes = {name: service.health(shops[name]) for name in shops.names}
+        return _unless_anonymous(request, IndexesResponse(indexes=indexes))
+
+    @router.get("/", include_in_schema=False)
+    async def home() -> HTMLResponse:
+        return HTMLResponse(page.render_names(shops))
+
+    return router
+
+
+def _measurements(metrics: Metrics) -> APIRouter:
+    router = APIRouter()
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def measurements() -> Response:
@@ -176,11 +249,17 @@ def _information(service: Service, shops: Shops, metrics: Metrics, page: Page) -
         text = prometheus_client.generate_latest(metrics.registry)
         return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
-    @router.get("/", include_in_schema=False)
-    async def home() -> HTMLResponse:
-        return HTMLResponse(page.render(shops[""]))
-
     return router
+
+
+def _name(request: Request) -> str:
+    """The index that a request's address names; "" = the only one."""
+    return request.path_params.get("index", "")
+
+
+def _unless_anonymous(request: Request, description: T) -> T | Response:
+    """A description, only for those who have shown a token, if the server has any."""
+    return Response(status_code=204) if getattr(request.state, "anonymous", False) else description
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:

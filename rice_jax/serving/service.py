@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -21,11 +21,18 @@ from rice_jax.serving.admission import Metrics
 from rice_jax.serving.batching import Batcher
 from rice_jax.serving.forms import File
 from rice_jax.serving.limits import Limits
-from rice_jax.serving.responses import HealthResponse, RecognitionResponse, Segment, StreamResponse
+from rice_jax.serving.responses import (
+    EmbeddingsResponse,
+    HealthResponse,
+    ProductsResponse,
+    RecognitionResponse,
+    Segment,
+    StreamResponse,
+)
 from rice_jax.serving.scratch import Scratch
 from rice_jax.serving.shops import Shop, Shops
 from rice_jax.serving.streams import StreamKey, Streams
-from rice_jax.serving.uploads import Query, Upload
+from rice_jax.serving.uploads import Listing, Prepared, Query, Upload
 from rice_jax.serving.work import Work
 
 T = TypeVar("T")
@@ -92,17 +99,15 @@ class Service:
         else:
             reading.end = len(upload.frames) * self._interval
             prepared = uploads.read_pictures(upload.frames, *settings)
-        times: list[float] = []
-        parts: list[Frames] = []
-        try:
-            while some := await _run(self._decoders, work.take, prepared, max(self._batch_sizes)):
-                times += [frame.time for frame in some]
-                parts.append(await self._batcher.encode(shop.engine, [frame.picture for frame in some]))
-        finally:
-            work.end()
-            with contextlib.suppress(ValueError):  # the server stops, and a thread is still in the middle of a picture
-                prepared.close()
-        return await _run(self._rankers, _recognized, shop, times, join_frames(parts), reading, upload.query)
+        times, frames = await self._encode(shop, prepared, work)
+        return await _run(self._rankers, _recognized, shop, times, frames, reading, upload.query)
+
+    async def embed(self, shop: Shop, pictures: Sequence[File], work: Work) -> EmbeddingsResponse:
+        """Embeds pictures as those of the index are."""
+        prepared = uploads.read_pictures(pictures, self._limits, self._interval, shop.engine.prepare, "picture")
+        _, frames = await self._encode(shop, prepared, work)
+        vectors = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
+        return EmbeddingsResponse(embeddings=vectors.tolist(), fingerprint=shop.model)
 
     async def push(self, shop: Shop, picture: File, stream_id: str, query: StreamQuery) -> StreamResponse:
         """Puts a picture into a stream's window and ranks."""
@@ -130,6 +135,10 @@ class Service:
         """Ends a stream; returns whether there was one."""
         return self.streams.end(_key(shop, stream_id))
 
+    async def listed(self, shop: Shop, listing: Listing) -> ProductsResponse:
+        """Lists products of the index."""
+        return await _run(self._rankers, shop.listed, listing)
+
     async def thumbnail(self, shop: Shop, digest: str) -> bytes:
         """A small picture of an image of the index, as a JPEG."""
         return await _run(self._rankers, shop.thumbnail, digest)
@@ -149,6 +158,22 @@ class Service:
             for name in self._shops.names:
                 if await _run(self._loader, self._shops.refresh, name):
                     self.streams.forget_other_models(name, self._shops[name].model)
+
+    async def _encode(
+        self, shop: Shop, prepared: Generator[Prepared, None, None], work: Work
+    ) -> tuple[list[float], Frames]:
+        """The times of some pictures, and the pictures encoded."""
+        times: list[float] = []
+        parts: list[Frames] = []
+        try:
+            while some := await _run(self._decoders, work.take, prepared, max(self._batch_sizes)):
+                times += [frame.time for frame in some]
+                parts.append(await self._batcher.encode(shop.engine, [frame.picture for frame in some]))
+        finally:
+            work.end()
+            with contextlib.suppress(ValueError):  # the server stops, and a thread is still in the middle of a picture
+                prepared.close()
+        return times, join_frames(parts)
 
     def _prepare(self, shop: Shop, picture: File) -> UInt8[np.ndarray, "S S 3"]:
         return uploads.prepare_picture(picture.read(), self._limits, shop.engine.prepare, "the picture")

@@ -15,9 +15,9 @@ from fastapi import HTTPException
 
 from rice_jax.pages.album import thumbnail
 from rice_jax.recognition.engine import Engine, Match
-from rice_jax.recognition.products import parse_where
-from rice_jax.serving.responses import HealthResponse, Product
-from rice_jax.serving.uploads import Query
+from rice_jax.recognition.products import Products, fields_of, parse_where
+from rice_jax.serving.responses import HealthResponse, ListedImage, ListedProduct, Product, ProductsResponse
+from rice_jax.serving.uploads import Listing, Selection
 from rice_jax.types import DataError
 
 NUM_THUMBNAILS = 1000  # of an index, kept in memory
@@ -59,16 +59,52 @@ class Shop:
         """Fingerprint of the model."""
         return self.engine.index.about.fingerprint
 
-    def require_products(self, query: Query) -> None:
-        """Raises an HTTPException (404) if the index has no such gallery, column, or product."""
+    def require_products(self, selection: Selection) -> Products:
+        """The products that are searched.
+
+        Raises:
+            HTTPException: the index has no such gallery, column, or product (404).
+        """
         try:
-            self.engine.products(query.gallery, parse_where(query.where))
+            return self.engine.products(selection.gallery, parse_where(selection.where))
         except DataError as error:
             raise HTTPException(404, str(error)) from error
 
     def product(self, match: Match) -> Product:
         """A match as a response has it."""
-        return Product(**match._asdict(), image=f"images/{self._digests[match.gallery, match.image_id]}")
+        return Product(**match._asdict(), image=self._image(match.gallery, match.image_id))
+
+    def listed(self, listing: Listing) -> ProductsResponse:
+        """Lists products.
+
+        Raises:
+            HTTPException: of `require_products`.
+        """
+        products = self.require_products(listing)
+        total = len(products.edges) - 1
+        return ProductsResponse(
+            products=[
+                self._listed(products.images(place).tolist())
+                for place in range(listing.offset, min(listing.offset + listing.limit, total))
+            ],
+            total=total,
+            index=self._fingerprint,
+        )
+
+    def _listed(self, images: Sequence[int]) -> ListedProduct:
+        index, first = self.engine.index, images[0]
+        gallery = index.gallery_ids[first]
+        ids = [index.image_ids[image] for image in images]
+        return ListedProduct(
+            id=index.product_ids[first],
+            gallery=gallery,
+            title=next(filter(None, (index.titles[image] for image in images)), ""),
+            images=[ListedImage(id=name, image=self._image(gallery, name)) for name in ids],
+            fields=fields_of(index, images),
+        )
+
+    def _image(self, gallery: str, image_id: str) -> str:
+        return f"images/{self._digests[gallery, image_id]}"
 
     def health(self, interval_seconds: float, stale: bool) -> HealthResponse:
         """Describes the index and its model."""

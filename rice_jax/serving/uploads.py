@@ -23,6 +23,7 @@ from rice_jax.serving.scratch import Spool
 from rice_jax.types import DataError
 
 FORM = "multipart/form-data"
+PICTURES_FIELD = "pictures"  # of a form for `check_pictures`
 PICTURES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # {Pillow's format: media type}
 PICTURE_KINDS = "JPEG, PNG, or WebP"
 # Clients know many names, such as image/jpg, and some know none. The content decides; the type only tells early, and
@@ -37,25 +38,39 @@ VIDEOS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 NUM_LARGEST = 10
 DECODE_SECONDS = 30.0  # for each picture of a video that is looked at
 MAX_TOP = 100
+MAX_LISTED = 500
+MAX_OFFSET = 10**12
 MAX_TEXT = 1000  # characters of a gallery's id, or of a condition
 MAX_CONDITIONS = 6
 
 Prepare = Callable[[bytes | np.ndarray], np.ndarray]  # `Engine.prepare`
 
 
-class Query(pydantic.BaseModel, extra="forbid"):
-    """Which products to search, and how many to return."""
+class Selection(pydantic.BaseModel, extra="forbid"):
+    """Some of the products."""
 
     gallery: str | None = pydantic.Field(
         None, max_length=MAX_TEXT, description="Id of the gallery to search; all products if it is left out."
     )
-    top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="Number of products to return.")
     where: list[Annotated[str, pydantic.Field(max_length=MAX_TEXT, pattern=r"\S.*=")]] = pydantic.Field(
         [],
         max_length=MAX_CONDITIONS,
         description="COLUMN=VALUE: search only products of which the shop's CSV says so. Repeat it for another value "
         "of a column, or for another column.",
     )
+
+
+class Query(Selection):
+    """Which products to search, and how many to return."""
+
+    top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="Number of products to return.")
+
+
+class Listing(Selection):
+    """Which products to list: `limit` of them from `offset` on."""
+
+    offset: int = pydantic.Field(0, ge=0, le=MAX_OFFSET, description="Number of products to leave out.")
+    limit: int = pydantic.Field(100, ge=1, le=MAX_LISTED, description="Number of products to list.")
 
 
 class Prepared(NamedTuple):
@@ -118,9 +133,7 @@ def check_form(form: Form) -> Upload:
         raise HTTPException(400, f"found {len(frames)} frames and {len(videos)} videos, expected frames or one video")
     if not frames and not videos:
         raise HTTPException(400, "found no frames, expected files named frames, or one named video")
-    for number, file in enumerate(frames, start=1):
-        if not _is_type(file.content_type, PICTURE_TYPES):
-            raise HTTPException(415, f"frame {number}: found {_quote(file.content_type)}, expected {PICTURE_KINDS}")
+    _require_pictures(frames, "frame")
     for file in videos:
         if not _is_type(file.content_type, VIDEO_TYPES):
             raise HTTPException(415, f"video: found {_quote(file.content_type)}, expected a video")
@@ -132,11 +145,30 @@ def check_form(form: Form) -> Upload:
     return Upload(frames, videos[0] if videos else None, query)
 
 
+def check_pictures(form: Form) -> list[File]:
+    """Checks the parts of a form: one or more `pictures`, and nothing else."""
+    for name in [name for name, _ in (*form.fields, *form.files) if name != PICTURES_FIELD]:
+        raise HTTPException(400, f"found {_quote(name)} in the form, expected files named {PICTURES_FIELD}")
+    if form.fields:
+        raise HTTPException(400, f"{PICTURES_FIELD}: found text, expected files, whose parts have a filename")
+    files = [file for _, file in form.files]
+    if not files:
+        raise HTTPException(400, f"found no pictures, expected files named {PICTURES_FIELD}")
+    _require_pictures(files, "picture")
+    return files
+
+
+def _require_pictures(files: Sequence[File], called: str) -> None:
+    for number, file in enumerate(files, start=1):
+        if not _is_type(file.content_type, PICTURE_TYPES):
+            raise HTTPException(415, f"{called} {number}: found {_quote(file.content_type)}, expected {PICTURE_KINDS}")
+
+
 def read_pictures(
-    files: Sequence[File], limits: Limits, interval_seconds: float, prepare: Prepare
+    files: Sequence[File], limits: Limits, interval_seconds: float, prepare: Prepare, called: str = "frame"
 ) -> Generator[Prepared, None, None]:
     """The pictures of a clip, taken to be `interval_seconds` apart; all are measured before the first is decoded."""
-    names = [f"frame {place}" for place in range(1, len(files) + 1)]
+    names = [f"{called} {place}" for place in range(1, len(files) + 1)]
     cost = 0
     for name, file in zip(names, files, strict=True):
         _require_bytes(file.size, limits, name)

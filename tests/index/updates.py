@@ -30,10 +30,11 @@ class Shop(NamedTuple):
     def directory(self) -> Path:
         return self.workdir / "index"
 
-    def update(self, images=None, change="add", num_devices=1, with_decoder=True, **changes):
+    def update(self, images=None, change="add", num_devices=1, with_decoder=True, mix=True, **changes):
         config = dataclasses.replace(self.config, **changes)
         model = load(self.weights, num_devices, config.data.resize, with_decoder, self.workdir)
-        return update_index(self.directory, images or self.pictures, model, change=change, batch_size=8, num_threads=1)
+        how = {"change": change, "mix": mix, "batch_size": 8, "num_threads": 1}
+        return update_index(self.directory, images or self.pictures, model, **how)
 
     def write(self, **numbers):
         for name, number in numbers.items():

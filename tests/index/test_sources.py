@@ -1,0 +1,39 @@
+"""An index remembers where its pictures are from, so that two shops are not mixed by mistake."""
+
+import re
+
+import pytest
+
+from rice_jax.index.store import read_index
+from rice_jax.index.update import remove_pictures
+from rice_jax.types import DataError
+
+
+def csv(made, name, *rows):
+    path = made.pictures.parent / name
+    path.write_text("id,path\n" + "".join(f"{row},{made.pictures / row}.jpg\n" for row in rows))
+    return path
+
+
+def test_pictures_of_another_source_are_not_added_unasked(made, embedded):
+    other, third = csv(made, "other.csv", "a", "b"), csv(made, "third.csv", "c")
+    before = made.update(mix=False)
+    assert before.sources == (str(made.pictures.absolute()),)
+    embedded.clear()
+    with pytest.raises(DataError, match=f"holds pictures of {re.escape(str(made.pictures))}, and .*other.csv .*--mix"):
+        made.update(other, mix=False)
+    assert not embedded and read_index(made.directory).sources == before.sources
+    assert made.update(mix=False).sources == before.sources, "its own source"
+    both = (*before.sources, str(other))
+    assert made.update(other, mix=True).sources == made.update(other, mix=False).sources == both
+    assert made.update(mix=False).sources == both
+    assert remove_pictures(made.directory, third).sources == both, "what is removed may be listed anywhere"
+    assert made.update(third, change="mirror", mix=False).sources == (str(third),), "nothing else is left"
+
+
+def test_an_index_without_sources_learns_them(made, monkeypatch):
+    monkeypatch.setattr("rice_jax.index.update._sources", lambda *_: ())
+    assert made.update(mix=False).sources == read_index(made.directory).sources == ()
+    monkeypatch.undo()
+    other = csv(made, "other.csv", "a")
+    assert made.update(other, mix=False).sources == (str(other),)
