@@ -1,6 +1,7 @@
 import ast
 import copy
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,20 @@ def test_every_baseline_of_the_sample_resolves(row):
     assert f" {row} " in (ROOT / "scripts" / "baselines.sh").read_text().replace(";", " ")
     with pytest.raises(ValueError, match="row 'mgh': expected one of icl, all, timesformer"):
         load_config("sample_baselines", "mgh")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in ("all", "swin")])
+def test_the_baselines_of_the_docs_are_those_of_the_sample(row):
+    """A row's settings for LPR4M choose the same parts. Swin's come from its weights."""
+    page = (ROOT / "docs" / "baselines.md").read_text().partition("## On LPR4M")[2]
+    (settings,) = re.findall(rf"^\| {re.escape(ROWS[row][0])} \|(.*)\|$", page, re.MULTILINE)
+    config = load_config("lpr750k", "icl")
+    for name, value in re.findall(r"--config\.([\w.]+)=(\w+)", settings):
+        config.update_from_flattened_dict({name: {"True": True}.get(value, value)})
+    found, sample = resolve(config.to_dict()), load("sample_baselines", row)
+    assert found.loss.kind == sample.loss.kind and found.loss.pmd_weight == 0
+    assert found.model.aggregation == sample.model.aggregation
+    assert found.model.architecture == sample.model.architecture
 
 
 @pytest.mark.parametrize("name", ["lpr4m", "lpr750k", "movingfashion"])

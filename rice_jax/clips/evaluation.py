@@ -47,7 +47,8 @@ class Judged:
 
     Attributes:
         calibration: None = there are no confidences.
-        ranks: place of each clip's product among all products, from 1; 0 = the clip shows none.
+        ranks: places of each clip's product among all products, from 1, ascending: one in each gallery that has it; ()
+            if the clip shows none.
         best: place of each clip's best product in `Measured.products`.
         named: whether it is named.
         by_frames: whether products are ranked by frames.
@@ -56,7 +57,7 @@ class Judged:
     """
 
     calibration: Calibration | None
-    ranks: Int[np.ndarray, " Q"]
+    ranks: list[tuple[int, ...]]
     best: Int[np.ndarray, " Q"]
     named: Bool[np.ndarray, " Q"]
     by_frames: bool
@@ -115,7 +116,7 @@ def judge(measured: Measured, calibration: Calibration | None, naming: Naming) -
     ranks, best, named, confidence = [], [], [], []
     for scores, truth in zip(measured.scores, measured.truths, strict=True):
         ranked = scores.frames if by_frames else scores.mean
-        ranks.append(_rank(ranked, truth))
+        ranks.append(_ranks(ranked, truth))
         best.append(int(ranked.argmax()))
         if calibration is None:
             sure, none = None, None
@@ -127,8 +128,7 @@ def judge(measured: Measured, calibration: Calibration | None, naming: Naming) -
     films = [clip.film for clip in measured.clips]
     right = np.array([bool(truth[place]) for truth, place in zip(measured.truths, best, strict=True)])
     decisions = Decisions(right, measured.shows, np.array(confidence), films)
-    score = _score(measured, np.array(ranks))
-    return Judged(calibration, np.array(ranks), np.array(best), np.array(named), by_frames, decisions, score)
+    return Judged(calibration, ranks, np.array(best), np.array(named), by_frames, decisions, _score(measured, ranks))
 
 
 def document(
@@ -187,7 +187,7 @@ def _clip(measured: Measured, judged: Judged, place: int) -> dict[str, Any]:
         "end": clip.end,
         "film": clip.film,
         "product": clip.product,
-        "rank": int(judged.ranks[place]),
+        "rank": min(judged.ranks[place], default=0),
         "best": best,
         "gallery": gallery,
         "named": bool(judged.named[place]),
@@ -196,22 +196,23 @@ def _clip(measured: Measured, judged: Judged, place: int) -> dict[str, Any]:
     }
 
 
-def _rank(scores: np.ndarray, truth: np.ndarray) -> int:
-    """Place of the best truth, from 1; other products with its score come before it. 0 = there is no truth."""
-    return 1 + int((scores[~truth] >= scores[truth].max()).sum()) if truth.any() else 0
+def _ranks(scores: np.ndarray, truth: np.ndarray) -> tuple[int, ...]:
+    """Places of the truths, from 1, ascending; other products with the score of one come before it."""
+    own = -np.sort(-scores[truth])
+    before = (scores[~truth, None] >= own).sum(axis=0)
+    return tuple((before + np.arange(1, len(own) + 1)).tolist())
 
 
-def _score(measured: Measured, ranks: Int[np.ndarray, " Q"]) -> metrics.Score:
+def _score(measured: Measured, ranks: Sequence[tuple[int, ...]]) -> metrics.Score:
     """Rank-k of the clips that show a product; intervals are drawn over films."""
     own = np.flatnonzero(measured.shows).tolist()
     clips = [measured.clips[place] for place in own]
     ranking = Ranking(
         query_ids=tuple(clip.place for clip in clips),
         gallery_ids=tuple(clip.film for clip in clips),
-        rank=ranks[own],
+        truth_ranks=tuple(ranks[place] for place in own),
         gallery_size=np.full(len(own), len(measured.products)),
-        num_truths=np.array([int(measured.truths[place].sum()) for place in own]),
-        truths=tuple((clip.product,) for clip in clips),
+        truths=tuple((clip.product,) * len(ranks[place]) for place, clip in zip(own, clips, strict=True)),
         top=((),) * len(own),
     )
     score = metrics.evaluate(ranking).score

@@ -99,7 +99,7 @@ class Mlflow:
         self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
-_SERVICES = {"wandb": Wandb, "mlflow": Mlflow}
+_SERVICES: dict[str, type[Wandb] | type[Mlflow]] = {"wandb": Wandb, "mlflow": Mlflow}
 
 
 def require_installed(names: Sequence[str]) -> None:
