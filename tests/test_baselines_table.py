@@ -1,16 +1,25 @@
-"""The tables of the baselines: rows are paired by query, and seeds are averaged."""
+"""The baselines: their settings resolve, rows are paired by query, and seeds are averaged."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 
+from rice_jax.config import load_config
 from rice_jax.eval.results import PIXELS, Row, write_rankings, write_results
+from rice_jax.tasks import TASKS, resolve
 from scripts import baselines_table
+from scripts.baselines_table import FRESH, ROWS
 from tests.eval.evaluations import evaluation
+from tests.fixtures import ROOT
 
 RANKED, RESULT = evaluation()  # 60 queries in three galleries, and two that could not be ranked
 NUM_QUERIES = 62
+
+
+def resolve_config(name, *arguments):
+    return resolve(load_config(name, *arguments).to_dict())
 
 
 def write_run(place, ranks, queries=RANKED):
@@ -18,7 +27,9 @@ def write_run(place, ranks, queries=RANKED):
     rank = np.array([*ranks, *[22] * (60 - len(ranks))])
     row = Row(30)
     write_results(place / "results.json", {PIXELS: RESULT, row: RESULT}, {"rankings": dataclasses.asdict(row)})
-    write_rankings(place / "rankings.jsonl", dataclasses.replace(queries, rank=rank))
+    write_rankings(
+        place / "rankings.jsonl", dataclasses.replace(queries, truth_ranks=tuple((place,) for place in rank.tolist()))
+    )
 
 
 def write_runs(directory):
@@ -92,3 +103,30 @@ def test_runs_that_cannot_be_compared(tmp_path, change, message):
     change(tmp_path)
     with pytest.raises(SystemExit, match=message):
         baselines_table.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_baseline_of_the_sample_resolves(row):
+    config, rice = resolve_config("sample_baselines", row), resolve_config("sample_baselines")
+    assert TASKS[config.task].model(config) != TASKS[rice.task].model(rice) or row == "icl"
+    # What makes rows comparable: the same examples, of the same size, for as many steps.
+    assert (config.data, config.eval, config.train, config.seed) == (rice.data, rice.eval, rice.train, rice.seed)
+    assert config.model.image_size == rice.model.image_size
+    assert config.model.init_from == ("" if ROWS[row][1] == FRESH else resolve_config("sample").model.init_from)
+    assert f" {row} " in (ROOT / "scripts" / "baselines.sh").read_text().replace(";", " ")
+    with pytest.raises(ValueError, match="row 'mgh': expected one of icl, all, timesformer"):
+        load_config("sample_baselines", "mgh")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in ("all", "swin")])
+def test_the_baselines_of_the_docs_are_those_of_the_sample(row):
+    """A row's settings for LPR4M choose the same parts. Swin's come from its weights."""
+    page = (ROOT / "docs" / "baselines.md").read_text().partition("## On LPR4M")[2]
+    (settings,) = re.findall(rf"^\| {re.escape(ROWS[row][0])} \|(.*)\|$", page, re.MULTILINE)
+    config = load_config("lpr750k", "icl")
+    for name, value in re.findall(r"--config\.([\w.]+)=(\w+)", settings):
+        config.update_from_flattened_dict({name: {"True": True}.get(value, value)})
+    found, sample = resolve(config.to_dict()), resolve_config("sample_baselines", row)
+    assert found.loss.kind == sample.loss.kind and found.loss.pmd_weight == 0
+    assert found.model.aggregation == sample.model.aggregation
+    assert found.model.architecture == sample.model.architecture

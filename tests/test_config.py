@@ -1,7 +1,6 @@
 import ast
 import copy
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from rice_jax.config.fields import list_settings
 from rice_jax.config.upgrade import upgrade
 from rice_jax.models.detr import DetrConfig
 from rice_jax.tasks import TASKS, resolve
-from scripts.baselines_table import FRESH, ROWS
 from tests.fixtures import ROOT
 from tests.settings import small_config, small_values
 
@@ -103,33 +101,6 @@ def test_every_stage_of_the_sample_encoder_resolves():
     assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
     with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
         load_config("sample_pretrain", "deep")
-
-
-@pytest.mark.parametrize("row", ROWS)
-def test_every_baseline_of_the_sample_resolves(row):
-    config, rice = load("sample_baselines", row), load("sample_baselines")
-    assert TASKS[config.task].model(config) != TASKS[rice.task].model(rice) or row == "icl"
-    # What makes rows comparable: the same examples, of the same size, for as many steps.
-    assert (config.data, config.eval, config.train, config.seed) == (rice.data, rice.eval, rice.train, rice.seed)
-    assert config.model.image_size == rice.model.image_size
-    assert config.model.init_from == ("" if ROWS[row][1] == FRESH else load("sample").model.init_from)
-    assert f" {row} " in (ROOT / "scripts" / "baselines.sh").read_text().replace(";", " ")
-    with pytest.raises(ValueError, match="row 'mgh': expected one of icl, all, timesformer"):
-        load_config("sample_baselines", "mgh")
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if row not in ("all", "swin")])
-def test_the_baselines_of_the_docs_are_those_of_the_sample(row):
-    """A row's settings for LPR4M choose the same parts. Swin's come from its weights."""
-    page = (ROOT / "docs" / "baselines.md").read_text().partition("## On LPR4M")[2]
-    (settings,) = re.findall(rf"^\| {re.escape(ROWS[row][0])} \|(.*)\|$", page, re.MULTILINE)
-    config = load_config("lpr750k", "icl")
-    for name, value in re.findall(r"--config\.([\w.]+)=(\w+)", settings):
-        config.update_from_flattened_dict({name: {"True": True}.get(value, value)})
-    found, sample = resolve(config.to_dict()), load("sample_baselines", row)
-    assert found.loss.kind == sample.loss.kind and found.loss.pmd_weight == 0
-    assert found.model.aggregation == sample.model.aggregation
-    assert found.model.architecture == sample.model.architecture
 
 
 @pytest.mark.parametrize("name", ["lpr4m", "lpr750k", "movingfashion"])
