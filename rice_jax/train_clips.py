@@ -31,7 +31,7 @@ from rice_jax.config.files import load_config
 from rice_jax.config.resolve import resolve
 from rice_jax.eval.metrics import CUTOFFS, confidence_intervals
 from rice_jax.evaluate import pictures_of
-from rice_jax.files import write_lines
+from rice_jax.files import locked, write_lines
 from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.store import Index, read_index
 from rice_jax.index.update import build_index
@@ -39,6 +39,7 @@ from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError, newest_step
 from rice_jax.naming_flags import share
 from rice_jax.pages.clips import clip_tables, write_clips_page
+from rice_jax.parallel.processes import LOCK
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.naming import Naming
 from rice_jax.types import DataError
@@ -104,12 +105,14 @@ def prepare(options: argparse.Namespace, index: Index, train: Sequence[Clip], he
     )
     data_dir = options.out / "data"
     making = Making(options.interval_seconds, round(SHORT_SIDE * index.about.resize))
-    is_new = newest_step(options.out) is None
-    num_pairs = write_data_sets(data_dir, index, train, held, making, replace=is_new)[TRAIN]
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with locked(data_dir / LOCK, wait=True):  # the run has a lock of its own
+        is_new = newest_step(options.out) is None
+        num_pairs = write_data_sets(data_dir, index, train, held, making, replace=is_new)[TRAIN]
     config = run_settings(index.about, data_dir.absolute(), num_pairs, jax.device_count())
     if options.config:
         own = resolve(load_config(options.config).to_dict())
-        names = ("data_dir", "train", "query", "gallery")
+        names = ("data_dir", "train", "query", "gallery", "crop_around_box", "boxed_frames")  # clips have no boxes
         data = dataclasses.replace(own.data, **{name: getattr(config.data, name) for name in names})
         model = dataclasses.replace(own.model, init_from=own.model.init_from or config.model.init_from)
         config = dataclasses.replace(own, data=data, model=model)
