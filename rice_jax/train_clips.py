@@ -33,7 +33,7 @@ from rice_jax.eval.metrics import CUTOFFS, confidence_intervals
 from rice_jax.evaluate import pictures_of
 from rice_jax.files import locked, write_lines
 from rice_jax.index.calibrate import calibrate_index
-from rice_jax.index.store import Index, read_index
+from rice_jax.index.store import Index, read_index, write_index
 from rice_jax.index.update import build_index
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError, newest_step
@@ -127,7 +127,8 @@ def compare(options: argparse.Namespace, index: Index, held: Sequence[Clip]) -> 
     """
     new = options.out / "index"
     write_lines(options.out / "pictures.csv", _catalog(index))
-    build_index(options.out / "pictures.csv", model=options.out, out=new, change="mirror")
+    built = build_index(options.out / "pictures.csv", model=options.out, out=new, change="mirror")
+    write_index(new, dataclasses.replace(built, sources=index.sources))  # so that the shop's own CSV may update it
     measured: list[Measured] = []
     engines = [Engine(path, batch_sizes=(BATCH_SIZE,)) for path in (options.index, new)]
     for engine in engines:
@@ -153,10 +154,13 @@ def compare(options: argparse.Namespace, index: Index, held: Sequence[Clip]) -> 
 
 def lead(measured: Measured, before: Judged, after: Judged) -> dict[str, Any]:
     """What training has changed: {"rank-1": its mean and the ends of its 95 % confidence interval, …}."""
-    own = np.flatnonzero(measured.shows)
-    hits = [judged.ranks[own, None] <= np.array(CUTOFFS) for judged in (before, after)]
-    films = [measured.clips[place].film for place in own.tolist()]
-    leads = hits[1].astype(float) - hits[0]
+
+    def hits(judged: Judged) -> np.ndarray:
+        ranks = np.compress(measured.shows, judged.ranks)
+        return (ranks[:, None] <= np.array(CUTOFFS)).astype(float)
+
+    films = [clip.film for clip in measured.clips if clip.product]
+    leads = hits(after) - hits(before)
     ends, _ = confidence_intervals(leads, films)
     return {
         f"rank-{cutoff}": {"mean": float(mean), "ends": pair.tolist()}
@@ -190,7 +194,10 @@ def _catalog(index: Index) -> Iterator[str]:
         "title": index.titles,
         "product": index.product_ids,
     }
-    for row in [tuple(columns), *zip(*columns.values(), strict=True)]:
+    names = dict.fromkeys(name for fields in index.fields for name in fields)
+    further = [[fields.get(name, "") for name in names] for fields in index.fields]
+    rows = [[*row, *more] for *row, more in zip(*columns.values(), further, strict=True)]
+    for row in [[*columns, *names], *rows]:
         line = io.StringIO()
         csv.writer(line, lineterminator="").writerow(row)
         yield line.getvalue()
