@@ -1,6 +1,7 @@
 """What a run on labeled clips trains: which clips are held out, and its settings."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def run_settings(about: About, data_dir: Path, num_pairs: int, num_devices: int)
             "batch_size": batch_size,
             "num_frames": data.get("num_frames", min(NUM_FRAMES, about.num_frames)),
             "resize": about.resize,
+            "num_threads": min(Config().data.num_threads, os.cpu_count() or 1),  # clips are small data on any machine
         },
         "model": model | {"init_from": str(source)},
         "loss": loss,
