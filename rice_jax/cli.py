@@ -13,7 +13,6 @@ Recognizes the product that a salesperson presents in a livestream clip.
 usage: rice COMMAND [...]
 
 A shop:
-  eval       evaluate recognition on labeled clips: rice eval CLIPS.csv --index=DIR
   convert    convert an encoder (CLIP, SigLIP, DINO, TimeSformer) or a checkpoint of the reference
   index      embed a shop's pictures into an index
   recognize  find which products of an index a video shows, and when
@@ -29,7 +28,9 @@ A model:
   compare    compare evaluated runs on one page
   export     write a model as a folder that transformers loads
 
-`rice COMMAND --help` describes a command. Guides: docs/README.md in the repository."""
+`rice COMMAND --help` describes a command.
+`rice eval CLIPS.csv --index=DIR` and `rice train CLIPS.csv --index=DIR --out=RUN` take a shop's own labeled clips.
+Guides: docs/README.md in the repository."""
 
 RUN_HELP = """\
 {what}
@@ -59,11 +60,10 @@ MODES = {
 }
 
 
-CLIPS = {
-    "eval": """
-On a shop's own clips: rice eval CLIPS.csv --index=DIR; rice eval CLIPS.csv --help describes it.
-""",
-}
+ON_CLIPS = """
+On a shop's own clips: rice {command} CLIPS.csv --index=DIR{out}; rice {command} CLIPS.csv --help describes it.
+"""
+CLIPS = {"eval": "", "train": " --out=RUN"}
 ALIASES = {"evaluate": "eval"}
 
 
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif command == "--version":
         print(f"rice_jax {__version__}")
     elif command in CLIPS and _are_of_clips(rest):
-        _evaluate_clips(rest)
+        _use_clips(command, rest)
     elif command in MODES:
         _run(command, rest)
     elif command in COMMANDS:
@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: str, arguments: list[str]) -> None:
     if {"-h", "--help", "-help"} & set(arguments):
-        print(RUN_HELP.format(command=command, what=MODES[command], clips=CLIPS.get(command, "")))
+        on_clips = ON_CLIPS.format(command=command, out=CLIPS[command]) if command in CLIPS else ""
+        print(RUN_HELP.format(command=command, what=MODES[command], clips=on_clips))
         return
     from rice_jax import main as program
 
@@ -105,10 +106,15 @@ def _are_of_clips(arguments: list[str]) -> bool:
     )
 
 
-def _evaluate_clips(arguments: list[str]) -> None:
-    from rice_jax import evaluate
+def _use_clips(command: str, arguments: list[str]) -> None:
+    if command == "eval":
+        from rice_jax import evaluate
 
-    evaluate.main(arguments, prog="rice eval")
+        evaluate.main(arguments, prog="rice eval")
+    else:
+        from rice_jax import train_clips
+
+        train_clips.main(arguments, prog="rice train")
 
 
 def _build(arguments: list[str]) -> None:

@@ -16,9 +16,10 @@ def log_to_stderr(verbose: bool = False) -> None:
         verbose: also show what the libraries log.
     """
     logger = logging.getLogger("rice_jax")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logger.addHandler(handler)
+    if not logger.handlers:  # a command may call another
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
     if verbose:

@@ -1,16 +1,15 @@
 """Labels of a shop's own clips: a CSV that says which product a file, or a part of a film, shows."""
 
-import csv
 import difflib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rice_jax.index.spreadsheet import read_lines
 from rice_jax.types import DataError
 
 REQUIRED, OPTIONAL = ("clip", "product"), ("start", "end", "film")
-DELIMITERS = ",;\t"
 NUM_NAMED = 10  # bad lines or clips named in an error
 
 
@@ -33,10 +32,10 @@ def read_clips(path: str | os.PathLike) -> list[Clip]:
     """Reads the labels of clips.
 
     Args:
-        path: a CSV in UTF-8 with the columns `clip` (a path, relative to the CSV), `product` (an id, empty if the clip
-            shows none of the shop's products) and, optionally, `start` and `end` (seconds, m:ss, or h:mm:ss; empty: of
-            the video) and `film` (what the clip was cut from; empty: its file). Names may be in any case, other columns
-            are left alone, and values are separated by commas, semicolons, or tabs.
+        path: a CSV (`index.spreadsheet`) with the columns `clip` (a path, relative to the CSV), `product` (an id, empty
+            if the clip shows none of the shop's products) and, optionally, `start` and `end` (seconds, m:ss, or
+            h:mm:ss; empty: of the video) and `film` (what the clip was cut from; empty: its file). Other columns are
+            left alone.
 
     Returns:
         The clips in the order of the lines, at least one.
@@ -134,31 +133,19 @@ def _clip(path: Path, place: str, row: dict[str, str]) -> Clip:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The lines that are not empty, each with its place; values by their column, in lower case, without spaces."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            file.seek(0)
-            delimiter = max(DELIMITERS, key=header.count)
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
-            try:
-                columns = [name.strip().lower() for name in next(rows, [])]
-                if len(set(columns)) < len(columns) or not set(REQUIRED) <= set(columns):
-                    raise DataError(
-                        f"{path}:1: found the columns {', '.join(map(repr, columns)) or 'of an empty file'}, expected "
-                        f"{_columns()}, each once"
-                    )
-                for values in rows:
-                    place = f"{path}:{rows.line_num}"
-                    values = [value.strip() for value in values]
-                    if any(values[len(columns) :]):  # spreadsheets add empty ones
-                        raise DataError(f"{place}: found {len(values)} values, expected {len(columns)}")
-                    if any(values):
-                        yield place, dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))
-            except csv.Error as error:
-                raise DataError(f"{path}:{rows.line_num}: {error}; expected a CSV") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {error}; expected a CSV in UTF-8") from error
+    """The lines that are not empty, each with its place; values by their column, in lower case."""
+    lines = read_lines(path)
+    line, names = next(lines)
+    columns = [name.lower() for name in names]
+    if any(columns.count(name) != 1 for name in REQUIRED) or any(columns.count(name) > 1 for name in OPTIONAL):
+        raise DataError(
+            f"{path}:{line}: found the columns {', '.join(map(repr, names)) or 'of an empty file'}, expected "
+            f"{_columns()}, each once"
+        )
+    for line, values in lines:
+        if any(values[len(columns) :]):  # spreadsheets add empty ones
+            raise DataError(f"{path}:{line}: found {len(values)} values, expected {len(columns)}")
+        yield f"{path}:{line}", dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))
 
 
 def _columns() -> str:

@@ -47,6 +47,23 @@ def read_rows(path: Path, *, with_paths: bool = True) -> Iterator[Row]:
     Raises:
         DataError: a line is not that of a CSV, or the columns `id` and `product`, or `path`, are missing or in doubt.
     """
+    lines = read_lines(path)
+    line, names = next(lines)
+    columns = _columns(f"{path}:{line}", names, with_paths)
+    for line, cells in lines:
+        yield _row(f"{path}:{line}", names, columns, cells, line)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Reads the lines of a CSV; see `read_rows`.
+
+    Yields:
+        The number of a line and its cells, without the spaces around them: first the names of the columns, then all
+        lines that are not empty.
+
+    Raises:
+        DataError: a line is not that of a CSV.
+    """
     with path.open("rb") as file:
         encoding = "utf-16" if file.read(2) in UTF16 else "utf-8-sig"
     before = 0  # lines before those that `csv` reads
@@ -59,12 +76,10 @@ def read_rows(path: Path, *, with_paths: bool = True) -> Iterator[Row]:
             lines = csv.reader(
                 itertools.chain([first], file), delimiter=_delimiter(first), skipinitialspace=True, strict=True
             )
-            names = [name.strip() for name in next(lines, [])]
-            columns = _columns(f"{path}:{before + 1}", names, with_paths)
+            yield before + 1, [name.strip() for name in next(lines, [])]
             for cells in lines:
-                line = before + lines.line_num
                 if any(map(str.strip, cells)):
-                    yield _row(f"{path}:{line}", names, columns, cells, line)
+                    yield before + lines.line_num, [cell.strip() for cell in cells]
         except csv.Error as error:
             line = before + (lines.line_num if lines else 0)
             raise DataError(f"{path}:{line}: {error}; expected a CSV") from error
@@ -111,11 +126,10 @@ def _columns(place: str, names: Sequence[str], with_paths: bool) -> dict[str, in
 def _row(place: str, names: Sequence[str], columns: dict[str, int], cells: Sequence[str], line: int) -> Row:
     if len(cells) != len(names):
         raise DataError(f"{place}: found {len(cells)} values, expected {len(names)}: {', '.join(names)}")
-    values = [cell.strip() for cell in cells]
     fields = {}
-    for number, (name, value) in enumerate(zip(names, values, strict=True)):
+    for number, (name, value) in enumerate(zip(names, cells, strict=True)):
         if value and not name:
             raise DataError(f"{place}: found {value!r} in a column without a name, expected one in the first line")
         if name and number not in columns.values():
             fields[name] = value
-    return Row({column: values[number] for column, number in columns.items()}, fields, line)
+    return Row({column: cells[number] for column, number in columns.items()}, fields, line)

@@ -21,8 +21,14 @@ def clip_tables(found: Mapping[str, Any]) -> str:
         found: of `clips.evaluation.document`.
     """
     cutoffs = list(found["results"][0]["score"]["rank"])
+    differences = [""] * len(cutoffs)
     ranks = [["chance", *(_percent(share) for share in found["results"][0]["score"]["chance"].values())]]
     ranks += [[row_name(result), *_shares(result["score"])] for result in found["results"]]
+    for name, gain in (found.get("difference") or {}).items():
+        low, high = (100 * end for end in gain["ends"])
+        differences[cutoffs.index(name)] = f"{100 * gain['mean']:+.1f} ({low:+.0f}..{high:+.0f})"
+    if any(differences):
+        ranks.append(["difference", *differences])
     named = [[row_name(result), *_counts(result["naming"])] for result in found["results"]]
     if found["suggested"]:
         least = found["suggested"]["min_confidence"]
@@ -101,6 +107,7 @@ def write_clips_page(path: str | os.PathLike, found: Mapping[str, Any], pictures
         about=found["about"],
         results=[result | {"name": row_name(result)} for result in found["results"]],
         suggested=found["suggested"],
+        difference=found.get("difference"),
         cutoffs=list(found["results"][0]["score"]["rank"]),
         plot=_plot(found["curve"]) if found["curve"] else None,
         groups=groups,

@@ -1,0 +1,228 @@
+"""Trains the model of an index on a shop's own labeled clips.
+
+    rice train CLIPS.csv --index=SHOP --out=RUN [--holdout=0.2] [--config=FILE] [--config.GROUP.SETTING=VALUE ...]
+
+Some films are held out. The rest trains a run in RUN that starts from the index's model, as `rice train --config` does
+and with its progress, checkpoints, and report. Then the shop is indexed with the new model, in RUN/index, and the clips
+held out are recognized with both. A run can be stopped at any moment; the same command continues it.
+"""
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rice_jax.clips.dataset import TRAIN, Making, write_data_sets
+from rice_jax.clips.evaluation import Judged, Measured, calibrate, document, judge, measure
+from rice_jax.clips.frames import BATCH_SIZE, encode_clips
+from rice_jax.clips.labels import Clip, read_clips, refuse, require_products
+from rice_jax.clips.training import config_file, hold_out, run_settings
+from rice_jax.config import Config, ConfigError
+from rice_jax.config.files import load_config
+from rice_jax.config.resolve import resolve
+from rice_jax.eval.metrics import CUTOFFS, confidence_intervals
+from rice_jax.evaluate import pictures_of
+from rice_jax.files import locked, write_lines
+from rice_jax.index.calibrate import calibrate_index
+from rice_jax.index.store import Index, read_index, write_index
+from rice_jax.index.update import build_index
+from rice_jax.logs import log_to_stderr
+from rice_jax.models.weights import CheckpointError, newest_step
+from rice_jax.naming_flags import share
+from rice_jax.pages.clips import clip_tables, write_clips_page
+from rice_jax.parallel.processes import LOCK
+from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.naming import Naming
+from rice_jax.types import DataError
+
+DESCRIPTION = """\
+Trains the model of an index on labeled clips, and tells what it gives on films
+that are held out: before and after. Writes the run and, in RUN/index, the shop
+indexed with the new model.
+
+CLIPS.csv is described by rice eval CLIPS.csv --help. A run can be stopped at
+any moment; the same command continues it.
+"""
+EPILOG = "Further flags, such as --config.train.total_steps=500, are those of rice train --config."
+SHORT_SIDE = 9 / 8  # of the stored frames, of the side to which the model resizes pictures
+
+logger = logging.getLogger("rice_jax")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.train_clips") -> None:
+    """Runs the command.
+
+    Args:
+        arguments: the command line; None = `sys.argv[1:]`.
+        prog: name of the command in its help text.
+    """
+    parser = _parser(prog)
+    options, flags = parser.parse_known_args(arguments)
+    if not 0 < options.holdout < 1:
+        parser.error("expected --holdout between 0 and 1")
+    if wrong := [flag for flag in flags if not flag.startswith("--") or flag.startswith("--workdir")]:
+        parser.error(f"found {wrong[0]}, expected only flags of rice train, without --workdir")
+    log_to_stderr()
+    try:
+        index = read_index(options.index)
+        clips = read_clips(options.clips)
+        require_products(clips, set(index.product_ids), options.index)
+        train, held = hold_out(clips, options.holdout)
+        config = prepare(
+            options, index, [clip for clip in train if clip.product], [clip for clip in held if clip.product]
+        )
+        write_lines(options.out / "config.py", config_file(config))
+        _train(prog, options.out, flags)
+        compare(options, index, held)
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def prepare(options: argparse.Namespace, index: Index, train: Sequence[Clip], held: Sequence[Clip]) -> Config:
+    """Writes the data sets of a run, and returns its settings.
+
+    Raises:
+        DataError: no clip shows a product, or some clips or pictures cannot be used.
+    """
+    for clips, what in ((train, "to train on"), (held, "held out")):
+        if not clips:
+            raise DataError(f"{options.clips}: found no clip with a product among those {what}; label more films")
+    seen = {clip.product for clip in train}
+    unseen = {clip.product for clip in held} - seen
+    logger.info(
+        "%d clips of %d products to train on; held out: %d clips of %d films, %d of whose products are in no clip to "
+        "train on",
+        *(len(train), len(seen), len(held), len({clip.film for clip in held}), len(unseen)),
+    )
+    data_dir = options.out / "data"
+    making = Making(options.interval_seconds, round(SHORT_SIDE * index.about.resize))
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with locked(data_dir / LOCK, wait=True):  # the run has a lock of its own
+        is_new = newest_step(options.out) is None
+        num_pairs = write_data_sets(data_dir, index, train, held, making, replace=is_new)[TRAIN]
+    config = run_settings(index.about, data_dir.absolute(), num_pairs, jax.device_count())
+    if options.config:
+        own = resolve(load_config(options.config).to_dict())
+        names = ("data_dir", "train", "query", "gallery", "crop_around_box", "boxed_frames")  # clips have no boxes
+        data = dataclasses.replace(own.data, **{name: getattr(config.data, name) for name in names})
+        model = dataclasses.replace(own.model, init_from=own.model.init_from or config.model.init_from)
+        config = dataclasses.replace(own, data=data, model=model)
+    return config
+
+
+def compare(options: argparse.Namespace, index: Index, held: Sequence[Clip]) -> None:
+    """Indexes the shop with the new model, recognizes the clips held out with both, and prints and writes the results.
+
+    Raises:
+        DataError: some clips or pictures cannot be used.
+    """
+    new = options.out / "index"
+    write_lines(options.out / "pictures.csv", _catalog(index))
+    built = build_index(options.out / "pictures.csv", model=options.out, out=new, change="mirror")
+    write_index(new, dataclasses.replace(built, sources=index.sources))  # so that the shop's own CSV may update it
+    measured: list[Measured] = []
+    engines = [Engine(path, batch_sizes=(BATCH_SIZE,)) for path in (options.index, new)]
+    for engine in engines:
+        encoded, unusable = encode_clips(engine, held, options.interval_seconds)
+        refuse([str(entry) for entry in unusable], f"{len(unusable)} of {len(held)} clips cannot be used:")
+        measured.append(measure(engine, encoded))
+    source = str(options.clips.absolute())
+    fitted = [calibrate(own, engine, source) for own, engine in zip(measured, engines, strict=True)]
+    calibrations = [own or engine.calibration for own, engine in zip(fitted, engines, strict=True)]
+    by_frames = all(own and own.scale_by_frames is not None for own in calibrations)
+    naming = Naming(score="frames" if by_frames else "mean")
+    before, after = [judge(own, found, naming) for own, found in zip(measured, calibrations, strict=True)]
+    about = {"clips": str(options.clips), "index": str(new), "gallery": None, "num_unusable": 0}
+    about |= {"interval_seconds": options.interval_seconds, "fingerprint": engines[1].index.about.fingerprint}
+    found = document(measured[1], {"before": before, "after": after}, about, options.max_wrong)
+    found["difference"] = lead(measured[1], before, after)
+    if fitted[1]:
+        calibrate_index(new, fitted[1])
+    write_lines(options.out / "clips.json", [json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)])
+    write_clips_page(options.out / "clips.html", found, pictures_of(index))
+    print(f"\nFilms held out, by product: {clip_tables(found)}\n\n{options.out / 'clips.html'}\n{new}")
+
+
+def lead(measured: Measured, before: Judged, after: Judged) -> dict[str, Any]:
+    """What training has changed: {"rank-1": its mean and the ends of its 95 % confidence interval, …}."""
+
+    def hits(judged: Judged) -> np.ndarray:
+        ranks = np.compress(measured.shows, judged.ranks)
+        return (ranks[:, None] <= np.array(CUTOFFS)).astype(float)
+
+    films = [clip.film for clip in measured.clips if clip.product]
+    leads = hits(after) - hits(before)
+    ends, _ = confidence_intervals(leads, films)
+    return {
+        f"rank-{cutoff}": {"mean": float(mean), "ends": pair.tolist()}
+        for cutoff, mean, pair in zip(CUTOFFS, leads.mean(axis=0), ends, strict=True)
+    }
+
+
+def _train(prog: str, out: Path, flags: Sequence[str]) -> None:
+    """Trains or continues the run.
+
+    Raises:
+        SystemExit: it has been stopped or has failed.
+    """
+    from rice_jax import main as program  # defines flags of the whole program
+
+    try:
+        program.start([prog, "--mode=train", f"--config={out / 'config.py'}", f"--workdir={out}", *flags])
+    except SystemExit as end:
+        if end.code:
+            raise
+    if not newest_step(out):
+        raise SystemExit(f"{out}: has no checkpoint after the training")
+
+
+def _catalog(index: Index) -> Iterator[str]:
+    """The pictures of an index as a CSV that `rice index` takes."""
+    columns = {
+        "id": index.image_ids,
+        "path": index.paths,
+        "gallery": index.gallery_ids,
+        "title": index.titles,
+        "product": index.product_ids,
+    }
+    names = dict.fromkeys(name for fields in index.fields for name in fields)
+    further = [[fields.get(name, "") for name in names] for fields in index.fields]
+    rows = [[*row, *more] for *row, more in zip(*columns.values(), further, strict=True)]
+    for row in [[*columns, *names], *rows]:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(row)
+        yield line.getvalue()
+
+
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} CLIPS.csv --index=DIR --out=RUN [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add: Any = parser.add_argument
+    add("clips", type=Path, metavar="CLIPS.csv", help="labels of the clips")
+    add(
+        "--index", required=True, type=Path, metavar="DIR", help="the index of the shop, whose model is trained further"
+    )
+    add("--out", required=True, type=Path, metavar="RUN", help="directory of the run")
+    add("--holdout", type=share, default=0.2, metavar="P", help="share of the clips, by film, held out (default: 0.2)")
+    add("--config", metavar="FILE", help="settings of the run (default: those of the model, for few clips)")
+    add("--interval_seconds", type=float, default=1.0, metavar="S", help="look at one frame every S seconds")
+    add("--max_wrong", type=share, default=0.1, metavar="P", help="wanted share of wrong names (default: 0.1)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The command `rice train CLIPS.csv`."""
+
+import json
+import signal
+import sys
+import time
+
+import pytest
+
+from rice_jax import cli, read_index
+from tests.programs import run, start, wait_for
+from tests.shop import write_mp4
+
+
+@pytest.fixture(scope="module")
+def films(live_shop, tmp_path_factory):
+    """Four films of eight products each, and the labels of their parts; a part of each shows none."""
+    directory = tmp_path_factory.mktemp("films")
+    lines = ["clip,product,start,end"]
+    for film in range(4):
+        write_mp4(directory / f"{film}.mp4", [live_shop.pictures[(film + row) % 9] for row in range(9)], 3, rate=2)
+        for place in range(9):
+            row = (film + place) % 9
+            lines.append(f"{film}.mp4,{f'p{row}' if row < 8 else ''},{3 * place},{3 * place + 3}")
+    (directory / "clips.csv").write_text("\n".join(lines))
+    return directory
+
+
+@pytest.mark.slow
+def test_trains_compares_and_continues_after_kills(films, live_shop, tmp_path):
+    out = tmp_path / "run"
+    flags = [f"--index={live_shop.directory}", f"--out={out}", "--holdout=0.5"]
+    steps = ["--config.train.total_steps=4", "--config.train.checkpoint_interval_steps=1"]
+    steps += ["--config.optimizer.warmup_steps=1", "--config.data.num_threads=1", "--config.eval.batch_size=8"]
+    command = [sys.executable, "-m", "rice_jax.cli", "train", str(films / "clips.csv"), *flags, *steps]
+    process = start(command)
+    wait_for(process, "reading video 2 of 4")
+    process.kill()
+    process.communicate()
+    process = start(command)
+    deadline = time.monotonic() + 300
+    while not (out / "checkpoints" / "1").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL and "reading video 1 of 4" not in errors, "its frames were kept"
+    result = run(command)
+    assert result.returncode == 0, result.stderr
+    assert "reading video" not in result.stderr and "resuming" in result.stderr
+    assert result.stderr.count("clips of 8 products to train on; held out:") == 1, "every line is logged once"
+    assert "Films held out, by product: " in result.stdout and "difference" in result.stdout
+    found = json.loads((out / "clips.json").read_text())
+    assert [entry["name"] for entry in found["results"]] == ["before", "after"]
+    assert found["about"]["num_clips"] == 18 and found["about"]["num_none"] == 2 and found["about"]["num_films"] == 2
+    before, after = (entry["score"]["rank"]["rank-1"] for entry in found["results"])
+    assert found["difference"]["rank-1"]["mean"] == pytest.approx(after - before)
+    new = read_index(out / "index")
+    assert new.product_ids == live_shop.index.product_ids and new.titles == live_shop.index.titles
+    assert new.about.fingerprint != live_shop.index.about.fingerprint and new.about.calibration
+    assert (out / "report.html").exists() and "Rank-k by product" in (out / "clips.html").read_text()
+    # Once it is done, the same command only tells the results again; other labels are refused.
+    again = run(command)
+    assert again.returncode == 0 and "Films held out, by product: " in again.stdout
+    assert json.loads((out / "clips.json").read_text()) == found
+    labels = films / "other.csv"
+    labels.write_text("\n".join((films / "clips.csv").read_text().splitlines()[:-1]))
+    refused = run([*command[:4], str(labels), *command[5:]])
+    assert refused.returncode == 1 and "was made of other labels, pictures, or settings" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["clips.csv", "--index=nowhere", "--out=run"], "FileNotFoundError: nowhere/index.parquet: found no index"),
+        (["nowhere.csv", "--index={index}", "--out=run"], r"FileNotFoundError: nowhere\.csv: is no file"),
+        (["one.csv", "--index={index}", "--out=run"], "DataError: found clips of one film, .*a.mp4, expected at least"),
+        (["none.csv", "--index={index}", "--out=run"], "DataError: .*: found no clip with a product among those held"),
+    ],
+)
+def test_what_cannot_work_gets_one_line(live_shop, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips.csv").write_text("clip,product\na.mp4,p1\nb.mp4,p1\n")
+    (tmp_path / "one.csv").write_text("clip,product,start\na.mp4,p1,1\na.mp4,p1,2\n")
+    films = [f"{name}.mp4,{'p1' if name == 'a' else ''}" for name in "ab"]
+    (tmp_path / "none.csv").write_text("\n".join(["clip,product", *films]))
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["train", *(argument.format(index=live_shop.directory) for argument in arguments)])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [["--holdout=0"], ["--workdir=x"], ["stray"], ["--holdout=2"]])
+def test_flags_that_do_not_belong_are_refused(flags, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "clips.csv", "--index=x", "--out=y", *flags])
+    assert "usage: rice train CLIPS.csv --index=DIR --out=RUN" in capsys.readouterr().err
+
+
+def test_both_forms_have_a_help(capsys):
+    cli.main(["train", "--help"])
+    assert "rice train CLIPS.csv --index=DIR --out=RUN;" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["train", "clips.csv", "--help"])
+    assert "usage: rice train CLIPS.csv" in capsys.readouterr().out
