@@ -1,12 +1,30 @@
 """The program's log on stderr."""
 
 import contextlib
+import datetime
+import json
 import logging
 import warnings
 from collections.abc import Iterator
 
 from absl import logging as absl_logging
 from PIL import Image
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each record as a line of JSON: `time` in UTC, `level`, `logger`, `message`, and a traceback as `error`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        line = {
+            "time": datetime.datetime.fromtimestamp(record.created, datetime.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
 
 
 def log_to_stderr(verbose: bool = False) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from PIL import Image
 
 from rice_jax.index.store import FILE
+from rice_jax.logs import JsonFormatter
 from rice_jax.models.weights import CheckpointError
 from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.parallel.compilation import keep_compiled
@@ -43,6 +44,7 @@ try:
 except ImportError as error:
     sys.exit(f"{type(error).__name__}: {error}; the server needs more packages: pip install 'rice-jax[serve]'")
 
+logger = logging.getLogger(__name__)
 FIELDS = dataclasses.fields(Limits)
 MAX_BATCH = 512  # a larger one takes minutes to compile, and as much memory as the model
 DESCRIPTION = """\
@@ -63,9 +65,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
     files = {name: directory / FILE for name, directory in options.index}
     if len(files) < len(options.index) or ("" in files and len(files) > 1):
         parser.error("argument --index: found several indexes, expected a name of its own for each: --index=NAME=DIR")
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True)
-    logging.getLogger("rice_jax.serving").setLevel(logging.INFO)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
+    _start_log(options.log_format)
     Image.MAX_IMAGE_PIXELS = None  # the server has a limit of its own
     keep_compiled()
     limits = Limits(**{field.name: _value(field, options) for field in FIELDS})
@@ -104,9 +104,24 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
             with contextlib.suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listening])
     except (CheckpointError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
+        if options.log_format == "text":
+            sys.exit(message)
+        logger.critical(message)
+        sys.exit(1)
     if any(thread.name.startswith((DECODERS, LOADER)) for thread in threading.enumerate()):
         os._exit(0)  # Python would wait for a thread that decodes a picture or loads an index, however long this takes
+
+
+def _start_log(form: str) -> None:
+    """Writes the log to stderr, as "text" or "json", Python's warnings included."""
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+    handler.setFormatter(JsonFormatter() if form == "json" else plain)
+    logging.basicConfig(handlers=[handler], force=True)
+    logging.captureWarnings(form == "json")
+    logging.getLogger("rice_jax.serving").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong with its form
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -162,6 +177,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default = field.default if unit == 1 else field.default / unit
         kind = _between(int, 1) if isinstance(default, int) else number
         add(server if field.metadata["server"] else request, _flag(field), kind, default, field.metadata["text"])
+    server.add_argument("--log_format", choices=("text", "json"), default="text", help="form of the log on stderr")
     add(server, "stop_seconds", _between(int, 1), 30, "time that SIGTERM waits for requests")
     return parser
 

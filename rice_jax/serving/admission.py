@@ -54,6 +54,32 @@ class Metrics:
         )
         self.waiting = prometheus_client.Gauge("rice_pictures_waiting", "Pictures in the queue.", registry=registry)
         self.streams = prometheus_client.Gauge("rice_streams", "Streams in memory.", registry=registry)
+        self.answers = prometheus_client.Counter(
+            "rice_answers",
+            "Parts of clips and videos, and pictures of streams, by whether a product is named.",
+            ["index", "answer"],
+            registry=registry,
+        )
+        self.scores = prometheus_client.Histogram(
+            "rice_best_score",
+            "Score of the most similar product in each of these answers.",
+            ["index"],
+            buckets=[step / 20 for step in range(21)],
+            registry=registry,
+        )
+        self.products, self.loaded, self.stale = (
+            prometheus_client.Gauge(f"rice_index_{name}", text, ["index"], registry=registry)
+            for name, text in (
+                ("products", "Products of the index."),
+                ("loaded_timestamp_seconds", "When the index was loaded."),
+                ("stale", "1 if a newer index has been written that cannot be used."),
+            )
+        )
+
+    def count(self, index: str, named: bool, score: float) -> None:
+        """Counts an answer about an index: whether it names a product, and the best score."""
+        self.answers.labels(index, "named" if named else "none").inc()
+        self.scores.labels(index).observe(score)
 
 
 class Admission:

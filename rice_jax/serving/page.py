@@ -37,10 +37,9 @@ class Page:
 
     def render(self, shop: Shop) -> str:
         """The page for an index."""
-        engine = shop.engine
-        return self._template.render(**self._same, galleries=engine.galleries, num_products=engine.index.num_products)
+        return self._template.render(**self._same, galleries=shop.engine.galleries, num_products=shop.num_products)
 
     def render_names(self, shops: Shops) -> str:
         """The page that leads to those of several indexes."""
-        products = {name: shops[name].engine.index.num_products for name in shops.names}
+        products = {name: shops[name].num_products for name in shops.names}
         return self._names_template.render(style=self._same["style"], products=products)

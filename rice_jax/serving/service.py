@@ -64,6 +64,10 @@ class Service:
         self._batch_sizes, self._metrics = batch_sizes, metrics
         self.streams = Streams(limits)
         metrics.streams.set_function(lambda: len(self.streams))
+        for name in shops.names:
+            metrics.products.labels(name).set_function(lambda name=name: shops[name].num_products)
+            metrics.loaded.labels(name).set_function(lambda name=name: shops[name].loaded.timestamp())
+            metrics.stale.labels(name).set_function(lambda name=name: name in shops.stale)
 
     @contextlib.asynccontextmanager
     async def running(self, watch: bool) -> AsyncIterator[None]:
@@ -100,7 +104,10 @@ class Service:
             reading.end = len(upload.frames) * self._interval
             prepared = uploads.read_pictures(upload.frames, *settings)
         times, frames = await self._encode(shop, prepared, work)
-        return await _run(self._rankers, _recognized, shop, times, frames, reading, upload.query)
+        found = await _run(self._rankers, _recognized, shop, times, frames, reading, upload.query)
+        for segment in found.timeline:
+            self._metrics.count(shop.name, segment.product is not None, segment.products[0].score)
+        return found
 
     async def embed(self, shop: Shop, pictures: Sequence[File], work: Work) -> EmbeddingsResponse:
         """Embeds pictures as those of the index are."""
@@ -123,6 +130,7 @@ class Service:
         newest, frames = kept
         where = parse_where(query.where)
         found = await _run(self._rankers, shop.engine.rank, frames, query.gallery, query.top, newest, where)
+        self._metrics.count(shop.name, found.product is not None, found.products[0].score)
         return StreamResponse(
             products=list(map(shop.product, found.products)),
             none=found.none,

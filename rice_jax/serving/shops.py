@@ -40,19 +40,22 @@ class Shop:
     Attributes:
         name: of the index; "" = it is the only one.
         engine: searches it.
+        num_products: number of its products.
+        loaded: when it was loaded, UTC.
     """
 
     def __init__(self, name: str, engine: Engine, written: int):
         """Describes a loaded index, whose file was written at a time in nanoseconds."""
         self.name, self.engine = name, engine
         index = engine.index
+        self.num_products = index.num_products
         names = zip(index.gallery_ids, index.image_ids, strict=True)
         self._digests = dict(zip(names, index.digests, strict=True))
         paths = dict(zip(index.digests, index.paths, strict=True))
         # Not a method: a cycle would keep the index in memory after it is replaced.
         self.thumbnail = functools.lru_cache(NUM_THUMBNAILS)(functools.partial(_thumbnail, paths))
         self._fingerprint, self._written = index.checksum, _time(written / 1e9)
-        self._loaded = _time(time.time())
+        self.loaded = _time(time.time())
 
     @property
     def model(self) -> str:
@@ -111,14 +114,14 @@ class Shop:
         index = self.engine.index
         return HealthResponse(
             images=len(index.image_ids),
-            products=index.num_products,
+            products=self.num_products,
             galleries=len(self.engine.galleries),
             num_frames=self.engine.num_frames,
             interval_seconds=interval_seconds,
             fingerprint=self.model,
             index=self._fingerprint,
             written=self._written,
-            loaded=self._loaded,
+            loaded=self.loaded,
             stale=stale,
         )
 
@@ -184,8 +187,10 @@ class Shops:
             )
             return False
         self.stale.discard(name)
-        index = self._shops[name].engine.index
-        logger.info("%s: replaced; %d pictures of %d products", file, len(index.image_ids), index.num_products)
+        shop = self._shops[name]
+        logger.info(
+            "%s: replaced; %d pictures of %d products", file, len(shop.engine.index.image_ids), shop.num_products
+        )
         return True
 
     def _take(self, name: str, version: Version | None) -> None:

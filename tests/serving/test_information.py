@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import datetime
 import io
 import re
 from pathlib import Path
@@ -103,3 +104,27 @@ def test_metrics_have_few_labels(client):
         "/streams/{stream_id}/frames", "other", "/static-offline-docs",
     }  # fmt: skip
     assert "process_resident_memory_bytes" in text
+
+
+def test_answers_are_counted(client, shop):
+    def measured():
+        values = re.findall(
+            r"^(rice_answers_total|rice_best_score|rice_index)(\S*) (\S+)$", client.get("/metrics").text, re.M
+        )
+        return {name + labels: float(value) for name, labels, value in values}
+
+    before = measured()
+    client.post("/recognize", files=clip(shop, 2))
+    content, kind = png(shop.pictures[2]), {"content-type": "image/png"}
+    client.post("/streams/counted/frames", params={"time": 1}, content=content, headers=kind)
+    unknown = {"content": png(shop.pictures[9]), "headers": kind}
+    assert client.post("/streams/counted/frames", params={"time": 9000}, **unknown).json()["restarted"]
+    after = measured()
+    change = {name: after[name] - before.get(name, 0) for name in after}
+    assert change['rice_answers_total{answer="named",index=""}'] == 2
+    assert change['rice_answers_total{answer="none",index=""}'] == 1
+    assert change['rice_best_score_count{index=""}'] == change['rice_best_score_bucket{index="",le="+Inf"}'] == 3
+    assert (after['rice_index_products{index=""}'], after['rice_index_stale{index=""}']) == (8, 0)
+    loaded = client.get("/healthz").json()["loaded"]
+    stamp = datetime.datetime.fromisoformat(loaded).timestamp()
+    assert after['rice_index_loaded_timestamp_seconds{index=""}'] == stamp

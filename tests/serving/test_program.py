@@ -1,10 +1,13 @@
 """The server as a program: how it starts and stops."""
 
 import dataclasses
+import json
+import logging
 import re
 import signal
 import socket
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -47,6 +50,35 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
     done = programs.run([sys.executable, "-c", code, f"--index={tmp_path}"])
     assert done.returncode == 1 and "pip install 'rice-jax[serve]'" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_log_is_json_on_request(shop, tmp_path, capsys):
+    """A warning, an error with its traceback, and the reason why the server does not start; never a token."""
+    token = "0123456789abcdef"
+    (tmp_path / "token").write_text(f"{token}\nshort\n")
+    flags = [f"--index={tmp_path}", f"--token_file={tmp_path / 'token'}", "--log_format=json"]
+    try:
+        with pytest.raises(SystemExit, match="1"):
+            serve.main(flags)
+        warnings.warn("x\ny", stacklevel=1)
+        try:
+            raise RuntimeError("broken")
+        except RuntimeError:
+            logging.getLogger("uvicorn.error").exception("failed %s", "ü")
+        serve._start_log("text")
+        logging.getLogger("a").warning("plain")
+    finally:
+        logging.basicConfig(handlers=[], force=True)
+        logging.captureWarnings(False)
+    *lines, plain = capsys.readouterr().err.splitlines()
+    refused, warned, failed = map(json.loads, lines)
+    assert refused["level"] == "critical" and "token:2: found a token of 5 characters" in refused["message"]
+    assert token not in str(lines) and "short" not in refused["message"]
+    assert warned["logger"] == "py.warnings" and "x\ny" in warned["message"]
+    assert (failed["level"], failed["logger"], failed["message"]) == ("error", "uvicorn.error", "failed ü")
+    assert failed["error"].startswith("Traceback") and failed["error"].endswith("RuntimeError: broken")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", failed["time"])
+    assert re.fullmatch(r"\d\d:\d\d:\d\d plain", plain)
 
 
 @pytest.mark.parametrize("command", [recognize, serve])
