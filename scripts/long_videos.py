@@ -108,13 +108,13 @@ def recognize(
 ) -> dict[str, tuple[list[str | None], list[str]]]:
     """For each of `WAYS`, the product named in each sampled frame: with "none" allowed, and without."""
     gallery = video["gallery"]
-    rows, calibration = engine.rows(gallery), engine.calibration
-    vectors = engine.index.vectors[rows]
+    searched, calibration = engine.products(gallery), engine.calibration
+    vectors = engine.index.vectors[searched.rows]
     shown = products_over_time(engine, times, frames, gallery=gallery)
     found = [at(shown, [s.start for s in shown], time).product for time in times]
     segments = timeline(
         frames.features, np.asarray(times), vectors, calibration.scale, None,
-        num_frames=engine.num_frames, end=times[-1] + 1.0,
+        num_frames=engine.num_frames, end=times[-1] + 1.0, pooling=engine.pooling(searched),
     )  # fmt: skip
     first = [engine.rank(frames.take(segment.frames), gallery, 1).products[0].id for segment in segments]
     forced = [name for segment, name in zip(segments, first, strict=True) for _ in range(len(times))[segment.frames]]

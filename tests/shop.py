@@ -3,7 +3,7 @@
 import dataclasses
 import io
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import jax
@@ -71,7 +71,7 @@ def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True,
     return Shop(directory / "index", model, index, pictures, config)
 
 
-def write_products(shop: Shop, directory: Path, product_ids: list[str], **changes: list[str]) -> Path:
+def write_products(shop: Shop, directory: Path, product_ids: list[str], **changes: Any) -> Path:
     """Writes the shop's index with other products; returns its directory."""
     index = dataclasses.replace(shop.index, product_ids=product_ids, **changes)
     write_index(directory / "index", index)

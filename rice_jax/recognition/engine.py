@@ -3,7 +3,7 @@
 import functools
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,7 +22,8 @@ from rice_jax.models.contract import SupportsMatching, SupportsStreaming, requir
 from rice_jax.models.rice import embed
 from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.naming import Naming
-from rice_jax.recognition.products import Products, Where, by_gallery, fields_of, freeze, select
+from rice_jax.recognition.pooling import SHARPNESS, Pooling, inflation
+from rice_jax.recognition.products import Products, Where, by_gallery, fields_of, first_places, freeze, select
 from rice_jax.types import DataError
 
 DEFAULT = Naming()
@@ -49,12 +50,14 @@ def join_frames(parts: Sequence[Frames]) -> Frames:
 
 
 class Match(NamedTuple):
-    """A product of the index, as a match for a clip. It is as similar as its most similar image."""
+    """A product of the index, as a match for a clip."""
 
     id: str
     gallery: str
     title: str  # the first that one of its images has; "" = unknown
-    score: float  # cosine of the embeddings, or the score by frames; for a re-ranked product, the decoder's cosine
+    # Cosine of the embeddings, or the score by frames, pooled over its images (`pooling.pool`); if it is re-ranked,
+    # the decoder's cosine of the most similar image.
+    score: float
     confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
     image_id: str  # of the most similar image
     fields: dict[str, str] = {}  # further columns of the shop's CSV, such as its price
@@ -150,11 +153,18 @@ class Engine:
         self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
         self._products = by_gallery(self.index)
-        # Not a method: a cycle would keep the index in memory after it is replaced.
-        self._selected = functools.lru_cache(NUM_SELECTIONS)(functools.partial(_select, self.index, self._products))
+        # Not methods: a cycle would keep the index in memory after it is replaced.
+        self._selected = functools.lru_cache(NUM_SELECTIONS)(functools.partial(select, self.index, self._products))
+        sharpness = SHARPNESS * self.logit_scale
+        added = inflation(self.index.vectors, self._products[None], sharpness)
+        self._pooling = Pooling(self._products[None].edges, sharpness, added)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
         self._warn(self.index.about.ipd)
         self._compile(loaded, sorted(batch_sizes), shared)
+
+    def pooling(self, products: Products) -> Pooling:
+        """How products are scored by their images."""
+        return self._pooling._replace(edges=products.edges, inflation=self._pooling.inflation[products.numbers])
 
     def prepare(self, picture: AnyPicture) -> UInt8[np.ndarray, "S S 3"]:
         """Crops and resizes a picture as evaluation does.
@@ -207,7 +217,7 @@ class Engine:
         time: float = 0.0,
         where: Where | None = None,
     ) -> Recognition:
-        """Ranks the products of a gallery for a clip, each by the image that is most similar to the clip.
+        """Ranks the products of a gallery for a clip, each by the pooled scores of its images.
 
         Args:
             frames: the clip's frames in order, at least one.
@@ -227,8 +237,12 @@ class Engine:
         cosines = self._cosines(frames)
         if not np.isfinite(cosines[products.rows]).all():
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
-        of_images = self._scores_by_frames(frames, gallery) if self.by_frames else cosines
-        of_products = products.best(of_images)
+        pooling = self.pooling(products)
+        of_images, mean = cosines, pooling.cosines(cosines[products.rows])
+        of_products = mean
+        if self.by_frames:
+            of_images = self._scores_by_frames(frames, gallery)
+            of_products = pooling.scores(of_images[products.rows])
         best = first_places(of_products, max(top, self._num_matched))
         scores = of_products[best]
         images = map(products.images, best.tolist())
@@ -241,7 +255,7 @@ class Engine:
         shares = None
         if self.calibration:
             by_frames = of_products if self.by_frames else None
-            shares = self.calibration.probabilities(products.best(cosines), by_frames, self.naming.none_prior)
+            shares = self.calibration.probabilities(mean, by_frames, self.naming.none_prior)
         matches = tuple(
             self._name(products.images(place), row, score, None if shares is None else float(shares[place]))
             for place, row, score in zip(best[:top].tolist(), rows.tolist(), scores.tolist(), strict=False)
@@ -264,10 +278,10 @@ class Engine:
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))
         unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
         by_frames = scores_by_frames(unit @ self.index.vectors[products.rows].T)
-        mean = products.best(self._cosines(frames))
+        mean = self.pooling(products).cosines(self._cosines(frames)[products.rows])
         if not (np.isfinite(by_frames).all() and np.isfinite(mean).all()):
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
-        return Scores(mean, np.maximum.reduceat(by_frames, products.edges[:-1]))
+        return Scores(mean, self.pooling(products).scores(by_frames))
 
     def _name(self, images: Int[np.ndarray, " i"], row: int, score: float, confidence: float | None) -> Match:
         """The product of some images, of which that in `row` is the most similar one."""
@@ -375,17 +389,6 @@ class Engine:
                 "label some clips (rice eval CLIPS.csv --index=INDEX), or evaluate the run (rice eval) and index its "
                 "images again (rice index)."
             )
-
-
-def _select(index: Index, products: Mapping[str | None, Products], gallery: str | None, where: tuple) -> Products:
-    return select(index, products[gallery], where)
-
-
-def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:
-    """Places of the highest scores in descending order; ties keep their order."""
-    place = max(len(scores) - num, 0)
-    places = np.flatnonzero(scores >= np.partition(scores, place)[place])  # cheaper than sorting all
-    return places[np.argsort(-scores[places], kind="stable")][:num]
 
 
 def _fill(array: np.ndarray, num_frames: int) -> tuple[np.ndarray, Bool[np.ndarray, " T"]]:

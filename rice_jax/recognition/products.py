@@ -18,19 +18,16 @@ class Products(NamedTuple):
 
     rows: Int[np.ndarray, " g"]  # of the images in the index; those of a product are neighbors
     edges: Int[np.ndarray, " p1"]  # place of each product's first row, and the number of rows
+    numbers: Int[np.ndarray, " p"]  # of the products among all of the index
 
     def images(self, product: int) -> Int[np.ndarray, " i"]:
         """The rows of a product's images."""
         return self.rows[self.edges[product] : self.edges[product + 1]]
 
-    def best(self, scores: Float32[np.ndarray, " N"]) -> Float32[np.ndarray, " p"]:
-        """The score of each product's best image, from those of all images of the index."""
-        return np.maximum.reduceat(scores[self.rows], self.edges[:-1])
-
     def take(self, kept: Bool[np.ndarray, " p"]) -> "Products":
         """Selects some of the products."""
         sizes = np.diff(self.edges)
-        return Products(self.rows[np.repeat(kept, sizes)], np.cumsum([0, *sizes[kept]]))
+        return Products(self.rows[np.repeat(kept, sizes)], np.cumsum([0, *sizes[kept]]), self.numbers[kept])
 
 
 def by_gallery(index: Index) -> dict[str | None, Products]:
@@ -42,8 +39,9 @@ def by_gallery(index: Index) -> dict[str | None, Products]:
     rows: dict[str | None, list[int]] = {None: order.tolist()}
     for row in order.tolist():
         rows.setdefault(index.gallery_ids[row], []).append(row)
+    edges = {gallery: np.flatnonzero(np.diff(number[own], prepend=-1, append=-1)) for gallery, own in rows.items()}
     return {
-        gallery: Products(np.array(own), np.flatnonzero(np.diff(number[own], prepend=-1, append=-1)))
+        gallery: Products(np.array(own), edges[gallery], number[own][edges[gallery][:-1]])
         for gallery, own in rows.items()
     }
 
@@ -54,6 +52,13 @@ def fields_of(index: Index, images: Sequence[int]) -> dict[str, str]:
     for image in images:
         fields |= {name: value for name, value in index.fields[image].items() if not fields.get(name)}
     return fields
+
+
+def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:
+    """Places of the highest scores in descending order; ties keep their order."""
+    place = max(len(scores) - num, 0)
+    places = np.flatnonzero(scores >= np.partition(scores, place)[place])  # cheaper than sorting all
+    return places[np.argsort(-scores[places], kind="stable")][:num]
 
 
 def parse_where(texts: Iterable[str]) -> dict[str, list[str]]:
@@ -79,13 +84,18 @@ def freeze(where: Where | None) -> tuple[tuple[str, frozenset[str]], ...]:
     return tuple(sorted((column, frozenset(values)) for column, values in several.items()))
 
 
-def select(index: Index, products: Products, where: tuple[tuple[str, frozenset[str]], ...]) -> Products:
-    """The products that meet frozen conditions.
+def select(
+    index: Index,
+    of_galleries: Mapping[str | None, Products],
+    gallery: str | None,
+    where: tuple[tuple[str, frozenset[str]], ...],
+) -> Products:
+    """The products of a gallery that meet frozen conditions.
 
     Raises:
         DataError: the index has no such column, or no product meets the conditions.
     """
-    names: dict[str, str] = {}
+    products, names = of_galleries[gallery], dict[str, str]()
     for fields in index.fields:
         for name in fields:
             names.setdefault(name.casefold(), name)

@@ -187,7 +187,7 @@ def products_over_time(
         None if calibration is None or none_cosine is None else calibration.scale * none_cosine,
         num_frames=engine.num_frames,
         end=times[-1] + 1.0 if end is None else end,
-        firsts=searched.edges[:-1],
+        pooling=engine.pooling(searched),
     )
 
     def recognized(span: Span) -> Segment:

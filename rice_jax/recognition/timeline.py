@@ -3,7 +3,8 @@
 The states are a gallery's products and, if the index has a calibration, "none". The evidence follows the calibration: a
 clip of n frames whose cosine with image g is s_g gives the image the weight exp(scale · s_g), and "none" the weight
 that an image at the threshold would have, exp(scale · threshold). The threshold is the largest cosine at which it is as
-likely as not that an image is shown. A product has the weight of its best image.
+likely as not that an image is shown. A product has the pooled weight of its images (`pooling.pool`), without what
+several images add to it in clips that do not show it (`pooling.inflation`).
 
 Since s_g is a mean over the clip's frames, one frame contributes f · g / |mean of the features of the n frames around
 it|. The frames of a clip are not independent, so all n of them together weigh as much as one clip: each contribution is
@@ -23,6 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from rice_jax.recognition.pooling import Pooling
 
 MEAN_SECONDS = 15.0  # mean time that a product is shown without a break; results hardly depend on it
 # Weight of a frame's evidence, relative to 1/n of a clip's. With 1, a product that is shown for seconds never outweighs
@@ -49,7 +52,7 @@ def timeline(
     *,
     num_frames: int,
     end: float,
-    firsts: Int[np.ndarray, " P"] | None = None,
+    pooling: Pooling | None = None,
     mean_seconds: float = MEAN_SECONDS,
     frame_weight: float = FRAME_WEIGHT,
 ) -> list[Span]:
@@ -65,14 +68,14 @@ def timeline(
         none: the calibration's scale times its threshold; None = there is no state "none".
         num_frames: number of frames of a clip in the calibration.
         end: when the last frame ends, in seconds; any other frame lasts until half-way to the next.
-        firsts: place of each product's first vector; None = every vector is a product of its own.
+        pooling: of the products' images; None = each image is a product of its own.
         mean_seconds: mean time that a product is shown.
         frame_weight: weight of a frame's evidence.
 
     Returns:
         Spans without gaps, from the first frame to the end of the last one; neighbors have different products.
     """
-    evidence = _evidence(features, vectors, scale, num_frames, frame_weight, firsts)
+    evidence = _evidence(features, vectors, scale, num_frames, frame_weight, pooling)
     num_products = evidence.shape[1]
     if none is not None:
         evidence = np.pad(evidence, ((0, 0), (0, 1)), constant_values=none * frame_weight / num_frames)
@@ -92,23 +95,26 @@ def _evidence(
     scale: float,
     num_frames: int,
     frame_weight: float,
-    product_firsts: Int[np.ndarray, " P"] | None,
+    pooling: Pooling | None,
 ) -> Float[np.ndarray, "T P"]:
     """Log-likelihood of each frame if a product is shown, up to a constant per frame."""
     sums = np.concatenate([np.zeros_like(features[:1], np.float64), np.cumsum(features, axis=0, dtype=np.float64)])
     places = np.arange(len(features))
     first, last = np.maximum(places - num_frames // 2, 0), np.minimum(places + (num_frames + 1) // 2, len(features))
     means = (sums[last] - sums[first]) / (last - first)[:, None]
-    scaled = features * (scale * frame_weight / num_frames / np.linalg.norm(means, axis=1, keepdims=True))
+    lengths, weight = np.linalg.norm(means, axis=1, keepdims=True), scale * frame_weight / num_frames
+    scaled = features * (weight / lengths)
     evidence = np.asarray(scaled, np.float32) @ vectors.T
-    if product_firsts is None or len(product_firsts) == len(vectors):
+    if pooling is None or len(pooling.edges) > len(vectors):
         return evidence
     # The best image is that of the frames around, as in a clip: chosen for each frame anew, it would fit its noise, and
     # products with many images would be named too often.
-    around = np.asarray(means, np.float32) @ vectors.T
-    edges = [*product_firsts.tolist(), len(vectors)]
-    best = [first + around[:, first:end].argmax(axis=1) for first, end in itertools.pairwise(edges)]
-    return np.take_along_axis(evidence, np.stack(best, axis=1), axis=1)
+    around = np.asarray(means / lengths, np.float32) @ vectors.T
+    best = np.stack(
+        [first + around[:, first:end].argmax(axis=1) for first, end in itertools.pairwise(pooling.edges)], axis=1
+    )
+    added = pooling.cosines(around) - np.take_along_axis(around, best, axis=1)
+    return np.take_along_axis(evidence, best, axis=1) + weight * added
 
 
 def _likeliest_path(evidence: Float[np.ndarray, "T S"], gaps: Float[np.ndarray, " T1"]) -> Int[np.ndarray, " T"]:

@@ -12,7 +12,7 @@ class Product(BaseModel):
     gallery: str
     title: str = Field(description="Empty if unknown.")
     score: float = Field(
-        description="Score by frames of its most similar image, or the cosine of the embeddings if the index has no "
+        description="Score by frames, pooled over its images, or the cosine of the embeddings if the index has no "
         "calibration by frames; for a re-ranked product, the decoder's cosine."
     )
     confidence: float | None = Field(

@@ -8,7 +8,8 @@ import pytest
 from rice_jax.index.store import write_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.recognizer import Recognizer, products_over_time
-from tests.shop import SCALE
+from tests.recognition.test_engine import added_by_images, pooled
+from tests.shop import SCALE, write_products
 
 CLIPS = [[2, 9, 2], [3], [10, 0], [4, 11, 5, 0]]
 PRODUCTS = {("a", "mug"): [0, 3], ("a", "p1"): [1], ("a", "sofa"): [2, 4, 5], ("b", "mug"): [6, 7]}
@@ -32,8 +33,10 @@ def engines(directory):
 
 
 @pytest.fixture(scope="module")
-def by_mean(live_shop):
-    return Engine(live_shop.directory)
+def by_mean(live_shop, tmp_path_factory):
+    """The same products, calibrated by version 0.2."""
+    names = {row: name for (_, name), rows in PRODUCTS.items() for row in rows}
+    return Engine(write_products(live_shop, tmp_path_factory.mktemp("by_mean"), [names[row] for row in range(8)]))
 
 
 def encode(engine, shop, rows):
@@ -41,15 +44,20 @@ def encode(engine, shop, rows):
 
 
 def scores_of(engine, frames, gallery):
-    """{product: (best score by frames, row of that image, best cosine)}, from float64 and the definition."""
+    """{product: (score by frames, row of its best image, cosine)}, from float64 and the definition."""
     own = {name: rows for name, rows in PRODUCTS.items() if gallery in (None, name[0])}
     vectors = engine.index.vectors.astype(np.float64)
     everything = [row for rows in own.values() for row in rows]
     unit = frames.features / np.linalg.norm(frames.features.astype(np.float64), axis=1, keepdims=True)
     scores = (unit @ vectors.T - (unit @ vectors[everything].T).mean(axis=1, keepdims=True)).max(axis=0)
-    cosines = engine._cosines(frames)
+    cosines, added = engine._cosines(frames).astype(np.float64), added_by_images(engine, PRODUCTS)
     return {
-        name: (scores[rows].max(), rows[int(scores[rows].argmax())], cosines[rows].max()) for name, rows in own.items()
+        name: (
+            pooled(engine, scores[rows]),
+            rows[int(scores[rows].argmax())],
+            pooled(engine, cosines[rows]) - added[name],
+        )
+        for name, rows in own.items()
     }
 
 
@@ -60,7 +68,7 @@ def test_an_index_made_before_ranks_by_the_mean(by_mean, engines):
 
 @pytest.mark.parametrize("rows", CLIPS)
 @pytest.mark.parametrize("gallery", [None, "a", "b"])
-def test_products_rank_by_their_best_image_in_the_best_frame(engines, by_mean, live_shop, rows, gallery):
+def test_products_rank_by_their_images_in_the_best_frame(engines, by_mean, live_shop, rows, gallery):
     engine, _ = engines
     frames = encode(engine, live_shop, rows)
     expected = scores_of(engine, frames, gallery)
@@ -73,7 +81,7 @@ def test_products_rank_by_their_best_image_in_the_best_frame(engines, by_mean, l
     cosines = np.array([expected[name][2] for name in order])
     scores = np.array([match.score for match in found.products], np.float32)
     shares = engine.calibration.probabilities(cosines, scores)
-    np.testing.assert_allclose([*(match.confidence for match in found.products), found.none], shares, rtol=1e-4)
+    np.testing.assert_allclose([*(match.confidence for match in found.products), found.none], shares, rtol=2e-3)
     assert found.none == pytest.approx(by_mean.rank(frames, gallery).none, rel=1e-6)
 
 
@@ -82,11 +90,8 @@ def test_padding_does_not_count(engines, by_mean, live_shop):
     engine, _ = engines
     for row in range(12):
         frames = encode(engine, live_shop, [row])
-        cosines = engine._cosines(frames)
-        found = engine.rank(frames, top=8).products
-        assert [match.image_id for match in found] == sorted(
-            (match.image_id for match in found), key=lambda name: -cosines[int(name[1:])]
-        )
+        scores, cosines = engine._scores_by_frames(frames, None), engine._cosines(frames)
+        assert np.argsort(-scores).tolist() == np.argsort(-cosines).tolist()
 
 
 def test_the_decoder_gets_the_first_by_frames(engines, live_shop):

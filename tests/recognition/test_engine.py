@@ -11,6 +11,7 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 from rice_jax.recognition.engine import Engine, Frames, Match, first_places
+from rice_jax.recognition.pooling import SHARPNESS
 from rice_jax.types import DataError
 from tests.shop import NUM_FRAMES, SCALE, SLOPE, THRESHOLD, make_shop, png, show, write_products
 
@@ -85,20 +86,39 @@ def test_a_clip_ranks_as_the_model_says(engine, shop):
     assert (first.gallery, first.title) == ("a", "title p2")
 
 
+def pooled(engine, values):
+    """The score of a product from those of its images, by the definition."""
+    sharpness = SHARPNESS * engine.logit_scale
+    return np.log(np.mean(np.exp(sharpness * values))) / sharpness
+
+
+def added_by_images(engine, products):
+    """{product: what its images add to its cosine in clips that show others}, for which all other images stand."""
+    vectors = engine.index.vectors.astype(float)
+    found = {}
+    for name, rows in products.items():
+        others = [vectors[rows] @ vectors[other] for other in range(len(vectors)) if other not in rows]
+        found[name] = np.mean([pooled(engine, values) - values.mean() for values in others])
+    return found
+
+
 @pytest.mark.parametrize("rows", CLIPS)
 @pytest.mark.parametrize("gallery", [None, "a", "b"])
-def test_a_product_is_as_similar_as_its_best_image(several, shop, rows, gallery):
+def test_products_rank_by_the_pooled_cosines_of_their_images(several, shop, rows, gallery):
     engine, _ = several
     frames = encode(engine, shop, rows)
     own = {name: rows for name, rows in PRODUCTS.items() if gallery in (None, name[0])}
     cosines = engine._cosines(frames)
     best = {name: max(rows, key=lambda row: cosines[row]) for name, rows in own.items()}
+    added = added_by_images(engine, PRODUCTS)
+    assert added["a", "p1"] == pytest.approx(0, abs=1e-12) and min(added["a", "mug"], added["a", "sofa"]) > 0
+    scores = {name: pooled(engine, cosines[rows].astype(float)) - added[name] for name, rows in own.items()}
     found = engine.rank(frames, gallery, top=8)
-    order = sorted(best, key=lambda name: -cosines[best[name]])
+    order = sorted(best, key=lambda name: -scores[name])
     assert [(match.gallery, match.id) for match in found.products] == order, "each once"
     assert [match.image_id for match in found.products] == [f"p{best[name]}" for name in order]
-    assert [match.score for match in found.products] == [float(cosines[best[name]]) for name in order]
-    shares = engine.calibration.probabilities(np.array([cosines[best[name]] for name in order]))
+    np.testing.assert_allclose([match.score for match in found.products], [scores[n] for n in order], atol=2e-7)
+    shares = engine.calibration.probabilities(np.array([match.score for match in found.products]))
     np.testing.assert_allclose([*(match.confidence for match in found.products), found.none], shares, rtol=1e-5)
     assert sum(match.confidence for match in found.products) + found.none == pytest.approx(1)
     titles = {"p1": "", "sofa": "sofa", "mug": "red mug"}

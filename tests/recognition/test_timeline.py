@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import pytest
 
+from rice_jax.recognition.pooling import Pooling
 from rice_jax.recognition.timeline import timeline
 
-NUM_FRAMES, SECONDS = 3, 15.0
+NUM_FRAMES, SECONDS, SHARPNESS = 3, 15.0, 6.0
 
 
 def features_of(states, vectors, noise=0.0, seed=0):
@@ -18,16 +19,19 @@ def features_of(states, vectors, noise=0.0, seed=0):
     return (lengths * (clean + noise * rng.standard_normal(clean.shape))).astype(np.float32)
 
 
-def by_all_paths(features, times, vectors, scale, none, frame_weight, products=None):
+def by_all_paths(features, times, vectors, scale, none, frame_weight, products=None, inflation=None):
     """The likeliest of all paths, by enumeration."""
     products = [[row] for row in range(len(vectors))] if products is None else products
+    inflation = np.zeros(len(products)) if inflation is None else inflation
     scores = np.zeros((len(features), len(products) + (none is not None)))
     for t, feature in enumerate(features):
         near = features[max(t - 1, 0) : t + 2]
         own = scale * (vectors @ feature) / np.linalg.norm(near.mean(axis=0))
-        around = vectors @ near.mean(axis=0)
-        best = [max(rows, key=around.__getitem__) for rows in products]
-        scores[t, : len(products)] = own[best]
+        around = vectors @ near.mean(axis=0) / np.linalg.norm(near.mean(axis=0))
+        for place, rows in enumerate(products):
+            best = max(rows, key=around.__getitem__)
+            pooled = np.log(np.mean([np.exp(SHARPNESS * around[row]) for row in rows])) / SHARPNESS
+            scores[t, place] = own[best] + scale * (pooled - inflation[place] - around[best])
         if none is not None:
             scores[t, -1] = none
     scores *= frame_weight / NUM_FRAMES
@@ -68,11 +72,13 @@ def test_a_product_of_several_images_is_one_state(none, seed):
     features = features_of(states, vectors, noise=0.15, seed=seed)
     times = np.cumsum([0.0, 1, 1, 1, 1, 4, 1, 1])
     settings = dict(num_frames=NUM_FRAMES, end=11.0, frame_weight=4.0)
-    found = timeline(features, times, vectors, 12.0, none, firsts=np.array([0, 2]), **settings)
-    path = by_all_paths(features, times, vectors, 12.0, none, 4.0, [[0, 1], [2]])
+    inflation = np.array([0.05, 0.0])
+    pooling = Pooling(np.array([0, 2, 3]), SHARPNESS, inflation)
+    found = timeline(features, times, vectors, 12.0, none, pooling=pooling, **settings)
+    path = by_all_paths(features, times, vectors, 12.0, none, 4.0, [[0, 1], [2]], inflation)
     places = [segment.product for segment in found for _ in range(8)[segment.frames]]
     assert places == [None if state == 2 else state for state in path] and places[:4] == [0, 0, 0, 0]
-    each = timeline(features, times, vectors, 12.0, none, firsts=np.arange(3), **settings)
+    each = timeline(features, times, vectors, 12.0, none, pooling=Pooling(np.arange(4), 3.0, np.zeros(3)), **settings)
     assert each == timeline(features, times, vectors, 12.0, none, **settings)
 
 
