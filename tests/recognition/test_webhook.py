@@ -33,7 +33,7 @@ def receiver():
     server.received, server.statuses, server.go_on = [], [], threading.Event()
     server.go_on.set()
     server.url = f"http://127.0.0.1:{server.server_port}/hook?secret=1"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.go_on.set()
     server.shutdown()
