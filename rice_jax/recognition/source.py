@@ -173,7 +173,7 @@ def live_pictures(
         raise SourceLost(str(error)) from error
     except av.error.ExitError as error:
         raise SourceLost(f"{source}: does not answer") from error
-    except OSError as error:  # FFmpeg's errors among them
+    except (av.error.FFmpegError, OSError) as error:
         raise SourceLost(f"{source}: {error.strerror}") from error
     finally:
         if file:
@@ -185,10 +185,10 @@ def _is_camera(source: Source) -> bool:
 
 
 def _open(source: Source, file: GrowingFile | None) -> av.container.InputContainer:
+    # The first two keep FFmpeg from waiting for a rate or for sound; the others are of RTSP and HLS.
+    options = {"fpsprobesize": "0", "analyzeduration": ANALYZED, "rtsp_transport": "tcp", "live_start_index": "-1"}
     if file:
-        return av.open(file)
-    # The second and third are of RTSP and HLS; other formats ignore them.
-    options = {"analyzeduration": ANALYZED, "rtsp_transport": "tcp", "live_start_index": "-1"}
+        return av.open(file, options=options)
     if source.listen:
         # Without a value for `listen_timeout`, FFmpeg refuses its own default.
         options |= {"listen": "1", "rtsp_flags": "listen", "listen_timeout": f"{LISTEN_SECONDS:.0f}"}

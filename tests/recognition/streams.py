@@ -1,9 +1,13 @@
 """Live streams from this machine: what senders, servers, and recorders of a stream produce."""
 
+import contextlib
 import functools
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from fractions import Fraction
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,12 +16,7 @@ import av
 import numpy as np
 
 RATE = 10  # pictures a second
-SENDER = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from tests.recognition.streams import send
-send(*sys.argv[2:])
-"""
+TRIES = 600  # of a sender until it is heard, a tenth of a second apart
 
 
 def color(number: int, side: int = 64) -> np.ndarray:
@@ -67,3 +66,38 @@ def serve(directory: Path) -> ThreadingHTTPServer:
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(directory)))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server
+
+
+def free_port() -> int:
+    """A port at which nothing listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def sender(path: Path, url: str, form: str) -> Iterator[subprocess.Popen]:
+    """Sends a file to who listens at the URL; in a process, since PyAV holds Python's lock while it connects."""
+    process = subprocess.Popen([sys.executable, __file__, str(path), url, form])
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _send(path: str, url: str, form: str) -> None:
+    for _ in range(TRIES):
+        with contextlib.suppress(OSError), av.open(path) as source:
+            with av.open(url, "w", format=form, options={"rtsp_transport": "tcp"}) as sent:
+                stream = sent.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.stream = stream
+                        sent.mux(packet)
+            return
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    _send(*sys.argv[1:])
