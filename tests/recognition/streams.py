@@ -16,6 +16,7 @@ import av
 import numpy as np
 
 RATE = 10  # pictures a second
+SECONDS = 60.0  # until a sender must be done
 TRIES = 600  # of a sender until it is heard, a tenth of a second apart
 
 
@@ -77,19 +78,24 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def sender(path: Path, url: str, form: str) -> Iterator[subprocess.Popen]:
-    """Sends a file to who listens at the URL; in a process, since PyAV holds Python's lock while it connects."""
+    """Sends a file, as fast as it is taken, to who listens at the URL.
+
+    The sender is a process of its own, since PyAV holds Python's lock while it connects.
+    """
     process = subprocess.Popen([sys.executable, __file__, str(path), url, form])
     try:
         yield process
+        process.wait(SECONDS)
     finally:
         process.kill()
         process.wait()
 
 
 def _send(path: str, url: str, form: str) -> None:
+    options = {"rtsp_transport": "tcp"} if form == "rtsp" else {}
     for _ in range(TRIES):
         with contextlib.suppress(OSError), av.open(path) as source:
-            with av.open(url, "w", format=form, options={"rtsp_transport": "tcp"}) as sent:
+            with av.open(url, "w", format=form, options=options) as sent:
                 stream = sent.add_stream_from_template(source.streams.video[0])
                 for packet in source.demux(video=0):
                     if packet.size:
