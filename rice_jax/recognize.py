@@ -1,6 +1,7 @@
 """Recognizes the products in a video.
 
     python -m rice_jax.recognize VIDEO --index=DIR [--gallery=ID] [--top=5] [--rerank=50] [--report=out.html]
+    python -m rice_jax.recognize --follow=URL --index=DIR [--webhook=URL]
 
 VIDEO is a video, a directory of frames, or a text file (.txt) with the path of one frame on each line. DIR is the index
 of a shop. Each part of the video is printed as one line of JSON: `start` and `end` in seconds; `product`, the one that
@@ -8,6 +9,8 @@ is shown, or null if it is none of the index or too uncertain to be named; `conf
 right; and `products`, those most similar to the frames of the part, each with its `score`, `confidence`, most similar
 image (`image_id`), and the further columns of the shop's CSV (`fields`). `--where=COLUMN=VALUE` searches only some of
 the products.
+
+With `--follow`, a live stream takes the place of the video, and a line is printed when a product is shown or gone.
 """
 
 import argparse
@@ -18,16 +21,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rice_jax.logs import warnings_to_stderr
+from rice_jax.lines import segment_line
+from rice_jax.live import follow_live
+from rice_jax.logs import log_to_stderr, warnings_to_stderr
 from rice_jax.models.weights import CheckpointError
 from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.container import Reading
-from rice_jax.recognition.engine import Engine, Match
+from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.products import parse_where
-from rice_jax.recognition.recognizer import Segment, encode_video, products_over_time
+from rice_jax.recognition.recognizer import encode_video, products_over_time
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
 
@@ -38,6 +43,7 @@ Finds which product of a shop a video shows, and from when to when.
 Each part of the video is printed as one line of JSON: start and end in
 seconds, the product (null = none of the shop's, or too uncertain to name), the
 confidence that this is right, and the most similar products with their scores.
+With --follow, a line is printed when a product is shown or gone.
 """
 
 
@@ -56,12 +62,20 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
         options.where = parse_where(options.where)
     except DataError as error:
         parser.error(f"--{error}")
+    if options.follow is None and (options.webhook or options.listen):
+        parser.error("expected --webhook and --listen only with --follow")
+    if options.follow is not None and options.report:
+        parser.error("expected no --report with --follow, since a live stream has no end")
     if options.report and options.report.is_dir():
         parser.error(f"--report={options.report}: is a directory, expected a file")
     if options.report and options.video.exists() and options.report.exists() and options.report.samefile(options.video):
         parser.error(f"--report={options.report}: is the video, expected another file")
     keep_compiled()
     try:
+        if options.follow is not None:
+            log_to_stderr()
+            follow_live(options, lambda: _engine(options, (1, BATCH_SIZE)))
+            return
         with warnings_to_stderr():
             recognize(options)
     except (CheckpointError, DataError, OSError) as error:
@@ -70,14 +84,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
 
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
-    engine = Engine(
-        options.index,
-        model=options.checkpoint,
-        rerank=options.rerank,
-        batch_sizes=(BATCH_SIZE,),
-        naming=naming_of(options),
-    )
-    engine.products(options.gallery, options.where)  # raises if there are none
+    engine = _engine(options, (BATCH_SIZE,))
     thumbnails: dict[float, Small] = {}  # by time
 
     reading = Reading()
@@ -96,40 +103,44 @@ def recognize(options: argparse.Namespace) -> None:
         engine, times, encoded, end=reading.end, gallery=options.gallery, top=options.top, where=options.where
     )
     for segment in segments:
-        print(json.dumps(as_json(segment), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(segment_line(segment), ensure_ascii=False, allow_nan=False))
     if options.report:
         video = Video(options.video.name, segments, times, [thumbnails[time] for time in times])
         write_timeline(options.report, video, engine.index, options.gallery)
         print(options.report, file=sys.stderr)
 
 
-def as_json(segment: Segment) -> dict:
-    """A segment as it is printed, with numbers rounded to four places."""
-
-    def rounded(number: float | None) -> float | None:
-        return None if number is None else round(number, 4)
-
-    def product(match: Match) -> dict:
-        return match._asdict() | {"score": rounded(match.score), "confidence": rounded(match.confidence)}
-
-    return {
-        "start": rounded(segment.start),
-        "end": rounded(segment.end),
-        "product": segment.product and product(segment.product),
-        "confidence": rounded(segment.confidence),
-        "products": [product(match) for match in segment.products],
-    }
+def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...]) -> Engine:
+    engine = Engine(
+        options.index,
+        model=options.checkpoint,
+        rerank=options.rerank,
+        batch_sizes=batch_sizes,
+        naming=naming_of(options),
+    )
+    engine.products(options.gallery, options.where)  # raises if there are none
+    return engine
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage=f"{prog} VIDEO --index=DIR [options]",
+        usage=f"{prog} (VIDEO | --follow=URL) --index=DIR [options]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "video", type=Path, metavar="VIDEO", help="a video, a directory of frames, or a text file (.txt) of their paths"
+    shown = parser.add_mutually_exclusive_group(required=True)
+    shown.add_argument(
+        "video",
+        type=Path,
+        nargs="?",
+        metavar="VIDEO",
+        help="a video, a directory of frames, or a text file (.txt) of their paths",
+    )
+    shown.add_argument(
+        "--follow",
+        metavar="URL",
+        help="a live stream in place of VIDEO: an RTMP, RTSP, or HLS URL, a file that grows, or a camera (/dev/video0)",
     )
     search = parser.add_argument_group("search")
     search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
@@ -156,6 +167,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="look at one frame every S seconds (default: 1)",
     )
     add_naming_flags(search)
+    live = parser.add_argument_group("live")
+    live.add_argument("--listen", action="store_true", help="wait at the RTMP or RTSP URL for a sender, such as OBS")
+    live.add_argument(
+        "--max_delay",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="drop frames that have waited for longer than S seconds (default: 5)",
+    )
+    live.add_argument("--webhook", metavar="URL", help="also post each event to this http or https URL")
     output = parser.add_argument_group("output")
     output.add_argument("--top", type=int, default=5, metavar="N", help="list N similar products per part (default: 5)")
     output.add_argument("--report", type=Path, metavar="FILE", help="also write an HTML page with a timeline")

@@ -1,10 +1,14 @@
 """The command `recognize`, in this process."""
 
 import json
+import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from rice_jax import recognize
+from tests.programs import start, wait_for
+from tests.recognition.streams import free_port, sender
 from tests.shop import make_shop, png, write_mp4, write_products
 
 
@@ -117,3 +121,63 @@ def test_where_no_page_can_be_written(tmp_path, monkeypatch, capsys, report, mes
     with pytest.raises(SystemExit):
         recognize.main(["video.mp4", "--index=index", f"--report={report}"])
     assert message in capsys.readouterr().err and (tmp_path / "video.mp4").read_bytes() == b"video"
+
+
+@pytest.fixture
+def film(shop, tmp_path):
+    return write_mp4(tmp_path / "film.mp4", [shop.pictures[row] for row in (1, 5)], 9, codec="libx264")
+
+
+def follow(shop, source, *arguments):
+    arguments = f"--follow={source}", f"--index={shop.directory}", "--listen", "--max_delay=1000", *arguments
+    return start([sys.executable, "-m", "rice_jax.recognize", *arguments])
+
+
+def test_a_live_stream_gives_events_until_sigterm(shop, film):
+    url = f"rtmp://127.0.0.1:{free_port()}/live/x"
+    with follow(shop, url, "--top=1") as process:
+        with sender(film, url, "flv"):
+            wait_for(process, "connected")
+        wait_for(process, "next try in 1 s")
+        process.terminate()
+        output, errors = process.communicate()
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert process.returncode == 0, errors
+    told = [(line["event"], line["product"]["id"], line["second"], line.get("reason")) for line in lines]
+    assert told[:2] == [("shown", "p1", 0, None), ("gone", "p1", 8.5, "changed")]
+    assert told[2:] == [("shown", "p5", 8.5, None), ("gone", "p5", 17, "stopped")]
+    assert lines[1]["seconds"] == 8.5 and lines[0]["products"] == [lines[0]["product"]]
+    assert lines[0]["confidence"] == lines[0]["product"]["confidence"] > 0.9
+    times = [datetime.fromisoformat(line["time"]) for line in lines]
+    assert times == sorted(times) and times[0].tzinfo == UTC
+    assert "waiting for a sender" in errors and "48 × 48 pixels" in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--webhook=http://localhost"], "--webhook and --listen only with --follow"),
+        (["--listen"], "--webhook and --listen only with --follow"),
+        (["--follow=a.ts", "--report=a.html"], "no --report with --follow"),
+        (["--follow=a.ts"], "not allowed with"),
+    ],
+)
+def test_flags_that_do_not_go_together(arguments, message, capsys):
+    video = ["video.mp4"] if "--report=a.html" not in arguments else []
+    with pytest.raises(SystemExit):
+        recognize.main([*video, "--index=index", *arguments])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--follow=rtmp://localhost", "--webhook=here"], "DataError: webhook: found 'here', expected a URL"),
+        (["--follow=http://localhost", "--listen"], "DataError: http://localhost: expected an rtmp:// or rtsp://"),
+        (["--follow=a.ts", "--max_delay=0"], "DataError: max_delay: found 0.0"),
+        (["--follow=rtpm://localhost"], "DataError: rtpm://localhost: cannot be followed: Protocol not found"),
+    ],
+)
+def test_what_cannot_be_followed_is_said_in_a_line(shop, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        recognize.main([f"--index={shop.directory}", *arguments])

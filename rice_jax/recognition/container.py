@@ -146,7 +146,7 @@ def decode_video(
     formats = {"format_whitelist": limits.formats} if limits.formats else {}
     try:
         # The prefix keeps a colon in the name from being taken for that of a protocol.
-        with av.open(f"file:{path}", options=_decoder_options(limits), container_options=formats) as container:
+        with av.open(f"file:{path}", options=decoder_options(limits), container_options=formats) as container:
             yield from _look_at(container, path, interval, limits, reading)
     except av.error.FFmpegError as error:
         raise DataError(f"{path}: cannot be decoded: {error.strerror}; {EXPECTED}") from error
@@ -161,8 +161,8 @@ def _look_at(
     context = stream.codec_context
     if context is None:
         raise DataError(f"{path}: its codec is unknown, {EXPECTED}")
-    _require_size(path, context.width, context.height, limits)
-    context.options = _decoder_options(limits)
+    require_size(path, context.width, context.height, limits)
+    context.options = decoder_options(limits)
     # After a damaged packet, threads that decode a frame each never find back into VP8 and VP9.
     context.thread_type = "SLICE" if context.name.startswith(("vp8", "vp9", "libvpx")) else "AUTO"
     context.thread_count = 1 if context.thread_type.name == "SLICE" else THREADS
@@ -177,7 +177,7 @@ def _look_at(
     decoded: tuple[av.VideoFrame, np.ndarray] | None = None
     for second, frame in look(to_the_end(), interval, stream.time_base or Fraction(0), clock):
         if decoded is None or decoded[0] is not frame:
-            _require_size(path, frame.width, frame.height, limits)
+            require_size(path, frame.width, frame.height, limits)
             decoded = frame, display(frame, int(context.color_trc), int(context.color_primaries))
         yield float(second), decoded[1]
         budget.renew()
@@ -190,7 +190,7 @@ def _look_at(
     reading.warnings += _warnings(packets, clock, _missing(container, stream, packets, clock))
 
 
-def _decoder_options(limits: VideoLimits) -> dict[str, str]:
+def decoder_options(limits: VideoLimits) -> dict[str, str]:
     """Keeps a decoder from pictures that grow too large on the way; it counts what it adds at their edges."""
     return {"max_pixels": str(limits.pixels * 5 // 4 + 2**20)}
 
@@ -207,11 +207,11 @@ def restarts(container: av.container.InputContainer) -> bool:
     return av.format.Flags.ts_discont in av.format.Flags(container.format.flags)
 
 
-def _require_size(path: Path, width: int, height: int, limits: VideoLimits) -> None:
+def require_size(source: object, width: int, height: int, limits: VideoLimits) -> None:
     if width * height > limits.pixels or max(width, height) > limits.side:
         found = f"has pictures of {width} × {height} pixels"
         expected = f"the limit of {limits.pixels:,}, or {limits.side:,} for a side"
-        raise VideoTooLarge(f"{path}: {found}, which exceeds {expected}")
+        raise VideoTooLarge(f"{source}: {found}, which exceeds {expected}")
 
 
 def _clock(container: av.container.InputContainer, stream: av.VideoStream) -> Clock:

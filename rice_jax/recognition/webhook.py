@@ -1,0 +1,93 @@
+"""Posts events to a URL, in a thread of its own: whoever sends never waits."""
+
+import json
+import logging
+import threading
+import time
+from queue import Empty, Full, Queue
+from urllib.parse import urlsplit
+
+import urllib3
+
+from rice_jax.types import DataError
+
+MAX_QUEUED = 1000  # events; then the oldest are dropped
+TRIES, BACK_OFF, LONGEST_BACK_OFF = 10, 1.0, 60.0  # about five minutes for an event
+TIMEOUT_SECONDS = 10.0  # of one request
+PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses after which another try may succeed
+
+logger = logging.getLogger(__name__)
+
+
+class Webhook:
+    """Posts each event as JSON, in order.
+
+    An event that is refused, or that has failed `TRIES` times, is dropped and named in the log. An event may arrive
+    twice if its answer is lost.
+    """
+
+    def __init__(self, url: str, back_off: float = BACK_OFF):
+        """Starts the thread.
+
+        Args:
+            url: http or https.
+            back_off: seconds before the second try, doubled for each further one.
+
+        Raises:
+            DataError: it is no such URL.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise DataError(f"webhook: found {url!r}, expected a URL that begins with http:// or https://")
+        self._url, self._name = url, f"{parts.scheme}://{parts.hostname}"  # the rest may hold secrets
+        self._retry = urllib3.Retry(
+            TRIES, backoff_factor=back_off, backoff_max=LONGEST_BACK_OFF, status_forcelist=PASSING,
+            allowed_methods=None, redirect=False, raise_on_status=False,
+        )  # fmt: skip
+        self._queue: Queue[dict] = Queue(MAX_QUEUED)
+        self._dropped = 0
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it logs each try
+        threading.Thread(target=self._run, name="webhook", daemon=True).start()
+
+    def send(self, event: dict) -> None:
+        """Puts an event into the queue, if need be in place of the oldest one; from one thread at a time."""
+        while True:
+            try:
+                return self._queue.put_nowait(event)
+            except Full:
+                self._drop_oldest()
+
+    def close(self, seconds: float) -> None:
+        """Waits until all events are posted, but not for longer than that, and reports how many are not."""
+        end = time.monotonic() + seconds
+        while self._queue.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.01)
+        if left := self._queue.unfinished_tasks:
+            logger.warning("webhook: %s has not taken the last %d events", self._name, left)
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._queue.get_nowait()
+        except Empty:
+            return
+        self._queue.task_done()
+        self._dropped += 1
+        if self._dropped & (self._dropped - 1) == 0:  # 1, 2, 4, … events
+            logger.warning("webhook: %s is too slow; %d events have been dropped", self._name, self._dropped)
+
+    def _run(self) -> None:
+        pool = urllib3.PoolManager(timeout=TIMEOUT_SECONDS)
+        while True:
+            event = self._queue.get()
+            try:
+                body = json.dumps(event, ensure_ascii=False, allow_nan=False).encode()
+                headers = {"Content-Type": "application/json"}
+                answer = pool.request(
+                    "POST", self._url, body=body, headers=headers, retries=self._retry, redirect=False
+                )
+                if not 200 <= answer.status < 300:
+                    logger.warning("webhook: %s has answered %d; the event is dropped", self._name, answer.status)
+            except Exception as error:  # whatever it is, the next event gets its turn
+                logger.warning("webhook: %s: %s; the event is dropped", self._name, type(error).__name__)
+            finally:
+                self._queue.task_done()

@@ -1,0 +1,109 @@
+"""Live streams from this machine: what senders, servers, and recorders of a stream produce."""
+
+import contextlib
+import functools
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import numpy as np
+
+RATE = 10  # pictures a second
+SECONDS = 60.0  # until a sender must be done
+TRIES = 600  # of a sender until it is heard, a tenth of a second apart
+
+
+def color(number: int, side: int = 64) -> np.ndarray:
+    """A picture of one color, which tells its number."""
+    return np.full((side, side, 3), 40 + 30 * number, np.uint8)
+
+
+def number(picture: np.ndarray) -> int:
+    """The number of a picture."""
+    return round((float(picture.mean()) - 40) / 30)
+
+
+def write(path, numbers, seconds=1.0, side=64, start=0.0, form="mpegts", **options):
+    """Writes a stream that shows the color of each number for `seconds`; its clock begins at `start`."""
+    with av.open(str(path), "w", format=form, options=options) as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"tune": "zerolatency", "g": str(RATE // 2)})
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        for place in range(round(len(numbers) * seconds * RATE)):
+            picture = color(numbers[int(place / RATE / seconds)], side)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = round(start * RATE) + place, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def write_sound(path: Path) -> Path:
+    """Writes a stream of two seconds of silence."""
+    with av.open(str(path), "w", format="mpegts") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        for place in range(16):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.rate, frame.pts, frame.time_base = 8000, 1024 * place, Fraction(1, 8000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def serve(directory: Path) -> ThreadingHTTPServer:
+    """Serves the files of a directory over HTTP on this machine."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(directory)))
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    return server
+
+
+def free_port() -> int:
+    """A port at which nothing listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def sender(path: Path, url: str, form: str) -> Iterator[subprocess.Popen]:
+    """Sends a file, as fast as it is taken, to who listens at the URL.
+
+    The sender is a process of its own, since PyAV holds Python's lock while it connects.
+    """
+    process = subprocess.Popen([sys.executable, __file__, str(path), url, form])
+    try:
+        yield process
+        process.wait(SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _send(path: str, url: str, form: str) -> None:
+    options = {"rtsp_transport": "tcp"} if form == "rtsp" else {}
+    for _ in range(TRIES):
+        with contextlib.suppress(OSError), av.open(path) as source:
+            with av.open(url, "w", format=form, options=options) as sent:
+                stream = sent.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.stream = stream
+                        sent.mux(packet)
+            return
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    _send(*sys.argv[1:])

@@ -1,0 +1,184 @@
+"""Connections to live sources on this machine."""
+
+import threading
+from fractions import Fraction
+
+import pytest
+
+from rice_jax.recognition import source as source_module
+from rice_jax.recognition.source import Backlog, Source, SourceLost, live_pictures
+from rice_jax.types import DataError
+from tests.recognition.streams import free_port, number, sender, serve, write, write_sound
+
+HALF = Fraction(1, 2)  # second between pictures
+PLAYLIST = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n"
+
+
+def numbers(pictures):
+    """The numbers of pictures, each once as long as it stays, with their sides."""
+    found = []
+    for _, picture in pictures:
+        if not found or found[-1] != (number(picture), len(picture)):
+            found.append((number(picture), len(picture)))
+    return found
+
+
+def until_lost(source, stop=None):
+    """The pictures until the connection is lost or ends."""
+    try:
+        yield from live_pictures(source, HALF, stop or threading.Event())
+    except SourceLost as error:
+        assert str(source) in str(error)
+
+
+class Recorder(threading.Event):
+    """Writes the next piece of a file when its reader has waited at its end for a while."""
+
+    def __init__(self, path, pieces):
+        super().__init__()
+        self.path, self.pieces, self.waits = path, pieces, 0
+
+    def wait(self, timeout=None):
+        self.waits += 1
+        if self.waits % 10 == 0:
+            if not self.pieces:
+                self.set()
+            elif isinstance(piece := self.pieces.pop(0), bytes):
+                with self.path.open("ab") as file:
+                    file.write(piece)
+            else:
+                piece()
+        return self.is_set()
+
+
+@pytest.fixture
+def pieces(tmp_path):
+    """Parts of a recording whose clock restarts, and whose pictures become larger."""
+    parts = [([0], 6, 64, 10), ([1, 2], 2, 64, 16), ([3], 2, 96, 0), ([4], 2, 96, 2)]
+    made = []
+    for place, (shown, seconds, side, start) in enumerate(parts):
+        made.append(write(tmp_path / f"piece-{place}", shown, seconds, side, start).read_bytes())
+    return made
+
+
+def test_a_file_that_grows_is_followed_from_its_end(tmp_path, pieces, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "live.ts"
+    path.write_bytes(pieces[0])
+    found = list(live_pictures(Source(str(path)), HALF, Recorder(path, pieces[1:])))
+    assert numbers(found) == [(1, 64), (2, 64), (3, 96), (4, 96)], "what it held before is left out"
+    times = [time for time, _ in found]
+    assert times == sorted(times) and 6 < times[-1] < 9, "no time is made up, and none is lost"
+    assert "its clock has jumped by -" in caplog.text and "now 96 × 96 pixels" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["replaced", "cut", "removed"])
+def test_a_file_that_a_new_one_replaces_ends(tmp_path, pieces, change):
+    path, new = tmp_path / "live.ts", tmp_path / "new.ts"
+    path.write_bytes(pieces[0])
+    new.write_bytes(pieces[3])
+    changes = {"replaced": lambda: new.replace(path), "cut": lambda: path.write_bytes(b""), "removed": path.unlink}
+    recorder = Recorder(path, [pieces[1], changes[change]])
+    assert numbers(live_pictures(Source(str(path)), HALF, recorder))[0] == (1, 64)
+    assert not recorder.is_set() and not recorder.pieces
+
+
+def test_hls_is_followed_from_its_newest_segment(tmp_path, caplog):
+    write(tmp_path / "0.ts", [0], 2, start=0)
+    write(tmp_path / "1.ts", [1], 2, start=2)
+    write(tmp_path / "2.ts", [2], 2, start=4)
+    write(tmp_path / "3.ts", [3], 2, side=96, start=0)
+    segments = [f"#EXTINF:2.0,\n{place}.ts\n" for place in range(4)]
+    segments[3] = "#EXT-X-DISCONTINUITY\n" + segments[3]
+    playlist = tmp_path / "live.m3u8"
+
+    def list_segments(num, end=""):
+        (tmp_path / "new").write_text(PLAYLIST + "".join(segments[:num]) + end)
+        (tmp_path / "new").replace(playlist)
+
+    list_segments(2)
+    server, found = serve(tmp_path), []
+    for second, picture in until_lost(Source(f"http://127.0.0.1:{server.server_port}/live.m3u8?token=1")):
+        found.append((second, picture))
+        if len(found) == 1:
+            list_segments(4, "#EXT-X-ENDLIST\n")
+    assert numbers(found) == [(1, 64), (2, 64), (3, 96)]
+    assert "token" not in caplog.text and "its clock has jumped by -" in caplog.text
+    with pytest.raises(SourceLost, match="127.0.0.1:[0-9]+/none.m3u8: Server returned 404 Not Found$"):
+        list(live_pictures(Source(f"http://127.0.0.1:{server.server_port}/none.m3u8?token=1"), HALF, threading.Event()))
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(("scheme", "form"), [("rtmp", "flv"), ("rtsp", "rtsp")])
+def test_who_listens_gets_what_is_sent_time_and_again(tmp_path, scheme, form):
+    source = Source(f"{scheme}://127.0.0.1:{free_port()}/live/x", listen=True, max_delay=1000.0)
+    for shown in ([1, 2], [3, 4]):
+        film = write(tmp_path / f"{shown[0]}.mp4", shown, 3, form="mp4")
+        with sender(film, source.address, form):
+            assert numbers(until_lost(source)) == [(place, 64) for place in shown]
+
+
+def test_what_does_not_answer_is_lost(tmp_path, monkeypatch):
+    port = free_port()
+    cases = {f"rtmp://user:secret@127.0.0.1:{port}/live": "rtmp://127.0.0.1:[0-9]+/live: .*refused",
+             f"http://127.0.0.1:{port}/live.m3u8": "Connection refused",
+             str(tmp_path / "none.ts"): "none.ts: No such file or directory",
+             str(tmp_path): "Is a directory"}  # fmt: skip
+    for address, message in cases.items():
+        with pytest.raises(SourceLost, match=message) as lost:
+            list(live_pictures(Source(address), HALF, threading.Event()))
+        assert "secret" not in str(lost.value)
+    monkeypatch.setattr(source_module, "LISTEN_SECONDS", 1.0)
+    with pytest.raises(SourceLost, match="does not answer"):
+        list(live_pictures(Source(f"rtmp://127.0.0.1:{free_port()}/live", listen=True), HALF, threading.Event()))
+
+
+def test_sound_alone_is_lost(tmp_path):
+    path = write_sound(tmp_path / "sound.ts")
+    server = serve(tmp_path)
+    with pytest.raises(SourceLost, match="sound.ts: has no video"):
+        list(live_pictures(Source(f"http://127.0.0.1:{server.server_port}/{path.name}"), HALF, threading.Event()))
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_can_never_be_followed_is_an_error():
+    with pytest.raises(DataError, match="rtpm://example.com: cannot be followed: Protocol not found") as error:
+        list(live_pictures(Source("rtpm://example.com"), HALF, threading.Event()))
+    assert not isinstance(error.value, SourceLost)
+    with pytest.raises(DataError, match="expected an rtmp:// or rtsp:// address to listen at"):
+        Source("https://example.com/live.m3u8", listen=True)
+    for delay in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(DataError, match="max_delay"):
+            Source("rtmp://example.com", max_delay=delay)
+
+
+def test_a_camera_is_opened_as_one(monkeypatch):
+    opened = []
+    monkeypatch.setattr(source_module.av, "open", lambda *given, **options: opened.append((given, options)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(live_pictures(Source("/dev/null"), HALF, threading.Event()))
+    assert opened[0][0] == ("/dev/null",) and opened[0][1]["format"] == "v4l2"
+
+
+def test_names_hold_no_secrets():
+    assert str(Source("rtsp://user:pass@example.com:554/a?token=1#b")) == "rtsp://example.com:554/a"
+    assert str(Source("films/live?.ts")) == "films/live?.ts"
+
+
+def test_a_backlog_is_noticed_and_worked_off():
+    backlog = Backlog(4.0)
+    for _ in range(10):
+        backlog.note(0.01, 0.3)
+        assert not backlog.late
+    for _ in range(4):
+        backlog.note(0.01, 0.3)
+    assert backlog.late
+    backlog.note(0.1, 0.1)
+    assert backlog.late, "one short wait may be chance"
+    backlog.note(0.15, 0.15)
+    assert not backlog.late
+    for _ in range(100):
+        backlog.note(0.3, 0.5)
+    assert not backlog.late, "it waits again and again"
