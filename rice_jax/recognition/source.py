@@ -188,7 +188,7 @@ def _open(source: Source, file: GrowingFile | None) -> av.container.InputContain
     # The first two keep FFmpeg from waiting for a rate or for sound; the others are of RTSP and HLS.
     options = {"fpsprobesize": "0", "analyzeduration": ANALYZED, "rtsp_transport": "tcp", "live_start_index": "-1"}
     if file:
-        return av.open(file, options=options)
+        return av.open(file, "r", options=options)
     if source.listen:
         # Without a value for `listen_timeout`, FFmpeg refuses its own default.
         options |= {"listen": "1", "rtsp_flags": "listen", "listen_timeout": f"{LISTEN_SECONDS:.0f}"}
