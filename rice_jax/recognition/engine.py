@@ -64,7 +64,7 @@ class Match(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The scores of products for a clip, each by its best image."""
+    """The scores of products for a clip, each pooled over its images."""
 
     mean: Float32[np.ndarray, " p"]  # cosines of the clip
     frames: Float32[np.ndarray, " p"]  # by frames
