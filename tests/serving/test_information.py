@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import datetime
+import functools
 import io
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rice_jax.recognition.products import by_gallery
+from rice_jax.recognition.products import by_gallery, select
 from tests.serving.serving import asking, clip
 from tests.shop import png
 
@@ -48,7 +49,7 @@ def test_further_columns_are_returned_and_searched(engine, shop):
     several = copy.copy(engine)
     fields = [{"category": "lamp" if row % 2 else "mug", "url": f"http://x/{row}"} for row in range(8)]
     several.index = dataclasses.replace(shop.index, fields=fields)
-    several._selected = several._select
+    several._selected = functools.partial(select, several.index, several._products)
     lamps, odd = ("where", "category=lamp"), {"p1", "p3", "p5", "p7"}
     with asking(several) as client:
 
