@@ -114,7 +114,7 @@ def create_app(
     app.add_exception_handler(ClientDisconnect, _disconnected)
     app.add_exception_handler(Exception, _failed)
 
-    def require_index(index: Annotated[str, PathParameter(description="Name of an index.")]) -> None:
+    async def require_index(index: Annotated[str, PathParameter(description="Name of an index.")]) -> None:
         shops[index]  # before the body of the request is read
 
     for router in (_recognition(service, shops, admission, limits), _information(service, shops, page)):
@@ -217,7 +217,7 @@ def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
         return _unless_anonymous(request, service.health(shops[_name(request)]))
 
     @router.get("/", include_in_schema=False)
-    async def home(request: Request) -> HTMLResponse:
+    def home(request: Request) -> HTMLResponse:  # in a thread: a list of many galleries takes time
         return HTMLResponse(page.render(shops[_name(request)]))
 
     return router

@@ -52,15 +52,18 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_log_is_json_on_request(shop, tmp_path, capsys):
+def test_the_log_is_json_on_request(tmp_path, capsys, monkeypatch):
     """A warning, an error with its traceback, and the reason why the server does not start; never a token."""
     token = "0123456789abcdef"
     (tmp_path / "token").write_text(f"{token}\nshort\n")
     flags = [f"--index={tmp_path}", f"--token_file={tmp_path / 'token'}", "--log_format=json"]
+    monkeypatch.setattr(logging, "_warnings_showwarning", None)  # as in a program of its own
     try:
         with pytest.raises(SystemExit, match="1"):
             serve.main(flags)
-        warnings.warn("x\ny", stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("x\ny", stacklevel=1)
         try:
             raise RuntimeError("broken")
         except RuntimeError:
@@ -87,7 +90,8 @@ def test_help_fits_on_a_screen(command, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"], prog="rice command")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "usage: rice command " + ("VIDEO " if command is recognize else "") + "--index=DIR [options]"
+    shown = "(VIDEO | --follow=URL) " if command is recognize else ""
+    assert lines[0] == f"usage: rice command {shown}--index=DIR [options]"
     assert len(lines) <= 50 and max(map(len, lines)) <= 80
 
 
