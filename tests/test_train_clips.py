@@ -26,7 +26,6 @@ def films(live_shop, tmp_path_factory):
     return directory
 
 
-@pytest.mark.slow
 def test_trains_compares_and_continues_after_kills(films, live_shop, tmp_path):
     out = tmp_path / "run"
     flags = [f"--index={live_shop.directory}", f"--out={out}", "--holdout=0.5"]

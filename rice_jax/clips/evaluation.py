@@ -125,9 +125,8 @@ def judge(measured: Measured, calibration: Calibration | None, naming: Naming) -
             sure, none = float(shares[best[-1]]), float(shares[-1])
         named.append(naming.names(sure, none))
         confidence.append(1.0 if sure is None else sure)
-    films = [clip.film for clip in measured.clips]
     right = np.array([bool(truth[place]) for truth, place in zip(measured.truths, best, strict=True)])
-    decisions = Decisions(right, measured.shows, np.array(confidence), films)
+    decisions = Decisions(right, measured.shows, np.array(confidence))
     return Judged(calibration, ranks, np.array(best), np.array(named), by_frames, decisions, _score(measured, ranks))
 
 
@@ -162,19 +161,18 @@ def document(
                 "ranked_by": "frames" if own.by_frames else "mean",
                 "calibration": own.calibration and dataclasses.asdict(own.calibration),
                 "score": dataclasses.asdict(own.score),
-                "naming": _naming(own.decisions.count(own.named), own.decisions, own.named),
+                "naming": _naming(own.decisions.count(own.named)),
             }
             for name, own in judged.items()
         ],
-        "suggested": suggested
-        and _naming(suggested, last.decisions, last.decisions.confidence >= (suggested.min_confidence or 0)),
+        "suggested": suggested and _naming(suggested),
         "curve": [dataclasses.asdict(point) for point in curve[:: -(-len(curve) // max_curve) or 1]],
         "clips": [_clip(measured, last, place) for place in range(len(measured.clips))],
     }
 
 
-def _naming(counts: Counts, decisions: Decisions, named: Bool[np.ndarray, " Q"]) -> dict[str, Any]:
-    more = {"wrong_share": counts.wrong_share, "wrong_interval": decisions.wrong_interval(named)}
+def _naming(counts: Counts) -> dict[str, Any]:
+    more = {"wrong_share": counts.wrong_share, "wrong_interval": counts.wrong_interval}
     return dataclasses.asdict(counts) | more
 
 

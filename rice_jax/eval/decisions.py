@@ -2,12 +2,11 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rice_jax.eval.metrics import confidence_intervals
+from rice_jax.eval.metrics import LEVEL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +32,19 @@ class Counts:
         """Share of the names that are wrong; 0 if there are none."""
         return self.wrong / (self.right + self.wrong) if self.right + self.wrong else 0.0
 
+    @property
+    def wrong_interval(self) -> tuple[float, float] | None:
+        """Ends of its 95 % confidence interval; None = there are no names.
+
+        Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 26 (1934).
+        """
+        from scipy.stats import binomtest  # slow to import
+
+        if not self.right + self.wrong:
+            return None
+        ends = binomtest(self.wrong, self.right + self.wrong).proportion_ci(LEVEL)
+        return float(ends.low), float(ends.high)
+
 
 @dataclasses.dataclass(frozen=True)
 class Decisions:
@@ -42,13 +54,11 @@ class Decisions:
         right: whether it is the clip's own.
         shows: whether the clip shows a product of the shop.
         confidence: probability that it is shown, 0 to 1; 1 where there is no calibration.
-        films: what each clip is from; clips of one film are not independent.
     """
 
     right: Bool[np.ndarray, " Q"]
     shows: Bool[np.ndarray, " Q"]
     confidence: Float[np.ndarray, " Q"]
-    films: Sequence[str]
 
     def count(self, named: Bool[np.ndarray, " Q"], min_confidence: float | None = None) -> Counts:
         """Counts the clips that are named and those that are not."""
@@ -77,14 +87,6 @@ class Decisions:
         """
         fitting = (point for point in self.curve() if point.right and point.wrong_share <= max_wrong)
         return next(fitting, None)
-
-    def wrong_interval(self, named: Bool[np.ndarray, " Q"]) -> tuple[float, float] | None:
-        """Ends of the 95 % confidence interval of the share of wrong names; None = nothing is named."""
-        if not named.any():
-            return None
-        wrong = (~self.right[named]).astype(float)[:, None]
-        [ends], _ = confidence_intervals(wrong, list(itertools.compress(self.films, named)))
-        return float(ends[0]), float(ends[1])
 
 
 def _between(values: Float[np.ndarray, " Q"]) -> list[float]:

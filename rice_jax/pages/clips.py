@@ -21,6 +21,7 @@ def clip_tables(found: Mapping[str, Any]) -> str:
         found: of `clips.evaluation.document`.
     """
     cutoffs = list(found["results"][0]["score"]["rank"])
+    over = found["results"][0]["score"]["interval_over"]
     differences = [""] * len(cutoffs)
     ranks = [["chance", *(_percent(share) for share in found["results"][0]["score"]["chance"].values())]]
     ranks += [[row_name(result), *_shares(result["score"])] for result in found["results"]]
@@ -41,7 +42,7 @@ def clip_tables(found: Mapping[str, Any]) -> str:
             "",
             *align(["", "right", "wrong", "silent", "rightly silent", "wrong names"], named),
             "",
-            f"95 % confidence intervals, bootstrapped over {found['results'][0]['score']['interval_over']}.",
+            f"95 % confidence intervals: bootstrapped over {over}; of wrong names, binomial.",
             suggestion(found),
         ]
     )
@@ -63,9 +64,12 @@ def row_name(result: Mapping[str, Any]) -> str:
 def suggestion(found: Mapping[str, Any]) -> str:
     """What the wanted share of wrong names takes, in a sentence."""
     most = _percent(found["about"]["max_wrong"])
-    if found["suggested"]:
-        least = found["suggested"]["min_confidence"]
-        return f"With --min_confidence={least:g}, at most {most} of the names are wrong on these clips."
+    if suggested := found["suggested"]:
+        num_names = suggested["right"] + suggested["wrong"]
+        return (
+            f"With --min_confidence={suggested['min_confidence']:g}, {num_names:,} of these clips are named, "
+            f"{suggested['wrong']:,} of them wrongly; {most} may be."
+        )
     if not found["curve"]:
         return "Without a calibration there are no confidences, so no threshold can be suggested."
     return f"No threshold gives at most {most} of wrong names on these clips."

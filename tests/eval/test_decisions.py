@@ -8,7 +8,7 @@ from rice_jax.eval.decisions import Counts, Decisions
 RIGHT = np.array([True, False, True, False, True, False])
 SHOWS = np.array([True, True, True, True, True, False])
 CONFIDENCE = np.array([0.9, 0.7, 0.7, 0.2, 0.5, 0.6])
-DECISIONS = Decisions(RIGHT, SHOWS, CONFIDENCE, list("aabbcc"))
+DECISIONS = Decisions(RIGHT, SHOWS, CONFIDENCE)
 
 
 def test_clips_are_right_wrong_or_silent():
@@ -37,18 +37,20 @@ def test_the_least_threshold_is_suggested(max_wrong, expected):
 
 
 def test_none_is_suggested_where_none_fits():
-    assert Decisions(~RIGHT[[0, 0]], SHOWS[[0, 0]], CONFIDENCE[:2], "ab").suggest(0.5) is None
+    assert Decisions(~RIGHT[[0, 0]], SHOWS[[0, 0]], CONFIDENCE[:2]).suggest(0.5) is None
 
 
 def test_thresholds_lie_between_neighbors():
     close = np.array([0.123456789, 0.1234567891, 0.9])
-    points = Decisions(RIGHT[:3], SHOWS[:3], close, "abc").curve()
+    points = Decisions(RIGHT[:3], SHOWS[:3], close).curve()
     assert [point.right + point.wrong for point in points] == [3, 2, 1]
     assert points[-1].min_confidence == 0.51, "as short as can be"
 
 
 def test_intervals_are_of_the_names():
-    named = np.array([True, True, True, False, True, False])
-    low, high = DECISIONS.wrong_interval(named)
-    assert low == 0 and 0.25 < high <= 1
-    assert DECISIONS.wrong_interval(~SHOWS & ~named & RIGHT) is None
+    """The closed forms where no name, or every name, is wrong."""
+    assert Counts(3, 0, 5, 5).wrong_interval == pytest.approx((0, 1 - 0.025 ** (1 / 3)))
+    assert Counts(0, 4, 5, 5).wrong_interval == pytest.approx((0.025 ** (1 / 4), 1))
+    low, high = Counts(30, 10, 0, 0).wrong_interval
+    assert 0.12 < low < 0.25 < high < 0.42
+    assert Counts(0, 0, 3, 3).wrong_interval is None

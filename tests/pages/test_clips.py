@@ -65,8 +65,8 @@ def test_tables(found):
     assert rows["chance"] == ["10.0 %"] * 4
     assert rows["calibrated, by frames"] == ["5", "1", "2", "2", "16.7 % (10-100)"]
     assert rows["--min_confidence=0.6123"][0] == "5"
-    assert "50.0 % (25-100)" in text and "bootstrapped over clips." in text
-    assert text.endswith("With --min_confidence=0.6123, at most 15.0 % of the names are wrong on these clips.")
+    assert "50.0 % (25-100)" in text and "bootstrapped over clips; of wrong names, binomial." in text
+    assert text.endswith("With --min_confidence=0.6123, 6 of these clips are named, 1 of them wrongly; 15.0 % may be.")
 
 
 def test_where_nothing_can_be_suggested(found):
