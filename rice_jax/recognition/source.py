@@ -194,7 +194,7 @@ def _open(source: Source, file: GrowingFile | None) -> av.container.InputContain
         options |= {"listen": "1", "rtsp_flags": "listen", "listen_timeout": f"{LISTEN_SECONDS:.0f}"}
     timeout = LISTEN_SECONDS if source.listen else OPEN_SECONDS
     device = DEVICE if _is_camera(source) else None
-    return av.open(source.address, format=device, options=options, timeout=(timeout, SILENT_SECONDS))
+    return av.open(source.address, "r", format=device, options=options, timeout=(timeout, SILENT_SECONDS))
 
 
 def _look_at(
