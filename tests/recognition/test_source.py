@@ -159,7 +159,7 @@ def test_a_camera_is_opened_as_one(monkeypatch):
     monkeypatch.setattr(source_module.av, "open", lambda *given, **options: opened.append((given, options)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(live_pictures(Source("/dev/null"), HALF, threading.Event()))
-    assert opened[0][0] [0] == "/dev/null" and opened[0][1]["format"] == "v4l2"
+    assert opened[0][0][0] == "/dev/null" and opened[0][1]["format"] == "v4l2"
 
 
 def test_names_hold_no_secrets():
