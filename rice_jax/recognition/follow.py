@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.index.pictures import AnyPicture
-from rice_jax.recognition.source import Source, SourceLost, live_pictures
+from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
 from rice_jax.types import DataError
 
 BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the next try
@@ -25,7 +25,7 @@ DRIFT = 1e-4  # seconds per second by which a sender's clock may be slow
 logger = logging.getLogger(__name__)
 
 Prepare = Callable[[AnyPicture], UInt8[np.ndarray, "S S 3"]]
-Connect = Callable[[Source, Fraction, threading.Event], Iterator[tuple[float, AnyPicture]]]
+Connect = Callable[[Source, Fraction, threading.Event, Seen], Iterator[tuple[float, AnyPicture]]]
 Clock = Callable[[], float]
 
 
@@ -89,7 +89,8 @@ class _Receiver:
     ):
         """See `follow`."""
         self._source, self._prepare, self._stop, self._now = source, prepare, stop, now
-        self._connection = lambda: connect(source, interval, stop)
+        seen = Seen()
+        self._connection = lambda: connect(source, interval, stop, seen)
         self._queue: SimpleQueue[LiveFrame | Exception] = SimpleQueue()
         self._latest: LiveFrame | None = None
         self._ahead = 0.0  # of `second` to the receiver's clock, for frames without any delay

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -33,7 +34,8 @@ LISTEN_SECONDS = 60.0  # for a sender
 LOOK_SECONDS = 0.1  # between two looks at a file's size
 WAITING = 0.05  # share of the time that reading waits at least, unless more arrives than is decoded
 ANALYZED = "3000000"  # microseconds; FFmpeg would look for sound in RTMP for 90 seconds
-DEVICE = "v4l2"  # FFmpeg's name of cameras
+REMEMBERED = 600  # packets, which is more than a segment of HLS
+HLS, DEVICE = "hls", "v4l2"  # FFmpeg's names
 
 logger = logging.getLogger(__name__)
 
@@ -140,8 +142,24 @@ class Backlog:
             self.late, self._waited, self._elapsed = not waits, 0.0, 0.0
 
 
+class Seen:
+    """The last packets of HLS: a new connection begins with a segment that the previous one may have shown."""
+
+    def __init__(self) -> None:
+        """Starts with none."""
+        self._order: deque[tuple] = deque(maxlen=REMEMBERED)
+
+    def add(self, packet: av.Packet) -> bool:
+        """Adds a packet; returns whether it is new."""
+        key = packet.pts, packet.dts, packet.size
+        new = key not in self._order
+        if new:
+            self._order.append(key)
+        return new
+
+
 def live_pictures(
-    source: Source, interval: Fraction, stop: threading.Event
+    source: Source, interval: Fraction, stop: threading.Event, seen: Seen
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
     """Connects to a source, and looks at its pictures as they come (`clock.look`).
 
@@ -152,6 +170,7 @@ def live_pictures(
         source: of the stream.
         interval: seconds, above 0.
         stop: ends it, at the latest when the next picture comes.
+        seen: packets of earlier connections, which are left out.
 
     Yields:
         When each picture is looked at, in seconds from the first one, and the picture: sRGB, upright.
@@ -166,7 +185,7 @@ def live_pictures(
     try:
         file = None if source.scheme or _is_camera(source) else GrowingFile(Path(source.address), stop)
         with _open(source, file) as container:
-            yield from _look_at(container, file, source, interval)
+            yield from _look_at(container, file, source, interval, seen)
     except (av.error.ProtocolNotFoundError, av.error.DemuxerNotFoundError) as error:
         raise DataError(f"{source}: cannot be followed: {error.strerror}") from error
     except VideoTooLarge as error:  # a damaged header may say so
@@ -194,22 +213,24 @@ def _open(source: Source, file: GrowingFile | None) -> av.container.InputContain
         options |= {"listen": "1", "rtsp_flags": "listen", "listen_timeout": f"{LISTEN_SECONDS:.0f}"}
     timeout = LISTEN_SECONDS if source.listen else OPEN_SECONDS
     device = DEVICE if _is_camera(source) else None
-    return av.open(source.address, format=device, options=options, timeout=(timeout, SILENT_SECONDS))
+    return av.open(source.address, "r", format=device, options=options, timeout=(timeout, SILENT_SECONDS))
 
 
 def _look_at(
-    container: av.container.InputContainer, file: GrowingFile | None, source: Source, interval: Fraction
+    container: av.container.InputContainer, file: GrowingFile | None, source: Source, interval: Fraction, seen: Seen
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
     stream = choose_stream(container)
     if stream is None or stream.codec_context is None:
         raise SourceLost(f"{source}: {'has no video' if stream is None else 'has a video of an unknown codec'}")
+    if container.format.name == HLS and container.duration is not None:
+        raise SourceLost(f"{source}: has ended, and is a recording now")  # which is no news, however often it is read
     context = stream.codec_context
     require_size(source, context.width, context.height, LIMITS)
     context.options = decoder_options(LIMITS)
     context.thread_type = "SLICE"  # threads that decode a picture each would hold pictures back
     logger.info("%s: connected; %d × %d pixels", source, context.width, context.height)
     clock = Clock(None, LONGEST_ON_AIR, None, min(1 / Fraction(stream.average_rate or USUAL_RATE), Fraction(1)))
-    shown = clock.play(_decode(container, stream, file, source))
+    shown = clock.play(_decode(container, stream, file, source, seen if container.format.name == HLS else None))
     decoded: av.VideoFrame | None = None
     picture, size = np.zeros((0, 0, 3), np.uint8), (0, 0)
     for second, frame in look(shown, interval, stream.time_base or Fraction(0), clock):
@@ -226,7 +247,11 @@ def _look_at(
 
 
 def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, file: GrowingFile | None, source: Source
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    file: GrowingFile | None,
+    source: Source,
+    seen: Seen | None,
 ) -> Iterator[Stamped]:
     """Decodes what is not late."""
     backlog, tick = Backlog(source.max_delay, late=file is not None), stream.time_base or Fraction(0)
@@ -237,7 +262,11 @@ def _decode(
             continue
         if time.monotonic() - latest > SILENT_SECONDS:
             raise SourceLost(f"{source}: has sent no picture that can be decoded for {SILENT_SECONDS:.0f} seconds")
-        if packet.stream.index != stream.index or not packet.size or (needs_key and not packet.is_keyframe):
+        if packet.stream.index != stream.index or not packet.size:
+            continue
+        known = seen is not None and not seen.add(packet)
+        if known or (needs_key and not packet.is_keyframe):
+            needs_key = True
             continue
         needs_key = False
         try:

@@ -57,10 +57,14 @@ def write_sound(path: Path) -> Path:
     return path
 
 
-def serve(directory: Path) -> ThreadingHTTPServer:
-    """Serves the files of a directory over HTTP on this machine."""
+def serve(directory: Path, asked=lambda path: None) -> ThreadingHTTPServer:
+    """Serves the files of a directory over HTTP on this machine; calls `asked` before each."""
 
     class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked(self.path)
+            super().do_GET()
+
         def log_message(self, *arguments):
             pass
 

@@ -1,44 +1,55 @@
 """When a product is shown, and when it is gone."""
 
-from types import SimpleNamespace
+from itertools import groupby
 
 import numpy as np
 import pytest
 
-from rice_jax.eval.calibration import Calibration
 from rice_jax.recognition import changes as changes_module
 from rice_jax.recognition.changes import CONFIRMED, LOST_SECONDS, WINDOW, changes
-from rice_jax.recognition.engine import Engine, Frames, Match, Recognition
+from rice_jax.recognition.engine import Engine, Frames, Match
 from rice_jax.recognition.follow import LiveFrame
-from rice_jax.recognition.naming import Naming
-from rice_jax.recognition.products import Products
+from rice_jax.recognition.recognizer import Segment
 
-NUM_PRODUCTS, NUM_FRAMES = 5, 10
+NUM_PRODUCTS = 5
 NOTHING = NUM_PRODUCTS  # a picture of no product
 LAG = 0.5  # seconds between a frame's time and its arrival
 
 
 class FakeEngine(Engine):
-    """Ranks by cosines of frames that are unit vectors; a picture is the number of its product."""
+    """Encodes pictures, which are the numbers of products, as unit vectors."""
 
     def __init__(self):
-        self.num_frames, self.naming, self.logit_scale = NUM_FRAMES, Naming(), 50.0
-        self.calibration = Calibration(50.0, 30.0, 0.5, 100, NUM_FRAMES, "fake")
-        self.index = SimpleNamespace(vectors=np.eye(NUM_PRODUCTS + 1, dtype=np.float32)[:NUM_PRODUCTS])
+        pass
 
     def encode(self, pictures):
         return Frames(np.eye(NUM_PRODUCTS + 1, dtype=np.float32)[pictures], None)
 
-    def products(self, gallery, where=None):
-        return Products(np.arange(NUM_PRODUCTS), np.arange(NUM_PRODUCTS + 1))
 
-    def rank(self, frames, gallery=None, top=5, time=0.0, where=None):
-        mean = frames.features.mean(axis=0)
-        cosines = self.index.vectors @ (mean / np.linalg.norm(mean))
-        shares = self.calibration.probabilities(cosines, None, 0.5)
-        best = np.argsort(-cosines, kind="stable")[:top].tolist()
-        matches = tuple(Match(f"p{place}", "a", "", cosines[place], float(shares[place]), "") for place in best)
-        return Recognition(time, matches, float(shares[-1]))
+def parts_of(engine, times, frames, end, **_):
+    """Each run of frames of one product is a part."""
+    runs = [list(run) for _, run in groupby(range(len(times)), lambda place: int(frames.features[place].argmax()))]
+    edges = [times[0], *((times[run[0] - 1] + times[run[0]]) / 2 for run in runs[1:]), end]
+    parts = []
+    for place, run in enumerate(runs):
+        number = int(frames.features[run[0]].argmax())
+        match = Match(f"p{number}", "a", "", 0.9, 0.95, "")
+        product = None if number == NOTHING else match
+        parts.append(Segment(edges[place], edges[place + 1], product, 0.95, (match,), slice(run[0], run[-1] + 1)))
+    return parts
+
+
+@pytest.fixture(autouse=True)
+def parts(monkeypatch):
+    """The numbers of frames in which parts have been searched."""
+    lengths = []
+
+    def find(engine, times, frames, **options):
+        lengths.append(len(times))
+        return parts_of(engine, times, frames, **options)
+
+    monkeypatch.setattr(changes_module, "products_over_time", find)
+    return lengths
 
 
 def frame(second: float, product: int, late: float = LAG) -> LiveFrame:
@@ -123,22 +134,29 @@ def test_a_stream_without_frames_has_no_events():
     assert events((None, 100)) == [] == events((NOTHING, 100))
 
 
-def test_nothing_grows(monkeypatch):
-    lengths = []
-    find = changes_module.products_over_time
+def test_nothing_grows(parts):
+    assert len(events(*[(number % 2, 50) for number in range(6)])) == 12
+    assert parts == [*range(1, WINDOW), *[WINDOW] * (301 - WINDOW)]
 
-    def watched(engine, times, frames, **options):
-        lengths.append(len(times))
-        return find(engine, times, frames, **options)
 
-    monkeypatch.setattr(changes_module, "products_over_time", watched)
-    found = events(*[(number % 2, 50) for number in range(6)])
-    assert max(lengths) == WINDOW and len(found) == 12
+def test_a_change_that_later_frames_revise_is_told_once(monkeypatch):
+    """Later frames move the beginning of a part, which is then no news."""
+    whole, moved = Match("p0", "a", "", 0.9, 0.9, ""), Match("p1", "a", "", 0.9, 0.9, "")
+
+    def find(engine, times, frames, end, **_):
+        begin = {14: 10, 15: 12, 16: 9}.get(len(times), 11 if len(times) > 13 else len(times))
+        parts = [Segment(0.0, float(begin), whole, 0.9, (whole,), slice(0, begin))]
+        if begin < len(times):
+            parts.append(Segment(float(begin), end, moved, 0.9, (moved,), slice(begin, len(times))))
+        return parts
+
+    monkeypatch.setattr(changes_module, "products_over_time", find)
+    assert told(events((0, 30))) == [("shown", "p0", 0), ("gone", "p0", 10), ("shown", "p1", 10), ("gone", "p1", 29)]
 
 
 def test_every_product_that_is_shown_is_gone():
     rng = np.random.default_rng(0)
-    found = events(*[(int(product), int(seconds)) for product, seconds in rng.integers(1, 6, (60, 2))])
+    found = events(*[(int(product), int(seconds)) for product, seconds in rng.integers(1, 6, (200, 2))])
     shown = None
     for event in found:
         assert (event.event == "gone") == (shown is not None)

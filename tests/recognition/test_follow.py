@@ -36,7 +36,7 @@ def received(connections, *, listen=False, prepare=lambda picture: picture, stop
     stop, taken, now = stop or Stop(), threading.Event(), [0.0]
     remaining = iter(connections)
 
-    def connect(source, interval, given):
+    def connect(source, interval, given, _):
         assert given is stop and interval == 1
         for step in next(remaining, [None]):
             if step is None:  # the end: whatever has arrived is taken first

@@ -1,12 +1,13 @@
 """Connections to live sources on this machine."""
 
+import contextlib
 import threading
 from fractions import Fraction
 
 import pytest
 
 from rice_jax.recognition import source as source_module
-from rice_jax.recognition.source import Backlog, Source, SourceLost, live_pictures
+from rice_jax.recognition.source import Backlog, Seen, Source, SourceLost, live_pictures
 from rice_jax.types import DataError
 from tests.recognition.streams import free_port, number, sender, serve, write, write_sound
 
@@ -23,10 +24,10 @@ def numbers(pictures):
     return found
 
 
-def until_lost(source, stop=None):
+def until_lost(source, seen=None):
     """The pictures until the connection is lost or ends."""
     try:
-        yield from live_pictures(source, HALF, stop or threading.Event())
+        yield from live_pictures(source, HALF, threading.Event(), seen or Seen())
     except SourceLost as error:
         assert str(source) in str(error)
 
@@ -65,7 +66,7 @@ def test_a_file_that_grows_is_followed_from_its_end(tmp_path, pieces, caplog):
     caplog.set_level("INFO")
     path = tmp_path / "live.ts"
     path.write_bytes(pieces[0])
-    found = list(live_pictures(Source(str(path)), HALF, Recorder(path, pieces[1:])))
+    found = list(live_pictures(Source(str(path)), HALF, Recorder(path, pieces[1:]), Seen()))
     assert numbers(found) == [(1, 64), (2, 64), (3, 96), (4, 96)], "what it held before is left out"
     times = [time for time, _ in found]
     assert times == sorted(times) and 6 < times[-1] < 9, "no time is made up, and none is lost"
@@ -79,35 +80,56 @@ def test_a_file_that_a_new_one_replaces_ends(tmp_path, pieces, change):
     new.write_bytes(pieces[3])
     changes = {"replaced": lambda: new.replace(path), "cut": lambda: path.write_bytes(b""), "removed": path.unlink}
     recorder = Recorder(path, [pieces[1], changes[change]])
-    assert numbers(live_pictures(Source(str(path)), HALF, recorder))[0] == (1, 64)
+    assert numbers(live_pictures(Source(str(path)), HALF, recorder, Seen()))[0] == (1, 64)
     assert not recorder.is_set() and not recorder.pieces
 
 
-def test_hls_is_followed_from_its_newest_segment(tmp_path, caplog):
-    write(tmp_path / "0.ts", [0], 2, start=0)
-    write(tmp_path / "1.ts", [1], 2, start=2)
-    write(tmp_path / "2.ts", [2], 2, start=4)
-    write(tmp_path / "3.ts", [3], 2, side=96, start=0)
-    segments = [f"#EXTINF:2.0,\n{place}.ts\n" for place in range(4)]
+@pytest.fixture
+def playlist(tmp_path):
+    """Lists the first segments of an HLS stream whose clock restarts, and whose pictures become larger."""
+    for place, (side, start) in enumerate([(64, 0), (64, 2), (64, 4), (96, 0), (96, 2)]):
+        write(tmp_path / f"{place}.ts", [place], 2, side, start)
+    segments = [f"#EXTINF:2.0,\n{place}.ts\n" for place in range(5)]
     segments[3] = "#EXT-X-DISCONTINUITY\n" + segments[3]
-    playlist = tmp_path / "live.m3u8"
 
-    def list_segments(num, end=""):
-        (tmp_path / "new").write_text(PLAYLIST + "".join(segments[:num]) + end)
-        (tmp_path / "new").replace(playlist)
+    def list_segments(num, end=False):
+        (tmp_path / "new").write_text(PLAYLIST + "".join(segments[:num]) + ("#EXT-X-ENDLIST\n" if end else ""))
+        (tmp_path / "new").replace(tmp_path / "live.m3u8")
 
-    list_segments(2)
-    server, found = serve(tmp_path), []
-    for second, picture in until_lost(Source(f"http://127.0.0.1:{server.server_port}/live.m3u8?token=1")):
-        found.append((second, picture))
-        if len(found) == 1:
-            list_segments(4, "#EXT-X-ENDLIST\n")
-    assert numbers(found) == [(1, 64), (2, 64), (3, 96)]
-    assert "token" not in caplog.text and "its clock has jumped by -" in caplog.text
-    with pytest.raises(SourceLost, match="127.0.0.1:[0-9]+/none.m3u8: Server returned 404 Not Found$"):
-        list(live_pictures(Source(f"http://127.0.0.1:{server.server_port}/none.m3u8?token=1"), HALF, threading.Event()))
+    return list_segments
+
+
+@contextlib.contextmanager
+def served(directory, **options):
+    """The address of a directory that is served."""
+    server = serve(directory, **options)
+    yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+def test_hls_is_followed_from_its_newest_segment(tmp_path, playlist, caplog):
+    playlist(2)
+    with served(tmp_path, asked=lambda path: path == "/1.ts" and playlist(4, end=True)) as address:
+        source = Source(f"{address}/live.m3u8?token=1")
+        assert numbers(until_lost(source)) == [(1, 64), (2, 64), (3, 96)]
+        assert "token" not in caplog.text and "its clock has jumped by -" in caplog.text
+        with pytest.raises(SourceLost, match="live.m3u8: has ended, and is a recording now"):
+            list(live_pictures(source, HALF, threading.Event(), Seen()))
+        missing = Source(f"{address}/none.m3u8?token=1")
+        with pytest.raises(SourceLost, match="127.0.0.1:[0-9]+/none.m3u8: Server returned 404 Not Found$"):
+            list(live_pictures(missing, HALF, threading.Event(), Seen()))
+
+
+def test_a_new_connection_to_hls_shows_nothing_again(tmp_path, playlist):
+    seen = Seen()
+    playlist(4)
+    with served(tmp_path, asked=lambda path: path == "/3.ts" and playlist(num, end=True)) as address:
+        num = 4
+        assert numbers(until_lost(Source(f"{address}/live.m3u8"), seen)) == [(3, 96)]
+        playlist(4)
+        num = 5
+        assert numbers(until_lost(Source(f"{address}/live.m3u8"), seen)) == [(4, 96)]
 
 
 @pytest.mark.parametrize(("scheme", "form"), [("rtmp", "flv"), ("rtsp", "rtsp")])
@@ -127,25 +149,29 @@ def test_what_does_not_answer_is_lost(tmp_path, monkeypatch):
              str(tmp_path): "Is a directory"}  # fmt: skip
     for address, message in cases.items():
         with pytest.raises(SourceLost, match=message) as lost:
-            list(live_pictures(Source(address), HALF, threading.Event()))
+            list(live_pictures(Source(address), HALF, threading.Event(), Seen()))
         assert "secret" not in str(lost.value)
     monkeypatch.setattr(source_module, "LISTEN_SECONDS", 1.0)
     with pytest.raises(SourceLost, match="does not answer"):
-        list(live_pictures(Source(f"rtmp://127.0.0.1:{free_port()}/live", listen=True), HALF, threading.Event()))
+        list(
+            live_pictures(Source(f"rtmp://127.0.0.1:{free_port()}/live", listen=True), HALF, threading.Event(), Seen())
+        )
 
 
 def test_sound_alone_is_lost(tmp_path):
     path = write_sound(tmp_path / "sound.ts")
     server = serve(tmp_path)
     with pytest.raises(SourceLost, match="sound.ts: has no video"):
-        list(live_pictures(Source(f"http://127.0.0.1:{server.server_port}/{path.name}"), HALF, threading.Event()))
+        list(
+            live_pictures(Source(f"http://127.0.0.1:{server.server_port}/{path.name}"), HALF, threading.Event(), Seen())
+        )
     server.shutdown()
     server.server_close()
 
 
 def test_what_can_never_be_followed_is_an_error():
     with pytest.raises(DataError, match="rtpm://example.com: cannot be followed: Protocol not found") as error:
-        list(live_pictures(Source("rtpm://example.com"), HALF, threading.Event()))
+        list(live_pictures(Source("rtpm://example.com"), HALF, threading.Event(), Seen()))
     assert not isinstance(error.value, SourceLost)
     with pytest.raises(DataError, match="expected an rtmp:// or rtsp:// address to listen at"):
         Source("https://example.com/live.m3u8", listen=True)
@@ -158,8 +184,8 @@ def test_a_camera_is_opened_as_one(monkeypatch):
     opened = []
     monkeypatch.setattr(source_module.av, "open", lambda *given, **options: opened.append((given, options)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(live_pictures(Source("/dev/null"), HALF, threading.Event()))
-    assert opened[0][0] == ("/dev/null",) and opened[0][1]["format"] == "v4l2"
+        list(live_pictures(Source("/dev/null"), HALF, threading.Event(), Seen()))
+    assert opened[0][0][0] == "/dev/null" and opened[0][1]["format"] == "v4l2"
 
 
 def test_names_hold_no_secrets():
