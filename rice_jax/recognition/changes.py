@@ -63,10 +63,14 @@ def changes(
     """
     last: LiveFrame | None = None
     state = _State()
+    told = -math.inf  # date of the latest event
 
     def dated(events: Iterable[Event], newest: LiveFrame) -> Iterator[Event]:
-        begin = newest.shown - newest.second + date() - now()  # of the stream
-        return (event._replace(date=begin + event.second) for event in events)
+        nonlocal told
+        begin = newest.shown - newest.second + date() - now()  # of the stream; earlier with every quicker frame
+        for event in events:
+            told = max(told, begin + event.second)
+            yield event._replace(date=told)
 
     for batch in batches:
         newest = batch[-1].arrived if batch else now()

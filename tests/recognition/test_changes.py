@@ -164,3 +164,11 @@ def test_every_product_that_is_shown_is_gone():
         shown = event if event.event == "shown" else None
     assert shown is None and len(found) > 4
     assert [event.second for event in found] == sorted(event.second for event in found)
+
+
+def test_dates_ascend_if_a_sender_is_faster_than_time():
+    """All frames arrive at once, so that each later one was on air earlier than it seemed before."""
+    batches = [[LiveFrame(float(second), 20.0, 20.0, np.int64(second // 10))] for second in range(40)]
+    found = list(changes(batches, FakeEngine(), now=lambda: 20.0, date=lambda: 1020.0))
+    dates = [event.date for event in found]
+    assert len(found) == 8 and dates == sorted(dates) and dates[0] < 1020.0
