@@ -156,8 +156,8 @@ def lead(measured: Measured, before: Judged, after: Judged) -> dict[str, Any]:
     """What training has changed: {"rank-1": its mean and the ends of its 95 % confidence interval, …}."""
 
     def hits(judged: Judged) -> np.ndarray:
-        ranks = np.compress(measured.shows, judged.ranks)
-        return (ranks[:, None] <= np.array(CUTOFFS)).astype(float)
+        first = np.array([min(ranks) for ranks in judged.ranks if ranks])  # of each clip that shows a product
+        return (first[:, None] <= np.array(CUTOFFS)).astype(float)
 
     films = [clip.film for clip in measured.clips if clip.product]
     leads = hits(after) - hits(before)
