@@ -175,7 +175,7 @@ def _look_at(
             clock.extend(announced)
 
     decoded: tuple[av.VideoFrame, np.ndarray] | None = None
-    for second, frame in look(to_the_end(), interval, stream.time_base or Fraction(0), clock):
+    for second, frame in look(to_the_end(), interval, Fraction(stream.time_base or 0), clock):
         if decoded is None or decoded[0] is not frame:
             require_size(path, frame.width, frame.height, limits)
             decoded = frame, display(frame, int(context.color_trc), int(context.color_primaries))
@@ -275,7 +275,7 @@ def _stamp(
     frame: av.VideoFrame, container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets
 ) -> Stamped:
     packets.corrupt += frame.is_corrupt
-    tick = stream.time_base or Fraction(0)
+    tick = Fraction(stream.time_base or 0)
     ticks = _avi_ticks(frame, stream, packets) if container.format.name == "avi" else frame.pts
     return Stamped(None if ticks is None or not tick else ticks * tick, frame.duration * tick, frame)
 

@@ -233,7 +233,7 @@ def _look_at(
     shown = clock.play(_decode(container, stream, file, source, seen if container.format.name == HLS else None))
     decoded: av.VideoFrame | None = None
     picture, size = np.zeros((0, 0, 3), np.uint8), (0, 0)
-    for second, frame in look(shown, interval, stream.time_base or Fraction(0), clock):
+    for second, frame in look(shown, interval, Fraction(stream.time_base or 0), clock):
         if clock.restarts:
             logger.warning("%s: its clock has jumped by %.1f seconds", source, clock.restarts[-1][1])
             clock.restarts.clear()  # nothing may grow for as long as a stream is followed
@@ -254,7 +254,7 @@ def _decode(
     seen: Seen | None,
 ) -> Iterator[Stamped]:
     """Decodes what is not late."""
-    backlog, tick = Backlog(source.max_delay, late=file is not None), stream.time_base or Fraction(0)
+    backlog, tick = Backlog(source.max_delay, late=file is not None), Fraction(stream.time_base or 0)
     needs_key, latest = True, time.monotonic()
     for packet in _demux(container, file, backlog):
         if backlog.late:
