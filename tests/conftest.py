@@ -13,6 +13,7 @@ from absl import flags
 from data.build import main as build
 from tests.data.raw_lpr4m import write_raw
 from tests.fixtures import LIGHT, TINY, build_shop, command, make_once, run
+from tests.programs import SELDOM
 
 # Sharding is tested on eight virtual devices; a test of one device says so by making a mesh of one.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -121,6 +122,7 @@ def pytest_collection_finish():
     """Keeps the garbage collector from looking again and again at what was imported."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*SELDOM)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at -m

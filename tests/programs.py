@@ -20,11 +20,14 @@ import jax
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 300  # seconds
+# Thresholds of the garbage collector: tracing makes many small objects that live on.
+SELDOM = 50_000, 10, 10
 FORKED = multiprocessing.get_context("forkserver")
-# What rice_jax.main and its reports import, but for the module itself, which `python -m` runs.
+# What rice_jax.main and its reports import, also while they run, but for the module itself, which `python -m` runs.
 FORKED.set_forkserver_preload(
     [
         "matplotlib.backends.backend_svg",
+        "matplotlib.figure",
         "ml_collections.config_flags",
         "rice_jax.index.update",
         "rice_jax.pages.compare",
@@ -32,6 +35,7 @@ FORKED.set_forkserver_preload(
         "rice_jax.tasks",
         "rice_jax.train.loop",
         "scipy.optimize",
+        "tensorflow_datasets.core.data_sources.array_record",
     ]
 )
 
@@ -156,6 +160,7 @@ def _run(module: str, arguments: list[str], directory: Path, environment: dict[s
     sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", buffering=1, closefd=False) for descriptor in (1, 2))
     sys.argv = [module, *arguments]
     gc.freeze()  # what was imported stays, and need not be looked at again and again
+    gc.set_threshold(*SELDOM)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
