@@ -27,6 +27,9 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+TIMED = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+
+
 def log_to_stderr(verbose: bool = False) -> None:
     """Shows the program's own log lines with their time.
 
@@ -36,7 +39,7 @@ def log_to_stderr(verbose: bool = False) -> None:
     logger = logging.getLogger("rice_jax")
     if not logger.handlers:  # a command may call another
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(TIMED)
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -51,13 +54,19 @@ def log_to_stderr(verbose: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def warnings_to_stderr() -> Iterator[None]:
-    """Shows the program's own warnings as plain lines for a while, whatever form the libraries give to theirs."""
+def warnings_to_stderr(timed: bool = False) -> Iterator[None]:
+    """Shows the program's own warnings as plain lines for a while, whatever form the libraries give to theirs.
+
+    Args:
+        timed: show what else the program logs too, with the time.
+    """
     logger = logging.getLogger("rice_jax")
-    handler, propagate = logging.StreamHandler(), logger.propagate
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler, propagate, level = logging.StreamHandler(), logger.propagate, logger.level
+    handler.setFormatter(TIMED if timed else logging.Formatter("warning: %(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
+    if timed:
+        logger.setLevel(logging.INFO)
     try:
         with warnings.catch_warnings():
             _ignore_pillows_warnings()
@@ -65,6 +74,7 @@ def warnings_to_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagate
+        logger.setLevel(level)
 
 
 def _ignore_pillows_warnings() -> None:

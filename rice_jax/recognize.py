@@ -23,7 +23,7 @@ from pathlib import Path
 
 from rice_jax.lines import segment_line
 from rice_jax.live import follow_live
-from rice_jax.logs import log_to_stderr, warnings_to_stderr
+from rice_jax.logs import warnings_to_stderr
 from rice_jax.models.weights import CheckpointError
 from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.pages.album import thumbnail
@@ -73,8 +73,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
     keep_compiled()
     try:
         if options.follow is not None:
-            log_to_stderr()
-            follow_live(options, lambda: _engine(options, (1, BATCH_SIZE)))
+            with warnings_to_stderr(timed=True):
+                follow_live(options, lambda: _engine(options, (1, BATCH_SIZE)))
             return
         with warnings_to_stderr():
             recognize(options)
