@@ -379,6 +379,6 @@ def test_the_program_trains_on_pairs_and_evaluates_between_domains(tmp_path):
         },
     }
     assert "pages-to-lives-one-shot" in done.stderr and "After 3 steps." in done.stdout
-    assert done.stdout.count("  lives to videos") == 0 and done.stdout.count("\nlives to videos ") == 2
+    assert done.stdout.count("  lives to videos") == 0 and done.stdout.count("\nlives to videos ") == 3
     again = fixtures.run([*command, "--mode=eval"])
     assert again.returncode == 0 and again.stdout == done.stdout
