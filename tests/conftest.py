@@ -1,5 +1,6 @@
 import gc
 import json
+import logging
 import os
 import subprocess
 import time
@@ -132,6 +133,16 @@ def pytest_collection_modifyitems(items):
         if item.path in order or SLOW_FIXTURES & set(item.fixturenames):
             item.add_marker("slow")
     items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@pytest.fixture(autouse=True)
+def log():
+    """Leaves the package's log as it was: commands send it to stderr, where `caplog` does not look."""
+    logger = logging.getLogger("rice_jax")
+    level, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.propagate, logger.handlers = propagate, handlers
 
 
 @pytest.fixture(scope="session")

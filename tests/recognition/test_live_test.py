@@ -1,15 +1,13 @@
 """The script that follows a simulated stream with cuts."""
 
 import json
-import logging
 
 from rice_jax.recognition import follow
 from scripts import live_test
 from tests.shop import write_mp4
 
 
-def test_an_hour_is_summed_up(live_shop, tmp_path, monkeypatch, capsys, caplog):
-    caplog.set_level(logging.WARNING, "rice_jax")  # the script changes it, and this restores it
+def test_an_hour_is_summed_up(live_shop, tmp_path, monkeypatch, capsys):
     for name in ("TICK", "BACK_OFF"):
         monkeypatch.setattr(follow, name, getattr(follow, name))  # the script changes it
     film = write_mp4(tmp_path / "film.mp4", [live_shop.pictures[row] for row in (1, 10, 5)], 9)
