@@ -249,8 +249,8 @@ class Config:
             )
         if train.total_steps <= self.optimizer.warmup_steps:
             yield (
-                f"config.train.total_steps: found {train.total_steps}, expected more than optimizer.warmup_steps "
-                f"({self.optimizer.warmup_steps})"
+                f"config.train.total_steps: found {train.total_steps}, expected more than "
+                f"config.optimizer.warmup_steps ({self.optimizer.warmup_steps}); lower that, too, for a short run"
             )
         if data.batch_size % train.grad_cache_chunks:
             yield (

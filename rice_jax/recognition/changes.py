@@ -15,6 +15,7 @@ from rice_jax.recognition.recognizer import Segment, products_over_time
 
 CONFIRMED = 3  # frames of a part after which it counts
 WINDOW = 60  # frames that are kept, and whose likeliest parts are searched
+TICK = 0.001  # seconds between the dates of two events of one kind, which are written in milliseconds
 LOST_SECONDS = 30.0  # without a frame, after which the product is gone; longer than a segment of HLS
 
 
@@ -64,12 +65,14 @@ def changes(
     last: LiveFrame | None = None
     state = _State()
     told = -math.inf  # date of the latest event
+    latest: dict[str, float] = {}  # the same of each kind of event: a kind and a date identify an event
 
     def dated(events: Iterable[Event], newest: LiveFrame) -> Iterator[Event]:
         nonlocal told
         begin = newest.shown - newest.second + date() - now()  # of the stream; earlier with every quicker frame
         for event in events:
-            told = max(told, begin + event.second)
+            told = max(told, begin + event.second, latest.get(event.event, -math.inf) + TICK)
+            latest[event.event] = told
             yield event._replace(date=told)
 
     for batch in batches:

@@ -154,6 +154,21 @@ def test_a_change_that_later_frames_revise_is_told_once(monkeypatch):
     assert told(events((0, 30))) == [("shown", "p0", 0), ("gone", "p0", 10), ("shown", "p1", 10), ("gone", "p1", 29)]
 
 
+def test_a_product_that_later_frames_revise_has_a_date_of_its_own(monkeypatch):
+    """Events of one kind would otherwise be taken for one that has arrived twice."""
+
+    def find(engine, times, frames, end, **_):
+        match = Match(f"p{len(times) % 2}", "a", "", 0.9, 0.9, "")
+        return [Segment(0.0, end, match, 0.9, (match,), slice(0, len(times)))]
+
+    monkeypatch.setattr(changes_module, "products_over_time", find)
+    found = events((0, 10))
+    assert len(found) == 16 and {event.second for event in found[:-1]} == {0.0}
+    assert len({(event.event, f"{event.date:.3f}") for event in found}) == len(found)
+    assert [event.date for event in found] == sorted(event.date for event in found)
+    assert found[-1].date == 1000 + found[-1].second
+
+
 def test_every_product_that_is_shown_is_gone():
     rng = np.random.default_rng(0)
     found = events(*[(int(product), int(seconds)) for product, seconds in rng.integers(1, 6, (200, 2))])
