@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
         )
         write_lines(options.out / "config.py", config_file(config))
         _train(prog, options.out, flags)
-        compare(options, index, held)
+        compare(options, held)
     except (CheckpointError, ConfigError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -98,10 +98,11 @@ def prepare(options: argparse.Namespace, index: Index, train: Sequence[Clip], he
             raise DataError(f"{options.clips}: found no clip with a product among those {what}; label more films")
     seen = {clip.product for clip in train}
     unseen = {clip.product for clip in held} - seen
+    films = len({clip.film for clip in held})
     logger.info(
-        "%d clips of %d products to train on; held out: %d clips of %d films, %d of whose products are in no clip to "
-        "train on",
-        *(len(train), len(seen), len(held), len({clip.film for clip in held}), len(unseen)),
+        "%d clips of %d products to train on; held out: %d clips of %s, %d of whose products are in no clip to train "
+        "on",
+        *(len(train), len(seen), len(held), "1 film" if films == 1 else f"{films} films", len(unseen)),
     )
     data_dir = options.out / "data"
     making = Making(options.interval_seconds, round(SHORT_SIDE * index.about.resize))
@@ -119,18 +120,21 @@ def prepare(options: argparse.Namespace, index: Index, train: Sequence[Clip], he
     return config
 
 
-def compare(options: argparse.Namespace, index: Index, held: Sequence[Clip]) -> None:
+def compare(options: argparse.Namespace, held: Sequence[Clip]) -> None:
     """Indexes the shop with the new model, recognizes the clips held out with both, and prints and writes the results.
 
     Raises:
         DataError: some clips or pictures cannot be used.
     """
+    old = Engine(options.index, batch_sizes=(BATCH_SIZE,))
+    index = old.index  # may have been updated during the training: both models rank the products of now
+    require_products(held, set(index.product_ids), options.index)
     new = options.out / "index"
     write_lines(options.out / "pictures.csv", _catalog(index))
     built = build_index(options.out / "pictures.csv", model=options.out, out=new, change="mirror")
     write_index(new, dataclasses.replace(built, sources=index.sources))  # so that the shop's own CSV may update it
     measured: list[Measured] = []
-    engines = [Engine(path, batch_sizes=(BATCH_SIZE,)) for path in (options.index, new)]
+    engines = [old, Engine(new, batch_sizes=(BATCH_SIZE,))]
     for engine in engines:
         encoded, unusable = encode_clips(engine, held, options.interval_seconds)
         refuse([str(entry) for entry in unusable], f"{len(unusable)} of {len(held)} clips cannot be used:")

@@ -134,6 +134,14 @@ def test_clips_that_cannot_be_used_are_listed_after_all_others(films, index, tmp
         assert reason in text
 
 
+def test_a_clip_that_ends_after_its_film_is_named(films, index, tmp_path, capsys, caplog):
+    path = films / "late.csv"
+    path.write_text("clip,product,start,end\nfilm.mp4,p1,55,60.5\nfilm.mp4,p1,50,90")
+    assert "2 clips of" in run(capsys, path, f"--index={index}")
+    late = [record.getMessage() for record in caplog.records if "used up to there" in record.getMessage()]
+    assert late == [f"{path}:3: ends at second 90, but {films / 'film.mp4'} at 60; used up to there"]
+
+
 def test_few_clips_leave_the_calibration_as_it_is(films, index, tmp_path, capsys):
     before = read_index(index).about.calibration
     (films / "few.csv").write_text("\n".join((films / "clips.csv").read_text().splitlines()[:8]))

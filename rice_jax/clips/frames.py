@@ -108,6 +108,12 @@ def read_parts(
     for warning in reading.warnings:
         logger.warning("%s: %s", path, warning)
     empty = [clip for clip in clips if not any(map(clip.holds, times))]
+    for clip in clips:
+        cut = reading.end is not None and clip.end is not None and clip.end > reading.end + interval_seconds
+        if cut and clip not in empty:
+            logger.warning(
+                "%s: ends at second %g, but %s at %g; used up to there", clip.place, clip.end, path, reading.end
+            )
     return used, [Unusable(clip, _emptiness(clip, reading.end, interval_seconds)) for clip in empty]
 
 

@@ -59,7 +59,8 @@ def read_clips(path: str | os.PathLike) -> list[Clip]:
             clips.append(clip)
         except ValueError as error:
             wrong.append(f"{place}: {error}")
-    refuse(wrong, f"{path}: {len(wrong)} lines are wrong; correct them and run the same command again:")
+    lines, them = ("line is", "it") if len(wrong) == 1 else ("lines are", "them")
+    refuse(wrong, f"{path}: {len(wrong)} {lines} wrong; correct {them} and run the same command again:")
     if not clips:
         raise DataError(f"{path}: found no clip, expected a line for each")
     return clips

@@ -86,7 +86,8 @@ class Retrieval:
         if not newest:
             return ""
         subsets = tables.subset_table(results[newest[0]])
-        return f"{tables.table(labeled(results))}\n\nSubsets {newest[0].label}:\n{subsets}"
+        scores = tables.table(labeled(results))
+        return f"{scores}\n\nSubsets {newest[0].label}:\n{subsets}" if subsets else scores
 
 
 def retrieval_loss(
