@@ -1,15 +1,18 @@
 """The command `rice train CLIPS.csv`."""
 
 import json
+import shutil
 import signal
 import sys
 import time
 
 import pytest
 
-from rice_jax import cli, read_index
+from rice_jax import cli, read_index, train_clips
+from rice_jax.config import Config
+from rice_jax.index.update import build_index
 from tests.programs import run, start, wait_for
-from tests.shop import write_mp4
+from tests.shop import png, write_mp4
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,24 @@ def test_trains_compares_and_continues_after_kills(films, live_shop, tmp_path):
     labels.write_text("\n".join((films / "clips.csv").read_text().splitlines()[:-1]))
     refused = run([*command[:4], str(labels), *command[5:]])
     assert refused.returncode == 1 and "was made of other labels, pictures, or settings" in refused.stderr
+
+
+def test_both_models_rank_the_products_of_an_index_updated_meanwhile(films, live_shop, tmp_path, monkeypatch):
+    index, out = shutil.copytree(live_shop.directory, tmp_path / "index"), tmp_path / "run"
+
+    def update(*_):
+        shutil.copytree(live_shop.index.about.checkpoint, out, dirs_exist_ok=True)
+        (tmp_path / "new" / "a").mkdir(parents=True)
+        (tmp_path / "new" / "a" / "p9.png").write_bytes(png(live_shop.pictures[9]))
+        build_index(tmp_path / "new", out=index)
+
+    monkeypatch.setattr(train_clips, "prepare", lambda *_: Config())
+    monkeypatch.setattr(train_clips, "_train", update)
+    cli.main(["train", str(films / "clips.csv"), f"--index={index}", f"--out={out}", "--holdout=0.5"])
+    assert "p9" in read_index(out / "index").product_ids
+    found = json.loads((out / "clips.json").read_text())
+    before, after = (entry["score"] for entry in found["results"])
+    assert before == after, "the model is the same, and so are the products"
 
 
 @pytest.mark.parametrize(
