@@ -38,7 +38,9 @@ def test_pictures_that_replace_those_of_another_source_are_counted(made, caplog)
         (made.pictures.parent / "more" / f"{name}.jpg").write_bytes(picture(number, size=(40, 30)))
     made.write(b=7)
     made.update()
-    assert not [message for message in caplog.messages if "pictures replace" in message], "a picture of this source has changed"
+    assert not [message for message in caplog.messages if "pictures replace" in message], (
+        "a picture of this source has changed"
+    )
     made.update(made.pictures.parent / "more")
     message = next(message for message in caplog.messages if "pictures replace" in message)
     old, new = made.pictures / "a.jpg", made.pictures.parent / "more" / "a.jpg"
