@@ -67,9 +67,8 @@ class Source:
             raise DataError(f"{self.address!r}: {error}") from error
         if self.listen and self.scheme not in ("rtmp", "rtsp"):
             raise DataError(f"{self}: expected an rtmp:// or rtsp:// address to listen at")
-        if not self.address or (not self.scheme and Path(self.address).is_dir()):
-            found = "a directory" if self.address else "no address"
-            raise DataError(f"{self.address!r}: found {found}, expected a URL, a file that grows, or a camera")
+        if not self.address:
+            raise DataError("'': found no address, expected a URL, a file that grows, or a camera")
 
     @property
     def scheme(self) -> str:

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 
+from rice_jax import recognize
 from rice_jax.recognition import source as source_module
 from rice_jax.recognition.source import Backlog, Seen, Source, SourceLost, live_pictures
 from rice_jax.types import DataError
@@ -185,8 +186,8 @@ def test_what_can_never_be_followed_is_an_error(tmp_path):
         Source("https://example.com/live.m3u8", listen=True)
     with pytest.raises(DataError, match="'': found no address, expected a URL, a file that grows, or a camera"):
         Source("")
-    with pytest.raises(DataError, match=f"'{tmp_path}': found a directory, expected a URL, a file that grows"):
-        Source(str(tmp_path))
+    with pytest.raises(SystemExit, match="found a directory, expected a URL, a file that grows, or a camera"):
+        recognize.main([f"--follow={tmp_path}", "--index=x"])
     with pytest.raises(DataError, match="Invalid IPv6 URL"):
         Source("rtsp://[::1/live")
     for delay in (0.0, -1.0, float("inf"), float("nan")):
