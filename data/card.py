@@ -149,6 +149,8 @@ def _read(directory: Path, path: Path) -> BuiltSet:
         info = tfds.builder_from_directory(path).info
         record = path / RECORD
         found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+        if record.exists() and not (isinstance(found, dict) and {"options", "counts"} <= found.keys()):
+            raise ValueError(f"{RECORD} holds no options and counts")
         return BuiltSet(path.relative_to(directory), info, found, dict(_licenses(path / ATTRIBUTION)))
     except (ValueError, KeyError, ParseError) as error:
         reason = " ".join(str(error).split())

@@ -51,6 +51,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     options = parser.parse_args(arguments)
     if not 0 < options.interval_seconds < math.inf:
         parser.error("expected a finite --interval_seconds above 0")
+    for flag, file in (("report", options.report), ("json", options.json)):
+        if file and file.is_dir():
+            parser.error(f"--{flag}={file}: is a directory, expected a file")
+        if file and file.exists() and options.clips.exists() and file.samefile(options.clips):
+            parser.error(f"--{flag}={file}: holds the labels, expected another file")
     log_to_stderr()
     keep_compiled()
     try:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rice_jax.lines import event_line
 from rice_jax.recognition.changes import changes
@@ -15,6 +16,7 @@ from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.follow import follow
 from rice_jax.recognition.source import Source
 from rice_jax.recognition.webhook import Webhook
+from rice_jax.types import DataError
 
 WEBHOOK_SECONDS = 5.0  # for the last events at the end
 
@@ -26,6 +28,8 @@ def follow_live(options: argparse.Namespace, load: Callable[[], Engine]) -> None
         options: of the command line.
         load: loads the engine.
     """
+    if Path(options.follow or "-").is_dir():
+        raise DataError(f"{options.follow!r}: found a directory, expected a URL, a file that grows, or a camera")
     source = Source(options.follow, options.listen, options.max_delay)
     webhook = Webhook(options.webhook) if options.webhook else None
     engine, stop = load(), threading.Event()

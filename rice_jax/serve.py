@@ -62,6 +62,10 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
     """
     parser = _parser(prog)
     options = parser.parse_args(arguments)
+    for name, directory in options.index:
+        if not name and "=" in str(directory) and not directory.exists():
+            expected = "of letters, digits, and . _ -, up to 64, beginning with a letter or a digit"
+            parser.error(f"argument --index: found '{directory}', expected DIR or NAME=DIR with a name {expected}")
     files = {name: directory / FILE for name, directory in options.index}
     if len(files) < len(options.index) or ("" in files and len(files) > 1):
         parser.error("argument --index: found several indexes, expected a name of its own for each: --index=NAME=DIR")

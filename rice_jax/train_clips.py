@@ -13,6 +13,7 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,6 +70,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     options, flags = parser.parse_known_args(arguments)
     if not 0 < options.holdout < 1:
         parser.error("expected --holdout between 0 and 1")
+    if not 0 < options.interval_seconds < math.inf:
+        parser.error("expected a finite --interval_seconds above 0")
     if wrong := [flag for flag in flags if not flag.startswith("--") or flag.startswith("--workdir")]:
         parser.error(f"found {wrong[0]}, expected only flags of rice train, without --workdir")
     log_to_stderr()

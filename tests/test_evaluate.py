@@ -176,6 +176,17 @@ def test_what_is_wrong_is_said(films, index, capsys, labels, flags, message):
     assert re.search(message, caught.value.code)
 
 
+@pytest.mark.parametrize("flag", ["--report", "--json"])
+def test_the_labels_are_not_overwritten(tmp_path, flag, capsys):
+    labels = tmp_path / "clips.csv"
+    labels.write_text("clip,product\nfilm.mp4,mug\n")
+    for file, message in ((labels, "holds the labels"), (tmp_path, "is a directory")):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["eval", str(labels), "--index=x", f"{flag}={file}"])
+        assert f"{flag}={file}: {message}" in capsys.readouterr().err
+    assert labels.read_text().startswith("clip,product")
+
+
 def test_both_names_and_both_forms_of_the_command(capsys):
     for arguments in (["eval", "x.csv", "--help"], ["evaluate", "x.csv", "--help"], ["eval", "--index=x", "--help"]):
         with pytest.raises(SystemExit) as stop:

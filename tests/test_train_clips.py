@@ -109,7 +109,9 @@ def test_what_cannot_work_gets_one_line(live_shop, tmp_path, monkeypatch, argume
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [["--holdout=0"], ["--workdir=x"], ["stray"], ["--holdout=2"]])
+@pytest.mark.parametrize(
+    "flags", [["--holdout=0"], ["--workdir=x"], ["stray"], ["--holdout=2"], ["--interval_seconds=0"]]
+)
 def test_flags_that_do_not_belong_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "clips.csv", "--index=x", "--out=y", *flags])

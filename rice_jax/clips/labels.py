@@ -106,6 +106,8 @@ def seconds(text: str) -> float:
     """
     parts = text.strip().replace(",", ".").split(":")
     try:
+        if text.strip().startswith("-") or "_" in text:  # Python would read "-0:01" as 1 and "1_0" as 10
+            raise ValueError
         whole, last = [int(part) for part in parts[:-1]], float(parts[-1])
         if len(parts) > 3 or not all(0 <= part < 60 for part in [*whole[1:], *([last] if whole else [])]):
             raise ValueError

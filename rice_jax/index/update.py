@@ -147,6 +147,8 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
             if not digest or known.get(_key(picture)) != digest
         ]
         logger.info("%s: %d pictures, of which %d are new or have changed", images, len(pictures), len(fresh))
+        if old and len(sources) > 1:
+            _report_replaced(images, old, [picture for picture, _ in fresh])
         new, broken = _embed(model, fresh, settings.batch_size, pool) if fresh else (None, [])
     kept = old and old.about.calibration
     if kept and (kept.source or about.calibration is None):  # one of own clips is closer to the shop than the run's
@@ -258,6 +260,15 @@ def _sources(directory: Path, old: Index | None, images: str | os.PathLike, sett
             "index"
         )
     return tuple(dict.fromkeys([*old.sources, own]))
+
+
+def _report_replaced(images: str | os.PathLike, old: Index, fresh: Sequence[Picture]) -> None:
+    """Names pictures of one source that take the place of those of another one."""
+    paths = dict(zip(_keys(old), old.paths, strict=True))
+    pairs = [(paths[_key(picture)], str(picture.path.absolute())) for picture in fresh if _key(picture) in paths]
+    if replaced := [pair for pair in pairs if len(set(pair)) == 2]:
+        text = "%s: %d pictures replace those of another source with the same id, such as %s by %s"
+        logger.warning(text, images, len(replaced), *replaced[0])
 
 
 def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, change: str) -> Index:

@@ -61,8 +61,14 @@ class Source:
     def __post_init__(self) -> None:
         if not 0 < self.max_delay < math.inf:
             raise DataError(f"max_delay: found {self.max_delay}, expected more than 0 seconds, and finite")
+        try:
+            str(self)
+        except ValueError as error:
+            raise DataError(f"{self.address!r}: {error}") from error
         if self.listen and self.scheme not in ("rtmp", "rtsp"):
             raise DataError(f"{self}: expected an rtmp:// or rtsp:// address to listen at")
+        if not self.address:
+            raise DataError("'': found no address, expected a URL, a file that grows, or a camera")
 
     @property
     def scheme(self) -> str:
@@ -99,9 +105,13 @@ class GrowingFile:
 
     def read(self, size: int) -> bytes:
         """Reads up to `size` bytes, at least one; none if the file has been replaced or cut, or at the stop."""
+        silent = 0.0
         while not (found := self._file.read(size)) and not self._stop.is_set() and not self._replaced():
+            if silent < SILENT_SECONDS <= silent + LOOK_SECONDS:
+                logger.warning("%s: has not grown for %.0f seconds", self._path, SILENT_SECONDS)
             self._stop.wait(LOOK_SECONDS)
             self.waited += LOOK_SECONDS
+            silent += LOOK_SECONDS
         return found
 
     def close(self) -> None:

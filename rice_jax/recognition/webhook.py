@@ -5,9 +5,10 @@ import logging
 import threading
 import time
 from queue import Empty, Full, Queue
-from urllib.parse import urlsplit
 
 import urllib3
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from rice_jax.types import DataError
 
@@ -36,10 +37,13 @@ class Webhook:
         Raises:
             DataError: it is no such URL.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = parse_url(url)
+        except LocationParseError as error:
+            raise DataError(f"webhook: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.host:
             raise DataError(f"webhook: found {url!r}, expected a URL that begins with http:// or https://")
-        self._url, self._name = url, f"{parts.scheme}://{parts.hostname}"  # the rest may hold secrets
+        self._url, self._name = url, f"{parts.scheme}://{parts.host}"  # the rest may hold secrets
         self._retry = urllib3.Retry(
             TRIES, backoff_factor=back_off, backoff_max=LONGEST_BACK_OFF, status_forcelist=PASSING,
             allowed_methods=None, redirect=False, raise_on_status=False,

@@ -234,7 +234,7 @@ def _prepare(encoded: bytes, prepare: Prepare, name: str) -> UInt8[np.ndarray, "
 def describe(errors: Sequence[Mapping[str, Any]]) -> str:
     """The errors that pydantic found, in one line."""
     return "; ".join(
-        f"{error['loc'][-1]}: {error['msg']}"
+        f"{[part for part in error['loc'] if isinstance(part, str)][-1]}: {error['msg']}"
         + (f", found {_quote(error['input'])}" if error["type"] != "missing" else "")
         for error in errors[:5]
     )

@@ -42,7 +42,10 @@ def test_times(text, expected):
     assert seconds(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "nan", "inf", "1:-2", "-1:02", "1.5:00"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "-1", "1:60", "1:60:00", "1:2:3:4", "nan", "inf", "1:-2", "-1:02", "-0:01", "-0:00:01", "1.5:00", "1_0"],
+)
 def test_what_is_no_time(text):
     with pytest.raises(ValueError, match=r"expected seconds, m:ss, or h:mm:ss, 0 or more"):
         seconds(text)

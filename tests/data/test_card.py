@@ -148,6 +148,13 @@ def test_the_command_refuses_what_is_not_one_data_set(built, one, tmp_path):
     with pytest.raises(SystemExit, match="nowhere: found no data set, expected the --data_dir of rice build"):
         main(["dataset", str(tmp_path / "nowhere")])
     out = tmp_path / "card.md"
+    record = one / "train" / "1.0.0" / "build.json"
+    whole = record.read_text(encoding="utf-8")
+    for content in ("[]", "null", "{}"):
+        record.write_text(content, encoding="utf-8")
+        with pytest.raises(SystemExit, match=r"train/1\.0\.0: is damaged \(build.json holds no options and counts\)"):
+            main(["dataset", str(one), "--out", str(out)])
+    record.write_text(whole, encoding="utf-8")
     for name in ("build.json", "dataset_info.json"):
         path = one / "train" / "1.0.0" / name
         path.write_text(path.read_text(encoding="utf-8")[:50], encoding="utf-8")

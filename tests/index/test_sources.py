@@ -7,6 +7,7 @@ import pytest
 from rice_jax.index.store import read_index
 from rice_jax.index.update import remove_pictures
 from rice_jax.types import DataError
+from tests.input.tiny_shop import picture
 
 
 def csv(made, name, *rows):
@@ -29,6 +30,21 @@ def test_pictures_of_another_source_are_not_added_unasked(made, embedded):
     assert made.update(mix=False).sources == both
     assert remove_pictures(made.directory, third).sources == both, "what is removed may be listed anywhere"
     assert made.update(third, change="mirror", mix=False).sources == (str(third),), "nothing else is left"
+
+
+def test_pictures_that_replace_those_of_another_source_are_counted(made, caplog):
+    (made.pictures.parent / "more").mkdir()
+    for name, number in (("a", 9), ("new", 8)):
+        (made.pictures.parent / "more" / f"{name}.jpg").write_bytes(picture(number, size=(40, 30)))
+    made.write(b=7)
+    made.update()
+    assert not [message for message in caplog.messages if "pictures replace" in message], (
+        "a picture of this source has changed"
+    )
+    made.update(made.pictures.parent / "more")
+    message = next(message for message in caplog.messages if "pictures replace" in message)
+    old, new = made.pictures / "a.jpg", made.pictures.parent / "more" / "a.jpg"
+    assert f"1 pictures replace those of another source with the same id, such as {old} by {new}" in message
 
 
 def test_an_index_without_sources_learns_them(made, monkeypatch):

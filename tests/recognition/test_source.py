@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 
+from rice_jax import recognize
 from rice_jax.recognition import source as source_module
 from rice_jax.recognition.source import Backlog, Seen, Source, SourceLost, live_pictures
 from rice_jax.types import DataError
@@ -24,10 +25,10 @@ def numbers(pictures):
     return found
 
 
-def until_lost(source, seen=None):
+def until_lost(source, seen=None, stop=None):
     """The pictures until the connection is lost or ends."""
     try:
-        yield from live_pictures(source, HALF, threading.Event(), seen or Seen())
+        yield from live_pictures(source, HALF, stop or threading.Event(), seen or Seen())
     except SourceLost as error:
         assert str(source) in str(error)
 
@@ -50,6 +51,14 @@ class Recorder(threading.Event):
             else:
                 piece()
         return self.is_set()
+
+
+def test_a_file_that_does_not_grow_is_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(source_module, "SILENT_SECONDS", 0.5)
+    path = tmp_path / "live.ts"
+    path.touch()
+    assert list(until_lost(Source(str(path)), stop=Recorder(path, []))) == []
+    assert caplog.messages == [f"{path}: has not grown for 0 seconds"], "once"
 
 
 @pytest.fixture
@@ -169,12 +178,18 @@ def test_sound_alone_is_lost(tmp_path):
     server.server_close()
 
 
-def test_what_can_never_be_followed_is_an_error():
+def test_what_can_never_be_followed_is_an_error(tmp_path):
     with pytest.raises(DataError, match="rtpm://example.com: cannot be followed: Protocol not found") as error:
         list(live_pictures(Source("rtpm://example.com"), HALF, threading.Event(), Seen()))
     assert not isinstance(error.value, SourceLost)
     with pytest.raises(DataError, match="expected an rtmp:// or rtsp:// address to listen at"):
         Source("https://example.com/live.m3u8", listen=True)
+    with pytest.raises(DataError, match="'': found no address, expected a URL, a file that grows, or a camera"):
+        Source("")
+    with pytest.raises(SystemExit, match="found a directory, expected a URL, a file that grows, or a camera"):
+        recognize.main([f"--follow={tmp_path}", "--index=x"])
+    with pytest.raises(DataError, match="Invalid IPv6 URL"):
+        Source("rtsp://[::1/live")
     for delay in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(DataError, match="max_delay"):
             Source("rtmp://example.com", max_delay=delay)

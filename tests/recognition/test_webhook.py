@@ -98,3 +98,9 @@ def test_a_receiver_that_is_not_there(caplog):
 def test_what_is_no_url_is_refused(url):
     with pytest.raises(DataError, match="expected a URL that begins with http:// or https://"):
         Webhook(url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/", "http://ex ample/", "http://[::1/hook"])
+def test_a_url_without_a_usable_host_is_refused(url):
+    with pytest.raises(DataError, match="webhook: Failed to parse: "):
+        Webhook(url)

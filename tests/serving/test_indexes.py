@@ -76,6 +76,7 @@ def test_products_are_listed_page_by_page(shop, engine, tmp_path):
             ({"top": 1}, 422), ({"limit": ["1", "2"]}, 400),
         ):  # fmt: skip
             assert client.get("/products", params=params).status_code == status, params
+        assert client.get("/products", params={"where": "color"}).json()["detail"].startswith("where: ")
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,14 @@ def test_names_and_directories_are_told_apart():
     assert serve._index("a.b-1=x=y") == ("a.b-1", Path("x=y"))
     for text in ("./a=b", "../x=y", ".=x", "..=x", "a/b=c", "=x", "a=", "x" * 65 + "=y"):
         assert serve._index(text) == ("", Path(text))
+
+
+def test_a_name_that_is_none_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for text in ("lämp=shop", "a b=shop", "-a=shop", "x" * 65 + "=shop"):
+        with pytest.raises(SystemExit, match="2"):
+            serve.main([f"--index={text}"])
+        assert f"found {text!r}, expected DIR or NAME=DIR with a name of letters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["a", "b"], ["x=a", "b"], ["x=a", "x=b"]])
