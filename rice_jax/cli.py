@@ -199,18 +199,43 @@ def _index(arguments: list[str]) -> None:
         "--mix", action="store_true", help="add pictures from another directory or CSV than the index is made of"
     )
     parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
+    parser.add_argument(
+        "--store", choices=("milvus",), help="also copy the index to this database, which rice recognize can search"
+    )
+    parser.add_argument(
+        "--uri", help="of the database: a file that ends in .db (Milvus Lite), or an address (http://localhost:19530)"
+    )
+    parser.add_argument("--collection", default="rice", metavar="NAME", help="in the database (default: rice)")
+    parser.add_argument(
+        "--kind",
+        choices=("flat", "hnsw", "ivf"),
+        default="flat",
+        help="of --export and --store: exact (flat, default) or approximate, with the recall told",
+    )
     options = parser.parse_args(arguments)
-    _report(lambda: _change_index(**vars(options)))
+    if (options.store is None) != (options.uri is None):
+        parser.error("expected --store=milvus and --uri together")
+    if options.kind != "flat" and not (options.store or options.export):
+        parser.error("expected --kind only with --export or --store")
+    _report(lambda: _change_index(options))
 
 
-def _change_index(pictures: str, model: Path | None, out: Path, change: str, mix: bool, export: str | None) -> None:
-    from rice_jax.index.store import FILE, export_faiss, read_index
+def _change_index(options: argparse.Namespace) -> None:
+    from rice_jax.index.export import export_faiss
+    from rice_jax.index.milvus import require_milvus
+    from rice_jax.index.milvus_copy import write_milvus
+    from rice_jax.index.store import FILE, read_index
     from rice_jax.index.update import build_index
     from rice_jax.parallel.compilation import keep_compiled
 
     keep_compiled()
-    build_index(pictures, model=model, out=out, change=change, mix=mix)
-    print(export_faiss(out, read_index(out)) if export else out / FILE)
+    if options.store:
+        require_milvus()  # before the pictures are embedded
+    build_index(options.pictures, model=options.model, out=options.out, change=options.change, mix=options.mix)
+    if options.store:
+        write_milvus(read_index(options.out), options.uri, name=options.collection, kind=options.kind)
+    exported = export_faiss(options.out, read_index(options.out), options.kind) if options.export else None
+    print(exported or options.out / FILE)
 
 
 def _compare(arguments: list[str]) -> None:

@@ -20,8 +20,9 @@ from ml_collections import config_flags
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import parse_flags
 from rice_jax.files import leaving_no_trace
+from rice_jax.index.export import KINDS, export_faiss
 from rice_jax.index.model import ModelSettings, place_model
-from rice_jax.index.store import FILE, export_faiss, read_index
+from rice_jax.index.store import FILE, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
@@ -65,6 +66,7 @@ MODE = flags.DEFINE_enum(
     "whose workdirs are the arguments; needs no --config.",
 )
 EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: also write the index in this form.")
+KIND = flags.DEFINE_enum("kind", "flat", KINDS, "With --export: exact (flat), or approximate with the recall told.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,
@@ -214,7 +216,8 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
             num_threads=config.data.num_threads,
         )
     if jax.process_index() == 0:
-        print(export_faiss(directory, read_index(directory)) if EXPORT.value else directory / FILE)
+        exported = export_faiss(directory, read_index(directory), KIND.value) if EXPORT.value else None
+        print(exported or directory / FILE)
 
 
 def compare(workdir: Path, runs: list[Path]) -> None:

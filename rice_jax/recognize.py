@@ -8,7 +8,7 @@ of a shop. Each part of the video is printed as one line of JSON: `start` and `e
 is shown, or null if it is none of the index or too uncertain to be named; `confidence`, the probability that this is
 right; and `products`, those most similar to the frames of the part, each with its `score`, `confidence`, most similar
 image (`image_id`), and the further columns of the shop's CSV (`fields`). `--where=COLUMN=VALUE` searches only some of
-the products.
+the products. With `--store=milvus --uri=URI` in place of `--index`, the index is in Milvus.
 
 With `--follow`, a live stream takes the place of the video, and a line is printed when a product is shown or gone.
 """
@@ -21,6 +21,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rice_jax.config import ConfigError
+from rice_jax.index.milvus import MAX_LIMIT, NAME, MilvusIndex
 from rice_jax.lines import segment_line
 from rice_jax.live import follow_live
 from rice_jax.logs import warnings_to_stderr
@@ -29,6 +31,7 @@ from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
+from rice_jax.recognition.candidates import LIMIT, find_candidates
 from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.products import parse_where
@@ -62,6 +65,12 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
         options.where = parse_where(options.where)
     except DataError as error:
         parser.error(f"--{error}")
+    if (options.index is None) == (options.store is None) or (options.store is None) != (options.uri is None):
+        parser.error("expected --index, or --store=milvus and --uri")
+    if options.store and (options.rerank or options.follow is not None):
+        parser.error("expected no --rerank and no --follow with --store=milvus")
+    if not 1 <= options.candidates <= MAX_LIMIT:
+        parser.error(f"expected --candidates of 1 to {MAX_LIMIT}")
     if options.follow is None and (options.webhook or options.listen):
         parser.error("expected --webhook and --listen only with --follow")
     if options.follow is not None and options.report:
@@ -78,13 +87,14 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
             return
         with warnings_to_stderr():
             recognize(options)
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
-    engine = _engine(options, (BATCH_SIZE,))
+    stored = MilvusIndex(options.uri, options.collection) if options.store else None
+    engine = _engine(options, (BATCH_SIZE,), stored)
     thumbnails: dict[float, Small] = {}  # by time
 
     reading = Reading()
@@ -99,6 +109,11 @@ def recognize(options: argparse.Namespace) -> None:
     times, encoded = encode_video(engine, frames(), BATCH_SIZE)
     for warning in reading.warnings:
         print(f"warning: {options.video}: {warning}", file=sys.stderr)
+    if stored:
+        found = find_candidates(
+            engine, encoded, stored, limit=options.candidates, gallery=options.gallery, where=options.where
+        )
+        engine = Engine(found, batch_sizes=(BATCH_SIZE,), naming=engine.naming, others=[engine])
     segments = products_over_time(
         engine, times, encoded, end=reading.end, gallery=options.gallery, top=options.top, where=options.where
     )
@@ -110,22 +125,23 @@ def recognize(options: argparse.Namespace) -> None:
         print(options.report, file=sys.stderr)
 
 
-def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...]) -> Engine:
+def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...], stored: MilvusIndex | None = None) -> Engine:
     engine = Engine(
-        options.index,
+        stored.first() if stored else options.index,
         model=options.checkpoint,
         rerank=options.rerank,
         batch_sizes=batch_sizes,
         naming=naming_of(options),
     )
-    engine.products(options.gallery, options.where)  # raises if there are none
+    if not stored:
+        engine.products(options.gallery, options.where)  # raises if there are none
     return engine
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage=f"{prog} (VIDEO | --follow=URL) --index=DIR [options]",
+        usage=f"{prog} (VIDEO | --follow=URL) (--index=DIR | --store=milvus --uri=URI) [options]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -143,21 +159,28 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="a live stream in place of VIDEO: an RTMP, RTSP, or HLS URL, a file that grows, or a camera (/dev/video0)",
     )
     search = parser.add_argument_group("search")
-    search.add_argument("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
+    search.add_argument("--index", type=Path, metavar="DIR", help="the index of the shop")
+    search.add_argument("--store", choices=("milvus",), help="search a database in place of --index; needs --uri")
+    search.add_argument("--uri", help="of the database, as for rice index")
+    search.add_argument("--collection", default=NAME, metavar="NAME", help=f"in the database (default: {NAME})")
     search.add_argument(
-        "--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing"
+        "--candidates",
+        type=int,
+        default=LIMIT,
+        metavar="N",
+        help=f"pictures fetched for each frame (default: {LIMIT})",
     )
+    search.add_argument("--checkpoint", type=Path, metavar="RUN", help="where the model is, if it has moved since")
     search.add_argument("--gallery", metavar="ID", help="search only this gallery (default: all products)")
     search.add_argument(
         "--where",
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="search only products of which the shop's CSV says so; repeat it for another value of a column, or for "
-        "another column",
+        help="search only products of which the shop's CSV says so; repeat it for other values and columns",
     )
     search.add_argument(
-        "--rerank", type=int, default=0, metavar="N", help="re-rank the first N products with the decoder (default: 0)"
+        "--rerank", type=int, default=0, metavar="N", help="re-rank the first N with the decoder (default: 0)"
     )
     search.add_argument(
         "--interval_seconds",
@@ -174,7 +197,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=float,
         default=5.0,
         metavar="S",
-        help="drop frames that have waited for longer than S seconds (default: 5)",
+        help="drop frames later than S seconds (default: 5)",
     )
     live.add_argument("--webhook", metavar="URL", help="also post each event to this http or https URL")
     output = parser.add_argument_group("output")

@@ -24,7 +24,17 @@ ROOMS = {
     "eval": {"types", "files", "config", "parallel", "ops", "models", "input"},
     "pages": {"types", "files", "config", "input", "eval"},
     "tasks": {"types", "files", "config", "parallel", "ops", "losses", "models", "input", "train", "eval", "pages"},
-    "index": {"types", "files", "config", "parallel", "models", "input", "eval.calibration", "eval.embed"},
+    "index": {
+        "types",
+        "files",
+        "config",
+        "parallel",
+        "models",
+        "input",
+        "eval.calibration",
+        "eval.embed",
+        "eval.scores",
+    },
     "recognition": {
         "types",
         "config",

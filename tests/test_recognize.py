@@ -181,3 +181,19 @@ def test_flags_that_do_not_go_together(arguments, message, capsys):
 def test_what_cannot_be_followed_is_said_in_a_line(shop, arguments, message):
     with pytest.raises(SystemExit, match=message):
         recognize.main([f"--index={shop.directory}", *arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "expected --index, or --store=milvus and --uri"),
+        (["--index=shop", "--store=milvus", "--uri=shop.db"], "expected --index, or --store=milvus and --uri"),
+        (["--store=milvus"], "expected --index, or --store=milvus and --uri"),
+        (["--store=milvus", "--uri=shop.db", "--rerank=5"], "expected no --rerank and no --follow with --store=milvus"),
+        (["--store=milvus", "--uri=shop.db", "--candidates=0"], "expected --candidates of 1 to 16384"),
+    ],
+)
+def test_where_the_index_is(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        recognize.main(["video.mp4", *arguments])
+    assert message in capsys.readouterr().err

@@ -18,7 +18,7 @@ from jaxtyping import BFloat16, Float32
 from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
 from rice_jax.config.fields import build
 from rice_jax.eval.calibration import Calibration
-from rice_jax.files import replacing, write_lines
+from rice_jax.files import replacing
 from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 
@@ -103,6 +103,8 @@ class Index:
         queries: what the decoder needs of each picture (`Pmd.image_queries`); None if there is no trained decoder.
         about: the model.
         sources: the directories and CSVs that the pictures are from; () = unknown.
+        centers: {gallery: the mean of its embeddings}, under None that of all; only if the index is a part of a larger
+            one (`milvus.MilvusIndex`), and never on disk.
     """
 
     gallery_ids: list[str]
@@ -116,6 +118,7 @@ class Index:
     queries: BFloat16[np.ndarray, "G R D"] | None
     about: About
     sources: tuple[str, ...] = ()
+    centers: Mapping[str | None, Float32[np.ndarray, " E"]] | None = None
 
     @property
     def num_products(self) -> int:
@@ -132,7 +135,15 @@ class Index:
         texts = {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
         chosen = np.asarray(rows, np.int64)
         queries = None if self.queries is None else self.queries[chosen]
-        return Index(**texts, vectors=self.vectors[chosen], queries=queries, about=self.about, sources=self.sources)
+        return dataclasses.replace(self, **texts, vectors=self.vectors[chosen], queries=queries)
+
+
+def fields_of(index: Index, images: Sequence[int]) -> dict[str, str]:
+    """What the shop's CSV says about a product: of each further column, the first cell of its images with a text."""
+    fields: dict[str, str] = {}
+    for image in images:
+        fields |= {name: value for name, value in index.fields[image].items() if not fields.get(name)}
+    return fields
 
 
 def read_index(directory: str | os.PathLike) -> Index:
@@ -210,29 +221,6 @@ def write_index(directory: str | os.PathLike, index: Index) -> None:
     table = pa.table(columns).replace_schema_metadata(metadata)
     with replacing(path) as partial, partial.open("wb") as file:
         pq.write_table(table, file, compression="none", use_dictionary=["gallery"])
-
-
-def export_faiss(directory: str | os.PathLike, index: Index) -> Path:
-    """Writes the vectors as a FAISS index for inner products.
-
-    Returns:
-        The file, `index.faiss`; beside it, `index.faiss.json` has the galleries, ids, and titles of its rows, and the
-        model's fingerprint.
-
-    Raises:
-        ImportError: faiss is not installed.
-    """
-    import faiss
-
-    flat = faiss.IndexFlatIP(index.vectors.shape[1])
-    flat.add(index.vectors)
-    path = Path(directory) / "index.faiss"
-    rows = {TEXTS[name]: own for name, own in _texts(index).items() if name != "digests"}
-    ids = json.dumps({"fingerprint": index.about.fingerprint} | rows, ensure_ascii=False)
-    with replacing(path) as partial:
-        faiss.write_index(flat, str(partial))
-    write_lines(path.with_name(path.name + ".json"), [ids])
-    return path
 
 
 def _settings(about: About) -> bytes:

@@ -16,14 +16,14 @@ from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.scores import center, scores_by_frames
 from rice_jax.index.model import Model, load_index_model, same_model
 from rice_jax.index.pictures import AnyPicture, show
-from rice_jax.index.store import Index, read_index
+from rice_jax.index.store import Index, fields_of, read_index
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.rice import embed
 from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.pooling import SHARPNESS, Pooling, inflation
-from rice_jax.recognition.products import Products, Where, by_gallery, fields_of, first_places, freeze, select
+from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, select
 from rice_jax.types import DataError
 
 DEFAULT = Naming()
@@ -103,7 +103,7 @@ class Engine:
 
     def __init__(
         self,
-        index: str | os.PathLike,
+        index: str | os.PathLike | Index,
         *,
         model: str | os.PathLike | None = None,
         rerank: int = 0,
@@ -114,7 +114,7 @@ class Engine:
         """Loads the index and its model, and compiles everything.
 
         Args:
-            index: directory of the index.
+            index: directory of the index, or the index.
             model: the run or converted model that made the index; None = where it was when the index was made.
             rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
@@ -128,16 +128,17 @@ class Engine:
             DataError: the index cannot be read, is empty, or lacks the calibration that `naming` needs.
             FileNotFoundError: there is no index.
         """
-        self.index: Index = read_index(index)
+        self.index: Index = index if isinstance(index, Index) else read_index(index)
+        name = "index" if isinstance(index, Index) else index
         if not len(self.index.vectors):
-            raise DataError(f"{index}: found no images in the index, expected at least one; add some with `rice index`")
+            raise DataError(f"{name}: found no images in the index, expected at least one; add some with `rice index`")
         if rerank and self.index.queries is None:
             raise CheckpointError(
-                f"{index}: holds nothing to re-rank with, since its model has no trained decoder; leave --rerank out, "
+                f"{name}: holds nothing to re-rank with, since its model has no trained decoder; leave --rerank out, "
                 "or index the images with a run that was trained with config.loss.pmd_weight above 0"
             )
         self.calibration: Calibration | None = self.index.about.calibration
-        naming.require(self.calibration, index)
+        naming.require(self.calibration, name)
         self.naming, self.by_frames = naming, naming.by_frames(self.calibration)
         shared = next((other for other in others if same_model(other.model.about, self.index.about)), None)
         loaded = shared.model if shared else load_index_model(self.index.about, model)
@@ -369,8 +370,9 @@ class Engine:
         filled = _fill(frames.features, self.num_frames)
         self._similar = compiled(similar, params, self._vectors, *filled)
         if self.by_frames:
+            known = self.index.centers
             self._centers = {
-                gallery: np.asarray(center(self.index.vectors, products.rows), np.float32)
+                gallery: np.asarray(known[gallery] if known else center(self.index.vectors, products.rows), np.float32)
                 for gallery, products in self._products.items()
             }
             self._by_frames = compiled(by_frames, self._vectors, self._centers[None], *filled)

@@ -1,12 +1,12 @@
 """The products of an index: their images, what the shop's CSV says about them, and which of them are searched."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from rice_jax.index.store import Index
+from rice_jax.index.store import Index, fields_of
 from rice_jax.types import DataError
 
 # {column of the shop's CSV, in any case: a value, or several of which a product has one}; all columns must agree.
@@ -44,14 +44,6 @@ def by_gallery(index: Index) -> dict[str | None, Products]:
         gallery: Products(np.array(own), edges[gallery], number[own][edges[gallery][:-1]])
         for gallery, own in rows.items()
     }
-
-
-def fields_of(index: Index, images: Sequence[int]) -> dict[str, str]:
-    """What the shop's CSV says about a product: of each further column, the first cell of its images with a text."""
-    fields: dict[str, str] = {}
-    for image in images:
-        fields |= {name: value for name, value in index.fields[image].items() if not fields.get(name)}
-    return fields
 
 
 def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:

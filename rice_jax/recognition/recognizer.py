@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.index.pictures import AnyPicture
+from rice_jax.index.store import Index
 from rice_jax.recognition.engine import DEFAULT, Engine, Frames, Match, Recognition, join_frames
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Where
@@ -42,7 +43,7 @@ class Recognizer:
 
     def __init__(
         self,
-        index: str | os.PathLike,
+        index: str | os.PathLike | Index,
         *,
         model: str | os.PathLike | None = None,
         gallery: str | None = None,
@@ -55,7 +56,7 @@ class Recognizer:
         """Loads the index and its model, and compiles everything.
 
         Args:
-            index: directory of the index.
+            index: directory of the index, or the index, such as `MilvusIndex.read` returns.
             model: the run or converted model that made the index; None = where it was when the index was made.
             gallery: id of the stream's gallery; None = all products of the index.
             top: number of products to return, at least 1.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import json
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,6 @@ from rice_jax.index.store import (
     About,
     Index,
     _checksum,
-    export_faiss,
     read_index,
     write_index,
 )
@@ -187,18 +185,3 @@ def test_an_index_without_products(tmp_path, with_checksum):
 def test_products_of_two_galleries_are_two(tmp_path):
     assert make_index(5).num_products == 3
     assert dataclasses.replace(make_index(5), gallery_ids=[*"ababa"]).num_products == 5
-
-
-def test_faiss_finds_the_nearest(tmp_path):
-    faiss = pytest.importorskip("faiss")
-    index = make_index(30)
-    path = export_faiss(tmp_path, index)
-    rows = json.loads((tmp_path / "index.faiss.json").read_text(encoding="utf-8"))
-    clip = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float32)
-    scores, found = faiss.read_index(str(path)).search(clip, 30)
-    np.testing.assert_array_equal(found, np.argsort(-clip @ index.vectors.T))
-    np.testing.assert_allclose(scores, -np.sort(-clip @ index.vectors.T), atol=1e-6)
-    assert rows["id"] == index.image_ids and rows["gallery"] == index.gallery_ids
-    assert rows["product"] == index.product_ids
-    assert rows["fingerprint"] == index.about.fingerprint
-    assert sorted(os.listdir(tmp_path)) == ["index.faiss", "index.faiss.json"]
