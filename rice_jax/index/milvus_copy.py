@@ -117,7 +117,9 @@ def _require_collections(client: Any, name: str, index: Index, kind: str) -> int
         client.drop_collection(collection)
         params = client.prepare_index_params()
         params.add_index("vector", index_type=TYPES[of], metric_type="IP", params=building[of])
-        client.create_collection(collection, schema=schema, index_params=params, consistency_level="Strong")
+        client.create_collection(collection, schema=schema, consistency_level="Strong")
+        client.create_index(collection, params, sync=False)  # there is nothing to wait for in an empty collection
+        client.load_collection(collection)
     return lists
 
 

@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, Float32, PyTree
 
 from rice_jax.index.milvus import MilvusIndex
 from rice_jax.index.store import Index
-from rice_jax.models.rice import embed
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.products import Where
 from rice_jax.types import DataError
@@ -43,7 +42,8 @@ def find_candidates(
         DataError: there is no such gallery, column, or product.
         OSError: Milvus refuses.
     """
-    queries = np.concatenate([np.asarray(embed(frames.features)), *_clips(engine, frames)])
+    unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
+    queries = np.concatenate([unit, *_clips(engine, frames)])
     hits = index.search(queries, min(limit, index.num_pictures), gallery=gallery, where=where)
     products = [hit.product for own in hits for hit in own]
     if not products:
