@@ -66,7 +66,8 @@ def build_faiss(vectors: Float32[np.ndarray, "N E"], kind: str) -> Any:
     import faiss
 
     num, width = vectors.shape
-    flat = faiss.IndexFlatIP(width)
+    flat: Any = faiss.IndexFlatIP(width)
+    built: Any
     if kind == "flat":
         built = flat
     elif kind == "hnsw":

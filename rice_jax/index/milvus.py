@@ -159,7 +159,7 @@ class MilvusIndex:
     def _read(self, filters: Iterable[str]) -> Index:
         with naming_errors(self._uri):
             rows = [row for each in filters for row in read_rows(self._client, self._name, each, ["picture", "vector"])]
-            texts = {
+            texts: dict[str, Any] = {
                 name: [row["picture"].get(column, "") for row in rows]
                 for name, column in PICTURE.items()
                 if name != "fields"

@@ -132,7 +132,7 @@ class Index:
 
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
-        texts = {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
+        texts: dict[str, Any] = {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
         chosen = np.asarray(rows, np.int64)
         queries = None if self.queries is None else self.queries[chosen]
         return dataclasses.replace(self, **texts, vectors=self.vectors[chosen], queries=queries)
