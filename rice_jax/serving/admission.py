@@ -152,6 +152,7 @@ class AdmissionMiddleware:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         start, status = time.perf_counter(), 0
+        body = _Body(scope, receive, self._admission)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -160,10 +161,12 @@ class AdmissionMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 headers["Content-Security-Policy"] = self._policies.get(scope["path"], POLICY)
+                if body.is_unread:  # uvicorn then closes the connection, so the client must not reuse it
+                    headers["Connection"] = "close"
             await send(message)
 
         try:
-            await self._admit(scope, receive, send_with_headers)
+            await self._admit(scope, body, send_with_headers)
         except asyncio.CancelledError:  # uvicorn cancels what is left when the time for stopping is over
             if not status:
                 refusal = JSONResponse(
@@ -176,7 +179,7 @@ class AdmissionMiddleware:
             self._admission.metrics.responses.labels(route, status or 500).inc()
             self._admission.metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admit(self, scope: Scope, body: "_Body", send: Send) -> None:
         uploads = scope["method"] not in ("GET", "HEAD", "DELETE")
         try:
             require_host(scope, self._access.hosts, self._access.origins)
@@ -186,10 +189,10 @@ class AdmissionMiddleware:
                 self._admission.require_place()
         except HTTPException as error:
             refusal = JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-            return await refusal(scope, receive, send)
+            return await refusal(scope, body.receive, send)
         if not uploads:
-            return await self._app(scope, receive, send)
-        with self._admission.metrics.arriving.track_inprogress(), _Body(scope, receive, self._admission) as body:
+            return await self._app(scope, body.receive, send)
+        with self._admission.metrics.arriving.track_inprogress(), body:
             await self._app(scope, body, send)
 
     def _require_token(self, scope: Scope) -> None:
@@ -212,10 +215,16 @@ class _Body:
     """Receives a request's body; raises an HTTPException if it is too large or too slow."""
 
     def __init__(self, scope: Scope, receive: Receive, admission: Admission):
-        self._receive, self._admission, self._limits = receive, admission, admission.limits
+        self.receive, self._admission, self._limits = receive, admission, admission.limits
         self._deadline = asyncio.get_running_loop().time() + self._limits.upload_seconds
-        self._announced = int(Headers(scope=scope).get("content-length", 0))
-        self._size, self._more = 0, True
+        headers = Headers(scope=scope)
+        self._announced = int(headers.get("content-length", 0))
+        self._size, self._more = 0, self._announced > 0 or "transfer-encoding" in headers
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether some of the body has not been received."""
+        return self._more
 
     def __enter__(self) -> "_Body":
         return self
@@ -225,11 +234,11 @@ class _Body:
 
     async def __call__(self) -> Message:
         if not self._more:
-            return await self._receive()  # returns when the client disconnects
+            return await self.receive()  # returns when the client disconnects
         self._require(self._announced)
         try:
             async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
+                message = await self.receive()
         except TimeoutError as error:
             seconds = f"{self._limits.upload_seconds:g} seconds"
             raise HTTPException(408, f"found {self._size:,} bytes in {seconds}, expected the whole body") from error
