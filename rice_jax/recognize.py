@@ -141,7 +141,7 @@ def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...], stored: M
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage=f"{prog} (VIDEO | --follow=URL) (--index=DIR | --store=milvus --uri=URI) [options]",
+        usage=f"{prog} (VIDEO | --follow=URL) (--index=DIR | --uri=URI) [options]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 
@@ -137,6 +138,7 @@ def test_clips_that_cannot_be_used_are_listed_after_all_others(films, index, tmp
 def test_a_clip_that_ends_after_its_film_is_named(films, index, tmp_path, capsys, caplog):
     path = films / "late.csv"
     path.write_text("clip,product,start,end\nfilm.mp4,p1,55,60.5\nfilm.mp4,p1,50,90")
+    logging.getLogger("rice_jax").addHandler(caplog.handler)  # whose records the command keeps from the root
     assert "2 clips of" in run(capsys, path, f"--index={index}")
     late = [record.getMessage() for record in caplog.records if "used up to there" in record.getMessage()]
     assert late == [f"{path}:3: ends at second 90, but {films / 'film.mp4'} at 60; used up to there"]

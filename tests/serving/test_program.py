@@ -58,6 +58,9 @@ def test_the_log_is_json_on_request(tmp_path, capsys, monkeypatch):
     (tmp_path / "token").write_text(f"{token}\nshort\n")
     flags = [f"--index={tmp_path}", f"--token_file={tmp_path / 'token'}", "--log_format=json"]
     monkeypatch.setattr(logging, "_warnings_showwarning", None)  # as in a program of its own
+    for name in ("uvicorn", "uvicorn.error"):  # which servers of other tests have configured
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     try:
         with pytest.raises(SystemExit, match="1"):
             serve.main(flags)
@@ -90,8 +93,8 @@ def test_help_fits_on_a_screen(command, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"], prog="rice command")
     lines = capsys.readouterr().out.splitlines()
-    shown = "(VIDEO | --follow=URL) " if command is recognize else ""
-    assert lines[0] == f"usage: rice command {shown}--index=DIR [options]"
+    shown = "(VIDEO | --follow=URL) (--index=DIR | --uri=URI)" if command is recognize else "--index=DIR"
+    assert lines[0] == f"usage: rice command {shown} [options]"
     assert len(lines) <= 50 and max(map(len, lines)) <= 80
 
 
