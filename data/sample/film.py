@@ -25,6 +25,7 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     __package__ = "data.sample"
 
 from . import plan, scene, shop, simulate, speech
+from .phrases import Language
 
 GAPS = (  # what a gap shows, and its probability
     ("empty", 0.35),
@@ -37,11 +38,12 @@ PUT_AWAY = 0.4  # probability that a product is out of view for a while
 
 @dataclasses.dataclass(frozen=True)
 class Shop:
-    """A shop with its products, and the ids of other shops' products."""
+    """A shop with its products, other shops' products, and what its host speaks."""
 
     name: str
     products: tuple[shop.Product, ...]
-    other_ids: list[str]
+    others: list[shop.Product]
+    language: Language
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,7 @@ def open_shops(lives: Sequence[shop.Live], flags: argparse.Namespace) -> list[Sh
                 f"--lives=1: found no products of another shop, expected some for the gaps; choose more --lives, or "
                 f"--shop_products below {len(own)}"
             )
-        shops.append(Shop(f"{flags.split}-{number}", own, [p.product_id for p in others]))
+        shops.append(Shop(f"{flags.split}-{number}", own, others, live.language))
     return shops
 
 
@@ -136,7 +138,7 @@ def plan_video(store: Shop, flags: argparse.Namespace, rng: np.random.Generator)
         The segments. The first and the last are gaps, and no gap shows a product of the shop.
     """
     settings = _settings(flags)
-    shop_ids, other_ids = [p.product_id for p in store.products], store.other_ids
+    shop_ids, other_ids = [[p.product_id for p in products] for products in (store.products, store.others)]
     shown = [shop_ids[i] for i in rng.permutation(len(shop_ids))[: flags.products_per_video]]
     segments = [_plan_gap(other_ids, flags, rng)]
     for product in shown:
@@ -197,7 +199,26 @@ def _film_one(task):
             line = {"start": start, "end": start + segment.seconds, "product": segment.product}
             lines.append(line | ({"gap": segment.gap} if segment.gap else {"seen": seen}))
             start += segment.seconds
+    spoken = _speech(store, segments, np.random.default_rng([flags.seed, 5, number]))
+    (out / name).with_suffix(".srt").write_text(speech.subtitles(spoken), encoding="utf-8")
     return {"video": name, "gallery": store.name, "seconds": total, "segments": lines}
+
+
+def _speech(store, segments, rng):
+    """Draws what the host says in the video: up to two seconds before or after what it is about."""
+    products = {p.product_id: p for p in (*store.products, *store.others)}
+    spoken, start, silent = [], 0, 0.0
+    for segment in segments:
+        presented = products.get(segment.presented)
+        others = [p for p in store.products if p is not presented]
+        shift = start + rng.uniform(-2, 2)
+        for said in speech.sentences(segment.seconds, presented, others, store.language, rng):
+            begin, end = max(shift + said.start, silent), shift + said.end
+            if end > begin:
+                spoken.append(speech.Sentence(begin, end, said.text))
+                silent = end
+        start += segment.seconds
+    return spoken
 
 
 def _shown(segment, rng):
@@ -254,7 +275,7 @@ def _write_shops(shops, flags, out):
                 name = product.product_id
                 path = f"shop/{store.name}/{name}.jpg"
                 shutil.copyfile(shop.image_path(flags.products, name), out / path)
-                title = speech.title(product, np.random.default_rng([flags.seed, *name.encode()]))
+                title = speech.title(product, store.language, flags.seed)
                 titles.writerow({"id": name, "path": path, "gallery": store.name, "title": title})
                 attribution.writerow(product.row)
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from .phrases import CHINESE, ENGLISH, Language
+
 REQUIRED_COLUMNS = ("product_id", "name", "category")
 GALLERY_MIN, GALLERY_MAX, GALLERY_USUAL = 20, 40, 30
 
@@ -28,11 +30,12 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class Live:
-    """A livestream: its id, its products in gallery order, and their image ids."""
+    """A livestream: its id, its products in gallery order, their image ids, and what its host speaks."""
 
     live_id: str
     products: tuple[Product, ...]
     image_ids: tuple[str, ...]
+    language: Language
 
 
 def read_products(directory: str | pathlib.Path) -> list[Product]:
@@ -142,7 +145,8 @@ def arrange(
         seed: decides the ids and the order of a gallery.
 
     Returns:
-        (training livestreams, test livestreams); a training livestream has about 30 products.
+        (training livestreams, test livestreams); a training livestream has about 30 products. Every second livestream
+        is in Chinese if its products have Chinese names.
 
     Raises:
         ValueError: there are too few products, or a gallery would not have 20 to 40 images.
@@ -173,7 +177,7 @@ def arrange(
     parts = np.array_split(np.arange(len(rest)), max(1, round(len(rest) / GALLERY_USUAL)))
     train = [[rest[i] for i in part] for part in parts]
     rng = np.random.default_rng([seed, 3])
-    return [_live(group, rng) for group in train], [_live(group, rng) for group in test]
+    return [_live(*item, rng) for item in enumerate(train)], [_live(*item, rng) for item in enumerate(test)]
 
 
 def _shuffled_pools(products, rng):
@@ -213,12 +217,14 @@ def _draw_live(pools, whole, size, rng):
     return taken
 
 
-def _live(products, rng):
+def _live(number, products, rng):
     order = rng.permutation(len(products))
+    chinese = number % 2 == 1 and all((product.row.get(CHINESE.name_column) or "").strip() for product in products)
     return Live(
         live_id=new_uuid(rng),
         products=tuple(products[i] for i in order),
         image_ids=tuple(new_uuid(rng) for _ in products),
+        language=CHINESE if chinese else ENGLISH,
     )
 
 

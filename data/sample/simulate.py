@@ -153,7 +153,8 @@ def _tasks(lives, clips_per_product, split, flags):
                     "start": start,
                     "image_id": live.image_ids[index],
                     "product": live.products[index],
-                    "shop": [p.product_id for i, p in enumerate(live.products) if i != index],
+                    "shop": [p for i, p in enumerate(live.products) if i != index],
+                    "language": live.language,
                     "elsewhere": [others[i].product_id for i in rng.permutation(len(others))[:8]],
                 }
             )
@@ -176,9 +177,10 @@ def _render(task):
     """Renders one clip, writes its frames and returns its annotations."""
     directory, backgrounds, settings, out = _context
     rng = np.random.default_rng(task["seed"])
-    product = task["product"]
+    product, language = task["product"], task["language"]
+    nearby = [p.product_id for p in task["shop"]]
     clip = scene.render(
-        product.product_id, task["shop"], task["elsewhere"], backgrounds, directory, settings, ANNOTATED_EVERY, rng
+        product.product_id, nearby, task["elsewhere"], backgrounds, directory, settings, ANNOTATED_EVERY, rng
     )
     end = task["start"] + 1000 * len(clip.frames)
     clip_id = f"{task['live_id']}-{task['start']}-{end}"
@@ -195,8 +197,8 @@ def _render(task):
         "product": product,
         "frame_ids": frame_ids,
         "boxes": clip.boxes,
-        "title": speech.title(product, np.random.default_rng(task["seed"][:1] + list(product.product_id.encode()))),
-        "asr": speech.asr(product, rng),
+        "title": speech.title(product, language, task["seed"][0]),
+        "asr": speech.asr(product, task["shop"], language, rng),
     }
 
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from data.sample import film as program
+from data.sample.phrases import ENGLISH
 from tests.data.test_simulate import SAMPLE
 
 SHORT = ("--videos=2", "--products_per_video=2", "--shown_seconds", "6", "8", "--gap_seconds", "2", "3")
@@ -100,6 +102,23 @@ def test_shop_can_be_indexed(plain):
     assert set(credits) == {r["id"] for r in rows} and all(row["licence"] for row in credits.values())
 
 
+def test_speech_is_timed(plain):
+    """Each video has subtitles in the order of time, within the video; the shops' languages differ."""
+    letters = []
+    for video in truth_of(plain):
+        text = (plain / video["video"]).with_suffix(".srt").read_text(encoding="utf-8")
+        clock = r"(\d\d):(\d\d):(\d\d),(\d{3})"
+        blocks = re.findall(rf"^\d+\n{clock} --> {clock}\n(.+)\n$", text, re.MULTILINE)
+        assert len(blocks) == text.count("-->") > 3
+        times = []
+        for *numbers, _ in blocks:
+            for hours, minutes, seconds, milliseconds in (numbers[:4], numbers[4:]):
+                times.append(3600 * int(hours) + 60 * int(minutes) + int(seconds) + int(milliseconds) / 1000)
+        assert times == sorted(times) and times[0] >= 0 and times[-1] <= video["seconds"] + 2
+        letters.append(sum("\u4e00" <= letter <= "\u9fff" for letter in text) > 20)
+    assert letters == [False, True]
+
+
 def test_seed_alone_decides_every_byte(plain, tmp_path):
     def digests(out):
         return {p.relative_to(out): hashlib.sha256(p.read_bytes()).hexdigest() for p in out.rglob("*") if p.is_file()}
@@ -130,8 +149,9 @@ def test_a_small_shop(tmp_path):
 
 
 def test_gaps_show_nothing_of_the_shop():
-    own = [f"own{i}" for i in range(12)]
-    store = program.Shop("s", tuple(types.SimpleNamespace(product_id=p) for p in own), [f"o{i}" for i in range(9)])
+    own, other = [f"own{i}" for i in range(12)], [f"o{i}" for i in range(9)]
+    products = [[types.SimpleNamespace(product_id=name) for name in names] for names in (own, other)]
+    store = program.Shop("s", tuple(products[0]), products[1], ENGLISH)
     flags = types.SimpleNamespace(
         products_per_video=5, shown_seconds=(8, 40), gap_seconds=(5, 20), distractors=8, clutter=1.0
     )
@@ -152,7 +172,7 @@ def test_gaps_show_nothing_of_the_shop():
             assert bool(around) >= (segment.gap == "around") and not (segment.gap == "empty" and around)
     assert min(kinds[k] for k in ("empty", "around", "other")) > 150
     assert 0.15 < follows / (200 * 4) < 0.35, "a quarter of the products follow without a gap"
-    assert beside >= set(own) and beside & set(store.other_ids), "as in clips"
+    assert beside >= set(own) and beside & set(other), "as in clips"
 
 
 @pytest.mark.parametrize(
