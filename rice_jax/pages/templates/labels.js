@@ -28,7 +28,7 @@ function setLabel(state, part, card, product) {
   countLabels(state);
 }
 
-function judgment(state, part, card) {
+function addJudgment(state, part, card) {
   const line = make("div", "judgment"), choice = make("div", "choice"), shown = shownBy(part);
   const right = makeButton("right", "Right", () => setLabel(state, part, card, shown));
   const wrong = makeButton("wrong", "Wrong", () => {
@@ -58,7 +58,6 @@ function judgment(state, part, card) {
   for (const [name, one] of Object.entries({ right, wrong, none, other })) one.dataset.key = `${name} ${part.start}`;
   card.append(line);
   showLabel(state, part, card);
-  return line;
 }
 
 function showLabel(state, part, card) {

@@ -110,7 +110,8 @@ function summary(timeline) {
 function ticks(start, end) {
   const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
   const step = steps.find((step) => (end - start) / step <= NUM_TICKS) ?? steps.at(-1), times = [];
-  for (let time = step * Math.ceil(start / step); time <= end; time += step) times.push(time);
+  const last = end - 0.05 * (end - start);  // the text of a later one would not fit
+  for (let time = step * Math.ceil(start / step); time <= last; time += step) times.push(time);
   return times;
 }
 
@@ -250,10 +251,10 @@ function partCard(state, part) {
     shown.append(figure);
   }
   showFrames(state, part, frames);
-  shown.append(frames);
+  shown.append(frames, ...runnersUp(state, part, card));
   card.append(head, shown);
   if (!product) card.append(make("p", "soft nearest", nearest(state, part)));
-  card.append(...runnersUp(state, part, card), ...(state.result.name ? [judgment(state, part, card)] : []));
+  if (state.result.name) addJudgment(state, part, card);
   return card;
 }
 
@@ -279,7 +280,9 @@ function runnersUp(state, part, card) {
     one.append(productPicture(state, product), make("span", "", called(product)));
     strip.append(one);
   }
-  return [make("h4", "", part.product ? "Similar products" : "The most similar products"), strip];
+  const box = make("div", "others");
+  box.append(make("h4", "", part.product ? "Similar products" : "The most similar products"), strip);
+  return [box];
 }
 
 // The frames of a part: those of the result, or taken from the film when they come near the window.
