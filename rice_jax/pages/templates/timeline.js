@@ -50,7 +50,9 @@ function renderTimeline(element, result, options = {}) {
   const parts = result.timeline;
   const state = timelines.get(element) ?? { captured: new Map() };
   timelines.set(element, state);
-  if (state.film !== options.film) Object.assign(state, { film: options.film, video: null, captured: new Map() });
+  if (state.film !== options.film) {
+    Object.assign(state, { film: options.film, video: null, captured: new Map(), known: null });
+  }
   Object.assign(state, { result, options, labels: readLabels(result) });
   const focused = element.contains(document.activeElement) && document.activeElement.dataset.key;
   element.classList.add("timeline");
