@@ -1,12 +1,15 @@
 """The timeline page: what it says, and how its reader sees it."""
 
+import csv
 import dataclasses
 import json
 import re
+import time
 
 import numpy as np
 import pytest
 
+from rice_jax.clips.labels import read_clips
 from rice_jax.index.store import read_index
 from rice_jax.pages import timeline as page
 from rice_jax.pages.album import thumbnail
@@ -220,3 +223,92 @@ def test_it_fits_and_can_be_read(opened, width, scheme):
         ".openfilm",
     ):
         assert opened.execute_script(CONTRAST, text) > 4.5, text  # what WCAG asks for
+
+
+LABELED = {
+    "a, b": "=cmd|' /C calc'!A0",
+    'says "hello"': "p,1",
+    "a;b\tc": '"',
+    "两\nlines": "ü",
+    "=1+1.mp4": "+p1",
+    " first.mp4": "@p1",
+}
+
+
+@pytest.mark.parametrize(("name", "product"), LABELED.items())
+def test_labels_are_those_of_own_clips(opened, tmp_path, name, product):
+    """What is downloaded is read as it was shown: the part, and the id of its product."""
+    opened.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    shown = match(1)._replace(id=product)._asdict()
+    gap = {"start": 9.5, "end": 1e4 / 3, "product": None, "confidence": 0.5, "products": [shown], "frames": []}
+    timeline = [gap | {"start": 0.0, "end": 9.5, "product": shown}, gap]
+    opened.execute_script(
+        "const section = document.createElement('section'); section.id = 'other'; document.body.append(section);"
+        "renderTimeline(section, arguments[0]);"
+        "for (const one of section.querySelectorAll('.right')) one.click();"
+        "section.querySelector('.labels').click(); section.remove();",
+        {"name": name, "index": "one", "timeline": timeline},
+    )
+    [path] = until(lambda: list(tmp_path.glob("*.labels.csv")))
+    found = read_clips(path)
+    assert [(clip.path, clip.product) for clip in found] == [(tmp_path / name, product), (tmp_path / name, "")]
+    assert [(clip.start, clip.end) for clip in found] == [(0.0, 9.5), (9.5, 3333.333)]
+
+
+def until(find):
+    deadline = time.monotonic() + 20
+    while not (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def test_labels_survive_a_reload_and_the_keyboard_is_enough(opened, tmp_path):
+    from selenium.webdriver import ActionChains, Keys
+
+    def press(*keys):
+        ActionChains(opened).send_keys(*keys).perform()
+        return opened.switch_to.active_element
+
+    opened.refresh()
+    opened.execute_script("localStorage.clear()")
+    opened.refresh()
+    seen, active = [], press(Keys.TAB)
+    while active.text != "Right":
+        assert (
+            len(seen) < 30
+            and opened.execute_script("return getComputedStyle(arguments[0]).outlineStyle", active) != "none"
+        ), "the focus is visible"
+        seen.append(active.text or active.tag_name)
+        active = press(Keys.TAB)
+    assert seen[0] == "input" and "0:00 – 0:09.5" in seen, seen
+    press(Keys.SPACE)
+    assert active.get_attribute("aria-pressed") == "true"
+    press(Keys.TAB, Keys.ENTER)
+    choice = opened.find_element("css selector", ".choice")
+    assert choice.is_displayed() and active.get_attribute("aria-pressed") == "false"
+    count = ".downloads .count"
+    assert opened.find_element("css selector", count).text.startswith("0 of 4 parts labeled; 1 wrong without a product")
+    assert press(Keys.TAB).text == "none of the shop’s products"
+    press(Keys.TAB)
+    press("p3", Keys.ENTER)
+    assert opened.find_element("css selector", count).text == "1 of 4 parts labeled"
+    opened.refresh()
+    assert opened.find_element("css selector", count).text == "1 of 4 parts labeled"
+    assert opened.find_element("css selector", ".told").text == "p3"
+    opened.find_element("css selector", ".runners button").send_keys(Keys.ENTER)
+    label = opened.execute_script("return JSON.parse(localStorage[localStorage.key(0)])[0]")
+    assert label == {"shown": "p1", "product": "p2"}, "a similar product is chosen by its picture"
+
+
+def test_the_other_files(opened, index, frames):
+    shown = told(html(index, frames))["result"]
+    chapters, plain, table = opened.execute_script(
+        "return [chapters(arguments[0]), timelineJson(arguments[0]), timelineCsv(arguments[0])]", shown
+    )
+    first, second, *_ = chapters.removeprefix("WEBVTT\n\n").split("\n\n")
+    assert first == "00:00:00.000 --> 00:00:09.500\np1" and second.startswith(
+        "00:00:14.500 --> 00:00:19.500\n&lt;/script"
+    )
+    assert list(json.loads(plain)) == ["timeline", "film"] and json.loads(plain)["timeline"][0]["product"]["id"] == "p1"
+    rows = list(csv.DictReader(table.removeprefix("\ufeff").splitlines()))
+    assert [row["product"] for row in rows] == ["p1", "", "p2", "p1"] and rows[2]["title"] == EVIL

@@ -94,11 +94,11 @@ def test_frames_are_taken_from_the_film(shown):
 
 
 def test_a_part_that_is_chosen_is_played(shown):
-    wait(shown, "return document.querySelector('.overview video').readyState > 1")
+    wait(shown, "return document.querySelector('#timeline > video').readyState > 1")
     first, *_, last = shown.find_elements("css selector", ".part .when")
     for button, second in ((last, 8), (first, 0)):
         shown.execute_script("arguments[0].click()", button)
-        wait(shown, f"return Math.abs(document.querySelector('.overview video').currentTime - {second}) < 1.6")
+        wait(shown, f"return Math.abs(document.querySelector('#timeline > video').currentTime - {second}) < 1.6")
         wait(shown, "return arguments[0].closest('.part').className.includes('now')", button)
         assert len(shown.find_elements("css selector", ".part.now")) == 1
 
@@ -124,7 +124,7 @@ def test_several_pictures_are_one_clip(opened, shop, tmp_path):
         path.write_bytes(png(shop.pictures[2]))
     assert choose(opened, *paths).text == "3 frames looked at."
     assert texts(opened, ".part h3") == ["title p2"]
-    assert not opened.find_elements("css selector", ".overview video")
+    assert not opened.find_elements("css selector", "#timeline > video")
     wait(opened, "return [...document.querySelectorAll('.strip figure img')].every((one) => one.naturalWidth)")
     assert len(opened.find_elements("css selector", ".strip figure img")) == 3
     assert len(texts(opened, "#products .name")) == 5, "as a whole"

@@ -51,9 +51,7 @@ function addJudgment(state, part, card) {
     }
     if (labelOf(state, part)?.product !== id) setLabel(state, part, card, id);
   });
-  choice.append(make("span", "", "It shows a similar product above,"));
-  if (part.product) choice.append(none, make("span", "", "or"));
-  choice.append(other);
+  choice.append(make("span", "", "Choose a similar product,"), ...(part.product ? [none, "or"] : ["or"]), other);
   line.append(right, wrong, make("span", "told"), choice);
   for (const [name, one] of Object.entries({ right, wrong, none, other })) one.dataset.key = `${name} ${part.start}`;
   card.append(line);

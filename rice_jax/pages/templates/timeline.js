@@ -59,17 +59,17 @@ function renderTimeline(element, result, options = {}) {
   if (!parts.length) return element.replaceChildren(make("p", "soft", "Nothing has been shown yet."));
   colorProducts(state);
   state.cards = parts.map((part) => partCard(state, part));
-  element.replaceChildren(
-    overview(state, element), productTable(state), partList(state), ...(result.name ? [labelLine(state)] : []),
-    downloadLine(state),
-  );
+  const film = filmBox(state, element), told = make("div");
+  told.append(timeBar(state), make("p", "soft", summary(parts)), productTable(state), partList(state));
+  told.append(...(result.name ? [labelLine(state)] : []), downloadLine(state));
+  element.replaceChildren(...film, told);
   if (focused) element.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   markNow(state);
 }
 
 // The film and the bar.
 
-function overview(state, element) {
+function timeBar(state) {
   const { timeline } = state.result, start = timeline[0].start, end = timeline.at(-1).end;
   const percentOf = (time) => `${100 * (time - start) / Math.max(end - start, 1e-9)}%`;
   const bar = make("div", "timebar"), scale = make("div", "ticks");
@@ -93,10 +93,9 @@ function overview(state, element) {
     scale.append(tick);
   }
   scale.ariaHidden = "true";
-  const whole = make("div", "overview"), beside = make("div");
-  beside.append(bar, scale, make("p", "soft", summary(timeline)));
-  whole.append(...filmBox(state, element), beside);
-  return whole;
+  const box = make("div", "bars");
+  box.append(bar, scale);
+  return box;
 }
 
 function summary(timeline) {
@@ -254,8 +253,7 @@ function partCard(state, part) {
   }
   showFrames(state, part, frames);
   shown.append(frames, ...runnersUp(state, part, card));
-  card.append(head, shown);
-  if (!product) card.append(make("p", "soft nearest", nearest(state, part)));
+  card.append(head, ...(product ? [] : [make("p", "soft nearest", nearest(state, part))]), shown);
   if (state.result.name) addJudgment(state, part, card);
   return card;
 }
