@@ -120,7 +120,8 @@ def recognize(options: argparse.Namespace) -> None:
     for segment in segments:
         print(json.dumps(segment_line(segment), ensure_ascii=False, allow_nan=False))
     if options.report:
-        video = Video(options.video.name, segments, times, [thumbnails[time] for time in times])
+        named_from = engine.naming.none_cosine(engine.calibration)
+        video = Video(options.video.name, segments, times, [thumbnails[time] for time in times], named_from)
         write_timeline(options.report, video, engine.index, options.gallery)
         print(options.report, file=sys.stderr)
 

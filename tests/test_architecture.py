@@ -50,7 +50,7 @@ ROOMS = {
     "serving": {"types", "input.pictures", "recognition", "pages"},
 }
 # A module that may import more than its package: the page shows the results of recognition with an index.
-EXCEPTIONS = {"pages.timeline": {"index.store", "recognition.recognizer"}}
+EXCEPTIONS = {"pages.timeline": {"index.store", "recognition.engine", "recognition.recognizer"}}
 MODEL_PARTS = {"encoder", "aggregation", "pmd", "pfr", "detector"}
 MAX_LINES = 400
 SOURCES = ("rice_jax", "data", "scripts", "tests", "configs")

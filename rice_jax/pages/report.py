@@ -139,13 +139,21 @@ def write_report(
     logger.info("%s: %d of %d queries shown, %.1f MB", path, len(cards), len(ranking.rank), len(html.encode()) / 1e6)
 
 
-def render(template: str, album: Pictures | None, *, package: str = "rice_jax.pages", **values: Any) -> str:
+def render(
+    template: str,
+    album: Pictures | None,
+    *,
+    package: str = "rice_jax.pages",
+    scripts: Sequence[str] = (),
+    **values: Any,
+) -> str:
     """Renders a page.
 
     Args:
         template: name of a template in `package`; it may extend and include those of `rice_jax.pages`.
         album: the pictures that the page shows; None if it shows none.
         package: where the template is.
+        scripts: names of further scripts in `rice_jax.pages`.
         **values: the template's variables.
     """
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (package, "rice_jax.pages")])
@@ -153,7 +161,8 @@ def render(template: str, album: Pictures | None, *, package: str = "rice_jax.pa
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "short": _short}
-    script = importlib.resources.files("rice_jax.pages").joinpath("templates/script.js").read_text(encoding="utf-8")
+    sources = importlib.resources.files("rice_jax.pages").joinpath("templates")
+    script = "".join(sources.joinpath(name).read_text(encoding="utf-8") for name in ("script.js", *scripts))
     # With its digest in the content security policy, the browser runs this script and no other.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     pictures = album.pictures if album else []

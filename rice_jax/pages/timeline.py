@@ -1,8 +1,7 @@
 """The products of a video over time as one HTML file, in the style of a run's report (`pages.report`)."""
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +10,13 @@ from rice_jax.files import write_lines
 from rice_jax.index.store import Index
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
-from rice_jax.pages.plots import COLORS
 from rice_jax.pages.report import MAX_CHARACTERS, render
+from rice_jax.recognition.engine import Match
 from rice_jax.recognition.recognizer import Segment
 
 NUM_FRAMES = 6  # of a part, shown at most, spread evenly
-NUM_TICKS = 6  # of the bar, about
+MAX_PRODUCTS = 5000  # to choose from; the ids of others can be typed
+SCRIPTS = ("timeline.js", "labels.js")  # of every page that shows a timeline
 
 Small = tuple[bytes, Sequence[int]]  # what `album.thumbnail` returns
 
@@ -29,12 +29,14 @@ class Video(NamedTuple):
         segments: parts of the video, each with its product, at least one (`products_over_time`).
         times: of the sampled frames, in seconds.
         frames: thumbnails of the sampled frames.
+        named_from: the cosine from which a product is named; None = some product always is.
     """
 
     name: str
     segments: Sequence[Segment]
     times: Sequence[float]
     frames: Sequence[Small]
+    named_from: float | None = None
 
 
 def write_timeline(path: str | os.PathLike, video: Video, index: Index, gallery: str | None = None) -> None:
@@ -59,51 +61,45 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
     """
     album = Pictures()
     paths = dict(zip(zip(index.gallery_ids, index.image_ids, strict=True), index.paths, strict=True))
-    named = zip(index.gallery_ids, index.product_ids, strict=True)
-    products = list(dict.fromkeys((part.product.gallery, part.product.id) for part in video.segments if part.product))
-    colors = {key: COLORS[place % len(COLORS)] for place, key in enumerate(products)}
-    start, end = video.segments[0].start, video.segments[-1].end
+    titles = _titles(index, gallery)
 
-    def percent(time: float) -> float:
-        return 100 * (time - start) / (end - start)
+    def product(match: Match) -> dict[str, Any]:
+        small = _image(album, paths[match.gallery, match.image_id])
+        return match._asdict() | {"image": small and small._asdict()}
 
     parts = [
         {
-            "start": clock(part.start),
-            "end": clock(part.end),
-            "left": percent(part.start),
-            "width": 100 * (part.end - part.start) / (end - start),
-            "color": colors[part.product.gallery, part.product.id] if part.product else None,
-            "product": part.product,
+            "start": part.start,
+            "end": part.end,
+            "product": part.product and product(part.product),
             "confidence": part.confidence,
-            "image": part.product and _image(album, paths[part.product.gallery, part.product.image_id]),
-            "frames": _frames(album, video, part),
-            "others": [(match, _image(album, paths[match.gallery, match.image_id])) for match in part.products],
+            "similarity": part.similarity,
+            "frames": list(_frames(album, video, part)),
+            "products": [product(match) for match in part.products],
         }
         for part in video.segments
     ]
+    result = {"name": video.name, "index": index.checksum, "named_from": video.named_from, "timeline": parts}
+    some = [{"id": name, "title": title} for (_, name), title in list(titles.items())[:MAX_PRODUCTS]]
     return render(
         "timeline.html.jinja",
         album,
+        scripts=(*SCRIPTS, "timeline_page.js"),
         name=video.name,
-        parts=parts,
-        duration=clock(end - start),
-        num_products=len(products),
+        result={"result": result, "products": {"products": some, "complete": len(some) == len(titles)}},
         gallery=gallery,
-        num_searched=len({own for own in named if gallery in (None, own[0])}),
-        ticks=[(percent(tick), clock(tick)) for tick in _ticks(start, end)],
-        share_none=sum(part.end - part.start for part in video.segments if not part.product) / (end - start),
-        calibrated=index.about.calibration is not None,
+        num_searched=len(titles),
         full=album.num_characters > MAX_CHARACTERS,
     )
 
 
-def clock(seconds: float) -> str:
-    """Formats a time as "1:02" or, from an hour on, "1:00:02"; with tenths of a second unless they are zero."""
-    tenths = round(seconds * 10)
-    minutes, rest = divmod(tenths, 600)
-    text = f"{rest // 10:02d}" + (f".{rest % 10}" if rest % 10 else "")
-    return f"{minutes // 60}:{minutes % 60:02d}:{text}" if minutes >= 60 else f"{minutes}:{text}"
+def _titles(index: Index, gallery: str | None) -> Mapping[tuple[str, str], str]:
+    """{(gallery, product): title} of the products that were searched."""
+    titles: dict[tuple[str, str], str] = {}
+    for own, product, title in zip(index.gallery_ids, index.product_ids, index.titles, strict=True):
+        if gallery in (None, own):
+            titles[own, product] = titles.get((own, product)) or title
+    return titles
 
 
 def _image(album: Pictures, path: str) -> Thumbnail | None:
@@ -116,19 +112,10 @@ def _image(album: Pictures, path: str) -> Thumbnail | None:
         return None
 
 
-def _frames(album: Pictures, video: Video, part: Segment) -> list[dict[str, Any]]:
+def _frames(album: Pictures, video: Video, part: Segment) -> Iterator[dict[str, Any]]:
     """Some frames of a part, with their times; without pictures once the page is full."""
     chosen = range(len(video.frames))[part.frames]
-    found = []
     for place in (chosen[number] for number in sample_frames(len(chosen), NUM_FRAMES)):
         full = album.num_characters > MAX_CHARACTERS
         small = None if full else album.add(("frame", place), partial(video.frames.__getitem__, place))
-        found.append({"time": clock(video.times[place]), "thumbnail": small})
-    return found
-
-
-def _ticks(start: float, end: float) -> list[float]:
-    """About `NUM_TICKS` round times."""
-    steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200]
-    step = next((step for step in steps if (end - start) / step <= NUM_TICKS), steps[-1])
-    return [float(step * place) for place in range(math.ceil(start / step), math.floor(end / step) + 1)]
+        yield {"time": video.times[place], "image": small and small._asdict()}

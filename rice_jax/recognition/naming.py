@@ -76,3 +76,12 @@ class Naming:
             return None
         least = 0.5 if self.min_confidence is None else self.min_confidence
         return calibration.cosine_at(least, self.none_prior)
+
+    def best_cosine(self, calibration: Calibration | None, none: float | None) -> float | None:
+        """The largest cosine of a clip's products, from the probability `none` that it shows none of them.
+
+        None = it is unknown, since there is no calibration, or one that all cosines have the same probability with.
+        """
+        if calibration is None or none is None or not calibration.slope or not 0 < none < 1:
+            return None
+        return calibration.cosine_at(1 - none, self.none_prior)

@@ -108,6 +108,8 @@ class Segment(NamedTuple):
     confidence: float | None  # probability that `product` is right; None = the index has no calibration
     products: tuple[Match, ...]  # those most similar to the segment's frames, best first
     frames: slice  # of the video's sampled frames
+    # If no product is named: the largest cosine of one, which decides (`Naming.none_cosine`); None = unknown.
+    similarity: float | None = None
 
 
 def encode_video(engine: Engine, video: Iterable[Frame], batch_size: int = 1) -> tuple[list[float], Frames]:
@@ -196,8 +198,10 @@ def products_over_time(
         product = None if span.product is None else ranked.products[0]
         if product and least and product.confidence is not None and product.confidence < least:
             product = None
-        confidence = product.confidence if product else ranked.none
-        return Segment(span.start, span.end, product, confidence, ranked.products, span.frames)
+        if product:
+            return Segment(span.start, span.end, product, product.confidence, ranked.products, span.frames)
+        similarity = engine.naming.best_cosine(calibration, ranked.none)
+        return Segment(span.start, span.end, None, ranked.none, ranked.products, span.frames, similarity)
 
     # As clips, neighbors may show the same product; merged, they are ranked again.
     while True:

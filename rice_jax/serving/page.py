@@ -23,7 +23,7 @@ class Page:
         environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
         style, script = (
             "".join(loader.get_source(environment, name)[0] for name in names)
-            for names in (("style.css", "serve.css"), ("serve.js",))
+            for names in (("style.css", "timeline.css", "serve.css"), ("timeline.js", "labels.js", "serve.js"))
         )
         self._template = environment.get_template("serve.html.jinja")
         self._names_template = environment.get_template("indexes.html.jinja")

@@ -32,6 +32,9 @@ class Segment(BaseModel):
     confidence: float | None = Field(
         description="Probability that `product` is right; null if the index has no calibration."
     )
+    similarity: float | None = Field(
+        description="Largest similarity of a product, if `product` is null; null if it is not, or if it is unknown."
+    )
     products: list[Product] = Field(description="Products most similar to the frames of this part, best first.")
 
 
@@ -54,12 +57,23 @@ class StreamResponse(RankingResponse):
     )
 
 
-class RecognitionResponse(RankingResponse):
-    """What a clip or video shows, as a whole and over time."""
+class RecognitionResponse(BaseModel):
+    """What a clip or video shows over time and, if it shows one product or is given by its pictures, as a whole."""
 
-    num_frames: int = Field(description="Number of frames looked at.")
     timeline: list[Segment] = Field(description="Parts of the video in order.")
+    named_from: float | None = Field(
+        description="Similarity from which a product is named; null if some product always is."
+    )
+    num_frames: int = Field(description="Number of frames looked at.")
     warnings: list[str] = Field(description="What is wrong with the video, such as damage or an early end.")
+    index: str = Field(description="Fingerprint of the index that was searched.")
+    products: list[Product] = Field(
+        description="Ranking for all frames as one clip, best first; empty for a video of several parts."
+    )
+    none: float | None = Field(
+        description="Probability that none of the gallery's products is shown; null if the index has no calibration, "
+        "and for a video of several parts."
+    )
 
 
 class EmbeddingsResponse(BaseModel):

@@ -104,7 +104,7 @@ class Service:
             reading.end = len(upload.frames) * self._interval
             prepared = uploads.read_pictures(upload.frames, *settings)
         times, frames = await self._encode(shop, prepared, work)
-        found = await _run(self._rankers, _recognized, shop, times, frames, reading, upload.query)
+        found = await _run(self._rankers, _recognized, shop, times, frames, reading, upload.query, bool(upload.video))
         for segment in found.timeline:
             self._metrics.count(shop.name, segment.product is not None, segment.products[0].score)
         return found
@@ -188,28 +188,32 @@ class Service:
 
 
 def _recognized(
-    shop: Shop, times: Sequence[float], frames: Frames, reading: Reading, query: Query
+    shop: Shop, times: Sequence[float], frames: Frames, reading: Reading, query: Query, is_video: bool
 ) -> RecognitionResponse:
-    where = parse_where(query.where)
-    whole = shop.engine.rank(frames, query.gallery, query.top, where=where)
+    where, engine = parse_where(query.where), shop.engine
     segments = products_over_time(
-        shop.engine, times, frames, end=reading.end, gallery=query.gallery, top=query.top, where=where
+        engine, times, frames, end=reading.end, gallery=query.gallery, top=query.top, where=where
     )
+    # No single product is the answer for a film of several.
+    whole = None if is_video and len(segments) > 1 else engine.rank(frames, query.gallery, query.top, where=where)
     return RecognitionResponse(
-        products=list(map(shop.product, whole.products)),
-        none=whole.none,
-        num_frames=len(times),
         timeline=[
             Segment(
                 start=segment.start,
                 end=segment.end,
                 product=segment.product and shop.product(segment.product),
                 confidence=segment.confidence,
+                similarity=segment.similarity,
                 products=list(map(shop.product, segment.products)),
             )
             for segment in segments
         ],
+        named_from=engine.naming.none_cosine(engine.calibration),
+        num_frames=len(times),
         warnings=reading.warnings,
+        index=shop.fingerprint,
+        products=list(map(shop.product, whole.products)) if whole else [],
+        none=whole.none if whole else None,
     )
 
 

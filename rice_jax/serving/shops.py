@@ -41,6 +41,7 @@ class Shop:
         name: of the index; "" = it is the only one.
         engine: searches it.
         num_products: number of its products.
+        fingerprint: of the index (`Index.checksum`).
         loaded: when it was loaded, UTC.
     """
 
@@ -54,7 +55,7 @@ class Shop:
         paths = dict(zip(index.digests, index.paths, strict=True))
         # Not a method: a cycle would keep the index in memory after it is replaced.
         self.thumbnail = functools.lru_cache(NUM_THUMBNAILS)(functools.partial(_thumbnail, paths))
-        self._fingerprint, self._written = index.checksum, _time(written / 1e9)
+        self.fingerprint, self._written = index.checksum, _time(written / 1e9)
         self.loaded = _time(time.time())
 
     @property
@@ -91,7 +92,7 @@ class Shop:
                 for place in range(listing.offset, min(listing.offset + listing.limit, total))
             ],
             total=total,
-            index=self._fingerprint,
+            index=self.fingerprint,
         )
 
     def _listed(self, images: Sequence[int]) -> ListedProduct:
@@ -119,7 +120,7 @@ class Shop:
             num_frames=self.engine.num_frames,
             interval_seconds=interval_seconds,
             fingerprint=self.model,
-            index=self._fingerprint,
+            index=self.fingerprint,
             written=self._written,
             loaded=self.loaded,
             stale=stale,

@@ -67,28 +67,55 @@ def shown(opened, film):
 
 
 def test_a_video_becomes_a_timeline(shown, shop):
-    names = [name for name in texts(shown, "#segments b") if not name.startswith("none")]
+    names = [name for name in texts(shown, ".part h3") if not name.startswith("none")]
     assert names == [EVIL, "title p4"], "texts are shown as they are"
-    assert texts(shown, "#first") + texts(shown, "#last") == ["0:00", "0:16"]
+    assert texts(shown, ".part .when")[-1].endswith("– 0:16") and texts(shown, ".ticks span")[0] == "0:00"
     widths = shown.execute_script(
-        "const bar = document.getElementById('bar');"
+        "const bar = document.querySelector('.timebar');"
         "return [...bar.querySelectorAll('button')].map((one) => one.offsetWidth / bar.clientWidth)"
     )
     assert sum(widths) == pytest.approx(1, abs=0.01)
-    wait(shown, "return [...document.querySelectorAll('#segments img, #products img')].every((one) => {"
+    assert set(texts(shown, ".part summary")) <= {"likely", "unsure", "none"}
+    wait(shown, "return [...document.querySelectorAll('.runners img, .shown > figure img')].every((one) => {"
          "if (!one.naturalWidth) one.scrollIntoView(); return one.naturalWidth == 48; })")  # fmt: skip
-    assert len(texts(shown, "#products .name")) == 5
-    assert "sure" in texts(shown, "#segments .sure")[0]
+    assert not shown.find_element("id", "whole").is_displayed(), "a film of several products has no single answer"
+
+
+def test_frames_are_taken_from_the_film(shown):
+    images = "[...document.querySelectorAll('.strip figure img')]"
+    wait(shown, f"const all = {images}; const next = all.find((one) => !one.naturalWidth);"
+         "next?.scrollIntoView(); return all.length >= 12 && !next")  # fmt: skip
+    colors = shown.execute_script(
+        f"return [{images}[0], {images}.at(-1)].map((one) => {{ const canvas = document.createElement('canvas');"
+        "canvas.width = canvas.height = 1; const context = canvas.getContext('2d');"
+        "context.drawImage(one, 0, 0, 1, 1); return [...context.getImageData(0, 0, 1, 1).data]; })"
+    )
+    assert max(abs(a - b) for a, b in zip(*colors, strict=True)) > 30, "the first and the last frame differ"
 
 
 def test_a_part_that_is_chosen_is_played(shown):
-    wait(shown, "return document.getElementById('video').readyState > 1")
-    first, *_, last = shown.find_elements("css selector", "#segments button")
+    wait(shown, "return document.querySelector('#timeline > video').readyState > 1")
+    first, *_, last = shown.find_elements("css selector", ".part .when")
     for button, second in ((last, 8), (first, 0)):
-        button.click()
-        wait(shown, f"return Math.abs(document.getElementById('video').currentTime - {second}) < 1.6")
-        wait(shown, "return arguments[0].parentElement.className.includes('now')", button)
-        assert len(shown.find_elements("css selector", "#segments .now")) == 1
+        shown.execute_script("arguments[0].click()", button)
+        wait(shown, f"return Math.abs(document.querySelector('#timeline > video').currentTime - {second}) < 1.6")
+        wait(shown, "return arguments[0].closest('.part').className.includes('now')", button)
+        assert len(shown.find_elements("css selector", ".part.now")) == 1
+
+
+def test_the_shops_products_can_be_chosen(shown):
+    from selenium.webdriver import Keys
+
+    shown.find_element("css selector", ".judgment .wrong").send_keys(Keys.ENTER)
+    field = shown.find_element("css selector", ".choice input")
+    shown.execute_script("arguments[0].focus()", field)
+    wait(shown, "return document.querySelectorAll('#products option').length == 8")
+    field.send_keys("p3", Keys.ENTER)
+    assert shown.find_element("css selector", ".told").text == "p3"
+    field.clear()
+    field.send_keys("p99", Keys.TAB)
+    assert "no product" in field.get_property("validationMessage")
+    assert texts(shown, ".downloads .count")[0].startswith("1 of ")
 
 
 def test_several_pictures_are_one_clip(opened, shop, tmp_path):
@@ -96,8 +123,12 @@ def test_several_pictures_are_one_clip(opened, shop, tmp_path):
     for path in paths:
         path.write_bytes(png(shop.pictures[2]))
     assert choose(opened, *paths).text == "3 frames looked at."
-    assert texts(opened, "#segments b") == ["title p2"]
-    assert not opened.find_element("id", "video").is_displayed()
+    assert texts(opened, ".part h3") == ["title p2"]
+    assert not opened.find_elements("css selector", "#timeline > video")
+    wait(opened, "return [...document.querySelectorAll('.strip figure img')].every((one) => one.naturalWidth)")
+    assert len(opened.find_elements("css selector", ".strip figure img")) == 3
+    assert len(texts(opened, "#products .name")) == 5, "as a whole"
+    assert not opened.find_elements("css selector", ".judgment"), "labels are of a film"
 
 
 def test_a_gallery_is_looked_at_alone(opened, film):
@@ -109,7 +140,11 @@ def test_a_gallery_is_looked_at_alone(opened, film):
             "gallery.dispatchEvent(new Event('change'))", value,
         )  # fmt: skip
         wait(opened, SETTLED)
-        found = set(texts(opened, "#products .name"))
+        found = opened.execute_script(
+            "const one = document.querySelector('.part'), shown = one.querySelectorAll('h3, .runners span:last-child');"
+            "return [...shown].map((name) => name.textContent)"
+        )
+        found = {name for name in found if not name.startswith("none of")}
         assert found == names if names else len(found) == 5
 
 
@@ -130,7 +165,7 @@ def test_what_is_wrong_is_said(opened, tmp_path):
 def test_it_fits_and_can_be_read(shown, width, scheme):
     resize(shown, width, 800, scheme)
     assert shown.execute_script("return document.documentElement.scrollWidth") <= width
-    for text in ("h1", ".drop span", "#message", "#bar button", "#segments b", "#segments .sure", ".when", ".foot a"):
+    for text in ("h1", ".drop span", "#message", ".part h3", ".part summary", ".when", ".judgment button", ".foot a"):
         assert shown.execute_script(CONTRAST, text) > 4.5, text  # what WCAG asks for
     dark = shown.execute_script("return getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
     assert dark == (scheme == "dark")

@@ -2,36 +2,8 @@
 // Texts from the server or a file are inserted as text, never as HTML.
 const part = (id) => document.getElementById(id);
 const limits = JSON.parse(part("form").dataset.limits);
-const video = part("video");
-let asked = null, last = [], address = null, segments = [];
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function clock(seconds) {
-  const whole = Math.round(seconds), pad = (number) => String(number).padStart(2, "0");
-  const hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
-  return (hours ? `${hours}:${pad(minutes)}` : minutes) + ":" + pad(whole % 60);
-}
-
-const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
-const certainty = ({ confidence, score }) =>
-  confidence === null ? (score === undefined ? "" : `similarity ${score.toFixed(3)}`) : `${percent(confidence)} sure`;
-
-const called = ({ title, id }) => title || id;
-
-function picture(product) {
-  const made = element("img");
-  made.alt = called(product);
-  made.loading = "lazy";
-  made.addEventListener("error", () => made.replaceWith(element("span", "nopicture", "no picture")));
-  made.src = product.image;
-  return made;
-}
+const MAX_PRODUCTS = 5000, PAGE = 500;  // to choose from; the ids of others can be typed
+let asked = null, last = [], addresses = [];
 
 function say(text, kind = "") {
   part("message").textContent = text;
@@ -57,7 +29,7 @@ async function recognize(files) {
     const answer = await fetch("recognize", { method: "POST", body: form, signal: ask.signal });
     const found = await answer.json();
     if (!answer.ok) return say(`${found.detail}.`, "wrong");
-    show(found, isVideo ? files[0] : null);
+    show(found, files, isVideo);
     const looked = `${found.num_frames} ${found.num_frames === 1 ? "frame" : "frames"} looked at.`;
     say([looked, ...found.warnings.map((warning) => `Warning: ${warning}.`)].join(" "));
   } catch (error) {
@@ -65,64 +37,57 @@ async function recognize(files) {
   }
 }
 
-function show(found, file) {
-  if (address) URL.revokeObjectURL(address);
-  address = file && URL.createObjectURL(file);
-  video.hidden = !file;
-  if (file) video.src = address; else video.removeAttribute("src");
-  const start = found.timeline[0].start, end = found.timeline.at(-1).end;
-  const share = (time) => `${100 * (time - start) / (end - start)}%`;
-  const own = new Map();  // a color for each product
-  const now = element("i");
-  now.hidden = !file;
-  segments = found.timeline.map((segment) => {
-    const { product } = segment, key = product && `${product.gallery}\n${product.id}`;
-    if (product && !own.has(key)) own.set(key, `hsl(${(210 + 137.5 * own.size) % 360} 65% 68%)`);
-    const name = product ? called(product) : "none of the shop’s products";
-    const bar = element("button", product ? "" : "none", name);
-    bar.title = `${clock(segment.start)} – ${clock(segment.end)} ${name}`;
-    bar.style.left = share(segment.start);
-    bar.style.width = `calc(${share(segment.end)} - ${share(segment.start)})`;
-    const item = element("li", product ? "" : "none"), button = element("button"), words = element("div");
-    words.append(element("span", "when", `${clock(segment.start)} – ${clock(segment.end)}`), element("b", "", name));
-    if (product?.title) words.append(element("small", "", product.id));
-    const sure = certainty({ confidence: segment.confidence, score: product?.score });
-    words.append(element("small", "sure", sure));
-    if (!product) words.append(element("small", "", `most similar: ${segment.products.map(called).join("; ")}`));
-    if (product) button.append(picture(product));
-    button.append(words);
-    item.append(button);
-    for (const one of [bar, button]) {
-      if (product) one.style.setProperty("--own", own.get(key));
-      one.type = "button";
-      one.addEventListener("click", () => { video.currentTime = segment.start; });
-    }
-    return { ...segment, bar, item };
-  });
-  part("bar").replaceChildren(...segments.map(({ bar }) => bar), now);
-  part("segments").replaceChildren(...segments.map(({ item }) => item));
-  part("first").textContent = clock(start);
-  part("last").textContent = clock(end);
-  part("whole").textContent = found.none === null
+function show(found, files, isVideo) {
+  addresses.forEach(URL.revokeObjectURL);
+  addresses = files.map((file) => URL.createObjectURL(file));
+  const gallery = part("gallery")?.value;
+  part("result").hidden = false;
+  if (isVideo) {
+    renderTimeline(part("timeline"), { ...found, name: files[0].name }, {
+      film: addresses[0], products: () => listed(gallery),
+    });
+  } else {
+    renderTimeline(part("timeline"), { ...found, timeline: found.timeline.map((one) => withFrames(one, found)) });
+  }
+  part("whole").hidden = isVideo;
+  part("none").textContent = found.none === null
     ? "The most similar products." : `Probability that none of the shop’s products is shown: ${percent(found.none)}.`;
   part("products").replaceChildren(...found.products.map((product, place) => {
-    const image = element("div", "image"), name = element("span", "name", called(product));
+    const image = make("div", "image"), name = make("span", "name", called(product));
+    const sure = product.confidence === null ? `score ${product.score.toFixed(3)}` : percent(product.confidence);
     name.title = product.id;
-    image.append(picture(product), element("b", "", `${place + 1}. ${certainty(product)}`), name);
+    image.append(productPicture({ options: {} }, product), make("b", "", `${place + 1}. ${sure}`), name);
     return image;
   }));
-  video.ontimeupdate = () => {
-    const time = video.currentTime + 0.01;  // players round times
-    now.style.left = share(Math.max(start, Math.min(time, end)));
-    for (const { start, end, item } of segments) item.classList.toggle("now", start <= time && time < end);
-  };
-  part("result").hidden = false;
 }
 
-part("file").addEventListener("change", () => {
-  recognize([...part("file").files]);
-  part("file").value = "";  // so that the same file can be chosen again
-});
+// The pictures of a clip are the frames of its parts, each as long as the others.
+function withFrames(one, { timeline, num_frames: number }) {
+  const seconds = timeline.at(-1).end / addresses.length;
+  if (number !== addresses.length) return one;
+  const frames = addresses.map((image, place) => ({ image, time: place * seconds }));
+  return { ...one, frames: frames.filter(({ time }) => one.start <= time && time < one.end) };
+}
+
+async function listed(gallery) {
+  const products = [], query = gallery ? `&gallery=${encodeURIComponent(gallery.slice(1))}` : "";
+  let total = 1;
+  try {
+    while (products.length < Math.min(total, MAX_PRODUCTS)) {
+      const page = await (await fetch(`products?limit=${PAGE}&offset=${products.length}${query}`)).json();
+      products.push(...page.products);
+      total = page.total;
+    }
+  } catch { /* ids can still be typed */ }
+  return { products, complete: products.length === total };
+}
+
+for (const input of [part("file"), part("record")]) {
+  input.addEventListener("change", () => {
+    recognize([...input.files]);
+    input.value = "";  // so that the same file can be chosen again
+  });
+}
 addEventListener("dragover", (event) => { event.preventDefault(); part("drop").classList.add("over"); });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) part("drop").classList.remove("over"); });
 addEventListener("drop", (event) => {
