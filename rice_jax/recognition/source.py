@@ -27,14 +27,17 @@ from rice_jax.recognition.container import (
     require_size,
 )
 from rice_jax.recognition.display import display
+from rice_jax.recognition.recording import has_index_at_end, is_complete
 from rice_jax.types import DataError
 
 OPEN_SECONDS, SILENT_SECONDS = 20.0, 20.0  # after which a connection that brings no picture is given up
 LISTEN_SECONDS = 60.0  # for a sender
 LOOK_SECONDS = 0.1  # between two looks at a file's size
+COMPLETE_SECONDS = 5.0  # without growth after which a file may be complete
 WAITING = 0.05  # share of the time that reading waits at least, unless more arrives than is decoded
 ANALYZED = "3000000"  # microseconds; FFmpeg would look for sound in RTMP for 90 seconds
 REMEMBERED = 600  # packets, which is more than a segment of HLS
+COMPLETE = "is a complete recording, which does not grow; recognize it as a video"
 HLS, DEVICE = "hls", "v4l2"  # FFmpeg's names
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 class SourceLost(DataError):
     """A connection has failed or ended; another one may succeed."""
+
+
+class SourceEnded(DataError):
+    """A recording is complete, so that nothing more will come."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,7 @@ class GrowingFile:
 
     Attributes:
         waited: seconds spent at the end.
+        complete: whether the file is complete and has been read.
     """
 
     def __init__(self, path: Path, stop: threading.Event):
@@ -100,15 +108,17 @@ class GrowingFile:
         Raises:
             OSError: it cannot be opened.
         """
-        self._path, self._stop, self.waited = path, stop, 0.0
+        self._path, self._stop, self.waited, self.complete = path, stop, 0.0, False
         self._file = path.open("rb")
 
     def read(self, size: int) -> bytes:
-        """Reads up to `size` bytes, at least one; none if the file has been replaced or cut, or at the stop."""
-        silent = 0.0
-        while not (found := self._file.read(size)) and not self._stop.is_set() and not self._replaced():
+        """Reads up to `size` bytes, at least one; none at the stop, or if the file is complete, replaced, or cut."""
+        silent, check = 0.0, COMPLETE_SECONDS
+        while not (found := self._file.read(size)) and not self._ended():
             if silent < SILENT_SECONDS <= silent + LOOK_SECONDS:
                 logger.warning("%s: has not grown for %.0f seconds", self._path, SILENT_SECONDS)
+            if silent >= check:
+                self.complete, check = is_complete(self._path), check + COMPLETE_SECONDS
             self._stop.wait(LOOK_SECONDS)
             self.waited += LOOK_SECONDS
             silent += LOOK_SECONDS
@@ -117,6 +127,9 @@ class GrowingFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+    def _ended(self) -> bool:
+        return self.complete or self._stop.is_set() or self._replaced()
 
     def _replaced(self) -> bool:
         own = os.fstat(self._file.fileno())
@@ -187,13 +200,14 @@ def live_pictures(
 
     Raises:
         DataError: the source can never be followed.
+        SourceEnded: it is a file that is complete.
         SourceLost: there is no connection, it breaks, it has no video, or the pictures are too large.
     """
     if source.listen:
         logger.info("%s: waiting for a sender", source)
     file = None
     try:
-        file = None if source.scheme or _is_camera(source) else GrowingFile(Path(source.address), stop)
+        file = None if source.scheme or _is_camera(source) else _open_file(source, stop)
         with _open(source, file) as container:
             yield from _look_at(container, file, source, interval, seen)
     except (av.error.ProtocolNotFoundError, av.error.DemuxerNotFoundError) as error:
@@ -203,10 +217,25 @@ def live_pictures(
     except av.error.ExitError as error:
         raise SourceLost(f"{source}: does not answer") from error
     except (av.error.FFmpegError, OSError) as error:
-        raise SourceLost(f"{source}: {error.strerror}") from error
+        if not (file and file.complete):
+            raise SourceLost(f"{source}: {error.strerror}") from error
     finally:
         if file:
             file.close()
+    if file and file.complete:
+        raise SourceEnded(f"{source}: {COMPLETE}")
+
+
+def _open_file(source: Source, stop: threading.Event) -> GrowingFile:
+    path = Path(source.address)
+    if has_index_at_end(path):
+        if is_complete(path):
+            raise SourceEnded(f"{source}: {COMPLETE}")
+        raise DataError(
+            f"{source}: is an MP4 whose index is written at its end, expected one that can be read while it grows: "
+            "MPEG-TS, Matroska, FLV, or fragmented MP4"
+        )
+    return GrowingFile(path, stop)
 
 
 def _is_camera(source: Source) -> bool:
