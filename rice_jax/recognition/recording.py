@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 
+FORMATS = "mov,mp4,matroska,webm"  # FFmpeg's names
 BOX = struct.Struct(">I4s")  # of an MP4: size in bytes, with this head, and kind
 FRAGMENTED = b"mvex"  # box in the index of an MP4 that fragments follow
 INDEX_BYTES = 1_000_000  # in which a fragmented MP4 has it
@@ -18,8 +19,8 @@ def is_complete(path: Path) -> bool:
         if FRAGMENTED in file.read(INDEX_BYTES):
             return False
         file.seek(0)
-        with av.open(_Pipe(file)) as container:
-            return container.duration is not None and container.format.name.startswith(("mov", "matroska"))
+        with av.open(_Pipe(file), container_options={"format_whitelist": FORMATS}) as container:
+            return container.duration is not None
     return False
 
 

@@ -16,6 +16,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from rice_jax.recognition.allowed import CONTAINERS, FORMATS, PROTOCOLS, WEB, Allowed, SourceRefused, Web
 from rice_jax.recognition.clock import Clock, Stamped, look
 from rice_jax.recognition.container import (
     LIMITS,
@@ -59,11 +60,13 @@ class Source:
         address: a URL that FFmpeg reads (RTMP, RTSP, HLS, …), a camera's device file, or the path of a file that grows.
         listen: wait at the address of an RTMP or RTSP URL for a sender, instead of asking there.
         max_delay: time in seconds for which packets may pile up before they are skipped; above 0.
+        allowed: what may be opened; None = whatever FFmpeg opens.
     """
 
     address: str
     listen: bool = False
     max_delay: float = 5.0
+    allowed: Allowed | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.max_delay < math.inf:
@@ -207,11 +210,15 @@ def live_pictures(
         logger.info("%s: waiting for a sender", source)
     file = None
     try:
+        if source.allowed:
+            source.allowed.require(source.address)
         file = None if source.scheme or _is_camera(source) else _open_file(source, stop)
         with _open(source, file) as container:
             yield from _look_at(container, file, source, interval, seen)
     except (av.error.ProtocolNotFoundError, av.error.DemuxerNotFoundError) as error:
         raise DataError(f"{source}: cannot be followed: {error.strerror}") from error
+    except SourceRefused as error:  # what it redirects or refers to may change
+        raise SourceLost(f"{source}: {error}") from error
     except VideoTooLarge as error:  # a damaged header may say so
         raise SourceLost(str(error)) from error
     except av.error.ExitError as error:
@@ -245,13 +252,20 @@ def _is_camera(source: Source) -> bool:
 def _open(source: Source, file: GrowingFile | None) -> av.container.InputContainer:
     # The first two keep FFmpeg from waiting for a rate or for sound; the others are of RTSP and HLS.
     options = {"fpsprobesize": "0", "analyzeduration": ANALYZED, "rtsp_transport": "tcp", "live_start_index": "-1"}
+    device = DEVICE if _is_camera(source) else None
+    if source.allowed and source.scheme in WEB:
+        # FFmpeg would take `Web`'s connections for its own.
+        options |= {"format_whitelist": FORMATS, "http_persistent": "0", "http_multiple": "0"}
+        web, timeout = Web(source.allowed), (OPEN_SECONDS, SILENT_SECONDS)
+        return av.open(web.final(source.address), "r", options=options, io_open=web.open, timeout=timeout)
+    if source.allowed and not device:
+        options |= {"protocol_whitelist": PROTOCOLS.get(source.scheme, "file"), "format_whitelist": CONTAINERS}
     if file:
         return av.open(file, "r", options=options)
     if source.listen:
         # Without a value for `listen_timeout`, FFmpeg refuses its own default.
         options |= {"listen": "1", "rtsp_flags": "listen", "listen_timeout": f"{LISTEN_SECONDS:.0f}"}
     timeout = LISTEN_SECONDS if source.listen else OPEN_SECONDS
-    device = DEVICE if _is_camera(source) else None
     return av.open(source.address, "r", format=device, options=options, timeout=(timeout, SILENT_SECONDS))
 
 
