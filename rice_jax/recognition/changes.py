@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from rice_jax.recognition.engine import Engine, Frames, Match, join_frames
 from rice_jax.recognition.follow import LiveFrame
@@ -18,6 +19,8 @@ WINDOW = 60  # frames that are kept, and whose likeliest parts are searched
 TICK = 0.001  # seconds between the dates of two events of one kind, which are written in milliseconds
 LOST_SECONDS = 30.0  # without a frame, after which the product is gone; longer than a segment of HLS
 
+Turn = Callable[[Segment, Match], float]
+
 
 class Event(NamedTuple):
     """A product is shown, or is gone."""
@@ -28,7 +31,9 @@ class Event(NamedTuple):
     product: Match
     confidence: float | None  # probability that it is shown, or was at last; None = the index has no calibration
     products: tuple[Match, ...]  # those most similar then, best first
-    reason: str | None = None  # "changed", "lost" (no frame has come), or "stopped"; None = it is shown
+    # "changed", "corrected" (another product was shown all the time), "lost" (no frame has come), or "stopped"; None =
+    # it is shown
+    reason: str | None = None
     seconds: float | None = None  # for which it was shown; None = it is shown
 
 
@@ -43,9 +48,6 @@ def changes(
     date: Callable[[], float] = time.time,
 ) -> Iterator[Event]:
     """Recognizes the products of a live stream.
-
-    The parts of the last `WINDOW` frames are found as those of a video (`products_over_time`), anew with each frame. A
-    part counts once it has `CONFIRMED` frames.
 
     Args:
         batches: frames as they come (`follow`), and empty batches while none come.
@@ -62,34 +64,117 @@ def changes(
     Raises:
         DataError: there is no such gallery, column, or product, or a cosine is not finite.
     """
-    last: LiveFrame | None = None
-    state = _State()
-    told = -math.inf  # date of the latest event
-    latest: dict[str, float] = {}  # the same of each kind of event: a kind and a date identify an event
-
-    def dated(events: Iterable[Event], newest: LiveFrame) -> Iterator[Event]:
-        nonlocal told
-        begin = newest.shown - newest.second + date() - now()  # of the stream; earlier with every quicker frame
-        for event in events:
-            told = max(told, begin + event.second, latest.get(event.event, -math.inf) + TICK)
-            latest[event.event] = told
-            yield event._replace(date=told)
-
+    found = Changes(gallery=gallery, top=top, where=where, now=now, date=date)
     for batch in batches:
-        newest = batch[-1].arrived if batch else now()
-        if last is not None and newest - last.arrived > LOST_SECONDS:
-            yield from dated(state.leave(last.second, "lost"), last)
-            state = _State()
         if batch:
             encoded = engine.encode(np.stack([frame.picture for frame in batch]))
-            for place, frame in enumerate(batch):
-                state.window.append((frame.second, encoded.take(slice(place, place + 1))))
-            last = batch[-1]
-            times, frames = [second for second, _ in state.window], join_frames([own for _, own in state.window])
-            parts = products_over_time(engine, times, frames, end=last.second, gallery=gallery, top=top, where=where)
-            yield from dated(state.update(parts), last)
-    if last is not None:
-        yield from dated(state.leave(last.second, "stopped"), last)
+            yield from found.add(engine, batch, encoded)
+        else:
+            yield from found.wait()
+    yield from found.end()
+
+
+class Changes:
+    """Finds the events of one stream as its frames come.
+
+    The parts of the last `WINDOW` frames are found as those of a video (`products_over_time`), anew with each frame. A
+    part counts once it has `CONFIRMED` frames.
+
+    Attributes:
+        shown: the event by which the product was shown that is still shown; None = there is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        gallery: str | None = None,
+        top: int = 5,
+        where: Where | None = None,
+        now: Callable[[], float] = time.monotonic,
+        date: Callable[[], float] = time.time,
+    ):
+        """Starts without frames; for the arguments, see `changes`."""
+        self._search = {"gallery": gallery, "top": top, "where": where}
+        self._now, self._date = now, date
+        self._model: object = None  # that has encoded the window
+        self._last: LiveFrame | None = None
+        self._state = _State()
+        self._told = -math.inf  # date of the latest event
+        self._latest: dict[str, float] = {}  # the same of each kind of event: a kind and a date identify an event
+        self.shown: Event | None = None
+
+    def add(self, engine: Engine, batch: Sequence[LiveFrame], encoded: Frames) -> Iterator[Event]:
+        """The events that follow from some frames, at least one.
+
+        Args:
+            engine: ranks. It may differ from time to time; if its model does, the window starts anew.
+            batch: the frames, later than all before.
+            encoded: the same, encoded by the engine.
+
+        Raises:
+            DataError: there is no such gallery, column, or product, or a cosine is not finite.
+        """
+        yield from self._lose(batch[-1].arrived)
+        if engine.model is not self._model:
+            self._state.window.clear()
+            self._model = engine.model
+        for place, frame in enumerate(batch):
+            self._state.window.append((frame.second, encoded.take(slice(place, place + 1))))
+        last = self._last = batch[-1]
+        times = [second for second, _ in self._state.window]
+        frames = join_frames([own for _, own in self._state.window])
+        parts = products_over_time(engine, times, frames, end=last.second, **self._search)
+        yield from self._dated(
+            self._state.update(parts, lambda part, former: _turn(engine, times, frames, part, former))
+        )
+
+    def wait(self) -> Iterator[Event]:
+        """The event that the product is gone, if no frame has come for too long."""
+        yield from self._lose(self._now())
+
+    def end(self) -> Iterator[Event]:
+        """The last event: the product is gone, if one is shown."""
+        if self._last is not None:
+            yield from self._dated(self._state.leave(self._last.second, "stopped"))
+
+    def _lose(self, newest: float) -> Iterator[Event]:
+        if self._last is not None and newest - self._last.arrived > LOST_SECONDS:
+            yield from self._dated(self._state.leave(self._last.second, "lost"))
+            self._state = _State()
+
+    def _dated(self, events: Iterable[Event]) -> Iterator[Event]:
+        assert self._last is not None
+        # Of the stream; earlier with every quicker frame.
+        begin = self._last.shown - self._last.second + self._date() - self._now()
+        for event in events:
+            self._told = max(self._told, begin + event.second, self._latest.get(event.event, -math.inf) + TICK)
+            self._latest[event.event] = self._told
+            dated = event._replace(date=self._told)
+            self.shown = dated if event.event == "shown" else None
+            yield dated
+
+
+def _turn(engine: Engine, times: Sequence[float], frames: Frames, part: Segment, former: Match) -> float:
+    """From when on a part is likelier to show its product than another one, for which it was taken before.
+
+    Before that it has been right, or nearer to it, to name the other one: the parts of a video are given as a whole to
+    one product, while a live stream is told as it comes.
+    """
+    assert part.product
+    features = frames.features[part.frames]
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    own, other = (_cosines(engine, match, unit) for match in (part.product, former))
+    first = part.frames.start
+    turn = first + int(np.cumsum([0.0, *(own - other)[:-1]]).argmin())
+    return part.start if turn == first else (times[turn - 1] + times[turn]) / 2
+
+
+def _cosines(engine: Engine, match: Match, unit: Float[np.ndarray, "T E"]) -> Float[np.ndarray, " T"]:
+    """Of frames and the most similar image of a product; -1 if it is no longer in the index."""
+    index = engine.index
+    names = zip(index.gallery_ids, index.product_ids, strict=True)
+    rows = [row for row, name in enumerate(names) if name == (match.gallery, match.id)]
+    return (unit @ index.vectors[rows].T).max(axis=1, initial=-1.0)
 
 
 class _State:
@@ -104,7 +189,7 @@ class _State:
         self._shown: Event | None = None  # with the confidence and products of its latest frames
         self._changed = -math.inf  # when the newest part began that has counted
 
-    def update(self, parts: Sequence[Segment]) -> Iterator[Event]:
+    def update(self, parts: Sequence[Segment], turn: Turn) -> Iterator[Event]:
         """The events that follow from the parts of the window.
 
         Parts before the last change have counted, and are only looked at again if no other part follows.
@@ -115,7 +200,10 @@ class _State:
                 continue
             if not self._shows(part):
                 begin = max(part.start, self._changed)
-                yield from self.leave(max((own.end for own in parts[:place] if self._shows(own)), default=begin))
+                ends = [own.end for own in parts[:place] if self._shows(own)]
+                if self._shown and part.product and not ends:  # its part has been given to another product
+                    begin = max(begin, turn(part, self._shown.product))
+                yield from self.leave(max(ends, default=begin))
                 if part.product:
                     self._shown = Event("shown", 0.0, begin, part.product, part.confidence, part.products)
                     yield self._shown
@@ -123,11 +211,12 @@ class _State:
             elif self._shown and part.product:
                 self._shown = self._shown._replace(confidence=part.confidence, products=part.products)
 
-    def leave(self, second: float, reason: str = "changed") -> Iterator[Event]:
-        """The event that the product is gone, if one is shown."""
+    def leave(self, second: float, reason: str | None = None) -> Iterator[Event]:
+        """The event that the product is gone, if one is shown; without a reason, since something else is shown."""
         if self._shown:
             second = max(second, self._shown.second)
             seconds = second - self._shown.second
+            reason = reason or ("changed" if seconds else "corrected")
             yield self._shown._replace(event="gone", second=second, reason=reason, seconds=seconds)
         self._shown = None
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.index.pictures import AnyPicture
-from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
+from rice_jax.recognition.source import Seen, Source, SourceEnded, SourceLost, live_pictures
 from rice_jax.types import DataError
 
 BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the next try
@@ -47,7 +47,7 @@ def follow(
     connect: Connect = live_pictures,
     now: Clock = time.monotonic,
 ) -> Iterator[list[LiveFrame]]:
-    """Follows a live stream until it is stopped; connects again whenever the connection is lost.
+    """Follows a live stream until it is stopped or complete; connects again whenever the connection is lost.
 
     Args:
         source: of the stream; frames that have waited for longer than its `max_delay` are dropped.
@@ -61,14 +61,20 @@ def follow(
         Up to `MAX_TAKEN` frames that have arrived, in order; none if none has arrived for `TICK` seconds.
 
     Raises:
-        DataError: the source can never be followed.
+        DataError: the source can never be followed, or was complete before it was.
     """
     receiver = _Receiver(source, prepare, stop, Fraction(repr(float(interval_seconds))), connect, now)
     thread = threading.Thread(target=receiver.run, name="follow", daemon=True)
     thread.start()
     dropped, reported = 0, now()
     while not stop.is_set():
-        taken = receiver.take()
+        try:
+            taken = receiver.take()
+        except SourceEnded as error:
+            if not receiver.has_received:
+                raise
+            logger.warning("%s", error)
+            return
         fresh = [frame for frame in taken if now() - frame.arrived <= source.max_delay]
         dropped += len(taken) - len(fresh)
         if dropped + receiver.dropped and now() - reported > REPORT_SECONDS:
@@ -96,6 +102,11 @@ class _Receiver:
         self._ahead = 0.0  # of `second` to the receiver's clock, for frames without any delay
         self.dropped = 0
 
+    @property
+    def has_received(self) -> bool:
+        """Whether there has been any frame."""
+        return self._latest is not None
+
     def take(self) -> list[LiveFrame]:
         """Some frames that have arrived; waits for them for up to `TICK` seconds.
 
@@ -107,6 +118,9 @@ class _Receiver:
             while len(taken) < MAX_TAKEN:
                 item = self._queue.get(timeout=None if taken else TICK, block=not taken)
                 if isinstance(item, Exception):
+                    if taken:
+                        self._queue.put(item)  # nothing follows it
+                        break
                     raise item
                 taken.append(item)
         except Empty:

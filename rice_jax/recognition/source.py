@@ -16,6 +16,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from rice_jax.recognition.allowed import CONTAINERS, FORMATS, PROTOCOLS, WEB, Allowed, SourceRefused, Web
 from rice_jax.recognition.clock import Clock, Stamped, look
 from rice_jax.recognition.container import (
     LIMITS,
@@ -27,14 +28,17 @@ from rice_jax.recognition.container import (
     require_size,
 )
 from rice_jax.recognition.display import display
+from rice_jax.recognition.recording import has_index_at_end, is_complete
 from rice_jax.types import DataError
 
 OPEN_SECONDS, SILENT_SECONDS = 20.0, 20.0  # after which a connection that brings no picture is given up
 LISTEN_SECONDS = 60.0  # for a sender
 LOOK_SECONDS = 0.1  # between two looks at a file's size
+COMPLETE_SECONDS = 5.0  # without growth after which a file may be complete
 WAITING = 0.05  # share of the time that reading waits at least, unless more arrives than is decoded
 ANALYZED = "3000000"  # microseconds; FFmpeg would look for sound in RTMP for 90 seconds
 REMEMBERED = 600  # packets, which is more than a segment of HLS
+COMPLETE = "is a complete recording, which does not grow; recognize it as a video"
 HLS, DEVICE = "hls", "v4l2"  # FFmpeg's names
 
 logger = logging.getLogger(__name__)
@@ -42,6 +46,10 @@ logger = logging.getLogger(__name__)
 
 class SourceLost(DataError):
     """A connection has failed or ended; another one may succeed."""
+
+
+class SourceEnded(DataError):
+    """A recording is complete, so that nothing more will come."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,13 @@ class Source:
         address: a URL that FFmpeg reads (RTMP, RTSP, HLS, …), a camera's device file, or the path of a file that grows.
         listen: wait at the address of an RTMP or RTSP URL for a sender, instead of asking there.
         max_delay: time in seconds for which packets may pile up before they are skipped; above 0.
+        allowed: what may be opened; None = whatever FFmpeg opens.
     """
 
     address: str
     listen: bool = False
     max_delay: float = 5.0
+    allowed: Allowed | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.max_delay < math.inf:
@@ -88,6 +98,7 @@ class GrowingFile:
 
     Attributes:
         waited: seconds spent at the end.
+        complete: whether the file is complete and has been read.
     """
 
     def __init__(self, path: Path, stop: threading.Event):
@@ -100,15 +111,17 @@ class GrowingFile:
         Raises:
             OSError: it cannot be opened.
         """
-        self._path, self._stop, self.waited = path, stop, 0.0
+        self._path, self._stop, self.waited, self.complete = path, stop, 0.0, False
         self._file = path.open("rb")
 
     def read(self, size: int) -> bytes:
-        """Reads up to `size` bytes, at least one; none if the file has been replaced or cut, or at the stop."""
-        silent = 0.0
-        while not (found := self._file.read(size)) and not self._stop.is_set() and not self._replaced():
+        """Reads up to `size` bytes, at least one; none at the stop, or if the file is complete, replaced, or cut."""
+        silent, check = 0.0, COMPLETE_SECONDS
+        while not (found := self._file.read(size)) and not self._ended():
             if silent < SILENT_SECONDS <= silent + LOOK_SECONDS:
                 logger.warning("%s: has not grown for %.0f seconds", self._path, SILENT_SECONDS)
+            if silent >= check:
+                self.complete, check = is_complete(self._path), check + COMPLETE_SECONDS
             self._stop.wait(LOOK_SECONDS)
             self.waited += LOOK_SECONDS
             silent += LOOK_SECONDS
@@ -117,6 +130,9 @@ class GrowingFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+    def _ended(self) -> bool:
+        return self.complete or self._stop.is_set() or self._replaced()
 
     def _replaced(self) -> bool:
         own = os.fstat(self._file.fileno())
@@ -187,26 +203,46 @@ def live_pictures(
 
     Raises:
         DataError: the source can never be followed.
+        SourceEnded: it is a file that is complete.
         SourceLost: there is no connection, it breaks, it has no video, or the pictures are too large.
     """
     if source.listen:
         logger.info("%s: waiting for a sender", source)
     file = None
     try:
-        file = None if source.scheme or _is_camera(source) else GrowingFile(Path(source.address), stop)
+        if source.allowed:
+            source.allowed.require(source.address)
+        file = None if source.scheme or _is_camera(source) else _open_file(source, stop)
         with _open(source, file) as container:
             yield from _look_at(container, file, source, interval, seen)
     except (av.error.ProtocolNotFoundError, av.error.DemuxerNotFoundError) as error:
         raise DataError(f"{source}: cannot be followed: {error.strerror}") from error
+    except SourceRefused as error:  # what it redirects or refers to may change
+        raise SourceLost(f"{source}: {error}") from error
     except VideoTooLarge as error:  # a damaged header may say so
         raise SourceLost(str(error)) from error
     except av.error.ExitError as error:
         raise SourceLost(f"{source}: does not answer") from error
     except (av.error.FFmpegError, OSError) as error:
-        raise SourceLost(f"{source}: {error.strerror}") from error
+        if not (file and file.complete):
+            raise SourceLost(f"{source}: {error.strerror}") from error
     finally:
         if file:
             file.close()
+    if file and file.complete:
+        raise SourceEnded(f"{source}: {COMPLETE}")
+
+
+def _open_file(source: Source, stop: threading.Event) -> GrowingFile:
+    path = Path(source.address)
+    if has_index_at_end(path):
+        if is_complete(path):
+            raise SourceEnded(f"{source}: {COMPLETE}")
+        raise DataError(
+            f"{source}: is an MP4 whose index is written at its end, expected one that can be read while it grows: "
+            "MPEG-TS, Matroska, FLV, or fragmented MP4"
+        )
+    return GrowingFile(path, stop)
 
 
 def _is_camera(source: Source) -> bool:
@@ -216,13 +252,20 @@ def _is_camera(source: Source) -> bool:
 def _open(source: Source, file: GrowingFile | None) -> av.container.InputContainer:
     # The first two keep FFmpeg from waiting for a rate or for sound; the others are of RTSP and HLS.
     options = {"fpsprobesize": "0", "analyzeduration": ANALYZED, "rtsp_transport": "tcp", "live_start_index": "-1"}
+    device = DEVICE if _is_camera(source) else None
+    if source.allowed and source.scheme in WEB:
+        # FFmpeg would take `Web`'s connections for its own.
+        options |= {"format_whitelist": FORMATS, "http_persistent": "0", "http_multiple": "0"}
+        web, timeout = Web(source.allowed), (OPEN_SECONDS, SILENT_SECONDS)
+        return av.open(web.final(source.address), "r", options=options, io_open=web.open, timeout=timeout)
+    if source.allowed and not device:
+        options |= {"protocol_whitelist": PROTOCOLS.get(source.scheme, "file"), "format_whitelist": CONTAINERS}
     if file:
         return av.open(file, "r", options=options)
     if source.listen:
         # Without a value for `listen_timeout`, FFmpeg refuses its own default.
         options |= {"listen": "1", "rtsp_flags": "listen", "listen_timeout": f"{LISTEN_SECONDS:.0f}"}
     timeout = LISTEN_SECONDS if source.listen else OPEN_SECONDS
-    device = DEVICE if _is_camera(source) else None
     return av.open(source.address, "r", format=device, options=options, timeout=(timeout, SILENT_SECONDS))
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -57,13 +57,18 @@ def write_sound(path: Path) -> Path:
     return path
 
 
-def serve(directory: Path, asked=lambda path: None) -> ThreadingHTTPServer:
+def serve(directory: Path, asked=lambda path: None, redirects: Mapping[str, str] = {}) -> ThreadingHTTPServer:
     """Serves the files of a directory over HTTP on this machine; calls `asked` before each."""
 
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self):
             asked(self.path)
-            super().do_GET()
+            if self.path not in redirects:
+                return super().do_GET()
+            self.send_response(302)
+            self.send_header("Location", redirects[self.path])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, *arguments):
             pass

@@ -1,12 +1,13 @@
 """When a product is shown, and when it is gone."""
 
 from itertools import groupby
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rice_jax.recognition import changes as changes_module
-from rice_jax.recognition.changes import CONFIRMED, LOST_SECONDS, WINDOW, changes
+from rice_jax.recognition.changes import CONFIRMED, LOST_SECONDS, WINDOW, Changes, changes
 from rice_jax.recognition.engine import Engine, Frames, Match
 from rice_jax.recognition.follow import LiveFrame
 from rice_jax.recognition.recognizer import Segment
@@ -18,6 +19,13 @@ LAG = 0.5  # seconds between a frame's time and its arrival
 
 class FakeEngine(Engine):
     """Encodes pictures, which are the numbers of products, as unit vectors."""
+
+    model = None
+    index = SimpleNamespace(
+        gallery_ids=["a"] * NUM_PRODUCTS,
+        product_ids=[f"p{number}" for number in range(NUM_PRODUCTS)],
+        vectors=np.eye(NUM_PRODUCTS, NUM_PRODUCTS + 1, dtype=np.float32),
+    )
 
     def __init__(self):
         pass
@@ -162,11 +170,51 @@ def test_a_product_that_later_frames_revise_has_a_date_of_its_own(monkeypatch):
         return [Segment(0.0, end, match, 0.9, (match,), slice(0, len(times)))]
 
     monkeypatch.setattr(changes_module, "products_over_time", find)
+    monkeypatch.setattr(FakeEngine.index, "vectors", np.ones((NUM_PRODUCTS, NUM_PRODUCTS + 1), np.float32))
     found = events((0, 10))
+    assert {event.reason for event in found[1:-1:2]} == {"corrected"}
     assert len(found) == 16 and {event.second for event in found[:-1]} == {0.0}
     assert len({(event.event, f"{event.date:.3f}") for event in found}) == len(found)
     assert [event.date for event in found] == sorted(event.date for event in found)
     assert found[-1].date == 1000 + found[-1].second
+
+
+@pytest.mark.parametrize(("gap", "seconds"), [(0, 8), (NOTHING, 0), (2, 0)])
+def test_a_part_that_is_given_to_another_product_is_divided(monkeypatch, gap, seconds):
+    """With `name_always`, a gap is first named by what it is most like, and then joined with the product after it."""
+
+    def find(engine, times, frames, end, **_):
+        match = Match("p1" if len(times) > 10 else "p0", "a", "", 0.9, 0.9, "")
+        return [Segment(times[0], end, match, 0.9, (match,), slice(0, len(times)))]
+
+    monkeypatch.setattr(changes_module, "products_over_time", find)
+    found = events((gap, 8), (1, 20))
+    turn = 7.5 if seconds else 0
+    assert told(found) == [("shown", "p0", 0), ("gone", "p0", turn), ("shown", "p1", turn), ("gone", "p1", 27)]
+    assert found[1].reason == ("changed" if seconds else "corrected") and found[1].seconds == turn
+
+
+def test_a_product_that_has_left_the_index_is_gone(monkeypatch):
+    def find(engine, times, frames, end, **_):
+        match = Match("p1" if len(times) > 10 else "old", "a", "", 0.9, 0.9, "")
+        return [Segment(times[0], end, match, 0.9, (match,), slice(0, len(times)))]
+
+    monkeypatch.setattr(changes_module, "products_over_time", find)
+    assert told(events((0, 20)))[1:3] == [("gone", "old", 0), ("shown", "p1", 0)]
+
+
+def test_another_model_begins_anew_and_the_product_stays(parts):
+    engines = [FakeEngine(), FakeEngine()]
+    engines[1].model = "other"
+    found = Changes(now=lambda: 0.0, date=lambda: 0.0)
+    events = []
+    for second in range(30):
+        batch = [frame(float(second), 0 if second < 25 else 1)]
+        engine = engines[second >= 10]
+        events += found.add(engine, batch, engine.encode(np.stack([own.picture for own in batch])))
+    assert told(events) == [("shown", "p0", 0), ("gone", "p0", 24.5), ("shown", "p1", 24.5)]
+    assert found.shown == events[-1] and parts == [*range(1, 11), *range(1, 21)]
+    assert told(found.end()) == [("gone", "p1", 29)] and found.shown is None
 
 
 def test_every_product_that_is_shown_is_gone():

@@ -7,7 +7,7 @@ import pytest
 
 from rice_jax.recognition import follow as follow_module
 from rice_jax.recognition.follow import BACK_OFF, MAX_QUEUED, MAX_TAKEN, follow
-from rice_jax.recognition.source import Source, SourceLost
+from rice_jax.recognition.source import Source, SourceEnded, SourceLost
 from rice_jax.types import DataError
 
 ADDRESS = "rtmp://example.com/live"
@@ -101,6 +101,13 @@ def test_what_can_never_be_followed_ends_it():
         received([[DataError("no such protocol")]])
     with pytest.raises(ZeroDivisionError):
         received([[ZeroDivisionError()]])
+
+
+def test_what_is_complete_ends_it(caplog):
+    with pytest.raises(SourceEnded, match="is complete"):
+        received([[SourceEnded("is complete")]])
+    frames = joined(received([[(0, 0), (1, 1), CUT], [(2, 0), SourceEnded("is complete")]]))
+    assert [frame.second for frame in frames] == [0, 1, 2] and caplog.messages[-1] == "is complete"
 
 
 def test_a_frame_that_cannot_be_prepared_is_left_out(caplog):

@@ -3,12 +3,13 @@
 import contextlib
 import threading
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 
 from rice_jax import recognize
 from rice_jax.recognition import source as source_module
-from rice_jax.recognition.source import Backlog, Seen, Source, SourceLost, live_pictures
+from rice_jax.recognition.source import Backlog, Seen, Source, SourceEnded, SourceLost, live_pictures
 from rice_jax.types import DataError
 from tests.recognition.streams import free_port, number, sender, serve, write, write_sound
 
@@ -59,6 +60,46 @@ def test_a_file_that_does_not_grow_is_named(tmp_path, caplog, monkeypatch):
     path.touch()
     assert list(until_lost(Source(str(path)), stop=Recorder(path, []))) == []
     assert caplog.messages == [f"{path}: has not grown for 0 seconds"], "once"
+
+
+MKV, MP4 = "matroska", "mp4"
+
+
+@pytest.mark.parametrize(
+    ("form", "options"), [(MKV, {}), (MP4, {"movflags": "faststart"}), (MP4, {"movflags": "frag_keyframe"}), (MP4, {})]
+)
+def test_a_complete_file_is_not_followed(tmp_path, form, options):
+    path = write(tmp_path / "film", [0, 1], form=form, **options)
+    fragmented = "frag_keyframe" in options.values()
+    recorder = Recorder(path, [b""] * 10)
+    pictures = live_pictures(Source(str(path)), HALF, recorder, Seen())
+    if fragmented:
+        assert list(pictures) == [] and recorder.is_set(), "it may grow"
+    else:
+        with pytest.raises(SourceEnded, match="film: is a complete recording, which does not grow; recognize it as"):
+            list(pictures)
+        assert recorder.waits < 60
+
+
+def test_a_file_that_grows_until_it_is_complete_ends(tmp_path):
+    """Matroska's header gets the length when the recorder stops."""
+    whole = write(tmp_path / "whole.mkv", range(7), 2, form=MKV).read_bytes()
+    path, place = tmp_path / "live.mkv", whole.index(b"\x44\x89\x88")  # the element Duration
+    edges = [len(whole) * part // 4 for part in range(1, 5)]
+    path.write_bytes(whole[:place] + b"\xec\x89".ljust(11, b"\x00") + whole[place + 11 : edges[0]])
+    pieces = [whole[start:end] for start, end in pairwise(edges)]
+    recorder = Recorder(path, [*pieces, lambda: path.open("r+b").write(whole), *[b""] * 8])
+    with pytest.raises(SourceEnded):
+        for _, picture in live_pictures(Source(str(path)), HALF, recorder, Seen()):
+            last = picture
+    assert number(last) == 6 and not recorder.is_set()
+
+
+def test_an_mp4_that_cannot_be_read_yet_is_refused(tmp_path):
+    path = write(tmp_path / "film.mp4", [0], form=MP4)
+    path.write_bytes(path.read_bytes().partition(b"moov")[0][:-4])
+    with pytest.raises(DataError, match="film.mp4: is an MP4 whose index is written at its end, expected one that can"):
+        list(live_pictures(Source(str(path)), HALF, threading.Event(), Seen()))
 
 
 @pytest.fixture
