@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: DATA_DIR/NAME/README.md)")
     args = parser.parse_args(arguments)
     try:
+        if args.name is not None and not args.name.strip():
+            raise RawDataError("--name: found an empty title, expected some text")
         directories = find_data_sets(args.data_dir)
         if len(directories) > 1 and (args.name or args.out):
             names = ", ".join(directory.name for directory in directories)

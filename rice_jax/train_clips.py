@@ -22,12 +22,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from rice_jax.clips.dataset import TRAIN, Making, write_data_sets
-from rice_jax.clips.evaluation import Judged, Measured, calibrate, document, judge, measure
+from rice_jax import tasks
+from rice_jax.clips.dataset import Making, count_pairs, write_data_sets
+from rice_jax.clips.evaluation import MIN_CLIPS, Judged, Measured, calibrate, document, judge, measure
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import Clip, read_clips, refuse, require_products
 from rice_jax.clips.training import config_file, hold_out, run_settings
 from rice_jax.config import Config, ConfigError
+from rice_jax.config.command_line import override
 from rice_jax.config.files import load_config
 from rice_jax.config.resolve import resolve
 from rice_jax.eval.metrics import CUTOFFS, confidence_intervals
@@ -40,9 +42,11 @@ from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError, newest_step
 from rice_jax.naming_flags import share
 from rice_jax.pages.clips import clip_tables, write_clips_page
+from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.parallel.processes import LOCK
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.naming import Naming
+from rice_jax.train.trackers import require_installed
 from rice_jax.types import DataError
 
 DESCRIPTION = """\
@@ -72,17 +76,16 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
         parser.error("expected --holdout between 0 and 1")
     if not 0 < options.interval_seconds < math.inf:
         parser.error("expected a finite --interval_seconds above 0")
-    if wrong := [flag for flag in flags if not flag.startswith("--") or flag.startswith("--workdir")]:
-        parser.error(f"found {wrong[0]}, expected only flags of rice train, without --workdir")
+    if wrong := [flag for flag in flags if not _belongs(flag)]:
+        parser.error(f"found {wrong[0]}, expected only flags of rice train, without --workdir and --mode")
     log_to_stderr()
     try:
         index = read_index(options.index)
         clips = read_clips(options.clips)
         require_products(clips, set(index.product_ids), options.index)
         train, held = hold_out(clips, options.holdout)
-        config = prepare(
-            options, index, [clip for clip in train if clip.product], [clip for clip in held if clip.product]
-        )
+        shown = [[clip for clip in own if clip.product] for own in (train, held)]
+        config = prepare(options, flags, index, *shown)
         write_lines(options.out / "config.py", config_file(config))
         _train(prog, options.out, flags)
         compare(options, held)
@@ -90,10 +93,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
         sys.exit(f"{type(error).__name__}: {error}")
 
 
-def prepare(options: argparse.Namespace, index: Index, train: Sequence[Clip], held: Sequence[Clip]) -> Config:
-    """Writes the data sets of a run, and returns its settings.
+def prepare(
+    options: argparse.Namespace, flags: Sequence[str], index: Index, train: Sequence[Clip], held: Sequence[Clip]
+) -> Config:
+    """Checks the settings of a run, writes its data sets, and returns the settings without those that flags change.
 
     Raises:
+        ConfigError: settings are wrong, or exclude each other.
         DataError: no clip shows a product, or some clips or pictures cannot be used.
     """
     for clips, what in ((train, "to train on"), (held, "held out")):
@@ -107,20 +113,70 @@ def prepare(options: argparse.Namespace, index: Index, train: Sequence[Clip], he
         "on",
         *(len(train), len(seen), len(held), "1 film" if films == 1 else f"{films} films", len(unseen)),
     )
-    data_dir = options.out / "data"
-    making = Making(options.interval_seconds, round(SHORT_SIDE * index.about.resize))
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with locked(data_dir / LOCK, wait=True):  # the run has a lock of its own
-        is_new = newest_step(options.out) is None
-        num_pairs = write_data_sets(data_dir, index, train, held, making, replace=is_new)[TRAIN]
-    config = run_settings(index.about, data_dir.absolute(), num_pairs, jax.device_count())
+    if len(held) < MIN_CLIPS:
+        logger.warning("%s", few_clips(len(held)))
+    num_pairs = count_pairs(index, train)
+    config = run_settings(index.about, (options.out / "data").absolute(), num_pairs, jax.device_count())
     if options.config:
         own = resolve(load_config(options.config).to_dict())
         names = ("data_dir", "train", "query", "gallery", "crop_around_box", "boxed_frames")  # clips have no boxes
         data = dataclasses.replace(own.data, **{name: getattr(config.data, name) for name in names})
         model = dataclasses.replace(own.model, init_from=own.model.init_from or config.model.init_from)
         config = dataclasses.replace(own, data=data, model=model)
+    else:
+        config = shorten_warmup(config, flags)
+    check(override(config.to_dict(), config_flags(flags)), options.out, num_pairs)
+    data_dir = options.out / "data"
+    making = Making(options.interval_seconds, round(SHORT_SIDE * index.about.resize))
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with locked(data_dir / LOCK, wait=True):  # the run has a lock of its own
+        is_new = newest_step(options.out) is None
+        write_data_sets(data_dir, index, train, held, making, replace=is_new)
     return config
+
+
+def config_flags(flags: Sequence[str]) -> list[str]:
+    """Those of some flags that change a setting."""
+    return [flag for flag in flags if flag.lstrip("-").startswith("config.")]
+
+
+def shorten_warmup(config: Config, flags: Sequence[str]) -> Config:
+    """A warm-up of at most a tenth of the steps that flags ask for, unless they set it, too."""
+    own = config_flags(flags)
+    if any(flag.lstrip("-").startswith("config.optimizer.warmup_steps") for flag in own):
+        return config
+    steps = override(config.to_dict(), own)["train"]["total_steps"]
+    warmup = min(config.optimizer.warmup_steps, steps // 10)
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup))
+
+
+def check(values: dict[str, Any], out: Path, num_pairs: int) -> None:
+    """Checks a run's settings before any video is read, which may take long.
+
+    Raises:
+        ConfigError: they are wrong, exclude each other, or do not fit the data or the devices.
+    """
+    config = tasks.resolve(values, out)
+    if config.task != "retrieval":
+        raise ConfigError(f"config.task: found {config.task!r}, expected 'retrieval' to train on clips")
+    if config.data.batch_size > num_pairs:
+        raise ConfigError(
+            f"config.data.batch_size: found {config.data.batch_size}, expected at most {num_pairs}, the number of "
+            "pairs of a clip and a picture"
+        )
+    mesh = create_mesh(config.mesh)
+    require_even_batch(config.data.batch_size, mesh)
+    require_installed(config.train.tracker_names)
+    tasks.TASKS[config.task].loss(config, mesh)
+
+
+def few_clips(num: int) -> str:
+    """What a calibration on so few clips means."""
+    return (
+        f"only {num} of the clips held out show a product, and a calibration needs {MIN_CLIPS}: the confidences of the "
+        "new index will be no more than a guess; raise --holdout, label more clips, or calibrate it with others (rice "
+        "eval)"
+    )
 
 
 def compare(options: argparse.Namespace, held: Sequence[Clip]) -> None:
@@ -154,6 +210,8 @@ def compare(options: argparse.Namespace, held: Sequence[Clip]) -> None:
     found["difference"] = lead(measured[1], before, after)
     if fitted[1]:
         calibrate_index(new, fitted[1])
+    else:
+        logger.warning("%s: %s", new, few_clips(int(measured[1].shows.sum())))
     write_lines(options.out / "clips.json", [json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)])
     write_clips_page(options.out / "clips.html", found, pictures_of(index))
     print(f"\nFilms held out, by product: {clip_tables(found)}\n\n{options.out / 'clips.html'}\n{new}")
@@ -173,6 +231,14 @@ def lead(measured: Measured, before: Judged, after: Judged) -> dict[str, Any]:
         f"rank-{cutoff}": {"mean": float(mean), "ends": pair.tolist()}
         for cutoff, mean, pair in zip(CUTOFFS, leads.mean(axis=0), ends, strict=True)
     }
+
+
+def _belongs(flag: str) -> bool:
+    from rice_jax import main as program  # defines flags of the whole program
+
+    name = flag.removeprefix("--").partition("=")[0]
+    known = name.startswith("config.") or name.removeprefix("no") in program.flags.FLAGS
+    return flag.startswith("--") and known and name not in ("workdir", "mode")
 
 
 def _train(prog: str, out: Path, flags: Sequence[str]) -> None:

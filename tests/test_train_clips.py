@@ -1,16 +1,19 @@
 """The command `rice train CLIPS.csv`."""
 
+import dataclasses
 import json
 import shutil
 import signal
 import sys
 import time
 
+import jax
 import pytest
 
 from rice_jax import cli, read_index, train_clips
-from rice_jax.config import Config
+from rice_jax.config import Config, MeshConfig
 from rice_jax.index.update import build_index
+from rice_jax.parallel.mesh import create_mesh
 from tests.programs import run, start, wait_for
 from tests.shop import png, write_mp4
 
@@ -110,12 +113,73 @@ def test_what_cannot_work_gets_one_line(live_shop, tmp_path, monkeypatch, argume
 
 
 @pytest.mark.parametrize(
-    "flags", [["--holdout=0"], ["--workdir=x"], ["stray"], ["--holdout=2"], ["--interval_seconds=0"]]
+    "flags",
+    [
+        ["--holdout=0"],
+        ["--workdir=x"],
+        ["stray"],
+        ["--holdout=2"],
+        ["--interval_seconds=0"],
+        ["--mode=eval"],
+        ["--x=1"],
+    ],
 )
 def test_flags_that_do_not_belong_are_refused(flags, capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "clips.csv", "--index=x", "--out=y", *flags])
     assert "usage: rice train CLIPS.csv --index=DIR --out=RUN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--config.train.steps=5"], "ConfigError: config.train.steps: unknown setting"),
+        (["--config.train.total_steps=many"], "ConfigError: config.train.total_steps: found 'many', expected int"),
+        (["--config.train.total_steps=0"], "ConfigError: config.train.total_steps: found 0, expected 1 or more"),
+        (
+            ["--config.data.batch_size=500"],
+            "ConfigError: config.data.batch_size: found 500, expected at most 24, the n",
+        ),
+        (["--config.train.total_steps=5", "--config.optimizer.warmup_steps=5"], "found 5, expected more than config.o"),
+        (["--config.task=detection"], "ConfigError: config.task: found 'detection', expected 'retrieval' to train on "),
+    ],
+)
+def test_wrong_settings_are_refused_before_a_video_is_read(films, live_shop, tmp_path, monkeypatch, flags, message):
+    monkeypatch.setattr(train_clips, "write_data_sets", lambda *_, **__: pytest.fail("a video was read"))
+    monkeypatch.setattr(train_clips.jax, "device_count", lambda: 1)
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["train", str(films / "clips.csv"), f"--index={live_shop.directory}", f"--out={out}", *flags])
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ([], 10),
+        (["--config.train.total_steps=1000"], 10),
+        (["--config.train.total_steps=40"], 4),
+        (["--config.train.total_steps=4", "--distributed=no"], 0),
+        (["--config.train.total_steps=40", "--config.optimizer.warmup_steps=7"], 10),
+    ],
+)
+def test_the_warm_up_is_at_most_a_tenth_of_the_steps(flags, expected):
+    config = Config()
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, warmup_steps=10))
+    assert train_clips.shorten_warmup(config, flags).optimizer.warmup_steps == expected
+
+
+def test_few_clips_for_a_calibration_are_told_at_the_start(films, live_shop, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_clips, "write_data_sets", lambda *_, **__: None)
+    monkeypatch.setattr(train_clips, "_train", lambda *_: sys.exit(3))
+    monkeypatch.setattr(train_clips.jax, "device_count", lambda: 1)
+    monkeypatch.setattr(train_clips, "create_mesh", lambda _: create_mesh(MeshConfig(), jax.devices()[:1]))
+    arguments = [f"--index={live_shop.directory}", f"--out={tmp_path / 'run'}", "--config.train.total_steps=4"]
+    with pytest.raises(SystemExit, match="3"):
+        cli.main(["train", str(films / "clips.csv"), *arguments])
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "confidences" in line]
+    assert "only 8 of the clips held out show a product, and a calibration needs 20" in line
+    assert "warmup_steps = 0" in (tmp_path / "run" / "config.py").read_text()
 
 
 def test_both_forms_have_a_help(capsys):

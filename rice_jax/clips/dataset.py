@@ -114,6 +114,11 @@ def write_data_sets(
     return {name: _length(directory) for name, directory in directories.items()}
 
 
+def count_pairs(index: Index, clips: Sequence[Clip]) -> int:
+    """The number of examples that `write_data_sets` makes of clips to train on."""
+    return sum(len(_rows_of(index, clip.product)) for clip in clips)
+
+
 def _pairs(
     clips: Sequence[Clip], frames: dict[Clip, list[bytes]], rows: dict[Clip, list[int]], pictures: Sequence[bytes]
 ) -> Iterator[dict[str, Any]]:

@@ -1,13 +1,23 @@
 """Command lines with `--config`, which ml_collections reads."""
 
+import copy
 import difflib
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from absl import app
+from absl import app, flags
 
 from rice_jax.config.fields import ConfigError, list_settings
 from rice_jax.config.files import find_config, load_config
 from rice_jax.config.groups import Config
+
+PARSERS: dict[type, Any] = {  # as in ml_collections
+    bool: flags.BooleanParser(),
+    float: flags.FloatParser(),
+    int: flags.IntegerParser(),
+    str: flags.ArgumentParser(),
+}
 
 
 def parse_flags(arguments: list[str]) -> list[str]:
@@ -17,6 +27,28 @@ def parse_flags(arguments: list[str]) -> list[str]:
         return app.parse_flags_with_usage(with_config_path(arguments))
     except ConfigError as error:
         sys.exit(f"ConfigError: {error}")
+
+
+def override(values: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """Settings as nested plain values, with those changed that flags `--config.GROUP.SETTING=VALUE` set.
+
+    Raises:
+        ConfigError: a setting is unknown, or its value has the wrong type.
+    """
+    _require_known(arguments)
+    changed = copy.deepcopy(dict(values))
+    for argument in arguments:
+        name, equals, text = argument.lstrip("-").partition("=")
+        _, *groups, setting = name.split(".")
+        group = changed
+        for each in groups:
+            group = group[each]
+        kind = type(group[setting])
+        try:
+            group[setting] = PARSERS[kind].parse(text if equals or kind is not bool else "true")
+        except ValueError as error:
+            raise ConfigError(f"{name}: found {text!r}, expected {kind.__name__} ({error})") from None
+    return changed
 
 
 def _require_known(arguments: list[str]) -> None:

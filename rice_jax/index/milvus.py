@@ -29,7 +29,7 @@ from jaxtyping import Float32
 
 from rice_jax.config import ConfigError
 from rice_jax.index.export import EFFORT
-from rice_jax.index.store import TEXTS, About, Index
+from rice_jax.index.store import TEXTS, About, Index, normal_form
 from rice_jax.types import DataError
 
 NAME = "rice"  # of the collection
@@ -190,15 +190,15 @@ class MilvusIndex:
             if not self._client.get(galleries_of(self._name), ids=[key_of(gallery)], output_fields=["key"]):
                 raise DataError(f"{self._uri}: found no gallery {gallery!r}")
             conditions.append(f'gallery == "{key_of(gallery)}"')
-        known = {column.casefold() for column in self._columns}
+        known = {normal_form(column.casefold()) for column in self._columns}
         keys: dict[str, list[str]] = {}
         for column, values in (where or {}).items():
-            folded = column.casefold()
+            folded = normal_form(column.casefold())
             if folded not in known:
                 found = ", ".join(map(repr, self._columns)) or "none"
                 raise DataError(f"where: found no column {column!r} in the index; its further columns are: {found}")
             wanted = [values] if isinstance(values, str) else values
-            keys.setdefault(folded, []).extend(key_of(folded, value) for value in wanted)
+            keys.setdefault(folded, []).extend(key_of(folded, normal_form(value)) for value in wanted)
         conditions.extend(f"array_contains_any(conditions, {json.dumps(own)})" for own in keys.values())
         return " and ".join(conditions)
 

@@ -36,7 +36,7 @@ from rice_jax.index.milvus import (
     read_about,
     read_rows,
 )
-from rice_jax.index.store import Index, fields_of
+from rice_jax.index.store import Index, fields_of, normal_form
 from rice_jax.types import DataError
 
 MAX_CONDITIONS = 4096  # of a product
@@ -148,7 +148,12 @@ def _picture_rows(index: Index) -> Iterator[dict[str, Any]]:
     for row, names in enumerate(zip(index.gallery_ids, index.product_ids, strict=True)):
         products.setdefault(names, []).append(row)
     conditions = {
-        names: sorted({key_of(column.casefold(), value) for column, value in fields_of(index, rows).items()})
+        names: sorted(
+            {
+                key_of(normal_form(column.casefold()), normal_form(value))
+                for column, value in fields_of(index, rows).items()
+            }
+        )
         for names, rows in products.items()
     }
     for row, key in enumerate(keys_of(index)):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,11 @@ def fields_of(index: Index, images: Sequence[int]) -> dict[str, str]:
     for image in images:
         fields |= {name: value for name, value in index.fields[image].items() if not fields.get(name)}
     return fields
+
+
+def normal_form(text: str) -> str:
+    """The text in the form in which conditions on further columns compare it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_index(directory: str | os.PathLike) -> Index:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int
 
-from rice_jax.index.store import Index, fields_of
+from rice_jax.index.store import Index, fields_of, normal_form
 from rice_jax.types import DataError
 
-# {column of the shop's CSV, in any case: a value, or several of which a product has one}; all columns must agree.
+# {column of the shop's CSV, in any case: a value, or several of which a product has one}; all columns must agree. Texts
+# that differ only in Unicode's normal form are equal: keyboards, spreadsheets, and macOS write accents differently.
 Where = Mapping[str, str | Collection[str]]
 
 
@@ -72,7 +73,8 @@ def freeze(where: Where | None) -> tuple[tuple[str, frozenset[str]], ...]:
     """Conditions in a form that is equal, and can be a key, whenever they mean the same."""
     several: dict[str, set[str]] = {}
     for column, values in (where or {}).items():
-        several.setdefault(column.casefold(), set()).update([values] if isinstance(values, str) else values)
+        texts = [values] if isinstance(values, str) else values
+        several.setdefault(normal_form(column.casefold()), set()).update(map(normal_form, texts))
     return tuple(sorted((column, frozenset(values)) for column, values in several.items()))
 
 
@@ -90,7 +92,7 @@ def select(
     products, names = of_galleries[gallery], dict[str, str]()
     for fields in index.fields:
         for name in fields:
-            names.setdefault(name.casefold(), name)
+            names.setdefault(normal_form(name.casefold()), name)
     for column, _ in where:
         if column not in names:
             found = ", ".join(map(repr, sorted(names.values()))) or "none"
@@ -103,7 +105,7 @@ def select(
         own = fields_of(index, products.images(product).tolist())
         of_column: dict[str, set[str]] = {}
         for name, value in own.items():
-            of_column.setdefault(name.casefold(), set()).add(value)
+            of_column.setdefault(normal_form(name.casefold()), set()).add(normal_form(value))
         return all(of_column.get(column, set()) & values for column, values in where)
 
     kept = np.array([meets(product) for product in range(len(products.edges) - 1)])

@@ -147,6 +147,10 @@ def test_the_command_refuses_what_is_not_one_data_set(built, one, tmp_path):
         main(["dataset", str(built), "--name", "Mine"])
     with pytest.raises(SystemExit, match="nowhere: found no data set, expected the --data_dir of rice build"):
         main(["dataset", str(tmp_path / "nowhere")])
+    for name in ("", " "):
+        with pytest.raises(SystemExit, match="error: --name: found an empty title, expected some text"):
+            main(["dataset", str(one), f"--name={name}"])
+    assert not (one / "README.md").exists()
     out = tmp_path / "card.md"
     record = one / "train" / "1.0.0" / "build.json"
     whole = record.read_text(encoding="utf-8")

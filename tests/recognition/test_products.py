@@ -1,11 +1,12 @@
 """The further columns of a shop's CSV: returned with every match, and conditions on them."""
 
 import dataclasses
+import unicodedata
 
 import numpy as np
 import pytest
 
-from rice_jax.index.store import write_index
+from rice_jax.index.store import read_index, write_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.products import freeze, parse_where
 from rice_jax.recognition.recognizer import Recognizer, products_over_time
@@ -99,6 +100,20 @@ def test_over_time_and_pushed(directory, engine, live_shop):
 def test_conditions_that_nothing_meets(engine, gallery, where, expected):
     with pytest.raises(DataError, match=expected):
         engine.products(gallery, where)
+
+
+def test_texts_in_either_normal_form_are_equal(directory, tmp_path):
+    """ "é" is one character or two; macOS and some spreadsheets write two."""
+    one, two = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
+    index = read_index(directory)
+    fields = [{one: two}, {two: one}, *index.fields[2:]]
+    engine = Engine(dataclasses.replace(index, fields=fields, product_ids=[f"p{row}" for row in range(8)]))
+    assert one != two
+    for column, value in [(one, one), (one, two), (two.upper(), one), (two, two)]:
+        found = engine.products(None, parse_where([f"{column}={value}"]))
+        assert [engine.index.product_ids[row] for row in found.rows] == ["p0", "p1"]
+    with pytest.raises(DataError, match="no product with café=tea among 8"):
+        engine.products(None, {two: "tea"})
 
 
 def test_an_index_without_further_columns(live_shop):
