@@ -198,6 +198,15 @@ def _index(arguments: list[str]) -> None:
     parser.add_argument(
         "--mix", action="store_true", help="add pictures from another directory or CSV than the index is made of"
     )
+    parser.add_argument(
+        "--dimensions",
+        type=int,
+        metavar="N",
+        help="of the vectors, fewer than the model's, by a projection that is fitted on this index (default: all)",
+    )
+    parser.add_argument(
+        "--store_as", choices=("float32", "int8"), help="int8: a quarter of the bytes on disk (default: float32)"
+    )
     parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
     parser.add_argument(
         "--store", choices=("milvus",), help="also copy the index to this database, which rice recognize can search"
@@ -215,6 +224,8 @@ def _index(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if (options.store is None) != (options.uri is None):
         parser.error("expected --store=milvus and --uri together")
+    if options.change == "remove" and (options.dimensions or options.store_as):
+        parser.error("expected no --dimensions and no --store_as with --change=remove")
     if options.kind != "flat" and not (options.store or options.export):
         parser.error("expected --kind only with --export or --store")
     _report(lambda: _change_index(options))
@@ -231,7 +242,15 @@ def _change_index(options: argparse.Namespace) -> None:
     keep_compiled()
     if options.store:
         require_milvus()  # before the pictures are embedded
-    build_index(options.pictures, model=options.model, out=options.out, change=options.change, mix=options.mix)
+    build_index(
+        options.pictures,
+        model=options.model,
+        out=options.out,
+        change=options.change,
+        mix=options.mix,
+        dimensions=options.dimensions,
+        store_as=options.store_as,
+    )
     if options.store:
         write_milvus(read_index(options.out), options.uri, name=options.collection, kind=options.kind)
     exported = export_faiss(options.out, read_index(options.out), options.kind) if options.export else None

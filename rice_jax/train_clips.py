@@ -190,7 +190,9 @@ def compare(options: argparse.Namespace, held: Sequence[Clip]) -> None:
     require_products(held, set(index.product_ids), options.index)
     new = options.out / "index"
     write_lines(options.out / "pictures.csv", _catalog(index))
-    built = build_index(options.out / "pictures.csv", model=options.out, out=new, change="mirror")
+    width = None if index.projection is None else index.vectors.shape[1]
+    smaller = {"dimensions": width, "store_as": index.dtype}
+    built = build_index(options.out / "pictures.csv", model=options.out, out=new, change="mirror", **smaller)
     write_index(new, dataclasses.replace(built, sources=index.sources))  # so that the shop's own CSV may update it
     measured: list[Measured] = []
     engines = [old, Engine(new, batch_sizes=(BATCH_SIZE,))]

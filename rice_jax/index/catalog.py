@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rice_jax.index.spreadsheet import read_rows
-from rice_jax.input.pictures import is_hidden
+from rice_jax.input.pictures import is_hidden, read_file
 from rice_jax.types import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -25,6 +25,15 @@ class Picture(NamedTuple):
     title: str  # "" = unknown
     place: str  # for messages: the file itself, or the line of the CSV
     fields: Mapping[str, str] = {}  # further columns of the CSV
+    content: bytes | None = None  # of the file, if it is a part of another file
+
+    def read(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return read_file(self.path) if self.content is None else self.content
 
 
 class Names(NamedTuple):

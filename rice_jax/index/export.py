@@ -34,7 +34,8 @@ def export_faiss(directory: str | os.PathLike, index: Index, kind: str = "flat")
         kind: "flat" is exact; "hnsw" and "ivf" are approximate.
 
     Returns:
-        The file, `index.faiss`; beside it, `index.faiss.json` has the galleries, ids, products, titles, paths, and
+        The file, `index.faiss`, which takes embeddings as queries, and projects them if the index has a projection;
+        beside it, `index.faiss.json` has the galleries, ids, products, titles, paths, and
         further columns of its rows, and the model's fingerprint.
 
     Raises:
@@ -52,7 +53,7 @@ def export_faiss(directory: str | os.PathLike, index: Index, kind: str = "flat")
         rows["fields"] = index.fields
     ids = json.dumps({"fingerprint": index.about.fingerprint} | rows, ensure_ascii=False)
     with replacing(path) as partial:
-        faiss.write_index(built, str(partial))
+        faiss.write_index(_projecting(built, index.projection), str(partial))
     write_lines(path.with_name(path.name + ".json"), [ids])
     if kind != "flat":
         queries = some_pictures(index.vectors)
@@ -79,6 +80,18 @@ def build_faiss(vectors: Float32[np.ndarray, "N E"], kind: str) -> Any:
         built.train(vectors)
     built.add(vectors)
     return built
+
+
+def _projecting(built: Any, projection: Float32[np.ndarray, "E N"] | None) -> Any:
+    """A FAISS index that projects queries before it searches."""
+    import faiss
+
+    if projection is None:
+        return built
+    transform = faiss.LinearTransform(*projection.shape, False)
+    faiss.copy_array_to_vector(projection.T.ravel(), transform.A)
+    transform.is_trained = True
+    return faiss.IndexPreTransform(transform, built)
 
 
 def num_lists(num: int) -> int:

@@ -13,7 +13,7 @@ picture:
 
 A key is made of texts (`key_of`), which may be of any length and need no escapes in a filter. A second collection,
 `NAME_galleries`, has a row for each gallery, whose vector is the mean of its embeddings, and one for all; the latter
-describes the model.
+describes the model. If the index has a projection, each of its rows is one too.
 """
 
 import contextlib
@@ -58,6 +58,7 @@ class MilvusIndex:
         about: the model, as of an index on disk.
         kind: one of `export.KINDS`.
         num_pictures: number of pictures.
+        projection: what queries are multiplied by, as of an index on disk.
     """
 
     def __init__(self, uri: str, name: str = NAME):
@@ -89,10 +90,11 @@ class MilvusIndex:
         self.num_pictures: int = stored["pictures"]
         self._columns: list[str] = stored["columns"]
         self._lists: int = stored["lists"]
+        self.projection = self._read_projection(stored.get("projection", 0))
 
     def search(
         self,
-        queries: Float32[np.ndarray, "Q E"],
+        queries: Float32[np.ndarray, "Q N"],
         limit: int,
         *,
         gallery: str | None = None,
@@ -102,7 +104,7 @@ class MilvusIndex:
         """The pictures most similar to each of some vectors, best first.
 
         Args:
-            queries: unit length.
+            queries: embeddings, multiplied by `projection` if there is one.
             limit: number of pictures, 1 to 16,384.
             gallery: id of the gallery that is searched; None = all.
             where: searches only products of which the further columns of the shop's CSV say this, as in recognition.
@@ -156,6 +158,18 @@ class MilvusIndex:
             condition = self._filter(gallery, None)
         return self._read([condition])
 
+    def _read_projection(self, num_rows: int) -> Float32[np.ndarray, "E N"] | None:
+        if not num_rows:
+            return None
+        names = [row_name(row) for row in range(num_rows)]
+        with naming_errors(self._uri):
+            rows = {
+                row["key"]: row["vector"]
+                for keys in batches(names)
+                for row in self._client.get(galleries_of(self._name), ids=keys, output_fields=["key", "vector"])
+            }
+        return np.array([rows[name] for name in names], np.float32)
+
     def _read(self, filters: Iterable[str]) -> Index:
         with naming_errors(self._uri):
             rows = [row for each in filters for row in read_rows(self._client, self._name, each, ["picture", "vector"])]
@@ -179,6 +193,7 @@ class MilvusIndex:
             queries=None,
             about=self.about,
             centers=centers,
+            projection=self.projection,
         )
         names = list(zip(index.gallery_ids, index.image_ids, strict=True))
         return index.take(sorted(range(len(names)), key=names.__getitem__))  # as on disk
@@ -266,6 +281,11 @@ def galleries_of(name: str) -> str:
 def key_of(*texts: str) -> str:
     """The key of some texts: hexadecimal digits of a digest."""
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def row_name(row: int) -> str:
+    """The key of a row of the projection; no gallery has it, as it is not hexadecimal."""
+    return f"projection-{row}"
 
 
 def batches(keys: list[str]) -> Iterator[list[str]]:

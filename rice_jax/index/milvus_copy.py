@@ -35,6 +35,7 @@ from rice_jax.index.milvus import (
     naming_errors,
     read_about,
     read_rows,
+    row_name,
 )
 from rice_jax.index.store import Index, fields_of, normal_form
 from rice_jax.types import DataError
@@ -48,8 +49,8 @@ logger = logging.getLogger(__name__)
 def write_milvus(index: Index, uri: str, *, name: str = NAME, kind: str = "flat") -> MilvusIndex:
     """Makes an index in Milvus equal to an index on disk; only what has changed is written.
 
-    An index of another model or kind is replaced. The recall of an approximate index is measured and logged. Only one
-    program may write to a collection at a time.
+    An index of another model, projection, or kind is replaced. The recall of an approximate index is measured and
+    logged. Only one program may write to a collection at a time.
 
     Args:
         index: at least one picture.
@@ -80,7 +81,7 @@ def write_milvus(index: Index, uri: str, *, name: str = NAME, kind: str = "flat"
 
 
 def _require_collections(client: Any, name: str, index: Index, kind: str) -> int:
-    """Creates the collections, in place of others that are of another model or kind.
+    """Creates the collections, in place of others that are of another model, projection, or kind.
 
     Returns:
         The number of lists of kind "ivf", which stays as it was when the collection was created.
@@ -88,7 +89,8 @@ def _require_collections(client: Any, name: str, index: Index, kind: str) -> int
     from pymilvus import DataType
 
     stored = read_about(client, name)
-    if stored and (stored["about"]["fingerprint"], stored["kind"]) == (index.about.fingerprint, kind):
+    found = stored and (stored["about"]["fingerprint"], stored["kind"], stored.get("projection_sha256"))
+    if stored and found == (index.about.fingerprint, kind, _digest(index)):
         return stored["lists"]
     lists = num_lists(len(index.image_ids))
     pictures = client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -180,22 +182,29 @@ def _write_galleries(client: Any, name: str, index: Index, settings: dict[str, A
         "about": dataclasses.asdict(index.about),
         "pictures": len(index.image_ids),
         "columns": sorted(columns),
+        "projection": 0 if index.projection is None else len(index.projection),
+        "projection_sha256": _digest(index),
     }
     collection = galleries_of(name)
     stored = [row["key"] for row in read_rows(client, collection, "", ["key"])]
     everything = range(len(index.image_ids))
+    vectors = {} if index.projection is None else {row_name(row): own for row, own in enumerate(index.projection)}
+    vectors |= {key: _center(index, own) for key, own in [*rows.items(), (ALL, everything)]}
     written = [
-        {"key": key, "vector": _center(index, own).tolist(), "about": about if key == ALL else {}}
-        for key, own in [*rows.items(), (ALL, everything)]
+        {"key": key, "vector": vector.tolist(), "about": about if key == ALL else {}} for key, vector in vectors.items()
     ]
     for start in range(0, len(written), BATCH):
         client.upsert(collection, written[start : start + BATCH])
-    for batch in batches([key for key in stored if key not in rows and key != ALL]):
+    for batch in batches([key for key in stored if key not in vectors]):
         client.delete(collection, ids=batch)
 
 
 def _center(index: Index, rows: Sequence[int]) -> Float32[np.ndarray, " E"]:
     return center(index.vectors, np.asarray(rows, np.int64)).astype(np.float32)
+
+
+def _digest(index: Index) -> str | None:
+    return None if index.projection is None else hashlib.sha256(index.projection.tobytes()).hexdigest()
 
 
 def keys_of(index: Index) -> Iterator[str]:

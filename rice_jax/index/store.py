@@ -1,5 +1,6 @@
 """The index of a shop on disk: its pictures, and the model that embedded them, in one Parquet file."""
 
+import base64
 import dataclasses
 import hashlib
 import json
@@ -14,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import BFloat16, Float32
+from jaxtyping import BFloat16, Float32, Int, Int8
 
 from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
 from rice_jax.config.fields import build
@@ -27,6 +28,8 @@ FILE = "index.parquet"
 SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
 CHECKSUM = b"rice_jax_sha256"  # key that holds `_checksum`; absent in indexes of version 0.2 and before
 SOURCES = b"rice_jax_sources"  # key that holds `Index.sources` as JSON; absent in earlier indexes
+PROJECTION = b"rice_jax_projection"  # key that holds `Index.projection` in base64; absent if there is none
+DTYPES = ("float32", "int8")  # of vectors on disk
 LENGTH_TOLERANCE = 1e-3
 TEXTS = {
     "gallery_ids": "gallery",
@@ -100,12 +103,15 @@ class Index:
         paths: the pictures' files.
         digests: SHA-256 of the files' contents, as hexadecimal digits.
         fields: {name: value} of the further columns of the CSV that listed each picture, such as its price.
-        vectors: embeddings, unit length.
+        vectors: embeddings, or their projections; unit length.
         queries: what the decoder needs of each picture (`Pmd.image_queries`); None if there is no trained decoder.
         about: the model.
         sources: the directories and CSVs that the pictures are from; () = unknown.
         centers: {gallery: the mean of its embeddings}, under None that of all; only if the index is a part of a larger
             one (`milvus.MilvusIndex`), and never on disk.
+        projection: what a clip's embedding is multiplied by before it is compared with the vectors; columns are at
+            right angles and of unit length (`smaller`). None = `vectors` are embeddings.
+        dtype: of the vectors on disk, one of `DTYPES`.
     """
 
     gallery_ids: list[str]
@@ -115,11 +121,13 @@ class Index:
     paths: list[str]
     digests: list[str]
     fields: list[dict[str, str]]
-    vectors: Float32[np.ndarray, "G E"]
+    vectors: Float32[np.ndarray, "G N"]
     queries: BFloat16[np.ndarray, "G R D"] | None
     about: About
     sources: tuple[str, ...] = ()
-    centers: Mapping[str | None, Float32[np.ndarray, " E"]] | None = None
+    centers: Mapping[str | None, Float32[np.ndarray, " N"]] | None = None
+    projection: Float32[np.ndarray, "E N"] | None = None
+    dtype: str = "float32"
 
     @property
     def num_products(self) -> int:
@@ -129,7 +137,11 @@ class Index:
     @property
     def checksum(self) -> str:
         """SHA-256 of the contents, as hexadecimal digits."""
-        return _checksum(_settings(self.about), _texts(self), self.vectors, self.queries).decode()
+        return _checksum(_settings(self.about), _texts(self), _stored(self), self.queries, self.projection).decode()
+
+    def embeddings(self, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n E"]:
+        """The vectors of some pictures in the model's space."""
+        return self.vectors[rows] if self.projection is None else self.vectors[rows] @ self.projection.T
 
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
@@ -185,12 +197,18 @@ def read_index(directory: str | os.PathLike) -> Index:
         texts = {name: table[TEXTS[name]].to_pylist() for name in names}
         if "fields" in texts:
             texts["fields"] = list(map(dict, texts["fields"]))
-        vectors = _read_rows(table["vector"], np.float32)
+        found = _read_rows(table["vector"], *DTYPES)
+        dtype = found.dtype.name
+        vectors, projection = from_int8(found) if dtype == "int8" else found, None
+        if PROJECTION in stored:
+            numbers = np.frombuffer(base64.b64decode(stored[PROJECTION], validate=True), "<f4")
+            projection = numbers.reshape(-1, vectors.shape[1])
         queries = None
         if about.model.pmd:
-            rows = _read_rows(table["queries"], np.uint16).view(ml_dtypes.bfloat16)
+            rows = _read_rows(table["queries"], "uint16").view(ml_dtypes.bfloat16)
             queries = rows.reshape(len(rows), rows.shape[1] // about.model.encoder.width, about.model.encoder.width)
-        if stored.get(CHECKSUM, expected := _checksum(stored[SETTINGS], texts, vectors, queries)) != expected:
+        expected = _checksum(stored[SETTINGS], texts, found, queries, projection)
+        if stored.get(CHECKSUM, expected) != expected:
             raise ValueError("its contents do not have the checksum that it was written with")
         sources = tuple(map(str, json.loads(stored.get(SOURCES, b"[]"))))
     except Exception as error:  # a single flipped bit may raise anything, even a column that is no list of numbers
@@ -201,7 +219,15 @@ def read_index(directory: str | os.PathLike) -> Index:
         ) from error
     texts.setdefault("product_ids", list(texts["image_ids"]))
     texts.setdefault("fields", [{} for _ in texts["image_ids"]])
-    index = Index(**texts, vectors=vectors, queries=queries, about=about, sources=sources)
+    index = Index(
+        **texts,
+        vectors=vectors,
+        queries=queries,
+        about=about,
+        sources=sources,
+        projection=projection,
+        dtype=dtype,
+    )
     _require_unit_vectors(path, index)
     return index
 
@@ -218,12 +244,14 @@ def write_index(directory: str | os.PathLike, index: Index) -> None:
     columns = {TEXTS[name]: pa.array(own, pa.string()) for name, own in texts.items() if name != "fields"}
     if "fields" in texts:
         columns["fields"] = pa.array([list(own.items()) for own in index.fields], pa.map_(pa.string(), pa.string()))
-    columns["vector"] = _rows(index.vectors)
+    columns["vector"] = _rows(_stored(index))
     if index.queries is not None:
         columns["queries"] = _rows(index.queries.view(np.uint16))  # Arrow has no bfloat16
     metadata = {SETTINGS: _settings(index.about), CHECKSUM: index.checksum.encode()}
     if index.sources:
         metadata[SOURCES] = json.dumps(index.sources).encode()
+    if index.projection is not None:
+        metadata[PROJECTION] = base64.b64encode(index.projection.astype("<f4").tobytes())
     table = pa.table(columns).replace_schema_metadata(metadata)
     with replacing(path) as partial, partial.open("wb") as file:
         pq.write_table(table, file, compression="none", use_dictionary=["gallery"])
@@ -238,11 +266,28 @@ def _texts(index: Index) -> dict[str, list]:
     return {name: getattr(index, name) for name in TEXTS if name != "fields" or any(index.fields)}
 
 
-def _checksum(about: bytes, texts: Mapping[str, list], vectors: np.ndarray, queries: np.ndarray | None) -> bytes:
+def to_int8(vectors: Float32[np.ndarray, "G N"]) -> Int8[np.ndarray, "G N"]:
+    """Vectors whose largest number is 127 or -127; their lengths are lost."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
+    return np.rint(vectors * (127 / np.maximum(largest, np.finfo(np.float32).tiny))).astype(np.int8)
+
+
+def from_int8(stored: Int8[np.ndarray, "G N"]) -> Float32[np.ndarray, "G N"]:
+    """The vectors of unit length that `to_int8` stands for."""
+    vectors = stored.astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _stored(index: Index) -> np.ndarray:
+    """The vectors as they are on disk."""
+    return to_int8(index.vectors) if index.dtype == "int8" else index.vectors
+
+
+def _checksum(about: bytes, texts: Mapping[str, list], *numbers: np.ndarray | None) -> bytes:
     """SHA-256 of an index's contents, however Parquet lays them out."""
     digest = hashlib.sha256(about)
     digest.update(json.dumps(texts).encode())
-    for array in (vectors, queries):
+    for array in numbers:
         if array is not None:
             digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
@@ -265,7 +310,9 @@ def _rows(array: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(array.shape[1:]))
 
 
-def _read_rows(column: pa.ChunkedArray, dtype: type) -> np.ndarray:
+def _read_rows(column: pa.ChunkedArray, *dtypes: str) -> np.ndarray:
     chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
-    numbers: np.ndarray = np.concatenate([np.empty(0, dtype), *chunks], dtype=dtype, casting="no")
+    numbers = np.concatenate([np.empty(0, column.type.value_type.to_pandas_dtype()), *chunks])
+    if numbers.dtype.name not in dtypes:
+        raise ValueError(f"found numbers of type {numbers.dtype}, expected {' or '.join(dtypes)}")
     return numbers.reshape(len(column), column.type.list_size)

@@ -1,38 +1,30 @@
 """Builds and updates the index of a shop: embeds pictures that are new or have changed, and keeps the rest."""
 
 import dataclasses
-import functools
-import hashlib
 import logging
-import math
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import PyTree, UInt8
 
-from rice_jax.eval.embed import Images, compile_rows, compute_rows, model_embedder, padded_batch_size
 from rice_jax.files import leaving_no_trace, locked
 from rice_jax.index.catalog import Names, Picture, read_names, read_shop
+from rice_jax.index.embedding import NUM_NAMED, digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.similar import report_similar
+from rice_jax.index.smaller import make_smaller, project
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, write_index
-from rice_jax.input import transforms
-from rice_jax.input.pictures import read_file
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import LOCK, agree, only_program
 from rice_jax.types import DataError
 
 CHANGES = ("add", "mirror", "remove")
-NUM_NAMED = 10  # unusable pictures named in an error
-LOG_SECONDS = 30
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +36,8 @@ def build_index(
     model: str | os.PathLike | None = None,
     change: str = "add",
     mix: bool = False,
+    dimensions: int | None = None,
+    store_as: str | None = None,
 ) -> Index:
     """Builds or updates the index of a shop, on this process's first device.
 
@@ -65,6 +59,8 @@ def build_index(
         change: "add" adds and replaces pictures; "mirror" also removes pictures that are not among `images`; "remove"
             removes `images`, whose files need not exist, and needs no model.
         mix: whether "add" may add pictures from another directory or CSV than the index is made of.
+        dimensions: of the vectors, fewer than the model's; None = those of the index, or the model's for a new one.
+        store_as: "float32", or "int8" for a quarter of the bytes on disk; None = as the index is.
 
     Returns:
         The index.
@@ -81,7 +77,8 @@ def build_index(
     if change == "remove":
         return remove_pictures(directory, images)
     loaded = load_index_model(read_index(directory).about) if model is None else load_model(model)
-    return update_index(directory, images, loaded, change=change, mix=mix)
+    smaller = {"dimensions": dimensions, "store_as": store_as}
+    return update_index(directory, images, loaded, change=change, mix=mix, **smaller)
 
 
 def update_index(
@@ -91,6 +88,8 @@ def update_index(
     *,
     change: str = "add",
     mix: bool = False,
+    dimensions: int | None = None,
+    store_as: str | None = None,
     batch_size: int = 128,
     num_threads: int = 16,
 ) -> Index:
@@ -104,6 +103,8 @@ def update_index(
         model: what embeds the pictures.
         change: "add" or "mirror", see `build_index`.
         mix: see `build_index`.
+        dimensions: see `build_index`.
+        store_as: see `build_index`.
         batch_size: largest number of pictures embedded together; rounded up to a multiple of the number of devices.
         num_threads: decoding threads of this process.
 
@@ -120,7 +121,8 @@ def update_index(
         if jax.process_index() == 0:
             directory.mkdir(parents=True, exist_ok=True)
         with only_program(directory, wait=True):
-            return _update(directory, images, model, _Settings(change, mix, batch_size, num_threads))
+            settings = _Settings(change, mix, dimensions, store_as, batch_size, num_threads)
+            return _update(directory, images, model, settings)
 
 
 class _Settings(NamedTuple):
@@ -128,6 +130,8 @@ class _Settings(NamedTuple):
 
     change: str
     mix: bool
+    dimensions: int | None
+    store_as: str | None
     batch_size: int
     num_threads: int
 
@@ -139,7 +143,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     sources = _sources(directory, old, images, settings)
     pictures = read_shop(images)
     with ThreadPoolExecutor(max(settings.num_threads, 1)) as pool:
-        digests = list(pool.map(_digest, pictures))
+        digests = list(pool.map(digest_of, pictures))
         known = {} if old is None else dict(zip(_keys(old), old.digests, strict=True))
         fresh = [
             (picture, digest)
@@ -149,7 +153,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
         logger.info("%s: %d pictures, of which %d are new or have changed", images, len(pictures), len(fresh))
         if old and len(sources) > 1:
             _report_replaced(images, old, [picture for picture, _ in fresh])
-        new, broken = _embed(model, fresh, settings.batch_size, pool) if fresh else (None, [])
+        new, broken = embed_pictures(model, fresh, settings.batch_size, pool) if fresh else (None, [])
     kept = old and old.about.calibration
     if kept and (kept.source or about.calibration is None):  # one of own clips is closer to the shop than the run's
         about = dataclasses.replace(about, calibration=kept)
@@ -159,8 +163,10 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
             "run (rice eval) and index again; unchanged pictures are not embedded again",
             about.checkpoint,
         )
+    if old and new:
+        new = dataclasses.replace(new, vectors=project(new.vectors, old.projection))
     index = _merge([index for index in (old, new) if index is not None], pictures, about, settings.change)
-    index = dataclasses.replace(index, sources=sources)
+    index = make_smaller(dataclasses.replace(index, sources=sources), settings.dimensions, settings.store_as)
     if index.image_ids and jax.process_index() == 0:
         write_index(directory, index)
         report_similar(directory, index)
@@ -171,7 +177,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
         pictures_of = f" of {index.num_products} products" if index.num_products < len(index.image_ids) else ""
         logger.info("%s: %d pictures%s in %d %s", directory, len(index.image_ids), pictures_of, galleries, unit)
     if broken:
-        reasons = [_problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
+        reasons = [problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
         more = [f"and {len(broken) - NUM_NAMED} more"] if len(broken) > NUM_NAMED else []
         raise DataError(
             "\n  ".join([f"{len(broken)} of {len(pictures)} pictures cannot be used:", *reasons, *more])
@@ -280,6 +286,8 @@ def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, 
         vectors=np.concatenate([index.vectors for index in indexes]),
         queries=np.concatenate(queries) if about.model.pmd else None,
         about=about,
+        projection=indexes[0].projection,
+        dtype=indexes[0].dtype,
     )
     rows = {key: row for row, key in enumerate(_keys(both))}
     named = {_key(picture): picture for picture in pictures}
@@ -290,95 +298,6 @@ def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, 
             merged.titles[place], merged.paths[place] = picture.title, str(picture.path.absolute())
             merged.product_ids[place], merged.fields[place] = picture.product, dict(picture.fields)
     return merged
-
-
-def _embed(
-    model: Model, pictures: Sequence[tuple[Picture, str]], batch_size: int, pool: Executor
-) -> tuple[Index, list[tuple[Picture, str]]]:
-    """An index of some pictures, and those of them that cannot be used."""
-    about, mesh, params = model.about, model.mesh, model.params
-    embed = compile_rows(_image_embedder(model.graphdef, about.model.pmd is not None), params, mesh)
-    # Few pictures get a small batch, but of a power of two: every size is compiled anew.
-    few = mesh.size * 2 ** math.ceil(math.log2(max(len(pictures) / mesh.size, 1)))
-    batches = _picture_batches(about, pictures, min(padded_batch_size(batch_size, mesh), few), pool)
-    images, decoded = compute_rows(embed, params, batches, len(pictures), mesh)
-    if not np.isfinite(images.embedding[decoded]).all():
-        raise DataError(f"{about.checkpoint}: an embedding is not finite. Has the training diverged?")
-    index = Index(
-        gallery_ids=[picture.gallery for picture, _ in pictures],
-        image_ids=[picture.id for picture, _ in pictures],
-        product_ids=[picture.product for picture, _ in pictures],
-        titles=[picture.title for picture, _ in pictures],
-        paths=[str(picture.path.absolute()) for picture, _ in pictures],
-        digests=[digest for _, digest in pictures],
-        fields=[dict(picture.fields) for picture, _ in pictures],
-        vectors=images.embedding,
-        queries=images.queries,
-        about=about,
-    )
-    return index.take(np.flatnonzero(decoded).tolist()), [pictures[row] for row in np.flatnonzero(~decoded).tolist()]
-
-
-@functools.cache
-def _image_embedder(graphdef: nnx.GraphDef, with_queries: bool) -> Callable[[PyTree, dict], tuple[Images, jax.Array]]:
-    """The function of (params, batch) to the embeddings and `decoded`, as all processes need the rows of all."""
-    embedder = model_embedder(graphdef, with_queries=with_queries)
-    return lambda params, batch: (embedder.image(params, batch), batch["decoded"])
-
-
-def _picture_batches(
-    about: About, pictures: Sequence[tuple[Picture, str]], batch_size: int, pool: Executor
-) -> Iterator[dict]:
-    """This process's share of the pictures, as `compute_rows` takes them; `decoded` is False where a picture is broken.
-
-    The next batch is decoded while a batch is embedded.
-    """
-    local_size = batch_size // jax.process_count()
-    first, side = jax.process_index() * local_size, about.model.encoder.image_size
-    logged = time.monotonic()
-
-    def decode(start: int) -> list[Future]:
-        return [pool.submit(_decode, about, *pair) for pair in pictures[start : start + local_size]]
-
-    waiting = decode(first)
-    for start in range(first, first + len(pictures), batch_size):
-        futures, waiting = waiting, decode(start + batch_size)
-        index = np.arange(start, start + local_size, dtype=np.int32)
-        image, decoded = np.zeros((local_size, side, side, 3), np.uint8), np.zeros(local_size, bool)
-        for place, future in enumerate(futures):
-            if future.exception() is None:
-                image[place], decoded[place] = future.result(), True
-        yield {"image": image, "decoded": decoded, "index": index, "mask": index < len(pictures)}
-        if time.monotonic() > logged + LOG_SECONDS:
-            logged = time.monotonic()
-            logger.info("embedded %d of %d pictures", min(start - first + batch_size, len(pictures)), len(pictures))
-
-
-def _decode(about: About, picture: Picture, digest: str) -> UInt8[np.ndarray, "S S 3"]:
-    """A picture as evaluation shows it to the model."""
-    encoded = read_file(picture.path)
-    if hashlib.sha256(encoded).hexdigest() != digest:
-        raise OSError("it has changed since this program started")
-    side = about.model.encoder.image_size
-    return transforms.render(encoded, transforms.center_crop(about.resize, side), side)
-
-
-def _problem(about: About, picture: Picture, digest: str) -> str:
-    """What is wrong with a picture that could not be decoded, in one line."""
-    where = picture.place if picture.place == str(picture.path) else f"{picture.place}: {picture.path}"
-    try:
-        _decode(about, picture, digest)
-    except OSError as error:
-        return f"{where}: {error.strerror or error}"
-    return f"{where}: it changed while this program ran"
-
-
-def _digest(picture: Picture) -> str:
-    """SHA-256 of a file's content; "" if it cannot be read."""
-    try:
-        return hashlib.sha256(read_file(picture.path)).hexdigest()
-    except OSError:
-        return ""
 
 
 def _named(named: Names, gallery: str, image: str, product: str) -> tuple[str, str] | None:

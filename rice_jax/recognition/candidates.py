@@ -44,6 +44,8 @@ def find_candidates(
     """
     unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
     queries = np.concatenate([unit, *_clips(engine, frames)])
+    if index.projection is not None:
+        queries = queries @ index.projection
     hits = index.search(queries, min(limit, index.num_pictures), gallery=gallery, where=where)
     products = [hit.product for own in hits for hit in own]
     if not products:

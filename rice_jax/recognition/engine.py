@@ -150,7 +150,6 @@ class Engine:
             require(module, SupportsMatching, "re-ranking")
         # Replaces the calibration's scale if there is none: training multiplies similarities by it.
         self.logit_scale = float(module.similarity_scale())
-        self._side = self.index.about.model.encoder.image_size
         self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
         self._products = by_gallery(self.index)
@@ -278,7 +277,7 @@ class Engine:
         products = self.products(gallery)
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))
         unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
-        by_frames = scores_by_frames(unit @ self.index.vectors[products.rows].T)
+        by_frames = scores_by_frames(unit @ self.index.embeddings(products.rows).T)
         mean = self.pooling(products).cosines(self._cosines(frames)[products.rows])
         if not (np.isfinite(by_frames).all() and np.isfinite(mean).all()):
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
@@ -319,28 +318,29 @@ class Engine:
         return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
 
     def _compile(self, loaded: Model, batch_sizes: Sequence[int], shared: "Engine | None") -> None:
-        graphdef, params, reranks = loaded.graphdef, loaded.params, self.reranks
+        graphdef, params, reranks, projection = loaded.graphdef, loaded.params, self.reranks, self.index.projection
+        highest = jax.lax.Precision.HIGHEST
+
+        def project(embeddings: Float[Array, "*B E"]) -> Float[Array, "*B N"]:
+            return embeddings if projection is None else jnp.matmul(embeddings, projection, precision=highest)
 
         def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
             encoded = nnx.merge(graphdef, params).encode_frames(pictures)
             return encoded.features.astype(jnp.float32), encoded.tokens if reranks else None
 
         def similar(
-            params: PyTree,
-            vectors: Float[Array, "G E"],
-            features: Float[Array, "T E"],
-            frame_mask: Bool[Array, " T"],
+            params: PyTree, vectors: Float[Array, "G N"], features: Float[Array, "T E"], frame_mask: Bool[Array, " T"]
         ) -> Float[Array, " G"]:
             clip = nnx.merge(graphdef, params).aggregate(features[None], frame_mask[None])[0]
-            return jnp.matmul(vectors, clip, precision=jax.lax.Precision.HIGHEST)
+            return jnp.matmul(vectors, project(clip), precision=highest)
 
         def by_frames(
-            vectors: Float[Array, "G E"],
-            center: Float[Array, " E"],
+            vectors: Float[Array, "G N"],
+            center: Float[Array, " N"],
             features: Float[Array, "T E"],
             frame_mask: Bool[Array, " T"],
         ) -> Float[Array, " G"]:
-            frames, highest = embed(features), jax.lax.Precision.HIGHEST
+            frames = project(embed(features))
             means = jnp.matmul(frames, center, precision=highest)
             scores = jnp.matmul(frames, vectors.T, precision=highest) - means[:, None]
             return jnp.where(frame_mask[:, None], scores, -jnp.inf).max(axis=0)
@@ -359,7 +359,7 @@ class Engine:
             jax.block_until_ready(program(*arguments))
             return program
 
-        side, self._params = self._side, params
+        side, self._params = self.index.about.model.encoder.image_size, params
         [device] = jax.tree.leaves(params)[0].devices()
         self._vectors = jax.device_put(self.index.vectors, device)
         pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}

@@ -185,7 +185,7 @@ def products_over_time(
     spans = timeline(
         frames.features,
         np.asarray(times, np.float64),
-        engine.index.vectors[searched.rows],
+        engine.index.embeddings(searched.rows),
         calibration.scale if calibration else engine.logit_scale,
         None if calibration is None or none_cosine is None else calibration.scale * none_cosine,
         num_frames=engine.num_frames,

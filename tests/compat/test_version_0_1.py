@@ -42,7 +42,7 @@ def test_an_index_is_searched_with_the_same_result(old, index, model, rerank):
 
 def test_an_index_is_updated_without_embedding_anything_again(old, tmp_path, monkeypatch):
     before = rice_jax.read_index(shutil.copytree(old / "with_decoder", tmp_path / "index"))
-    monkeypatch.setattr("rice_jax.index.update._embed", None)
+    monkeypatch.setattr("rice_jax.index.update.embed_pictures", None)
     after = rice_jax.build_index(old / "pictures", model=old / "step_4", out=tmp_path / "index")
     assert after.image_ids == before.image_ids == ["mug", "sofa"]
     np.testing.assert_array_equal(after.vectors, before.vectors)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from rice_jax.config import MeshConfig
-from rice_jax.index import update as indexing
+from rice_jax.index import embedding
 from rice_jax.models.create import create_params
 from rice_jax.models.weights import save_weights
 from rice_jax.parallel.mesh import create_mesh
@@ -31,11 +31,11 @@ def made(tmp_path, weights):
 @pytest.fixture
 def embedded(monkeypatch):
     """The ids of the pictures that are embedded."""
-    ids, decode = [], indexing._decode
+    ids, decode = [], embedding._decode
 
     def record(about, picture, digest):
         ids.append(picture.id)
         return decode(about, picture, digest)
 
-    monkeypatch.setattr(indexing, "_decode", record)
+    monkeypatch.setattr(embedding, "_decode", record)
     return ids

@@ -12,6 +12,7 @@ from rice_jax.eval.scores import center
 from rice_jax.index import milvus, update
 from rice_jax.index.milvus import MilvusIndex, key_of
 from rice_jax.index.milvus_copy import keys_of, write_milvus
+from rice_jax.index.smaller import make_smaller
 from rice_jax.index.store import Index, write_index
 from rice_jax.parallel import compilation
 from rice_jax.types import DataError
@@ -95,6 +96,22 @@ def test_finds_what_exact_search_finds(uri, gallery, where):
         assert [hit.key for hit in hits] == [keys[row] for row in best]
         np.testing.assert_allclose([hit.score for hit in hits], own[best], atol=1e-6)
         assert [hit.product for hit in hits] == [key_of(index.gallery_ids[r], index.product_ids[r]) for r in best]
+
+
+@needs_milvus
+def test_smaller_vectors_keep_their_projection(uri, caplog):
+    caplog.set_level("INFO")
+    index = make_smaller(shop(), 5)
+    stored = write_milvus(index, uri)
+    np.testing.assert_array_equal(stored.projection, index.projection)
+    assert_same(stored.read(GALLERIES[0]), index.take([row for row in range(60) if not index.gallery_ids[row]]))
+    np.testing.assert_array_equal(stored.read().projection, index.projection)
+    write_milvus(index, uri)
+    assert "60 pictures, of which 0 are written, and 0 removed" in caplog.text
+    assert MilvusIndex(uri).projection is not None
+    caplog.clear()
+    assert write_milvus(shop(), uri).projection is None
+    assert "60 pictures, of which 60 are written, and 0 removed" in caplog.text
 
 
 @needs_milvus

@@ -178,7 +178,7 @@ def test_names_some_of_many_broken_pictures_by_line(made):
 
 
 def test_a_picture_that_changes_meanwhile_is_indexed_next_time(made, monkeypatch):
-    digest = indexing._digest
+    digest = indexing.digest_of
 
     def change_later(shop_picture):
         found = digest(shop_picture)
@@ -187,7 +187,7 @@ def test_a_picture_that_changes_meanwhile_is_indexed_next_time(made, monkeypatch
         return found
 
     with monkeypatch.context() as patch, pytest.raises(DataError, match="b.jpg: it has changed since"):
-        patch.setattr(indexing, "_digest", change_later)
+        patch.setattr(indexing, "digest_of", change_later)
         made.update()
     assert read_index(made.directory).image_ids == ["a", "c"]
     assert made.update().image_ids == ["a", "b", "c"]

@@ -30,10 +30,21 @@ class Shop(NamedTuple):
     def directory(self) -> Path:
         return self.workdir / "index"
 
-    def update(self, images=None, change="add", num_devices=1, with_decoder=True, mix=True, **changes):
+    def update(
+        self,
+        images=None,
+        change="add",
+        num_devices=1,
+        with_decoder=True,
+        mix=True,
+        dimensions=None,
+        store_as=None,
+        **changes,
+    ):
         config = dataclasses.replace(self.config, **changes)
         model = load(self.weights, num_devices, config.data.resize, with_decoder, self.workdir)
         how = {"change": change, "mix": mix, "batch_size": 8, "num_threads": 1}
+        how |= {"dimensions": dimensions, "store_as": store_as}
         return update_index(self.directory, images or self.pictures, model, **how)
 
     def write(self, **numbers):

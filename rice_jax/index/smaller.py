@@ -1,0 +1,78 @@
+"""Smaller vectors of an index: fewer dimensions, and whole numbers of 8 bits.
+
+A projection has the N directions, at right angles, that keep most of the squared lengths of an index's own vectors: the
+eigenvectors of their second moments with the largest eigenvalues. The projected vectors, again at unit length, stand
+for the vectors of the same directions in the model's space. A query is projected too, but keeps the length that is left
+of it, so its score is its cosine with such a vector: a calibration stays valid as far as the vectors are alike.
+
+Unlike the first N numbers of an embedding, this needs no model that was trained for it.
+"""
+
+import dataclasses
+import logging
+
+import numpy as np
+from jaxtyping import Float32
+
+from rice_jax.index.store import DTYPES, Index, from_int8, to_int8
+from rice_jax.types import DataError
+
+BLOCK = 4096  # vectors that are summed at a time
+
+logger = logging.getLogger(__name__)
+
+
+def make_smaller(index: Index, dimensions: int | None = None, store_as: str | None = None) -> Index:
+    """Gives the vectors of an index fewer dimensions, or another type on disk.
+
+    Args:
+        index: with vectors of the model's dimensions, or of `dimensions`.
+        dimensions: of the vectors; None = as they are.
+        store_as: one of `DTYPES`; None = as they are.
+
+    Raises:
+        DataError: the vectors have fewer dimensions, there are fewer pictures than dimensions, or `store_as` is
+            unknown.
+    """
+    if store_as is not None and store_as not in DTYPES:
+        raise DataError(f"store_as: found {store_as!r}, expected one of {', '.join(map(repr, DTYPES))}")
+    num, width = index.vectors.shape
+    if dimensions is not None and dimensions != width:
+        if index.projection is not None:
+            raise DataError(
+                f"dimensions: found {dimensions}, but the vectors of the index have been reduced to {width} already; "
+                "leave it out, or make another index"
+            )
+        if not 1 <= dimensions < width:
+            raise DataError(f"dimensions: found {dimensions}, expected 1 to {width}, the model's")
+        if num < dimensions:
+            raise DataError(f"dimensions: found {num} pictures, expected at least as many as dimensions ({dimensions})")
+        projection = fit_projection(index.vectors, dimensions)
+        kept = np.mean(np.linalg.norm(index.vectors @ projection, axis=1))
+        index = dataclasses.replace(index, vectors=project(index.vectors, projection), projection=projection)
+        text = "vectors of %d dimensions in place of %d; the mean cosine of both is %.4f"
+        logger.info(text, dimensions, width, kept)
+    index = dataclasses.replace(index, dtype=store_as or index.dtype)
+    return dataclasses.replace(index, vectors=from_int8(to_int8(index.vectors))) if index.dtype == "int8" else index
+
+
+def project(
+    vectors: Float32[np.ndarray, "G E"], projection: Float32[np.ndarray, "E N"] | None
+) -> Float32[np.ndarray, "G N"]:
+    """Pictures' vectors as an index with a projection has them: unit length."""
+    if projection is None:
+        return vectors
+    projected = vectors @ projection
+    return projected / np.linalg.norm(projected, axis=1, keepdims=True)
+
+
+def fit_projection(vectors: Float32[np.ndarray, "G E"], dimensions: int) -> Float32[np.ndarray, "E N"]:
+    """The directions that keep most of the squared lengths of vectors; columns are of unit length."""
+    moments = np.zeros((vectors.shape[1],) * 2)
+    for start in range(0, len(vectors), BLOCK):
+        block = vectors[start : start + BLOCK].astype(np.float64)
+        moments += block.T @ block
+    directions = np.linalg.eigh(moments)[1][:, : -dimensions - 1 : -1]
+    largest = np.abs(directions).argmax(axis=0)
+    signs = np.sign(directions[largest, np.arange(dimensions)])  # which are arbitrary otherwise
+    return np.ascontiguousarray(directions * signs, np.float32)
