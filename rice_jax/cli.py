@@ -153,6 +153,10 @@ def _convert(arguments: list[str]) -> None:
         from rice_jax.convert import reference
 
         reference.main(arguments[1:], prog="rice convert reference")
+    elif kind == "text":
+        from rice_jax.convert import text
+
+        text.main(arguments[1:], prog="rice convert text")
     else:
         from rice_jax.convert import clip
 

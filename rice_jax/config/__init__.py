@@ -36,9 +36,11 @@ from rice_jax.config.model import (
 )
 from rice_jax.config.resolve import resolve
 from rice_jax.config.swin import SwinConfig, SwinSettings
+from rice_jax.config.text import TOKENIZER_FILES, TextTowerConfig, TextTowerSettings
 
 __all__ = [
     "PIXEL_STATISTICS",
+    "TOKENIZER_FILES",
     "AggregationConfig",
     "AttentionConfig",
     "Config",
@@ -59,6 +61,8 @@ __all__ = [
     "PmdConfig",
     "SwinConfig",
     "SwinSettings",
+    "TextTowerConfig",
+    "TextTowerSettings",
     "TrainConfig",
     "VitConfig",
     "default_config",
