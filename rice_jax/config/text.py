@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from rice_jax.config.fields import setting
 
+TOKENIZER_FOLDER = "tokenizer"  # beside the weights of a converted tower
 # Files of a tokenizer, as the folders of Hugging Face's and OpenAI's models have them.
 TOKENIZER_FILES = (
     "tokenizer.json",

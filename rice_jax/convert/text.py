@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.config import TOKENIZER_FILES, TextTowerConfig
+from rice_jax.config import TOKENIZER_FILES, TOKENIZER_FOLDER, TextTowerConfig
 from rice_jax.convert.clip import found_activation, told
 from rice_jax.convert.hugging_face import read_hugging_face
 from rice_jax.convert.names import (
@@ -52,7 +52,6 @@ from rice_jax.convert.torch_files import read_torch
 from rice_jax.models.text import TEXT_TOWERS
 from rice_jax.models.weights import CheckpointError, save_weights
 
-TOKENIZER = "tokenizer"  # folder of the tokenizer's files in OUT
 CHINESE_CLIP_CONTEXT = 52  # what its programs cut a text to, of BERT's 512 positions
 _BERT_DEFAULTS = dict(
     vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
@@ -225,9 +224,9 @@ def convert(
         )
     params, config, names = read_source(source, activation, heads)
     save_weights(out, {"text": params}, {"text": config.own})
-    (out / TOKENIZER).mkdir()
+    (out / TOKENIZER_FOLDER).mkdir()
     for file in files:
-        shutil.copyfile(file, out / TOKENIZER / file.name)
+        shutil.copyfile(file, out / TOKENIZER_FOLDER / file.name)
     millions = sum(x.size for x in jax.tree.leaves(params)) / 1e6
     return (
         f"{out}: {names.what} of {millions:.1f} million parameters, width {config.width}, {config.layers} blocks of "

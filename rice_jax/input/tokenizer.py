@@ -1,5 +1,6 @@
 """Turns texts into token ids, with the files of the text tower's own tokenizer."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,11 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
+
+    @property
+    def digest(self) -> bytes:
+        """What tells tokenizers apart."""
+        return hashlib.sha256(f"{self._tokenizer.to_str()} {STRAIGHT} {self.context}".encode()).digest()
 
     @property
     def vocab_size(self) -> int:

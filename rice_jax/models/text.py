@@ -5,11 +5,13 @@ BERT's pooler; Radford et al. 2021, "Learning Transferable Visual Models From Na
 Checked against transformers' models of these names.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import TextTowerConfig, VitConfig
@@ -103,6 +105,13 @@ class ClipText(nnx.Module):
 
 
 TEXT_TOWERS: dict[str, type[Bert] | type[ClipText]] = {"bert": Bert, "clip": ClipText}
+
+
+@functools.cache
+def create_tower(config: TextTowerConfig, mesh: Mesh) -> nnx.GraphDef:
+    """A tower's structure without weights: `nnx.merge(graphdef, params)` is the tower."""
+    create = TEXT_TOWERS[config.kind]
+    return nnx.split(nnx.eval_shape(lambda: create(config, placement=Placement(mesh), rngs=nnx.Rngs(0))))[0]
 
 
 class BertBlock(BlockLayers):
