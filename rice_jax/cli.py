@@ -22,6 +22,7 @@ A model:
   doctor     check raw data before a long build
   build      build a data set from raw files
   card       write a data card for a built data set
+  embed-text embed titles and speech with a text tower
   train      train a model, or resume its run, and evaluate it
   eval       evaluate the newest checkpoint of a run; also called evaluate
   detect     write the boxes that a trained detector finds
@@ -129,6 +130,12 @@ def _card(arguments: list[str]) -> None:
     card.main(arguments, prog="rice card")
 
 
+def _embed_text(arguments: list[str]) -> None:
+    from rice_jax import embed_text
+
+    embed_text.main(arguments, prog="rice embed-text")
+
+
 def _doctor(arguments: list[str]) -> int:
     from rice_data import doctor
 
@@ -153,6 +160,10 @@ def _convert(arguments: list[str]) -> None:
         from rice_jax.convert import reference
 
         reference.main(arguments[1:], prog="rice convert reference")
+    elif kind == "text":
+        from rice_jax.convert import text
+
+        text.main(arguments[1:], prog="rice convert text")
     else:
         from rice_jax.convert import clip
 
@@ -298,6 +309,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "doctor": _doctor,
     "build": _build,
     "card": _card,
+    "embed-text": _embed_text,
     "compare": _compare,
     "export": _export,
 }

@@ -7,7 +7,7 @@ and `recipe.py` beside it makes weights or inputs that are not stored. Prints a 
 or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not compared. Arrays of parts that
 rice_jax leaves out are named with the reason, and do not count. A case whose JSON names a `class` is of an encoder
 (`scripts/parity_encoders.py`), one whose JSON lists `cases` is of aggregations or losses (`scripts/parity_parts.py`),
-all others are of the reference's RICE.
+one whose JSON names a `case` is of text (`scripts/parity_text.py`), all others are of the reference's RICE.
 
 Of the latter, losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`;
 intermediate values that these do not return are computed from the model's parts.
@@ -52,6 +52,7 @@ from scripts.parity import (
 )
 from scripts.parity_encoders import compare_encoder
 from scripts.parity_parts import NOT_BUILT, compare_parts
+from scripts.parity_text import TEXT_CASES
 
 MOVE_TOLERANCE = 1e-2  # of the L2 norm of what the updates changed in an array
 
@@ -111,11 +112,13 @@ def check(paths: Sequence[Path]) -> bool:
 def given(case: Case) -> tuple[str, ...]:
     """Prefixes of the arrays that are no results."""
     owners = ("", *(f"{name}/" for name in case.facts.get("cases", {})))
-    return tuple(f"{owner}{kind}/" for owner in owners for kind in ("in", "params"))
+    return tuple(f"{owner}{kind}/" for owner in owners for kind in ("in", "params", "cotangent"))
 
 
 def comparison(case: Case) -> Callable[[Case], Iterator[Line]]:
     """What compares a recording of this kind; a kind that nothing compares has no lines."""
+    if case.facts.get("case") in TEXT_CASES:
+        return TEXT_CASES[case.facts["case"]]
     if "class" in case.facts:
         return compare_encoder
     if "cases" in case.facts:

@@ -23,7 +23,7 @@ class Case:
         self.recorded = dict(np.load(path))
         self.arrays = self.recorded
         stored = set(INPUTS) <= self.recorded.keys() and self.under("params/")
-        if not stored and path.with_name("recipe.py").exists():
+        if not stored and "param_shapes" in self.facts and path.with_name("recipe.py").exists():
             recipe, config = runpy.run_path(str(path.with_name("recipe.py"))), self.facts["config"]
             weights = recipe["weights"](self.facts["param_shapes"], config)
             made = {f"params/{name}": value for name, value in weights.items()}

@@ -11,7 +11,7 @@ from tests.programs import ROOT, run
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "data").rglob("*.md")]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-COMMAND = re.compile(r"^(?:\$ )?rice (convert (?:clip|reference)|\w+)", re.MULTILINE)
+COMMAND = re.compile(r"^(?:\$ )?rice (convert (?:clip|reference|text)|[\w-]+)", re.MULTILINE)
 
 
 def _module(path: Path | str) -> str:

@@ -13,7 +13,7 @@ SOURCE is
 Its files say which of them it is. No code in SOURCE is run. OUT is a new directory, from which training starts with
 `--config.model.init_from=OUT`; it holds the encoder's settings too. `--export` writes `model.safetensors` (float16) and
 `config.json`, as read by transformers' `CLIPVisionModelWithProjection.from_pretrained(OUT)`. `rice convert reference`
-converts checkpoints of the reference implementation.
+converts checkpoints of the reference implementation, `rice convert text` text towers.
 
 OpenAI's models compute QuickGELU, most of open_clip's have the same names and compute GELU. A state dict without a
 configuration beside it does not say which, so it needs `--activation`, and `--heads` if it is wider than 1024.

@@ -243,6 +243,51 @@ SWIN_IGNORED = re.compile(
     r"|classifier\.(weight|bias)|decoder\..*"
 )
 
+_LAYER = "encoder.layer.{}"
+_BERT = {
+    "token_embedding/embedding": (_SAME, ["embeddings.word_embeddings.weight"]),
+    "position_embedding": (_SAME, ["embeddings.position_embeddings.weight"]),
+    "type_embedding": (_SAME, ["embeddings.token_type_embeddings.weight"]),
+    **_norm("ln_embed", "embeddings.LayerNorm"),
+    **_linear("blocks/qkv", *(f"{_LAYER}.attention.self.{part}" for part in ("query", "key", "value"))),
+    **_linear("blocks/out", f"{_LAYER}.attention.output.dense"),
+    **_norm("blocks/ln_1", f"{_LAYER}.attention.output.LayerNorm"),
+    **_linear("blocks/up", f"{_LAYER}.intermediate.dense"),
+    **_linear("blocks/down", f"{_LAYER}.output.dense"),
+    **_norm("blocks/ln_2", f"{_LAYER}.output.LayerNorm"),
+}
+# Text towers, by the names that tell them apart.
+BERT = _BERT | _linear("pooler", "pooler.dense")
+CHINESE_CLIP_TEXT = prefixed(_BERT, "", "text_model.") | {
+    "projection/kernel": (_TRANSPOSED, ["text_projection.weight"])
+}
+CHINESE_CLIP_TEXT_ORIGINAL = prefixed(_BERT, "", "bert.") | {"projection/kernel": (_SAME, ["text_projection"])}
+_LAYER = "text_model.encoder.layers.{}"
+CLIP_TEXT = {
+    "token_embedding/embedding": (_SAME, ["text_model.embeddings.token_embedding.weight"]),
+    "position_embedding": (_SAME, ["text_model.embeddings.position_embedding.weight"]),
+    **_norm("blocks/ln_1", f"{_LAYER}.layer_norm1"),
+    **_linear("blocks/qkv", *(f"{_LAYER}.self_attn.{part}_proj" for part in "qkv")),
+    **_linear("blocks/out", f"{_LAYER}.self_attn.out_proj"),
+    **_norm("blocks/ln_2", f"{_LAYER}.layer_norm2"),
+    **_linear("blocks/up", f"{_LAYER}.mlp.fc1"),
+    **_linear("blocks/down", f"{_LAYER}.mlp.fc2"),
+    **_norm("ln_final", "text_model.final_layer_norm"),
+    "projection/kernel": (_TRANSPOSED, ["text_projection.weight"]),
+}
+OPENAI_TEXT = {
+    "token_embedding/embedding": (_SAME, ["token_embedding.weight"]),
+    "position_embedding": (_SAME, ["positional_embedding"]),
+    **prefixed(_BLOCK, "blocks/", "transformer.resblocks.{}."),
+    **_norm("ln_final", "ln_final"),
+    "projection/kernel": (_SAME, ["text_projection"]),
+}
+# Of the vision tower, of BERT's pooler that Chinese-CLIP leaves out, and of BERT's pretraining.
+TEXT_IGNORED = re.compile(
+    r"(vision_model|visual)\..*|visual_projection\.weight|logit_scale|logit_bias|(.*\.)?position_ids|cls\..*"
+    r"|(bert|text_model)\.pooler\..*|input_resolution|context_length|vocab_size|attn_mask"
+)
+
 REFERENCE = {
     **prefixed(_VISION_TRANSFORMER, "encoder/", "image_encoder.model."),
     "logit_scale": (_SAME, ["transformer.logit_scale"]),

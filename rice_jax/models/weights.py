@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from rice_jax.config import ModelConfig as ModelSettings
-from rice_jax.config import SwinConfig, VitConfig
+from rice_jax.config import SwinConfig, TextTowerConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
 from rice_jax.models.create import ModelConfig, model_class, start_decoder
 from rice_jax.models.detr import DetrConfig
@@ -273,6 +273,20 @@ def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
     """
     parts = {part: params[part] for part in model_class(config).MATCH_ONLY if part in params}
     return _sha256(b"", parts) if parts else None
+
+
+def text_fingerprint(params: PyTree, config: TextTowerConfig, tokenizer: bytes) -> str:
+    """Identifies what embeds texts.
+
+    Args:
+        params: of the tower.
+        config: of the tower; the compute type does not count.
+        tokenizer: what tells tokenizers apart.
+
+    Returns:
+        SHA-256 as hexadecimal digits.
+    """
+    return _sha256(json.dumps(config.own).encode() + tokenizer, params)
 
 
 def _sha256(prefix: bytes, *trees: PyTree) -> str:
