@@ -9,7 +9,7 @@ from rice_jax.files import write_lines
 from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
 from rice_jax.pages.plots import Curve, Plot, lines
 from rice_jax.pages.report import MAX_CHARACTERS, render
-from rice_jax.pages.tables import align
+from rice_jax.pages.tables import align, counted
 
 NUM_SHOWN = 60  # clips on the page
 
@@ -42,7 +42,7 @@ def clip_tables(found: Mapping[str, Any]) -> str:
             "",
             *align(["", "right", "wrong", "silent", "rightly silent", "wrong names"], named),
             "",
-            f"95 % confidence intervals: bootstrapped over {over}; of wrong names, binomial.",
+            f"95 % confidence intervals: bootstrapped over {over}, none where all agree; of wrong names, binomial.",
             suggestion(found),
         ]
     )
@@ -50,10 +50,11 @@ def clip_tables(found: Mapping[str, Any]) -> str:
 
 def summary(about: Mapping[str, Any]) -> str:
     """What was evaluated, in a line."""
-    none = f", {about['num_none']:,} of them without a product of the shop" if about["num_none"] else ""
+    of = "it" if about["num_clips"] == about["num_none"] == 1 else "them"
+    none = f", {about['num_none']:,} of {of} without a product of the shop" if about["num_none"] else ""
     unusable = f"; {about['num_unusable']:,} more cannot be used" if about["num_unusable"] else ""
-    films = f"{about['num_films']:,} {'film' if about['num_films'] == 1 else 'films'}"
-    return f"{about['num_clips']:,} clips of {films}{none}; {about['num_products']:,} products{unusable}"
+    clips, films, products = (counted(about[f"num_{noun}s"], noun) for noun in ("clip", "film", "product"))
+    return f"{clips} of {films}{none}; {products}{unusable}"
 
 
 def row_name(result: Mapping[str, Any]) -> str:
@@ -66,8 +67,9 @@ def suggestion(found: Mapping[str, Any]) -> str:
     most = _percent(found["about"]["max_wrong"])
     if suggested := found["suggested"]:
         num_names = suggested["right"] + suggested["wrong"]
+        are = "is" if num_names == 1 else "are"
         return (
-            f"With --min_confidence={suggested['min_confidence']:g}, {num_names:,} of these clips are named, "
+            f"With --min_confidence={suggested['min_confidence']:g}, {num_names:,} of these clips {are} named, "
             f"{suggested['wrong']:,} of them wrongly; {most} may be."
         )
     if not found["curve"]:
@@ -135,10 +137,8 @@ def _plot(curve: Sequence[Mapping[str, Any]]) -> Plot:
 
 def _shares(score: Mapping[str, Any]) -> list[str]:
     ends = score["interval"]
-    return [
-        f"{_percent(share)} ({100 * ends[name][0]:.0f}-{100 * ends[name][1]:.0f})"
-        for name, share in score["rank"].items()
-    ]
+    intervals = {name: f" ({100 * low:.0f}-{100 * high:.0f})" for name, (low, high) in ends.items() if low < high}
+    return [_percent(share) + intervals.get(name, "") for name, share in score["rank"].items()]
 
 
 def _counts(naming: Mapping[str, Any]) -> list[str]:

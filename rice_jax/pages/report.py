@@ -30,6 +30,7 @@ from rice_jax.pages import plots
 from rice_jax.pages.album import Album, Pictures
 from rice_jax.pages.attention import Attention
 from rice_jax.pages.plots import Curve, Plot
+from rice_jax.pages.tables import counted
 from rice_jax.types import DataError
 
 NUM_QUERIES = 240  # shown at most; half of them misses if there are enough
@@ -160,7 +161,7 @@ def render(
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": _percent, "short": _short}
+    environment.filters |= {"percent": _percent, "short": _short, "counted": counted}
     sources = importlib.resources.files("rice_jax.pages").joinpath("templates")
     script = "".join(sources.joinpath(name).read_text(encoding="utf-8") for name in ("script.js", *scripts))
     # With its digest in the content security policy, the browser runs this script and no other.

@@ -140,27 +140,32 @@ def detection_table(results: Mapping[str, Mapping[str, Any]], num_clips: int, nu
         Lines of at most 120 columns, without a newline at the end.
     """
     first = next(iter(results.values()))
-    title = f"{first['num_frames']:,} frames of {num_clips:,} clips, {first['num_boxes']:,} boxes"
+    frames, clips = counted(first["num_frames"], "frame"), counted(num_clips, "clip")
+    title = f"{frames} of {clips}, {first['num_boxes']:,} {'box' if first['num_boxes'] == 1 else 'boxes'}"
     if num_skipped:
-        title += f"; {num_skipped:,} clips were left out when the data set was built"
+        were = "was" if num_skipped == 1 else "were"
+        title += f"; {counted(num_skipped, 'clip')} {were} left out when the data set was built"
     rows = [
         [name, *("" if scores[m] is None else _percent(scores[m]) for m in METRICS)] for name, scores in results.items()
     ]
     return "\n".join([title, "", *align(["", *METRICS], rows)])
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as "1 query" and "1,200 clips"."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def _about(result: Result) -> str:
     galleries = result.galleries
     sizes = (
-        f"{galleries.min_size} images"
+        counted(galleries.min_size, "image")
         if galleries.min_size == galleries.max_size
         else f"{galleries.min_size}-{galleries.max_size} images (mean {galleries.mean_size:.1f})"
     )
     missing = f", {result.num_missing:,} not ranked: misses" if result.num_missing else ""
-    return (
-        f"{result.score.num_queries:,} {'query' if result.score.num_queries == 1 else 'queries'}{missing}; "
-        f"{galleries.num:,} {'gallery' if galleries.num == 1 else 'galleries'} of {sizes}"
-    )
+    return f"{counted(result.score.num_queries, 'query')}{missing}; {counted(galleries.num, 'gallery')} of {sizes}"
 
 
 def _percents(shares: Mapping[str, float]) -> list[str]:

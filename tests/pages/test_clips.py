@@ -65,8 +65,21 @@ def test_tables(found):
     assert rows["chance"] == ["10.0 %"] * 4
     assert rows["calibrated, by frames"] == ["5", "1", "2", "2", "16.7 % (10-100)"]
     assert rows["--min_confidence=0.6123"][0] == "5"
-    assert "50.0 % (25-100)" in text and "bootstrapped over clips; of wrong names, binomial." in text
+    assert (
+        "50.0 % (25-100)" in text and "bootstrapped over clips, none where all agree; of wrong names, binomial." in text
+    )
     assert text.endswith("With --min_confidence=0.6123, 6 of these clips are named, 1 of them wrongly; 15.0 % may be.")
+
+
+def test_one_clip_is_one_and_an_interval_without_length_is_none(found, tmp_path):
+    found["about"] |= {"num_clips": 1, "num_none": 1, "num_products": 1, "num_unusable": 0}
+    for result in found["results"]:
+        result["score"] |= {"rank": dict.fromkeys(CUTOFFS, 0.0), "interval": dict.fromkeys(CUTOFFS, (0.0, 0.0))}
+    text = clip_tables(found)
+    assert text.startswith("1 clip of 1 film, 1 of it without a product of the shop; 1 product\n")
+    assert "(0-0)" not in text and "none where all agree" in text and max(map(len, text.splitlines())) <= 100
+    write_clips_page(tmp_path / "out.html", found, {})
+    assert "0.0–0.0" not in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
 def test_where_nothing_can_be_suggested(found):

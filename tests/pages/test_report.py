@@ -122,7 +122,7 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
     assert "The 60 largest of 900." in text
     [shown] = re.findall(r"a sample of (\d+) of 20,000 queries", text)
     assert text.count("<article") == int(shown) > 30
-    assert text.count("<details") == len(places) == 40
+    assert text.count('<details class="attention"') == len(places) == 40
     assert 0.3 < text.count("card hit") / int(shown) < 0.7, "what has no room is missing everywhere alike"
 
 

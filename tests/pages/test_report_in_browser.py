@@ -36,6 +36,8 @@ def opened(evil_shop, tmp_path_factory):
     write(directory / "report.html", evil_shop, LOG, weights)
     with browser(directory / "profile") as driver:
         driver.get((directory / "report.html").as_uri())
+        assert driver.execute_script(SHOWN) == 0, "details are behind a click, and not printed"
+        driver.execute_script("document.querySelectorAll('.more > summary').forEach((summary) => summary.click())")
         yield driver
         assert driver.get_log("browser") == [], "whatever was done, the console stayed empty"
 
