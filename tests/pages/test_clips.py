@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rice_jax.pages.clips import clip_tables, suggestion, write_clips_page
+from tests.pages import markup
 from tests.pages.reports import EVIL
 from tests.shop import draw, png
 
@@ -96,6 +97,7 @@ def test_the_page_shows_the_mistakes_the_surest_first(found, tmp_path):
     write_clips_page(tmp_path / "out.html", found, pictures)
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert EVIL not in page, "it is escaped"
+    assert markup.problems(page) == []
     assert "Named wrongly: 3" in page and "Not named: 1" in page
     assert [int(number) for number in re.findall(r"clips\.csv:(\d)", page)] == [2, 1, 6, 4]
     assert "<svg" in page and "named rightly" in page

@@ -16,12 +16,14 @@ from rice_jax.input.source import Source
 from rice_jax.pages import album, plots, report
 from rice_jax.pages.attention import Attention
 from rice_jax.types import DataError
+from tests.pages import markup
 from tests.pages.reports import EVIL, LOG, evaluated, write
 from tests.settings import small_config
 
 
 def test_the_page_holds_what_was_found(evil_shop, tmp_path):
     text = write(tmp_path / "report.html", evil_shop, LOG)
+    assert markup.problems(text) == []
     ranked, _, result, _ = evaluated(evil_shop)
     for share, ends in zip(result.score.rank.values(), result.score.interval.values(), strict=True):
         assert f"{100 * share:.1f} %<small>{100 * ends[0]:.1f}–{100 * ends[1]:.1f}*</small>" in text, (

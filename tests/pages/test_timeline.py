@@ -16,6 +16,7 @@ from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Video, timeline_page, write_timeline
 from rice_jax.recognition.engine import Match
 from rice_jax.recognition.recognizer import Segment
+from tests.pages import markup
 from tests.pages.browser import browser, resize
 from tests.pages.reports import EVIL
 from tests.pages.test_report_in_browser import CONTRAST, PICTURES
@@ -52,6 +53,14 @@ def frames():
 
 def html(index, frames, shown=None, **options):
     return timeline_page(Video(EVIL, shown or parts(), TIMES, frames, 0.75), index, **options)
+
+
+def test_the_markup(index, frames):
+    text = html(index, frames)
+    assert markup.problems(text) == []
+    assert markup.problems(text.replace("</section>", "", 1)) and markup.problems(
+        text.replace("<main>", "<main id='result'>")
+    )
 
 
 def told(text):

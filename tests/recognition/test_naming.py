@@ -38,6 +38,19 @@ def test_the_prior_of_none_is_that_of_bayes(prior):
     assert blind.probabilities(cosines, none_prior=prior)[-1] == pytest.approx(prior)
 
 
+@pytest.mark.parametrize("prior", [0.2, 0.5, 0.9])
+def test_the_best_cosine_is_that_of_the_probability(prior):
+    naming = Naming(none_prior=prior)
+    for best in (0.3, 0.62, 0.9):
+        none = CALIBRATION.probabilities(np.array([0.1, best]), none_prior=prior)[-1]
+        assert naming.best_cosine(CALIBRATION, none) == pytest.approx(best)
+    assert naming.best_cosine(CALIBRATION, 0.5) == pytest.approx(naming.none_cosine(CALIBRATION)), "named from there on"
+    blind = dataclasses.replace(CALIBRATION, slope=0.0)
+    assert (
+        naming.best_cosine(blind, 0.5) is naming.best_cosine(None, None) is naming.best_cosine(CALIBRATION, 1.0) is None
+    )
+
+
 @pytest.mark.parametrize("confidence, prior", [(0.5, 0.5), (0.8, 0.5), (0.3, 0.9), (0.01, 0.01)])
 def test_a_cosine_has_the_confidence_that_it_was_asked_for(confidence, prior):
     cosine = CALIBRATION.cosine_at(confidence, prior)

@@ -5,6 +5,7 @@ import pytest
 from rice_jax.recognition.engine import Engine
 from rice_jax.serving.limits import Limits
 from rice_jax.serving.server import create_app
+from tests.pages import markup
 from tests.pages.browser import browser, resize
 from tests.pages.reports import EVIL
 from tests.pages.test_report_in_browser import CONTRAST
@@ -118,6 +119,22 @@ def test_the_shops_products_can_be_chosen(shown):
     assert texts(shown, ".downloads .count")[0].startswith("1 of ")
 
 
+def test_a_phone_can_record(opened, film):
+    record = opened.find_element("id", "record")
+    assert not record.find_element("xpath", "..").is_displayed(), "there is no camera to hold"
+    opened.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        assert record.find_element("xpath", "..").text == "Record a video"
+        assert [record.get_attribute(name) for name in ("accept", "capture")] == ["video/*", "environment"]
+        assert texts(opened, ".drop")[0].startswith("Choose a video")
+    finally:
+        opened.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    opened.execute_script("document.getElementById('message').textContent = ''")
+    record.send_keys(str(film))
+    wait(opened, SETTLED)
+    assert opened.find_element("id", "message").text == "16 frames looked at."
+
+
 def test_several_pictures_are_one_clip(opened, shop, tmp_path):
     paths = [tmp_path / f"{place}.png" for place in range(3)]
     for path in paths:
@@ -172,6 +189,7 @@ def test_it_fits_and_can_be_read(shown, width, scheme):
 
 
 def test_nothing_comes_from_elsewhere(opened):
+    assert markup.problems(opened.execute_script("return fetch('.').then((answer) => answer.text())")) == []
     names = opened.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     address = opened.execute_script("return location.origin")
     assert names and all(name.startswith((address, "blob:", "data:")) for name in names)

@@ -55,6 +55,19 @@ def test_a_video_shows_its_products_over_time(client, engine, shop, tmp_path):
         assert part["confidence"] == pytest.approx(other.confidence, abs=0.02)
     assert [part["product"]["id"] for part in found if part["product"]] == ["p1", "p4"]
     assert answer.json()["num_frames"] == 8
+    assert next(iter(answer.json())) == "timeline"
+    assert answer.json()["products"] == [] and answer.json()["none"] is None, "of several parts, as a whole"
+    assert answer.json()["named_from"] == engine.naming.none_cosine(engine.calibration)
+    for part in found:
+        assert (part["similarity"] is None) == (part["product"] is not None)
+
+
+def test_a_video_of_one_part_is_a_clip_too(client, engine, shop, tmp_path):
+    path = write_mp4(tmp_path / "video.mp4", [shop.pictures[3]], seconds=4)
+    found = client.post("/recognize", files=video(path.read_bytes())).json()
+    [part] = found["timeline"]
+    assert found["products"] == part["products"] and found["products"][0]["id"] == "p3"
+    assert found["none"] is not None
 
 
 BAD = {
