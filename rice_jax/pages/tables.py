@@ -152,9 +152,9 @@ def detection_table(results: Mapping[str, Mapping[str, Any]], num_clips: int, nu
 def _about(result: Result) -> str:
     galleries = result.galleries
     sizes = (
-        f"{galleries.min_size} images"
+        f"{galleries.min_size} entries"
         if galleries.min_size == galleries.max_size
-        else f"{galleries.min_size}-{galleries.max_size} images (mean {galleries.mean_size:.1f})"
+        else f"{galleries.min_size}-{galleries.max_size} entries (mean {galleries.mean_size:.1f})"
     )
     missing = f", {result.num_missing:,} not ranked: misses" if result.num_missing else ""
     return (
