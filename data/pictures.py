@@ -82,17 +82,30 @@ class RawPictures:
         return self._index is not None and name in open_index(self._index)
 
     def stems(self, relative: str) -> list[str]:
-        """Returns the names of the JPEG files in a directory, without extension; empty if it does not exist.
+        """Returns `stems_in` of a directory relative to the raw directory."""
+        return stems_in(self._inside(relative))
 
-        Hidden files do not count: copies by macOS have a `._NAME.jpg`, which is no picture, beside each file.
+    def folder(self, relative: str) -> Path:
+        """Returns the path of a directory relative to the raw directory.
+
+        Raises:
+            FormatError: it leads out of the raw directory.
         """
-        files = (path for path in self._inside(relative).glob("*") if not path.name.startswith("."))
-        return sorted({path.stem for path in files if path.suffix in (".jpg", *OTHER_SPELLINGS)})
+        return self._inside(relative)
 
     def _inside(self, relative: str) -> Path:
         if relative.startswith("/") or ".." in relative.split("/"):
             raise FormatError(str(self._raw_dir), repr(relative), "a path inside the raw directory", "fix the file")
         return self._raw_dir / relative
+
+
+def stems_in(directory: Path) -> list[str]:
+    """Returns the names of the JPEG files in a directory, without extension; empty if it does not exist.
+
+    Hidden files do not count: copies by macOS have a `._NAME.jpg`, which is no picture, beside each file.
+    """
+    files = (path for path in directory.glob("*") if not path.name.startswith("."))
+    return sorted({path.stem for path in files if path.suffix in (".jpg", *OTHER_SPELLINGS)})
 
 
 def choose_frames(frames: Sequence[T], max_frames: int) -> list[tuple[int, T]]:

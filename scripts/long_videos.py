@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rice_jax.eval.calibration import Calibration, fit_calibration
+from rice_jax.eval.pooling import SHARPNESS
 from rice_jax.eval.ranking import GalleryImages, Queries
 from rice_jax.index.store import read_index
 from rice_jax.input.transforms import sample_frames
@@ -208,14 +209,16 @@ def unit(features: np.ndarray) -> np.ndarray:
 
 
 def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], galleries: set[str]) -> Calibration:
-    """A calibration fitted on the clips of these galleries' products.
+    """A calibration fitted on the clips of these galleries' products, each scored by all its pictures.
 
     Raises:
         SystemExit: there are no such clips.
     """
     index = engine.index
     gallery_of = {
-        name: gallery for name, gallery in zip(index.image_ids, index.gallery_ids, strict=True) if gallery in galleries
+        name: gallery
+        for name, gallery in zip(index.product_ids, index.gallery_ids, strict=True)
+        if gallery in galleries
     }
     chosen = [place for place, product in enumerate(clips.values()) if product in gallery_of]
     if not chosen:
@@ -231,9 +234,11 @@ def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], 
     frames = np.zeros((*mask.shape, queries.embeddings.shape[1]), np.float32)
     frames[mask] = unit(np.concatenate([encoded[place].features for place in chosen]))
     by_frames = dataclasses.replace(queries, embeddings=frames, frame_mask=mask)
+    sharpness = SHARPNESS * engine.logit_scale
+    images = GalleryImages(index.vectors, index.gallery_ids, index.image_ids, (), index.product_ids, sharpness)
     calibration = fit_calibration(
         queries,
-        GalleryImages(index.vectors, index.gallery_ids, index.image_ids),
+        images,
         num_frames=engine.num_frames,
         fingerprint=index.about.fingerprint,
         by_frames=by_frames,

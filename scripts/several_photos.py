@@ -6,8 +6,8 @@ CLIPS and PHOTOS are what data/sample/simulate.py wrote, with the same test prod
 catalogue's picture and, from each clip of PHOTOS, the frame that shows the product largest, cut to its box and a
 quarter of its size more on each side: photos in rooms, from other sides. Each clip of CLIPS is ranked in its gallery by
 the score by frames (`rice_jax.eval.scores`), and "none" is told by a calibration fitted on the clips of all other
-galleries, with one photo a product, as evaluation fits it. Intervals are of paired differences, 95 %, over the
-products.
+galleries: with one photo a product, as an evaluation with the catalogue fits it, and with these photos, as `rice eval
+CLIPS.csv --index=SHOP` does. Intervals are 95 %, over the products; those of differences are paired.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # for `scripts`
 
+from rice_jax.eval.pooling import SHARPNESS, inflation, pool
 from rice_jax.eval.scores import center
 from rice_jax.index.store import Index
 from rice_jax.index.update import build_index
 from rice_jax.recognition.engine import Engine
-from rice_jax.recognition.pooling import SHARPNESS, inflation, pool
 from rice_jax.recognition.products import Products, by_gallery
 from rice_jax.recognition.recognizer import encode_video
 from scripts.long_videos import BATCH_SIZE, calibrate, frames_of, read_clips, unit
@@ -107,24 +107,25 @@ def _area(box: Sequence[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def encode(engine: Engine, raws: Sequence[pathlib.Path]) -> tuple[list[Clip], dict[str, float]]:
-    """The clips, and the threshold of each gallery."""
+def encode(engine: Engine, raws: Sequence[pathlib.Path]) -> tuple[list[Clip], dict[str, dict[str, float]]]:
+    """The clips, and the threshold of each gallery in each of `SHOPS`."""
     whole, known, encoded = engine.index, {}, []
     for raw in raws:
         own = read_clips(raw)
         known |= own
         encoded += [encode_video(engine, pictures, BATCH_SIZE)[1] for pictures in frames_of(raw, own, engine)]
-    firsts = [row for row, name in enumerate(whole.image_ids) if name == whole.product_ids[row]]
-    engine.index = whole.take(firsts)
-    fitted = {
-        gallery: calibrate(engine, known, encoded, set(whole.gallery_ids) - {gallery})
-        for gallery in set(whole.gallery_ids)
-    }
+    thresholds: dict[str, dict[str, float]] = {}
+    for name, count in SHOPS.items():
+        engine.index = take_photos(whole, count)
+        for gallery in set(whole.gallery_ids):
+            fitted = calibrate(engine, known, encoded, set(whole.gallery_ids) - {gallery})
+            thresholds.setdefault(name, {})[gallery] = fitted.threshold
+    engine.index = whole
     clips = [
         Clip(product, unit(own.features.mean(axis=0)), unit(own.features))
         for product, own in zip(known.values(), encoded, strict=True)
     ]
-    return clips, {gallery: calibration.threshold for gallery, calibration in fitted.items()}
+    return clips, thresholds
 
 
 def take_photos(index: Index, count: Callable[[int], int]) -> Index:
@@ -161,14 +162,14 @@ def of_clips(index: Index, products: Products, clips: Sequence[Clip]) -> np.ndar
     return np.stack([clip.embedding for clip in clips]) @ index.vectors[products.rows].T
 
 
-def tables(index: Index, clips: Sequence[Clip], thresholds: dict[str, float], sharpness: float) -> list[str]:
+def tables(index: Index, clips: Sequence[Clip], thresholds: dict[str, dict[str, float]], sharpness: float) -> list[str]:
     """Both tables, as Markdown."""
     ranks: dict[str, dict[str, np.ndarray]] = {}
     named: dict[str, dict[str, np.ndarray]] = {}
     products = np.array([clip.product for clip in clips])
     for name, count in SHOPS.items():
         own = take_photos(index, count)
-        ranks[name], named[name] = measure(own, clips, products, thresholds, sharpness)
+        ranks[name], named[name] = measure(own, clips, products, (thresholds["1 photo"], thresholds[name]), sharpness)
     base = ranks["1 photo"]["pooled"]
     lines = ["rank-1 by product; difference from one photo; from the best photo", "| | " + " | ".join(SHOPS) + " |"]
     for way in ranks["1 photo"]:
@@ -181,16 +182,29 @@ def tables(index: Index, clips: Sequence[Clip], thresholds: dict[str, float], sh
         "one is named, the right one is, and one is if the right one has been removed from the gallery",
         "| | " + " | ".join(SHOPS) + " |",
     ]
+    nothing = np.zeros(len(clips))
     for way in named["1 photo"]:
-        cells = [", ".join(f"{100 * share:.1f}" for share in named[name][way].mean(axis=0)) for name in SHOPS]
+        cells = ["; ".join(paired(column, nothing, products) for column in named[name][way].T) for name in SHOPS]
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     return lines
 
 
 def measure(
-    index: Index, clips: Sequence[Clip], products: np.ndarray, thresholds: dict[str, float], sharpness: float
+    index: Index,
+    clips: Sequence[Clip],
+    products: np.ndarray,
+    thresholds: tuple[dict[str, float], dict[str, float]],
+    sharpness: float,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """For each way and clip, whether the right product is first; and whether one is named."""
+    """For each way and clip, whether the right product is first; and whether one is named.
+
+    Args:
+        index: the shop.
+        clips: that show its products.
+        products: of the clips.
+        thresholds: of each gallery, fitted with one photo a product, and with those of the shop.
+        sharpness: of `pool`.
+    """
     hits: dict[str, np.ndarray] = {}
     named: dict[str, np.ndarray] = {}
     single, everything = mean_vectors(index), by_gallery(index)[None]
@@ -216,19 +230,21 @@ def measure(
         for way, found in ways.items():
             hits.setdefault(way, np.zeros(len(clips)))[rows] = found.argmax(axis=1) == truth
         cosines = of_clips(index, own, here)
+        used = pool(cosines, own.edges, sharpness) - inflation(index.vectors, everything, sharpness)[own.numbers]
+        with_one, with_these = (fitted[gallery] for fitted in thresholds)
         evidences = {
-            "pooled, less what several photos add": pool(cosines, own.edges, sharpness)
-            - inflation(index.vectors, everything, sharpness)[own.numbers],
-            "pooled": pool(cosines, own.edges, sharpness),
-            "best photo": pool(cosines, own.edges, BEST),
-            "mean of the cosines": pool(cosines, own.edges, 0.0),
-            "mean vector": of_clips(single, alone, here),
+            "pooled, less what several photos add": (used, with_one),
+            "pooled, less what several photos add; fitted with these photos": (used, with_these),
+            "pooled": (pool(cosines, own.edges, sharpness), with_one),
+            "best photo": (pool(cosines, own.edges, BEST), with_one),
+            "mean of the cosines": (pool(cosines, own.edges, 0.0), with_one),
+            "mean vector": (of_clips(single, alone, here), with_one),
         }
-        for way, found in evidences.items():
+        for way, (found, threshold) in evidences.items():
             removed = found.copy()
             removed[np.arange(len(rows)), truth] = -np.inf
-            above = found.max(axis=1) > thresholds[gallery]
-            counted = np.stack([above, above * hits["pooled"][rows], removed.max(axis=1) > thresholds[gallery]], axis=1)
+            above = found.max(axis=1) > threshold
+            counted = np.stack([above, above * hits["pooled"][rows], removed.max(axis=1) > threshold], axis=1)
             named.setdefault(way, np.zeros((len(clips), 3)))[rows] = counted
     return hits, named
 

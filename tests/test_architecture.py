@@ -43,6 +43,8 @@ ROOMS = {
         "input",
         "index",
         "eval.calibration",
+        "eval.pooling",
+        "eval.products",
         "eval.ranking",
         "eval.scores",
     },

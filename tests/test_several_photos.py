@@ -39,11 +39,13 @@ def test_a_shop_has_the_first_photos_of_each_product(index):
 def test_clips_that_show_a_photo_are_found_by_it(index):
     clips = [Clip(index.product_ids[row], index.vectors[row], index.vectors[[row]]) for row in range(0, 24, 3)]
     products = np.array([clip.product for clip in clips])
-    hits, named = measure(index, clips, products, {"a": 2.0, "b": -2.0}, 1000.0)
+    hits, named = measure(index, clips, products, ({"a": 2.0, "b": -2.0}, {"a": -2.0, "b": 2.0}), 1000.0)
     assert hits["best photo"].all() and hits["pooled, without subtracting the mean"].all()
     assert set(hits) >= {"pooled", "mean vector", "mean of the scores"} and len(by_gallery(index)) == 3
     assert np.array_equal(named["best photo"][:, 0], [clip.product.startswith("b") for clip in clips])
-    lines = tables(index, clips, {"a": 0.9, "b": 0.9}, 1000.0)
+    fitted = named["pooled, less what several photos add; fitted with these photos"][:, 0]
+    assert np.array_equal(fitted, [clip.product.startswith("a") for clip in clips])
+    lines = tables(index, clips, {name: {"a": 0.9, "b": 0.9} for name in SHOPS}, 1000.0)
     assert len(lines) == 2 * 2 + len(hits) + len(named) and all(
         len(line.split("|")) == 8 for line in lines if "|" in line
     )

@@ -84,7 +84,7 @@ def _check_test(raw_dir: Path, is_subset: bool, pictures: RawPictures, min_frame
 
 
 def _check_gallery(raw_dir: Path, is_subset: bool, pictures: RawPictures, findings: Findings) -> set[tuple[str, str]]:
-    """Lists the faults of the galleries and returns (livestream, image) for all their images."""
+    """Lists the faults of the galleries and returns (livestream, image id) for all their products."""
     gallery = (evaluation_files.read_subset_gallery if is_subset else evaluation_files.read_gallery)(raw_dir)
     for entry in findings.counted("gallery images", gallery, len(gallery)):
         if entry.is_repeated:
@@ -92,7 +92,7 @@ def _check_gallery(raw_dir: Path, is_subset: bool, pictures: RawPictures, findin
         with contextlib.suppress(Unusable):  # listed as a picture
             read_image(pictures, entry.image_id, entry.path, findings)
     findings.counts["livestreams"] = len({entry.gallery_id for entry in gallery})
-    return {(entry.gallery_id, entry.image_id) for entry in gallery}
+    return {(entry.gallery_id, entry.product_id) for entry in gallery}
 
 
 def _check_truth(query: Query, galleries: set[tuple[str, str]], findings: Findings) -> None:

@@ -9,7 +9,7 @@ from .. import text as text_files
 from ..box_units import Box, parse_box
 from ..errors import FormatError, RepeatedId
 from ..text import check_strings, read_lines, read_object
-from .ids import CLIP_ID, CLIP_ID_FORMAT, README, RENAME_CLIP, parse_image_id
+from .ids import CLIP_ID, CLIP_ID_FORMAT, README, RENAME_CLIP, parse_image_id, parse_photo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +31,25 @@ class Query:
 
 @dataclasses.dataclass(frozen=True)
 class GalleryImage:
-    """An image of a shop in the gallery of a livestream.
+    """A photo of a shop's product in the gallery of a livestream.
 
     Attributes:
         where: the place in the file, for errors.
         gallery_id: the livestream.
-        image_id: the image.
+        product_id: the published image id, `<image_id>` of `<image_id>-<k>`.
+        number: `<k>`, 0 = the main photo.
         path: relative to the raw directory; '' in the full layout.
-        is_repeated: whether the same gallery lists the image before.
+        image_id: equals `product_id` for the product's photo of the lowest number in the gallery, and is
+            `<image_id>-<k>` for the others.
+        is_repeated: whether the same gallery lists the photo before.
     """
 
     where: str
     gallery_id: str
-    image_id: str
+    product_id: str
+    number: int
     path: str = ""
+    image_id: str = ""
     is_repeated: bool = False
 
 
@@ -71,8 +76,8 @@ def read_subset_queries(raw_dir: Path) -> list[Query]:
 def read_gallery(raw_dir: Path) -> list[GalleryImage]:
     """Reads `test_liveid_to_gallery_*.json`: all galleries, in the order of the file."""
     path = find_file(raw_dir, "test_liveid_to_gallery_*.json")
-    return _mark_repeated(
-        GalleryImage(f"{path}: {live_id}", live_id, parse_image_id(image))
+    return name_photos(
+        GalleryImage(f"{path}: {live_id}", live_id, *parse_photo(image))
         for live_id, images in read_object(path).items()
         for image in check_strings(images, f"{path}: {live_id}")
     )
@@ -86,8 +91,26 @@ def read_subset_gallery(raw_dir: Path) -> list[GalleryImage]:
         live_id, slash, image = name.removeprefix("gallery/").partition("/")
         if not slash or not live_id or not image or "/" in image:
             raise FormatError(where, repr(name), "live_id/image_id-0.jpg", "fix the line")
-        gallery.append(GalleryImage(where, live_id, parse_image_id(image), f"gallery/{live_id}/{image}"))
-    return _mark_repeated(gallery)
+        gallery.append(GalleryImage(where, live_id, *parse_photo(image), f"gallery/{live_id}/{image}"))
+    return name_photos(gallery)
+
+
+def name_photos(listed: Iterable[GalleryImage]) -> list[GalleryImage]:
+    """Gives the photos of all galleries their `image_id`, and marks those that are repeated."""
+    photos = list(listed)
+    lowest: dict[tuple[str, str], int] = {}
+    for photo in photos:
+        key = photo.gallery_id, photo.product_id
+        lowest[key] = min(photo.number, lowest.get(key, photo.number))
+    seen: set[tuple[str, str, int]] = set()
+    named = []
+    for photo in photos:
+        is_first = photo.number == lowest[photo.gallery_id, photo.product_id]
+        name = photo.product_id if is_first else f"{photo.product_id}-{photo.number}"
+        key = photo.gallery_id, photo.product_id, photo.number
+        named.append(dataclasses.replace(photo, image_id=name, is_repeated=key in seen))
+        seen.add(key)
+    return named
 
 
 def read_texts(path: Path | None) -> dict[str, str]:
@@ -144,16 +167,6 @@ def find_file(raw_dir: Path, pattern: str) -> Path:
 def find_optional_file(raw_dir: Path, pattern: str) -> Path | None:
     """Finds a file in the raw directory or its `annotations/`, as `text.find_optional_file` does."""
     return text_files.find_optional_file([raw_dir, raw_dir / "annotations"], pattern)
-
-
-def _mark_repeated(gallery: Iterable[GalleryImage]) -> list[GalleryImage]:
-    seen: set[tuple[str, str]] = set()
-    marked = []
-    for image in gallery:
-        key = image.gallery_id, image.image_id
-        marked.append(dataclasses.replace(image, is_repeated=key in seen))
-        seen.add(key)
-    return marked
 
 
 def _query(path: Path, clip_id: str, images: object, frames: tuple[str, ...] = ()) -> Query:

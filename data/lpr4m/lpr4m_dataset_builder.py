@@ -67,21 +67,25 @@ class Builder(ShardedBuilder):
     The repository's data/sample/simulate.py makes a small data set with the same layout.
     """
 
-    def __init__(self, *, box_units: str = "auto", **kwargs: Any):
+    def __init__(self, *, box_units: str = "auto", photos: str = "listed", **kwargs: Any):
         """Makes a builder.
 
         Args:
             box_units: "pixels" (of the original frame), "normalized" (0..1), or "auto" to detect it from the file.
+            photos: of products: "listed" in the annotation files, as published, or "all", also those beside them that
+                are called `<image_id>-<k>.jpg`.
             **kwargs: arguments of `ShardedBuilder`.
 
         Raises:
-            RawDataError: `box_units` has another value.
+            RawDataError: `box_units` or `photos` has another value.
         """
         if box_units == "normalised":  # the value's name in earlier versions
             box_units = NORMALIZED
         if box_units not in ("auto", PIXELS, NORMALIZED):
             raise RawDataError(f"box_units: found {box_units!r}, expected auto, pixels or normalized")
-        self._box_units = box_units
+        if photos not in ("listed", "all"):
+            raise RawDataError(f"photos: found {photos!r}, expected listed or all")
+        self._box_units, self._all_photos = box_units, photos == "all"
         super().__init__(**kwargs)
 
     @classmethod
@@ -93,7 +97,8 @@ class Builder(ShardedBuilder):
         return [config.name for config in fitting if not config.kind.startswith("detection")]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        kinds = {"train": train.FEATURES, "query": query.FEATURES, "gallery": gallery.FEATURES}
+        of_train = train.FEATURES | (train.PHOTOS if self._all_photos else {})
+        kinds = {"train": of_train, "query": query.FEATURES, "gallery": gallery.FEATURES}
         return self._info_of(kinds.get(self.builder_config.kind, detection.FEATURES))
 
     def _shards(self, raw_dir: Path) -> dict[str, Sequence[Shard]]:
@@ -102,11 +107,11 @@ class Builder(ShardedBuilder):
         rows = raw_dir, config.is_subset, pictures, config.max_frames, self._units_of
         match config.kind:
             case "train":
-                return {"train": train.train_shards(*rows)}
+                return {"train": train.train_shards(*rows, self._all_photos)}
             case "query":
                 return {"test": query.query_shards(*rows)}
             case "gallery":
-                return {"test": gallery.gallery_shards(raw_dir, config.is_subset, pictures)}
+                return {"test": gallery.gallery_shards(raw_dir, config.is_subset, pictures, self._all_photos)}
             case "detection_train":
                 return {"train": detection.detection_train_shards(*rows)}
             case _:  # "detection_test"
@@ -121,7 +126,7 @@ class Builder(ShardedBuilder):
         return kinds.get(self.builder_config.kind, detection.detection_metadata)(summary)
 
     def _options(self) -> dict[str, Any]:
-        return super()._options() | {"box_units": self._box_units}
+        return super()._options() | {"box_units": self._box_units, "photos": "all" if self._all_photos else "listed"}
 
     def _units_of(self, boxes: Iterable[Box]) -> str:
         return detect_units(boxes) if self._box_units == "auto" else self._box_units

@@ -1,13 +1,17 @@
 """Finds and reads LPR4M's pictures in the full layout and the subset's."""
 
+import functools
+import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from ..box_units import Box, box_as_shown, relative_box
 from ..errors import FormatError, Unusable
-from ..pictures import IMAGE_EXTENSIONS, Picture, RawPictures, choose_frames
+from ..pictures import IMAGE_EXTENSIONS, Picture, RawPictures, choose_frames, stems_in
 from ..skip_report import SkipReport
+from .ids import parse_photo
 
 FRAMES_BEYOND_END = 10  # in case numbers start at 1, or a clip ends a little late
 
@@ -78,6 +82,35 @@ def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipRepo
         return pictures.read(path or f"images/{image_id}.jpg", report)
     except Unusable as reason:
         raise Unusable(f"image {reason}") from None
+
+
+def photos_of(pictures: RawPictures, image_id: str, path: str) -> list[tuple[int, str]]:
+    """Finds the further photos of a product, `<image_id>-<k>.jpg` with k above 0 beside its image.
+
+    Args:
+        pictures: the reader of the raw directory's pictures.
+        image_id: the product's image.
+        path: of the image, relative to the raw directory, in the subset; '' in the full layout.
+
+    Returns:
+        (k, path relative to the raw directory) of each, ordered by k.
+    """
+    folder, _, name = (path or f"images/{image_id}.jpg").rpartition("/")
+    numbers = set(_photos_in(pictures.folder(folder)).get(image_id, ()))
+    downloaded = itertools.takewhile(lambda k: pictures.was_listed(f"{image_id}-{k}"), itertools.count(1))
+    numbers = (numbers | set(downloaded)) - {0, parse_photo(name)[1]}
+    return [(number, f"{folder}/{image_id}-{number}.jpg") for number in sorted(numbers)]
+
+
+@functools.lru_cache(maxsize=8)
+def _photos_in(folder: Path) -> dict[str, list[int]]:
+    """{image id: numbers of its photos} of a directory, which may hold hundreds of thousands."""
+    found: dict[str, list[int]] = {}
+    for stem in stems_in(folder):
+        image_id, number = parse_photo(f"{stem}.jpg")
+        if stem == f"{image_id}-{number}":
+            found.setdefault(image_id, []).append(number)
+    return found
 
 
 def frame_box(

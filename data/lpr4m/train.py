@@ -1,5 +1,6 @@
 """Builds training pairs: a clip and the image of the product that it shows."""
 
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from ..errors import FormatError, RawDataError, Unusable, fail
 from ..pictures import RawPictures
 from ..skip_report import SkipReport, SkipSummary
 from .ids import README, live_id_of
-from .pictures import frame_box, read_frames, read_image
+from .pictures import frame_box, photos_of, read_frames, read_image
 from .rows import RowBlock, TrainingRow, index_rows, read_rows
 
 ROWS_TO_DETECT_UNITS = 100
@@ -35,6 +36,7 @@ FEATURES = {
     "boxes": tfds.features.Sequence(tfds.features.BBoxFeature()),
     "image": PICTURE(),
 }
+PHOTOS = {"photos": tfds.features.Sequence(PICTURE())}  # further ones of the product, if the builder looks for them
 
 
 def train_shards(
@@ -43,6 +45,7 @@ def train_shards(
     pictures: RawPictures,
     max_frames: int,
     units_of: Callable[[Iterable[Box]], str],
+    all_photos: bool,
 ) -> list[Shard]:
     """Divides the training rows into shards.
 
@@ -52,12 +55,13 @@ def train_shards(
         pictures: the reader of the raw directory's pictures.
         max_frames: the maximum number of frames in an example, at least 1.
         units_of: returns the unit of the given boxes.
+        all_photos: whether an example also has the photos that lie beside its image.
 
     Returns:
         Shards in the order of the rows.
     """
     blocks, units = blocks_and_units(raw_dir, is_subset, units_of)
-    return [functools.partial(_examples, block, units, pictures, max_frames) for block in blocks]
+    return [functools.partial(_examples, block, units, pictures, max_frames, all_photos) for block in blocks]
 
 
 def train_metadata(summary: SkipSummary) -> dict[str, int]:
@@ -107,14 +111,24 @@ def _training_parts(raw_dir: Path, is_subset: bool) -> list[Path]:
 
 
 def _examples(
-    block: RowBlock, units: str, pictures: RawPictures, max_frames: int, report: SkipReport
+    block: RowBlock, units: str, pictures: RawPictures, max_frames: int, all_photos: bool, report: SkipReport
 ) -> Iterator[Example]:
     for row in read_rows(block):
         report.tried("clips")
         try:
-            yield _example(row, units, pictures, max_frames, report)
+            example = _example(row, units, pictures, max_frames, report)
+            yield example | {"photos": _photos(row, pictures, report)} if all_photos else example
         except Unusable as reason:
             report.skipped("clips", row.clip_id, row.where, str(reason))
+
+
+def _photos(row: TrainingRow, pictures: RawPictures, report: SkipReport) -> list[bytes]:
+    """The further photos of a row's product; unreadable ones are left out and reported."""
+    found = []
+    for _, path in photos_of(pictures, row.image_id, row.image_path):
+        with contextlib.suppress(Unusable):  # reported as a picture
+            found.append(pictures.read(path, report).encoded)
+    return found
 
 
 def _example(row: TrainingRow, units: str, pictures: RawPictures, max_frames: int, report: SkipReport) -> Example:

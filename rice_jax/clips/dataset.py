@@ -45,7 +45,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "image_ids": tfds.features.Sequence(TEXT()),
         "frames": tfds.features.Sequence(PICTURE),
     },
-    GALLERY: {"gallery_id": TEXT(), "image_id": TEXT(), "title": TEXT(), "image": PICTURE},
+    GALLERY: {"gallery_id": TEXT(), "image_id": TEXT(), "product_id": TEXT(), "title": TEXT(), "image": PICTURE},
 }
 
 logger = logging.getLogger(__name__)
@@ -98,13 +98,14 @@ def write_data_sets(
         pictures = _read_pictures(index)
         frames = _read_frames(data_dir / "frames", [*train, *held], making)
         rows = {clip: _rows_of(index, clip.product) for clip in [*train, *held]}
-        names = [f"{gallery}/{name}" if gallery else name for gallery, name in _ids(index)]
+        names = _names(index.gallery_ids, index.image_ids)
+        shop = zip(names, _names(index.gallery_ids, index.product_ids), index.titles, pictures, strict=True)
         examples: dict[str, Iterable[dict[str, Any]]] = {
             TRAIN: _pairs(train, frames, rows, pictures),
             QUERY: (_query(clip, frames[clip], [names[row] for row in rows[clip]]) for clip in held),
             GALLERY: (
-                {"gallery_id": "shop", "image_id": name, "title": title, "image": picture}
-                for name, title, picture in zip(names, index.titles, pictures, strict=True)
+                {"gallery_id": "shop", "image_id": name, "product_id": product, "title": title, "image": picture}
+                for name, product, title, picture in shop
             ),
         }
         counts = {TRAIN: {}, QUERY: {"num_queries": len(held)}, GALLERY: {"num_images": len(names)}}
@@ -265,8 +266,9 @@ def _rows_of(index: Index, product: str) -> list[int]:
     return [row for row, own in enumerate(index.product_ids) if own == product]
 
 
-def _ids(index: Index) -> Iterator[tuple[str, str]]:
-    return zip(index.gallery_ids, index.image_ids, strict=True)
+def _names(gallery_ids: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names of images or products that tell apart those of several galleries."""
+    return [f"{gallery}/{name}" if gallery else name for gallery, name in zip(gallery_ids, names, strict=True)]
 
 
 def _ids_and_products(index: Index) -> tuple[list[str], list[str], list[str]]:

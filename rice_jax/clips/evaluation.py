@@ -212,6 +212,7 @@ def _score(measured: Measured, ranks: Sequence[tuple[int, ...]]) -> metrics.Scor
         gallery_size=np.full(len(own), len(measured.products)),
         truths=tuple((clip.product,) * len(ranks[place]) for place, clip in zip(own, clips, strict=True)),
         top=((),) * len(own),
+        images=((),) * len(own),
     )
     score = metrics.evaluate(ranking).score
     return dataclasses.replace(score, interval_over="films" if score.interval_over == "livestreams" else "clips")

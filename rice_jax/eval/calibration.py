@@ -1,20 +1,21 @@
-"""From similarities to confidences: the probability of each image of a gallery, and of none of them.
+"""From similarities to confidences: the probability of each product of a gallery, and of none of them.
 
-For a clip with cosines s_g to the images g of its gallery, the largest of which is s,
+For a clip with cosines s_g to the products g of its gallery, the largest of which is s,
 
     P(none) = 1 / (1 + exp(slope · (s - threshold))),    P(g) = (1 - P(none)) · exp(scale · s_g) / Σ exp(scale · s_g').
 
-Which image a clip shows, and whether it shows any at all, are modeled separately. In one softmax with an extra entry
+Which product a clip shows, and whether it shows any at all, are modeled separately. In one softmax with an extra entry
 for "none", a weak encoder's small scale would spread probability over the whole gallery, and a picture with a small
-similarity to every image (a set without a product) would be taken for a product.
+similarity to every product (a set without a product) would be taken for a product. The cosine of a product of several
+images is pooled from theirs (`eval.pooling`), when a calibration is fitted as well as when it is used.
 
 The three numbers are maximum-likelihood estimates over the clips of an evaluation: the scale over the truths (summed if
 there are several); slope and threshold over every clip twice, once with its gallery, which holds a truth, and once with
 its truths removed from the gallery. The estimate thus assumes that clips of products outside the shop are as frequent
 as clips of the shop's products.
 
-By frames (`eval.scores`), the shares are exp(scale by frames · score) instead. Whether any image is shown is still told
-by the largest cosine, which tells it better than the largest score by frames (docs/results.md).
+By frames (`eval.scores`), the shares are exp(scale by frames · score) instead. Whether any product is shown is told by
+the largest cosine, which tells it better than the largest score by frames (docs/results.md).
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from rice_jax.eval.ranking import GalleryImages, Queries, group_rows
+from rice_jax.eval.ranking import GalleryImages, Queries
 from rice_jax.eval.scores import scores_by_frames
 from rice_jax.files import write_lines
 from rice_jax.types import DataError
@@ -42,13 +43,13 @@ class Calibration:
     """Parameters that turn cosines into probabilities.
 
     Attributes:
-        scale: of the cosines, for which image is shown; 0 = cosines carry no information.
-        slope: of the largest cosine, for whether any image is shown; 0 = it carries no information.
-        threshold: largest cosine at which an image is shown with probability 1/2.
+        scale: of the cosines, for which product is shown; 0 = cosines carry no information.
+        slope: of the largest cosine, for whether any product is shown; 0 = it carries no information.
+        threshold: largest cosine at which a product is shown with probability 1/2.
         num_clips: number of clips of the fit.
         num_frames: largest number of frames of these clips.
         fingerprint: of the encoder (`models.weights.embedding_fingerprint`).
-        scale_by_frames: of the scores by frames, for which image is shown; None = not fitted, as in version 0.2.
+        scale_by_frames: of the scores by frames, for which product is shown; None = not fitted, as in version 0.2.
         source: file with the labels of the clips; "" = they are those of the run's evaluation.
     """
 
@@ -67,11 +68,11 @@ class Calibration:
         by_frames: Float[np.ndarray, "*B G"] | None = None,
         none_prior: float = 0.5,
     ) -> Float[np.ndarray, "*B C"]:
-        """The probability of each image of a gallery and, in the last place, of none of them; C = G + 1.
+        """The probability of each product of a gallery and, in the last place, of none of them; C = G + 1.
 
         Args:
-            cosines: of clips and all images of a gallery, of any size.
-            by_frames: their scores by frames; None = the cosines tell which image is shown.
+            cosines: of clips and all products of a gallery, of any size.
+            by_frames: their scores by frames; None = the cosines tell which product is shown.
             none_prior: probability of "none" before a clip is seen, 0 to 1.
         """
         if not cosines.shape[-1]:
@@ -84,7 +85,7 @@ class Calibration:
         return np.concatenate([(1 - none) * shares / shares.sum(axis=-1, keepdims=True), none], axis=-1)
 
     def cosine_at(self, confidence: float = 0.5, none_prior: float = 0.5) -> float:
-        """The cosine at which any image is shown with a probability of `confidence`, at most `FAR` from 0."""
+        """The cosine at which any product is shown with a probability of `confidence`, at most `FAR` from 0."""
         shift = _logit(confidence) + _logit(none_prior)
         if not shift:
             return self.threshold
@@ -114,22 +115,25 @@ def fit_calibration(
     Returns:
         The calibration; None if no clip has a truth in its gallery.
     """
-    rows = {gallery_id: np.array(own) for gallery_id, own in group_rows(images.gallery_ids).items()}
-    names = np.array(images.ids, object)
+    names = {gallery_id: np.array(images.names(own), object) for gallery_id, own in images.products.items()}
     known = {
-        query: np.isin(names[rows[gallery_id]], list(truths))
+        query: np.isin(names[gallery_id], images.true_products(gallery_id, truths))
         for query, (gallery_id, truths) in enumerate(zip(queries.gallery_ids, queries.truths, strict=True))
-        if gallery_id in rows
+        if gallery_id in names
     }
     clips = [query for query, own in known.items() if own.any()]
     if not clips:
         return None
     clips = clips[:: -(-sum(len(known[query]) for query in clips) // max_scores)]
-    vectors = lambda query: images.embeddings[rows[queries.gallery_ids[query]]]  # noqa: E731
-    cosines = [vectors(query) @ queries.embeddings[query] for query in clips]
+    cosines, scores = [], []
+    for query in clips:
+        products = images.products[queries.gallery_ids[query]]
+        vectors, pooling = images.embeddings[products.rows], images.pooling(products)
+        cosines.append(pooling.cosines(vectors @ queries.embeddings[query]))
+        if by_frames:
+            scores.append(pooling.scores(scores_by_frames(by_frames.rows(query) @ vectors.T)))
     is_truth = [known[query] for query in clips]
-    scores = [scores_by_frames(by_frames.rows(query) @ vectors(query).T) for query in clips] if by_frames else None
-    return fit_scores(cosines, is_truth, scores, num_frames=num_frames, fingerprint=fingerprint)
+    return fit_scores(cosines, is_truth, scores or None, num_frames=num_frames, fingerprint=fingerprint)
 
 
 def fit_scores(
@@ -145,7 +149,7 @@ def fit_scores(
     """Fits a calibration to the scores of clips.
 
     Args:
-        cosines: of each clip, at least one, and all images or products of its gallery.
+        cosines: of each clip, at least one, and all products of its gallery.
         is_truth: whether each of these is what the clip shows, as at least one is.
         by_frames: their scores by frames; None = the result has no scale for them.
         num_frames: largest number of frames of a clip, for the result.

@@ -69,7 +69,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Galleries:
-    """Number of galleries with queries, and number of images in them."""
+    """Number of galleries with queries, and number of products in them."""
 
     num: int
     min_size: int
@@ -178,7 +178,7 @@ def chance(gallery_size: Int64[np.ndarray, " Q"], num_truths: Int64[np.ndarray, 
     """Probability that a random order of a query's gallery has a ground truth among the first k, for each query.
 
     Args:
-        gallery_size: images in each query's gallery, G >= 1.
+        gallery_size: products in each query's gallery, G >= 1.
         num_truths: number m of ground truths among them, 0 <= m <= G.
         k: at least 1; may exceed G.
 

@@ -1,4 +1,6 @@
-"""Re-ranking: the decoder matches each query with its first images by embedding, and re-orders these.
+"""Re-ranking: the decoder matches each query with its first products by embedding, and re-orders these.
+
+A product is matched by the image that is most similar to the query.
 
 An image's side of a match is the same for every query: it is kept from the gallery pass, or computed again for each
 query that needs it. A video's side is computed once for all its candidates.
@@ -24,21 +26,21 @@ from rice_jax.types import DataError
 def candidates(
     ranked: Ranking, num: int, gallery_ids: Sequence[str], image_ids: Sequence[str]
 ) -> Int64[np.ndarray, "Q K"]:
-    """Finds the first images of every query.
+    """Finds the first products of every query, by their most similar images.
 
     Args:
-        ranked: its `top` holds at least `num` images, or a whole gallery.
+        ranked: its `top` holds at least `num` products, or a whole gallery.
         num: how many to match, at least 1.
         gallery_ids, image_ids: of the gallery's rows.
 
     Returns:
         Rows of the gallery, best first; K is `num`, or the size of the largest gallery if that is smaller. For a query
-        with fewer images the number of rows is used as padding.
+        with fewer products the number of rows is used as padding.
     """
     row = {pair: i for i, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
     found = [
-        [row[gallery_id, image_id] for image_id, _ in top[:num]]
-        for gallery_id, top in zip(ranked.gallery_ids, ranked.top, strict=True)
+        [row[gallery_id, image_id] for image_id in own[:num]]
+        for gallery_id, own in zip(ranked.gallery_ids, ranked.images, strict=True)
     ]
     width = max(map(len, found))
     return np.array([rows + [len(row)] * (width - len(rows)) for rows in found], np.int64)
@@ -101,29 +103,30 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
 
 
 def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:
-    """Sorts the first K images of every query by the decoder's cosines; the others stay behind them.
+    """Sorts the first K products of every query by the decoder's cosines; the others stay behind them.
 
-    The order is: higher cosine first; among equal ones images that are no truth of the query before those that are, so
-    that a tie never helps; then the order by embedding.
+    The order is: higher cosine first; among equal ones products that are no truth of the query before those that are,
+    so that a tie never helps; then the order by embedding.
 
     Args:
-        ranked: by embedding; its `top` holds at least K images, or a whole gallery.
-        cosines: of the first K images of `top`, in its order; beyond the end of a gallery they have no meaning.
+        ranked: by embedding; its `top` holds at least K products, or a whole gallery.
+        cosines: of the first K products of `top`, in its order; beyond the end of a gallery they have no meaning.
 
     Raises:
         DataError: naming the query, for a cosine that is not finite.
     """
-    truth_ranks, tops = [], []
-    of_queries = zip(ranked.truth_ranks, ranked.top, cosines.tolist(), ranked.truths, strict=True)
-    for query, (ranks, top, scores, truths) in enumerate(of_queries):
-        matched = [(image_id, score) for (image_id, _), score in zip(top, scores, strict=False)]
-        if not np.isfinite([score for _, score in matched]).all():
+    truth_ranks, tops, images = [], [], []
+    of_queries = zip(ranked.truth_ranks, ranked.top, ranked.images, cosines.tolist(), ranked.truths, strict=True)
+    for query, (ranks, top, own, scores, truths) in enumerate(of_queries):
+        matched = [(name, score, image) for (name, _), image, score in zip(top, own, scores, strict=False)]
+        if not np.isfinite([score for _, score, _ in matched]).all():
             raise DataError(
                 f"Query {ranked.query_ids[query]!r} and one of its images have a cosine that is not finite: has the "
                 "training diverged?"
             )
-        matched.sort(key=lambda pair: (-pair[1], pair[0] in truths))
-        found = (place for place, (image_id, _) in enumerate(matched, start=1) if image_id in truths)
+        matched.sort(key=lambda entry: (-entry[1], entry[0] in truths))
+        found = (place for place, (name, *_) in enumerate(matched, start=1) if name in truths)
         truth_ranks.append((*found, *(place for place in ranks if place > len(matched))))
-        tops.append((*matched, *top[len(matched) :]))
-    return dataclasses.replace(ranked, truth_ranks=tuple(truth_ranks), top=tuple(tops))
+        tops.append((*((name, score) for name, score, _ in matched), *top[len(matched) :]))
+        images.append((*(image for *_, image in matched), *own[len(matched) :]))
+    return dataclasses.replace(ranked, truth_ranks=tuple(truth_ranks), top=tuple(tops), images=tuple(images))

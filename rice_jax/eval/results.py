@@ -31,7 +31,7 @@ class Row:
         step: training steps before the evaluation; None = a baseline without a model.
         ranking: for retrieval "embedding", "match" (re-ranked by the decoder), or "pixels" (the baseline of nearest raw
             pixels); for detection "detector" or "mean_box" (its baseline).
-        num_matched: with "match", the number of first images of each query that the decoder re-ordered.
+        num_matched: with "match", the number of first products of each query that the decoder re-ordered.
         source: the weights, if they do not come from the run; "" = they do.
     """
 
@@ -131,7 +131,9 @@ def read_rankings(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
-    """Writes one JSON line per query: its ranks, its ground truths, and its best images with their scores.
+    """Writes one JSON line per query: the ranks of its true products, these, and the best products with their scores.
+
+    `images` names the image of each of the best products that is most similar to the query.
 
     Args:
         path: a file, usually `rankings.jsonl`; replaced if it exists, its directory is created if it does not.
@@ -148,6 +150,7 @@ def write_rankings(path: str | os.PathLike, ranking: Ranking) -> None:
                     "rank": int(ranking.rank[i]),
                     "truth_ranks": ranking.truth_ranks[i],
                     "truths": ranking.truths[i],
+                    "images": ranking.images[i],
                     "top": ranking.top[i],
                 },
                 ensure_ascii=False,

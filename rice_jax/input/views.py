@@ -141,25 +141,31 @@ def open_source(config: InputConfig, name: str, views: Sequence[View], split: st
 
 
 class ImageView(View):
-    """The picture of a product: `image`."""
+    """The picture of a product: `image`. In training, any of its photos, if the data set has several."""
 
     columns = ("image_id", "image")
+    optional = ("photos",)
 
     def __init__(self, config: InputConfig):
         self._config = config
 
     def train(self, example: TrainExample) -> Part:
         config, rng, hue = self._config, example.rng, example.hue
+        photos = [example.row["image"], *example.row.get("photos", ())]
+        photo = photos[rng.integers(len(photos))] if len(photos) > 1 else photos[0]  # one leaves the other draws alone
         crop = transforms.random_crop(rng, config.resize, config.image_size, (config.image_crop_min_area, 1.0))
-        return self._encode(example, crop, random_color(config, rng, hue))
+        return self._encode(example, photo, crop, random_color(config, rng, hue))
 
     def evaluate(self, example: Example) -> Part:
         if not example.row:
             return {"image": NO_PICTURE}
-        return self._encode(example, transforms.center_crop(self._config.resize, self._config.image_size))
+        crop = transforms.center_crop(self._config.resize, self._config.image_size)
+        return self._encode(example, example.row["image"], crop)
 
-    def _encode(self, example: Example, crop: Crop, color: Float[np.ndarray, "3 4"] | None = None) -> Part:
-        return {"image": Encoded((), [example.row["image"]], ["image"], [crop], color, example.undecodable)}
+    def _encode(
+        self, example: Example, photo: bytes, crop: Crop, color: Float[np.ndarray, "3 4"] | None = None
+    ) -> Part:
+        return {"image": Encoded((), [photo], ["image"], [crop], color, example.undecodable)}
 
 
 class ImageKeyView(View):

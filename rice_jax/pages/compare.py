@@ -15,7 +15,7 @@ from rice_jax.eval.order import NAMES, measure_order
 from rice_jax.eval.place import PREFIX
 from rice_jax.eval.results import Row, ranked_row, read_about, read_rankings, read_results
 from rice_jax.files import write_lines
-from rice_jax.input.source import Source
+from rice_jax.input.ground_truth import read_gallery_index
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
@@ -139,12 +139,11 @@ def _open_album(run: EvaluatedRun) -> Album | None:
     if "data_dir" not in about:
         return None
     try:
-        gallery = Source(about["data_dir"], about["gallery"], ("gallery_id", "image_id"))
+        gallery = read_gallery_index(about["data_dir"], about["gallery"])
     except FileNotFoundError as error:
         logger.warning("the page has no pictures: %s", error)
         return None
-    rows = {(line["gallery_id"].decode(), line["image_id"].decode()): line["index"] for line in gallery}
-    return Album(about["data_dir"], about["query"], about["gallery"], rows, about["num_frames"])
+    return Album(about["data_dir"], about["query"], about["gallery"], gallery.rows, about["num_frames"])
 
 
 def _rows(run: EvaluatedRun, first: EvaluatedRun) -> list[dict[str, Any]]:
@@ -189,8 +188,8 @@ def _card(place: int, runs: Sequence[EvaluatedRun], album: Album | None) -> dict
             "run": run.name,
             "rank": int(run.rank[place]),
             "images": [
-                image(name) | {"score": score, "truth": name in line["truths"]}
-                for name, score in run.rankings[place]["top"][:NUM_IMAGES]
+                image(shown) | {"id": name, "score": score, "truth": name in line["truths"]}
+                for name, score, shown in _top(run.rankings[place])
             ],
         }
         for run in runs
@@ -208,6 +207,13 @@ def _card(place: int, runs: Sequence[EvaluatedRun], album: Album | None) -> dict
             for number, hit in enumerate(hits)
         },
     }
+
+
+def _top(line: dict[str, Any]) -> list[tuple[str, float, str]]:
+    """The first products of a query, each with its score and its most similar image."""
+    top = line["top"][:NUM_IMAGES]
+    images = line.get("images", [name for name, _ in top])  # earlier versions ranked images, each of them a product
+    return [(name, score, image) for (name, score), image in zip(top, images, strict=False)]
 
 
 def _measured(run: EvaluatedRun) -> dict[str, np.ndarray]:

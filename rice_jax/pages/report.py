@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file: results, plots, and queries with the images that were found for them.
+"""The report of a run as one HTML file: results, plots, and queries with the products that were found for them.
 
 The page fetches nothing: styles, script, plots and pictures are part of it. Texts from data sets and names of files are
 never HTML: the templates escape them, and plots contain none.
@@ -35,7 +35,7 @@ from rice_jax.types import DataError
 
 NUM_QUERIES = 240  # shown at most; half of them misses if there are enough
 NUM_IMAGES = 10  # of a query
-NUM_PAIRS = 12  # of images that are mistaken for each other
+NUM_PAIRS = 12  # of products that are mistaken for each other
 NUM_SUBSETS = 60  # of a label, the largest ones
 NUM_POINTS = 300  # of a training curve
 MAX_CHARACTERS = 12_000_000  # of pictures; even with attention and very long titles a report stays below 20 MB
@@ -64,7 +64,7 @@ class Evaluation:
         queries: in the order of the ranking.
         log: lines of `metrics.jsonl`; may be empty.
         skipped: {query id: reason} of queries that the data set's builder left out.
-        by_frames: whether images were ranked by frames (`config.eval.score`).
+        by_frames: whether products were ranked by frames (`config.eval.score`).
     """
 
     run: str
@@ -83,7 +83,7 @@ class Evaluation:
 
 
 class Confusion(NamedTuple):
-    """Two images of a gallery, and how often each was ranked first where the other one is true."""
+    """Two products of a gallery, and how often each was ranked first where the other one is true."""
 
     gallery: str
     image: str
@@ -187,7 +187,7 @@ def choose_queries(rank: Int64[np.ndarray, " Q"], num: int = NUM_QUERIES) -> lis
 
 
 def confused_pairs(ranking: Ranking, num: int = NUM_PAIRS) -> list[Confusion]:
-    """Finds the pairs of images that most often take each other's first place, the most confused pair first."""
+    """Finds the pairs of products that most often take each other's first place, the most confused pair first."""
     taken: collections.Counter[tuple[str, str]] = collections.Counter()
     galleries = {}
     for gallery, truths, top, rank in zip(
@@ -227,7 +227,7 @@ def rank_plot(
     chance = next(iter(ranked.values()))[1].score.chance
     curves["chance"] = _points(chance, last)._replace(dashed=True)
     places = [place for place in (1, 2, 3, 5, 10, 20, 30, 50) if place <= last]
-    return plots.lines("Rank-k", curves, xlabel="first k images", percent=True, places=places)
+    return plots.lines("Rank-k", curves, xlabel="first k products", percent=True, places=places)
 
 
 def training_plots(logs: Mapping[str, Sequence[Line]], curves: Mapping[str, Sequence[str]] = CURVES) -> list[Plot]:
@@ -323,7 +323,10 @@ def _card(place: int, evaluation: Evaluation, album: Album, attention: Attention
     """A query on the page, and the values by which the page's filters find it."""
     ranking, query = evaluation.ranking, evaluation.queries[place]
     gallery, truths, top = ranking.gallery_ids[place], ranking.truths[place], ranking.top[place][:NUM_IMAGES]
-    images = [album.image(gallery, image) | {"score": score, "truth": image in truths} for image, score in top]
+    images = [
+        album.image(gallery, image) | {"id": product, "score": score, "truth": product in truths}
+        for (product, score), image in zip(top, ranking.images[place], strict=False)
+    ]
     rank = int(ranking.rank[place])
     values = {label: getattr(query, label).strip() for label in evaluation.result.subsets}
     frames = album.query(place, ranking.query_ids[place])
@@ -345,7 +348,7 @@ def _card(place: int, evaluation: Evaluation, album: Album, attention: Attention
         "frames": frames,
         "attention": seen,
         "images": images,
-        # If no truth is among the first images, one is shown behind them.
+        # If no truth is among the first products, one is shown behind them.
         "truth": None if any(image["truth"] for image in images) else _truth(gallery, truths, album),
     }
 

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
 
 from rice_jax.eval.calibration import Calibration
+from rice_jax.eval.pooling import SHARPNESS, Pooling, inflation
 from rice_jax.eval.scores import center, scores_by_frames
 from rice_jax.index.model import Model, load_index_model, same_model
 from rice_jax.index.pictures import AnyPicture, show
@@ -22,7 +23,6 @@ from rice_jax.models.contract import SupportsMatching, SupportsStreaming, requir
 from rice_jax.models.rice import embed
 from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.naming import Naming
-from rice_jax.recognition.pooling import SHARPNESS, Pooling, inflation
 from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, select
 from rice_jax.types import DataError
 

@@ -1,11 +1,11 @@
-"""The products of an index: their images, what the shop's CSV says about them, and which of them are searched."""
+"""The products of an index: what the shop's CSV says about them, and which of them are searched."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Float32, Int
 
+from rice_jax.eval.products import Products, group_products
 from rice_jax.index.store import Index, fields_of, normal_form
 from rice_jax.types import DataError
 
@@ -14,37 +14,9 @@ from rice_jax.types import DataError
 Where = Mapping[str, str | Collection[str]]
 
 
-class Products(NamedTuple):
-    """Products in the order of the index, each with the rows of its images."""
-
-    rows: Int[np.ndarray, " g"]  # of the images in the index; those of a product are neighbors
-    edges: Int[np.ndarray, " p1"]  # place of each product's first row, and the number of rows
-    numbers: Int[np.ndarray, " p"]  # of the products among all of the index
-
-    def images(self, product: int) -> Int[np.ndarray, " i"]:
-        """The rows of a product's images."""
-        return self.rows[self.edges[product] : self.edges[product + 1]]
-
-    def take(self, kept: Bool[np.ndarray, " p"]) -> "Products":
-        """Selects some of the products."""
-        sizes = np.diff(self.edges)
-        return Products(self.rows[np.repeat(kept, sizes)], np.cumsum([0, *sizes[kept]]), self.numbers[kept])
-
-
 def by_gallery(index: Index) -> dict[str | None, Products]:
     """The products of each gallery, and of all under None."""
-    numbers: dict[tuple[str, str], int] = {}  # of the products, in order of their first images
-    names = zip(index.gallery_ids, index.product_ids, strict=True)
-    number = np.array([numbers.setdefault(name, len(numbers)) for name in names])
-    order = np.argsort(number, kind="stable")
-    rows: dict[str | None, list[int]] = {None: order.tolist()}
-    for row in order.tolist():
-        rows.setdefault(index.gallery_ids[row], []).append(row)
-    edges = {gallery: np.flatnonzero(np.diff(number[own], prepend=-1, append=-1)) for gallery, own in rows.items()}
-    return {
-        gallery: Products(np.array(own), edges[gallery], number[own][edges[gallery][:-1]])
-        for gallery, own in rows.items()
-    }
+    return group_products(index.gallery_ids, index.product_ids)
 
 
 def first_places(scores: Float32[np.ndarray, " g"], num: int) -> Int[np.ndarray, " k"]:

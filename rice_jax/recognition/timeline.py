@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rice_jax.recognition.pooling import Pooling
+from rice_jax.eval.pooling import Pooling
 
 MEAN_SECONDS = 15.0  # mean time that a product is shown without a break; results hardly depend on it
 # Weight of a frame's evidence, relative to 1/n of a clip's. With 1, a product that is shown for seconds never outweighs

@@ -21,6 +21,7 @@ from rice_jax.eval.embed import (
     padded_batch_size,
     pixel_embedder,
 )
+from rice_jax.eval.pooling import SHARPNESS
 from rice_jax.eval.results import PIXELS, Row, read_results, write_rankings, write_results
 from rice_jax.eval.scores import VideoEmbeddings
 from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
@@ -35,7 +36,7 @@ from rice_jax.parallel.processes import agree
 from rice_jax.tasks.task import Run
 
 LABELS = ("scale", "duration", "number", "category", "source")
-NUM_TOP = 10  # images of a query in `rankings.jsonl`, unless more are matched
+NUM_TOP = 10  # products of a query in `rankings.jsonl`, unless more are matched
 
 Videos = Float32[np.ndarray, "Q E"] | VideoEmbeddings  # the latter if frames are kept
 
@@ -46,7 +47,7 @@ def embedding_row(step: int, source: str = "") -> Row:
 
 
 def match_row(step: int, num_matched: int, source: str = "") -> Row:
-    """The row of a ranking whose first images the decoder re-ordered."""
+    """The row of a ranking whose first products the decoder re-ordered."""
     return Row(step, "match", num_matched, source)
 
 
@@ -80,8 +81,8 @@ class RetrievalEvaluator:
         if run.source and self._has_decoder:
             self._has_decoder = not missing(run.source, run.params, "pmd")
         self._queries = read_query_index(self._data)
-        self._gallery_ids, self._image_ids = read_gallery_index(self._data)
-        self._rows = {pair: row for row, pair in enumerate(zip(self._gallery_ids, self._image_ids, strict=True))}
+        self._gallery = read_gallery_index(self._data.data_dir, self._data.gallery)
+        self._rows = self._gallery.rows
         self._num_queries = read_metadata(self._data, "query")["num_queries"]
         self._skipped_images = read_metadata(self._data, "gallery")["skipped"]
         with_queries = self._num_matched > 0 and run.config.eval.rerank_keep_tokens
@@ -101,14 +102,14 @@ class RetrievalEvaluator:
         """
         run, path, source = self._run, self._run.place.results, self._run.place.source
         results = read_results(path) if path.exists() else {}
+        sharpness = self._sharpness(params)
         if run.config.eval.pixels and agree(PIXELS not in results):
-            pixels = self.rank(
-                *self.embed(compile_embedder(pixel_embedder(with_frames=self._by_frames), {}, run.mesh), {})
-            )
+            embedder = compile_embedder(pixel_embedder(with_frames=self._by_frames), {}, run.mesh)
+            pixels = self.rank(*self.embed(embedder, {}), sharpness)
             results = {PIXELS: self._score(pixels), **results}
         start, row = time.perf_counter(), embedding_row(step, source)
         videos, images = self.embed(self._embedder, params)
-        ranked = self.rank(videos, images)
+        ranked = self.rank(videos, images, sharpness)
         results[row] = self._score(ranked, time.perf_counter() - start)
         shares = _logged(results[row])
         if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
@@ -119,35 +120,33 @@ class RetrievalEvaluator:
         self._write(results, row, ranked)
         if run.source or step >= run.config.train.total_steps:
             if run.config.model.ipd == "off":
-                self.calibrate(videos, images, params)
+                self.calibrate(videos, images, sharpness, params)
             self.report(results, row, ranked, shares, params)
         return shares
 
     def embed(self, embedder: Embedder, params: PyTree) -> tuple[Videos, Images]:
         """Computes the embeddings of all videos, and what is kept of all images."""
-        images = self._compute(embedder.image, params, self._batches("gallery"), len(self._image_ids))
+        images = self._compute(embedder.image, params, self._batches("gallery"), len(self._gallery.image_ids))
         videos = self._compute(embedder.video, params, self._batches("query"), len(self._queries))
         return videos, images
 
-    def rank(self, videos: Videos, images: Images) -> ranking.Ranking:
+    def rank(self, videos: Videos, images: Images, sharpness: float) -> ranking.Ranking:
         """Ranks every query's gallery by embeddings."""
-        num_top = max(NUM_TOP, self._num_matched)
-        return ranking.rank(
-            self._ranking_queries(videos, by_frames=self._by_frames), self._gallery_images(images), num_top=num_top
-        )
+        queries, gallery = self._ranking_queries(videos, by_frames=self._by_frames), self._images(images, sharpness)
+        return ranking.rank(queries, gallery, num_top=max(NUM_TOP, self._num_matched))
 
     def rerank(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
-        """Lets the decoder re-order the first images of every query."""
-        rows = rerank.candidates(ranked, self._num_matched, self._gallery_ids, self._image_ids)
+        """Lets the decoder re-order the first products of every query."""
+        rows = rerank.candidates(ranked, self._num_matched, self._gallery.gallery_ids, self._gallery.image_ids)
         kept = None if images.queries is None else np.asarray(images.queries)
         batches = rerank.match_batches(self._data, self._batch_size, rows, kept)
         return rerank.reorder(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
 
-    def calibrate(self, videos: Videos, images: Images, params: PyTree) -> None:
+    def calibrate(self, videos: Videos, images: Images, sharpness: float, params: PyTree) -> None:
         """Fits and writes `calibration.json`, unless no query has a truth in its gallery."""
         calibration = fit_calibration(
             self._ranking_queries(videos, by_frames=False),
-            self._gallery_images(images),
+            self._images(images, sharpness),
             num_frames=self._data.num_frames,
             fingerprint=embedding_fingerprint(params, self._run.model, self._data.resize),
             by_frames=self._ranking_queries(videos, by_frames=True) if self._keeps_frames else None,
@@ -200,9 +199,16 @@ class RetrievalEvaluator:
             frame_mask=np.asarray(frame_mask) if by_frames else None,
         )
 
-    def _gallery_images(self, images: Images) -> ranking.GalleryImages:
+    def _images(self, images: Images, sharpness: float) -> ranking.GalleryImages:
+        gallery_ids, image_ids, product_ids = self._gallery
         embeddings = np.asarray(images.embedding)
-        return ranking.GalleryImages(embeddings, self._gallery_ids, self._image_ids, self._skipped_images)
+        return ranking.GalleryImages(embeddings, gallery_ids, image_ids, self._skipped_images, product_ids, sharpness)
+
+    def _sharpness(self, params: PyTree) -> float:
+        """By which the scores of a product's images are pooled, as in recognition."""
+        if self._gallery.product_ids == self._gallery.image_ids:
+            return 0.0
+        return SHARPNESS * float(nnx.merge(self._run.graphdef, params).similarity_scale())
 
     def _write(self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking) -> None:
         if jax.process_index():

@@ -96,8 +96,9 @@ def test_data_sets_are_what_training_reads(live_shop, film, tmp_path):
     assert batch["video"].shape == (2, 3, 16, 16, 3)
     [query] = read_query_index(config)
     assert query.image_ids == ("a/p0", "a/p1") and query.gallery_id == "shop"
-    galleries, names = read_gallery_index(config)
+    galleries, names, products = read_gallery_index(config.data_dir, config.gallery)
     assert set(galleries) == {"shop"} and names[0] == "a/p0" and names[-1] == "b/p7"
+    assert products == ["a/p0", "a/p0", *names[2:]]
     assert read_metadata(config, "query")["num_queries"] == 1 and not (tmp_path / "frames").exists()
     assert (len(Source(str(tmp_path), QUERY)[0]["frames"])) == 8, "frames at 32, 33, …, 39"
 

@@ -16,6 +16,7 @@ def evaluation(seed=0, num_queries=60, labels=True):
         gallery_size=sizes,
         truths=(("皮带",),) * num_queries,
         top=((("皮带", 0.5), ("b", 0.25)),) * num_queries,
+        images=(("皮带", "b"),) * num_queries,
     )
     values = {
         "scale": rng.choice(["small", "medium", "large", ""], num_queries).tolist(),

@@ -20,6 +20,7 @@ def _ranking(ranks, sizes, galleries=None):
         gallery_size=np.asarray(sizes, np.int64),
         truths=(("t",),) * n,
         top=((),) * n,
+        images=((),) * n,
     )
 
 

@@ -118,6 +118,7 @@ def test_intervals_are_those_of_a_bootstrap(num_galleries):
         gallery_size=np.full(num, size),
         truths=(("a", "b", "c"),) * num,
         top=((),) * num,
+        images=((),) * num,
     )
     score = metrics.evaluate(ranked, num_queries=2 * num).score
     values = order.measure_order(truth_ranks, [3] * num) / 2

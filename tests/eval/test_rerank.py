@@ -30,6 +30,7 @@ def _ranked(*queries):
         gallery_size=np.array([len(names) for names, _ in queries]),
         truths=tuple(tuple(truths) for _, truths in queries),
         top=tuple(tuple((name, -float(i)) for i, name in enumerate(names[:9])) for names, _ in queries),
+        images=tuple(tuple(names[:9]) for names, _ in queries),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rice_jax.input.ground_truth import Query, read_gallery_index, read_metadata, read_query_index
+from rice_jax.input.ground_truth import Gallery, Query, read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches, train_batches
 from rice_jax.input.source import Source
 from rice_jax.types import DataError
@@ -97,9 +97,28 @@ def test_query_index(config):
 
 
 def test_gallery_index(config):
-    gallery_ids, image_ids = read_gallery_index(config)
+    gallery_ids, image_ids, product_ids = read_gallery_index(config.data_dir, config.gallery)
     assert gallery_ids == ["live-0", "live-1"] * 3
     assert image_ids == [f"shop-{row}" for row in range(6)]
+    assert product_ids == image_ids, "the data set lacks this feature"
+
+
+def test_gallery_of_products(tmp_path):
+    rows = [row | {"product_id": f"p{place % 3}"} for place, row in enumerate(tiny_shop.GALLERY)]
+    tiny_shop.build(tmp_path / "shop" / "gallery", "test", rows[:5], {})
+    found = read_gallery_index(str(tmp_path), "shop/gallery")
+    assert found.product_ids == ["p0", "p1", "p2", "p0", "p1"]
+    by_image = {(f"live-{row % 2}", f"shop-{row}"): row for row in range(5)}
+    by_product = {
+        ("live-0", "p0"): 0,
+        ("live-1", "p1"): 1,
+        ("live-0", "p2"): 2,
+        ("live-1", "p0"): 3,
+        ("live-0", "p1"): 4,
+    }
+    assert found.rows == by_image | by_product
+    named = Gallery(["g"] * 3, ["a", "b", "c"], ["x", "a", "a"])
+    assert named.rows == {("g", "a"): 0, ("g", "b"): 1, ("g", "c"): 2, ("g", "x"): 0}, "images come first"
 
 
 def test_metadata(config):

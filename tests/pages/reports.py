@@ -20,7 +20,7 @@ def evaluated(data_dir, *, labels=LABELS, num_frames=3, single=False):
     """A ranking of a shop's queries as an evaluator would make one; the first query is a miss."""
     data = dataclasses.replace(small_config().input, data_dir=str(data_dir), num_frames=num_frames)
     queries = [query._replace(category=EVIL if i else "") for i, query in enumerate(read_query_index(data))]
-    gallery_ids, image_ids = read_gallery_index(data)
+    gallery_ids, image_ids, _ = read_gallery_index(data.data_dir, data.gallery)
     if single:
         queries = [query for query in queries if query.gallery_id == queries[0].gallery_id]
     scores = np.random.default_rng(0).uniform(-1, 1, (len(queries), len(image_ids))).astype(np.float32)

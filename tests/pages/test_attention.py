@@ -23,9 +23,8 @@ from tests.settings import small_config
 )
 def test_windows_are_what_the_model_sees(shop, settings, window):
     data = dataclasses.replace(small_config().input, data_dir=str(shop), **settings)
-    queries, (gallery_ids, image_ids) = read_query_index(data), read_gallery_index(data)
-    rows = {pair: row for row, pair in enumerate(zip(gallery_ids, image_ids, strict=True))}
-    pictures = Album(data.data_dir, data.query, data.gallery, rows, 3)
+    queries, gallery = read_query_index(data), read_gallery_index(data.data_dir, data.gallery)
+    pictures = Album(data.data_dir, data.query, data.gallery, gallery.rows, 3)
     weights = np.arange(4 * 3 * 4, dtype=np.uint8).reshape(1, 4, 3, 4)
     seen = Attention(data, {1: queries[1].image_ids[0]}, weights)
     frames = [{"truths": [Box(0.2, 0.4, 0.6, 0.6)], "found": []}, {"truths": [], "found": []}]

@@ -31,6 +31,7 @@ def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
         gallery_size=np.full(num, 9),
         truths=(("a",),) * num,
         top=tuple((("a", 0.5), ("b", 0.25)) if rank == 1 else (("b", 0.5), ("a", 0.25)) for rank in ranks),
+        images=tuple(("a", "b") if rank == 1 else ("b", "a") for rank in ranks),
     )
     if shop:
         ranked = dataclasses.replace(evaluated(shop)[0], truth_ranks=tuple((rank,) for rank in ranks))

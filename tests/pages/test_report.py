@@ -66,7 +66,7 @@ def test_the_same_evaluation_writes_the_same_page(evil_shop, tmp_path):
 
 def test_a_run_with_little_to_tell(evil_shop, tmp_path):
     text = write(tmp_path / "report.html", evil_shop, labels=(), single=True)
-    assert "fewer than 20 livestreams" in text and "*</small>" in text and "1</b>gallery of\n4 images" in text
+    assert "fewer than 20 livestreams" in text and "*</small>" in text and "1</b>gallery of\n4 products" in text
     assert "Subsets" not in text and "Loss" not in text and 'name="category"' not in text
     assert "all 2 queries, 1 of them misses" in text
 
@@ -77,7 +77,7 @@ def test_a_truth_that_is_not_in_the_gallery(evil_shop, tmp_path):
     ranked = dataclasses.replace(ranked, **missing)
     path = tmp_path / "report.html"
     report.write_report(path, report.Evaluation("run", {Row(0): result}, Row(0), ranked, queries, [], {}), pictures)
-    assert "no truth among 4 images" in path.read_text() and "no picture" in path.read_text()
+    assert "no truth among 4 products" in path.read_text() and "no picture" in path.read_text()
 
 
 class Noise:
@@ -106,6 +106,7 @@ def test_a_report_of_many_queries_stays_small(monkeypatch, tmp_path):
         gallery_size=np.full(num, 60),
         truths=tuple((names[i % 60],) for i in range(num)),
         top=tuple(tuple((names[(i + k) % 60], 1.0 - k / 10) for k in range(10)) for i in range(num)),
+        images=tuple(tuple(names[(i + k) % 60] for k in range(10)) for i in range(num)),
     )
     queries = [
         Query(f"q{i}", f"g{i % 100}", (names[i % 60],), long, f"{i % 900} {long}", "", "", "") for i in range(num)
@@ -149,6 +150,7 @@ def test_the_most_confused_pairs():
         gallery_size=np.full(len(firsts), 5),
         truths=tuple((truth,) for truth, _ in firsts),
         top=tuple(((first, 0.5),) for _, first in firsts),
+        images=tuple((first,) for _, first in firsts),
     )
     found = [pair[1:] for pair in report.confused_pairs(ranked)]
     assert found == [("a", "b", 2, 1), ("c", "a", 2, 0), ("e", "c", 1, 1)]

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from rice_jax.eval.pooling import SHARPNESS
+from rice_jax.eval.ranking import GalleryImages, Queries, rank
 from rice_jax.index.store import write_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.recognizer import Recognizer, products_over_time
@@ -120,3 +122,33 @@ def test_streams_and_videos_follow(directory, engines, live_shop, programs):
         clip = engine.rank(frames.take(segment.frames))
         assert segment.products == clip.products and segment.product in (None, clip.products[0])
     assert not programs, "nothing is compiled after the constructor"
+
+
+def test_evaluation_ranks_products_as_recognition_does(engines, by_mean, live_shop):
+    """The same clips, gallery images, and products give the same order, scores, and most similar images."""
+    index = engines[0].index
+    images = GalleryImages(
+        index.vectors, index.gallery_ids, index.image_ids, (), index.product_ids, SHARPNESS * engines[0].logit_scale
+    )
+    encoded = [encode(engines[0], live_shop, rows) for rows in CLIPS for _ in "ab"]
+    mask = np.arange(4) < np.array([len(frames.features) for frames in encoded])[:, None]
+    units = np.zeros((len(encoded), 4, index.vectors.shape[1]), np.float32)
+    for place, frames in enumerate(encoded):
+        units[place, : mask[place].sum()] = frames.features
+    means = np.stack([own[kept].mean(axis=0) for own, kept in zip(units, mask, strict=True)])
+    units /= np.maximum(np.linalg.norm(units, axis=-1, keepdims=True), 1e-9)
+    means /= np.linalg.norm(means, axis=-1, keepdims=True)
+    galleries = [*"ab"] * len(CLIPS)
+    truths = [["p0"] if gallery == "a" else ["p6"] for gallery in galleries]
+    names = [f"q{place}" for place in range(len(encoded))]
+    for engine, queries in (
+        (engines[0], Queries(units, names, galleries, truths, mask)),
+        (by_mean, Queries(means, names, galleries, truths)),
+    ):
+        found = rank(queries, images)
+        for place, (frames, gallery) in enumerate(zip(encoded, galleries, strict=True)):
+            expected = engine.rank(frames, gallery, top=8).products
+            assert [name for name, _ in found.top[place]] == [match.id for match in expected]
+            assert found.images[place] == tuple(match.image_id for match in expected)
+            scores = [match.score for match in expected]
+            np.testing.assert_allclose([score for _, score in found.top[place]], scores, atol=1e-6)

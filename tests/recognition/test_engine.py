@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rice_jax.eval.pooling import SHARPNESS
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.layers import video_token_mask
 from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 from rice_jax.recognition.engine import Engine, Frames, Match, first_places
-from rice_jax.recognition.pooling import SHARPNESS
 from rice_jax.types import DataError
 from tests.shop import NUM_FRAMES, SCALE, SLOPE, THRESHOLD, make_shop, png, show, write_products
 

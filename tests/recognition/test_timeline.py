@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from rice_jax.recognition.pooling import Pooling
+from rice_jax.eval.pooling import Pooling
 from rice_jax.recognition.timeline import timeline
 
 NUM_FRAMES, SECONDS, SHARPNESS = 3, 15.0, 6.0

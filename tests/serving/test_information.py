@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rice_jax.recognition.pooling import Pooling
+from rice_jax.eval.pooling import Pooling
 from rice_jax.recognition.products import by_gallery, select
 from tests.serving.serving import asking, clip
 from tests.shop import png

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.special
 
-from rice_jax.recognition import pooling
-from rice_jax.recognition.pooling import Pooling, inflation, pool
-from rice_jax.recognition.products import Products
+from rice_jax.eval import pooling
+from rice_jax.eval.pooling import Pooling, inflation, pool
+from rice_jax.eval.products import Products
 
 
 def exact(scores, sharpness):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from rice_jax.recognition.products import Products
+from rice_jax.eval.products import Products
 
 # Of `pool`, relative to the scale by which training multiplies similarities: a constant of the model, so that a new
 # calibration does not change the scores that it is fitted to. Chosen on the sample (docs/results.md).
@@ -27,7 +27,7 @@ class Pooling(NamedTuple):
         return pool(of_images, self.edges, self.sharpness)
 
     def cosines(self, of_images: Float[np.ndarray, "*B g"]) -> Float[np.ndarray, "*B p"]:
-        """The same for cosines, which tell whether a product is shown: without what several images add to them."""
+        """The same for cosines, which also tell whether a product is shown: without what several images add to them."""
         return self.scores(of_images) - self.inflation
 
 
