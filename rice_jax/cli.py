@@ -179,93 +179,9 @@ def _export(arguments: list[str]) -> None:
 
 
 def _index(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="rice index",
-        description="Embeds a shop's pictures into an index, which rice recognize and rice serve search.",
-        epilog="Pictures that cannot be read are listed at the end, after all others are in the index; the same "
-        "command then embeds only what is missing.",
-    )
-    parser.add_argument(
-        "pictures",
-        metavar="PICTURES",
-        help="directory with ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png, .webp), or a "
-        "CSV with the columns path, and id or product or both, and optionally gallery and title; further columns are "
-        "returned with every match",
-    )
-    parser.add_argument(
-        "--model",
-        type=Path,
-        help="run or converted model that embeds the pictures; needed for a new index (default: the model that made "
-        "the index)",
-    )
-    parser.add_argument("--out", type=Path, required=True, help="directory of the index")
-    parser.add_argument(
-        "--change",
-        choices=("add", "mirror", "remove"),
-        default="add",
-        help="add: add new and changed pictures (default); mirror: also remove those that are not in PICTURES; "
-        "remove: remove those in PICTURES",
-    )
-    parser.add_argument(
-        "--mix", action="store_true", help="add pictures from another directory or CSV than the index is made of"
-    )
-    parser.add_argument(
-        "--dimensions",
-        type=int,
-        metavar="N",
-        help="of the vectors, fewer than the model's, by a projection that is fitted on this index (default: all)",
-    )
-    parser.add_argument(
-        "--store_as", choices=("float32", "int8"), help="int8: a quarter of the bytes on disk (default: float32)"
-    )
-    parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
-    parser.add_argument(
-        "--store", choices=("milvus",), help="also copy the index to this database, which rice recognize can search"
-    )
-    parser.add_argument(
-        "--uri", help="of the database: a file that ends in .db (Milvus Lite), or an address (http://localhost:19530)"
-    )
-    parser.add_argument("--collection", default="rice", metavar="NAME", help="in the database (default: rice)")
-    parser.add_argument(
-        "--kind",
-        choices=("flat", "hnsw", "ivf"),
-        default="flat",
-        help="of --export and --store: exact (flat, default) or approximate, with the recall told",
-    )
-    options = parser.parse_args(arguments)
-    if (options.store is None) != (options.uri is None):
-        parser.error("expected --store=milvus and --uri together")
-    if options.change == "remove" and (options.dimensions or options.store_as):
-        parser.error("expected no --dimensions and no --store_as with --change=remove")
-    if options.kind != "flat" and not (options.store or options.export):
-        parser.error("expected --kind only with --export or --store")
-    _report(lambda: _change_index(options))
+    from rice_jax.indexing import job_of
 
-
-def _change_index(options: argparse.Namespace) -> None:
-    from rice_jax.index.export import export_faiss
-    from rice_jax.index.milvus import require_milvus
-    from rice_jax.index.milvus_copy import write_milvus
-    from rice_jax.index.store import FILE, read_index
-    from rice_jax.index.update import build_index
-    from rice_jax.parallel.compilation import keep_compiled
-
-    keep_compiled()
-    if options.store:
-        require_milvus()  # before the pictures are embedded
-    build_index(
-        options.pictures,
-        model=options.model,
-        out=options.out,
-        change=options.change,
-        mix=options.mix,
-        dimensions=options.dimensions,
-        store_as=options.store_as,
-    )
-    if options.store:
-        write_milvus(read_index(options.out), options.uri, name=options.collection, kind=options.kind)
-    exported = export_faiss(options.out, read_index(options.out), options.kind) if options.export else None
-    print(exported or options.out / FILE)
+    _report(job_of(arguments))
 
 
 def _compare(arguments: list[str]) -> None:

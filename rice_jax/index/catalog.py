@@ -119,6 +119,8 @@ def _existing(path: str | os.PathLike) -> Path:
 def _require_some(path: Path, pictures: Collection) -> None:
     if not pictures:
         expected = f"pictures ({', '.join(SUFFIXES)})" if path.is_dir() else "a line for each picture"
+        if path.is_dir() and any(path.glob("*.tar")):
+            expected += ", or --worker=0/1, which embeds the pictures of tars"
         raise DataError(f"{path}: found no picture, expected {expected}")
 
 

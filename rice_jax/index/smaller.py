@@ -14,7 +14,8 @@ import logging
 import numpy as np
 from jaxtyping import Float32
 
-from rice_jax.index.store import DTYPES, Index, from_int8, to_int8
+from rice_jax.index.columns import DTYPES, from_int8, to_int8
+from rice_jax.index.store import Index
 from rice_jax.types import DataError
 
 BLOCK = 4096  # vectors that are summed at a time

@@ -1,10 +1,10 @@
-"""The index of a shop on disk: its pictures, and the model that embedded them, in one Parquet file."""
+"""The index of a shop on disk: its pictures, and the model that embedded them, in one Parquet file or in shards."""
 
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
-import math
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,13 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import BFloat16, Float32, Int, Int8
+from jaxtyping import BFloat16, Float32, Int
 
 from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
 from rice_jax.config.fields import build
 from rice_jax.eval.calibration import Calibration
 from rice_jax.files import replacing
+from rice_jax.index.columns import DTYPES, from_column, from_int8, to_column, to_int8
 from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 
@@ -29,7 +30,8 @@ SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
 CHECKSUM = b"rice_jax_sha256"  # key that holds `_checksum`; absent in indexes of version 0.2 and before
 SOURCES = b"rice_jax_sources"  # key that holds `Index.sources` as JSON; absent in earlier indexes
 PROJECTION = b"rice_jax_projection"  # key that holds `Index.projection` in base64; absent if there is none
-DTYPES = ("float32", "int8")  # of vectors on disk
+SHARD = b"rice_jax_shard"  # key that holds `Shard` as JSON; absent in a file that is a whole index
+SHARDS = "part-*.parquet"  # names of their files
 LENGTH_TOLERANCE = 1e-3
 TEXTS = {
     "gallery_ids": "gallery",
@@ -151,6 +153,30 @@ class Index:
         return dataclasses.replace(self, **texts, vectors=self.vectors[chosen], queries=queries)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A part of an index that is in several files.
+
+    Attributes:
+        number: from 0.
+        of: how many there are.
+        made_of: tells the pictures that it is made of, and their files, apart from others.
+        num_unusable: pictures that are left out, since they cannot be read.
+        num_missing: pictures that could not be downloaded.
+    """
+
+    number: int
+    of: int
+    made_of: str = ""
+    num_unusable: int = 0
+    num_missing: int = 0
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        return f"part-{self.number:05}.parquet"
+
+
 def fields_of(index: Index, images: Sequence[int]) -> dict[str, str]:
     """What the shop's CSV says about a product: of each further column, the first cell of its images with a text."""
     fields: dict[str, str] = {}
@@ -174,19 +200,36 @@ def read_index(directory: str | os.PathLike) -> Index:
         (['mug', 'sofa'], dtype('float32'))
 
     Args:
-        directory: what `build_index` wrote.
+        directory: what `build_index` wrote, or all shards that `shards.build_shards` writes.
 
     Raises:
         FileNotFoundError: there is no index.
         OSError: it cannot be opened.
-        DataError: the index is damaged, or of another version of rice_jax, or a vector is not of unit length.
+        DataError: the index is damaged, or of another version of rice_jax, a vector is not of unit length, or a shard
+            is missing.
     """
     path = Path(directory) / FILE
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: found no index; make one: rice index PICTURES --model=RUN --out={directory} (or, with a config "
-            "file, python -m rice_jax.main --mode=index)"
-        )
+    if path.exists():
+        return _read_file(path)
+    if shards := sorted(Path(directory).glob(SHARDS)):
+        _require_all(Path(directory), shards)
+        return _join([_read_file(shard) for shard in shards])
+    raise FileNotFoundError(
+        f"{path}: found no index; make one: rice index PICTURES --model=RUN --out={directory} (or, with a config "
+        "file, python -m rice_jax.main --mode=index)"
+    )
+
+
+def read_shard(path: Path) -> tuple[About, Shard] | None:
+    """The model and description of a shard, without its pictures; None if it is damaged, or no shard."""
+    try:
+        stored = pq.read_schema(path).metadata
+        return About.from_dict(json.loads(stored[SETTINGS])), Shard(**json.loads(stored[SHARD]))
+    except Exception:  # see `_read_file`
+        return None
+
+
+def _read_file(path: Path) -> Index:
     file = path.open("rb")  # by name, Arrow would open it twice, and it may be replaced in between
     try:
         with file:
@@ -197,7 +240,7 @@ def read_index(directory: str | os.PathLike) -> Index:
         texts = {name: table[TEXTS[name]].to_pylist() for name in names}
         if "fields" in texts:
             texts["fields"] = list(map(dict, texts["fields"]))
-        found = _read_rows(table["vector"], *DTYPES)
+        found = from_column(table["vector"], *DTYPES)
         dtype = found.dtype.name
         vectors, projection = from_int8(found) if dtype == "int8" else found, None
         if PROJECTION in stored:
@@ -205,7 +248,7 @@ def read_index(directory: str | os.PathLike) -> Index:
             projection = numbers.reshape(-1, vectors.shape[1])
         queries = None
         if about.model.pmd:
-            rows = _read_rows(table["queries"], "uint16").view(ml_dtypes.bfloat16)
+            rows = from_column(table["queries"], "uint16").view(ml_dtypes.bfloat16)
             queries = rows.reshape(len(rows), rows.shape[1] // about.model.encoder.width, about.model.encoder.width)
         expected = _checksum(stored[SETTINGS], texts, found, queries, projection)
         if stored.get(CHECKSUM, expected) != expected:
@@ -232,26 +275,83 @@ def read_index(directory: str | os.PathLike) -> Index:
     return index
 
 
-def write_index(directory: str | os.PathLike, index: Index) -> None:
-    """Writes an index atomically; an existing one is replaced.
+def _require_all(directory: Path, shards: Sequence[Path]) -> None:
+    """Checks that each shard of an index is there, and no other.
+
+    Raises:
+        DataError: it is not so.
+    """
+    found = {path.name: read_shard(path) for path in shards}
+    counts = sorted({told[1].of for told in found.values() if told})
+    expected = {Shard(number, counts[0]).file for number in range(counts[0])} if counts else set()
+    if len(counts) > 1:
+        raise DataError(
+            f"{directory}: found shards of several jobs, which have {' and '.join(map(str, counts))} shards; delete "
+            "those of the older one, and run the job again"
+        )
+    broken = [name for name, told in found.items() if told is None]
+    if broken:
+        raise DataError(f"{directory / broken[0]}: is damaged, or no shard; delete it, and run the job again")
+    if lost := sorted(expected - found.keys()):
+        raise DataError(
+            f"{directory}: found {len(found)} of {counts[0]} shards, the first that is missing is {lost[0]}; run the "
+            "same command (rice index … --worker=I/N) again, which embeds only what is missing"
+        )
+
+
+def _join(shards: Sequence[Index]) -> Index:
+    """One index of several, in the order of one that was never divided.
+
+    Raises:
+        DataError: they are of several models or types, or have a picture in common.
+    """
+    shards = [shard for shard in shards if shard.image_ids] or shards[:1]
+    kinds = {(shard.about.fingerprint, shard.about.match_fingerprint, shard.dtype) for shard in shards}
+    if len(kinds) > 1:
+        raise DataError(f"found shards of {len(kinds)} models or types of vectors, expected those of one job")
+    texts: dict[str, Any] = {name: [text for shard in shards for text in getattr(shard, name)] for name in TEXTS}
+    names = list(zip(texts["gallery_ids"], texts["image_ids"], strict=True))
+    order = sorted(range(len(names)), key=names.__getitem__)
+    for one, other in itertools.pairwise(order):
+        if names[one] == names[other]:
+            paths = texts["paths"][one], texts["paths"][other]
+            raise DataError(
+                f"{paths[1]}: found the id {names[one][1]!r} of gallery {names[one][0]!r}, which {paths[0]} has too; "
+                "expected every id once in its gallery"
+            )
+    queries = [shard.queries for shard in shards if shard.queries is not None]
+    joined = dataclasses.replace(
+        shards[0],
+        **texts,
+        vectors=np.concatenate([shard.vectors for shard in shards]),
+        queries=np.concatenate(queries) if queries else None,
+        sources=tuple(dict.fromkeys(source for shard in shards for source in shard.sources)),
+    )
+    return joined.take(order)
+
+
+def write_index(directory: str | os.PathLike, index: Index, shard: Shard | None = None) -> None:
+    """Writes an index, or a shard of one, atomically; an existing one is replaced.
 
     Raises:
         DataError: a vector is not of unit length.
     """
-    path = Path(directory) / FILE
+    path = Path(directory) / (shard.file if shard else FILE)
     _require_unit_vectors(path, index)
     texts = _texts(index)
     columns = {TEXTS[name]: pa.array(own, pa.string()) for name, own in texts.items() if name != "fields"}
     if "fields" in texts:
         columns["fields"] = pa.array([list(own.items()) for own in index.fields], pa.map_(pa.string(), pa.string()))
-    columns["vector"] = _rows(_stored(index))
+    columns["vector"] = to_column(_stored(index))
     if index.queries is not None:
-        columns["queries"] = _rows(index.queries.view(np.uint16))  # Arrow has no bfloat16
+        columns["queries"] = to_column(index.queries.view(np.uint16))  # Arrow has no bfloat16
     metadata = {SETTINGS: _settings(index.about), CHECKSUM: index.checksum.encode()}
     if index.sources:
         metadata[SOURCES] = json.dumps(index.sources).encode()
     if index.projection is not None:
         metadata[PROJECTION] = base64.b64encode(index.projection.astype("<f4").tobytes())
+    if shard:
+        metadata[SHARD] = json.dumps(dataclasses.asdict(shard)).encode()
     table = pa.table(columns).replace_schema_metadata(metadata)
     with replacing(path) as partial, partial.open("wb") as file:
         pq.write_table(table, file, compression="none", use_dictionary=["gallery"])
@@ -264,18 +364,6 @@ def _settings(about: About) -> bytes:
 def _texts(index: Index) -> dict[str, list]:
     """The columns besides the numbers; without fields, a file is what it was before there were any."""
     return {name: getattr(index, name) for name in TEXTS if name != "fields" or any(index.fields)}
-
-
-def to_int8(vectors: Float32[np.ndarray, "G N"]) -> Int8[np.ndarray, "G N"]:
-    """Vectors whose largest number is 127 or -127; their lengths are lost."""
-    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
-    return np.rint(vectors * (127 / np.maximum(largest, np.finfo(np.float32).tiny))).astype(np.int8)
-
-
-def from_int8(stored: Int8[np.ndarray, "G N"]) -> Float32[np.ndarray, "G N"]:
-    """The vectors of unit length that `to_int8` stands for."""
-    vectors = stored.astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def _stored(index: Index) -> np.ndarray:
@@ -303,16 +391,3 @@ def _require_unit_vectors(path: Path, index: Index) -> None:
             f"{path}: {len(wrong)} of {len(lengths)} vectors are not of unit length, the first is that of "
             f"{index.image_ids[row]!r} (length {lengths[row]:g}); delete the index and index the shop again"
         )
-
-
-def _rows(array: np.ndarray) -> pa.FixedSizeListArray:
-    """A column with a list of numbers in each row."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(array.shape[1:]))
-
-
-def _read_rows(column: pa.ChunkedArray, *dtypes: str) -> np.ndarray:
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in column.chunks]
-    numbers = np.concatenate([np.empty(0, column.type.value_type.to_pandas_dtype()), *chunks])
-    if numbers.dtype.name not in dtypes:
-        raise ValueError(f"found numbers of type {numbers.dtype}, expected {' or '.join(dtypes)}")
-    return numbers.reshape(len(column), column.type.list_size)
