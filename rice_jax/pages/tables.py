@@ -160,9 +160,9 @@ def counted(number: int, noun: str) -> str:
 def _about(result: Result) -> str:
     galleries = result.galleries
     sizes = (
-        counted(galleries.min_size, "entry")
+        counted(galleries.min_size, "product")
         if galleries.min_size == galleries.max_size
-        else f"{galleries.min_size}-{galleries.max_size} entries (mean {galleries.mean_size:.1f})"
+        else f"{galleries.min_size}-{galleries.max_size} products (mean {galleries.mean_size:.1f})"
     )
     missing = f", {result.num_missing:,} not ranked: misses" if result.num_missing else ""
     return f"{counted(result.score.num_queries, 'query')}{missing}; {counted(galleries.num, 'gallery')} of {sizes}"

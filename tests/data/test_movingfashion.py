@@ -315,4 +315,4 @@ def test_the_program_trains_and_evaluates_the_gallery(tmp_path):
     assert list(result["subsets"]) == ["source"], "the other labels are not in this data set"
     sizes = {value: score["num_queries"] for value, score in result["subsets"]["source"].items()}
     assert sizes == {"hard": 3, "regular": 2}
-    assert "1 gallery of 8 images" in done.stdout and "  regular" in done.stdout
+    assert "1 gallery of 8 products" in done.stdout and "  regular" in done.stdout

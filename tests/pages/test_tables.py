@@ -20,7 +20,7 @@ def test_table_says_who_was_asked_and_what_chance_gets():
         for r1, r5 in [(0.1, 0.4), (0.45, 1.0)]
     )
     assert tables.table({"before training": before, "after 300 steps": after}).splitlines() == [
-        "1,200 queries; 2 galleries of 20-40 entries (mean 30.0)",
+        "1,200 queries; 2 galleries of 20-40 products (mean 30.0)",
         "",
         "                 rank-1   rank-5  rank-1 / chance",
         "-------------------------------------------------",
@@ -63,7 +63,7 @@ def test_tables_are_narrow_and_aligned():
 
 def test_table_tells_missing_queries():
     _, result = evaluation()
-    assert tables.table({"a": result}).startswith("62 queries, 2 not ranked: misses; 3 galleries of 22-38 entries")
+    assert tables.table({"a": result}).startswith("62 queries, 2 not ranked: misses; 3 galleries of 22-38 products")
 
 
 def test_table_refuses_rows_of_other_queries():
