@@ -261,7 +261,7 @@ def test_labels_are_those_of_own_clips(opened, tmp_path, name, product):
     [path] = until(lambda: list(tmp_path.glob("*.labels.csv")))
     found = read_clips(path)
     assert [(clip.path, clip.product) for clip in found] == [(tmp_path / name, product), (tmp_path / name, "")]
-    assert [(clip.start, clip.end) for clip in found] == [(0.0, 9.5), (9.5, 3333.333)]
+    assert [(clip.start, clip.end) for clip in found] == [(0.0, 9.5), (9.5, 1e4 / 3)]
 
 
 def until(find):
@@ -307,6 +307,27 @@ def test_labels_survive_a_reload_and_the_keyboard_is_enough(opened, tmp_path):
     opened.find_element("css selector", ".runners button").send_keys(Keys.ENTER)
     label = opened.execute_script("return JSON.parse(localStorage[localStorage.key(0)])[0]")
     assert label == {"shown": "p1", "product": "p2"}, "a similar product is chosen by its picture"
+
+
+def test_what_is_written_stays_when_there_is_more(opened):
+    """A live stream's page renders again and again, while its reader labels."""
+    shown = match(1)._asdict()
+    first = {"start": 0.0, "end": 9.5, "product": shown, "confidence": 0.5, "products": [shown], "frames": []}
+    second = first | {"start": 9.5, "end": 12.0, "product": None}
+    result = {"name": "live", "index": "one", "timeline": [first, second]}
+    longer = result | {"timeline": [first, second | {"end": 15.0}, first | {"start": 15.0, "end": 20.0}]}
+    found = opened.execute_script(
+        "const section = document.createElement('section'); document.body.append(section);"
+        "renderTimeline(section, arguments[0]); section.querySelector('.wrong').click();"
+        "const field = section.querySelector('.choice input'); field.value = 'mu'; field.focus();"
+        "renderTimeline(section, arguments[1]);"
+        "const cards = [...section.querySelectorAll('.part')];"
+        "const found = [cards.length, cards[0].querySelector('input').value,"
+        "  cards[1].querySelector('.when').textContent, document.activeElement === cards[0].querySelector('input')];"
+        "cards[2].querySelector('.when').click(); found.push(document.activeElement.textContent);"
+        "section.remove(); return found", result, longer,
+    )  # fmt: skip
+    assert found == [3, "mu", "0:09.5 – 0:15", True, "0:15 – 0:20"]
 
 
 def test_the_other_files(opened, index, frames):

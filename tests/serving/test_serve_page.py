@@ -114,6 +114,9 @@ def test_the_shops_products_can_be_chosen(shown):
     field.send_keys("p3", Keys.ENTER)
     assert shown.find_element("css selector", ".told").text == "p3"
     field.clear()
+    field.send_keys("title p4", Keys.ENTER)
+    assert shown.find_element("css selector", ".told").text == "p4"
+    field.clear()
     field.send_keys("p99", Keys.TAB)
     assert "no product" in field.get_property("validationMessage")
     assert texts(shown, ".downloads .count")[0].startswith("1 of ")

@@ -37,16 +37,17 @@ function addJudgment(state, part, card) {
     else setLabel(state, part, card, null);
   });
   const none = makeButton("none", NONE, () => setLabel(state, part, card, ""));
-  const other = make("input", "", "", { type: "text", placeholder: "id of a product", autocomplete: "off" });
+  const other = make("input", "", "", { type: "text", placeholder: "id or title", autocomplete: "off" });
   other.setAttribute("list", "products");
-  other.ariaLabel = "id of the product that is shown";
+  other.ariaLabel = "id or title of the product that is shown";
   other.addEventListener("focus", () => listProducts(state));
   other.addEventListener("input", () => other.setCustomValidity(""));
   other.addEventListener("change", () => {
-    const id = other.value.trim();
-    if (!id) return;
-    if (state.known?.complete && !state.known.ids.has(id)) {
-      other.setCustomValidity("The shop has no product with this id.");
+    const text = other.value.trim();
+    if (!text) return;
+    const id = idOf(state, text);
+    if (id === null) {
+      other.setCustomValidity("The shop has no product with this id or title.");
       return void other.reportValidity();
     }
     if (labelOf(state, part)?.product !== id) setLabel(state, part, card, id);
@@ -74,12 +75,20 @@ function showLabel(state, part, card) {
 
 async function listProducts(state) {
   if (state.known) return;
-  state.known = { ids: new Set(), complete: false };
-  const { products, complete } = await (state.options.products?.() ?? { products: [], complete: false });
-  state.known = { ids: new Set(products.map(({ id }) => id)), complete };
-  const list = document.getElementById("products") ?? make("datalist", "", "", { id: "products" });
+  state.known = { products: [], complete: false };
+  state.known = await (state.options.products?.() ?? state.known);
+  const { products } = state.known, list = document.getElementById("products") ?? make("datalist", "", "", { id: "products" });
   list.replaceChildren(...products.map(({ id, title }) => make("option", "", title, { value: id })));
   document.body.append(list);
+}
+
+// The id of the product that a text names by its id or, if only one has it, its title; null = the shop has none.
+function idOf(state, text) {
+  const { products, complete } = state.known ?? { products: [], complete: false };
+  if (products.some(({ id }) => id === text)) return text;
+  const ids = new Set(products.filter(({ title }) => title === text).map(({ id }) => id));
+  if (ids.size === 1) return [...ids][0];
+  return complete ? null : text;
 }
 
 // What is downloaded.
@@ -128,7 +137,6 @@ function download(state, suffix, text, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
-const seconds = (time) => String(Math.round(1000 * time) / 1000);
 const csvCell = (text) => /[",;\t\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 // With a byte order mark, spreadsheets read UTF-8.
 const csv = (rows) => "\ufeff" + rows.map((row) => row.map((cell) => csvCell(String(cell))).join(",") + "\r\n").join("");
@@ -140,13 +148,13 @@ function labelsCsv(state) {
   return csv([
     ["clip", "product", "start", "end"],
     ...rows.filter(([, product]) => product !== null)
-      .map(([part, product]) => [clip, product, seconds(part.start), seconds(part.end)]),
+      .map(([part, product]) => [clip, product, part.start, part.end]),
   ]);
 }
 
 function timelineCsv({ timeline }) {
   const rows = timeline.map(({ start, end, product, confidence }) => [
-    seconds(start), seconds(end), product?.id ?? "", product?.gallery ?? "", product?.title ?? "",
+    start, end, product?.id ?? "", product?.gallery ?? "", product?.title ?? "",
     product?.score ?? "", confidence ?? "",
   ]);
   return csv([["start", "end", "product", "gallery", "title", "score", "confidence"], ...rows]);

@@ -48,17 +48,17 @@ function certainty(isNone, confidence) {
 
 function renderTimeline(element, result, options = {}) {
   const parts = result.timeline;
-  const state = timelines.get(element) ?? { captured: new Map() };
+  const state = timelines.get(element) ?? { captured: new Map(), made: new Map() };
   timelines.set(element, state);
   if (state.film !== options.film) {
-    Object.assign(state, { film: options.film, video: null, captured: new Map(), known: null });
+    Object.assign(state, { film: options.film, video: null, captured: new Map(), made: new Map(), known: null });
   }
   Object.assign(state, { result, options, labels: readLabels(result) });
   const focused = element.contains(document.activeElement) && document.activeElement.dataset.key;
   element.classList.add("timeline");
   if (!parts.length) return element.replaceChildren(make("p", "soft", "Nothing has been shown yet."));
   colorProducts(state);
-  state.cards = parts.map((part) => partCard(state, part));
+  state.made = new Map(parts.map((part) => [part.start, keptCard(state, part)]));
   const film = filmBox(state, element), told = make("div");
   told.append(timeBar(state), make("p", "soft", summary(parts)), productTable(state), partList(state));
   told.append(...(result.name ? [labelLine(state)] : []), downloadLine(state));
@@ -73,8 +73,8 @@ function timeBar(state) {
   const { timeline } = state.result, start = timeline[0].start, end = timeline.at(-1).end;
   const percentOf = (time) => `${100 * (time - start) / Math.max(end - start, 1e-9)}%`;
   const bar = make("div", "timebar"), scale = make("div", "ticks");
-  timeline.forEach((part, number) => {
-    const one = makeButton(part.product ? "" : "none", "", () => goTo(state, number));
+  timeline.forEach((part) => {
+    const one = makeButton(part.product ? "" : "none", "", () => goTo(state, part));
     one.append(make("span", "", part.product ? called(part.product) : "none"));
     one.title = `${range(part)} ${called(part.product)}`;
     one.dataset.key = `bar ${part.start}`;
@@ -138,8 +138,8 @@ function filmBox(state, element) {
   return [label];
 }
 
-function goTo(state, number) {
-  const part = state.result.timeline[number], card = state.cards[number];
+function goTo(state, part) {
+  const { card } = state.made.get(part.start);
   if (!state.video?.isConnected) {
     card.scrollIntoView({ block: "nearest" });
     return card.querySelector("button").focus({ preventScroll: true });
@@ -150,14 +150,14 @@ function goTo(state, number) {
 }
 
 function markNow(state) {
-  const { video, now, cards, place, result } = state;
+  const { video, now, made, place, result } = state;
   now.hidden = !video?.isConnected;
   if (now.hidden) return;
   const time = video.currentTime + 0.01;  // players round times
   now.style.left = place(time);
-  result.timeline.forEach(({ start, end }, number) => {
-    cards[number].classList.toggle("now", start <= time && time < end);
-  });
+  for (const { start, end } of result.timeline) {
+    made.get(start).card.classList.toggle("now", start <= time && time < end);
+  }
 }
 
 // Products: their colors, pictures, and the table of them.
@@ -192,14 +192,14 @@ function showPicture(state, image, picture) {
 
 function productTable(state) {
   const rows = new Map();
-  state.result.timeline.forEach((part, number) => {
+  for (const part of state.result.timeline) {
     const key = productKey(part.product) ?? "";
-    const row = rows.get(key) ?? { product: part.product, first: number, count: 0, seconds: 0, sure: 0 };
+    const row = rows.get(key) ?? { product: part.product, first: part, count: 0, seconds: 0, sure: 0 };
     row.count += 1;
     row.seconds += part.end - part.start;
     row.sure = part.confidence === null ? null : row.sure + part.confidence * (part.end - part.start);
     rows.set(key, row);
-  });
+  }
   const table = make("table"), head = table.createTHead().insertRow(), body = table.createTBody();
   for (const name of ["product", "total time", "parts", "certainty"]) head.append(make("th", "", name, { scope: "col" }));
   const order = [...rows.values()].sort((a, b) => !a.product - !b.product || b.seconds - a.seconds);
@@ -227,19 +227,25 @@ function sureDetails(word, number) {
   return details;
 }
 
-// The cards of the parts.
+// The cards of the parts. One that has not changed is kept, with what its reader has opened and written in it.
+
+function keptCard(state, part) {
+  const { name, named_from: from } = state.result, text = JSON.stringify([part, name, from]);
+  const kept = state.made.get(part.start);
+  return kept?.text === text ? kept : { text, card: partCard(state, part) };
+}
 
 function partList(state) {
   const list = make("ol", "parts");
-  list.append(...state.cards);
+  list.append(...[...state.made.values()].map(({ card }) => card));
   return list;
 }
 
 function partCard(state, part) {
-  const number = state.result.timeline.indexOf(part), { product } = part;
+  const { product } = part;
   const card = make("li", product ? "part" : "part none"), head = make("header");
   paint(state, card, product);
-  const when = makeButton("when", range(part), () => goTo(state, number));
+  const when = makeButton("when", range(part), () => goTo(state, part));
   when.title = "show it in the film";
   when.dataset.key = `part ${part.start}`;
   const score = product ? `, score ${product.score.toFixed(3)}` : "";
