@@ -128,7 +128,10 @@ class EvalConfig:
     )
     pixels: bool = setting(False, "Also rank by nearest raw pixels, once per run.")
     rerank: int = setting(
-        0, "Match this many of each query's first images with PMD and re-order them; 0: off.", unit="images", minimum=0
+        0,
+        "Match this many of each query's first products with PMD and re-order them; 0: off.",
+        unit="products",
+        minimum=0,
     )
     rerank_keep_tokens: bool = setting(
         True,
