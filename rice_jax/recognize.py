@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
     stored = MilvusIndex(options.uri, options.collection) if options.store else None
-    engine = _engine(options, (BATCH_SIZE,), stored and stored.first())
+    engine = _engine(options, (BATCH_SIZE,), stored.first() if stored else None)
     thumbnails: dict[float, Small] = {}  # by time
 
     reading = Reading()
