@@ -8,7 +8,8 @@ of a shop. Each part of the video is printed as one line of JSON: `start` and `e
 is shown, or null if it is none of the index or too uncertain to be named; `confidence`, the probability that this is
 right; and `products`, those most similar to the frames of the part, each with its `score`, `confidence`, most similar
 image (`image_id`), and the further columns of the shop's CSV (`fields`). `--where=COLUMN=VALUE` searches only some of
-the products. With `--store=milvus --uri=URI` in place of `--index`, the index is in Milvus.
+the products. With `--store=milvus --uri=URI` in place of `--index`, the index is in Milvus; a live stream reads its
+gallery from there first.
 
 With `--follow`, a live stream takes the place of the video, and a line is printed when a product is shown or gone.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from rice_jax.config import ConfigError
 from rice_jax.index.milvus import MAX_LIMIT, NAME, MilvusIndex
+from rice_jax.index.store import Index
 from rice_jax.lines import segment_line
 from rice_jax.live import follow_live
 from rice_jax.logs import warnings_to_stderr
@@ -67,8 +69,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
         parser.error(f"--{error}")
     if (options.index is None) == (options.store is None) or (options.store is None) != (options.uri is None):
         parser.error("expected --index, or --store=milvus and --uri")
-    if options.store and (options.rerank or options.follow is not None):
-        parser.error("expected no --rerank and no --follow with --store=milvus")
+    if options.store and options.rerank:
+        parser.error("expected no --rerank with --store=milvus, which holds nothing to re-rank with; use --index")
     if not 1 <= options.candidates <= MAX_LIMIT:
         parser.error(f"expected --candidates of 1 to {MAX_LIMIT}")
     if options.follow is None and (options.webhook or options.listen):
@@ -83,7 +85,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
     try:
         if options.follow is not None:
             with warnings_to_stderr(timed=True):
-                follow_live(options, lambda: _engine(options, (1, BATCH_SIZE)))
+                follow_live(options, lambda: _engine(options, (1, BATCH_SIZE), _stored_gallery(options)))
             return
         with warnings_to_stderr():
             recognize(options)
@@ -94,7 +96,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
     stored = MilvusIndex(options.uri, options.collection) if options.store else None
-    engine = _engine(options, (BATCH_SIZE,), stored)
+    engine = _engine(options, (BATCH_SIZE,), stored.first() if stored else None)
     thumbnails: dict[float, Small] = {}  # by time
 
     reading = Reading()
@@ -126,17 +128,23 @@ def recognize(options: argparse.Namespace) -> None:
         print(options.report, file=sys.stderr)
 
 
-def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...], stored: MilvusIndex | None = None) -> Engine:
+def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...], index: Index | None = None) -> Engine:
+    """The engine of `--index`, or of an index that is read already."""
     engine = Engine(
-        stored.first() if stored else options.index,
+        options.index if index is None else index,
         model=options.checkpoint,
         rerank=options.rerank,
         batch_sizes=batch_sizes,
         naming=naming_of(options),
     )
-    if not stored:
+    if not options.store or options.follow is not None:
         engine.products(options.gallery, options.where)  # raises if there are none
     return engine
+
+
+def _stored_gallery(options: argparse.Namespace) -> Index | None:
+    """What a live stream searches in Milvus: all of it, read into memory, as a query for each frame would come late."""
+    return MilvusIndex(options.uri, options.collection).read(options.gallery) if options.store else None
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -156,6 +156,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="DIR",
         help="the index of the shop; several: NAME=DIR, repeated",
     )
+    search.add_argument("--store", type=_store, help=argparse.SUPPRESS)
     search.add_argument("--watch", action="store_true", help="use a new index as soon as it replaces this one")
     search.add_argument("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved")
     add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
@@ -202,6 +203,11 @@ def _index(text: str) -> tuple[str, Path]:
     if equals and directory and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         return name, Path(directory)
     return "", Path(text)
+
+
+def _store(_: str) -> None:
+    expected = "expected --index=DIR, where rice index --store=milvus has written the same index"
+    raise argparse.ArgumentTypeError(f"the server searches Parquet files, and no database; {expected}")
 
 
 def _host(text: str) -> str:

@@ -191,8 +191,14 @@ def compare(options: argparse.Namespace, held: Sequence[Clip]) -> None:
     new = options.out / "index"
     write_lines(options.out / "pictures.csv", _catalog(index))
     width = None if index.projection is None else index.vectors.shape[1]
-    smaller = {"dimensions": width, "store_as": index.dtype}
-    built = build_index(options.out / "pictures.csv", model=options.out, out=new, change="mirror", **smaller)
+    built = build_index(
+        options.out / "pictures.csv",
+        model=options.out,
+        out=new,
+        change="mirror",
+        dimensions=width,
+        store_as=index.dtype,
+    )
     write_index(new, dataclasses.replace(built, sources=index.sources))  # so that the shop's own CSV may update it
     measured: list[Measured] = []
     engines = [old, Engine(new, batch_sizes=(BATCH_SIZE,))]

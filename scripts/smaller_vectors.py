@@ -22,8 +22,9 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # for `scripts`
 
 from rice_jax.eval.scores import center
+from rice_jax.index.columns import from_int8, to_int8
 from rice_jax.index.smaller import fit_projection, project
-from rice_jax.index.store import Index, from_int8, to_int8
+from rice_jax.index.store import Index
 from rice_jax.index.update import build_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.recognizer import encode_video

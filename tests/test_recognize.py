@@ -189,7 +189,7 @@ def test_what_cannot_be_followed_is_said_in_a_line(shop, arguments, message):
         ([], "expected --index, or --store=milvus and --uri"),
         (["--index=shop", "--store=milvus", "--uri=shop.db"], "expected --index, or --store=milvus and --uri"),
         (["--store=milvus"], "expected --index, or --store=milvus and --uri"),
-        (["--store=milvus", "--uri=shop.db", "--rerank=5"], "expected no --rerank and no --follow with --store=milvus"),
+        (["--store=milvus", "--uri=shop.db", "--rerank=5"], "expected no --rerank with --store=milvus, which holds"),
         (["--store=milvus", "--uri=shop.db", "--candidates=0"], "expected --candidates of 1 to 16384"),
     ],
 )

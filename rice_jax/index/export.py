@@ -88,7 +88,7 @@ def _projecting(built: Any, projection: Float32[np.ndarray, "E N"] | None) -> An
 
     if projection is None:
         return built
-    transform = faiss.LinearTransform(*projection.shape, False)
+    transform: Any = faiss.LinearTransform(projection.shape[0], projection.shape[1], False)
     faiss.copy_array_to_vector(projection.T.ravel(), transform.A)
     transform.is_trained = True
     return faiss.IndexPreTransform(transform, built)

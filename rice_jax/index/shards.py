@@ -7,6 +7,7 @@ index.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -99,7 +100,8 @@ def build_shards(
         "%s: %d shards, of which %d are of process %d of %d, and %d of these are finished",
         images, len(pieces), len(own), *worker, len(own) - len(fresh),
     )  # fmt: skip
-    counts, start = np.zeros(3, np.int64), time.monotonic()
+    num_embedded = num_unusable = num_missing = 0
+    start = time.monotonic()
     with ThreadPoolExecutor(max(num_threads, 1)) as pool:
         for number in fresh:
             began, piece = time.monotonic(), pieces[number]
@@ -115,14 +117,17 @@ def build_shards(
             else:
                 listed.unlink(missing_ok=True)
             write_index(directory, index, shard)
-            counts += len(index.image_ids), len(problems), found.num_missing
+            num_embedded += len(index.image_ids)
+            num_unusable += len(problems)
+            num_missing += found.num_missing
             seconds = time.monotonic() - began
             logger.info(
                 "%s: %d pictures in %.1f seconds (%.0f per second)%s",
                 directory / shard.file, len(index.image_ids), seconds, len(index.image_ids) / seconds,
                 f"; {len(problems)} cannot be used, see {listed.name}" if problems else "",
             )  # fmt: skip
-    return Done(*counts.tolist(), len(fresh), len(own) - len(fresh), time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return Done(num_embedded, num_unusable, num_missing, len(fresh), len(own) - len(fresh), seconds)
 
 
 def merge_shards(
@@ -165,7 +170,7 @@ def find_pieces(images: Path, shard_size: int = SHARD_SIZE) -> list[Piece]:
         FileNotFoundError: `images` does not exist.
     """
     if packs := find_packs(images) if images.is_dir() else []:
-        return [Piece(_describe_files([pack]), lambda pack=pack: read_pack(pack)) for pack in packs]
+        return [Piece(_describe_files([pack]), functools.partial(read_pack, pack)) for pack in packs]
     pictures = read_shop(images)
     return [_piece(pictures[start : start + shard_size]) for start in range(0, len(pictures), shard_size)]
 

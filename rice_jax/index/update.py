@@ -77,8 +77,7 @@ def build_index(
     if change == "remove":
         return remove_pictures(directory, images)
     loaded = load_index_model(read_index(directory).about) if model is None else load_model(model)
-    smaller = {"dimensions": dimensions, "store_as": store_as}
-    return update_index(directory, images, loaded, change=change, mix=mix, **smaller)
+    return update_index(directory, images, loaded, change=change, mix=mix, dimensions=dimensions, store_as=store_as)
 
 
 def update_index(

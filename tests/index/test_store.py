@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import random
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import ml_dtypes
@@ -12,18 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from rice_jax.eval.calibration import Calibration
+from rice_jax.index.smaller import make_smaller
 from rice_jax.index.store import (
     CHECKSUM,
+    FILE,
     SETTINGS,
     TEXTS,
     About,
     Index,
+    Shard,
     _checksum,
     read_index,
     write_index,
 )
 from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
+from tests.fixtures import ROOT
 from tests.settings import small_config
 
 
@@ -185,3 +190,22 @@ def test_an_index_without_products(tmp_path, with_checksum):
 def test_products_of_two_galleries_are_two(tmp_path):
     assert make_index(5).num_products == 3
     assert dataclasses.replace(make_index(5), gallery_ids=[*"ababa"]).num_products == 5
+
+
+def test_the_documentation_has_every_column_and_key(tmp_path):
+    text = (ROOT / "docs/large-indexes.md").read_text(encoding="utf-8").partition("## The Parquet file")[2]
+    rows = [line.strip("| ").split(" | ") for line in text.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    index = make_index(40)
+    write_index(tmp_path, dataclasses.replace(make_smaller(index, 4), sources=("/shop.csv",)), Shard(0, 1))
+    write_index(tmp_path / "small", make_smaller(index, store_as="int8"))
+    schema, small = (pq.read_schema(path) for path in (tmp_path / "part-00000.parquet", tmp_path / "small" / FILE))
+
+    def plain(kind):
+        """A type as the documentation writes it, without lengths."""
+        return re.sub(r"\w+: | not null|\[.*\]$| \('\w+'\)", "", str(kind)).replace("<float>", "<float32>")
+
+    told = {(row[0].strip("`"), plain(row[1])) for row in rows if len(row) > 2}
+    assert told == {(field.name, plain(field.type)) for field in [*schema, *small]}
+    assert {row[0].strip("`") for row in rows if len(row) == 2} == {
+        key.decode() for key in schema.metadata if key != b"ARROW:schema"
+    }

@@ -114,3 +114,24 @@ def test_the_command_prints_what_it_prints_of_an_index(made, live_shop, tmp_path
             other["product"] and other["product"]["id"],
         )
         assert [match["image_id"] for match in one["products"]] == [match["image_id"] for match in other["products"]]
+
+
+@pytest.mark.parametrize("gallery", [None, "a"])
+def test_the_command_follows_a_stream_as_with_an_index(made, live_shop, tmp_path, capsys, monkeypatch, gallery):
+    directory = made[0]
+    monkeypatch.setattr(recognize, "keep_compiled", lambda: None)
+    events = []
+
+    def follow_live(options, load):
+        engine = load()
+        frames = engine.encode(np.stack([engine.prepare(live_shop.pictures[row]) for row in (2, 4)]))
+        events.append(engine.rank(frames, options.gallery))
+
+    monkeypatch.setattr(recognize, "follow_live", follow_live)
+    for place in ([f"--index={directory}"], ["--store=milvus", f"--uri={directory / 'shop.db'}"]):
+        recognize.main(["--follow=rtmp://localhost/live", *place, *[f"--gallery={gallery}"] * bool(gallery)])
+    expected, got = events
+    assert [match.image_id for match in got.products] == [match.image_id for match in expected.products]
+    np.testing.assert_allclose(
+        [match.score for match in got.products], [match.score for match in expected.products], atol=1e-6
+    )
