@@ -53,10 +53,10 @@ from rice_jax.models.text import TEXT_TOWERS
 from rice_jax.models.weights import CheckpointError, save_weights
 
 CHINESE_CLIP_CONTEXT = 52  # what its programs cut a text to, of BERT's 512 positions
-_BERT_DEFAULTS = dict(
+_BERT_DEFAULTS: dict[str, Any] = dict(
     vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
 ) | dict(hidden_act="gelu", max_position_embeddings=512, type_vocab_size=2, layer_norm_eps=1e-12)
-_CLIP_DEFAULTS = dict(
+_CLIP_DEFAULTS: dict[str, Any] = dict(
     vocab_size=49408, hidden_size=512, num_hidden_layers=12, num_attention_heads=8, intermediate_size=2048
 ) | dict(hidden_act="quick_gelu", max_position_embeddings=77, layer_norm_eps=1e-5)
 

@@ -76,10 +76,10 @@ def listed_texts(path: Path) -> Iterator[tuple[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in read(file, path):
-                found = row.get("id"), row.get("text")
-                if not all(isinstance(value, str) for value in found) or not found[0]:
+                key, text = row.get("id"), row.get("text")
+                if not (isinstance(key, str) and isinstance(text, str) and key):
                     raise DataError(f"{path}:{number}: found {row!r}, expected an `id` and a `text`, both strings")
-                yield found
+                yield key, text
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: found bytes that are not UTF-8 ({error}); convert the file") from error
 

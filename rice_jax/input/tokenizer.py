@@ -47,9 +47,9 @@ class Tokenizer:
         self.context = context
         self._tokenizer = _read(Path(folder))
         for start, end in NAMES:
-            ids = self._tokenizer.token_to_id(start), self._tokenizer.token_to_id(end)
-            if None not in ids:
-                self._start, self._end = ids
+            first, last = self._tokenizer.token_to_id(start), self._tokenizer.token_to_id(end)
+            if first is not None and last is not None:
+                self._start, self._end = first, last
                 break
         else:
             raise DataError(f"{folder}: found neither {' nor '.join(map(repr, NAMES))} in the tokenizer's vocabulary")
@@ -136,7 +136,7 @@ def _read_merges(path: Path) -> "tokenizers.Tokenizer":
     content = path.read_bytes()
     lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").split("\n")
     lines = [line for line in lines[1:] if line.strip()][:OPENAI_MERGES]
-    merges = [tuple(line.split()) for line in lines]
+    merges = [(first, second) for first, second in map(str.split, lines)]
     letters = _byte_letters()
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges), *NAMES[1]]
     vocab = {word: number for number, word in enumerate(words)}
