@@ -13,7 +13,7 @@ Recognizes the product that a salesperson presents in a livestream clip.
 usage: rice COMMAND [...]
 
 A shop:
-  convert    convert an encoder (CLIP, SigLIP, DINO, TimeSformer) or a checkpoint of the reference
+  convert    convert an encoder (CLIP, SigLIP, DINO, X-CLIP) or a checkpoint of the reference
   index      embed a shop's pictures into an index
   recognize  find which products of an index a video shows, and when
   serve      recognize over HTTP, with a web page and an API

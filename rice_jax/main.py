@@ -27,6 +27,7 @@ from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import abstract_params, create_model, create_params, model_class
+from rice_jax.models.encoders import between_frames
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
@@ -144,7 +145,9 @@ def run_training(this: Run, task: Task) -> int:
     require_same(data)
     log_epochs(config)
     pretrained = model_class(this.model).PRETRAINED
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
+    fresh = between_frames(config.model.encoder) if config.optimizer.between_frames == "new" else ()
+    new = [f"encoder/{path}" for path in fresh]
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh, new)
     rates = learning_rates(config.optimizer, config.train.total_steps)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh), rates)
     evaluators = task.evaluators(this)

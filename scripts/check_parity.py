@@ -7,7 +7,8 @@ and `recipe.py` beside it makes weights or inputs that are not stored. Prints a 
 or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not compared. Arrays of parts that
 rice_jax leaves out are named with the reason, and do not count. A case whose JSON names a `class` is of an encoder
 (`scripts/parity_encoders.py`), one whose JSON lists `cases` is of aggregations or losses (`scripts/parity_parts.py`),
-one whose JSON names a `case` is of text (`scripts/parity_text.py`), all others are of the reference's RICE.
+one whose JSON names a `case` is of a text tower (`scripts/parity_text.py`), of X-CLIP (`scripts/parity_xclip.py`) or of
+COPE's losses (`scripts/parity_losses.py`), all others are of the reference's RICE.
 
 Of the latter, losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`;
 intermediate values that these do not return are computed from the model's parts.
@@ -51,8 +52,10 @@ from scripts.parity import (
     relative_l2,
 )
 from scripts.parity_encoders import compare_encoder
+from scripts.parity_losses import NOT_USED, compare_losses
 from scripts.parity_parts import NOT_BUILT, compare_parts
 from scripts.parity_text import TEXT_CASES
+from scripts.parity_xclip import compare_xclip
 
 MOVE_TOLERANCE = 1e-2  # of the L2 norm of what the updates changed in an array
 
@@ -72,6 +75,8 @@ OPTIMIZER = OptimizerConfig(
 )
 TOTAL_STEPS = 10**9  # so long that the cosine's first values are 1 in float32
 
+# By the `case` of its JSON file.
+NAMED: dict[str, Callable[[Case], Iterator[Line]]] = TEXT_CASES | {"visual": compare_xclip, "losses": compare_losses}
 LOSSES = {"vic_loss": "icl", "vim_loss": "pmd", "rec_loss": "pfr", "total_loss": "loss", "total": "loss"}
 
 
@@ -86,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 def check(paths: Sequence[Path]) -> bool:
     """Compares recordings and prints the lines; returns whether anything differs or is not compared."""
     compared = beyond = missed = skipped = 0
+    left_out = NOT_BUILT | NOT_USED
     for path in paths:
         print(path)
         case = Case(path)
@@ -96,7 +102,7 @@ def check(paths: Sequence[Path]) -> bool:
             beyond += not line.holds
             left -= {line.name, *line.keys}
         for key in sorted(left):
-            reason = NOT_BUILT.get(key.split("/")[0])
+            reason = left_out.get(key, left_out.get(key.split("/")[0]))
             print(f"--- {key}: not compared: {reason}" if reason else f"BAD {key}: recorded, but nothing computes it")
             skipped += bool(reason)
             missed += not reason
@@ -111,18 +117,19 @@ def check(paths: Sequence[Path]) -> bool:
 
 def given(case: Case) -> tuple[str, ...]:
     """Prefixes of the arrays that are no results."""
-    owners = ("", *(f"{name}/" for name in case.facts.get("cases", {})))
+    cases = (*case.facts.get("cases", {}), *case.facts.get("doc", {}))
+    owners = ("", *(f"{name}/" for name in cases))
     return tuple(f"{owner}{kind}/" for owner in owners for kind in ("in", "params", "cotangent"))
 
 
 def comparison(case: Case) -> Callable[[Case], Iterator[Line]]:
     """What compares a recording of this kind; a kind that nothing compares has no lines."""
-    if case.facts.get("case") in TEXT_CASES:
-        return TEXT_CASES[case.facts["case"]]
     if "class" in case.facts:
         return compare_encoder
     if "cases" in case.facts:
         return compare_parts
+    if case.facts.get("case") in NAMED:
+        return NAMED[case.facts["case"]]
     return compare if set(INPUTS) <= case.arrays.keys() else lambda case: iter(())
 
 

@@ -27,7 +27,9 @@ class Case:
             recipe, config = runpy.run_path(str(path.with_name("recipe.py"))), self.facts["config"]
             weights = recipe["weights"](self.facts["param_shapes"], config)
             made = {f"params/{name}": value for name, value in weights.items()}
-            self.arrays = made | dict(zip(INPUTS, recipe["inputs"](config), strict=True)) | self.recorded
+            if "inputs" in recipe:
+                made |= dict(zip(INPUTS, recipe["inputs"](config), strict=True))
+            self.arrays = made | self.recorded
 
     def under(self, prefix: str) -> dict[str, np.ndarray]:
         """The arrays whose key starts with a prefix, by the rest of their key."""

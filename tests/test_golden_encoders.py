@@ -1,9 +1,10 @@
-"""Encoders' outputs and gradients against what transformers' models computed."""
+"""Encoders' outputs and gradients against what transformers' models, and X-CLIP's own modules, computed."""
 
 import pytest
 
 from scripts.parity import Case
 from scripts.parity_encoders import compare_encoder
+from scripts.parity_xclip import compare_xclip
 from tests.golden.cases import find
 
 NAMES = ["clip_vision_gelu", "siglip_vision", "dinov2_registers_swiglu", "dinov3_vit", "swin_pad", "timesformer"]
@@ -40,6 +41,16 @@ def test_a_changed_number_is_seen():
     changed = case("siglip_vision")
     changed.arrays["out/pooler_output"][0, 0] += 1e-3
     assert [line.name for line in compare_encoder(changed) if not line.holds] == ["out/pooler_output"]
+
+
+def test_xclip_computes_what_was_recorded_for_a_video_and_a_page_and_a_changed_number_is_seen():
+    recorded = Case(find("xclip/visual"))
+    recorded.arrays["out/video/mit0"][0, 0] += 1e-2
+    recorded.recorded["grad/video/visual.ln_post.bias"] *= 1.01
+    lines = list(compare_xclip(recorded))
+    assert {line.name for line in lines if not line.holds} == {"out/video/mit0", "grad/video/visual.ln_post.bias"}
+    results = {key for key in recorded.recorded if not key.startswith(("in/", "params/", "cotangent/"))}
+    assert {line.name for line in lines} == results and len(lines) > 40
 
 
 def test_a_class_that_nothing_computes_has_no_lines():

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from scripts import check_parity
+from scripts.parity import Case
+from scripts.parity_losses import compare_losses
 from scripts.parity_parts import NOT_BUILT, part_results
 from tests.fixtures import ROOT
+from tests.golden.cases import HERE, find
 
 ENCODERS = ROOT / "tests" / "golden" / "encoders"
 # In theory zero, since a softmax ignores what is added to all its inputs; recorded as rounding errors of float64.
@@ -64,3 +67,15 @@ def test_the_command_fails_if_a_part_differs_or_is_unknown(capsys, tmp_path):
     assert failed and verdict == "FAIL: 2 compared, 1 of them beyond tolerance, 1 recorded arrays not compared"
     assert gradient.startswith("BAD mean_of_features/grad/frames ")
     assert unknown == "BAD median/out/video: recorded, but nothing computes it"
+
+
+def test_the_losses_that_cope_uses_are_reproduced_and_a_changed_number_is_seen(capsys):
+    recorded = Case(find("cope/losses"))
+    recorded.recorded["cosface/grad/w"] *= 1.01
+    lines = list(compare_losses(recorded))
+    assert [line.name for line in lines if not line.holds] == ["cosface/grad/w"]
+    failed, lines = check(capsys, HERE / "cope" / "losses.npz")
+    assert not failed and lines.pop().startswith("PASS: 10 compared, ")
+    assert [line.split()[1] for line in lines if line.startswith("--- ")] == [
+        f"{name}/out/reference_accuracy:" for name in ("cosface", "cosface_sampled")
+    ]

@@ -7,7 +7,7 @@ from typing import Any
 from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import group, setting
-from rice_jax.config.model import ModelConfig
+from rice_jax.config.model import INTEGRATION, OF_VIDEOS, ModelConfig
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**31 - 1  # of JAX without 64-bit numbers; Grain takes one bit more
@@ -55,6 +55,13 @@ class LossConfig:
 class OptimizerConfig:
     encoder_learning_rate: float = setting(1e-6, "Peak learning rate of pretrained parts.", minimum=0)
     new_learning_rate: float = setting(1e-4, "Peak learning rate of parts that start from random weights.", minimum=0)
+    between_frames: str = setting(
+        "encoder",
+        'Peak learning rate of an encoder\'s layers between frames (`config.model.architecture` "timesformer" or '
+        '"xclip"). "encoder": that of pretrained parts, as the weights have them. "new": that of new parts, since the '
+        "weights are an encoder's of pictures.",
+        choices=("encoder", "new"),
+    )
     beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, below=1)
     beta2: float = setting(0.999, "Decay of Adam's second moment.", minimum=0, below=1)
     epsilon: float = setting(1e-6, "Adam's epsilon, added before the bias correction.", above=0)
@@ -299,15 +306,25 @@ class Config:
     def _video_encoder_problems(self) -> Iterator[str]:
         """An encoder of whole videos has no tokens or features of frames, which other parts need."""
         model, data = self.model, self.data
-        if model.architecture != "timesformer":
+        others = f"with config.model.architecture={model.architecture!r}, which"
+        if model.architecture not in OF_VIDEOS:
             if model.num_frames != ModelConfig.num_frames:
                 yield (
-                    f"config.model.num_frames: found {model.num_frames} with config.model.architecture="
-                    f"{model.architecture!r}, which has no positions of frames; set it to 'timesformer', or leave "
-                    "num_frames out"
+                    f"config.model.num_frames: found {model.num_frames} {others} has no positions of frames; set it "
+                    f"to {' or '.join(map(repr, OF_VIDEOS))}, or leave num_frames out"
                 )
+            if self.optimizer.between_frames != "encoder":
+                yield (
+                    f"config.optimizer.between_frames: found {self.optimizer.between_frames!r} {others} has no layers "
+                    "between frames; leave it out"
+                )
+        if model.architecture != "xclip":
+            for name in INTEGRATION:
+                if (value := getattr(model, name)) != getattr(ModelConfig, name):
+                    yield f"config.model.{name}: found {value} {others} has no blocks over the frames; leave it out"
+        if model.architecture not in OF_VIDEOS:
             return
-        found = "with config.model.architecture='timesformer', which encodes a video as a whole"
+        found = f"{others} encodes a video as a whole"
         if self.task == "detection":
             yield f"config.task: found 'detection' {found}; a detector needs an encoder of frames"
         elif self.loss.pmd_weight:

@@ -7,6 +7,8 @@ from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.fields import group, setting
 from rice_jax.config.swin import SwinConfig, SwinSettings
 
+# Architectures that encode a video as a whole, and have learned positions of frames.
+OF_VIDEOS = "timesformer", "xclip"
 # {name: (mean, standard deviation)} of the RGB values in 0..1 of the pictures that an encoder was trained on.
 PIXEL_STATISTICS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -42,10 +44,19 @@ class VitConfig:
         "vit",
         'Encoder. "vit": a vision transformer, which encodes each frame. "swin": a Swin transformer, with '
         '`config.model.swin`. "timesformer": a vision transformer whose patches also attend to the same place in the '
-        "other frames; it encodes a video as a whole.",
+        'other frames. "xclip": one whose frames send each other messages, and a small transformer over the frames. '
+        "These two encode a video as a whole.",
     )
     num_frames: int = setting(
-        10, 'Frames that have a learned position with `architecture` "timesformer".', unit="frames", minimum=1
+        10,
+        'Frames that have a learned position with `architecture` "timesformer" or "xclip".',
+        unit="frames",
+        minimum=1,
+    )
+    integration_layers: int = setting(1, 'Blocks over the frames with `architecture` "xclip".', minimum=1)
+    integration_heads: int = setting(8, "Attention heads of these blocks.", minimum=1)
+    integration_mlp_ratio: float = setting(
+        4.0, "Width of their MLPs' hidden layer, rounded.", unit="times `embed_dim`", above=0
     )
     pixels: str = setting(
         "clip",
@@ -118,16 +129,24 @@ class VitConfig:
             )
         if self.pooling == "cls" and not self.class_token:
             yield "config.model.pooling: found 'cls' with class_token=False, expected 'attention' or 'mean'"
+        if self.architecture == "xclip" and self.embed_dim % self.integration_heads:
+            yield (
+                f"config.model.integration_heads: found {self.integration_heads}, expected a divisor of embed_dim "
+                f"({self.embed_dim})"
+            )
         if not self.projection and self.embed_dim != self.width:
             yield (
                 f"config.model.embed_dim: found {self.embed_dim} with projection=False, expected width ({self.width})"
             )
 
 
+# Of the transformer over the frames.
+INTEGRATION = "integration_layers", "integration_heads", "integration_mlp_ratio"
 # What a vision transformer is made of, beside its sizes. Weights fit only one value of each.
 SWITCHES = (
     *("architecture", "pixels", "activation", "mlp_ratio", "gated_mlp", "patch_bias", "positions", "class_token"),
     *("registers", "ln_pre", "key_bias", "layer_scale", "epsilon", "pooling", "projection", "num_frames"),
+    *INTEGRATION,
 )
 # Sizes that weights fix; an encoder's positions are interpolated to any `image_size`.
 SIZES = "patch_size", "width", "layers", "heads", "embed_dim"

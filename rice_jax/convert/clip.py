@@ -6,8 +6,8 @@ r"""Converts the vision encoder of another program's model to a checkpoint, or a
 
 SOURCE is
     a folder of Hugging Face's with `config.json` and `model.safetensors`, or that `model.safetensors` itself, of a
-    CLIP, Chinese-CLIP, SigLIP (also SigLIP 2 of a fixed resolution), DINOv2 (also with registers), DINOv3, Swin or
-    TimeSformer;
+    CLIP, Chinese-CLIP, SigLIP (also SigLIP 2 of a fixed resolution), DINOv2 (also with registers), DINOv3, Swin,
+    TimeSformer or X-CLIP;
     a folder of open_clip's with `open_clip_config.json` and its weights;
     OpenAI's `ViT-*.pt`, or another `.pt`, `.pth` or `.safetensors` file with these names.
 Its files say which of them it is. No code in SOURCE is run. OUT is a new directory, from which training starts with
@@ -42,7 +42,7 @@ from rice_jax.convert.hugging_face import (
     read_json,
     read_pixels,
 )
-from rice_jax.convert.names import CLASSIFIER_IGNORED, HUGGING_FACE_IGNORED, OPENAI_IGNORED, SWIN_IGNORED
+from rice_jax.convert.names import CLASSIFIER_IGNORED, OPENAI_IGNORED, SWIN_IGNORED, XCLIP_IGNORED
 from rice_jax.convert.openai import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, from_open_clip, from_openai, read_open_clip
 from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safetensors
 from rice_jax.convert.torch_files import read_torch
@@ -233,7 +233,7 @@ def _is_known(path: Path) -> bool:
 
 
 def _num_ignored(state: Mapping) -> int:
-    ignored = OPENAI_IGNORED, HUGGING_FACE_IGNORED, CLASSIFIER_IGNORED, SWIN_IGNORED
+    ignored = OPENAI_IGNORED, XCLIP_IGNORED, CLASSIFIER_IGNORED, SWIN_IGNORED
     return sum(any(pattern.fullmatch(name) for pattern in ignored) for name in state)
 
 

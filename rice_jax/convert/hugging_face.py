@@ -20,6 +20,15 @@ from rice_jax.convert.vit import convert_vit, find_pixels
 
 WEIGHTS = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 SIZES = "image_size", "patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads"
+FURTHER_SIZES = (
+    *("intermediate_size", "projection_dim", "num_frames", "mit_hidden_size", "mit_intermediate_size"),
+    *("mit_num_hidden_layers", "mit_num_attention_heads"),
+)
+MULTIPLES = (
+    ("image_size", "patch_size"),
+    ("hidden_size", "num_attention_heads"),
+    ("mit_hidden_size", "mit_num_attention_heads"),
+)
 
 Values = Mapping[str, Any]
 
@@ -95,6 +104,19 @@ def _timesformer(values: Values) -> dict[str, Any]:
     )
 
 
+def _xclip(values: Values) -> dict[str, Any]:
+    return dict(
+        architecture="xclip",
+        pixels="imagenet",
+        embed_dim=values["projection_dim"],
+        mlp_ratio=values["intermediate_size"] / values["hidden_size"],
+        num_frames=values["num_frames"],
+        integration_layers=values["mit_num_hidden_layers"],
+        integration_heads=values["mit_num_attention_heads"],
+        integration_mlp_ratio=values["mit_intermediate_size"] / values["mit_hidden_size"],
+    )
+
+
 _SIZES = {"image_size": 224, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "num_channels": 3}
 CLIP = Family(
     what="a CLIP vision transformer",
@@ -148,6 +170,15 @@ TIMESFORMER = Family(
     ignored=names.CLASSIFIER_IGNORED,
     fixed=dict(attention_type="divided_space_time", qkv_bias=True),
 )
+XCLIP = Family(
+    what="an X-CLIP vision transformer",
+    defaults=CLIP.defaults
+    | dict(num_frames=8, mit_hidden_size=512, mit_intermediate_size=2048)
+    | dict(mit_num_hidden_layers=1, mit_num_attention_heads=8),
+    switches=_xclip,
+    table=lambda values: names.XCLIP,
+    ignored=names.XCLIP_IGNORED,
+)
 FAMILIES = {
     "clip": CLIP,
     "clip_vision_model": CLIP,
@@ -159,6 +190,12 @@ FAMILIES = {
     "dinov2_with_registers": DINOV2_REGISTERS,
     "dinov3_vit": DINOV3,
     "timesformer": TIMESFORMER,
+    "xclip": XCLIP,
+}
+# {another `model_type`: what to do}
+UNKNOWN = {
+    "siglip2": "; checkpoints of a fixed resolution have model_type 'siglip'",
+    "xclip_vision_model": "; the layers over the frames are in whole models alone, which have model_type 'xclip'",
 }
 # Encoders that are no vision transformers.
 OTHERS: dict[str, Callable[[Mapping[str, np.ndarray], Values], tuple[PyTree, EncoderConfig]]] = {"swin": from_swin}
@@ -189,16 +226,16 @@ def read_family(config: Values) -> tuple[Family, dict[str, Any]]:
     """The family of a `config.json`, and the settings that count, with the family's defaults."""
     kind = config.get("model_type")
     if kind not in FAMILIES:
-        reason = "; checkpoints of a fixed resolution have model_type 'siglip'" if kind == "siglip2" else ""
+        reason = UNKNOWN.get(str(kind), "")
         known = ", ".join((*FAMILIES, *OTHERS))
         raise ConvertError(f"config.json: found model_type {kind!r}, expected one of {known}{reason}")
     family, values = FAMILIES[kind], dict(FAMILIES[kind].defaults)
     vision = config.get("vision_config", config)
     values |= {name: vision[name] for name in values if name in vision}
-    if family is CLIP:
+    if "projection_dim" in values and "vision_config" in config:
         # A config of a whole model has the embedding's width at its top level; in `vision_config` it may be wrong.
-        if "vision_config" in config:
-            values["projection_dim"] = config.get("projection_dim", CLIP.defaults["projection_dim"])
+        values["projection_dim"] = config.get("projection_dim", family.defaults["projection_dim"])
+    if family is CLIP:
         alone = ["CLIPVisionModel"], ["ChineseCLIPVisionModel"]
         values["projection"] = config.get("architectures") not in alone and kind != "chinese_clip_vision_model"
     return family, values
@@ -210,13 +247,15 @@ def vit_config(family: Family, values: Values) -> VitConfig:
     Raises:
         ConvertError: one of theirs has a value that rice_jax does not support.
     """
-    whole = [*SIZES, *(name for name in ("intermediate_size", "projection_dim", "num_frames") if name in values)]
+    whole = [*SIZES, *(name for name in FURTHER_SIZES if name in values)]
     problems = [
         f"{name} {values[name]!r}: expected a positive whole number"
         for name in whole
         if not isinstance(values[name], int) or values[name] < 1
     ]
     expected = {"num_channels": 3, **family.fixed}
+    if "mit_hidden_size" in values:
+        expected["mit_hidden_size"] = values["projection_dim"]
     problems += [
         f"{name} {values[name]!r}: expected {want!r}" for name, want in expected.items() if values[name] != want
     ]
@@ -225,8 +264,8 @@ def vit_config(family: Family, values: Values) -> VitConfig:
     if not problems:
         problems = [
             f"{of} {values[of]} is no multiple of {part} {values[part]}"
-            for of, part in [("image_size", "patch_size"), ("hidden_size", "num_attention_heads")]
-            if values[of] % values[part]
+            for of, part in MULTIPLES
+            if of in values and values[of] % values[part]
         ]
     if problems:
         raise ConvertError(f"config.json: not {family.what} that rice_jax supports:" + bullets(problems))

@@ -46,6 +46,25 @@ def prefixed(table: Table, ours: str, theirs: str) -> Table:
     return {ours + path: (layout, [theirs + name for name in names]) for path, (layout, names) in table.items()}
 
 
+def _linear(ours: str, *theirs: str) -> Table:
+    """A linear layer, whose outputs may be those of several of theirs, in order."""
+    return {
+        f"{ours}/kernel": (_TRANSPOSED, [f"{name}.weight" for name in theirs]),
+        f"{ours}/bias": (_SAME, [f"{name}.bias" for name in theirs]),
+    }
+
+
+def _norm(ours: str, theirs: str) -> Table:
+    return {f"{ours}/scale": (_SAME, [f"{theirs}.weight"]), f"{ours}/bias": (_SAME, [f"{theirs}.bias"])}
+
+
+def _patches(theirs: str) -> Table:
+    return {
+        "patch_embedding/kernel": (_CONV, [f"{theirs}.weight"]),
+        "patch_embedding/bias": (_SAME, [f"{theirs}.bias"]),
+    }
+
+
 # {our path: (layout, their names)}. Several names are parts of one tensor of ours, in order, along its output axis.
 # A table lists all parameters that a model of the family may have; those of a certain model are a part of them. A path
 # through blocks/ is of a tensor whose first axis is the block, of number i; in their names, {} is i, {even} is
@@ -80,29 +99,20 @@ OPEN_CLIP = OPENAI | {
     "blocks/scale_1": (_SAME, ["visual.transformer.resblocks.{}.ls_1.gamma"]),
     "blocks/scale_2": (_SAME, ["visual.transformer.resblocks.{}.ls_2.gamma"]),
 }
+# X-CLIP's own names, which COPE has too.
+XCLIP_OWN = OPENAI | {
+    **_linear("blocks/message/dense", "visual.transformer.resblocks.{}.message_fc"),
+    **_norm("blocks/message/ln_1", "visual.transformer.resblocks.{}.message_ln"),
+    "blocks/message/qkv/kernel": (_TRANSPOSED, ["visual.transformer.resblocks.{}.message_attn.in_proj_weight"]),
+    "blocks/message/qkv/bias": (_SAME, ["visual.transformer.resblocks.{}.message_attn.in_proj_bias"]),
+    **_linear("blocks/message/out", "visual.transformer.resblocks.{}.message_attn.out_proj"),
+    "integration/position": (_ROW, ["mit.positional_embedding"]),
+    **prefixed(_BLOCK, "integration/blocks/", "mit.resblocks.{}."),
+}
 OPENAI_IGNORED = re.compile(
     r"positional_embedding|text_projection|logit_scale|logit_bias|token_embedding\.weight|ln_final\.(weight|bias)"
     r"|transformer\.resblocks\.\d+\..*|input_resolution|context_length|vocab_size|attn_mask|text\..*"
 )
-
-
-def _linear(ours: str, *theirs: str) -> Table:
-    """A linear layer, whose outputs may be those of several of theirs, in order."""
-    return {
-        f"{ours}/kernel": (_TRANSPOSED, [f"{name}.weight" for name in theirs]),
-        f"{ours}/bias": (_SAME, [f"{name}.bias" for name in theirs]),
-    }
-
-
-def _norm(ours: str, theirs: str) -> Table:
-    return {f"{ours}/scale": (_SAME, [f"{theirs}.weight"]), f"{ours}/bias": (_SAME, [f"{theirs}.bias"])}
-
-
-def _patches(theirs: str) -> Table:
-    return {
-        "patch_embedding/kernel": (_CONV, [f"{theirs}.weight"]),
-        "patch_embedding/bias": (_SAME, [f"{theirs}.bias"]),
-    }
 
 
 _LAYER = "encoder.layers.{}"
@@ -124,6 +134,20 @@ HUGGING_FACE = prefixed(_TOWER, "", "vision_model.") | {
 }
 HUGGING_FACE_IGNORED = re.compile(
     r"text_model\..*|text_projection\.weight|logit_scale|logit_bias|(vision_model\.)?embeddings\.position_ids"
+)
+
+XCLIP = prefixed(_TOWER, "", "vision_model.") | {
+    **_norm("ln_pre", "vision_model.pre_layernorm"),
+    **_linear("blocks/message/dense", f"vision_model.{_LAYER}.message_fc"),
+    **_norm("blocks/message/ln_1", f"vision_model.{_LAYER}.message_ln"),
+    **_linear("blocks/message/qkv", *(f"vision_model.{_LAYER}.message_attn.{part}_proj" for part in "qkv")),
+    **_linear("blocks/message/out", f"vision_model.{_LAYER}.message_attn.out_proj"),
+    "projection/kernel": (_TRANSPOSED, ["visual_projection.weight"]),
+    "integration/position": (_ROW, ["mit.position_embedding"]),
+    **{path: places for path, places in prefixed(_TOWER, "integration/", "mit.").items() if "/blocks/" in path},
+}
+XCLIP_IGNORED = re.compile(
+    HUGGING_FACE_IGNORED.pattern + r"|prompts_(visual_layernorm|visual_projection|generator)(\..*)?"
 )
 
 SIGLIP = _TOWER | {

@@ -42,7 +42,8 @@ def convert_vit(
 
 def places(table: Table, config: VitConfig) -> Places:
     """Their names of each parameter of an encoder."""
-    return find_places({path: table[path] for path in shapes(config)}, {"blocks/": config.layers})
+    num_blocks = {"blocks/": config.layers, "integration/blocks/": config.integration_layers}
+    return find_places({path: table[path] for path in shapes(config)}, num_blocks)
 
 
 def shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rice_jax.config import ConfigError, EncoderConfig, ModelConfig, SwinConfig, SwinSettings, VitConfig
-from rice_jax.config.model import SIZES, SWITCHES
+from rice_jax.config.model import INTEGRATION, SIZES, SWITCHES
 
 SWIN = [field.name for field in dataclasses.fields(SwinSettings)]
 
@@ -44,10 +44,12 @@ def _is_free(switch: str, saved: Mapping[str, Any], architecture: str) -> bool:
     """Whether an encoder may start from weights with another value of a switch.
 
     Another architecture has other parameters, which shapes show, or starts from these; none starts from a Swin
-    transformer. Weights of pictures know no time.
+    transformer. Weights of pictures know no time, and X-CLIP's positions of frames are interpolated.
     """
     theirs = saved.get("architecture", "vit")
     if switch == "num_frames":
+        return theirs in ("vit", "xclip")
+    if switch in INTEGRATION:
         return theirs == "vit"
     return switch == "architecture" and "swin" not in (architecture, theirs)
 

@@ -26,7 +26,7 @@ from rice_jax.config import SwinConfig, TextTowerConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
 from rice_jax.models.create import ModelConfig, model_class, start_decoder
 from rice_jax.models.detr import DetrConfig
-from rice_jax.models.encoders import encoder_class
+from rice_jax.models.encoders import between_frames, encoder_class
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.saved_encoder import differences, take_settings
 
@@ -141,8 +141,8 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
     """Replaces fresh parameters by those of a converted model or of another run.
 
     Parts of the checkpoint that the model does not have are left out. Parameters that the checkpoint does not have stay
-    fresh, except that a decoder starts from the last blocks of the checkpoint's encoder. So a detector of clips may
-    start from one of frames.
+    fresh, in an encoder only its layers between frames, except that a decoder starts from the last blocks of the
+    checkpoint's encoder. So a detector of clips may start from one of frames.
 
     Args:
         directory: output of `rice_jax.convert`, or a workdir.
@@ -163,12 +163,12 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
 
     fresh = flatten_dict(params, sep="/")
     found = flatten_dict(saved, sep="/")
+    lacking = [name for name in sorted(fresh.keys() - found.keys()) if name.startswith("encoder/")]
+    may_be = tuple(_may_be_fresh(saved_config["model"], config))
+    if new := [path for path in may_be if any(name.startswith(path) for name in lacking)]:
+        logger.info("%s: has no %s; they start from fresh weights", directory, " and no ".join(new))
     wrong = [f"  {name}: unknown" for name in sorted(found.keys() - fresh.keys())]
-    wrong += [
-        f"  {name}: missing"
-        for name in sorted(fresh.keys() - found.keys())
-        if name.startswith("encoder/") and not (isinstance(config.encoder, SwinConfig) and name == PROJECTION)
-    ]
+    wrong += [f"  {name}: missing" for name in lacking if not name.startswith(may_be)]
     wrong += [
         f"  {name}: found {found[name].shape}, expected {fresh[name].shape}"
         for name in sorted(found.keys() & fresh.keys())
@@ -180,6 +180,14 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
         )
     placed = {name: jax.device_put(value, fresh[name].sharding) for name, value in found.items()}
     return unflatten_dict(fresh | placed, sep="/")
+
+
+def _may_be_fresh(saved: dict, config: ModelConfig) -> Iterator[str]:
+    """The beginnings of the paths of an encoder's parameters that its weights may lack."""
+    if isinstance(config.encoder, SwinConfig):
+        yield PROJECTION
+    elif saved.get("architecture", "vit") == "vit":
+        yield from (f"encoder/{path}" for path in between_frames(config.encoder))
 
 
 def newest_weights(workdir: Path, init_from: str) -> tuple[Path, int]:

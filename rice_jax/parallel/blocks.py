@@ -1,9 +1,10 @@
-"""Goes through all pairs of rows of a batch in blocks, so that no device holds a number for each of them."""
+"""Pairs of rows of a batch with each other or with classes, of which no device holds a number for each."""
 
 from collections.abc import Callable
 
 import jax
-from jax.sharding import Mesh, PartitionSpec
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from rice_jax.parallel.mesh import AXES, BATCH
@@ -55,3 +56,46 @@ def fold_pairs(mesh: Mesh, max_rows: int = MAX_ROWS):
         return jax.shard_map(travel, mesh=mesh, in_specs=specs, out_specs=BATCH)(shared, start, own, others)
 
     return fold
+
+
+def split_classes(mesh: Mesh):
+    """Splits an array `[rows, classes]`: rows over `data`, classes over `fsdp`, as the classes' parameters are.
+
+    A sum over classes is then one of each device's own classes, and of these sums. An axis that does not divide stays
+    whole.
+
+    Returns:
+        A function of the array.
+    """
+
+    def split(x: jax.Array) -> jax.Array:
+        sizes = zip(AXES, x.shape, strict=True)
+        spec = PartitionSpec(*(axis if size % mesh.shape[axis] == 0 else None for axis, size in sizes))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+    return split
+
+
+def take_classes(mesh: Mesh):
+    """Takes rows of the classes' parameters, which are split over `fsdp`, and splits what it takes in the same way.
+
+    Left to itself, the partitioner sums the gradient of all classes over the devices.
+
+    Returns:
+        A function of (parameters `[C, E]`, numbers of rows `[K]`) to `[K, E]`.
+    """
+    devices = mesh.shape["fsdp"]
+
+    def take_own(rows: jax.Array, number: jax.Array) -> jax.Array:
+        place = number - jax.lax.axis_index("fsdp") * len(rows)
+        is_own = (place >= 0) & (place < len(rows))
+        own = jnp.where(is_own[:, None], rows[jnp.clip(place, 0, len(rows) - 1)], 0)
+        return jax.lax.psum_scatter(own, "fsdp", tiled=True)
+
+    def take(rows: jax.Array, number: jax.Array) -> jax.Array:
+        if len(rows) % devices or len(number) % devices:
+            return rows[number]
+        split = PartitionSpec("fsdp")
+        return jax.shard_map(take_own, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split)(rows, number)
+
+    return take

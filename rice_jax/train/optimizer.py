@@ -14,7 +14,11 @@ from rice_jax.parallel.mesh import parameter_shardings, path_name
 
 
 def create_optimizer(
-    config: OptimizerConfig, total_steps: int, pretrained: Sequence[str], mesh: Mesh | None = None
+    config: OptimizerConfig,
+    total_steps: int,
+    pretrained: Sequence[str],
+    mesh: Mesh | None = None,
+    new: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Clipping, Adam, then per group its learning rate and weight decay.
 
@@ -25,6 +29,7 @@ def create_optimizer(
             others have `config.new_learning_rate`.
         mesh: gradients are split over it like their parameters, so that no device has to hold all of them; None = the
             compiler decides.
+        new: paths within pretrained parts that have `config.new_learning_rate` all the same.
 
     Returns:
         A transformation over the model's parameters as a nested dict.
@@ -38,7 +43,9 @@ def create_optimizer(
 
     groups = {name: group(rate) for name, rate in learning_rates(config, total_steps).items()}
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    optimizer = optax.chain(clip, adam(config), optax.partition(groups, partial(learning_rate_groups, pretrained)))
+    optimizer = optax.chain(
+        clip, adam(config), optax.partition(groups, partial(learning_rate_groups, pretrained, new=new))
+    )
     return split_gradients(optimizer, mesh) if mesh else optimizer
 
 
@@ -90,14 +97,14 @@ def decay_after_step(rate: optax.Schedule, weight_decay: float) -> optax.Gradien
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
-def learning_rate_groups(pretrained: Sequence[str], params: PyTree) -> PyTree:
-    """The group of every parameter: "encoder" in the pretrained parts, "new" in the others.
+def learning_rate_groups(pretrained: Sequence[str], params: PyTree, new: Sequence[str] = ()) -> PyTree:
+    """The group of every parameter: "encoder" in the pretrained parts, but for their `new` paths, "new" in the others.
 
     Checkpoints hold the optimizer's state by these names.
     """
 
     def group(path, _) -> str:
-        part = path_name(path).split("/")[0]
-        return "encoder" if part in pretrained else "new"
+        name = path_name(path)
+        return "encoder" if name.split("/")[0] in pretrained and not name.startswith(tuple(new)) else "new"
 
     return jax.tree_util.tree_map_with_path(group, params)

@@ -29,6 +29,7 @@ from tests.settings import model_of, small_config
 CAPABILITIES = SupportsAttention, SupportsDetection, SupportsEmbedding, SupportsMatching, SupportsStreaming
 RICE = {SupportsEmbedding, SupportsStreaming, SupportsMatching, SupportsAttention}
 VIDEO = {"model__architecture": "timesformer", "loss__pmd_weight": 0.0}
+XCLIP = VIDEO | {"model__architecture": "xclip"}
 BATCH, FRAMES = 4, 3
 
 
@@ -55,6 +56,7 @@ def batch() -> dict[str, jax.Array]:
         ({"loss__pmd_weight": 0.0}, {SupportsEmbedding, SupportsStreaming}),
         ({"task": "detection"}, {SupportsDetection}),
         (VIDEO, {SupportsEmbedding}),
+        (XCLIP, {SupportsEmbedding}),
     ],
 )
 def test_models_have_what_they_list_and_are_refused_for_the_rest(settings, capabilities):
@@ -70,7 +72,7 @@ def test_models_have_what_they_list_and_are_refused_for_the_rest(settings, capab
                 require(subject, capability, "a test")
 
 
-@pytest.mark.parametrize("settings", [{}, {"task": "detection"}, VIDEO])
+@pytest.mark.parametrize("settings", [{}, {"task": "detection"}, VIDEO, XCLIP])
 def test_every_part_that_a_model_names_exists(settings):
     subject = model(**settings)
     # A model has the learned scale of its loss alone.
@@ -123,8 +125,9 @@ def test_the_match_of_inference_is_that_of_training():
     assert not np.any(np.asarray(maps).transpose(0, 2, 3, 1)[np.asarray(hidden)]), "no attention to masked patches"
 
 
-def test_a_model_of_whole_videos_takes_an_image_as_one_frame_and_no_padding():
-    subject, rows = model(**VIDEO), batch()
+@pytest.mark.parametrize("settings", [VIDEO, XCLIP])
+def test_a_model_of_whole_videos_takes_an_image_as_one_frame_and_no_padding(settings):
+    subject, rows = model(**settings), batch()
     del rows["patch_mask"]
     embeddings, tokens = subject(rows)
     assert tokens is None

@@ -13,6 +13,7 @@ from rice_jax.index.store import About, read_index, write_index
 from rice_jax.index.update import build_index
 from rice_jax.models.aggregation import AGGREGATIONS
 from rice_jax.models.create import create_params
+from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.weights import (
     CheckpointError,
     embedding_fingerprint,
@@ -61,6 +62,9 @@ OTHERS = {
     "epsilon": 1e-6,
     "pooling": "mean",
     "num_frames": 11,
+    "integration_layers": 2,
+    "integration_heads": 4,
+    "integration_mlp_ratio": 2.0,
 }
 
 
@@ -76,8 +80,9 @@ def test_every_switch_of_the_encoder_changes_the_fingerprint():
     assert len(found) == 1 + len(SWITCHES)
 
 
-def test_every_parameter_of_an_encoder_of_videos_counts():
-    config = model_of(small_config(model__architecture="timesformer", loss__pmd_weight=0.0))
+@pytest.mark.parametrize("architecture", VIDEO_ENCODERS)
+def test_every_parameter_of_an_encoder_of_videos_counts(architecture):
+    config = model_of(small_config(model__architecture=architecture, loss__pmd_weight=0.0))
     params = create_params(config, ONE, seed=0)
     before = embedding_fingerprint(params, config, 20)
     assert match_fingerprint(params, config) is None

@@ -5,7 +5,7 @@ import optax
 from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
 from rice_jax.parallel.mesh import create_mesh, replicated
-from rice_jax.train.optimizer import split_gradients
+from rice_jax.train.optimizer import learning_rate_groups, split_gradients
 from tests.settings import model_of, small_config
 
 
@@ -20,3 +20,11 @@ def test_gradients_are_split_like_their_parameters():
 
     for parameter, gradient in zip(jax.tree.leaves(params), jax.tree.leaves(jax.jit(gradients)(params)), strict=True):
         assert gradient.sharding.is_equivalent_to(parameter.sharding, gradient.ndim)
+
+
+def test_paths_within_pretrained_parts_may_be_new():
+    params = {"encoder": {"blocks": {"message": {"out": 0.0}, "out": 0.0}, "integration": 0.0}, "head": 0.0}
+    new = ("encoder/blocks/message", "encoder/integration")
+    encoder = {"blocks": {"message": {"out": "new"}, "out": "encoder"}, "integration": "new"}
+    assert learning_rate_groups(("encoder",), params, new) == {"encoder": encoder, "head": "new"}
+    assert learning_rate_groups(("encoder",), params)["encoder"]["integration"] == "encoder"

@@ -108,14 +108,21 @@ def test_eight_devices_give_the_losses_and_gradients_of_one_with_another_kind_of
     assert_same(one_step(mesh_of(8, 2), config, own), one_step(mesh_of(1), config, own))
 
 
-@pytest.mark.parametrize("num_chunks", [1, 2])
-def test_eight_devices_give_the_losses_and_gradients_of_one_with_an_encoder_of_videos(num_chunks):
-    config = small_config(data__batch_size=BATCH, loss__pmd_weight=0.0, model__architecture="timesformer")
+@pytest.mark.parametrize(("architecture", "num_chunks"), [("timesformer", 1), ("timesformer", 2), ("xclip", 2)])
+def test_eight_devices_give_the_losses_and_gradients_of_one_with_an_encoder_of_videos(architecture, num_chunks):
+    config = small_config(data__batch_size=BATCH, loss__pmd_weight=0.0, model__architecture=architecture)
     own = jax.tree.map(np.asarray, create_params(model_of(config), mesh_of(1), seed=0))
     rng = np.random.default_rng(0)  # fresh frames take nothing from each other
-    own["encoder"]["time_embedding"] = rng.standard_normal((10, 32), np.float32)
-    dense = own["encoder"]["blocks"]["temporal"]["dense"]
-    dense["kernel"] = 0.2 * rng.standard_normal(dense["kernel"].shape, np.float32)
+    encoder = own["encoder"]
+    if architecture == "timesformer":
+        encoder["time_embedding"] = rng.standard_normal((10, 32), np.float32)
+        last = [encoder["blocks"]["temporal"]["dense"]]
+    else:
+        over_frames = encoder["integration"]["blocks"]
+        encoder["integration"]["position"] = rng.standard_normal((10, 16), np.float32)
+        last = [encoder["blocks"]["message"]["out"], over_frames["out"], over_frames["down"]]
+    for layer in last:
+        layer["kernel"] = 0.2 * rng.standard_normal(layer["kernel"].shape, np.float32)
     train = dataclasses.replace(config.train, grad_cache_chunks=num_chunks)
     chunked = dataclasses.replace(config, train=train)
     assert_same(one_step(mesh_of(8, 2), chunked, own), one_step(mesh_of(1), config, own))

@@ -9,6 +9,7 @@ from rice_jax.config import ConfigError, EncoderConfig, VitConfig
 from rice_jax.models.encoders.swin import Swin
 from rice_jax.models.encoders.timesformer import Timesformer
 from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.encoders.xclip import Xclip
 from rice_jax.parallel.mesh import Placement
 
 
@@ -46,7 +47,13 @@ class FrameEncoder(Encoder, Protocol):
 
 @runtime_checkable
 class VideoEncoder(Encoder, Protocol):
-    """Encodes the frames of a video together; an image is a video of one frame."""
+    """Encodes the frames of a video together; an image is a video of one frame.
+
+    Attributes:
+        BETWEEN_FRAMES: paths of the parameters that an encoder of pictures does not have.
+    """
+
+    BETWEEN_FRAMES: tuple[str, ...]
 
     def __call__(self, videos: Float[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
         """Encodes videos.
@@ -62,7 +69,7 @@ class VideoEncoder(Encoder, Protocol):
 
 # By `config.architecture`.
 ENCODERS: dict[str, type[FrameEncoder]] = {"vit": Vit, "swin": Swin}
-VIDEO_ENCODERS: dict[str, type[VideoEncoder]] = {"timesformer": Timesformer}
+VIDEO_ENCODERS: dict[str, type[VideoEncoder]] = {"timesformer": Timesformer, "xclip": Xclip}
 
 
 def encoder_class(config: EncoderConfig) -> type[Encoder]:
@@ -70,6 +77,11 @@ def encoder_class(config: EncoderConfig) -> type[Encoder]:
     if config.architecture in VIDEO_ENCODERS:
         return VIDEO_ENCODERS[config.architecture]
     return frame_encoder_class(config)
+
+
+def between_frames(config: EncoderConfig) -> tuple[str, ...]:
+    """Paths of the layers between frames, if the encoder has any."""
+    return VIDEO_ENCODERS[config.architecture].BETWEEN_FRAMES if config.architecture in VIDEO_ENCODERS else ()
 
 
 def frame_encoder_class(config: EncoderConfig) -> type[FrameEncoder]:
