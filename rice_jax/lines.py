@@ -9,13 +9,19 @@ from rice_jax.recognition.recognizer import Segment
 
 def segment_line(segment: Segment) -> dict:
     """A part of a video."""
-    return {
+    line = {
         "start": _rounded(segment.start),
         "end": _rounded(segment.end),
         "product": segment.product and _product(segment.product),
         "confidence": _rounded(segment.confidence),
         "products": [_product(match) for match in segment.products],
     }
+    if segment.speech is not None:
+        line["speech"] = [
+            {key: _rounded(value) if key != "text" else value for key, value in said._asdict().items()}
+            for said in segment.speech
+        ]
+    return line
 
 
 def event_line(event: Event) -> dict:

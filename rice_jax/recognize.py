@@ -8,8 +8,8 @@ of a shop. Each part of the video is printed as one line of JSON: `start` and `e
 is shown, or null if it is none of the index or too uncertain to be named; `confidence`, the probability that this is
 right; and `products`, those most similar to the frames of the part, each with its `score`, `confidence`, most similar
 image (`image_id`), and the further columns of the shop's CSV (`fields`). `--where=COLUMN=VALUE` searches only some of
-the products. With `--store=milvus --uri=URI` in place of `--index`, the index is in Milvus; a live stream reads its
-gallery from there first.
+the products. With `--subtitles=FILE`, a line also has `speech`, what is said meanwhile. With `--store=milvus --uri=URI`
+in place of `--index`, the index is in Milvus; a live stream reads its gallery from there first.
 
 With `--follow`, a live stream takes the place of the video, and a line is printed when a product is shown or gone.
 """
@@ -38,6 +38,7 @@ from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import encode_video, products_over_time
+from rice_jax.recognition.subtitles import read_subtitles
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
 
@@ -77,6 +78,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
         parser.error("expected --webhook and --listen only with --follow")
     if options.follow is not None and options.report:
         parser.error("expected no --report with --follow, since a live stream has no end")
+    if options.follow is not None and options.subtitles:
+        parser.error("expected no --subtitles with --follow, whose times are not known before it ends")
     if options.report and options.report.is_dir():
         parser.error(f"--report={options.report}: is a directory, expected a file")
     if options.report and options.video.exists() and options.report.exists() and options.report.samefile(options.video):
@@ -95,6 +98,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
 
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
+    speech = read_subtitles(options.subtitles) if options.subtitles else None
     stored = MilvusIndex(options.uri, options.collection) if options.store else None
     engine = _engine(options, (BATCH_SIZE,), stored.first() if stored else None)
     thumbnails: dict[float, Small] = {}  # by time
@@ -117,7 +121,14 @@ def recognize(options: argparse.Namespace) -> None:
         )
         engine = Engine(found, batch_sizes=(BATCH_SIZE,), naming=engine.naming, others=[engine])
     segments = products_over_time(
-        engine, times, encoded, end=reading.end, gallery=options.gallery, top=options.top, where=options.where
+        engine,
+        times,
+        encoded,
+        end=reading.end,
+        gallery=options.gallery,
+        top=options.top,
+        where=options.where,
+        speech=speech,
     )
     for segment in segments:
         print(json.dumps(segment_line(segment), ensure_ascii=False, allow_nan=False))
@@ -197,6 +208,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         default=1.0,
         metavar="S",
         help="look at one frame every S seconds (default: 1)",
+    )
+    search.add_argument(
+        "--subtitles",
+        type=Path,
+        metavar="FILE",
+        help="what is said: .srt, .vtt, or .json of a speech recognizer; each part gets what is said meanwhile",
     )
     add_naming_flags(search)
     live = parser.add_argument_group("live")

@@ -29,8 +29,13 @@ def run(capsys, *arguments):
 
 def test_a_video_gives_lines_and_a_page(shop, tmp_path, capsys):
     video = write_mp4(tmp_path / "video.mp4", [shop.pictures[row] for row in (1, 10, 5)], 9)
-    page = tmp_path / "out.html"
-    lines = run(capsys, video, f"--index={shop.directory}", "--top=2", f"--report={page}")
+    page, said = tmp_path / "out.html", tmp_path / "said.vtt"
+    said.write_text("WEBVTT\n\n00:07.000 --> 00:09.500\nthe mug\n\n00:20.000 --> 00:21.000\nthe lamp\n")
+    arguments = [video, f"--index={shop.directory}", "--top=2"]
+    plain = run(capsys, *arguments)
+    lines = run(capsys, *arguments, f"--report={page}", f"--subtitles={said}")
+    assert [[one["text"] for one in line.pop("speech")] for line in lines] == [["the mug"], [], ["the lamp"]]
+    assert lines == plain
     assert [(line["start"], line["end"]) for line in lines] == [(0, 8.5), (8.5, 17.5), (17.5, 27)]
     first, gap, last = lines
     assert first["product"] == {"id": "p1", "gallery": "a", "title": "title p1", "image_id": "p1", "fields": {}} | {
@@ -40,7 +45,7 @@ def test_a_video_gives_lines_and_a_page(shop, tmp_path, capsys):
     assert gap["product"] is None and last["product"]["id"] == "p5"
     assert [len(line["products"]) for line in lines] == [2, 2, 2]
     assert all(0 <= line["confidence"] <= 1 for line in lines)
-    assert "video.mp4" in page.read_text(encoding="utf-8")
+    assert all(text in page.read_text(encoding="utf-8") for text in ("video.mp4", "the mug", "the lamp"))
 
 
 def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):
@@ -89,6 +94,10 @@ def test_a_broken_frame_is_left_out_of_the_page_too(shop, tmp_path, capsys):
     [
         (["video.mp4"], "DataError: video.mp4: does not exist"),
         (["video.mp4", "--gallery=c"], "DataError: found no gallery 'c'"),
+        (
+            ["video.mp4", "--subtitles=broken.txt"],
+            "DataError: broken.txt: expected a subtitle file, whose name ends in",
+        ),
         (
             ["broken.txt", "--report=out.html"],
             "DataError: 1 of 2 frames cannot be decoded; .* second 1: .*: it is empty",
@@ -156,16 +165,16 @@ def test_a_live_stream_gives_events_until_sigterm(shop, film):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--webhook=http://localhost"], "--webhook and --listen only with --follow"),
-        (["--listen"], "--webhook and --listen only with --follow"),
+        (["video.mp4", "--webhook=http://localhost"], "--webhook and --listen only with --follow"),
+        (["video.mp4", "--listen"], "--webhook and --listen only with --follow"),
         (["--follow=a.ts", "--report=a.html"], "no --report with --follow"),
-        (["--follow=a.ts"], "not allowed with"),
+        (["video.mp4", "--follow=a.ts"], "not allowed with"),
+        (["--follow=a.ts", "--subtitles=a.srt"], "no --subtitles with --follow"),
     ],
 )
 def test_flags_that_do_not_go_together(arguments, message, capsys):
-    video = ["video.mp4"] if "--report=a.html" not in arguments else []
     with pytest.raises(SystemExit):
-        recognize.main([*video, "--index=index", *arguments])
+        recognize.main(["--index=index", *arguments])
     assert message in capsys.readouterr().err
 
 

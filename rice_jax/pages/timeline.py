@@ -75,6 +75,7 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
             "confidence": part.confidence,
             "similarity": part.similarity,
             "frames": list(_frames(album, video, part)),
+            "speech": [said._asdict() for said in part.speech or ()],
             "products": [product(match) for match in part.products],
         }
         for part in video.segments

@@ -15,6 +15,7 @@ from rice_jax.recognition.engine import DEFAULT, Engine, Frames, Match, Recognit
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Where
 from rice_jax.recognition.stream import Stream
+from rice_jax.recognition.subtitles import Sentence, said_between
 from rice_jax.recognition.timeline import Span, timeline
 from rice_jax.recognition.video import Frame
 from rice_jax.types import DataError
@@ -110,6 +111,7 @@ class Segment(NamedTuple):
     frames: slice  # of the video's sampled frames
     # If no product is named: the largest cosine of one, which decides (`Naming.none_cosine`); None = unknown.
     similarity: float | None = None
+    speech: tuple[Sentence, ...] | None = None  # what is said meanwhile; None = unknown
 
 
 def encode_video(engine: Engine, video: Iterable[Frame], batch_size: int = 1) -> tuple[list[float], Frames]:
@@ -160,6 +162,7 @@ def products_over_time(
     gallery: str | None = None,
     top: int = 5,
     where: Where | None = None,
+    speech: Sequence[Sentence] | None = None,
 ) -> list[Segment]:
     """Finds which product a video shows, and from when to when.
 
@@ -176,6 +179,7 @@ def products_over_time(
         gallery: id of the gallery that is searched; None = all products of the index.
         top: number of products to return for each segment, at least 1.
         where: searches only these products, see `Engine.products`.
+        speech: what is said in the video, by time; each segment gets what is said meanwhile. None = unknown.
 
     Raises:
         DataError: there is no such gallery, column, or product, `top` is below 1, or a cosine is not finite.
@@ -209,7 +213,10 @@ def products_over_time(
         alike = groupby(zip(spans, segments, strict=True), lambda pair: _name(pair[1].product))
         spans = [_join(name is not None, [span for span, _ in pairs]) for name, pairs in alike]
         if len(spans) == len(segments):
-            return segments
+            break
+    if speech is None:
+        return segments
+    return [one._replace(speech=said_between(speech, one.start, one.end)) for one in segments]
 
 
 def _name(product: Match | None) -> tuple[str, str] | None:

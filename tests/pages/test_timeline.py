@@ -16,6 +16,7 @@ from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Video, timeline_page, write_timeline
 from rice_jax.recognition.engine import Match
 from rice_jax.recognition.recognizer import Segment
+from rice_jax.recognition.subtitles import Sentence
 from tests.pages import markup
 from tests.pages.browser import browser, resize
 from tests.pages.reports import EVIL
@@ -35,7 +36,7 @@ def parts(confidence=0.5):
     first = match(1, "", confidence)
     return [
         Segment(0.0, 9.5, first, confidence, (first, evil), slice(0, 10)),
-        Segment(9.5, 14.5, None, confidence, (evil,), slice(10, 15), 0.6),
+        Segment(9.5, 14.5, None, confidence, (evil,), slice(10, 15), 0.6, (Sentence(10.0, 12.0, EVIL),)),
         Segment(14.5, 19.5, evil, confidence, (evil, first), slice(15, 20)),
         Segment(19.5, 30.0, first, confidence, (first,), slice(20, 30)),
     ]

@@ -3,7 +3,8 @@
 
    renderTimeline(element, result, options) shows a result in an element; call it again when there is more.
 
-   result: `timeline`, the parts as POST /recognize answers them; a part may have `frames`, [{time, image}].
+   result: `timeline`, the parts as POST /recognize answers them; a part may have `frames`, [{time, image}], and `speech`,
+           [{start, text}].
            `name`, the film's file, which labels are written for; without it there are none.
            `index`, what tells indexes apart, and `named_from`, the similarity from which a product is named, or null.
    options: `film`, the address of the film; `choosesFilm`, whether the reader may open it.
@@ -260,8 +261,19 @@ function partCard(state, part) {
   showFrames(state, part, frames);
   shown.append(frames, ...runnersUp(state, part, card));
   card.append(head, ...(product ? [] : [make("p", "soft nearest", nearest(state, part))]), shown);
+  if (part.speech?.length) card.append(speech(part));
   if (state.result.name) addJudgment(state, part, card);
   return card;
+}
+
+function speech(part) {
+  const said = make("blockquote", "soft");
+  for (const { start, text } of part.speech) {
+    const sentence = make("span", "", `${text} `);
+    sentence.title = clock(start);
+    said.append(sentence);
+  }
+  return said;
 }
 
 function nearest(state, part) {
