@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+from av.subtitles.subtitle import AssSubtitle
 
 from rice_jax.types import DataError
 
@@ -65,11 +66,12 @@ def _subtitles(text: str, path: Path) -> Iterator[Sentence]:
             raise DataError(f"{path}:{number}: found {found!r}, expected times such as 00:01:02,500 --> 00:01:04,000")
     try:
         with av.open(str(path)) as file:
-            packets = [packet for packet in file.demux(subtitles=0) if packet.pts is not None]
-            for packet in packets:
-                start, end = (float(ticks * packet.time_base) for ticks in (packet.pts, packet.pts + packet.duration))
-                words = b" ".join(subtitle.dialogue for subtitle in packet.decode()).decode()
-                yield Sentence(start, end, _one_line(STYLE.sub("", words)))
+            for packet in file.demux(subtitles=0):
+                for subtitle in packet.decode():
+                    if isinstance(subtitle, AssSubtitle) and packet.pts is not None and packet.time_base:
+                        start, length = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
+                        text = STYLE.sub("", subtitle.dialogue.decode())
+                        yield Sentence(float(start), float(start + length), _one_line(text))
     except (av.FFmpegError, IndexError) as error:
         raise DataError(f"{path}: found no subtitles ({error}); expected SubRip or WebVTT") from error
 
