@@ -80,14 +80,21 @@ def timeline_page(video: Video, index: Index, gallery: str | None = None) -> str
         }
         for part in video.segments
     ]
-    result = {"name": video.name, "index": index.checksum, "named_from": video.named_from, "timeline": parts}
+    result = {
+        "name": video.name,
+        "film": f"{video.name} {video.segments[-1].end}",  # other films may have the same name
+        "index": index.checksum,
+        "named_from": video.named_from,
+        "timeline": parts,
+    }
     some = [{"id": name, "title": title} for (_, name), title in list(titles.items())[:MAX_PRODUCTS]]
+    complete = len(some) == len(titles) and index.centers is None  # which only a part of an index has
     return render(
         "timeline.html.jinja",
         album,
         scripts=(*SCRIPTS, "timeline_page.js"),
         name=video.name,
-        result={"result": result, "products": {"products": some, "complete": len(some) == len(titles)}},
+        result={"result": result, "products": {"products": some, "complete": complete}},
         gallery=gallery,
         num_searched=len(titles),
         full=album.num_characters > MAX_CHARACTERS,

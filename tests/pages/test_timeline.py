@@ -88,6 +88,8 @@ def test_how_many_products_there_were(index, frames):
 def test_the_products_to_choose_from(index, frames, monkeypatch):
     found = told(html(index, frames))["products"]
     assert found["complete"] and [one["id"] for one in found["products"]] == index.product_ids
+    part = dataclasses.replace(index, centers={None: index.vectors[0]})
+    assert not told(html(part, frames))["products"]["complete"], "of a larger index, whose other products may be right"
     monkeypatch.setattr(page, "MAX_PRODUCTS", 3)
     found = told(html(index, frames))["products"]
     assert not found["complete"] and [one["id"] for one in found["products"]] == index.product_ids[:3]

@@ -110,7 +110,8 @@ def test_the_shops_products_can_be_chosen(shown):
     shown.find_element("css selector", ".judgment .wrong").send_keys(Keys.ENTER)
     field = shown.find_element("css selector", ".choice input")
     shown.execute_script("arguments[0].focus()", field)
-    wait(shown, "return document.querySelectorAll('#products option').length == 8")
+    wait(shown, "return document.querySelectorAll('datalist option').length == 8")
+    assert field.get_property("list").get_property("tagName") == "DATALIST"
     field.send_keys("p3", Keys.ENTER)
     assert shown.find_element("css selector", ".told").text == "p3"
     field.clear()

@@ -4,15 +4,15 @@
    A label is what a part was taken for, and which product it shows: its id, "" for none, null for another one that is
    not known yet. Labels are remembered by film and index. */
 
-const labelsKey = (result) => `rice labels ${result.index} ${result.name}`;
+const labelsKey = (result) => `rice labels ${result.index} ${result.film ?? result.name}`;
 const labelOf = (state, part) => {
   const label = state.labels[part.start];
   return label && label.shown === shownBy(part) ? label : undefined;
 };
 
-function readLabels(result) {
+function readLabels(key) {
   try {
-    return JSON.parse(localStorage.getItem(labelsKey(result))) ?? {};
+    return JSON.parse(localStorage.getItem(key)) ?? {};
   } catch {
     return {};  // the browser keeps nothing
   }
@@ -38,7 +38,7 @@ function addJudgment(state, part, card) {
   });
   const none = makeButton("none", NONE, () => setLabel(state, part, card, ""));
   const other = make("input", "", "", { type: "text", placeholder: "id or title", autocomplete: "off" });
-  other.setAttribute("list", "products");
+  other.setAttribute("list", "products-to-choose");
   other.ariaLabel = "id or title of the product that is shown";
   other.addEventListener("focus", () => listProducts(state));
   other.addEventListener("input", () => other.setCustomValidity(""));
@@ -77,7 +77,8 @@ async function listProducts(state) {
   if (state.known) return;
   state.known = { products: [], complete: false };
   state.known = await (state.options.products?.() ?? state.known);
-  const { products } = state.known, list = document.getElementById("products") ?? make("datalist", "", "", { id: "products" });
+  const { products } = state.known, id = "products-to-choose";
+  const list = document.getElementById(id) ?? make("datalist", "", "", { id });
   list.replaceChildren(...products.map(({ id, title }) => make("option", "", title, { value: id })));
   document.body.append(list);
 }

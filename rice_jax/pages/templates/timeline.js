@@ -5,8 +5,9 @@
 
    result: `timeline`, the parts as POST /recognize answers them; a part may have `frames`, [{time, image}], and `speech`,
            [{start, text}].
-           `name`, the film's file, which labels are written for; without it there are none.
-           `index`, what tells indexes apart, and `named_from`, the similarity from which a product is named, or null.
+           `name`, the film's file, which labels are written for; without it there are none. `film`, what tells films
+           of one name apart, and `index`, what tells indexes apart. `named_from`, the similarity from which a product is
+           named, or null.
    options: `film`, the address of the film; `choosesFilm`, whether the reader may open it.
             `products`, an async function that returns all products of the shop, [{id, title}].
             `showPicture(image, picture)` puts a picture of the result into an <img>; the default sets its address.
@@ -54,7 +55,9 @@ function renderTimeline(element, result, options = {}) {
   if (state.film !== options.film) {
     Object.assign(state, { film: options.film, video: null, captured: new Map(), made: new Map(), known: null });
   }
-  Object.assign(state, { result, options, labels: readLabels(result) });
+  const key = labelsKey(result);
+  if (state.key !== key) Object.assign(state, { key, labels: readLabels(key), made: new Map() });
+  Object.assign(state, { result, options });
   const focused = element.contains(document.activeElement) && document.activeElement.dataset.key;
   element.classList.add("timeline");
   if (!parts.length) return element.replaceChildren(make("p", "soft", "Nothing has been shown yet."));
@@ -74,7 +77,7 @@ function timeBar(state) {
   const { timeline } = state.result, start = timeline[0].start, end = timeline.at(-1).end;
   const percentOf = (time) => `${100 * (time - start) / Math.max(end - start, 1e-9)}%`;
   const bar = make("div", "timebar"), scale = make("div", "ticks");
-  timeline.forEach((part) => {
+  for (const part of timeline) {
     const one = makeButton(part.product ? "" : "none", "", () => goTo(state, part));
     one.append(make("span", "", part.product ? called(part.product) : "none"));
     one.title = `${range(part)} ${called(part.product)}`;
@@ -84,7 +87,7 @@ function timeBar(state) {
     one.style.setProperty("--sure", part.confidence ?? 1);
     paint(state, one, part.product);
     bar.append(one);
-  });
+  }
   state.now = make("i");
   state.place = (time) => percentOf(Math.max(start, Math.min(time, end)));
   bar.append(state.now);

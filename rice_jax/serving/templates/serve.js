@@ -43,7 +43,8 @@ function show(found, files, isVideo) {
   const gallery = part("gallery")?.value;
   part("result").hidden = false;
   if (isVideo) {
-    renderTimeline(part("timeline"), { ...found, name: files[0].name }, {
+    const [{ name, size }] = files;
+    renderTimeline(part("timeline"), { ...found, name, film: `${name} ${size}` }, {
       film: addresses[0], products: () => listed(gallery),
     });
   } else {
