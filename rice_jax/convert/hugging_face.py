@@ -172,7 +172,7 @@ TIMESFORMER = Family(
 )
 XCLIP = Family(
     what="an X-CLIP vision transformer",
-    defaults=CLIP.defaults
+    defaults={**CLIP.defaults}
     | dict(num_frames=8, mit_hidden_size=512, mit_intermediate_size=2048)
     | dict(mit_num_hidden_layers=1, mit_num_attention_heads=8),
     switches=_xclip,

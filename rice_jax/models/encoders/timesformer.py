@@ -24,7 +24,7 @@ class Timesformer(VitLayers):
     side by side.
     """
 
-    BETWEEN_FRAMES = ("blocks/temporal", "time_embedding")
+    BETWEEN_FRAMES: tuple[str, ...] = ("blocks/temporal", "time_embedding")
 
     def __init__(self, config: VitConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Fresh weights, with which a frame does not yet take anything from the others but by CLS or the pooling."""

@@ -21,7 +21,7 @@ from rice_jax.parallel.mesh import ONE_PLACE, Placement
 class Xclip(VitLayers):
     """Encoder of videos; an image is a video of one frame. Its tokens are those of all frames, frame by frame."""
 
-    BETWEEN_FRAMES = ("blocks/message", "integration")
+    BETWEEN_FRAMES: tuple[str, ...] = ("blocks/message", "integration")
 
     def __init__(self, config: VitConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Fresh weights, with which a message is a copy of the frame's CLS, and the feature twice the frames' mean."""
