@@ -116,7 +116,9 @@ class Web:
         """
         if address.startswith("crypto"):
             raise SourceRefused("the segments are encrypted (AES-128), which the server does not follow")
-        return _Body(self._opened.pop(address, None) or self._ask(address, options)[0])
+        if address in self._opened:
+            return _Body(self._opened.pop(address))
+        return _Body(self._ask(address, options)[0])
 
     def _ask(self, address: str, options: Mapping[str, str]) -> tuple[urllib3.BaseHTTPResponse, str]:
         for _ in range(1 + MAX_REDIRECTS):

@@ -15,7 +15,6 @@ function say(text, kind = "") {
 async function open(source) {
   close();
   parts = [];
-  draw();
   say("Connecting …", "busy");
   try {
     if (source) {
@@ -31,6 +30,7 @@ async function open(source) {
   events.onmessage = ({ data }) => take(JSON.parse(data));
   timer = setInterval(draw, DRAW);
   looks = setInterval(look, LOOK);
+  draw();
   look();
 }
 
@@ -39,7 +39,7 @@ function close() {
   events = null;
   clearInterval(timer);
   clearInterval(looks);
-  part("stop").hidden = true;
+  part("present").hidden = part("stop").hidden = true;
 }
 
 function take(event) {
