@@ -10,10 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rice_jax.lines import event_line
 from rice_jax.recognition.changes import changes
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.follow import follow
+from rice_jax.recognition.lines import event_line
 from rice_jax.recognition.source import Source
 from rice_jax.recognition.webhook import Webhook
 from rice_jax.types import DataError

@@ -25,7 +25,6 @@ from pathlib import Path
 from rice_jax.config import ConfigError
 from rice_jax.index.milvus import MAX_LIMIT, NAME, MilvusIndex
 from rice_jax.index.store import Index
-from rice_jax.lines import segment_line
 from rice_jax.live import follow_live
 from rice_jax.logs import warnings_to_stderr
 from rice_jax.models.weights import CheckpointError
@@ -36,6 +35,7 @@ from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.candidates import LIMIT, find_candidates
 from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.lines import segment_line
 from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import encode_video, products_over_time
 from rice_jax.recognition.subtitles import read_subtitles

@@ -27,7 +27,9 @@ from rice_jax.logs import JsonFormatter
 from rice_jax.models.weights import CheckpointError
 from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.parallel.compilation import keep_compiled
+from rice_jax.recognition.allowed import Allowed, parse_allowed
 from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.follow import RECEIVER
 from rice_jax.types import DataError
 
 try:
@@ -100,6 +102,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
                 batch_sizes=sizes,
                 watch=options.watch,
                 access=access,
+                allowed=options.allow_sources,
             )
             host, port = listening.getsockname()[:2]
             config = Config(app, limits, log_config=None, timeout_graceful_shutdown=options.stop_seconds)
@@ -113,8 +116,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
             sys.exit(message)
         logger.critical(message)
         sys.exit(1)
-    if any(thread.name.startswith((DECODERS, LOADER)) for thread in threading.enumerate()):
-        os._exit(0)  # Python would wait for a thread that decodes a picture or loads an index, however long this takes
+    if any(thread.name.startswith((DECODERS, LOADER, RECEIVER)) for thread in threading.enumerate()):
+        os._exit(0)  # Python would wait for threads that decode or load, and could end before a connection does
 
 
 def _start_log(form: str) -> None:
@@ -175,6 +178,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     address.add_argument(
         "--cors_origin", type=_origin, action="append", default=[], metavar="URL", help="site whose pages may ask too"
     )
+    address.add_argument(
+        "--allow_sources", type=_sources, default=Allowed(), metavar="LIST", help="hosts and paths that may be followed"
+    )
     request = parser.add_argument_group("limits of a request")
     server = parser.add_argument_group("limits of the server")
     for field in FIELDS:
@@ -222,6 +228,13 @@ def _names(text: str) -> list[str]:
         if name != hosts.ANY and ("/" in name or "*" in name or name.count(":") == 1):
             raise argparse.ArgumentTypeError(f"found {name!r}, expected names without scheme, port, or *")
     return names
+
+
+def _sources(text: str) -> Allowed:
+    try:
+        return parse_allowed(text.replace(",", " ").split())
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _origin(text: str) -> str:

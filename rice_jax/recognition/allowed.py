@@ -98,12 +98,13 @@ class Web:
     def __init__(self, allowed: Allowed):
         """Starts without connections."""
         self._allowed = allowed
+        self._opened: dict[str, urllib3.BaseHTTPResponse] = {}
         self._pool = urllib3.PoolManager(timeout=Timeout(connect=SECONDS, read=SECONDS), retries=False)
 
     def final(self, address: str) -> str:
-        """The address that another one redirects to, to which those in a playlist are relative."""
+        """The address that another one redirects to, to which those in a playlist are relative; it is open then."""
         answer, found = self._ask(address, {})
-        answer.close()
+        self._opened[found] = answer
         return found
 
     def open(self, address: str, flags: int, options: Mapping[str, str]) -> "_Body":
@@ -115,6 +116,8 @@ class Web:
         """
         if address.startswith("crypto"):
             raise SourceRefused("the segments are encrypted (AES-128), which the server does not follow")
+        if address in self._opened:
+            return _Body(self._opened.pop(address))
         return _Body(self._ask(address, options)[0])
 
     def _ask(self, address: str, options: Mapping[str, str]) -> tuple[urllib3.BaseHTTPResponse, str]:

@@ -20,6 +20,7 @@ MAX_QUEUED = 64  # prepared frames; a segment of an HLS stream brings many at on
 MAX_TAKEN = 8  # frames that the caller gets at once
 TICK = 0.5  # seconds without a frame after which the caller gets none
 REPORT_SECONDS = 60.0  # between two reports of dropped frames
+RECEIVER = "follow"  # name of the thread that receives
 DRIFT = 1e-4  # seconds per second by which a sender's clock may be slow
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def follow(
         DataError: the source can never be followed, or was complete before it was.
     """
     receiver = _Receiver(source, prepare, stop, Fraction(repr(float(interval_seconds))), connect, now)
-    thread = threading.Thread(target=receiver.run, name="follow", daemon=True)
+    thread = threading.Thread(target=receiver.run, name=RECEIVER, daemon=True)
     thread.start()
     dropped, reported = 0, now()
     while not stop.is_set():

@@ -54,6 +54,10 @@ class Metrics:
         )
         self.waiting = prometheus_client.Gauge("rice_pictures_waiting", "Pictures in the queue.", registry=registry)
         self.streams = prometheus_client.Gauge("rice_streams", "Streams in memory.", registry=registry)
+        self.sources, self.listeners = (
+            prometheus_client.Gauge(f"rice_{name}", text, registry=registry)
+            for name, text in (("sources", "Followed sources."), ("listeners", "Listeners to events."))
+        )
         self.answers = prometheus_client.Counter(
             "rice_answers",
             "Parts of clips and videos, and pictures of streams, by whether a product is named.",

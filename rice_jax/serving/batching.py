@@ -5,13 +5,14 @@ import collections
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import PyTree, UInt8
 
 
+@runtime_checkable
 class Encodes(Protocol):
     """What encodes pictures, such as an `Engine`; those that share a model encode them alike."""
 
@@ -63,15 +64,13 @@ class Batcher:
             Exception: whatever `encode` raises for one of these pictures.
             RuntimeError: the batcher is closed.
         """
-        jobs = [_Job(engine, picture, Future()) for picture in pictures]
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("The batcher is closed because the server is stopping.")
-            self._waiting.extend(jobs)
-            self._changed.notify()
         # A cancelled caller cancels its queued pictures, which are then not encoded.
-        rows = await asyncio.gather(*(asyncio.wrap_future(future) for _, _, future in jobs))
-        return jax.tree.map(lambda *parts: np.stack(parts), *rows)
+        rows = await asyncio.gather(*map(asyncio.wrap_future, self._submit(engine, pictures)))
+        return _joined(rows)
+
+    def encode_and_wait(self, engine: Encodes, pictures: Sequence[UInt8[np.ndarray, "S S 3"]]) -> PyTree:
+        """Does the same for a thread, which waits."""
+        return _joined([future.result() for future in self._submit(engine, pictures)])
 
     @property
     def num_waiting(self) -> int:
@@ -84,6 +83,15 @@ class Batcher:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _submit(self, engine: Encodes, pictures: Sequence[UInt8[np.ndarray, "S S 3"]]) -> list[Future]:
+        jobs = [_Job(engine, picture, Future()) for picture in pictures]
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("The batcher is closed because the server is stopping.")
+            self._waiting.extend(jobs)
+            self._changed.notify()
+        return [job.future for job in jobs]
 
     def _work(self) -> None:
         while jobs := self._next_batch():
@@ -116,3 +124,7 @@ class Batcher:
         self._encoded(len(jobs))
         for place, job in enumerate(jobs):
             job.future.set_result(jax.tree.map(lambda array, place=place: array[place], rows))
+
+
+def _joined(rows: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *parts: np.stack(parts), *rows)

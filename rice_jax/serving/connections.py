@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from rice_jax.serving.limits import Limits
 
 REST_SECONDS = 5.0  # in which the rest of a body may follow its response; it is thrown away
+ENDLESS = "rice.endless"  # key of a request's scope: its response ends only when the client or the server does
 READ_SECONDS = 30.0  # in which a client must read what fills the connection's buffers
 
 
@@ -94,6 +95,11 @@ class Connection(H11Protocol):
             self._set_timer(None)
 
     # uvicorn calls the following methods.
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._answering() and self.cycle.scope.get(ENDLESS):
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         # uvicorn would answer in plain text, fail if a response has begun, and let the request's app answer too.

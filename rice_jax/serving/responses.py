@@ -1,6 +1,7 @@
 """The server's responses, as its OpenAPI schema describes them."""
 
 import datetime
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -54,6 +55,27 @@ class StreamResponse(RankingResponse):
     num_frames: int = Field(description="Number of frames that the ranking is made of.")
     restarted: bool = Field(
         description="Whether the stream's clock has jumped, so that older frames do not count from this one on."
+    )
+
+
+class SourceResponse(BaseModel):
+    """A source that the server follows."""
+
+    url: str = Field(description="Without user, password, and query.")
+    state: Literal["connecting", "live", "waiting", "ended", "failed"] = Field(
+        description="`waiting` for the next try; `ended` and `failed` are final."
+    )
+    reason: str | None = Field(description="Why it waits, has ended, or has failed.")
+    pictures: int = Field(description="Number of pictures looked at.")
+
+
+class StreamStateResponse(BaseModel):
+    """The state of a stream."""
+
+    id: str
+    source: SourceResponse | None = Field(description="null if the pictures of the stream are pushed.")
+    shown: dict[str, Any] | None = Field(
+        description="The event since which a product is shown; null if none is, or if nobody has listened yet."
     )
 
 

@@ -14,8 +14,10 @@ from fastapi.security import HTTPBearer
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect
 
+from rice_jax.recognition.allowed import Allowed
 from rice_jax.serving import uploads
 from rice_jax.serving.admission import HEALTH, Access, Admission, AdmissionMiddleware, Metrics
+from rice_jax.serving.events import EventStream, Listeners
 from rice_jax.serving.forms import read_form
 from rice_jax.serving.limits import Limits
 from rice_jax.serving.page import Page
@@ -27,13 +29,15 @@ from rice_jax.serving.responses import (
     ProductsResponse,
     RecognitionResponse,
     StreamResponse,
+    StreamStateResponse,
 )
 from rice_jax.serving.service import Service, StreamQuery
 from rice_jax.serving.shops import Shops
-from rice_jax.serving.uploads import FORM, PICTURES, PICTURES_FIELD, Listing, Query
+from rice_jax.serving.uploads import FORM, JSON, PICTURES, PICTURES_FIELD, Listing, Query, SourceQuery
 from rice_jax.serving.work import working
 
 DOCS = "/docs"
+LIVE = "live"  # the page for a stream, beside that for films
 INDEXES = "/indexes"  # under which the routes of each index are, if they have names
 CLIENT_LEFT = 499  # nginx's code for a client that has disconnected, for the metrics
 # Swagger UI has inline styles and an inline script.
@@ -43,6 +47,10 @@ DOCS_POLICY = (
 
 T = TypeVar("T")
 _ANONYMOUS: dict[int | str, dict[str, Any]] = {204: {"description": "Healthy; a token gets the description."}}
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {EventStream.media_type: {}}},
+    204: {"description": "The stream has ended, and its last event is known."},
+}
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {
     "type": "object",
@@ -75,6 +83,7 @@ def create_app(
     batch_sizes: Sequence[int] = (1,),
     watch: bool = False,
     access: Access = Access(),  # noqa: B008 (it cannot change)
+    allowed: Allowed = Allowed(),  # noqa: B008 (it cannot change)
 ) -> FastAPI:
     """Creates the app; its threads run from start-up to shutdown.
 
@@ -85,9 +94,12 @@ def create_app(
         batch_sizes: sizes that the engines were compiled for; 1 must be among them.
         watch: whether to replace an index when its file is replaced.
         access: who may use the server.
+        allowed: the sources that it may follow.
     """
     metrics = Metrics()
-    service, admission = Service(shops, limits, interval_seconds, batch_sizes, metrics), Admission(limits, metrics)
+    service = Service(shops, limits, interval_seconds, batch_sizes, metrics, allowed)
+    admission, listeners = Admission(limits, metrics), Listeners(limits)
+    metrics.listeners.set_function(lambda: len(listeners))
     app = FastAPIOffline(
         docs_url=DOCS,
         redoc_url=None,
@@ -99,7 +111,8 @@ def create_app(
     )
     named = "" not in shops.names
     page = Page(limits, ("../.." if named else ".") + DOCS)
-    pages = ["/", *(f"{INDEXES}/{name}/" for name in shops.names if named)]
+    roots = ["/", *(f"{INDEXES}/{name}/" for name in shops.names if named)]
+    pages = [root + name for root in roots for name in ("", LIVE)]
     policies = dict.fromkeys(pages, page.policy) | {DOCS: DOCS_POLICY}
     app.add_middleware(AdmissionMiddleware, admission=admission, policies=policies, access=access)
     if access.origins:  # around the admission: pages can then read why a request is refused
@@ -107,7 +120,7 @@ def create_app(
             CORSMiddleware,
             allow_origins=access.origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=["Retry-After"],
         )
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -117,7 +130,11 @@ def create_app(
     async def require_index(index: Annotated[str, PathParameter(description="Name of an index.")]) -> None:
         shops[index]  # before the body of the request is read
 
-    for router in (_recognition(service, shops, admission, limits), _information(service, shops, page)):
+    for router in (
+        _recognition(service, shops, admission, limits),
+        _live(service, shops, listeners),
+        _information(service, shops, page),
+    ):
         if named:
             app.include_router(router, prefix=INDEXES + "/{index}", dependencies=[Depends(require_index)])
         else:
@@ -194,6 +211,37 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
     return router
 
 
+def _live(service: Service, shops: Shops, listeners: Listeners) -> APIRouter:
+    """The routes of what streams show from moment to moment."""
+    router = APIRouter()
+
+    @router.post(
+        "/streams/{stream_id}/source", status_code=201, openapi_extra=_body({JSON: SourceQuery.model_json_schema()})
+    )
+    async def follow(request: Request, stream_id: StreamId) -> StreamStateResponse:
+        """Follows a source, until the stream is ended."""
+        query = await uploads.read_json(request.headers.get("content-type", ""), request.stream(), SourceQuery)
+        return service.follow(shops[_name(request)], stream_id, query)
+
+    @router.get("/streams/{stream_id}")
+    async def stream(request: Request, stream_id: StreamId) -> StreamStateResponse:
+        """Describes a stream."""
+        return service.state(shops[_name(request)], stream_id)
+
+    @router.get("/streams/{stream_id}/events", response_class=Response, responses=_EVENTS)
+    async def events(
+        request: Request,
+        stream_id: StreamId,
+        after: Annotated[str | None, QueryParameter(description="As the header Last-Event-ID.", max_length=100)] = None,
+    ) -> Response:
+        """Tells when a product is shown and gone, as server-sent events."""
+        log = service.events(shops[_name(request)], stream_id)
+        last = request.headers.get("last-event-id", after)
+        return EventStream(log, last, listeners) if log.has_after(last) else Response(status_code=204)
+
+    return router
+
+
 def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
     """The routes that describe an index."""
     router = APIRouter()
@@ -219,6 +267,10 @@ def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
     @router.get("/", include_in_schema=False)
     def home(request: Request) -> HTMLResponse:  # in a thread: a list of many galleries takes time
         return HTMLResponse(page.render(shops[_name(request)]))
+
+    @router.get(f"/{LIVE}", include_in_schema=False)
+    async def live() -> HTMLResponse:
+        return HTMLResponse(page.render_live())
 
     return router
 

@@ -9,34 +9,42 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pydantic
+from fastapi import HTTPException
 from jaxtyping import UInt8
 
+from rice_jax.recognition.allowed import Allowed, SourceRefused
 from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Frames, join_frames
 from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import products_over_time
+from rice_jax.recognition.source import Source
 from rice_jax.recognition.stream import Stream
 from rice_jax.serving import uploads
 from rice_jax.serving.admission import Metrics
 from rice_jax.serving.batching import Batcher
+from rice_jax.serving.events import EventLog
 from rice_jax.serving.forms import File
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.live import Followed, Pushed, Write
 from rice_jax.serving.responses import (
     EmbeddingsResponse,
     HealthResponse,
     ProductsResponse,
     RecognitionResponse,
     Segment,
+    SourceResponse,
     StreamResponse,
+    StreamStateResponse,
 )
 from rice_jax.serving.scratch import Scratch
 from rice_jax.serving.shops import Shop, Shops
-from rice_jax.serving.streams import StreamKey, Streams
-from rice_jax.serving.uploads import Listing, Prepared, Query, Upload
+from rice_jax.serving.streams import Lives, StreamKey, StreamName, Streams
+from rice_jax.serving.uploads import Listing, Prepared, Query, SourceQuery, Upload
 from rice_jax.serving.work import Work
 
 T = TypeVar("T")
 WATCH_SECONDS = 1.0  # between two looks at the files of the indexes
+WAIT_SECONDS = 1.0  # between two looks for streams without pictures
 DECODERS, LOADER = "decoder", "loader"  # names of the threads that decode pictures, and of the one that loads indexes
 
 
@@ -53,16 +61,25 @@ class Service:
 
     Attributes:
         scratch: holds the bodies of requests; exists while the service runs.
-        streams: followed by the server.
+        streams: whose frames are pushed.
+        lives: streams whose events are told.
     """
 
     def __init__(
-        self, shops: Shops, limits: Limits, interval_seconds: float, batch_sizes: Sequence[int], metrics: Metrics
+        self,
+        shops: Shops,
+        limits: Limits,
+        interval_seconds: float,
+        batch_sizes: Sequence[int],
+        metrics: Metrics,
+        allowed: Allowed,
     ):
         """Keeps the arguments of `create_app`, and the metrics."""
         self._shops, self._limits, self._interval = shops, limits, interval_seconds
         self._batch_sizes, self._metrics = batch_sizes, metrics
-        self.streams = Streams(limits)
+        self._allowed = allowed
+        self.streams, self.lives = Streams(limits), Lives(limits)
+        metrics.sources.set_function(lambda: len(self.lives))
         metrics.streams.set_function(lambda: len(self.streams))
         for name in shops.names:
             metrics.products.labels(name).set_function(lambda name=name: shops[name].num_products)
@@ -91,7 +108,13 @@ class Service:
                 stack.callback(self._loader.shutdown, wait=False, cancel_futures=True)
                 watching = asyncio.create_task(self._watch())
                 stack.callback(watching.cancel)
-            yield
+            waiting = asyncio.create_task(self._wait())
+            stack.callback(waiting.cancel)
+            try:
+                yield
+            finally:
+                for followed in self.lives.end_all():
+                    await asyncio.to_thread(followed.join)
 
     async def recognize(self, shop: Shop, upload: Upload, work: Work) -> RecognitionResponse:
         """Encodes a clip or video, a few frames at a time, together with those of other requests, and ranks."""
@@ -119,12 +142,20 @@ class Service:
     async def push(self, shop: Shop, picture: File, stream_id: str, query: StreamQuery) -> StreamResponse:
         """Puts a picture into a stream's window and ranks."""
         shop.require_products(query)
+        name = StreamName(shop.name, stream_id)
+        if followed := self.lives.followed(name):
+            if not followed.log.is_closed:
+                raise HTTPException(409, f"stream {stream_id!r} follows a source; end it before you push its pictures")
+            self.lives.end(name)
         prepared = await _run(self._decoders, self._prepare, shop, picture)
         # Only now, since no stream starts with a refused picture.
         stream = self.streams.open(_key(shop, stream_id), lambda: Stream(shop.engine.num_frames, self._interval))
         window, restarted = stream.window(query.time)
         if window.wants(query.time):
-            window.put(query.time, await self._batcher.encode(shop.engine, [prepared]))
+            frame = await self._batcher.encode(shop.engine, [prepared])
+            window.put(query.time, frame)
+            if pushed := self.lives.pushed.get(name):
+                await _run(self._rankers, pushed.push, shop.engine, query.time, frame, restarted, _search(query))
         kept = window.frames()
         assert kept, "an empty window wants every frame"
         newest, frames = kept
@@ -141,7 +172,72 @@ class Service:
 
     def end(self, shop: Shop, stream_id: str) -> bool:
         """Ends a stream; returns whether there was one."""
-        return self.streams.end(_key(shop, stream_id))
+        found = self.streams.end(_key(shop, stream_id)), self.lives.end(StreamName(shop.name, stream_id))
+        return any(found)
+
+    def follow(self, shop: Shop, stream_id: str, query: SourceQuery) -> StreamStateResponse:
+        """Follows a source.
+
+        Raises:
+            HTTPException: it is not allowed (403), there are no such products (404), the stream has a source or pushed
+                pictures already (409), or too many are followed (503).
+        """
+        shop.require_products(query)
+        name = StreamName(shop.name, stream_id)
+        try:
+            self._allowed.require(query.url)
+        except SourceRefused as error:
+            raise HTTPException(403, str(error)) from error
+        if name in self.streams:
+            raise HTTPException(409, f"stream {stream_id!r} has pushed pictures; end it before you follow a source")
+
+        def new() -> Followed:
+            return Followed(
+                stream_id,
+                Source(query.url, max_delay=query.max_delay, allowed=self._allowed),
+                lambda: self._shops[shop.name].engine,
+                self._batcher.encode_and_wait,
+                self._writes(shop),
+                self._interval,
+                **_search(query),
+            )
+
+        self.lives.follow(name, new)
+        return self.state(shop, stream_id)
+
+    def state(self, shop: Shop, stream_id: str) -> StreamStateResponse:
+        """Describes a stream.
+
+        Raises:
+            HTTPException: there is none (404).
+        """
+        live = self.lives.get(self._require_stream(shop, stream_id))
+        source = None
+        if isinstance(live, Followed):
+            source = SourceResponse(url=str(live.source), **live.state._asdict())
+        shown = live.shown if live else None
+        return StreamStateResponse(id=stream_id, source=source, shown=shown and shop.written(shown))
+
+    def events(self, shop: Shop, stream_id: str) -> EventLog:
+        """The events of a stream; those of pushed pictures are told from now on.
+
+        Raises:
+            HTTPException: there is no such stream (404).
+        """
+        name = self._require_stream(shop, stream_id)
+        live = self.lives.get(name)
+        if live is None:
+            live = self.lives.pushed[name] = Pushed(self._writes(shop))
+        return live.log
+
+    def _require_stream(self, shop: Shop, stream_id: str) -> StreamName:
+        name = StreamName(shop.name, stream_id)
+        if name not in self.streams and not self.lives.get(name):
+            raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")
+        return name
+
+    def _writes(self, shop: Shop) -> Write:
+        return lambda event: self._shops[shop.name].written(event)
 
     async def listed(self, shop: Shop, listing: Listing) -> ProductsResponse:
         """Lists products of the index."""
@@ -166,6 +262,16 @@ class Service:
             for name in self._shops.names:
                 if await _run(self._loader, self._shops.refresh, name):
                     self.streams.forget_other_models(name, self._shops[name].model)
+
+    async def _wait(self) -> None:
+        """Tells that a product is gone when no picture of its stream comes any more."""
+        while True:
+            await asyncio.sleep(WAIT_SECONDS)
+            for name, pushed in list(self.lives.pushed.items()):
+                if name in self.streams:
+                    await _run(self._rankers, pushed.wait)
+                else:
+                    self.lives.end(name)
 
     async def _encode(
         self, shop: Shop, prepared: Generator[Prepared, None, None], work: Work
@@ -215,6 +321,10 @@ def _recognized(
         products=list(map(shop.product, whole.products)) if whole else [],
         none=whole.none if whole else None,
     )
+
+
+def _search(query: Query) -> dict[str, Any]:
+    return {"gallery": query.gallery, "top": query.top, "where": parse_where(query.where)}
 
 
 def _key(shop: Shop, stream_id: str) -> StreamKey:

@@ -9,12 +9,14 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import HTTPException
 
 from rice_jax.pages.album import thumbnail
+from rice_jax.recognition.changes import Event
 from rice_jax.recognition.engine import Engine, Match
+from rice_jax.recognition.lines import event_line
 from rice_jax.recognition.products import Products, fields_of, parse_where
 from rice_jax.serving.responses import HealthResponse, ListedImage, ListedProduct, Product, ProductsResponse
 from rice_jax.serving.uploads import Listing, Selection
@@ -77,6 +79,14 @@ class Shop:
     def product(self, match: Match) -> Product:
         """A match as a response has it."""
         return Product(**match._asdict(), image=self._image(match.gallery, match.image_id))
+
+    def written(self, event: Event) -> dict[str, Any]:
+        """An event as `rice recognize --follow` prints it, with the addresses of small pictures as in responses."""
+        line = event_line(event)
+        for product in (line["product"], *line.get("products", ())):
+            if (product["gallery"], product["image_id"]) in self._digests:  # the event may be older than the index
+                product["image"] = self._image(product["gallery"], product["image_id"])
+        return line
 
     def listed(self, listing: Listing) -> ProductsResponse:
         """Lists products.

@@ -1,13 +1,21 @@
-"""The streams that the server follows."""
+"""The streams that the server follows, and those whose frames are pushed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from fastapi import HTTPException
 
 from rice_jax.recognition.stream import Stream
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.live import Followed, Pushed
+
+
+class StreamName(NamedTuple):
+    """Names a stream, whichever model encodes its frames."""
+
+    shop: str  # name of the index that is searched
+    id: str
 
 
 class StreamKey(NamedTuple):
@@ -19,7 +27,7 @@ class StreamKey(NamedTuple):
 
 
 class Streams:
-    """The followed streams; idle streams are removed."""
+    """The streams whose frames are pushed; idle streams are removed."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic):
         """Starts without streams.
@@ -48,6 +56,10 @@ class Streams:
         self._streams[key] = self._clock(), stream
         return stream
 
+    def __contains__(self, name: StreamName) -> bool:
+        self._forget_idle()
+        return any((key.shop, key.id) == name for key in self._streams)
+
     def end(self, key: StreamKey) -> bool:
         """Forgets a stream; returns whether there was one."""
         self._forget_idle()
@@ -61,3 +73,62 @@ class Streams:
     def _forget_idle(self) -> None:
         oldest = self._clock() - self._limits.stream_seconds
         self._streams = {key: kept for key, kept in self._streams.items() if kept[0] >= oldest}
+
+
+class Lives:
+    """The streams whose events are told."""
+
+    def __init__(self, limits: Limits):
+        """Starts without streams."""
+        self._limits = limits
+        self._followed: dict[StreamName, Followed] = {}
+        self._ended: list[Followed] = []  # that are followed no longer, while a thread of theirs runs
+        self.pushed: dict[StreamName, Pushed] = {}
+
+    def __len__(self) -> int:
+        """The number of sources that are followed, or were until a moment ago."""
+        self._ended = [own for own in self._ended if own.is_running]
+        return len(self._ended) + sum(own.is_running for own in self._followed.values())
+
+    def followed(self, name: StreamName) -> Followed | None:
+        """What is followed, or has ended by itself and is still remembered."""
+        return self._followed.get(name)
+
+    def get(self, name: StreamName) -> Followed | Pushed | None:
+        """The stream of a name."""
+        return self._followed.get(name) or self.pushed.get(name)
+
+    def follow(self, name: StreamName, new: Callable[[], Followed]) -> Followed:
+        """Follows what `new` makes.
+
+        Raises:
+            HTTPException: the stream is followed already (409), or the limit is reached (503).
+        """
+        former = self._followed.get(name)
+        if former and not former.log.is_closed:
+            raise HTTPException(409, f"stream {name.id!r} is followed already; end it first")
+        if len(self) >= self._limits.sources:
+            detail = f"{len(self)} sources are followed, which is this server's limit; end one, or try again later"
+            raise HTTPException(503, detail, {"Retry-After": "30"})
+        self._followed.pop(name, None)
+        over = [own for own, stream in self._followed.items() if stream.log.is_closed]
+        for own in over[: max(0, len(over) - self._limits.sources)]:  # the oldest are forgotten
+            del self._followed[own]
+        self._followed[name] = new()
+        return self._followed[name]
+
+    def end(self, name: StreamName) -> bool:
+        """Ends a stream; returns whether there was one."""
+        followed, pushed = self._followed.pop(name, None), self.pushed.pop(name, None)
+        if followed:
+            followed.end()
+            self._ended.append(followed)
+        if pushed:
+            pushed.end()
+        return bool(followed or pushed)
+
+    def end_all(self) -> Iterable[Followed]:
+        """Ends all streams; returns those whose threads are to be waited for."""
+        for name in [*self._followed, *self.pushed]:
+            self.end(name)
+        return self._ended

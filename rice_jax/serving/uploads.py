@@ -5,7 +5,7 @@ Refused uploads raise an `HTTPException` whose detail says what was found and wh
 
 import collections
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import IO, Annotated, Any, NamedTuple
+from typing import IO, Annotated, Any, NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -23,6 +23,7 @@ from rice_jax.serving.scratch import Spool
 from rice_jax.types import DataError
 
 FORM = "multipart/form-data"
+JSON, MAX_JSON = "application/json", 20_000  # bytes
 PICTURES_FIELD = "pictures"  # of a form for `check_pictures`
 PICTURES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # {Pillow's format: media type}
 PICTURE_KINDS = "JPEG, PNG, or WebP"
@@ -43,6 +44,7 @@ MAX_OFFSET = 10**12
 MAX_TEXT = 1000  # characters of a gallery's id, or of a condition
 MAX_CONDITIONS = 6
 
+Model = TypeVar("Model", bound=pydantic.BaseModel)
 Prepare = Callable[[bytes | np.ndarray], np.ndarray]  # `Engine.prepare`
 
 
@@ -71,6 +73,15 @@ class Listing(Selection):
 
     offset: int = pydantic.Field(0, ge=0, le=MAX_OFFSET, description="Number of products to leave out.")
     limit: int = pydantic.Field(100, ge=1, le=MAX_LISTED, description="Number of products to list.")
+
+
+class SourceQuery(Query):
+    """What to follow, and which products to search."""
+
+    url: str = pydantic.Field(
+        min_length=1, max_length=MAX_TEXT, description="An RTMP, RTSP, or HLS URL, or the path of a file or camera."
+    )
+    max_delay: float = pydantic.Field(5.0, gt=0, le=60, description="Seconds after which a late picture is dropped.")
 
 
 class Prepared(NamedTuple):
@@ -115,6 +126,21 @@ async def read_picture(content_type: str, body: AsyncIterable[bytes], stored: IO
         await spool.store_if_large()
     await spool.store()
     return File(content_type, stored, 0, spool.size)
+
+
+async def read_json(content_type: str, body: AsyncIterable[bytes], model: type[Model]) -> Model:
+    """Reads a small body that is a JSON object."""
+    if _bare(content_type) != JSON:
+        raise HTTPException(415, f"found the content type {_quote(_bare(content_type))}, expected {JSON}")
+    text = bytearray()
+    async for piece in body:
+        text += piece
+        if len(text) > MAX_JSON:
+            raise HTTPException(413, f"the request exceeds the limit of {MAX_JSON:,} bytes of JSON")
+    try:
+        return model.model_validate_json(bytes(text))
+    except pydantic.ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from error
 
 
 def check_form(form: Form) -> Upload:
@@ -234,7 +260,7 @@ def _prepare(encoded: bytes, prepare: Prepare, name: str) -> UInt8[np.ndarray, "
 def describe(errors: Sequence[Mapping[str, Any]]) -> str:
     """The errors that pydantic found, in one line."""
     return "; ".join(
-        f"{[part for part in error['loc'] if isinstance(part, str)][-1]}: {error['msg']}"
+        f"{([part for part in error['loc'] if isinstance(part, str)] or ['the request'])[-1]}: {error['msg']}"
         + (f", found {_quote(error['input'])}" if error["type"] != "missing" else "")
         for error in errors[:5]
     )

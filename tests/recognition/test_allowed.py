@@ -64,9 +64,9 @@ def test_what_cannot_be_allowed(text):
 
 @pytest.fixture
 def web(tmp_path):
-    """A server, another one that is not allowed and notes what is asked, and a way to follow a path of the first."""
-    asked, redirects = [], {}
-    first, other = serve(tmp_path, redirects=redirects), serve(tmp_path, asked=asked.append)
+    """Follows a path of a server; its redirects; another server; and what is asked of the other one and of it."""
+    own, asked, redirects = [], [], {}
+    first, other = serve(tmp_path, asked=own.append, redirects=redirects), serve(tmp_path, asked=asked.append)
     write(tmp_path / "0.ts", [3], 1)
     write(tmp_path / "1.ts", [4], 1, start=1.0)
 
@@ -75,14 +75,14 @@ def web(tmp_path):
         source = Source(f"http://127.0.0.1:{first.server_port}/{path}", allowed=allowed)
         return [number(picture) for _, picture in live_pictures(source, HALF, threading.Event(), Seen())]
 
-    yield follow, redirects, f"http://127.0.0.1:{other.server_port}", asked
+    yield follow, redirects, f"http://127.0.0.1:{other.server_port}", asked, own
     for server in (first, other):
         server.shutdown()
         server.server_close()
 
 
 def test_playlists_and_redirects_within_the_allowed_host(tmp_path, web):
-    follow, redirects, _, asked = web
+    follow, redirects, _, asked, own = web
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "live.m3u8").write_text(PLAYLIST + SEGMENT.format("../0.ts"))
     redirects |= {"/a.m3u8": "/b.m3u8?x=1", "/b.m3u8?x=1": "/deep/live.m3u8", "/0.ts": "/1.ts"}
@@ -92,10 +92,11 @@ def test_playlists_and_redirects_within_the_allowed_host(tmp_path, web):
         assert set(follow("a.m3u8")) == {4}, "what is relative is relative to where it is"
         timer.join()
     assert set(follow("1.ts")) == {4} and not asked
+    assert own.count("/1.ts") == 2, "what is opened to see where it is is not opened again"
 
 
 def test_what_points_elsewhere_is_not_asked(tmp_path, web, monkeypatch):
-    follow, redirects, other, asked = web
+    follow, redirects, other, asked, _ = web
     secret = write(tmp_path / "secret.ts", [1], 1)
     redirects |= {"/away.ts": f"{other}/0.ts", "/loop": "/loop", "/file": f"file://{secret}"}
     for path, content, message in (
@@ -128,7 +129,7 @@ def test_what_points_elsewhere_is_not_asked(tmp_path, web, monkeypatch):
 
 
 def test_a_file_refers_to_nothing(tmp_path, web, monkeypatch):
-    _, _, other, asked = web
+    _, _, other, asked, _ = web
     monkeypatch.setattr(source_module, "LOOK_SECONDS", 0.01)
     path, stop = tmp_path / "live.m3u8", threading.Event()
     path.write_text(PLAYLIST + SEGMENT.format(f"{other}/0.ts"))
@@ -141,7 +142,7 @@ def test_a_file_refers_to_nothing(tmp_path, web, monkeypatch):
 
 
 def test_the_web_gets_credentials_and_ranges(tmp_path, web):
-    _, _, other, _ = web
+    _, _, other, *_ = web
     address = other.replace("http://", "http://me:secret@") + "/0.ts"
     seen = []
     opener = Web(parse_allowed([other[7:]]))

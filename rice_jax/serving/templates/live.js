@@ -1,0 +1,107 @@
+"use strict";
+// Follows the events of a stream; `?stream=ID` in the page's address opens it.
+const part = (id) => document.getElementById(id);
+const KEPT = 3600, DRAW = 10_000, LOOK = 5000;  // seconds of the timeline; milliseconds between two drawings, and looks
+let stream = "", events = null, parts = [], timer = 0, looks = 0;
+
+const path = (more = "") => `streams/${encodeURIComponent(stream)}${more}`;
+const isShown = (one) => one && one.gone === undefined;
+
+function say(text, kind = "") {
+  part("message").textContent = text;
+  part("message").className = kind;
+}
+
+async function open(source) {
+  close();
+  parts = [];
+  say("Connecting …", "busy");
+  try {
+    if (source) {
+      const body = JSON.stringify({ url: source });
+      const answer = await fetch(path("/source"), { method: "POST", body, headers: { "Content-Type": "application/json" } });
+      if (!answer.ok) return say(`${(await answer.json()).detail}.`, "wrong");
+    }
+  } catch {
+    return say("The server cannot be reached.", "wrong");
+  }
+  history.replaceState(null, "", `?stream=${encodeURIComponent(stream)}`);
+  events = new EventSource(path("/events?after=0"));
+  events.onmessage = ({ data }) => take(JSON.parse(data));
+  timer = setInterval(draw, DRAW);
+  looks = setInterval(look, LOOK);
+  draw();
+  look();
+}
+
+function close() {
+  events?.close();
+  events = null;
+  clearInterval(timer);
+  clearInterval(looks);
+  part("present").hidden = part("stop").hidden = true;
+}
+
+function take(event) {
+  if (event.event === "shown") {
+    const { product, products, confidence, second } = event;
+    parts.push({ start: second, product, products, confidence, since: Date.parse(event.time) });
+  } else if (event.event === "gone" && isShown(parts.at(-1))) {
+    Object.assign(parts.at(-1), { gone: event.second, confidence: event.confidence });
+  }
+  draw();
+}
+
+function draw() {
+  const last = parts.at(-1), now = isShown(last) ? last : null;
+  const ends = (one) => one.gone ?? one.start + Math.max(0, Date.now() - one.since) / 1000;
+  parts = parts.map((one) => ({ ...one, end: ends(one) })).filter((one) => isShown(one) || one.end > one.start);
+  const newest = parts.at(-1)?.end ?? 0;
+  parts = parts.filter((one) => one.end > newest - KEPT);
+  part("present").hidden = !events;
+  part("present").replaceChildren(...present(now));
+  part("result").hidden = !parts.length;
+  renderTimeline(part("timeline"), { timeline: parts });
+}
+
+function present(now) {
+  if (!now) return [make("p", "soft", `${NONE[0].toUpperCase()}${NONE.slice(1)} is shown.`)];
+  const words = make("div");
+  words.append(make("h2", "", called(now.product)), make("p", "soft", now.product.id));
+  if (now.confidence !== null) words.append(sureDetails(certainty(false, now.confidence), percent(now.confidence)));
+  return [productPicture({ options: {} }, now.product), words];
+}
+
+async function look() {
+  try {
+    const answer = await fetch(path()), found = await answer.json();
+    if (!events) return;
+    if (!answer.ok) {
+      say(`${found.detail}.`, "wrong");
+      return close();
+    }
+    part("stop").hidden = false;
+    const { source } = found;
+    if (!source) return say("Pictures of this stream are pushed.");
+    const words = { connecting: "Connecting to", live: "Live:", waiting: "Waiting for", ended: "Ended:", failed: "Failed:" };
+    const text = `${words[source.state]} ${source.url}${source.reason ? ` (${source.reason})` : ""}`;
+    say(text, { connecting: "busy", waiting: "busy", failed: "wrong" }[source.state]);
+    if (["ended", "failed"].includes(source.state)) events.close();
+  } catch {
+    say("The server cannot be reached.", "wrong");
+  }
+}
+
+part("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  stream = part("stream").value;
+  open(part("source").value.trim());
+  part("source").value = "";
+});
+part("stop").addEventListener("click", async () => {
+  await fetch(path(), { method: "DELETE" });
+  look();
+});
+stream = new URLSearchParams(location.search).get("stream") ?? "";
+part("stream").value = stream;
+if (stream) open("");

@@ -1,0 +1,229 @@
+"""Streams that the server follows, and the events of streams."""
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from rice_jax.recognition import changes as changes_module
+from rice_jax.recognition import follow as follow_module
+from rice_jax.recognition.allowed import parse_allowed
+from rice_jax.serving import events as events_module
+from rice_jax.serving import service as service_module
+from rice_jax.serving.admission import Access
+from rice_jax.serving.limits import Limits
+from rice_jax.serving.tokens import read_tokens
+from tests.recognition.streams import free_port
+from tests.serving.live import listening, sending, write_part
+from tests.serving.serving import asking, until
+from tests.shop import png
+
+SECONDS = 20.0  # generous
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(events_module, "KEEP_ALIVE_SECONDS", 1.0)
+    monkeypatch.setattr(follow_module, "BACK_OFF", (0.05,))
+    monkeypatch.setattr(follow_module, "TICK", 0.05)
+
+
+@pytest.fixture
+def following(engine):
+    """A server that may follow what a port sends."""
+
+    @contextlib.contextmanager
+    def serve(*ports, **settings):
+        allowed = parse_allowed([f"127.0.0.1:{port}" for port in ports])
+        with asking(engine, allowed=allowed, **settings) as client:
+            yield client
+
+    yield serve
+    until(lambda: not any(thread.name.startswith(("source", "follow")) for thread in threading.enumerate()))
+
+
+def source(port, **more):
+    return {"url": f"http://127.0.0.1:{port}/live.ts"} | more
+
+
+def push(client, shop, row, second, path="/streams/s"):
+    headers = {"content-type": "image/png"}
+    return client.post(f"{path}/frames?time={second}", content=png(shop.pictures[row]), headers=headers)
+
+
+def told(event):
+    return event["event"], event["product"]["id"]
+
+
+def test_a_source_is_followed_through_cuts_restarts_and_sizes(following, shop, tmp_path):
+    parts = [
+        write_part(tmp_path / "0.ts", [shop.pictures[row] for row in (1, 5)]),
+        write_part(tmp_path / "1.ts", [shop.pictures[row] for row in (5, 3)], start=1000),  # another clock after a cut
+        write_part(tmp_path / "2.ts", [shop.pictures[row] for row in (3, 10, 0)], scale=2),  # restarted, and larger
+    ]
+    with sending([parts[0]], parts[1:]) as port, following(port) as client:
+        answer = client.post("/streams/s/source", json=source(port, max_delay=60))
+        assert answer.status_code == 201 and answer.json()["source"]["state"] == "connecting"
+        with listening(client, "/streams/s/events") as next_event:
+            found = [next_event() for _ in range(7)]
+            state = client.get("/streams/s").json()
+            assert state["source"] | {"pictures": 0} == {
+                "url": f"http://127.0.0.1:{port}/live.ts", "state": "live", "reason": None, "pictures": 0
+            }  # fmt: skip
+            assert state["shown"] == found[-1][0] and "rice_sources 1.0" in client.get("/metrics").text
+            assert push(client, shop, 1, 1).status_code == 409
+            assert client.post("/streams/s/source", json=source(port)).status_code == 409
+            assert client.delete("/streams/s").status_code == 204
+            last, end = next_event(), next_event()
+        assert client.get("/streams/s").status_code == client.delete("/streams/s").status_code == 404
+    events = [event for event, _ in (*found, last)]
+    assert list(map(told, events)) == [
+        (kind, f"p{row}") for row in (1, 5, 3, 0) for kind in ("shown", "gone")
+    ] and end is None  # fmt: skip
+    assert [event["reason"] for event in events[1::2]] == ["changed"] * 3 + ["stopped"]
+    assert len({name for _, name in found}) == 7
+    image = events[0]["product"]["image"]
+    assert image.startswith("images/") and events[0]["products"][0]["image"] == image
+
+
+def test_what_may_not_be_followed_is_refused(following, engine, tmp_path):
+    port = free_port()
+    with following(port, limits=Limits(sources=1)) as client:
+        for body, status, reason in (
+            (source(port + 1), 403, f"127.0.0.1:{port + 1} is no source of this server; --allow_sources adds it"),
+            ({"url": "file:///etc/passwd"}, 403, "the scheme 'file'"),
+            ({"url": "/etc/passwd"}, 403, "'/etc/passwd' is no source"),
+            ({"url": "/dev/video0"}, 403, "no source"),
+            (source(port, gallery="none"), 404, "no gallery 'none'"),
+            (source(port, where=["a=b"]), 404, "no column 'a'"),
+            (source(port, max_delay=0), 422, "max_delay: "),
+            (source(port, other=1), 422, "other: "),
+            ({}, 422, "url: "),
+            ([], 422, "the request: "),
+            ({"url": "x" * 30_000}, 413, "20,000 bytes"),
+        ):
+            answer = client.post("/streams/s/source", json=body)
+            assert answer.status_code == status and reason in answer.json()["detail"], answer.text
+        assert client.post("/streams/s/source", content="{}").status_code == 415
+        broken = client.post("/streams/s/source", content="{", headers={"content-type": "application/json"})
+        assert broken.status_code == 422 and "the request: Invalid JSON" in broken.json()["detail"]
+        assert client.get("/streams/s").status_code == client.get("/streams/s/events").status_code == 404
+        assert client.post("/streams/s/source", json=source(port)).status_code == 201
+        answer = client.post("/streams/t/source", json=source(port))
+        assert answer.status_code == 503 and "1 sources are followed" in answer.json()["detail"]
+        until(lambda: client.get("/streams/s").json()["source"]["state"] == "waiting")
+        assert "cannot be reached" in client.get("/streams/s").json()["source"]["reason"]
+        client.delete("/streams/s")
+        until(lambda: client.post("/streams/t/source", json=source(port)).status_code == 201)
+    (tmp_path / "token").write_text("0123456789abcdef")
+    with asking(engine, access=Access(tokens=read_tokens(tmp_path / "token"))) as client:
+        assert client.post("/streams/s/source", json=source(port)).status_code == 401
+        assert client.get("/streams/s/events").status_code == 401
+        headers = {"authorization": "Bearer 0123456789abcdef"}
+        assert client.post("/streams/s/source", json=source(port), headers=headers).status_code == 403
+
+
+def test_a_source_that_does_not_answer_holds_nothing_up(following, shop, tmp_path):
+    part = write_part(tmp_path / "0.ts", [shop.pictures[1]])
+    with socket.create_server(("127.0.0.1", 0)) as silent, sending([part]) as port:
+        dead = silent.getsockname()[1]
+        with following(dead, port, limits=Limits(sources=2)) as client:
+            assert client.post("/streams/dead/source", json=source(dead)).status_code == 201
+            assert client.post("/streams/s/source", json=source(port)).status_code == 201
+            with listening(client, "/streams/s/events") as next_event:
+                assert told(next_event()[0]) == ("shown", "p1")
+            assert client.get("/streams/dead").json()["source"]["state"] == "connecting"
+            client.delete("/streams/dead")
+            refused = client.post("/streams/dead/source", json=source(dead))
+            assert refused.status_code == 503, "its connection is still there"
+            silent.close()
+            until(lambda: client.post("/streams/dead/source", json=source(dead)).status_code == 201)
+
+
+def test_a_source_that_fails_says_why(following, shop, tmp_path, engine):
+    path = tmp_path / "film.mkv"
+    path.write_bytes(b"x" * 100)
+    with asking(engine, allowed=parse_allowed([str(tmp_path)])) as client:
+        film = tmp_path / "film.mp4"
+        film.write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x08mdat")
+        assert client.post("/streams/s/source", json={"url": str(film)}).status_code == 201
+        until(lambda: client.get("/streams/s").json()["source"]["state"] == "failed")
+        assert "is an MP4 whose index is written at its end" in client.get("/streams/s").json()["source"]["reason"]
+        assert client.get("/streams/s/events").status_code == 204, "nothing will come"
+        assert push(client, shop, 1, 1).status_code == 200, "what has failed can be replaced"
+        assert client.get("/streams/s").json() == {"id": "s", "source": None, "shown": None}
+        assert client.post("/streams/s/source", json={"url": str(path)}).status_code == 409
+
+
+def test_pushed_pictures_have_events(engine, shop, monkeypatch):
+    monkeypatch.setattr(service_module, "WAIT_SECONDS", 0.02)
+    with asking(engine) as client:
+        push(client, shop, 1, 100)
+        with listening(client, "/streams/s/events") as next_event, listening(client, "/streams/s/events") as other:
+            for second in range(30):
+                push(client, shop, 1 if second < 10 else 5, 101 + second)
+            push(client, shop, 1, 125)  # late, so it changes nothing
+            found = [next_event() for _ in range(3)]
+            assert [other() for _ in range(3)] == found
+            events = [event for event, _ in found]
+            assert list(map(told, events)) == [("shown", "p1"), ("gone", "p1"), ("shown", "p5")]
+            assert [event["second"] for event in events] == [0, 9.5, 9.5]
+            assert client.get("/streams/s").json()["shown"] == events[2]
+            names = [name for _, name in found]
+            for headers, after, expected in (
+                ({}, None, found[2:]),
+                ({}, "0", found),
+                ({}, names[0], found[1:]),
+                ({"last-event-id": names[1]}, names[0], found[2:]),
+                ({"last-event-id": "0123-7"}, None, found),
+            ):
+                parameters = {"after": after} if after else {}
+                with listening(client, "/streams/s/events", headers=headers, params=parameters) as again:
+                    assert [again() for _ in expected] == expected
+            for second in range(5):  # the clock restarts
+                push(client, shop, 5, second)
+            monkeypatch.setattr(changes_module, "LOST_SECONDS", 0.2)
+            event, _ = next_event()
+            assert told(event) == ("gone", "p5") and event["reason"] == "lost" and event["seconds"] > 20
+            client.delete("/streams/s")
+            assert next_event() is None
+        assert client.get("/streams/s/events").status_code == 404
+
+
+def test_an_idle_stream_ends_its_listeners(engine, shop, monkeypatch):
+    monkeypatch.setattr(service_module, "WAIT_SECONDS", 0.02)
+    with asking(engine, Limits(stream_seconds=0.3)) as client:
+        push(client, shop, 1, 1)
+        with listening(client, "/streams/s/events") as next_event:
+            assert next_event() is None
+
+
+def test_listeners_leave_connections_to_others(engine, shop):
+    with asking(engine, Limits(client_connections=4)) as client, contextlib.ExitStack() as stack:
+        push(client, shop, 1, 1)
+        for _ in range(2):
+            stack.enter_context(listening(client, "/streams/s/events"))
+        assert "rice_listeners 2.0" in client.get("/metrics").text
+        answer = client.get("/streams/s/events")
+        assert answer.status_code == 503 and answer.headers["retry-after"]
+        assert "2 listeners are connected" in answer.json()["detail"]
+        stack.close()
+        until(lambda: "rice_listeners 0.0" in client.get("/metrics").text)
+        with listening(client, "/streams/s/events"):
+            pass
+
+
+def test_a_server_that_stops_ends_its_listeners(engine, shop):
+    with contextlib.ExitStack() as stack:
+        with asking(engine) as client:
+            push(client, shop, 1, 1)
+            listener = stack.enter_context(
+                socket.create_connection(("127.0.0.1", client.base_url.port), timeout=SECONDS)
+            )
+            listener.sendall(b"GET /streams/s/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            until(lambda: "rice_listeners 1.0" in client.get("/metrics").text)
+            begin = time.monotonic()
+        assert time.monotonic() - begin < SECONDS / 2
+        assert b"".join(iter(lambda: listener.recv(1000), b"")).startswith(b"HTTP/1.1 200 OK")

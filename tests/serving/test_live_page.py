@@ -1,0 +1,61 @@
+"""The server's page for a live stream in a browser."""
+
+import httpx
+import pytest
+
+from rice_jax.serving.server import create_app
+from tests.pages import markup
+from tests.pages.browser import browser, resize
+from tests.pages.reports import EVIL
+from tests.serving.serving import BATCH_SIZES, LIMITS, make_named_shop, only, serving
+from tests.serving.test_live import push
+from tests.serving.test_serve_page import texts, wait
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_named_shop(tmp_path_factory.mktemp("shop"), p1=EVIL)
+
+
+@pytest.fixture(scope="module")
+def opened(engine, tmp_path_factory):
+    app = create_app(only(engine), LIMITS, batch_sizes=BATCH_SIZES)
+    with serving(app, LIMITS) as address, browser(tmp_path_factory.mktemp("browser") / "profile") as driver:
+        yield driver, address
+
+
+def test_the_present_product_is_large_and_the_timeline_grows(opened, shop):
+    driver, address = opened
+    with httpx.Client(base_url=address, timeout=20) as client:
+        assert markup.problems(client.get("/live").text) == []
+        push(client, shop, 1, 0)
+        driver.get(f"{address}/live?stream=s")
+        wait(driver, "return document.getElementById('message').textContent == 'Pictures of this stream are pushed.'")
+        assert texts(driver, "#present p") == ["None of the shop’s products is shown."]
+        for second in range(1, 10):
+            push(client, shop, 1, second)
+        wait(driver, "return document.querySelector('#present h2')?.textContent.length")
+        assert texts(driver, "#present h2") == [EVIL] == texts(driver, ".part h3"), "texts are shown as they are"
+        for second in range(10, 40):
+            push(client, shop, 4, second)
+        wait(driver, "return document.querySelectorAll('.timebar button').length == 2")
+        assert texts(driver, "#present h2") == ["title p4"]
+        assert set(texts(driver, "td .name span")) == {EVIL, "title p4"}
+        wait(driver, "const i = document.querySelector('#present img'); return i && i.complete && i.naturalWidth")
+        resize(driver, 380, 800, "dark")
+        width = "const root = document.documentElement; return root.scrollWidth <= root.clientWidth"
+        assert driver.execute_script(width), "a phone need not scroll sideways"
+        assert driver.get_log("browser") == []
+        driver.find_element("id", "stop").click()
+        wait(driver, "return document.getElementById('message').className == 'wrong'")
+        assert texts(driver, "#message")[0].startswith("found no stream 's'") and texts(driver, "#present") == [""]
+
+
+def test_a_source_that_is_refused_is_told(opened):
+    driver, address = opened
+    driver.get(f"{address}/live")
+    driver.find_element("id", "stream").send_keys("other")
+    driver.find_element("id", "source").send_keys("https://example.com/live.m3u8")
+    driver.find_element("id", "open").click()
+    wait(driver, "return document.getElementById('message').className == 'wrong'")
+    assert texts(driver, "#message") == ["example.com:443 is no source of this server; --allow_sources adds it."]
