@@ -182,9 +182,8 @@ def tables(index: Index, clips: Sequence[Clip], thresholds: dict[str, dict[str, 
         "one is named, the right one is, and one is if the right one has been removed from the gallery",
         "| | " + " | ".join(SHOPS) + " |",
     ]
-    nothing = np.zeros(len(clips))
     for way in named["1 photo"]:
-        cells = ["; ".join(paired(column, nothing, products) for column in named[name][way].T) for name in SHOPS]
+        cells = ["; ".join(share(column, products) for column in named[name][way].T) for name in SHOPS]
         lines.append(f"| {way} | " + " | ".join(cells) + " |")
     return lines
 
@@ -251,11 +250,22 @@ def measure(
 
 def paired(one: np.ndarray, other: np.ndarray, products: np.ndarray) -> str:
     """The difference of two shares in percent, with its interval over the products."""
-    number = np.unique(products, return_inverse=True)[1]
-    sums, counts = np.bincount(number, one - other), np.bincount(number)
-    drawn = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
-    low, high = 100 * np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
+    low, high = ends(one - other, products)
     return f"{100 * (one - other).mean():+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def share(values: np.ndarray, products: np.ndarray) -> str:
+    """A share in percent, with its interval over the products."""
+    low, high = ends(values, products)
+    return f"{100 * values.mean():.1f} ({low:.1f} to {high:.1f})"
+
+
+def ends(values: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """The ends of the interval of a mean in percent, over the products."""
+    number = np.unique(products, return_inverse=True)[1]
+    sums, counts = np.bincount(number, values), np.bincount(number)
+    drawn = np.random.default_rng(0).integers(0, len(sums), (DRAWS, len(sums)))
+    return 100 * np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
 
 
 if __name__ == "__main__":

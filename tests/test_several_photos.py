@@ -8,7 +8,7 @@ from PIL import Image
 
 from rice_jax.recognition.products import by_gallery
 from scripts import several_photos
-from scripts.several_photos import SHOPS, Clip, mean_vectors, measure, paired, tables, take_photos
+from scripts.several_photos import SHOPS, Clip, mean_vectors, measure, paired, share, tables, take_photos
 from tests.index.test_store import make_index
 
 NAMES = [f"p{product}" for product in range(3) for _ in range(4)]
@@ -55,6 +55,7 @@ def test_intervals_are_over_products():
     one, other = np.array([1.0, 1, 1, 0]), np.zeros(4)
     assert paired(one, one, np.array([*"abcd"])) == "+0.0 (+0.0 to +0.0)"
     assert paired(one, other, np.array([*"aabb"])) == "+75.0 (+50.0 to +100.0)"
+    assert share(one, np.array([*"aabb"])) == "75.0 (50.0 to 100.0)"
 
 
 def test_a_photo_is_the_box_and_what_is_around_it(tmp_path):

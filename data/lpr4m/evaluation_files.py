@@ -107,9 +107,9 @@ def name_photos(listed: Iterable[GalleryImage]) -> list[GalleryImage]:
     for photo in photos:
         is_first = photo.number == lowest[photo.gallery_id, photo.product_id]
         name = photo.product_id if is_first else f"{photo.product_id}-{photo.number}"
-        key = photo.gallery_id, photo.product_id, photo.number
-        named.append(dataclasses.replace(photo, image_id=name, is_repeated=key in seen))
-        seen.add(key)
+        numbered = photo.gallery_id, photo.product_id, photo.number
+        named.append(dataclasses.replace(photo, image_id=name, is_repeated=numbered in seen))
+        seen.add(numbered)
     return named
 
 

@@ -51,7 +51,7 @@ def override(values: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, A
     return changed
 
 
-def _require_known(arguments: list[str]) -> None:
+def _require_known(arguments: Sequence[str]) -> None:
     settings = list_settings(Config)
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]

@@ -284,9 +284,9 @@ def _thin(points: Sequence[tuple[float | int, float | int]]) -> Curve:
 
 
 def _score_plots(ranking: Ranking) -> list[Plot]:
-    """Histograms of the first image's score and of its lead over the second one, for hits and for misses."""
+    """Histograms of the first product's score and of its lead over the second one, for hits and for misses."""
     scores: dict[str, dict[bool, list[float]]] = {
-        "Score of the first image": {True: [], False: []},
+        "Score of the first product": {True: [], False: []},
         "Its lead over the second": {True: [], False: []},
     }
     first, lead = scores.values()

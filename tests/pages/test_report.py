@@ -35,7 +35,7 @@ def test_the_page_holds_what_was_found(evil_shop, tmp_path):
     assert "all 4 queries, 1 of them misses" in text
     assert "2 queries could not be ranked" in text and "1 × unreadable" in text
     assert "truth in place 4 of 4" in text and "truth in place 1 of 4" in text
-    for title in ("Rank-k", "Score of the first image", "Loss", "Accuracy in the batch", "Most confused pairs"):
+    for title in ("Rank-k", "Score of the first product", "Loss", "Accuracy in the batch", "Most confused pairs"):
         assert title in text
     assert all(query in text for query in ranked.query_ids)
     pictures = json.loads(re.search(r'id="pictures">(.*?)</script>', text)[1])
@@ -209,3 +209,23 @@ def test_a_data_set_that_was_built_anew_is_refused(evil_shop):
     pictures = album.Album(str(evil_shop), "lpr4m/query", "lpr4m/gallery", {}, 3)
     with pytest.raises(DataError, match="query/1.0.0: found clip .* in row 1, expected another-one.*rice eval"):
         pictures.query(1, "another-one")
+
+
+def test_a_product_is_shown_by_its_best_image(evil_shop):
+    ranked, queries, result, pictures = evaluated(evil_shop)
+    place = 1
+    gallery, images = ranked.gallery_ids[place], ranked.images[place]
+    # The products' images take each other's places: the first product is shown by the image of the last one.
+    top = tuple((f"product {number}", score) for number, (_, score) in enumerate(ranked.top[place]))
+    tops, shown = list(ranked.top), list(ranked.images)
+    tops[place], shown[place] = top, images[::-1]
+    truths = list(ranked.truths)
+    truths[place] = ("product 1",)
+    other = dataclasses.replace(ranked, top=tuple(tops), images=tuple(shown), truths=tuple(truths))
+    card = report._card(
+        place, report.Evaluation("run", {Row(6): result}, Row(6), other, queries, [], {}), pictures, None
+    )
+    assert [image["id"] for image in card["images"]] == [f"product {number}" for number in range(len(top))]
+    assert [image["truth"] for image in card["images"]] == [number == 1 for number in range(len(top))]
+    expected = [pictures.image(gallery, image)["thumbnail"] for image in images[::-1]]
+    assert [image["thumbnail"] for image in card["images"]] == expected and len(set(expected)) == len(top)
