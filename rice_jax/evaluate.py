@@ -19,7 +19,7 @@ from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import read_clips, refuse, require_products
 from rice_jax.files import write_lines
 from rice_jax.index.calibrate import calibrate_index
-from rice_jax.index.store import Index
+from rice_jax.index.store import Index, require_one_file
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError
 from rice_jax.naming_flags import add_naming_flags, naming_of, share
@@ -73,6 +73,8 @@ def evaluate(options: argparse.Namespace) -> None:
     clips = read_clips(options.clips)
     require_shown(clips)
     naming = naming_of(options)
+    if not options.keep_calibration:
+        require_one_file(options.index)
     engine = Engine(options.index, model=options.checkpoint, batch_sizes=(BATCH_SIZE,), naming=naming)
     rows = engine.rows(options.gallery)
     require_products(clips, {engine.index.product_ids[row] for row in rows}, options.index)

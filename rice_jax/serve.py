@@ -211,9 +211,9 @@ def _index(text: str) -> tuple[str, Path]:
     return "", Path(text)
 
 
-def _store(_: str) -> None:
-    expected = "expected --index=DIR, where rice index --store=milvus has written the same index"
-    raise argparse.ArgumentTypeError(f"the server searches Parquet files, and no database; {expected}")
+def _store(text: str) -> None:
+    expected = "expected --index=DIR, the directory that rice index --store has written too"
+    raise argparse.ArgumentTypeError(f"found {text!r}, {expected}: the server searches no database")
 
 
 def _host(text: str) -> str:

@@ -17,12 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import BFloat16, Float32, Int
 
-from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
-from rice_jax.config.fields import build
-from rice_jax.eval.calibration import Calibration
 from rice_jax.files import replacing
+from rice_jax.index.about import About
 from rice_jax.index.columns import DTYPES, from_column, from_int8, to_column, to_int8
-from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 
 FILE = "index.parquet"
@@ -43,54 +40,6 @@ TEXTS = {
     "fields": "fields",  # absent if no picture has any
 }
 LATER = ("product_ids", "fields")
-
-
-@dataclasses.dataclass(frozen=True)
-class About:
-    """The model that made an index, and how pictures are shown to it.
-
-    Attributes:
-        model: the model's parts; `pmd` is None if there is no trained decoder.
-        resize: side to which a picture is squashed before the crop, pixels.
-        num_frames: largest number of frames in a clip, as in the run's evaluation.
-        fingerprint: tells models apart (`models.weights.embedding_fingerprint`).
-        checkpoint: the run's workdir or the converted model that held the weights.
-        calibration: turns cosines into probabilities; None = the run has none.
-        ipd: `config.model.ipd` in training.
-        match_fingerprint: tells decoders apart (`models.weights.match_fingerprint`); None if there is none, and in
-            indexes of version 0.1, which do not say.
-    """
-
-    model: RiceConfig
-    resize: int
-    num_frames: int
-    fingerprint: str
-    checkpoint: str
-    calibration: Calibration | None
-    ipd: str = "off"
-    match_fingerprint: str | None = None
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "About":
-        """The inverse of `dataclasses.asdict`."""
-        model, calibration = values["model"], values["calibration"]
-        sizes = model.get("encoder", model)  # version 0.1 stored the encoder's settings beside the others
-        kind = SwinConfig if sizes.get("architecture") == "swin" else VitConfig
-        names = [field.name for field in dataclasses.fields(kind) if field.name in sizes]
-        encoder: EncoderConfig = kind(**{name: sizes[name] for name in names})
-        pmd = model["pmd"] and PmdConfig(**model["pmd"])
-        aggregation = build(AggregationConfig, model.get("aggregation", {}))  # version 0.2 knew only the default
-        parts = RiceConfig(
-            encoder, model["logit_scale"], pmd, aggregation=aggregation, loss=model.get("loss", "softmax")
-        )
-        return cls(
-            **values
-            | {
-                "model": parts,
-                "calibration": calibration and Calibration(**calibration),
-                "ipd": values.get("ipd") or model.get("ipd", "off"),
-            }
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,13 +279,28 @@ def _join(shards: Sequence[Index]) -> Index:
     return joined.take(order)
 
 
+def require_one_file(directory: Path) -> None:
+    """Checks that an index is not in shards, which can be read but not changed.
+
+    Raises:
+        DataError: it is.
+    """
+    if any(directory.glob(SHARDS)):
+        raise DataError(
+            f"{directory}: holds shards, expected an index in one file; make one: rice index merge {directory} "
+            "--out=DIR"
+        )
+
+
 def write_index(directory: str | os.PathLike, index: Index, shard: Shard | None = None) -> None:
     """Writes an index, or a shard of one, atomically; an existing one is replaced.
 
     Raises:
-        DataError: a vector is not of unit length.
+        DataError: a vector is not of unit length, or the directory holds shards of another index.
     """
     path = Path(directory) / (shard.file if shard else FILE)
+    if not shard:
+        require_one_file(path.parent)
     _require_unit_vectors(path, index)
     texts = _texts(index)
     columns = {TEXTS[name]: pa.array(own, pa.string()) for name, own in texts.items() if name != "fields"}

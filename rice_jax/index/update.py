@@ -18,7 +18,7 @@ from rice_jax.index.embedding import NUM_NAMED, digest_of, embed_pictures, probl
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.similar import report_similar
 from rice_jax.index.smaller import make_smaller, project
-from rice_jax.index.store import FILE, SHARDS, TEXTS, About, Index, read_index, write_index
+from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, require_one_file, write_index
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import LOCK, agree, only_program
@@ -205,7 +205,7 @@ def remove_pictures(directory: Path, images: str | os.PathLike) -> Index:
         FileNotFoundError: there is no index.
         DataError: no picture is named, or none of them is in the index.
     """
-    _require_no_shards(directory)
+    require_one_file(directory)
     read_index(directory)  # there may be none, and then nothing to lock
     with locked(directory / LOCK, wait=True):
         return _remove(directory, images)
@@ -236,17 +236,9 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
     return left
 
 
-def _require_no_shards(directory: Path) -> None:
-    if any(directory.glob(SHARDS)):
-        raise DataError(
-            f"{directory}: holds shards, expected an index in one file; make one: rice index merge {directory} "
-            "--out=DIR"
-        )
-
-
 def _read_of_same_model(directory: Path, about: About) -> Index | None:
     """The index to change; None if there is none yet."""
-    _require_no_shards(directory)
+    require_one_file(directory)
     if not (directory / FILE).exists():
         return None
     index = read_index(directory)

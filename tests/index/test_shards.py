@@ -13,7 +13,7 @@ import pytest
 from rice_jax import cli
 from rice_jax.index import shards
 from rice_jax.index.shards import build_shards, merge_shards
-from rice_jax.index.store import FILE, read_index
+from rice_jax.index.store import FILE, read_index, write_index
 from rice_jax.index.tars import read_pack
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel import compilation
@@ -196,6 +196,8 @@ def test_shards_and_an_index_have_directories_of_their_own(made, tmp_path):
     build(made, made.pictures, made.directory)
     with pytest.raises(DataError, match="holds shards, expected an index in one file; make one: rice index merge"):
         made.update()
+    with pytest.raises(DataError, match="holds shards, expected an index in one file"):
+        write_index(made.directory, read_index(made.directory))
     for path in made.directory.iterdir():
         path.unlink()
     made.update()

@@ -106,6 +106,7 @@ def test_help_fits_on_a_screen(command, monkeypatch, capsys):
         *(("megapixels", value, "a number, 0.001 or more") for value in ("nan", "inf", "0", "-1")),
         ("frames", "1.5", "a whole number, 1 or more"),
         ("host", "", "a name or an IP address"),
+        ("store", "milvus", "--index=DIR, the directory that rice index --store has written too"),
         *(
             ("cors_origin", value, "a scheme and a host")
             for value in ("*", "null", "a.com", "https://a.com/", "HTTPS://a")

@@ -1,0 +1,57 @@
+"""What an index says about the model that made it."""
+
+import dataclasses
+from typing import Any
+
+from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
+from rice_jax.config.fields import build
+from rice_jax.eval.calibration import Calibration
+from rice_jax.models.rice import RiceConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """The model that made an index, and how pictures are shown to it.
+
+    Attributes:
+        model: the model's parts; `pmd` is None if there is no trained decoder.
+        resize: side to which a picture is squashed before the crop, pixels.
+        num_frames: largest number of frames in a clip, as in the run's evaluation.
+        fingerprint: tells models apart (`models.weights.embedding_fingerprint`).
+        checkpoint: the run's workdir or the converted model that held the weights.
+        calibration: turns cosines into probabilities; None = the run has none.
+        ipd: `config.model.ipd` in training.
+        match_fingerprint: tells decoders apart (`models.weights.match_fingerprint`); None if there is none, and in
+            indexes of version 0.1, which do not say.
+    """
+
+    model: RiceConfig
+    resize: int
+    num_frames: int
+    fingerprint: str
+    checkpoint: str
+    calibration: Calibration | None
+    ipd: str = "off"
+    match_fingerprint: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "About":
+        """The inverse of `dataclasses.asdict`."""
+        model, calibration = values["model"], values["calibration"]
+        sizes = model.get("encoder", model)  # version 0.1 stored the encoder's settings beside the others
+        kind = SwinConfig if sizes.get("architecture") == "swin" else VitConfig
+        names = [field.name for field in dataclasses.fields(kind) if field.name in sizes]
+        encoder: EncoderConfig = kind(**{name: sizes[name] for name in names})
+        pmd = model["pmd"] and PmdConfig(**model["pmd"])
+        aggregation = build(AggregationConfig, model.get("aggregation", {}))  # version 0.2 knew only the default
+        parts = RiceConfig(
+            encoder, model["logit_scale"], pmd, aggregation=aggregation, loss=model.get("loss", "softmax")
+        )
+        return cls(
+            **values
+            | {
+                "model": parts,
+                "calibration": calibration and Calibration(**calibration),
+                "ipd": values.get("ipd") or model.get("ipd", "off"),
+            }
+        )
