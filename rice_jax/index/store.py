@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import BFloat16, Float32, Int
 
-from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
+from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, TextConfig, VitConfig
 from rice_jax.config.fields import build
 from rice_jax.eval.calibration import Calibration
 from rice_jax.files import replacing
@@ -81,7 +81,12 @@ class About:
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
         aggregation = build(AggregationConfig, model.get("aggregation", {}))  # version 0.2 knew only the default
         parts = RiceConfig(
-            encoder, model["logit_scale"], pmd, aggregation=aggregation, loss=model.get("loss", "softmax")
+            encoder,
+            model["logit_scale"],
+            pmd,
+            aggregation=aggregation,
+            loss=model.get("loss", "softmax"),
+            text=TextConfig.from_dict(model.get("text")),
         )
         return cls(
             **values
