@@ -29,6 +29,7 @@ from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import abstract_params, create_model, create_params, model_class
 from rice_jax.models.encoders import between_frames
 from rice_jax.models.rice import RiceConfig
+from rice_jax.models.text_weights import start_text
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
@@ -169,8 +170,10 @@ def run_training(this: Run, task: Task) -> int:
 
 def initial_params(this: Run) -> PyTree:
     """Fresh parameters, or those that the run starts from."""
-    params, source = create_params(this.model, this.mesh, this.config.seed), this.config.model.init_from
-    return start_from(source, params, this.model) if source else params
+    params, settings = create_params(this.model, this.mesh, this.config.seed), this.config.model
+    if settings.text == "tower":
+        params = start_text(Path(settings.text_init_from), params)
+    return start_from(settings.init_from, params, this.model) if settings.init_from else params
 
 
 def evaluate(this: Run, task: Task, step: int) -> None:

@@ -31,8 +31,20 @@ class Decoded(NamedTuple):
     color: Float32[Array, "*B 3 4"] | None  # maps [R, G, B, 1] to RGB; None = unchanged
 
 
+class EmbeddedTexts(NamedTuple):
+    """A text for each row, of which some are missing."""
+
+    embedding: Float[Array, "B W"]  # unit length, float32; of a missing text without meaning
+    mask: Bool[Array, " B"]  # True = there is a text
+
+
 class Batch(TypedDict):
-    """Pairs of a video and its product's image; pictures are RGB, 0 to 255."""
+    """Pairs of a video and its product's image; pictures are RGB, 0 to 255.
+
+    A model that reads texts also gets the image's `title` and the video's `speech`, each as embeddings, `title`
+    float32 [B, W], or as tokens, `title_ids` int32 [B, L] and `title_token_mask` bool [B, L]; `title_mask` bool [B] is
+    True where there is one.
+    """
 
     image: UInt8[Array, "B S S 3"]
     video: UInt8[Array, "B T S S 3"]  # padding frames are zeros
@@ -67,10 +79,12 @@ class Embeddings(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """The encoder's tokens, CLS first, in the compute dtype."""
+    """The encoder's tokens, CLS first, in the compute dtype, and the texts beside them."""
 
     image: Float[Array, "B L D"]
     video: Float[Array, "B T L D"]
+    title: EmbeddedTexts | None = None  # the image's; None = the batch has none
+    speech: EmbeddedTexts | None = None  # the video's
 
 
 class EncodedFrames(NamedTuple):

@@ -36,10 +36,18 @@ from rice_jax.config.model import (
 )
 from rice_jax.config.resolve import resolve
 from rice_jax.config.swin import SwinConfig, SwinSettings
-from rice_jax.config.text import TOKENIZER_FILES, TOKENIZER_FOLDER, TextTowerConfig, TextTowerSettings
+from rice_jax.config.text import (
+    TEXT_MODEL,
+    TOKENIZER_FILES,
+    TOKENIZER_FOLDER,
+    TextConfig,
+    TextTowerConfig,
+    TextTowerSettings,
+)
 
 __all__ = [
     "PIXEL_STATISTICS",
+    "TEXT_MODEL",
     "TOKENIZER_FILES",
     "TOKENIZER_FOLDER",
     "AggregationConfig",
@@ -62,6 +70,7 @@ __all__ = [
     "PmdConfig",
     "SwinConfig",
     "SwinSettings",
+    "TextConfig",
     "TextTowerConfig",
     "TextTowerSettings",
     "TrainConfig",

@@ -76,6 +76,11 @@ class DataConfig:
         minimum=0,
         maximum=1,
     )
+    texts: str = setting(
+        "",
+        'Folder of the embeddings of titles and speech that `rice embed-text` wrote, for `model.text` "embeddings".',
+        free=True,
+    )
     device_resize_height: int = setting(
         0,
         "The device crops and resizes pictures up to this height and `device_resize_width`, so that the host only "
@@ -137,3 +142,7 @@ class InputConfig(DataConfig):
     ipd_margin: float  # share of a box's longer side
     num_boxes: int  # of a frame
     seed: int
+    text: str = "off"
+    text_dim: int = 0  # of the embeddings in `texts`
+    tokenizer: str = ""  # folder of its files
+    text_context: int = 0  # tokens

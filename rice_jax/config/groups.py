@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import group, setting
 from rice_jax.config.model import INTEGRATION, OF_VIDEOS, ModelConfig
+from rice_jax.config.text import TOKENIZER_FOLDER
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**31 - 1  # of JAX without 64-bit numbers; Grain takes one bit more
@@ -224,6 +226,10 @@ class Config:
             ipd_margin=model.ipd_margin,
             num_boxes=model.detector.num_boxes,
             seed=self.seed,
+            text=model.text,
+            text_dim=model.text_dim,
+            tokenizer=str(Path(model.text_init_from) / TOKENIZER_FOLDER),
+            text_context=model.text_tower.context,
         )
 
     @property
@@ -239,6 +245,7 @@ class Config:
         yield from self._loss_problems()
         yield from self._aggregation_problems()
         yield from self._video_encoder_problems()
+        yield from self._text_problems()
         if self.eval.score == "frames" and model.ipd != "off" and model.ipd_use == "mask":
             yield (
                 "config.eval.score: found 'frames' with config.model.ipd_use='mask', but frames are compared whole: "
@@ -276,6 +283,26 @@ class Config:
             yield (
                 f"config.data.train_boxes and query_boxes: found {data.train_boxes!r} and {data.query_boxes!r} with "
                 "config.model.ipd='off', which does not read them; set it to 'boxes' or 'detector'"
+            )
+
+    def _text_problems(self) -> Iterator[str]:
+        model, texts = self.model, self.data.texts
+        if model.text == "embeddings" and not texts:
+            yield "config.data.texts: found '' with config.model.text='embeddings', expected what rice embed-text wrote"
+        if model.text != "embeddings" and texts:
+            yield (
+                f"config.data.texts: found {texts!r} with config.model.text={model.text!r}, which does not read it; "
+                "set it to 'embeddings', or leave data.texts out"
+            )
+        if model.text == "tower" and not model.text_init_from:
+            yield (
+                "config.model.text_init_from: found '' with config.model.text='tower', expected a converted text tower "
+                "(rice convert text SOURCE OUT)"
+            )
+        if model.text != "off" and (self.task != "retrieval" or not self.loss.pmd_weight):
+            yield (
+                f"config.model.text: found {model.text!r} with config.task={self.task!r} and config.loss.pmd_weight="
+                f"{self.loss.pmd_weight}, expected 'off': only PMD of task 'retrieval' reads texts"
             )
 
     def _loss_problems(self) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.fields import group, setting
 from rice_jax.config.swin import SwinConfig, SwinSettings
+from rice_jax.config.text import TextConfig, TextTowerConfig, TextTowerSettings
 
 # Architectures that encode a video as a whole, and have learned positions of frames.
 OF_VIDEOS = "timesformer", "xclip"
@@ -246,6 +247,19 @@ class ModelConfig(VitConfig):
         unit="share of the longer side",
         minimum=0,
     )
+    text: str = setting(
+        "off",
+        'What PMD reads of texts, an image\'s title and a video\'s speech. "off": nothing. "embeddings": those in '
+        '`data.texts`. "tower": the texts themselves, with a text tower that is trained.',
+        choices=("off", "embeddings", "tower"),
+    )
+    text_dim: int = setting(512, 'Size of the embeddings in `data.texts`, with `text` "embeddings".', minimum=1)
+    text_init_from: str = setting(
+        "",
+        "Converted text tower (`rice convert text`) from whose weights training starts, and whose tokenizer the run "
+        'uses, with `text` "tower".',
+        free=True,
+    )
     swin: SwinSettings = group(
         SwinSettings,
         'Architecture "swin", in place of the sizes and parts of a ViT. A linear layer maps the pooled patches to '
@@ -256,6 +270,9 @@ class ModelConfig(VitConfig):
     pfr: PfrConfig = group(
         PfrConfig, "Patch feature reconstruction; built with the decoder if `loss.pfr_weight` is above 0."
     )
+    text_tower: TextTowerSettings = group(
+        TextTowerSettings, 'The text tower of `text` "tower"; at their defaults the settings are those of its weights.'
+    )
     detector: DetectorConfig = group(DetectorConfig, 'The box decoder of task "detection".')
 
     @property
@@ -265,7 +282,18 @@ class ModelConfig(VitConfig):
             return SwinConfig(**vars(self.swin), **{name: getattr(self, name) for name in SHARED})
         return VitConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(VitConfig)})
 
+    @property
+    def texts(self) -> TextConfig | None:
+        """What the model reads of texts; None = nothing."""
+        if self.text == "tower":
+            tower = TextTowerConfig(**vars(self.text_tower), dtype=self.dtype, remat=self.remat, unroll=self.unroll)
+            return TextConfig(tower.embed_dim, tower)
+        return TextConfig(self.text_dim) if self.text == "embeddings" else None
+
     def problems(self) -> Iterator[str]:
+        if self.text == "tower":
+            for problem in TextTowerConfig(**vars(self.text_tower)).problems():
+                yield f"config.model.text_tower.{problem}"
         if self.architecture != "swin":
             yield from super().problems()
             return

@@ -1,10 +1,12 @@
 """Settings of text towers."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rice_jax.config.fields import setting
 
+TEXT_MODEL = "model of config.data.texts"  # its fingerprint's name among the digests of a run's data
 TOKENIZER_FOLDER = "tokenizer"  # beside the weights of a converted tower
 # Files of a tokenizer, as the folders of Hugging Face's and OpenAI's models have them.
 TOKENIZER_FILES = (
@@ -71,3 +73,23 @@ class TextTowerConfig(TextTowerSettings):
             yield f"embed_dim: found {self.embed_dim} with head='pooler', expected the width ({self.width})"
         if self.head == "pooler" and self.kind == "clip":
             yield "head: found 'pooler' with kind='clip', expected 'projection'"
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """The texts that a model reads.
+
+    Attributes:
+        embed_dim: size of their embeddings.
+        tower: the part that embeds them; None = their embeddings are given.
+    """
+
+    embed_dim: int
+    tower: TextTowerConfig | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any] | None) -> "TextConfig | None":
+        """The inverse of `dataclasses.asdict`; None stays None."""
+        if values is None:
+            return None
+        return cls(values["embed_dim"], values["tower"] and TextTowerConfig(**values["tower"]))

@@ -56,8 +56,12 @@ def require_exportable(model: RiceConfig, source: Path) -> None:
     """Refuses a model whose clips no class of transformers can be told to embed.
 
     Raises:
-        ConvertError: its aggregation has parameters.
+        ConvertError: its aggregation has parameters, or it reads texts.
     """
+    if model.text:
+        raise ConvertError(
+            f"{source}: its decoder reads texts, expected config.model.text='off': rice.json has no place"
+        )
     if model.aggregation.kind not in AGGREGATIONS:
         raise ConvertError(
             f"{source}: found config.model.aggregation.kind={model.aggregation.kind!r}, expected one of "

@@ -52,7 +52,7 @@ def attention_batches(
     pictures = eval_batches(data, "gallery", batch_size, *processes, rows=images)
     for video, picture in zip(videos, pictures, strict=True):
         index = np.searchsorted(queries, video["index"]).astype(np.int32)
-        yield video | {"image": picture["image"], "index": index}
+        yield picture | video | {"index": index}
 
 
 @functools.cache

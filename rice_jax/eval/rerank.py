@@ -22,6 +22,8 @@ from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.contract import SupportsMatching, require
 from rice_jax.types import DataError
 
+OF_IMAGES = "image", "title"  # how the names of what a batch has of images start
+
 
 def candidates(
     ranked: Ranking, num: int, gallery_ids: Sequence[str], image_ids: Sequence[str]
@@ -62,7 +64,8 @@ def match_batches(
 
     Returns:
         Iterator over the batches of `eval_batches`, with `queries` bfloat16 [b, K, R, D], or `image` uint8
-        [b, K, S, S, 3]. Padding candidates and queries have no meaning.
+        [b, K, S, S, 3] and what else the gallery has of the candidates, [b, K, ...]. Padding candidates and queries
+        have no meaning.
 
     Raises:
         FileNotFoundError, DataError: as `eval_batches`.
@@ -76,8 +79,8 @@ def match_batches(
         num = rows.shape[1]
         pictures = eval_batches(data, "gallery", batch_size * num, *processes, rows=rows.ravel().tolist())
         for batch, images in zip(videos, pictures, strict=True):
-            image = jax.tree.map(lambda x: x.reshape(-1, num, *x.shape[1:]), images["image"])
-            yield batch | {"image": image}
+            own = {name: value for name, value in images.items() if name not in batch}  # not `index` and `mask`
+            yield batch | jax.tree.map(lambda x: x.reshape(-1, num, *x.shape[1:]), own)
 
 
 @functools.cache
@@ -89,15 +92,17 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
         require(model, SupportsMatching, "re-ranking")
         tokens = model.video_tokens(batch)
 
-        def image_queries(image: jax.Array) -> jax.Array:
+        def image_queries(images: dict) -> jax.Array:
             model = nnx.merge(graphdef, params)  # its own: a module does not go from one trace into another
-            return model.encode_images({"image": image}).queries
+            return model.encode_images(images).queries
 
         if "image" in batch:  # one candidate of each query at a time, as the encoder needs memory for its pictures
-            queries = jnp.moveaxis(jax.lax.map(image_queries, jnp.moveaxis(batch["image"], 1, 0)), 0, 1)
+            images = {name: x for name, x in batch.items() if name.startswith(OF_IMAGES)}
+            first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), images)
+            queries = jnp.moveaxis(jax.lax.map(image_queries, first), 0, 1)
         else:
             queries = batch["queries"]
-        return model.match(queries, tokens, batch["frame_mask"], batch.get("patch_mask"))
+        return model.match(queries, tokens, batch["frame_mask"], batch.get("patch_mask"), model.speech(batch))
 
     return match
 

@@ -26,7 +26,7 @@ from rice_jax.input.text_embeddings import METADATA, part_files, read_part
 from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.text import create_tower
-from rice_jax.models.weights import CheckpointError, load_weights, text_fingerprint
+from rice_jax.models.text_weights import load_text, text_fingerprint
 from rice_jax.parallel.mesh import create_mesh, parameter_shardings
 from rice_jax.types import DataError
 
@@ -54,18 +54,15 @@ def load_text_model(source: Path) -> TextModel:
         CheckpointError: there are no weights, they are damaged, or they are of no text tower.
         DataError: there is no tokenizer, or it is not that of the tower.
     """
-    params, saved = load_weights(source)
-    if "text" not in saved or "text" not in params:
-        raise CheckpointError(f"{source}: holds no text tower; make one: rice convert text SOURCE OUT")
-    config = TextTowerConfig(**saved["text"])
+    params, config = load_text(source)
     tokenizer = Tokenizer(source / TOKENIZER_FOLDER, config.context)
     if tokenizer.vocab_size > config.vocab_size:
         raise DataError(
             f"{source / TOKENIZER_FOLDER}: found {tokenizer.vocab_size} tokens, expected at most {config.vocab_size}, "
             "the tower's vocabulary; convert the tower again with its own tokenizer"
         )
-    fingerprint = text_fingerprint(params["text"], config, tokenizer.digest)
-    return TextModel(source, config, params["text"], tokenizer, fingerprint)
+    fingerprint = text_fingerprint(params, config, tokenizer.digest)
+    return TextModel(source, config, params, tokenizer, fingerprint)
 
 
 class TextEmbedder:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, VitConfig
+from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, TextConfig, VitConfig
 from rice_jax.config.fields import build
 from rice_jax.eval.calibration import Calibration
 from rice_jax.models.rice import RiceConfig
@@ -45,7 +45,12 @@ class About:
         pmd = model["pmd"] and PmdConfig(**model["pmd"])
         aggregation = build(AggregationConfig, model.get("aggregation", {}))  # version 0.2 knew only the default
         parts = RiceConfig(
-            encoder, model["logit_scale"], pmd, aggregation=aggregation, loss=model.get("loss", "softmax")
+            encoder,
+            model["logit_scale"],
+            pmd,
+            aggregation=aggregation,
+            loss=model.get("loss", "softmax"),
+            text=TextConfig.from_dict(model.get("text")),
         )
         return cls(
             **values

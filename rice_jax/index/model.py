@@ -169,7 +169,7 @@ def read_settings(source: Path) -> ModelSettings:
     if "eval" not in saved and model.architecture in VIDEO_ENCODERS:
         num_frames = min(num_frames, model.num_frames)
     return ModelSettings(
-        RiceConfig(model.encoder, model.logit_scale, model.pmd, aggregation=model.aggregation, loss=config.loss.kind),
+        RiceConfig(model.encoder, model.logit_scale, model.pmd, None, model.aggregation, config.loss.kind, model.texts),
         config.data.resize if "data" in saved else round(model.image_size * 8 / 7),
         num_frames,
         model.ipd,

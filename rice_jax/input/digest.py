@@ -4,15 +4,17 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from rice_jax.config import DataConfig
+from rice_jax.config import TEXT_MODEL, DataConfig
 from rice_jax.input.source import version_directory
+from rice_jax.input.text_embeddings import read_embeddings
+from rice_jax.input.texts import KINDS
 
 BLOCK = 2**14  # bytes
 NUM_BLOCKS = 8  # of a file
 
 
 def training_digests(config: DataConfig) -> dict[str, str]:
-    """{name: digest} of what a run trains on: its data sets, and its file of boxes.
+    """{name: digest} of what a run trains on: its data sets, its file of boxes, and its texts.
 
     Raises:
         FileNotFoundError: a data set or the file is missing.
@@ -23,6 +25,10 @@ def training_digests(config: DataConfig) -> dict[str, str]:
         digests = {config.train: data_digest(config.data_dir, config.train)}
     if config.train_boxes:
         digests["config.data.train_boxes"] = hashlib.sha256(Path(config.train_boxes).read_bytes()).hexdigest()
+    for kind in KINDS if config.texts else ():
+        if embeddings := read_embeddings(config.texts, kind):
+            digests[f"{kind} of config.data.texts"] = embeddings.digest
+            digests[TEXT_MODEL] = embeddings.fingerprint
     return digests
 
 

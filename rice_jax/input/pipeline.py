@@ -16,6 +16,7 @@ from rice_jax.input.decode import Collate
 from rice_jax.input.items import ItemPairs
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.input.source import Source
+from rice_jax.input.text_views import SPEECH, TITLE, text_views
 from rice_jax.input.views import (
     Example,
     FramesView,
@@ -49,7 +50,8 @@ def train_batches(
         `image` uint8 [b, S, S, 3] and `video` uint8 [b, T, S, S, 3], RGB 0..255, not normalized;
         `frame_mask` bool [b, T], True = a frame, False = padding (zeros), at least one True;
         `patch_mask` bool [b, T, N], True = a patch that shows the product, only where the settings ask for it;
-        `image_key` int32 [b], equal for equal image ids; `index` int32 [b], row of the data set.
+        `image_key` int32 [b], equal for equal image ids; `index` int32 [b], row of the data set;
+        with `config.text` the title and the speech, as `types.Batch` says.
         With `config.domains` an epoch holds every product once (`ItemPairs`): then `image_key` is equal for equal
         products, and `index` is the number of the product. `close()` ends the iterator's threads and workers.
 
@@ -84,6 +86,7 @@ def eval_batches(
 
     Returns:
         Iterator over dicts of numpy arrays as in `train_batches`: `video`, `frame_mask` and `patch_mask`, or `image`;
+        the speech, or the title;
         `index` int32 [b], row of the data set; `mask` bool [b], True = a row, False = filling (zeros, with an index
         past the last row).
 
@@ -104,18 +107,19 @@ def eval_batches(
 def train_views(config: InputConfig) -> list[View]:
     """Views of a pair of a video and an image."""
     boxes = ProductBoxes(config, config.train_boxes, ("boxes",))
-    return [ImageView(config), RandomFramesView(config, boxes), *_patch_masks(config, boxes), ImageKeyView()]
+    texts = text_views(config, TITLE, SPEECH)
+    return [ImageView(config), RandomFramesView(config, boxes), *_patch_masks(config, boxes), ImageKeyView(), *texts]
 
 
 def query_views(config: InputConfig) -> list[View]:
     """Views of a clip to search with."""
     boxes = ProductBoxes(config, config.query_boxes, ("boxes", "box_frame"))
-    return [FramesView(config, boxes), *_patch_masks(config, boxes)]
+    return [FramesView(config, boxes), *_patch_masks(config, boxes), *text_views(config, SPEECH)]
 
 
 def gallery_views(config: InputConfig) -> list[View]:
     """Views of a shop's image."""
-    return [ImageView(config)]
+    return [ImageView(config), *text_views(config, TITLE)]
 
 
 def item_views(config: InputConfig) -> list[View]:

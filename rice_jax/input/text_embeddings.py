@@ -7,6 +7,7 @@ may have the key `rice_text` with a JSON object whose `fingerprint` names the mo
 """
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,13 @@ class TextEmbeddings(NamedTuple):
         """The embedding of an id; None = its text is missing."""
         row = self.rows.get(key)
         return None if row is None else self.vectors[row]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all ids and vectors, as hexadecimal digits."""
+        digest = hashlib.sha256(json.dumps(list(self.rows)).encode())
+        digest.update(np.ascontiguousarray(self.vectors).data)
+        return digest.hexdigest()
 
 
 @functools.cache  # once in each process
@@ -77,6 +85,12 @@ def read_embeddings(directory: str, kind: str) -> TextEmbeddings | None:
         repeated = next(key for row, key in enumerate(keys) if rows[key] != row)
         raise DataError(f"{folder / kind}: found the id {repeated!r} twice, expected each once")
     return TextEmbeddings(rows, np.concatenate([part.vectors for part in parts]), parts[0].fingerprint)
+
+
+def known_fingerprint(directory: str) -> str:
+    """The fingerprint of the model that embedded the texts; "" = unknown."""
+    found = (read_embeddings(directory, kind) for kind in ("titles", "speech"))
+    return next((embeddings.fingerprint for embeddings in found if embeddings), "")
 
 
 def part_files(folder: Path, kind: str) -> list[Path]:

@@ -2,16 +2,16 @@
 
 A view names the columns of the data set that it reads, and turns a row into its part of an example. `pipeline` and
 `detection` hold the lists of views that make their examples, and read the union of the views' columns. A new modality
-is one class and one entry in a list. The titles of clips, for example:
+is one class and one entry in a list. The prices of products, for example:
 
-    class TitleView(View):
-        columns = ("title",)
+    class PriceView(View):
+        columns = ("price",)
 
         def train(self, example: TrainExample) -> Part:
-            return {"title": encode_text(example.row["title"])}
+            return {"price": np.float32(example.row["price"])}
 
     def train_views(config: InputConfig) -> list[View]:
-        return [..., TitleView()]
+        return [..., PriceView()]
 
 Views work in the order of their list, and may read what earlier views decided, such as `example.frames`. All random
 draws come from one generator, so a new view that draws goes to the end of its list: the other views then keep their

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Bool, Float, UInt8
 
 from rice_jax.config import ConfigError
-from rice_jax.types import Detections, EncodedFrames, EncodedImages
+from rice_jax.types import Detections, EmbeddedTexts, EncodedFrames, EncodedImages
 
 
 @runtime_checkable
@@ -66,10 +66,13 @@ class SupportsMatching(Protocol):
     """Tells how well an image and a video match, better than their embeddings do and at a higher cost."""
 
     def encode_images(self, batch: Mapping[str, Any]) -> EncodedImages:
-        """Embeds `image` and computes the image's side of a match, in one pass."""
+        """Embeds `image` and computes the image's side of a match, with its title, in one pass."""
 
     def video_tokens(self, batch: Mapping[str, Any]) -> Float[Array, "B T L D"]:
         """The video's side of a match: `EncodedFrames.tokens` of every frame of `video`."""
+
+    def speech(self, batch: Mapping[str, Any]) -> EmbeddedTexts | None:
+        """What is said in the videos, for `match`; None if the batch has none."""
 
     def match(
         self,
@@ -77,6 +80,7 @@ class SupportsMatching(Protocol):
         tokens: Float[Array, "B T L D"],
         frame_mask: Bool[Array, "B T"],
         patch_mask: Bool[Array, "B T N"] | None = None,
+        speech: EmbeddedTexts | None = None,
     ) -> Float[Array, "B K"]:
         """Cosines of videos and K images each, -1 to 1, float32.
 
@@ -85,6 +89,7 @@ class SupportsMatching(Protocol):
             tokens: of the videos.
             frame_mask: True = a real frame.
             patch_mask: True = a patch to attend to; None = all.
+            speech: of the videos; None = there is none.
         """
 
 

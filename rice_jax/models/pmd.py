@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import PmdConfig, VitConfig
 from rice_jax.models.layers import BlockLayers, layer_norm, stack, unstack, video_token_mask
+from rice_jax.models.text_tokens import TextTokens
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
-from rice_jax.types import Matches
+from rice_jax.types import EmbeddedTexts, Matches
 
 SELF_EPSILON = 1e-12
 # Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
@@ -51,6 +52,16 @@ class Pmd(nnx.Module):
         self.pool = nnx.Linear(width, width, use_bias=False, dtype=encoder.dtype, kernel_init=normal(0.02), rngs=rngs)
         self.match_vector = nnx.Param(normal(width**-0.5)(rngs.params(), (width,)))
 
+    def read_texts(self, embed_dim: int, encoder: VitConfig, *, rngs: nnx.Rngs) -> None:
+        """Adds the layers for titles and speech, after a model's other parts so that these start from the same weights.
+
+        Args:
+            embed_dim: size of a text's embedding.
+            encoder: see `__init__`.
+            rngs: key stream `params`.
+        """
+        self.text = TextTokens(embed_dim, encoder, rngs=rngs)
+
     def __call__(
         self,
         image_tokens: Float[Array, "B L D"],
@@ -59,6 +70,8 @@ class Pmd(nnx.Module):
         negatives: Int[Array, "B K"],
         *,
         patch_mask: Bool[Array, "B T N"] | None = None,
+        title: EmbeddedTexts | None = None,
+        speech: EmbeddedTexts | None = None,
         with_attention: bool = False,
         num_shards: int = 1,
         dropout_key: Array | None = None,
@@ -77,16 +90,17 @@ class Pmd(nnx.Module):
             frame_mask: True = a real frame; every video has at least one.
             negatives: rows of other videos.
             patch_mask: True = a patch of a frame to attend to; None = all.
-            with_attention: also return the attention maps of an image to its own video.
+            title: of the images; None = all are missing.
+            speech: of the videos; None = all are missing.
+            with_attention: also return the attention maps of an image to its own video, without its texts.
             num_shards: parts of the batch within which the negatives lie.
             dropout_key: for the cross attention's dropout (`config.attention_dropout`); None = no dropout.
 
         Returns:
             Cosines with the match vector, the own video's first, and the attention maps or None.
         """
-        token_mask = video_token_mask(frame_mask, patch_mask, video_tokens.shape[2])
-        video = self.keys_values(video_tokens.reshape(video_tokens.shape[0], -1, video_tokens.shape[-1]))
-        queries = self.image_queries(image_tokens, with_attention=with_attention)
+        video, token_mask = self.video_side(video_tokens, frame_mask, patch_mask, speech)
+        queries = self.image_queries(image_tokens, title, with_attention=with_attention)
         keys = [None, None] if dropout_key is None else list(jax.random.split(dropout_key))
         own, attention = self.attend(queries, video, token_mask, with_attention=with_attention, dropout_key=keys[0])
         if self.config.num_pairs > 1 or num_shards > 1:
@@ -96,6 +110,8 @@ class Pmd(nnx.Module):
         # All videos at once: on a mesh every use of a parameter costs a sum of its gradient over the devices.
         attended = jax.tree.map(lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]), own, *others)
         hidden = self.finish(*attended)
+        if attention is not None:
+            attention = between_patches(attention, image_tokens, video_tokens)
         return Matches(self.cosine(hidden).reshape(negatives.shape[0], -1), attention)
 
     def send_queries(
@@ -167,18 +183,40 @@ class Pmd(nnx.Module):
         return [attend_to_other(self, queries, memory, k, keys[k]) for k in range(num_others)]
 
     def image_queries(
-        self, image_tokens: Float[Array, "B L D"], *, with_attention: bool = False
+        self, image_tokens: Float[Array, "B L D"], title: EmbeddedTexts | None = None, *, with_attention: bool = False
     ) -> Float[Array, "B R D"]:
         """The image's side of a match before it meets a video: the first self-attention block.
 
+        Args:
+            image_tokens: of the encoder.
+            title: of the images; None = all are missing.
+            with_attention: whether attention maps are made of it.
+
         Returns:
-            All tokens; only the CLS token with one pair of blocks and without attention maps.
+            All tokens, and last the title's, which is zeros if it is missing; only the CLS token with one pair of
+            blocks and without attention maps.
         """
+        tokens, mask = self.text.with_title(image_tokens, title) if hasattr(self, "text") else (image_tokens, None)
         only_cls = self.config.num_pairs == 1 and not with_attention
-        return unstack(self.self_blocks, 0)(image_tokens, num_updated=1 if only_cls else None)
+        queries = unstack(self.self_blocks, 0)(tokens, mask, num_updated=1 if only_cls else None)
+        return queries if mask is None or only_cls else jnp.where(mask[..., None], queries, 0)
+
+    def video_side(
+        self,
+        video_tokens: Float[Array, "B T L D"],
+        frame_mask: Bool[Array, "B T"],
+        patch_mask: Bool[Array, "B T N"] | None,
+        speech: EmbeddedTexts | None,
+    ) -> tuple[KeysValues, Bool[Array, "B M"]]:
+        """The video's side of a match before it meets an image, and which tokens to attend to; see `__call__`."""
+        token_mask = video_token_mask(frame_mask, patch_mask, video_tokens.shape[2])
+        tokens = video_tokens.reshape(*token_mask.shape, -1)
+        if hasattr(self, "text"):
+            tokens, token_mask = self.text.with_speech(tokens, token_mask, speech)
+        return self.keys_values(tokens), token_mask
 
     def keys_values(self, video_tokens: Float[Array, "B M D"]) -> KeysValues:
-        """The video's side of a match before it meets an image."""
+        """Keys and values of a video's tokens."""
         pairs = range(self.config.num_pairs)
         return [unstack(self.cross_blocks, pair).keys_values(video_tokens) for pair in pairs]
 
@@ -214,11 +252,13 @@ class Pmd(nnx.Module):
             The input of `finish`, and the attention probabilities before dropout, float32, or None.
         """
         x, maps = queries, []
+        # Zeros are a missing title, which no later block attends to; every block would change them.
+        query_mask = (queries != 0).any(axis=-1) if hasattr(self, "text") and len(video) > 1 else None
         for pair, (keys, values) in enumerate(video):
             last = pair == len(video) - 1
             if pair:
                 self_block = unstack(self.self_blocks, pair)
-                x = self_block(x, num_updated=1 if last and not with_attention else None)
+                x = self_block(x, query_mask, num_updated=1 if last and not with_attention else None)
             cross_block = unstack(self.cross_blocks, pair)
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, pair)
             options = {"dropout": self.config.attention_dropout, "dropout_key": key}
@@ -249,12 +289,15 @@ class Pmd(nnx.Module):
 class SelfBlock(BlockLayers):
     """The encoder's block, which can leave out tokens that are not needed afterwards."""
 
-    def __call__(self, x: Float[Array, "B L D"], num_updated: int | None = None) -> Float[Array, "B U D"]:
-        """Updates and returns the first `num_updated` tokens, which attend to all tokens; None = all."""
+    def __call__(
+        self, x: Float[Array, "B L D"], token_mask: Bool[Array, "B L"] | None = None, num_updated: int | None = None
+    ) -> Float[Array, "B U D"]:
+        """Updates and returns the first `num_updated` tokens (None = all), which attend to all or those of a mask."""
         normed = self.ln_1(x)
         queries = self.split_heads(self.project(normed[:, :num_updated], 0))
         keys, values = (self.split_heads(self.project(normed, part)) for part in (1, 2))
-        return self.residuals(x[:, :num_updated], jax.nn.dot_product_attention(queries, keys, values))
+        mask = None if token_mask is None else token_mask[:, None, None]
+        return self.residuals(x[:, :num_updated], jax.nn.dot_product_attention(queries, keys, values, mask=mask))
 
 
 class CrossBlock(BlockLayers):
@@ -299,6 +342,13 @@ class CrossBlock(BlockLayers):
         if dropout and dropout_key is not None:
             weights = nnx.Dropout(dropout, deterministic=False)(weights, rngs=dropout_key)
         return jnp.einsum("bhlm,bmhc->blhc", weights.astype(values.dtype), values), attention
+
+
+def between_patches(
+    attention: Float[Array, "B C R M"], image_tokens: Float[Array, "B L D"], video_tokens: Float[Array, "B T P D"]
+) -> Float[Array, "B C L K"]:
+    """Attention maps without the rows and columns of texts, which are the last ones."""
+    return attention[:, :, : image_tokens.shape[1], : video_tokens.shape[1] * video_tokens.shape[2]]
 
 
 def take_local(x: Array, index: Int[Array, " B"], num_shards: int) -> Array:

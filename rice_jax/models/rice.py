@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rice_jax.config import PIXEL_STATISTICS, AggregationConfig, EncoderConfig, PfrConfig, PmdConfig
+from rice_jax.config import PIXEL_STATISTICS, AggregationConfig, EncoderConfig, PfrConfig, PmdConfig, TextConfig
 from rice_jax.models.aggregation import AGGREGATIONS
 from rice_jax.models.aggregation.mean import embed, masked_mean
 from rice_jax.models.contract import (
@@ -19,12 +19,12 @@ from rice_jax.models.contract import (
     SupportsStreaming,
 )
 from rice_jax.models.encoders import frame_encoder_class, require_patches
-from rice_jax.models.layers import video_token_mask
 from rice_jax.models.pfr import Pfr
-from rice_jax.models.pmd import Pmd
+from rice_jax.models.pmd import Pmd, between_patches
 from rice_jax.models.similarity import LearnedScale
+from rice_jax.models.text import TEXT_TOWERS
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
-from rice_jax.types import Embeddings, EncodedFrames, EncodedImages, Matches, Tokens
+from rice_jax.types import EmbeddedTexts, Embeddings, EncodedFrames, EncodedImages, Matches, Tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class RiceConfig:
         pfr: the reconstruction head, which needs the decoder; None = there is none.
         aggregation: of a video's frames.
         loss: `config.loss.kind`, which decides what scale of similarities is learned.
+        text: titles and speech, which the decoder reads; None = it reads none.
     """
 
     encoder: EncoderConfig
@@ -46,14 +47,15 @@ class RiceConfig:
     pfr: PfrConfig | None = None
     aggregation: AggregationConfig = AggregationConfig()
     loss: str = "softmax"
+    text: TextConfig | None = None
 
 
 class Rice(LearnedScale):
     """The encoder, the aggregation, the decoder PMD and the head PFR; see `models.contract`."""
 
-    PRETRAINED = ("encoder", "logit_scale")  # the reference trains `logit_scale` at the encoder's rate, too
+    PRETRAINED = ("encoder", "text", "logit_scale")  # the reference trains `logit_scale` at the encoder's rate, too
     TRAINING_ONLY = ("logit_scale", "log_scale", "logit_bias", "pfr")
-    MATCH_ONLY = ("pmd",)
+    MATCH_ONLY = ("pmd", "text")
 
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
@@ -67,6 +69,10 @@ class Rice(LearnedScale):
         # Last, so that the other parts start from the same weights with every kind.
         aggregation, embed_dim = config.aggregation, config.encoder.embed_dim
         self.aggregation = AGGREGATIONS[aggregation.kind](aggregation, embed_dim, rngs=rngs)
+        if config.pmd and config.text:
+            self.pmd.read_texts(config.text.embed_dim, require_patches(config.encoder, "PMD"), rngs=rngs)
+        if config.pmd and config.text and config.text.tower:
+            self.text = TEXT_TOWERS[config.text.tower.kind](config.text.tower, placement=placement, rngs=rngs)
 
     @property
     def capabilities(self) -> frozenset[type]:
@@ -77,7 +83,7 @@ class Rice(LearnedScale):
         """Encodes pairs in a single pass of the encoder over images and frames together.
 
         Args:
-            batch: `image`, `video`, `frame_mask` and, if present, `patch_mask`.
+            batch: `image`, `video`, `frame_mask` and, if present, `patch_mask`, the title and the speech.
         """
         patch_mask = batch.get("patch_mask")
         pictures = jnp.concatenate([batch["image"][:, None], batch["video"]], axis=1)  # [B, 1 + T, S, S, 3]
@@ -85,7 +91,7 @@ class Rice(LearnedScale):
             patch_mask = jnp.concatenate([jnp.ones_like(patch_mask[:, :1]), patch_mask], axis=1)
         features, tokens = self._encode(pictures, patch_mask)
         embeddings = Embeddings(embed(features[:, 0]), self.aggregate(features[:, 1:], batch["frame_mask"]))
-        return embeddings, Tokens(tokens[:, 0], tokens[:, 1:])
+        return embeddings, Tokens(tokens[:, 0], tokens[:, 1:], self._texts(batch, "title"), self.speech(batch))
 
     def match_batch(
         self,
@@ -111,6 +117,8 @@ class Rice(LearnedScale):
             batch["frame_mask"],
             negatives,
             patch_mask=batch.get("patch_mask"),
+            title=tokens.title,
+            speech=tokens.speech,
             with_attention=hasattr(self, "pfr"),
             num_shards=num_shards,
             dropout_key=dropout_key,
@@ -137,10 +145,13 @@ class Rice(LearnedScale):
 
     def encode_images(self, batch: Mapping[str, Any]) -> EncodedImages:
         features, tokens = self.encode_frames(batch["image"])
-        return EncodedImages(embed(features), self.pmd.image_queries(tokens))
+        return EncodedImages(embed(features), self.pmd.image_queries(tokens, self._texts(batch, "title")))
 
     def video_tokens(self, batch: Mapping[str, Any]) -> Float[Array, "B T L D"]:
         return self._encode(batch["video"], batch.get("patch_mask")).tokens
+
+    def speech(self, batch: Mapping[str, Any]) -> EmbeddedTexts | None:
+        return self._texts(batch, "speech")
 
     def match(
         self,
@@ -148,9 +159,9 @@ class Rice(LearnedScale):
         tokens: Float[Array, "B T L D"],
         frame_mask: Bool[Array, "B T"],
         patch_mask: Bool[Array, "B T N"] | None = None,
+        speech: EmbeddedTexts | None = None,
     ) -> Float[Array, "B K"]:
-        token_mask = video_token_mask(frame_mask, patch_mask, tokens.shape[2])
-        keys_values = self.pmd.keys_values(tokens.reshape(len(token_mask), -1, tokens.shape[-1]))
+        keys_values, token_mask = self.pmd.video_side(tokens, frame_mask, patch_mask, speech)
 
         def cosine(queries: Float[Array, "B R D"]) -> Float[Array, " B"]:
             return self.pmd.cosine(self.pmd.decode(queries.astype(tokens.dtype), keys_values, token_mask))
@@ -161,14 +172,25 @@ class Rice(LearnedScale):
         return jax.lax.map(cosine, jnp.moveaxis(queries, 1, 0), batch_size=together).T
 
     def attention_maps(self, batch: Mapping[str, Any]) -> Float[Array, "B N T N"]:
-        tokens = self.video_tokens(batch)
-        b, num_frames, num_tokens, width = tokens.shape
-        token_mask = video_token_mask(batch["frame_mask"], batch.get("patch_mask"), num_tokens)
-        queries = self.pmd.image_queries(self.encode_frames(batch["image"]).tokens, with_attention=True)
-        keys_values = self.pmd.keys_values(tokens.reshape(b, -1, width))
+        tokens, images = self.video_tokens(batch), self.encode_frames(batch["image"]).tokens
+        b, num_frames, num_tokens, _ = tokens.shape
+        queries = self.pmd.image_queries(images, self._texts(batch, "title"), with_attention=True)
+        keys_values, token_mask = self.pmd.video_side(
+            tokens, batch["frame_mask"], batch.get("patch_mask"), self.speech(batch)
+        )
         _, maps = self.pmd.attend(queries, keys_values, token_mask, with_attention=True)  # [B, C, L, M]
         assert maps is not None
-        return maps.mean(axis=1).reshape(b, num_tokens, num_frames, num_tokens)[:, 1:, :, 1:]
+        maps = between_patches(maps, images, tokens).mean(axis=1)
+        return maps.reshape(b, num_tokens, num_frames, num_tokens)[:, 1:, :, 1:]
+
+    def _texts(self, batch: Mapping[str, Any], name: str) -> EmbeddedTexts | None:
+        """The title or the speech of a batch; None if it has none."""
+        if f"{name}_mask" not in batch:
+            return None
+        if hasattr(self, "text"):
+            encoded = self.text(batch[f"{name}_ids"], batch[f"{name}_token_mask"])
+            return EmbeddedTexts(embed(encoded.features), batch[f"{name}_mask"])
+        return EmbeddedTexts(batch[name], batch[f"{name}_mask"])
 
     def _encode(
         self, video: UInt8[Array, "B T S S 3"], patch_mask: Bool[Array, "B T N"] | None = None

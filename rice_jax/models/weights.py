@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from rice_jax.config import ModelConfig as ModelSettings
-from rice_jax.config import SwinConfig, TextTowerConfig, VitConfig
+from rice_jax.config import SwinConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
 from rice_jax.models.create import ModelConfig, model_class, start_decoder
 from rice_jax.models.detr import DetrConfig
@@ -76,7 +76,7 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
     """
-    directory = _find_weights(Path(directory).absolute())
+    directory = find_weights(Path(directory).absolute())
     if damage := find_damage(directory, ("weights", "config")):
         raise CheckpointError(f"{directory}: is damaged: {damage}; {_ADVICE}")
     handler = ocp.PyTreeCheckpointHandler()
@@ -117,7 +117,7 @@ def _sources(init_from: str, workdir: Path | None) -> Iterator[Path]:
     """The checkpoints that may describe a run's encoder: that from which it starts, then its own."""
     if init_from:
         with contextlib.suppress(CheckpointError):
-            yield _find_weights(Path(init_from).absolute())
+            yield find_weights(Path(init_from).absolute())
     if workdir:
         yield from (workdir.absolute() / CHECKPOINTS / str(step) for step in list_steps(workdir))
 
@@ -131,7 +131,7 @@ def parameter_names(directory: str | os.PathLike) -> set[str]:
     Raises:
         CheckpointError: there is no checkpoint.
     """
-    found = _find_weights(Path(directory).absolute())
+    found = find_weights(Path(directory).absolute())
     with explain_damage(found):
         saved = ocp.PyTreeCheckpointHandler().metadata(found / "weights").tree
     return set(flatten_dict(saved, sep="/"))
@@ -264,7 +264,7 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> s
     model = model_class(config)
     rest = {part: params[part] for part in params if part not in ("encoder", *model.TRAINING_ONLY, *model.MATCH_ONLY)}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.
-    return _sha256(json.dumps(sizes).encode(), params["encoder"], rest)
+    return digest_of(json.dumps(sizes).encode(), params["encoder"], rest)
 
 
 def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
@@ -280,24 +280,11 @@ def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
         SHA-256 as hexadecimal digits; None for a model that has none of these parts.
     """
     parts = {part: params[part] for part in model_class(config).MATCH_ONLY if part in params}
-    return _sha256(b"", parts) if parts else None
+    return digest_of(b"", parts) if parts else None
 
 
-def text_fingerprint(params: PyTree, config: TextTowerConfig, tokenizer: bytes) -> str:
-    """Identifies what embeds texts.
-
-    Args:
-        params: of the tower.
-        config: of the tower; the compute type does not count.
-        tokenizer: what tells tokenizers apart.
-
-    Returns:
-        SHA-256 as hexadecimal digits.
-    """
-    return _sha256(json.dumps(config.own).encode() + tokenizer, params)
-
-
-def _sha256(prefix: bytes, *trees: PyTree) -> str:
+def digest_of(prefix: bytes, *trees: PyTree) -> str:
+    """SHA-256, as hexadecimal digits, of some bytes and of parameters; all processes call it together."""
     digest = hashlib.sha256(prefix)
     for tree in trees:
         for name, value in sorted(flatten_dict(tree, sep="/").items()):
@@ -346,7 +333,12 @@ def explain_damage(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _find_weights(directory: Path) -> Path:
+def find_weights(directory: Path) -> Path:
+    """The directory of a converted model, of a checkpoint, or of a run's newest checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if (directory / "weights").is_dir():
         return directory
     if (step := newest_step(directory)) is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config import resolve as resolve_settings
+from rice_jax.models.text_weights import with_saved_tower
 from rice_jax.models.weights import with_saved_encoder
 from rice_jax.tasks.detection import Detection
 from rice_jax.tasks.domains import Domains
@@ -29,7 +30,7 @@ def resolve(values: Mapping[str, Any], workdir: Path | None = None) -> Config:
     """
 
     def complete(config: Config) -> Config:
-        return dataclasses.replace(config, model=with_saved_encoder(config.model, workdir))
+        return dataclasses.replace(config, model=with_saved_tower(with_saved_encoder(config.model, workdir)))
 
     config = resolve_settings(values, complete)
     if config.task not in TASKS:

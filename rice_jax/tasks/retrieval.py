@@ -46,7 +46,7 @@ class Retrieval:
         loss, model = config.loss, config.model
         pmd = model.pmd if loss.pmd_weight else None
         pfr = model.pfr if pmd and loss.pfr_weight else None
-        return RiceConfig(model.encoder, model.logit_scale, pmd, pfr, model.aggregation, loss.kind)
+        return RiceConfig(model.encoder, model.logit_scale, pmd, pfr, model.aggregation, loss.kind, model.texts)
 
     def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:
         return train_batches(config.input, start, process_index, process_count)

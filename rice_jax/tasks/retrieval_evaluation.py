@@ -27,7 +27,9 @@ from rice_jax.eval.scores import VideoEmbeddings
 from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.product_boxes import ProductBoxes
+from rice_jax.input.text_embeddings import known_fingerprint
 from rice_jax.models.contract import SupportsStreaming, require
+from rice_jax.models.text_weights import require_same_texts
 from rice_jax.models.weights import embedding_fingerprint, missing, require_trained
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
@@ -66,7 +68,8 @@ class RetrievalEvaluator:
         Raises:
             ConfigError: the model cannot encode a video frame by frame, as ranking by frames needs.
             FileNotFoundError: a data set is missing.
-            CheckpointError: the evaluation re-ranks, and the checkpoint to evaluate has no trained decoder.
+            CheckpointError: the evaluation re-ranks, and the checkpoint to evaluate has no trained decoder or text
+                tower; or it was trained with texts that another model embedded.
         """
         if run.config.eval.score == "frames":
             require(nnx.merge(run.graphdef, run.params), SupportsStreaming, "config.eval.score='frames'")
@@ -78,6 +81,11 @@ class RetrievalEvaluator:
         if run.source and self._num_matched:
             advice = "evaluate a run that trained with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
             require_trained(run.source, run.params, "pmd", "decoder to match with", advice)
+            if "text" in run.params:
+                advice = "evaluate a run of config.model.text='tower', or set config.eval.rerank=0"
+                require_trained(run.source, run.params, "text", "text tower", advice)
+        if run.source and run.config.data.texts:
+            require_same_texts(run.source, known_fingerprint(run.config.data.texts))
         if run.source and self._has_decoder:
             self._has_decoder = not missing(run.source, run.params, "pmd")
         self._queries = read_query_index(self._data)

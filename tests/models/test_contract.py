@@ -30,6 +30,8 @@ CAPABILITIES = SupportsAttention, SupportsDetection, SupportsEmbedding, Supports
 RICE = {SupportsEmbedding, SupportsStreaming, SupportsMatching, SupportsAttention}
 VIDEO = {"model__architecture": "timesformer", "loss__pmd_weight": 0.0}
 XCLIP = VIDEO | {"model__architecture": "xclip"}
+TOWER = {"model__text": "tower", "model__text_init_from": "text", "model__text_tower__layers": 1}
+TOWER |= {f"model__text_tower__{name}": 8 for name in ("vocab_size", "context", "width", "heads", "mlp_width")}
 BATCH, FRAMES = 4, 3
 
 
@@ -76,8 +78,10 @@ def test_models_have_what_they_list_and_are_refused_for_the_rest(settings, capab
 def test_every_part_that_a_model_names_exists(settings):
     subject = model(**settings)
     # A model has the learned scale of its loss alone.
-    losses = ("softmax", "sigmoid") if subject.TRAINING_ONLY else ("softmax",)
-    parts = {part for kind in losses for part in nnx.to_pure_dict(nnx.state(model(loss__kind=kind, **settings)))}
+    others = [{"loss__kind": "softmax"}, {"loss__kind": "sigmoid"}] if subject.TRAINING_ONLY else [{}]
+    if "text" in subject.PRETRAINED:
+        others.append(TOWER)
+    parts = {part for other in others for part in nnx.to_pure_dict(nnx.state(model(**other, **settings)))}
     assert {*subject.PRETRAINED, *subject.TRAINING_ONLY, *subject.MATCH_ONLY} <= parts
     assert not {*subject.TRAINING_ONLY} & {*subject.MATCH_ONLY}
 

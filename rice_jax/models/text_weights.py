@@ -1,0 +1,93 @@
+"""Weights of text towers on disk."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from rice_jax.config import TEXT_MODEL, ConfigError, ModelConfig, TextTowerConfig, TextTowerSettings
+from rice_jax.models.weights import CheckpointError, digest_of, find_weights, load_weights, read_config
+
+
+def load_text(source: Path) -> tuple[PyTree, TextTowerConfig]:
+    """Reads a converted text tower.
+
+    Args:
+        source: what `rice convert text` wrote.
+
+    Raises:
+        CheckpointError: there are no weights, they are damaged, or they are of no text tower.
+    """
+    params, saved = load_weights(source)
+    if "text" not in saved or "text" not in params:
+        raise CheckpointError(f"{source}: holds no text tower; make one: rice convert text SOURCE OUT")
+    return params["text"], TextTowerConfig(**saved["text"])
+
+
+def start_text(source: Path, params: PyTree) -> PyTree:
+    """Replaces the fresh parameters of a model's text tower by those of a converted one.
+
+    Raises:
+        CheckpointError: as `load_text`.
+    """
+    loaded, _ = load_text(source)
+    return params | {"text": jax.tree.map(lambda x, fresh: jax.device_put(x, fresh.sharding), loaded, params["text"])}
+
+
+def with_saved_tower(model: ModelConfig) -> ModelConfig:
+    """Settings of the model, those of its text tower as in the weights that it starts from.
+
+    Raises:
+        ConfigError: they are set to other values than the weights'.
+    """
+    if model.text != "tower" or not model.text_init_from:
+        return model
+    try:
+        saved: Any = read_config(Path(model.text_init_from).absolute()).get("text")
+    except CheckpointError:
+        return model  # the tokenizer, which is there, too, is missed later
+    own = TextTowerSettings(**saved) if saved else model.text_tower
+    if model.text_tower not in (TextTowerSettings(), own):
+        raise ConfigError(
+            f"config.model.text_tower: found {model.text_tower}, expected the settings of "
+            f"{model.text_init_from} ({own}); leave the group out"
+        )
+    return dataclasses.replace(model, text_tower=own)
+
+
+def require_same_texts(source: Path, fingerprint: str) -> None:
+    """Refuses embeddings of texts of another model than those that a run was trained with, if both are known.
+
+    Args:
+        source: a run's workdir, one of its checkpoints, or a converted model.
+        fingerprint: of the model that made the embeddings; "" = unknown.
+
+    Raises:
+        CheckpointError: they are of another model, or there is no checkpoint.
+    """
+    directory = find_weights(source.absolute()) / "data"
+    saved = ocp.JsonCheckpointHandler().restore(directory, args=ocp.args.JsonRestore()) if directory.is_dir() else {}
+    trained = (saved or {}).get(TEXT_MODEL, "")
+    if trained and fingerprint and trained != fingerprint:
+        raise CheckpointError(
+            f"{source}: was trained with texts that another model embedded ({trained[:12]}), found {fingerprint[:12]} "
+            "in config.data.texts; embed them with that model (rice embed-text)"
+        )
+
+
+def text_fingerprint(params: PyTree, config: TextTowerConfig, tokenizer: bytes) -> str:
+    """Identifies what embeds texts.
+
+    Args:
+        params: of the tower.
+        config: of the tower; the compute type does not count.
+        tokenizer: what tells tokenizers apart.
+
+    Returns:
+        SHA-256 as hexadecimal digits.
+    """
+    return digest_of(json.dumps(config.own).encode() + tokenizer, params)
