@@ -22,6 +22,14 @@ LOST_SECONDS = 30.0  # without a frame, after which the product is gone; longer 
 Turn = Callable[[Segment, Match], float]
 
 
+class Search(NamedTuple):
+    """Which products are searched, and how many an event lists."""
+
+    gallery: str | None = None  # id of the gallery; None = all products of the index
+    top: int = 5  # at least 1
+    where: Where | None = None  # only these products, see `Engine.products`
+
+
 class Event(NamedTuple):
     """A product is shown, or is gone."""
 
@@ -64,7 +72,7 @@ def changes(
     Raises:
         DataError: there is no such gallery, column, or product, or a cosine is not finite.
     """
-    found = Changes(gallery=gallery, top=top, where=where, now=now, date=date)
+    found = Changes(Search(gallery, top, where), now=now, date=date)
     for batch in batches:
         if batch:
             encoded = engine.encode(np.stack([frame.picture for frame in batch]))
@@ -81,21 +89,18 @@ class Changes:
     part counts once it has `CONFIRMED` frames.
 
     Attributes:
+        search: which products are searched; may change.
         shown: the event by which the product was shown that is still shown; None = there is none.
     """
 
     def __init__(
         self,
-        *,
-        gallery: str | None = None,
-        top: int = 5,
-        where: Where | None = None,
+        search: Search = Search(),  # noqa: B008 (it cannot change)
         now: Callable[[], float] = time.monotonic,
         date: Callable[[], float] = time.time,
     ):
-        """Starts without frames; for the arguments, see `changes`."""
-        self._search = {"gallery": gallery, "top": top, "where": where}
-        self._now, self._date = now, date
+        """Starts without frames; for the clocks, see `changes`."""
+        self.search, self._now, self._date = search, now, date
         self._model: object = None  # that has encoded the window
         self._last: LiveFrame | None = None
         self._state = _State()
@@ -123,7 +128,8 @@ class Changes:
         last = self._last = batch[-1]
         times = [second for second, _ in self._state.window]
         frames = join_frames([own for _, own in self._state.window])
-        parts = products_over_time(engine, times, frames, end=last.second, **self._search)
+        gallery, top, where = self.search
+        parts = products_over_time(engine, times, frames, end=last.second, gallery=gallery, top=top, where=where)
         yield from self._dated(
             self._state.update(parts, lambda part, former: _turn(engine, times, frames, part, former))
         )

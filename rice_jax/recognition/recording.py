@@ -19,7 +19,7 @@ def is_complete(path: Path) -> bool:
         if FRAGMENTED in file.read(INDEX_BYTES):
             return False
         file.seek(0)
-        with av.open(_Pipe(file), container_options={"format_whitelist": FORMATS}) as container:
+        with av.open(_Pipe(file), "r", container_options={"format_whitelist": FORMATS}) as container:
             return container.duration is not None
     return False
 

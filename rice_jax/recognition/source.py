@@ -256,8 +256,8 @@ def _open(source: Source, file: GrowingFile | None) -> av.container.InputContain
     if source.allowed and source.scheme in WEB:
         # FFmpeg would take `Web`'s connections for its own.
         options |= {"format_whitelist": FORMATS, "http_persistent": "0", "http_multiple": "0"}
-        web, timeout = Web(source.allowed), (OPEN_SECONDS, SILENT_SECONDS)
-        return av.open(web.final(source.address), "r", options=options, io_open=web.open, timeout=timeout)
+        web, seconds = Web(source.allowed), (OPEN_SECONDS, SILENT_SECONDS)
+        return av.open(web.final(source.address), "r", options=options, io_open=web.open, timeout=seconds)
     if source.allowed and not device:
         options |= {"protocol_whitelist": PROTOCOLS.get(source.scheme, "file"), "format_whitelist": CONTAINERS}
     if file:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from rice_jax.recognition.changes import Changes, Event
+from rice_jax.recognition.changes import Changes, Event, Search
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.follow import LiveFrame, follow
 from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
@@ -67,7 +67,7 @@ class Pushed:
         """The event since which a product is shown."""
         return self._changes.shown
 
-    def push(self, engine: Engine, time: float, frame: Frames, restarted: bool, search: dict[str, Any]) -> None:
+    def push(self, engine: Engine, time: float, frame: Frames, restarted: bool, search: Search) -> None:
         """Adds a picture; one that is late is left out.
 
         Args:
@@ -75,7 +75,7 @@ class Pushed:
             time: of the picture, in seconds.
             frame: the picture, encoded by the engine.
             restarted: whether the clock of the pictures has jumped.
-            search: `gallery`, `top`, and `where` of `Changes`.
+            search: which products are searched.
         """
         with self._lock:
             now, last = self._now(), self._last
@@ -122,7 +122,7 @@ class Followed:
         encode: Encode,
         write: Write,
         interval: float,
-        **search: Any,
+        search: Search,
     ):
         """Starts.
 
@@ -133,13 +133,14 @@ class Followed:
             encode: encodes pictures.
             write: writes an event as JSON.
             interval: distance in seconds between the pictures that are looked at.
-            search: `gallery`, `top`, and `where` of `Changes`.
+            search: which products are searched.
         """
         self.log, self.source = EventLog(), source
         self._tell, self._stop = teller(self.log, write), threading.Event()
-        self._connection, self._final = State("connecting"), None
+        self._connection = State("connecting")
+        self._final: State | None = None
         self._engine_now, self._engine, self._encode = engine, engine(), encode
-        self._changes, self._interval = Changes(**search), interval
+        self._changes, self._interval = Changes(search), interval
         self._connected = threading.Lock()  # held while there is a connection
         self._thread = threading.Thread(target=self._run, name=f"{THREAD} {name}", daemon=True)
         self._thread.start()

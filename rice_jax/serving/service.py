@@ -13,6 +13,7 @@ from fastapi import HTTPException
 from jaxtyping import UInt8
 
 from rice_jax.recognition.allowed import Allowed, SourceRefused
+from rice_jax.recognition.changes import Search
 from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Frames, join_frames
 from rice_jax.recognition.products import parse_where
@@ -199,7 +200,7 @@ class Service:
                 self._batcher.encode_and_wait,
                 self._writes(shop),
                 self._interval,
-                **_search(query),
+                _search(query),
             )
 
         self.lives.follow(name, new)
@@ -323,8 +324,8 @@ def _recognized(
     )
 
 
-def _search(query: Query) -> dict[str, Any]:
-    return {"gallery": query.gallery, "top": query.top, "where": parse_where(query.where)}
+def _search(query: Query) -> Search:
+    return Search(query.gallery, query.top, parse_where(query.where))
 
 
 def _key(shop: Shop, stream_id: str) -> StreamKey:

@@ -48,9 +48,9 @@ def source(port, **more):
     return {"url": f"http://127.0.0.1:{port}/live.ts"} | more
 
 
-def push(client, shop, row, second, path="/streams/s"):
-    headers = {"content-type": "image/png"}
-    return client.post(f"{path}/frames?time={second}", content=png(shop.pictures[row]), headers=headers)
+def push(client, shop, row, second, **query):
+    headers, query = {"content-type": "image/png"}, {"time": second} | query
+    return client.post("/streams/s/frames", params=query, content=png(shop.pictures[row]), headers=headers)
 
 
 def told(event):
@@ -190,6 +190,16 @@ def test_pushed_pictures_have_events(engine, shop, monkeypatch):
             client.delete("/streams/s")
             assert next_event() is None
         assert client.get("/streams/s/events").status_code == 404
+
+
+def test_pushed_pictures_are_searched_for_as_they_say(engine, shop):
+    with asking(engine) as client:
+        push(client, shop, 6, 0)
+        with listening(client, "/streams/s/events") as next_event:
+            for second in range(1, 20):
+                push(client, shop, 6, second, gallery="b", top=1)
+            event, _ = next_event()
+            assert told(event) == ("shown", "p6") and event["product"]["gallery"] == "b" and len(event["products"]) == 1
 
 
 def test_an_idle_stream_ends_its_listeners(engine, shop, monkeypatch):
