@@ -141,9 +141,13 @@ def timesformer(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -> E
         masks, videos = case.arrays["masked/frame_mask"].astype(bool), case.arrays["in/pixel_values"]
         # Whatever is in padding changes nothing.
         videos = np.where(masks[:, :, None, None, None], videos, 9.0).astype(np.float32)
-        params, videos, frame_mask = jax.tree.map(jnp.asarray, (params, videos, masks))
-        last = np.asarray(encode(params, videos, frame_mask)[-1])
-        features = nnx.merge(graphdef, params)(jnp.moveaxis(videos, 2, -1), frame_mask)
+
+        @jax.jit
+        def compute(params: PyTree, videos: jax.Array, frame_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+            features = nnx.merge(graphdef, params)(jnp.moveaxis(videos, 2, -1), frame_mask)
+            return features, encode(params, videos, frame_mask)[-1]
+
+        features, last = jax.tree.map(np.asarray, compute(params, videos, masks))
         yield Line("masked/cls", (of_maximum(features, case.arrays["masked/cls"]),), ("masked/frame_mask",))
         for row, mask in enumerate(masks):
             kept = last[row, np.r_[True, np.tile(mask, sizes.num_patches)]]

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import av
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
@@ -48,7 +47,7 @@ def make_shop(directory: Path, *, decoder: bool = True, calibrated: bool = True,
     pictures = [draw(seed) for seed in range(12)]
     shown = np.stack([show(png(picture), config) for picture in pictures[:8]])
     embedder = model_embedder(nnx.split(model)[0], with_queries=decoder)
-    images = embedder.image(nnx.split(model)[1], {"image": jnp.asarray(shown)})
+    images = jax.jit(embedder.image)(nnx.split(model)[1], {"image": shown})
     fingerprint = embedding_fingerprint(params, parts, config.data.resize)
     calibration = Calibration(SCALE, SLOPE, THRESHOLD, 10, NUM_FRAMES, fingerprint) if calibrated else None
     about = About(parts, config.data.resize, NUM_FRAMES, fingerprint, str(weights), calibration, ipd)

@@ -7,7 +7,7 @@ import pytest
 
 import rice_jax
 from rice_jax import cli
-from tests.fixtures import ROOT, command, run
+from tests.fixtures import LIGHT, ROOT, command, run
 
 CONFIG = """
 from rice_jax.config import load_config
@@ -74,7 +74,7 @@ def test_what_cannot_work_gets_one_line(arguments, message, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_training_from_a_config_file_in_another_directory(shop, tmp_path):
     (tmp_path / "mine.py").write_text(CONFIG)
-    flags = command(shop, tmp_path / "run", config="mine.py")[3:]
+    flags = command(shop, tmp_path / "run", config="mine.py", tiny=LIGHT)[3:]
     kept = [flag for flag in flags if "total_steps" not in flag]
     result = run([sys.executable, "-m", "rice_jax.cli", "train", *kept], directory=tmp_path, PYTHONPATH=str(ROOT))
     assert result.returncode == 0, result.stderr

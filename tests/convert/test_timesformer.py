@@ -15,6 +15,7 @@ from rice_jax import export, load, main
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.convert import clip
 from rice_jax.convert.hub_families import find_export
+from rice_jax.eval.embed import model_embedder
 from rice_jax.eval.results import Row, read_results
 from rice_jax.index.model import load_model
 from rice_jax.index.store import read_index
@@ -50,15 +51,23 @@ def run_of(ours, **settings):
 def test_a_converted_model_embeds_videos_as_transformers_does(converted):
     """Alone from its folder: pixels, positions of frames and their number are in it."""
     recorded, loaded = case("timesformer"), load_model(converted)
-    model = nnx.merge(loaded.graphdef, loaded.params)
+
+    @jax.jit
+    def encode(params, pixels):
+        return nnx.merge(loaded.graphdef, params).encoder(pixels, frame_mask)
+
+    @jax.jit
+    def embed_video(params, video):
+        return nnx.merge(loaded.graphdef, params).embed_video({"video": video, "frame_mask": frame_mask})
+
     assert loaded.config.encoder.pixels == "kinetics"
     assert loaded.about.num_frames == load(converted).num_frames == 3
     pixels = jnp.moveaxis(recorded.arrays["in/pixel_values"], 2, -1)
     frame_mask = jnp.asarray(recorded.arrays["masked/frame_mask"])
-    assert_close(model.encoder(pixels, frame_mask), recorded.arrays["masked/cls"])
+    assert_close(encode(loaded.params, pixels), recorded.arrays["masked/cls"])
     video = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
-    expected = model.encoder(jnp.asarray((video / 255 - 0.45) / 0.225, jnp.float32), frame_mask)
-    assert_close(model.embed_video({"video": jnp.asarray(video), "frame_mask": frame_mask}), embed(expected))
+    expected = encode(loaded.params, jnp.asarray((video / 255 - 0.45) / 0.225, jnp.float32))
+    assert_close(embed_video(loaded.params, jnp.asarray(video)), embed(expected))
     assert load(converted).embed_video([png(draw(0)), png(draw(1))]).shape == (32,)
 
 
@@ -164,8 +173,10 @@ def test_a_run_starts_from_an_encoder_of_pictures(name, tmp_path):
     params = start_from(tmp_path / "ours", create_params(parts, ONE, seed=0), parts)
     pictures = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8))
     loaded = load_model(tmp_path / "ours")
-    expected = nnx.merge(loaded.graphdef, loaded.params).embed_image({"image": pictures})
-    found = nnx.merge(create_model(parts, ONE), params).embed_image({"image": pictures})
+    expected, found = (
+        jax.jit(model_embedder(graphdef).image)(weights, {"image": pictures}).embedding
+        for graphdef, weights in ((loaded.graphdef, loaded.params), (create_model(parts, ONE), params))
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

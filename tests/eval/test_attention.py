@@ -43,9 +43,8 @@ def test_maps_are_those_that_training_looks_at(pairs, num_pairs):
 
     [batch] = attention.attention_batches(data, 8, queries, images)
     batch = jax.tree.map(lambda rows: jnp.asarray(rows[:2]), batch)
-    _, tokens = model(batch)
-    matches = model.match_batch(batch, tokens, jnp.array([[1], [0]]))
-    maps = np.asarray(matches.attention).mean(axis=1).reshape(2, 5, 3, 5)[:, 1:, :, 1:]
+    match = nnx.jit(lambda model, batch: model.match_batch(batch, model(batch)[1], jnp.array([[1], [0]])))
+    maps = np.asarray(match(model, batch).attention).mean(axis=1).reshape(2, 5, 3, 5)[:, 1:, :, 1:]
     assert found.shape == (2, 4, 3, 4) and found.dtype == np.uint8
     np.testing.assert_allclose(found, 255 * maps / maps.max(axis=(2, 3), keepdims=True), atol=0.51)
     assert (found.max(axis=(2, 3)) == 255).all()

@@ -207,10 +207,10 @@ def test_frames_are_embedded_as_images_on_eight_devices_as_on_one():
     rows = videos(8)
     np.testing.assert_array_equal(mask, rows["frame_mask"])
     np.testing.assert_array_equal(embeddings[~mask], 0)
-    model = nnx.merge(create_model(parts, mesh), params)
-    images = model.embed_image({"image": jnp.asarray(rows["video"][mask])})
+    alone = model_embedder(create_model(parts, mesh))
+    images = jax.jit(alone.image)(params, {"image": rows["video"][mask]}).embedding
     np.testing.assert_allclose(embeddings[mask], images, atol=1e-5)
-    np.testing.assert_allclose(mean, model.embed_video({name: jnp.asarray(rows[name]) for name in rows}), atol=1e-5)
+    np.testing.assert_allclose(mean, jax.jit(alone.video)(params, rows), atol=1e-5)
 
 
 def test_pixels_too_are_ranked_by_frames():

@@ -91,16 +91,20 @@ def test_a_video_is_made_of_its_frames(kind):
     """Streamed frames, of which all patches count, give the embedding of the whole video."""
     rows = batch() | {"patch_mask": jnp.ones((BATCH, FRAMES, 4), bool)}
     subject = model(model__aggregation__kind=kind, data__num_frames=10)
-    kept = subject.encode_frames(rows["video"].reshape(-1, 16, 16, 3))
+    encode_frames = nnx.jit(lambda subject, pictures: subject.encode_frames(pictures))
+    kept = encode_frames(subject, rows["video"].reshape(-1, 16, 16, 3))
     features = kept.features.reshape(BATCH, FRAMES, -1)
-    np.testing.assert_allclose(
-        subject.aggregate(features, rows["frame_mask"]), subject.embed_video(rows), rtol=1e-5, atol=1e-6
+    embedding, tokens = nnx.jit(lambda subject, rows: (subject.embed_video(rows), subject.video_tokens(rows)))(
+        subject, rows
     )
-    tokens = kept.tokens.reshape(BATCH, FRAMES, *kept.tokens.shape[1:])
-    np.testing.assert_allclose(tokens, subject.video_tokens(rows), rtol=1e-4, atol=1e-5)
-    images = subject.encode_frames(rows["image"]).features
-    np.testing.assert_allclose(embed(images), subject.embed_image(rows), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(subject.encode_images(rows).embedding, subject.embed_image(rows), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(subject.aggregate(features, rows["frame_mask"]), embedding, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(kept.tokens.reshape(tokens.shape), tokens, rtol=1e-4, atol=1e-5)
+    images = encode_frames(subject, rows["image"]).features
+    embedding, encoded = nnx.jit(lambda subject, rows: (subject.embed_image(rows), subject.encode_images(rows)))(
+        subject, rows
+    )
+    np.testing.assert_allclose(embed(images), embedding, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(encoded.embedding, embedding, rtol=1e-5, atol=1e-6)
 
 
 def test_similarities_are_scaled_as_in_training():
@@ -114,16 +118,18 @@ def test_the_match_of_inference_is_that_of_training():
     """With a patch mask, of each video's own image and two others."""
     rows, subject = batch(), model()
     negatives = jnp.array([[1, 2], [2, 3], [3, 0], [0, 1]])
-    _, tokens = subject(rows)
-    expected = subject.match_batch(rows, tokens, negatives)
-    queries = subject.encode_images(rows).queries
-    found = subject.match(
-        jnp.stack([queries] * BATCH), subject.video_tokens(rows), rows["frame_mask"], rows["patch_mask"]
-    )  # [video, image]
+    expected = nnx.jit(lambda subject, rows: subject.match_batch(rows, subject(rows)[1], negatives))(subject, rows)
+
+    @nnx.jit
+    def inferred(subject, rows):
+        queries = jnp.stack([subject.encode_images(rows).queries] * BATCH)
+        found = subject.match(queries, subject.video_tokens(rows), rows["frame_mask"], rows["patch_mask"])
+        return found, subject.attention_maps(rows)
+
+    found, maps = inferred(subject, rows)  # [video, image]
     for image in range(BATCH):
         videos = [image, *negatives[image].tolist()]
         np.testing.assert_allclose(found[videos, image], expected.cosine[image], rtol=1e-4, atol=1e-5)
-    maps = subject.attention_maps(rows)
     assert maps.shape == (BATCH, 4, FRAMES, 4)
     hidden = ~(rows["patch_mask"] & rows["frame_mask"][..., None])
     assert not np.any(np.asarray(maps).transpose(0, 2, 3, 1)[np.asarray(hidden)]), "no attention to masked patches"
@@ -133,13 +139,14 @@ def test_the_match_of_inference_is_that_of_training():
 def test_a_model_of_whole_videos_takes_an_image_as_one_frame_and_no_padding(settings):
     subject, rows = model(**settings), batch()
     del rows["patch_mask"]
-    embeddings, tokens = subject(rows)
+    embeddings, tokens = nnx.jit(lambda subject, rows: subject(rows))(subject, rows)
     assert tokens is None
+    embed_video = nnx.jit(lambda subject, rows: subject.embed_video(rows))
     one = {"video": rows["image"][:, None], "frame_mask": jnp.ones((BATCH, 1), bool)}
-    np.testing.assert_allclose(subject.embed_video(one), embeddings.image, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embed_video(subject, one), embeddings.image, rtol=1e-5, atol=1e-6)
     alone = {"video": rows["video"][2:3, :2], "frame_mask": jnp.ones((1, 2), bool)}
     padded = {"video": rows["video"][2:3], "frame_mask": jnp.array([[True, True, False]])}
-    np.testing.assert_allclose(subject.embed_video(alone), subject.embed_video(padded), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embed_video(subject, alone), embed_video(subject, padded), rtol=1e-5, atol=1e-6)
     with pytest.raises(ConfigError, match="^VideoModel cannot leave out patches; set config.model.ipd_use='crop'"):
         subject.embed_video(batch())
 

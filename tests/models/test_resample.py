@@ -42,8 +42,11 @@ def decoded(examples, **settings) -> Decoded:
     return Collate(data)([{"video": example} for example in examples])["video"]
 
 
+compiled = jax.jit(resample)
+
+
 def resampled(batch: Decoded) -> np.ndarray:
-    return np.asarray(resample(jax.tree.map(jnp.asarray, batch)))
+    return np.asarray(compiled(batch))
 
 
 def difference(found, expected) -> np.ndarray:

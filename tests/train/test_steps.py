@@ -66,13 +66,15 @@ def compiled(mesh: Mesh, config: Config = CONFIG, start: dict | None = None):
     placed = jax.device_put(start, parameter_shardings(mesh, start))
     state = create_state(placed, GRADIENTS, mesh)
     step = compile_step(step_of(config, mesh), state, mesh)
-    return step, lambda number: jax.tree.map(jnp.copy, state._replace(step=jnp.int32(number)))
+    shardings = parameter_shardings(mesh, state)
+    copy = jax.jit(lambda state, number: jax.tree.map(jnp.copy, state._replace(step=number)), out_shardings=shardings)
+    return step, lambda number: copy(state, jnp.int32(number))
 
 
-def one_step(mesh: Mesh, config: Config = CONFIG, start: dict | None = None):
+def one_step(mesh: Mesh, config: Config = CONFIG, start: dict | None = None, rows: dict | None = None):
     """Metrics and gradients of the first step."""
     step, state = compiled(mesh, config, start)
-    state, metrics = step(state(0), global_batch(mesh, batch()))
+    state, metrics = step(state(0), global_batch(mesh, rows or batch()))
     return metrics, state.optimizer.trace
 
 
@@ -89,9 +91,9 @@ def assert_same(actual, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), gradients, expected_gradients)
 
 
-@pytest.mark.parametrize("fsdp", [1, 2, 8])
+@pytest.mark.parametrize("fsdp", [1, 8])
 def test_eight_devices_give_the_losses_and_gradients_of_one(one_device, fsdp):
-    """With dropout: what is drawn does not depend on the mesh."""
+    """With dropout: what is drawn does not depend on the mesh; masked patches are compared on both axes, below."""
     step, state = one_device
     assert CONFIG.model.pmd.attention_dropout > 0
     after, metrics = step(state(0), global_batch(mesh_of(1), batch()))
@@ -203,9 +205,7 @@ def test_a_patch_mask_of_all_ones_changes_no_bit_of_the_losses(one_device):
 def test_eight_devices_mask_the_same_patches(one_device):
     step, state = one_device
     after, metrics = step(state(0), global_batch(mesh_of(1), masked()))
-    other, state = compiled(mesh_of(8, fsdp=2))
-    found, found_metrics = other(state(0), global_batch(mesh_of(8, fsdp=2), masked()))
-    assert_same((found_metrics, found.optimizer.trace), (metrics, after.optimizer.trace))
+    assert_same(one_step(mesh_of(8, fsdp=2), rows=masked()), (metrics, after.optimizer.trace))
 
 
 @pytest.mark.parametrize(("devices", "chunks"), [(1, 4), (8, 2)])
@@ -213,10 +213,8 @@ def test_chunks_give_the_losses_and_gradients_of_the_whole_batch(one_device, dev
     """Of all three losses and with a patch mask."""
     step, state = one_device
     after, metrics = step(state(0), global_batch(mesh_of(1), masked()))
-    mesh = mesh_of(devices, fsdp=min(devices, 2))
-    in_chunks, state = compiled(mesh, in_parts(chunks))
-    found, found_metrics = in_chunks(state(0), global_batch(mesh, masked()))
-    assert_same((found_metrics, found.optimizer.trace), (metrics, after.optimizer.trace))
+    found = one_step(mesh_of(devices, fsdp=min(devices, 2)), in_parts(chunks), rows=masked())
+    assert_same(found, (metrics, after.optimizer.trace))
 
 
 def test_chunks_hold_the_activations_of_one(one_device):

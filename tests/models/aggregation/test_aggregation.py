@@ -73,9 +73,9 @@ def test_padding_changes_nothing(name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fresh_weights_start_from_a_mean(name):
     graphdef, params = fresh(CONFIGS[name])
-    module = nnx.merge(graphdef, params)
-    assert isinstance(module, Aggregation)
-    found = embed(module(jnp.asarray(features(), jnp.bfloat16), jnp.asarray(MASK)))
+    assert isinstance(nnx.merge(graphdef, params), Aggregation)
+    aggregate = jax.jit(lambda params, features: embed(nnx.merge(graphdef, params)(features, jnp.asarray(MASK))))
+    found = aggregate(params, jnp.asarray(features(), jnp.bfloat16))
     assert found.dtype == jnp.float32
     rounded = [np.asarray(jnp.asarray(x[m], jnp.bfloat16), np.float64) for x, m in zip(features(), MASK, strict=True)]
     unit = name in ("embeddings", "transformer", "differences")

@@ -84,10 +84,16 @@ def test_masked_patches_are_as_if_they_were_not_there():
     tokens, features = nnx.jit(Vit.__call__)(vit, pictures(), jnp.asarray(PATCH_MASK))
     x = patchify(pictures(), CONFIG.patch_size) @ vit.patch_embedding.kernel[...] + vit.position_embedding[...][1:]
     cls = vit.class_embedding[...] + vit.position_embedding[...][0]
+
+    @nnx.jit
+    def encode(vit, x):
+        alone = vit.apply_blocks(vit.ln_pre(x))
+        return alone[0], vit.projection(vit.ln_post(alone[0, 0]))
+
     for i, kept in enumerate(PATCH_MASK):
-        alone = vit.apply_blocks(vit.ln_pre(jnp.concatenate([cls[None], x[i, kept]])[None]))
-        np.testing.assert_allclose(tokens[i][np.r_[True, kept]], alone[0], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(features[i], vit.projection(vit.ln_post(alone[0, 0])), rtol=1e-5, atol=1e-5)
+        alone, feature = encode(vit, jnp.concatenate([cls[None], x[i, kept]])[None])
+        np.testing.assert_allclose(tokens[i][np.r_[True, kept]], alone, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(features[i], feature, rtol=1e-5, atol=1e-5)
 
 
 KINDS = {
@@ -109,14 +115,18 @@ def test_masked_patches_are_as_if_they_were_not_there_in_all_kinds(kind):
     first, rotary = vit.embed(pictures()), None
     if config.positions == "rotary":
         rotary = rotary_positions(config, vit.num_extra)
-    for i, kept in enumerate(PATCH_MASK):
-        chosen = np.r_[np.ones(vit.num_extra, bool), kept]
-        x = first[i, chosen][None]
+
+    @nnx.jit
+    def encode(vit, x, turned):
         for number in range(config.layers):
-            turned = rotary and tuple(part[chosen] for part in rotary)
             x = unstack(vit.blocks, number)(x, None, turned)
         alone, pooled = vit.summarize(x)
-        feature = vit.projection(pooled) if config.projection else pooled
+        return alone, vit.projection(pooled) if config.projection else pooled
+
+    for i, kept in enumerate(PATCH_MASK):
+        chosen = np.r_[np.ones(vit.num_extra, bool), kept]
+        turned = rotary and tuple(part[chosen] for part in rotary)
+        alone, feature = encode(vit, first[i, chosen][None], turned)
         np.testing.assert_allclose(tokens[i][np.r_[True, kept]], alone[0], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(features[i], feature[0], rtol=1e-5, atol=1e-5)
 
