@@ -58,6 +58,9 @@ def test_a_run_with_embeddings_is_trained_resumed_and_evaluated(shop, text_model
     changed = dataclasses.replace(config, data=dataclasses.replace(config.data, texts=str(other)))
     with pytest.raises(CheckpointError, match="was trained with texts that another model embedded .*; embed them with"):
         main.run(changed, tmp_path / "whole", "eval")
+    tower = settings(shop, model__text="tower", model__text_init_from=str(text_model))
+    with pytest.raises(CheckpointError, match="has no trained text tower .*; evaluate a run of config.model.text="):
+        main.run(tower, tmp_path / "whole", "eval")
     with pytest.raises(CheckpointError, match="the training data .*config.data.texts.* has changed since this check"):
         longer = dataclasses.replace(changed, train=dataclasses.replace(config.train, total_steps=STEPS + 1))
         main.run(longer, tmp_path / "whole", "train")

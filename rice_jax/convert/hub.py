@@ -60,7 +60,8 @@ def require_exportable(model: RiceConfig, source: Path) -> None:
     """
     if model.text:
         raise ConvertError(
-            f"{source}: its decoder reads texts, expected config.model.text='off': rice.json has no place"
+            f"{source}: found a decoder that reads texts, expected config.model.text='off': {RICE} has no place for "
+            "its layers"
         )
     if model.aggregation.kind not in AGGREGATIONS:
         raise ConvertError(

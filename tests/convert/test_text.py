@@ -9,9 +9,11 @@ import pytest
 import safetensors.numpy
 
 from rice_jax.cli import main
-from rice_jax.convert import text
+from rice_jax.config import TextConfig, VitConfig
+from rice_jax.convert import hub, text
 from rice_jax.convert.tensors import ConvertError
 from rice_jax.convert.text import from_hugging_face_text, from_original_text
+from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import load_weights
 from scripts.parity import Case
 from scripts.parity_text import named, text_outputs
@@ -247,6 +249,11 @@ def test_open_clip_folders(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg}))
     with pytest.raises(ConvertError, match="found text_cfg with hf_model_name='roberta'"):
         text.read_source(tmp_path)
+
+
+def test_a_model_that_reads_texts_is_not_exported(tmp_path):
+    with pytest.raises(ConvertError, match="found a decoder that reads texts, expected config.model.text='off'"):
+        hub.require_exportable(RiceConfig(VitConfig(), text=TextConfig(EMBED)), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["clip", "chinese_clip", "bert"])

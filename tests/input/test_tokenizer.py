@@ -3,9 +3,11 @@
 import gzip
 import json
 import shutil
+import sys
 
 import pytest
 
+from rice_jax.config import ConfigError
 from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.types import DataError
 from tests.golden.cases import HERE
@@ -116,3 +118,9 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(tmp_path, name, content, me
     with pytest.raises(DataError, match=message) as error:
         Tokenizer(tmp_path, 8)
     assert "\n" not in str(error.value)
+
+
+def test_the_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ConfigError, match=r"texts need the package tokenizers: pip install 'rice-jax\[text\]'"):
+        Tokenizer(TEXT, 8)
