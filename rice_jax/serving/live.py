@@ -179,10 +179,9 @@ class Followed:
                     self._tell(self._changes.wait())
             reason = "it was stopped" if self._stop.is_set() else "it is complete"
         except Exception as error:
-            state, reason = "failed", str(error) if isinstance(error, DataError) else type(error).__name__
-            logger.warning(
-                "%s: is no longer followed", self.source, exc_info=not isinstance(error, DataError) and error
-            )
+            expected = isinstance(error, DataError)
+            state, reason = "failed", str(error) if expected else f"{self.source}: {type(error).__name__}"
+            logger.warning("%s; it is no longer followed", reason, exc_info=None if expected else error)
         finally:
             self._stop.set()
         self._final = State(state, reason, self._connection.pictures)

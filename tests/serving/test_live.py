@@ -1,19 +1,27 @@
 """Streams that the server follows, and the events of streams."""
 
+import asyncio
 import contextlib
+import copy
 import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from rice_jax.recognition import changes as changes_module
 from rice_jax.recognition import follow as follow_module
 from rice_jax.recognition.allowed import parse_allowed
+from rice_jax.recognition.changes import Search
+from rice_jax.recognition.lines import event_line
+from rice_jax.recognition.source import Source
 from rice_jax.serving import events as events_module
+from rice_jax.serving import live as live_module
 from rice_jax.serving import service as service_module
 from rice_jax.serving.admission import Access
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.live import Followed
 from rice_jax.serving.tokens import read_tokens
 from tests.recognition.streams import free_port
 from tests.serving.live import listening, sending, write_part
@@ -142,7 +150,7 @@ def test_a_source_that_does_not_answer_holds_nothing_up(following, shop, tmp_pat
             until(lambda: client.post("/streams/dead/source", json=source(dead)).status_code == 201)
 
 
-def test_a_source_that_fails_says_why(following, shop, tmp_path, engine):
+def test_a_source_that_fails_says_why(shop, tmp_path, engine, caplog):
     path = tmp_path / "film.mkv"
     path.write_bytes(b"x" * 100)
     with asking(engine, allowed=parse_allowed([str(tmp_path)])) as client:
@@ -151,10 +159,45 @@ def test_a_source_that_fails_says_why(following, shop, tmp_path, engine):
         assert client.post("/streams/s/source", json={"url": str(film)}).status_code == 201
         until(lambda: client.get("/streams/s").json()["source"]["state"] == "failed")
         assert "is an MP4 whose index is written at its end" in client.get("/streams/s").json()["source"]["reason"]
+        assert caplog.messages[-1].endswith("or fragmented MP4; it is no longer followed")
         assert client.get("/streams/s/events").status_code == 204, "nothing will come"
         assert push(client, shop, 1, 1).status_code == 200, "what has failed can be replaced"
         assert client.get("/streams/s").json() == {"id": "s", "source": None, "shown": None}
         assert client.post("/streams/s/source", json={"url": str(path)}).status_code == 409
+
+
+def test_another_model_takes_over(engine, shop, monkeypatch):
+    other = copy.copy(engine)
+    other.model = copy.copy(engine.model)
+    engines, encoders, lines = [engine], [], []
+
+    def pictures(source, interval, stop, seen):
+        for second in range(40):
+            engines[0] = other if second > 15 else engine
+            yield float(second), shop.pictures[1]
+            stop.wait(0.02)
+        stop.wait(SECONDS)
+
+    def encode(engine, pictures):
+        encoders.append(engine)
+        return engine.encode(np.stack(pictures))
+
+    def write(event):
+        lines.append(event_line(event))
+        return lines[-1]
+
+    async def follow():
+        followed = Followed("s", Source("rtmp://localhost"), lambda: engines[0], encode, write, 1.0, Search())
+        await asyncio.to_thread(until, lambda: followed.state.pictures == 40)
+        followed.end()
+        await asyncio.to_thread(followed.join)
+        return followed.state
+
+    monkeypatch.setattr(live_module, "live_pictures", pictures)
+    assert asyncio.run(follow()).state == "ended"
+    took_over = [own is other for own in encoders]
+    assert took_over == sorted(took_over) and {True, False} == set(took_over)
+    assert list(map(told, lines)) == [("shown", "p1"), ("gone", "p1")] and lines[1]["reason"] == "stopped"
 
 
 def test_pushed_pictures_have_events(engine, shop, monkeypatch):
