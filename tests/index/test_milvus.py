@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import unicodedata
 
 import numpy as np
 import pytest
@@ -112,6 +113,18 @@ def test_smaller_vectors_keep_their_projection(uri, caplog):
     caplog.clear()
     assert write_milvus(shop(), uri).projection is None
     assert "60 pictures, of which 60 are written, and 0 removed" in caplog.text
+
+
+@needs_milvus
+def test_conditions_are_met_in_either_normal_form(uri):
+    index = shop()
+    fields = [{unicodedata.normalize("NFD", "Größe"): unicodedata.normalize("NFD", "groß, grün")}, *index.fields[1:]]
+    stored = write_milvus(dataclasses.replace(index, fields=fields), uri)
+    for form in ("NFC", "NFD"):
+        where = {unicodedata.normalize(form, "größe"): unicodedata.normalize(form, "groß, grün")}
+        [hits] = stored.search(index.vectors[:1], 60, where=where)
+        assert hits[0].key == next(iter(keys_of(index)))
+        assert {hit.product for hit in hits} == {key_of(index.gallery_ids[0], index.product_ids[0])}
 
 
 @needs_milvus
