@@ -25,7 +25,6 @@ class Picture(NamedTuple):
     title: str  # "" = unknown
     place: str  # for messages: the file itself, or the line of the CSV
     fields: Mapping[str, str] = {}  # further columns of the CSV
-    content: bytes | None = None  # of the file, if it is a part of another file
 
     def read(self) -> bytes:
         """The content of the file.
@@ -33,7 +32,7 @@ class Picture(NamedTuple):
         Raises:
             OSError: it cannot be read.
         """
-        return read_file(self.path) if self.content is None else self.content
+        return read_file(self.path)
 
 
 class Names(NamedTuple):

@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,19 @@ TECHNICAL = {
 STATS = "_stats.json"  # of img2dataset, beside each tar or folder
 
 
+class Packed(Picture):
+    """A picture in memory, as it is a part of another file."""
+
+    content: bytes
+
+    def read(self) -> bytes:
+        return self.content
+
+
 class Found(NamedTuple):
     """The pictures of a tar or folder."""
 
-    pictures: list[Picture]
+    pictures: Sequence[Picture]
     problems: list[str]  # what cannot be used, and why
     num_missing: int  # pictures that img2dataset could not download
 
@@ -43,7 +52,7 @@ def read_pack(path: Path) -> Found:
     for name, content in (_members_of_tar if path.is_file() else _members_of_folder)(path, problems):
         stem, dot, suffix = _split(name)
         samples.setdefault(stem, {})[(dot + suffix).lower()] = name, content
-    pictures: dict[tuple[str, str], Picture] = {}
+    pictures: dict[tuple[str, str], Packed] = {}
     for stem, files in samples.items():
         shown = next((files[suffix] for suffix in SUFFIXES if suffix in files), None)
         if shown is None:
@@ -59,13 +68,13 @@ def read_pack(path: Path) -> Found:
     return Found(sorted(pictures.values()), problems, _num_missing(path))
 
 
-def _picture(place: Path, stem: str, files: dict[str, tuple[str, bytes]], content: bytes) -> Picture:
+def _picture(place: Path, stem: str, files: dict[str, tuple[str, bytes]], content: bytes) -> Packed:
     told: dict[str, Any] = json.loads(files[".json"][1]) if ".json" in files else {}
     cells = {name.casefold(): _text(value) for name, value in told.items()}
     caption = files[".txt"][1].decode(errors="replace").strip() if ".txt" in files else ""
     name = cells.get("id") or stem
     known = {"id", "product", "gallery", "title", "caption", *TECHNICAL}
-    return Picture(
+    packed = Packed(
         cells.get("gallery", ""),
         name,
         cells.get("product") or name,
@@ -73,8 +82,9 @@ def _picture(place: Path, stem: str, files: dict[str, tuple[str, bytes]], conten
         cells.get("title") or cells.get("caption") or caption,
         str(place),
         {name: _text(value) for name, value in told.items() if name.casefold() not in known and value is not None},
-        content,
     )
+    packed.content = content
+    return packed
 
 
 def _text(value: object) -> str:

@@ -144,7 +144,7 @@ def test_folders_that_img2dataset_writes_are_read_as_tars(tars, tmp_path):
     for piece, path in zip(pieces, sorted(tars.glob("*.tar")), strict=True):
         expected = read_pack(path)
         found = piece.read()
-        assert [own.content for own in found.pictures] == [own.content for own in expected.pictures]
+        assert [own.read() for own in found.pictures] == [own.read() for own in expected.pictures]
         assert [own[:3] for own in found.pictures] == [own[:3] for own in expected.pictures]
 
 
