@@ -156,7 +156,7 @@ class Subject:
             pmd=PmdConfig(**self.sizes["pmd"], attention_dropout=0.0),
             pfr=PfrConfig(mask_padding=False, init="ones"),
         )
-        self.graphdef = nnx.split(nnx.eval_shape(lambda: Rice(model, rngs=nnx.Rngs(0))))[0]
+        self.graphdef = structure(model)
         image, video, frame_mask = (case.arrays[key] for key in INPUTS)
         self.batch = {
             "image": to_bytes(image),
@@ -174,6 +174,12 @@ class Subject:
         """Parameters or gradients under the reference's names, without those that only the reference has."""
         state = to_reference(jax.tree.map(np.asarray, tree), self.sizes)
         return {name: value for name, value in state.items() if not REFERENCE_IGNORED.fullmatch(name)}
+
+
+@functools.cache
+def structure(model: RiceConfig) -> nnx.GraphDef:
+    """A model without weights, traced once for all recordings of its sizes."""
+    return nnx.split(nnx.eval_shape(lambda: Rice(model, rngs=nnx.Rngs(0))))[0]
 
 
 def to_bytes(pictures: np.ndarray) -> np.ndarray:

@@ -109,7 +109,16 @@ SLOW_FILES = (
     "pages/test_compare.py",
     "serving/test_work.py",
     "losses/test_sigmoid.py",
+    "clips/test_evaluation.py",
+    "serving/test_tokens.py",
+    "parallel/test_mesh.py",
+    "index/test_products.py",
+    "clips/test_training.py",
     "test_parity_parts.py",
+    "index/test_sources.py",
+    "serving/test_indexes.py",
+    "test_long_videos.py",
+    "index/test_similar.py",
 )
 SLOW_FIXTURES = {"light_reference", "reference"}
 

@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import re
+import sys
 import types
 
 import jax
@@ -18,6 +19,7 @@ from scripts import benchmark
 from scripts.benchmarks import data_speed, encode_speed, peaks, rank_speed, step_speed, timing
 from scripts.benchmarks.least import encoder_operations, encoder_parameters, least_operations
 from scripts.benchmarks.naive import NaiveRice, PairwiseRice
+from tests import programs
 from tests.settings import model_of, small_config
 from tests.train.test_steps import batch, mesh_of
 
@@ -137,7 +139,16 @@ def test_what_follows_from_the_speeds():
     assert result["v5e-8"]["cores"] == 35 and result["hours"][1]["clips"] == pytest.approx(1.4, abs=0.05)
 
 
-def test_data_is_measured(capsys):
+def test_data_is_measured(capsys, monkeypatch):
+    built = []
+
+    def build(command, **_):
+        """Forks the builder, which spares an import for each of its runs."""
+        assert command[:2] == [sys.executable, data_speed.ROOT / "data/build.py"] and command[1].exists()
+        built.append(programs.run([sys.executable, "-m", "data.build", *map(str, command[2:])]))
+        assert built[-1].returncode == 0, built[-1].stderr
+
+    monkeypatch.setattr(data_speed, "subprocess", types.SimpleNamespace(run=build))
     small = ["--config.data.batch_size=4", "--config.model.image_size=32"]
     benchmark.main(["data", "--clips=24", "--rounds=1", "--seconds=0.1", "--cores=1", *small])
     out = capsys.readouterr().out
@@ -146,6 +157,7 @@ def test_data_is_measured(capsys):
         assert len(found.split()) >= 2 and all(float(number) > 0 for number in found.split()), found
     (pictures_per_pair,) = map(float, re.findall(r"\((.+) a pair\)", out))
     assert 7 < pictures_per_pair < 10, "an image and 1 to 10 frames, 7.75 on average"
+    assert len(built) == 4, "of few and of many clips, once to make the index and once to measure"
 
 
 def test_too_few_clips_to_tell_the_speed_of_a_build(tmp_path, monkeypatch):
