@@ -272,7 +272,7 @@ function partCard(state, part) {
 function speech(part) {
   const said = make("blockquote", "soft");
   for (const { start, text } of part.speech) {
-    const sentence = make("span", "", `${text} `);
+    const sentence = make("span", "", text);
     sentence.title = clock(start);
     said.append(sentence);
   }
