@@ -1,6 +1,5 @@
 """The command `rice`."""
 
-import subprocess
 import sys
 
 import pytest
@@ -82,9 +81,7 @@ def test_training_from_a_config_file_in_another_directory(shop, tmp_path):
 
 
 def test_a_config_that_does_not_exist_gets_one_line(tmp_path):
-    flags = ["--config=lpr5m", f"--workdir={tmp_path}"]
-    result = subprocess.run(
-        [sys.executable, "-m", "rice_jax.main", *flags], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    """As a program of its own it does the same in `test_main.py`."""
+    result = run([sys.executable, "-m", "rice_jax.main", "--config=lpr5m", f"--workdir={tmp_path}"])
     assert result.returncode == 1
     assert result.stderr.strip().startswith("ConfigError: --config=lpr5m: found no such config, expected a .py file or")
