@@ -58,7 +58,7 @@ def cope_loss(
     Raises:
         ValueError: there is no view of a name in `pairs` or `classified`.
 
-    Source: COPE's training; docs of its losses are in `smoothed` and `cosface`.
+    Source: Bai et al. 2023, COPE; each loss is described in `smoothed` and `cosface`.
     """
     classified = classified or {}
     wanted = {name for pair in pairs for name in pair[:2]} | set(classified)

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
-from rice_jax.config import ConfigError, TextTowerConfig, VitConfig
+from rice_jax.config import ConfigError, MeshConfig, TextTowerConfig, VitConfig
 from rice_jax.models.contract import AnyModel, SupportsDomains, SupportsEmbedding, SupportsStreaming, require
 from rice_jax.models.cope import DOMAINS, Cope, CopeConfig
-from rice_jax.models.create import model_class
+from rice_jax.models.create import abstract_params, model_class
+from rice_jax.parallel.mesh import create_mesh
 
 ENCODER = VitConfig(
     architecture="xclip",
@@ -148,3 +150,10 @@ def test_what_cannot_be_embedded_is_refused_in_a_sentence(pages):
         create(dataclasses.replace(WITHOUT, encoder=dataclasses.replace(ENCODER, architecture="vit")))
     with pytest.raises(ConfigError, match="^text_domains: found page without a text tower, expected some of page, vi"):
         create(dataclasses.replace(PAGES, text=None))
+
+
+def test_classes_are_split_by_rows_over_fsdp():
+    mesh = create_mesh(MeshConfig(data=2, fsdp=4))
+    params = abstract_params(PAGES, mesh)
+    assert params["classes"]["embedding"].shape == (8, 6)
+    assert params["classes"]["embedding"].sharding.spec == PartitionSpec("fsdp", None)
