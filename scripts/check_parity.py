@@ -7,8 +7,8 @@ and `recipe.py` beside it makes weights or inputs that are not stored. Prints a 
 or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not compared. Arrays of parts that
 rice_jax leaves out are named with the reason, and do not count. A case whose JSON names a `class` is of an encoder
 (`scripts/parity_encoders.py`), one whose JSON lists `cases` is of aggregations or losses (`scripts/parity_parts.py`),
-one whose JSON names a `case` is of a text tower (`scripts/parity_text.py`), of X-CLIP (`scripts/parity_xclip.py`) or of
-COPE's losses (`scripts/parity_losses.py`), all others are of the reference's RICE.
+one whose JSON names a `case` is of a text tower (`scripts/parity_text.py`), of X-CLIP (`scripts/parity_xclip.py`), of
+COPE (`scripts/parity_cope.py`) or of its losses (`scripts/parity_losses.py`), all others are of the reference's RICE.
 
 Of the latter, losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`;
 intermediate values that these do not return are computed from the model's parts.
@@ -51,6 +51,7 @@ from scripts.parity import (
     ratio,
     relative_l2,
 )
+from scripts.parity_cope import UNUSED, compare_cope
 from scripts.parity_encoders import compare_encoder
 from scripts.parity_losses import NOT_USED, compare_losses
 from scripts.parity_parts import NOT_BUILT, compare_parts
@@ -76,7 +77,13 @@ OPTIMIZER = OptimizerConfig(
 TOTAL_STEPS = 10**9  # so long that the cosine's first values are 1 in float32
 
 # By the `case` of its JSON file.
-NAMED: dict[str, Callable[[Case], Iterator[Line]]] = TEXT_CASES | {"visual": compare_xclip, "losses": compare_losses}
+NAMED: dict[str, Callable[[Case], Iterator[Line]]] = {
+    **TEXT_CASES,
+    "visual": compare_xclip,
+    "losses": compare_losses,
+    "cope_tiny": compare_cope,
+    "cope_all_text": compare_cope,
+}
 LOSSES = {"vic_loss": "icl", "vim_loss": "pmd", "rec_loss": "pfr", "total_loss": "loss", "total": "loss"}
 
 
@@ -91,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
 def check(paths: Sequence[Path]) -> bool:
     """Compares recordings and prints the lines; returns whether anything differs or is not compared."""
     compared = beyond = missed = skipped = 0
-    left_out = NOT_BUILT | NOT_USED
+    left_out = NOT_BUILT | NOT_USED | UNUSED
     for path in paths:
         print(path)
         case = Case(path)

@@ -52,7 +52,7 @@ def compare_xclip(case: Case) -> Iterator[Line]:
                 yield Line(key, (relative_l2(x, case.recorded[key], GRADIENT_TOLERANCE, rounding),))
 
 
-def encoder_config(case: Case) -> VitConfig:
+def encoder_config(case: Case, **settings: Any) -> VitConfig:
     """The sizes of the recorded encoder."""
     facts: Mapping[str, Any] = case.facts["config"]
     return VitConfig(
@@ -67,6 +67,7 @@ def encoder_config(case: Case) -> VitConfig:
         integration_layers=facts["mit_layers"],
         integration_heads=facts["mit_heads"],
         dtype="float32",
+        **settings,
     )
 
 

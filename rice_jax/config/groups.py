@@ -55,7 +55,14 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
+    kind: str = setting(
+        "reference",
+        'Form of AdamW. "reference": epsilon before the bias correction, and biases do not decay. "adamw": as '
+        "published, epsilon after the bias correction; everything decays.",
+        choices=("reference", "adamw"),
+    )
     encoder_learning_rate: float = setting(1e-6, "Peak learning rate of pretrained parts.", minimum=0)
+    text_learning_rate: float = setting(1e-6, "Peak learning rate of a model's text tower.", minimum=0)
     new_learning_rate: float = setting(1e-4, "Peak learning rate of parts that start from random weights.", minimum=0)
     between_frames: str = setting(
         "encoder",
@@ -66,8 +73,8 @@ class OptimizerConfig:
     )
     beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, below=1)
     beta2: float = setting(0.999, "Decay of Adam's second moment.", minimum=0, below=1)
-    epsilon: float = setting(1e-6, "Adam's epsilon, added before the bias correction.", above=0)
-    weight_decay: float = setting(0.2, "Decoupled weight decay; biases have none.", minimum=0)
+    epsilon: float = setting(1e-6, "Adam's epsilon.", above=0)
+    weight_decay: float = setting(0.2, "Decoupled weight decay.", minimum=0)
     clip_norm: float = setting(0.0, "Largest global gradient norm; 0: no clipping.", minimum=0)
     warmup_steps: int = setting(500, "Linear warm-up from 0; a cosine to 0 follows.", unit="steps", minimum=0)
 

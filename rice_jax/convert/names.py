@@ -306,6 +306,17 @@ OPENAI_TEXT = {
     **_norm("ln_final", "ln_final"),
     "projection/kernel": (_SAME, ["text_projection"]),
 }
+# COPE's own names. `fc2` is in no forward pass, and a domain without text leaves out the projection.
+COPE_HEADS = {"page": "item_fusion_model", "video": "photo_fusion_model", "live": "live_fusion_model"}
+COPE = {
+    **prefixed(XCLIP_OWN, "encoder/", "visual_encoder."),
+    **prefixed(BERT, "text/", "text_encoder.bert_model."),
+    "classes/embedding": (_SAME, ["spu_cls_model.weight"]),
+}
+for _domain, _head in COPE_HEADS.items():
+    COPE |= _linear(f"{_domain}/text", f"{_head}.fc0") | _linear(f"{_domain}/visual", f"{_head}.fc1")
+    COPE |= _linear(f"{_domain}/fusion", f"{_head}.attention_pooling.projection")
+COPE_IGNORED = re.compile(r"\w+_fusion_model\.(fc2|attention_pooling\.projection)\.(weight|bias)")
 # Of the vision tower, of BERT's pooler that Chinese-CLIP leaves out, and of BERT's pretraining.
 TEXT_IGNORED = re.compile(
     r"(vision_model|visual)\..*|visual_projection\.weight|logit_scale|logit_bias|(.*\.)?position_ids|cls\..*"

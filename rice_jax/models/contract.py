@@ -51,6 +51,24 @@ class SupportsEmbedding(Protocol):
 
 
 @runtime_checkable
+class SupportsDomains(Protocol):
+    """Embeds items of several domains, each in its own way, as vectors that can be compared."""
+
+    def embed_domain(self, batch: Mapping[str, Any], domain: str) -> Float[Array, "B E"]:
+        """Embeds items of a domain; unit length, float32.
+
+        Args:
+            batch: `video` with its `frame_mask`, and, if present, `text_ids` and `text_mask`, True = a token, `[B, L]`.
+                An item of one picture is a video of one frame. A text without a token is missing, as all are if the
+                batch has no `text_ids`.
+            domain: "page", "video" (short videos) or "live" (clips of livestreams).
+
+        Raises:
+            ConfigError: there is no such domain, it has no texts, or patches are to be left out.
+        """
+
+
+@runtime_checkable
 class SupportsStreaming(Protocol):
     """Frames can be encoded one by one and kept: a video's embedding is made of what was kept of its frames."""
 
@@ -112,6 +130,7 @@ class SupportsDetection(Protocol):
 # A model "that can …".
 _CAN: dict[type, str] = {
     SupportsEmbedding: "embed images and videos",
+    SupportsDomains: "embed items of several domains",
     SupportsStreaming: "encode a video frame by frame",
     SupportsMatching: "match an image with a video",
     SupportsAttention: "show its attention",

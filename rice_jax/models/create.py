@@ -12,15 +12,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from rice_jax.models.cope import Cope, CopeConfig
 from rice_jax.models.detr import Detector, DetrConfig
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.models.video_model import VideoModel
 from rice_jax.parallel.mesh import Placement, abstract_arrays, parameter_shardings
 
-ModelConfig = RiceConfig | DetrConfig
+ModelConfig = RiceConfig | DetrConfig | CopeConfig
 # A family of models is its settings class and its module, which fulfills `contract.AnyModel`.
-MODELS: dict[type, type[Any]] = {RiceConfig: Rice, DetrConfig: Detector}
+MODELS: dict[type, type[Any]] = {RiceConfig: Rice, DetrConfig: Detector, CopeConfig: Cope}
 
 
 def model_class(config: ModelConfig) -> type[Any]:

@@ -12,6 +12,9 @@ from jaxtyping import PyTree
 from rice_jax.config import OptimizerConfig
 from rice_jax.parallel.mesh import parameter_shardings, path_name
 
+TEXT = "text"  # the part that is a text tower
+CLASSES = "classes"  # the part that holds the centers of classes, whose gradients are not clipped
+
 
 def create_optimizer(
     config: OptimizerConfig,
@@ -25,8 +28,8 @@ def create_optimizer(
     Args:
         config: learning rates, moments, decay and warm-up.
         total_steps: length of the schedule in updates.
-        pretrained: names of the parts with `config.encoder_learning_rate` (`PRETRAINED` of the model's class); the
-            others have `config.new_learning_rate`.
+        pretrained: names of the parts with `config.encoder_learning_rate` (`PRETRAINED` of the model's class), of which
+            the part `text` has `config.text_learning_rate`; the others have `config.new_learning_rate`.
         mesh: gradients are split over it like their parameters, so that no device has to hold all of them; None = the
             compiler decides.
         new: paths within pretrained parts that have `config.new_learning_rate` all the same.
@@ -35,23 +38,32 @@ def create_optimizer(
         A transformation over the model's parameters as a nested dict.
 
     Source: docs/reference.md, section 5; transformers' former `AdamW`, whose epsilon is not bias-corrected and whose
-    decay follows the step.
+    decay follows the step. Kind "adamw": Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization".
     """
+    is_adamw = config.kind == "adamw"
 
     def group(rate: optax.Schedule) -> optax.GradientTransformation:
-        return optax.chain(optax.scale_by_learning_rate(rate), decay_after_step(rate, config.weight_decay))
+        step = optax.scale_by_learning_rate(rate)
+        if is_adamw:
+            return optax.chain(optax.add_decayed_weights(config.weight_decay), step)
+        return optax.chain(step, decay_after_step(rate, config.weight_decay))
 
-    groups = {name: group(rate) for name, rate in learning_rates(config, total_steps).items()}
+    groups = {name: group(rate) for name, rate in learning_rates(config, total_steps, pretrained).items()}
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    optimizer = optax.chain(
-        clip, adam(config), optax.partition(groups, partial(learning_rate_groups, pretrained, new=new))
-    )
+    if is_adamw:
+        clip = optax.masked(clip, lambda params: {part: part != CLASSES for part in params})
+    moments = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon) if is_adamw else adam(config)
+    optimizer = optax.chain(clip, moments, optax.partition(groups, partial(learning_rate_groups, pretrained, new=new)))
     return split_gradients(optimizer, mesh) if mesh else optimizer
 
 
-def learning_rates(config: OptimizerConfig, total_steps: int) -> dict[str, optax.Schedule]:
+def learning_rates(
+    config: OptimizerConfig, total_steps: int, pretrained: Sequence[str] = ()
+) -> dict[str, optax.Schedule]:
     """{name of a group of parameters: its learning rate as a function of the steps done}."""
     peaks = {"encoder": config.encoder_learning_rate, "new": config.new_learning_rate}
+    if TEXT in pretrained:
+        peaks[TEXT] = config.text_learning_rate
     return {name: schedule(peak, config.warmup_steps, total_steps) for name, peak in peaks.items()}
 
 
@@ -100,11 +112,16 @@ def decay_after_step(rate: optax.Schedule, weight_decay: float) -> optax.Gradien
 def learning_rate_groups(pretrained: Sequence[str], params: PyTree, new: Sequence[str] = ()) -> PyTree:
     """The group of every parameter: "encoder" in the pretrained parts, but for their `new` paths, "new" in the others.
 
+    The pretrained part `text` is a group of its own.
+
     Checkpoints hold the optimizer's state by these names.
     """
 
     def group(path, _) -> str:
         name = path_name(path)
-        return "encoder" if name.split("/")[0] in pretrained and not name.startswith(tuple(new)) else "new"
+        part = name.split("/")[0]
+        if part not in pretrained or name.startswith(tuple(new)):
+            return "new"
+        return TEXT if part == TEXT else "encoder"
 
     return jax.tree_util.tree_map_with_path(group, params)

@@ -1,0 +1,206 @@
+"""COPE: one representation of a product over its pages, short videos and live clips.
+
+The domains share the encoders of pictures and of text. Each has a head of its own, whose output is the embedding.
+
+Source: Bai et al. 2023, "Cross-view Semantic Alignment for Livestreaming Product Recognition", whose code this follows.
+Differs: padding frames are masked; a text that is missing is left out of the sum, and not encoded as a word.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from rice_jax.config import ConfigError, TextTowerConfig, VitConfig
+from rice_jax.models.aggregation.mean import embed
+from rice_jax.models.contract import SupportsDomains, SupportsEmbedding
+from rice_jax.models.encoders import VIDEO_ENCODERS
+from rice_jax.models.rice import normalize
+from rice_jax.models.text import TEXT_TOWERS
+from rice_jax.parallel.mesh import ONE_PLACE, Placement
+
+DOMAINS = PAGE, VIDEO, LIVE = "page", "video", "live"
+SCALE = 20.0  # the inverse of the loss's temperature
+
+
+@dataclasses.dataclass(frozen=True)
+class CopeConfig:
+    """The parts of a COPE model.
+
+    Attributes:
+        encoder: of pages, short videos and live clips; one that encodes a video as a whole.
+        text: the text tower; None = there is none.
+        text_domains: domains whose items may have a text.
+        embed_dim: size of an embedding.
+        num_classes: rows of the matrix of the products' centers, with those that pad it; 0 = there is none.
+    """
+
+    encoder: VitConfig
+    text: TextTowerConfig | None = None
+    text_domains: tuple[str, ...] = (PAGE,)
+    embed_dim: int = 128
+    num_classes: int = 0
+
+
+class Fused(NamedTuple):
+    """An item's features, not normalized; float32."""
+
+    fused: Float[Array, "B E"]  # becomes the embedding
+    visual: Float[Array, "B E"]
+    text: Float[Array, "B E"] | None  # None in a domain without text
+    has_text: Bool[Array, " B"] | None  # False: the row in `text` is zeros
+
+    def views(self, domain: str) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Embeddings by the names of `losses.cope`, and which rows of the text's have one."""
+        found = {domain: embed(self.fused)}
+        if self.text is None or self.has_text is None:
+            return found, {}
+        # A row of zeros has no direction, and the gradient of its length is not a number.
+        text = jnp.where(self.has_text[:, None], self.text, 1.0)
+        found |= {f"{domain}_visual": embed(self.visual), f"{domain}_text": embed(text)}
+        return found, {f"{domain}_text": self.has_text}
+
+
+class Cope(nnx.Module):
+    """The encoders, a head for each domain, and the centers of the products; see `models.contract`.
+
+    Of a shop, images are pages and videos are live clips; `embed_domain` takes items of any domain.
+    """
+
+    PRETRAINED = ("encoder", "text")
+    TRAINING_ONLY = ("classes",)
+    MATCH_ONLY = ()
+
+    def __init__(self, config: CopeConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
+        """Builds the model with fresh weights.
+
+        Raises:
+            ConfigError: the encoder is one of single frames, or the domains with text and the tower do not fit.
+        """
+        if config.encoder.architecture not in VIDEO_ENCODERS:
+            known = ", ".join(map(repr, VIDEO_ENCODERS))
+            raise ConfigError(
+                f"config.model.architecture: found {config.encoder.architecture!r}, expected one of {known} with COPE, "
+                "which encodes a video as a whole"
+            )
+        if set(config.text_domains) - set(DOMAINS) or (config.text_domains and config.text is None):
+            raise ConfigError(
+                f"text_domains: found {', '.join(config.text_domains)} "
+                f"{'without' if config.text is None else 'with'} a text tower, expected some of {', '.join(DOMAINS)} "
+                "with one, or none"
+            )
+        self.pixels = config.encoder.pixels
+        self.text_domains = config.text_domains
+        self.encoder = VIDEO_ENCODERS[config.encoder.architecture](config.encoder, placement=placement, rngs=rngs)
+        if config.text and config.text_domains:
+            self.text = TEXT_TOWERS[config.text.kind](config.text, placement=placement, rngs=rngs)
+        widths = {name: config.text.embed_dim for name in config.text_domains if config.text}
+        head = lambda name: Head(config.encoder.embed_dim, widths.get(name), config.embed_dim, rngs)  # noqa: E731
+        self.page, self.video, self.live = map(head, DOMAINS)
+        if config.num_classes:
+            normal = nnx.initializers.normal(0.01)
+            self.classes = nnx.Embed(config.num_classes, config.embed_dim, embedding_init=normal, rngs=rngs)
+
+    @property
+    def capabilities(self) -> frozenset[type]:
+        return frozenset({SupportsEmbedding, SupportsDomains})
+
+    def __call__(self, batch: Mapping[str, Mapping[str, Any]]) -> dict[str, Fused]:
+        """Encodes items of some domains or all, for training.
+
+        Args:
+            batch: {domain: items}; the items and the errors are those of `SupportsDomains.embed_domain`.
+        """
+        for domain, items in batch.items():
+            self._check(items, domain)
+        visual = together(self._visual, {name: (x["video"], x["frame_mask"]) for name, x in batch.items()})
+        with_text = {name: (x["text_ids"], x["text_mask"]) for name, x in batch.items() if "text_ids" in x}
+        text = together(self._text, with_text)
+        heads: dict[str, Head] = {PAGE: self.page, VIDEO: self.video, LIVE: self.live}
+        return {name: heads[name](visual[name], text.get(name), batch[name].get("text_mask")) for name in batch}
+
+    def embed_image(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
+        pages = {"video": batch["image"][:, None], "frame_mask": jnp.ones((len(batch["image"]), 1), bool)}
+        texts = {name: batch[name] for name in ("text_ids", "text_mask") if name in batch}
+        return self.embed_domain(pages | texts, PAGE)
+
+    def embed_video(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
+        return self.embed_domain(batch, LIVE)
+
+    def embed_domain(self, batch: Mapping[str, Any], domain: str) -> Float[Array, "B E"]:
+        return embed(self({domain: batch})[domain].fused)
+
+    def similarity_scale(self) -> Float[Array, ""]:
+        return jnp.float32(SCALE)
+
+    def _visual(self, video: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B V"]:
+        return self.encoder(normalize(video, self.pixels), frame_mask).astype(jnp.float32)
+
+    def _text(self, ids: Int[Array, "B L"], token_mask: Bool[Array, "B L"]) -> Float[Array, "B W"]:
+        return self.text(ids, token_mask).features.astype(jnp.float32)
+
+    def _check(self, items: Mapping[str, Any], domain: str) -> None:
+        """Refuses what cannot be embedded."""
+        if domain not in DOMAINS:
+            raise ConfigError(f"domain: found {domain!r}, expected one of {', '.join(map(repr, DOMAINS))}")
+        if "patch_mask" in items:
+            raise ConfigError("Cope cannot leave out patches; set config.model.ipd_use='crop'")
+        if "text_ids" in items and domain not in self.text_domains:
+            raise ConfigError(
+                f"text_ids: found texts of domain {domain!r} for a model that reads those of "
+                f"{', '.join(map(repr, self.text_domains)) or 'none'}; leave them out of the batch"
+            )
+
+
+def together(encode: Callable[..., Array], inputs: Mapping[str, tuple[Array, ...]]) -> dict[str, Array]:
+    """Encodes inputs by name, those of equal shapes in one pass.
+
+    Their rows take turns, so that a device keeps those that it has.
+    """
+    groups: dict[Any, list[str]] = {}
+    for name, arrays in inputs.items():
+        groups.setdefault(tuple(x.shape for x in arrays), []).append(name)
+    found = {}
+    for names in groups.values():
+        columns = zip(*(inputs[name] for name in names), strict=True)
+        rows = (jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]) for x in columns)
+        outputs = encode(*rows)
+        found |= {name: outputs[number :: len(names)] for number, name in enumerate(names)}
+    return found
+
+
+class Head(nnx.Module):
+    """Projects the features of a domain's items, and fuses those of picture and text, if the domain has text."""
+
+    def __init__(self, visual_dim: int, text_dim: int | None, embed_dim: int, rngs: nnx.Rngs):
+        """Fresh weights.
+
+        Args:
+            visual_dim: size of the visual feature.
+            text_dim: size of the text's feature; None = the domain has no text.
+            embed_dim: size of the result.
+            rngs: key stream `params`.
+        """
+        self.visual = nnx.Linear(visual_dim, embed_dim, rngs=rngs)
+        if text_dim is not None:
+            self.text = nnx.Linear(text_dim, embed_dim, rngs=rngs)
+            self.fusion = nnx.Linear(2 * embed_dim, embed_dim, rngs=rngs)
+
+    def __call__(
+        self,
+        visual: Float[Array, "B V"],
+        text: Float[Array, "B W"] | None = None,
+        token_mask: Bool[Array, "B L"] | None = None,
+    ) -> Fused:
+        """The features of items; without a text, its half of what is fused is zeros."""
+        projected = self.visual(visual)
+        if not hasattr(self, "fusion"):
+            return Fused(projected, projected, None, None)
+        words, has_text = jnp.zeros_like(projected), jnp.zeros(len(projected), bool)
+        if text is not None and token_mask is not None:
+            has_text = token_mask.any(axis=1)
+            words = jnp.where(has_text[:, None], self.text(text), 0)
+        return Fused(self.fusion(jnp.concatenate([words, projected], axis=1)), projected, words, has_text)
