@@ -109,11 +109,11 @@ def _are_of_clips(arguments: list[str]) -> bool:
 
 def _use_clips(command: str, arguments: list[str]) -> None:
     if command == "eval":
-        from rice_jax import evaluate
+        from rice_jax.commands import evaluate
 
         evaluate.main(arguments, prog="rice eval")
     else:
-        from rice_jax import train_clips
+        from rice_jax.commands import train_clips
 
         train_clips.main(arguments, prog="rice train")
 
@@ -131,7 +131,7 @@ def _card(arguments: list[str]) -> None:
 
 
 def _embed_text(arguments: list[str]) -> None:
-    from rice_jax import embed_text
+    from rice_jax.commands import embed_text
 
     embed_text.main(arguments, prog="rice embed-text")
 
@@ -173,13 +173,13 @@ def _convert(arguments: list[str]) -> None:
 
 
 def _export(arguments: list[str]) -> None:
-    from rice_jax import export
+    from rice_jax.commands import export
 
     export.main(arguments, prog="rice export")
 
 
 def _index(arguments: list[str]) -> None:
-    from rice_jax.indexing import job_of
+    from rice_jax.commands.index import job_of
 
     _report(job_of(arguments))
 

@@ -22,13 +22,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rice_jax.commands.follow import follow_live
+from rice_jax.commands.naming_flags import add_naming_flags, naming_of
 from rice_jax.config import ConfigError
 from rice_jax.index.milvus import MAX_LIMIT, NAME, MilvusIndex
 from rice_jax.index.store import Index
-from rice_jax.live import follow_live
 from rice_jax.logs import warnings_to_stderr
 from rice_jax.models.weights import CheckpointError
-from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.pages.album import thumbnail
 from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
@@ -213,7 +213,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--subtitles",
         type=Path,
         metavar="FILE",
-        help="what is said: .srt, .vtt, or .json of a speech recognizer; each part gets what is said meanwhile",
+        help="what is said: .srt, .vtt, or .json, such as Whisper's",
     )
     add_naming_flags(search)
     live = parser.add_argument_group("live")

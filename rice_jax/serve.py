@@ -22,10 +22,10 @@ from typing import Any
 
 from PIL import Image
 
+from rice_jax.commands.naming_flags import add_naming_flags, naming_of
 from rice_jax.index.store import FILE
 from rice_jax.logs import JsonFormatter
 from rice_jax.models.weights import CheckpointError
-from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.allowed import Allowed, parse_allowed
 from rice_jax.recognition.engine import Engine
@@ -166,7 +166,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")
     add_naming_flags(search)
-    address = parser.add_argument_group("address")
+    address = parser.add_argument_group("server")
     address.add_argument(
         "--host", type=_host, default="127.0.0.1", help="address (default: 127.0.0.1, this machine only)"
     )
@@ -176,20 +176,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     address.add_argument("--token_file", type=Path, metavar="FILE", help="tokens, of which every request must show one")
     address.add_argument(
+        "--log_format", choices=("text", "json"), default="text", metavar="FORM", help="text or json, on stderr"
+    )
+    address.add_argument(
         "--cors_origin", type=_origin, action="append", default=[], metavar="URL", help="site whose pages may ask too"
     )
     address.add_argument(
         "--allow_sources", type=_sources, default=Allowed(), metavar="LIST", help="hosts and paths that may be followed"
     )
-    request = parser.add_argument_group("limits of a request")
-    server = parser.add_argument_group("limits of the server")
+    limits = parser.add_argument_group("limits")
     for field in FIELDS:
         unit = field.metadata["unit"]
         default = field.default if unit == 1 else field.default / unit
         kind = _between(int, 1) if isinstance(default, int) else number
-        add(server if field.metadata["server"] else request, _flag(field), kind, default, field.metadata["text"])
-    server.add_argument("--log_format", choices=("text", "json"), default="text", help="form of the log on stderr")
-    add(server, "stop_seconds", _between(int, 1), 30, "time that SIGTERM waits for requests")
+        add(limits, _flag(field), kind, default, field.metadata["text"])
+    add(limits, "stop_seconds", _between(int, 1), 30, "time that SIGTERM waits for requests")
     return parser
 
 

@@ -15,7 +15,8 @@ from flax.traverse_util import unflatten_dict
 from PIL import Image
 
 import rice_jax
-from rice_jax import cli, export
+from rice_jax import cli
+from rice_jax.commands import export
 from rice_jax.config import PIXEL_STATISTICS, VitConfig
 from rice_jax.convert import clip, hub
 from rice_jax.convert.hub_families import find_export

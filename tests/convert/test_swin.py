@@ -9,7 +9,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from rice_jax import export
+from rice_jax.commands import export
 from rice_jax.config import ConfigError, MeshConfig, SwinConfig
 from rice_jax.convert import clip
 from rice_jax.convert.hub_families import find_export

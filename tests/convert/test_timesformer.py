@@ -11,7 +11,8 @@ import safetensors.numpy
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from rice_jax import export, load, main
+from rice_jax import load, main
+from rice_jax.commands import export
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.convert import clip
 from rice_jax.convert.hub_families import find_export

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rice_jax import export, load, main
+from rice_jax import load, main
+from rice_jax.commands import export
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.convert import names
 from rice_jax.convert.tensors import to_theirs

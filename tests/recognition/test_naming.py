@@ -8,9 +8,9 @@ from itertools import groupby
 import numpy as np
 import pytest
 
+from rice_jax.commands.naming_flags import add_naming_flags, naming_of
 from rice_jax.eval.calibration import Calibration
 from rice_jax.index.store import read_index, write_index
-from rice_jax.naming_flags import add_naming_flags, naming_of
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.recognizer import Recognizer, encode_video, products_over_time

@@ -32,7 +32,7 @@ missing. A run can be stopped at any moment; the same command continues it.
 logger = logging.getLogger("rice_jax")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.embed_text") -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.commands.embed_text") -> None:
     """Runs the command.
 
     Args:

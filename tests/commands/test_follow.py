@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rice_jax import live
+from rice_jax.commands import follow
 from rice_jax.recognition.changes import Event
 from rice_jax.recognition.engine import Match
 
@@ -40,13 +40,13 @@ def run(monkeypatch):
             act()
             yield GONE
 
-        monkeypatch.setattr(live, "follow", lambda source, prepare, stop, **_: stops.append(stop))
-        monkeypatch.setattr(live, "changes", events)
+        monkeypatch.setattr(follow, "follow", lambda source, prepare, stop, **_: stops.append(stop))
+        monkeypatch.setattr(follow, "changes", events)
         options = argparse.Namespace(
             follow="rtmp://example.com", listen=False, max_delay=5.0, webhook=webhook, interval_seconds=1.0,
             gallery=None, top=1, where={},
         )  # fmt: skip
-        live.follow_live(options, lambda: argparse.Namespace(prepare=None))
+        follow.follow_live(options, lambda: argparse.Namespace(prepare=None))
         return stops[0].is_set()
 
     return run
@@ -85,7 +85,7 @@ def test_events_go_to_the_webhook_too(run, monkeypatch, capsys):
         def close(self, seconds):
             sent.append(seconds)
 
-    monkeypatch.setattr(live, "Webhook", Webhook)
+    monkeypatch.setattr(follow, "Webhook", Webhook)
     run(webhook="http://localhost/hook")
-    assert sent == ["http://localhost/hook", *LINES, live.WEBHOOK_SECONDS]
+    assert sent == ["http://localhost/hook", *LINES, follow.WEBHOOK_SECONDS]
     capsys.readouterr()

@@ -86,7 +86,7 @@ def export_hf(run: Path, out: Path, dtype: str = "float32") -> str:
     return f"{out}: {kind.name} of {count / 1e6:.1f} million parameters, {dtype}"
 
 
-def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.export") -> None:
+def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.commands.export") -> None:
     """Runs the command; the module's docstring is its help."""
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -16,6 +16,7 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
         return _merge(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="rice index",
+        usage="rice index PICTURES --out=DIR [options]",
         description="Embeds a shop's pictures into an index, which rice recognize and rice serve search.",
         epilog="Pictures that cannot be read are listed at the end, after all others are in the index; the same "
         "command then embeds only what is missing. rice index merge SHARDS --out=DIR makes one index of shards.",

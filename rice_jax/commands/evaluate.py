@@ -17,12 +17,12 @@ from typing import Any
 from rice_jax.clips.evaluation import MIN_CLIPS, calibrate, document, judge, measure, require_shown
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import read_clips, refuse, require_products
+from rice_jax.commands.naming_flags import add_naming_flags, naming_of, share
 from rice_jax.files import write_lines
 from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.store import Index, require_one_file
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError
-from rice_jax.naming_flags import add_naming_flags, naming_of, share
 from rice_jax.pages.clips import clip_tables, write_clips_page
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine
@@ -40,7 +40,7 @@ CLIPS.csv has the columns clip (a video, or a directory of frames), product
 """
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.evaluate") -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.commands.evaluate") -> None:
     """Runs the command.
 
     Args:

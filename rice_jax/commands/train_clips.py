@@ -28,19 +28,19 @@ from rice_jax.clips.evaluation import MIN_CLIPS, Judged, Measured, calibrate, do
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import Clip, read_clips, refuse, require_products
 from rice_jax.clips.training import config_file, hold_out, run_settings
+from rice_jax.commands.evaluate import pictures_of
+from rice_jax.commands.naming_flags import share
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import override
 from rice_jax.config.files import load_config
 from rice_jax.config.resolve import resolve
 from rice_jax.eval.metrics import CUTOFFS, confidence_intervals
-from rice_jax.evaluate import pictures_of
 from rice_jax.files import locked, write_lines
 from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.store import Index, read_index, write_index
 from rice_jax.index.update import build_index
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError, newest_step
-from rice_jax.naming_flags import share
 from rice_jax.pages.clips import clip_tables, write_clips_page
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.parallel.processes import LOCK
@@ -63,7 +63,7 @@ SHORT_SIDE = 9 / 8  # of the stored frames, of the side to which the model resiz
 logger = logging.getLogger("rice_jax")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.train_clips") -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax.commands.train_clips") -> None:
     """Runs the command.
 
     Args:

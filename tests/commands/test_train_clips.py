@@ -10,7 +10,8 @@ import time
 import jax
 import pytest
 
-from rice_jax import cli, read_index, train_clips
+from rice_jax import cli, read_index
+from rice_jax.commands import train_clips
 from rice_jax.config import Config, MeshConfig
 from rice_jax.index.update import build_index
 from rice_jax.parallel.mesh import create_mesh

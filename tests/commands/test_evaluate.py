@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from rice_jax import cli, evaluate
+from rice_jax import cli
+from rice_jax.commands import evaluate
 from rice_jax.index.store import read_index, write_index
 from rice_jax.index.update import build_index
 from tests.shop import png, write_mp4
