@@ -149,7 +149,7 @@ def run_training(this: Run, task: Task) -> int:
     fresh = between_frames(config.model.encoder) if config.optimizer.between_frames == "new" else ()
     new = [f"encoder/{path}" for path in fresh]
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh, new)
-    rates = learning_rates(config.optimizer, config.train.total_steps, pretrained)
+    rates = learning_rates(config.optimizer, config.train.total_steps)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh), rates)
     evaluators = task.evaluators(this)
     with checkpoint.open_checkpoints(workdir, config.train.keep_checkpoints) as checkpoints:

@@ -87,7 +87,7 @@ class Subject:
         keys = (f"in/{domain}_ids", f"in/{domain}_mask") if self.all_text else ("in/input_ids", "in/attention_mask")
         if domain in self.config.text_domains:
             ids, mask = (arrays[key] for key in keys)
-            items |= {"text_ids": ids.astype(np.int32), "text_mask": mask.astype(bool)}
+            items |= {"text_ids": ids.astype(np.int32), "text_token_mask": mask.astype(bool)}
         return jax.tree.map(jnp.asarray, items)
 
     def loss(self, params: PyTree, batch: Mapping[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -125,7 +125,7 @@ class Subject:
         @jax.jit
         def encode(params: PyTree, batch: Mapping[str, Any], pixels: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             model = nnx.merge(self.graphdef, params)
-            text = model.text(batch[PAGE]["text_ids"], batch[PAGE]["text_mask"])
+            text = model.text(batch[PAGE]["text_ids"], batch[PAGE]["text_token_mask"])
             outputs = {"text_pooled": text.features, "text_tokens": text.tokens}
             for domain in DOMAINS:
                 found = summaries(model.encoder, pixels[domain])

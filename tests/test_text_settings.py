@@ -26,6 +26,7 @@ TOWER = {"model__text": "tower", "model__text_init_from": "text"}
             TOWER | {"task": "detection"},
             "config.model.text: found 'tower' with config.task='detection'.* expected 'off'",
         ),
+        ({"optimizer__text_learning_rate": 0.1}, "config.optimizer.text_learning_rate: found 0.1 with .*text='off'"),
         (TOWER | {"model__text_tower__heads": 7}, "config.model.text_tower.heads: found 7, expected a divisor of the"),
         (TOWER | {"model__text_tower__context": 600}, "config.model.text_tower.context: found 600, expected at most"),
         (

@@ -62,7 +62,9 @@ class OptimizerConfig:
         choices=("reference", "adamw"),
     )
     encoder_learning_rate: float = setting(1e-6, "Peak learning rate of pretrained parts.", minimum=0)
-    text_learning_rate: float = setting(1e-6, "Peak learning rate of a model's text tower.", minimum=0)
+    text_learning_rate: float = setting(
+        0.0, "Peak learning rate of the text tower; 0: that of pretrained parts.", minimum=0
+    )
     new_learning_rate: float = setting(1e-4, "Peak learning rate of parts that start from random weights.", minimum=0)
     between_frames: str = setting(
         "encoder",
@@ -305,6 +307,11 @@ class Config:
             yield (
                 "config.model.text_init_from: found '' with config.model.text='tower', expected a converted text tower "
                 "(rice convert text SOURCE OUT)"
+            )
+        if model.text != "tower" and self.optimizer.text_learning_rate:
+            yield (
+                f"config.optimizer.text_learning_rate: found {self.optimizer.text_learning_rate} with "
+                f"config.model.text={model.text!r}, which has no text tower; set it to 0"
             )
         if model.text != "off" and (self.task != "retrieval" or not self.loss.pmd_weight):
             yield (

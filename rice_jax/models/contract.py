@@ -58,9 +58,9 @@ class SupportsDomains(Protocol):
         """Embeds items of a domain; unit length, float32.
 
         Args:
-            batch: `video` with its `frame_mask`, and, if present, `text_ids` and `text_mask`, True = a token, `[B, L]`.
-                An item of one picture is a video of one frame. A text without a token is missing, as all are if the
-                batch has no `text_ids`.
+            batch: `video` with its `frame_mask`, and, if present, `text_ids` and `text_token_mask`, `[B, L]`, True = a
+                token. An item of one picture is a video of one frame. A text without a token is missing, as all are if
+                the batch has no `text_ids`.
             domain: "page", "video" (short videos) or "live" (clips of livestreams).
 
         Raises:

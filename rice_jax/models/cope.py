@@ -117,14 +117,14 @@ class Cope(nnx.Module):
         for domain, items in batch.items():
             self._check(items, domain)
         visual = together(self._visual, {name: (x["video"], x["frame_mask"]) for name, x in batch.items()})
-        with_text = {name: (x["text_ids"], x["text_mask"]) for name, x in batch.items() if "text_ids" in x}
+        with_text = {name: (x["text_ids"], x["text_token_mask"]) for name, x in batch.items() if "text_ids" in x}
         text = together(self._text, with_text)
         heads: dict[str, Head] = {PAGE: self.page, VIDEO: self.video, LIVE: self.live}
-        return {name: heads[name](visual[name], text.get(name), batch[name].get("text_mask")) for name in batch}
+        return {name: heads[name](visual[name], text.get(name), batch[name].get("text_token_mask")) for name in batch}
 
     def embed_image(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
         pages = {"video": batch["image"][:, None], "frame_mask": jnp.ones((len(batch["image"]), 1), bool)}
-        texts = {name: batch[name] for name in ("text_ids", "text_mask") if name in batch}
+        texts = {name: batch[name] for name in ("text_ids", "text_token_mask") if name in batch}
         return self.embed_domain(pages | texts, PAGE)
 
     def embed_video(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
@@ -163,7 +163,7 @@ def together(encode: Callable[..., Array], inputs: Mapping[str, tuple[Array, ...
     groups: dict[Any, list[str]] = {}
     for name, arrays in inputs.items():
         groups.setdefault(tuple(x.shape for x in arrays), []).append(name)
-    found = {}
+    found: dict[str, Array] = {}
     for names in groups.values():
         columns = zip(*(inputs[name] for name in names), strict=True)
         rows = (jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]) for x in columns)

@@ -1,6 +1,6 @@
 """AdamW as the reference runs it, with one learning rate for pretrained parts of a model and one for new ones."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 
 import jax
@@ -28,8 +28,8 @@ def create_optimizer(
     Args:
         config: learning rates, moments, decay and warm-up.
         total_steps: length of the schedule in updates.
-        pretrained: names of the parts with `config.encoder_learning_rate` (`PRETRAINED` of the model's class), of which
-            the part `text` has `config.text_learning_rate`; the others have `config.new_learning_rate`.
+        pretrained: names of the parts with `config.encoder_learning_rate` (`PRETRAINED` of the model's class); the
+            others have `config.new_learning_rate`. Of the former, `text` has `config.text_learning_rate`, if above 0.
         mesh: gradients are split over it like their parameters, so that no device has to hold all of them; None = the
             compiler decides.
         new: paths within pretrained parts that have `config.new_learning_rate` all the same.
@@ -48,21 +48,20 @@ def create_optimizer(
             return optax.chain(optax.add_decayed_weights(config.weight_decay), step)
         return optax.chain(step, decay_after_step(rate, config.weight_decay))
 
-    groups = {name: group(rate) for name, rate in learning_rates(config, total_steps, pretrained).items()}
+    groups = {name: group(rate) for name, rate in learning_rates(config, total_steps).items()}
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if is_adamw:
         clip = optax.masked(clip, lambda params: {part: part != CLASSES for part in params})
     moments = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon) if is_adamw else adam(config)
-    optimizer = optax.chain(clip, moments, optax.partition(groups, partial(learning_rate_groups, pretrained, new=new)))
+    labels = partial(learning_rate_groups, pretrained, new=new, own=groups)
+    optimizer = optax.chain(clip, moments, optax.partition(groups, labels))
     return split_gradients(optimizer, mesh) if mesh else optimizer
 
 
-def learning_rates(
-    config: OptimizerConfig, total_steps: int, pretrained: Sequence[str] = ()
-) -> dict[str, optax.Schedule]:
+def learning_rates(config: OptimizerConfig, total_steps: int) -> dict[str, optax.Schedule]:
     """{name of a group of parameters: its learning rate as a function of the steps done}."""
     peaks = {"encoder": config.encoder_learning_rate, "new": config.new_learning_rate}
-    if TEXT in pretrained:
+    if config.text_learning_rate:
         peaks[TEXT] = config.text_learning_rate
     return {name: schedule(peak, config.warmup_steps, total_steps) for name, peak in peaks.items()}
 
@@ -109,10 +108,12 @@ def decay_after_step(rate: optax.Schedule, weight_decay: float) -> optax.Gradien
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
 
 
-def learning_rate_groups(pretrained: Sequence[str], params: PyTree, new: Sequence[str] = ()) -> PyTree:
+def learning_rate_groups(
+    pretrained: Sequence[str], params: PyTree, new: Sequence[str] = (), own: Container[str] = ()
+) -> PyTree:
     """The group of every parameter: "encoder" in the pretrained parts, but for their `new` paths, "new" in the others.
 
-    The pretrained part `text` is a group of its own.
+    The pretrained part `text` is a group of its own if it is in `own`.
 
     Checkpoints hold the optimizer's state by these names.
     """
@@ -122,6 +123,6 @@ def learning_rate_groups(pretrained: Sequence[str], params: PyTree, new: Sequenc
         part = name.split("/")[0]
         if part not in pretrained or name.startswith(tuple(new)):
             return "new"
-        return TEXT if part == TEXT else "encoder"
+        return TEXT if part == TEXT and TEXT in own else "encoder"
 
     return jax.tree_util.tree_map_with_path(group, params)

@@ -68,7 +68,7 @@ def items(num_frames=3, **texts):
 
 def texts(lengths=(4, 2, 3)):
     ids = jnp.asarray(np.random.default_rng(5).integers(1, 30, (BATCH, 4)), jnp.int32)
-    return {"text_ids": ids, "text_mask": jnp.arange(4) < jnp.array(lengths)[:, None]}
+    return {"text_ids": ids, "text_token_mask": jnp.arange(4) < jnp.array(lengths)[:, None]}
 
 
 def test_it_is_a_model_that_embeds_items_of_domains():

@@ -55,9 +55,10 @@ def test_kind_adamw_takes_its_published_step_with_three_rates_and_clips_all_but_
         np.testing.assert_allclose(steps[part]["bias"], expected, rtol=1e-5)
 
 
-def test_only_a_model_with_a_text_tower_has_its_rate():
-    """The state of others, which checkpoints hold by these names, stays as it was."""
-    config = OptimizerConfig(text_learning_rate=0.5, warmup_steps=10)
-    assert set(learning_rates(config, 100, ("encoder", "logit_scale"))) == {"encoder", "new"}
-    rates = learning_rates(config, 100, ("encoder", "text"))
-    assert rates["text"](10) == 0.5 and rates["text"](100) == rates["text"](200) == 0
+def test_a_text_tower_has_the_rate_of_pretrained_parts_unless_it_has_its_own():
+    """The state of runs without it, which checkpoints hold by these names, stays as it was."""
+    shared, own = (OptimizerConfig(text_learning_rate=rate, warmup_steps=10) for rate in (0.0, 0.5))
+    assert set(learning_rates(shared, 100)) == {"encoder", "new"}
+    assert learning_rate_groups(("encoder", "text"), {"text": 0.0}) == {"text": "encoder"}
+    rate = learning_rates(own, 100)["text"]
+    assert rate(10) == 0.5 and rate(100) == rate(200) == 0
