@@ -72,7 +72,7 @@ def test_a_card_says_what_was_skipped_and_why(built):
     assert skipped["train", "pictures"] == ["48", "2", "missing: 2"]
     assert skipped["query", "queries"] == ["4", "0", ""]
     options = {config: options for config, _, options in rows(text, "How it was built")}
-    assert options["train"] == "max_skipped_percent`=50.0, `max_short_side`=20, `box_units`=auto"
+    assert options["train"] == "max_skipped_percent`=50.0, `max_short_side`=20, `box_units`=auto, `photos`=listed"
     assert "`splits`=train,test, `max_frames`=10" in data_card(built / "rope")
 
 

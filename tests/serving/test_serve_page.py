@@ -200,7 +200,7 @@ def test_nothing_comes_from_elsewhere(opened):
 
 
 def test_the_page_for_programs_works(opened):
-    docs = opened.find_element("css selector", ".foot a").get_attribute("href")
+    docs = opened.find_element("css selector", ".foot a[href$='docs']").get_attribute("href")
     opened.switch_to.new_window("tab")
     try:
         opened.get(docs)
