@@ -80,6 +80,11 @@ def said_between(sentences: Sequence[Sentence], start: float, end: float) -> tup
     return tuple(one for one in sentences if start <= (one.start + one.end) / 2 < end)
 
 
+def join_sentences(sentences: Sequence[Sentence]) -> str:
+    """Sentences as one text, with commas between them as in data sets (`input.texts.clean`); "" = nothing is said."""
+    return ",".join(sentence.text for sentence in sentences)
+
+
 def _subtitles(text: str, name: str) -> Iterator[Sentence]:
     for number, line in enumerate(text.splitlines(), start=1):  # FFmpeg leaves out or mends what it cannot read
         times = TIMES.fullmatch(line)
