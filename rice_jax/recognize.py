@@ -38,7 +38,7 @@ from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.lines import segment_line
 from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import encode_video, products_over_time
-from rice_jax.recognition.subtitles import read_subtitles
+from rice_jax.recognition.subtitles import Sentence, confident, read_subtitles
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
 
@@ -80,6 +80,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
         parser.error("expected no --report with --follow, since a live stream has no end")
     if options.follow is not None and options.subtitles:
         parser.error("expected no --subtitles with --follow, whose times are not known before it ends")
+    if not 0 <= options.min_speech <= 1 or (options.min_speech and not options.subtitles):
+        parser.error(f"--min_speech={options.min_speech:g}: expected 0 to 1, and only with --subtitles")
     if options.report and options.report.is_dir():
         parser.error(f"--report={options.report}: is a directory, expected a file")
     if options.report and options.video.exists() and options.report.exists() and options.report.samefile(options.video):
@@ -98,7 +100,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
 
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
-    speech = read_subtitles(options.subtitles) if options.subtitles else None
+    speech = _speech(options.subtitles, options.min_speech) if options.subtitles else None
     stored = MilvusIndex(options.uri, options.collection) if options.store else None
     engine = _engine(options, (BATCH_SIZE,), stored.first() if stored else None)
     thumbnails: dict[float, Small] = {}  # by time
@@ -139,6 +141,16 @@ def recognize(options: argparse.Namespace) -> None:
         print(options.report, file=sys.stderr)
 
 
+def _speech(path: Path, least: float) -> list[Sentence]:
+    """What is said, without what is less likely than `least`."""
+    found = read_subtitles(path)
+    kept = confident(found, least)
+    if len(kept) < len(found):
+        text = f"{len(found) - len(kept)} of {len(found)} sentences are left out, whose confidence is below {least:g}"
+        print(f"warning: {path}: {text}", file=sys.stderr)
+    return kept
+
+
 def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...], index: Index | None = None) -> Engine:
     """The engine of `--index`, or of an index that is read already."""
     engine = Engine(
@@ -171,7 +183,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=Path,
         nargs="?",
         metavar="VIDEO",
-        help="a video, a directory of frames, or a text file (.txt) of their paths",
+        help="a video, a directory of frames, or their list (.txt)",
     )
     shown.add_argument(
         "--follow",
@@ -214,6 +226,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="what is said: .srt, .vtt, or .json, such as Whisper's",
+    )
+    search.add_argument(
+        "--min_speech", type=float, default=0.0, metavar="P", help="leave out speech less likely than this, 0 to 1"
     )
     add_naming_flags(search)
     live = parser.add_argument_group("live")

@@ -35,6 +35,7 @@ ROOMS = {
         "eval.calibration",
         "eval.embed",
         "eval.scores",
+        "eval.texts",
     },
     "recognition": {
         "types",

@@ -48,6 +48,17 @@ def test_a_video_gives_lines_and_a_page(shop, tmp_path, capsys):
     assert all(text in page.read_text(encoding="utf-8") for text in ("video.mp4", "the mug", "the lamp"))
 
 
+def test_speech_that_is_unsure_is_left_out(shop, tmp_path, capsys):
+    (tmp_path / "0.png").write_bytes(png(shop.pictures[6]))
+    said = tmp_path / "said.json"
+    some = [{"start": 0, "end": 1, "text": text, "confidence": sure} for text, sure in (("mug", 0.9), ("mud", 0.2))]
+    said.write_text(json.dumps(some))
+    recognize.main([str(tmp_path), f"--index={shop.directory}", f"--subtitles={said}", "--min_speech=0.5"])
+    out, err = capsys.readouterr()
+    assert [one["text"] for one in json.loads(out)["speech"]] == ["mug"]
+    assert f"warning: {said}: 1 of 2 sentences are left out, whose confidence is below 0.5" in err
+
+
 def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):
     for number in range(6):
         (tmp_path / f"{number}.png").write_bytes(png(shop.pictures[6]))
@@ -169,6 +180,8 @@ def test_a_live_stream_gives_events_until_sigterm(shop, film):
         (["video.mp4", "--listen"], "--webhook and --listen only with --follow"),
         (["--follow=a.ts", "--report=a.html"], "no --report with --follow"),
         (["video.mp4", "--follow=a.ts"], "not allowed with"),
+        (["a.mp4", "--min_speech=0.5"], "--min_speech=0.5: expected 0 to 1, and only with --subtitles"),
+        (["a.mp4", "--subtitles=a.srt", "--min_speech=2"], "--min_speech=2: expected 0 to 1"),
         (["--follow=a.ts", "--subtitles=a.srt"], "no --subtitles with --follow"),
     ],
 )

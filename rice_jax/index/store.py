@@ -20,6 +20,7 @@ from jaxtyping import BFloat16, Float32, Int
 from rice_jax.files import replacing
 from rice_jax.index.about import About
 from rice_jax.index.columns import DTYPES, from_column, from_int8, to_column, to_int8
+from rice_jax.index.text import IndexText
 from rice_jax.types import DataError
 
 FILE = "index.parquet"
@@ -27,6 +28,7 @@ SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
 CHECKSUM = b"rice_jax_sha256"  # key that holds `_checksum`; absent in indexes of version 0.2 and before
 SOURCES = b"rice_jax_sources"  # key that holds `Index.sources` as JSON; absent in earlier indexes
 PROJECTION = b"rice_jax_projection"  # key that holds `Index.projection` in base64; absent if there is none
+TEXT = b"rice_jax_text"  # key that holds `Index.text` without its vectors as JSON; absent if there is none
 SHARD = b"rice_jax_shard"  # key that holds `Shard` as JSON; absent in a file that is a whole index
 SHARDS = "part-*.parquet"  # names of their files
 LENGTH_TOLERANCE = 1e-3
@@ -63,6 +65,8 @@ class Index:
         projection: what a clip's embedding is multiplied by before it is compared with the vectors; columns are at
             right angles and of unit length (`smaller`). None = `vectors` are embeddings.
         dtype: of the vectors on disk, one of `DTYPES`.
+        text: the titles as vectors, what embeds them, and their weight in the score; None = pictures alone are
+            searched.
     """
 
     gallery_ids: list[str]
@@ -79,6 +83,7 @@ class Index:
     centers: Mapping[str | None, Float32[np.ndarray, " N"]] | None = None
     projection: Float32[np.ndarray, "E N"] | None = None
     dtype: str = "float32"
+    text: IndexText | None = None
 
     @property
     def num_products(self) -> int:
@@ -94,12 +99,18 @@ class Index:
         """The vectors of some pictures in the model's space."""
         return self.vectors[rows] if self.projection is None else self.vectors[rows] @ self.projection.T
 
+    @property
+    def rows(self) -> Float32[np.ndarray, "G M"]:
+        """What a clip's row is compared with, by inner products: the vectors, and behind them the titles (`text`)."""
+        return self.vectors if self.text is None else np.concatenate([self.vectors, self.text.scaled], axis=1)
+
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
         texts: dict[str, Any] = {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
         chosen = np.asarray(rows, np.int64)
         queries = None if self.queries is None else self.queries[chosen]
-        return dataclasses.replace(self, **texts, vectors=self.vectors[chosen], queries=queries)
+        text = self.text and self.text.take(chosen)
+        return dataclasses.replace(self, **texts, vectors=self.vectors[chosen], queries=queries, text=text)
 
 
 @dataclasses.dataclass(frozen=True)

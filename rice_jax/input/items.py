@@ -7,6 +7,7 @@ import numpy as np
 
 from rice_jax.config import InputConfig
 from rice_jax.input.source import Source, build_command, version_directory
+from rice_jax.input.texts import ITEM, item_key
 from rice_jax.types import DataError
 
 
@@ -30,7 +31,9 @@ class ItemPairs:
         directory: directories of all domains, for errors.
     """
 
-    columns = frozenset({"clip_id", "image_id", "frames", "boxes", "image"})
+    columns = frozenset(
+        {"clip_id", "image_id", "frames", "boxes", "image", "image_item", "image_text", "clip_item", "clip_text"}
+    )
 
     def __init__(self, config: InputConfig):
         """Opens the domains of `config.domains`.
@@ -41,7 +44,7 @@ class ItemPairs:
         """
         names = config.domain_names
         self.name = names[0]
-        self._sources = [Source(config.data_dir, name, ("item_id", "frames"), split="train") for name in names]
+        self._sources = [Source(config.data_dir, name, ("item_id", "frames"), ITEM, split="train") for name in names]
         self.directory = " and ".join(str(source.directory) for source in self._sources)
         indices = [_read_index(config, name, "train") for name in names]
         found = np.concatenate([np.unique(index["product_id"]) for index in indices])
@@ -68,7 +71,9 @@ class ItemPairs:
 
         Returns:
             A row like those of a training set: `image`, a random picture of the first item; `frames`, all pictures of
-            the second; `clip_id`, the second's id; `image_id`, the product's id; `boxes`, zeros; `index`.
+            the second; `clip_id`, the second's id; `image_id`, the product's id; `boxes`, zeros; `index`; `image_item`,
+            `image_text`, `clip_item`, `clip_text`: what names the texts of the first and the second item
+            (`texts.item_key`), and the texts.
         """
         first, last = self._first[index], self._end[index]
         domains = rng.choice(np.flatnonzero(first < last), 2, replace=False)
@@ -76,6 +81,10 @@ class ItemPairs:
         seen, shown = (
             self._sources[domain][int(self._rows[domain][place])] for domain, place in zip(domains, places, strict=True)
         )
+        texts = {}
+        for role, domain, item in zip(("image", "clip"), domains, (seen, shown), strict=True):
+            texts[f"{role}_item"] = item_key(self._sources[domain].name, item["item_id"].decode()).encode()
+            texts[f"{role}_text"] = item.get("text", b"")
         return {
             "clip_id": shown["item_id"],
             "image_id": bytes(self._products[index]),
@@ -83,6 +92,7 @@ class ItemPairs:
             "boxes": np.zeros((len(shown["frames"]), 4), np.float32),
             "image": seen["frames"][rng.integers(len(seen["frames"]))],
             "index": index,
+            **texts,
         }
 
 

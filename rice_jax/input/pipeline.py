@@ -17,7 +17,7 @@ from rice_jax.input.items import ItemPairs
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.input.source import Source
 from rice_jax.input.teacher import teacher_views
-from rice_jax.input.text_views import SPEECH, TITLE, text_views
+from rice_jax.input.text_views import ITEM_SPEECH, PAIR_SPEECH, PAIR_TITLE, SPEECH, TITLE, text_views
 from rice_jax.input.views import (
     Example,
     FramesView,
@@ -108,7 +108,7 @@ def eval_batches(
 def train_views(config: InputConfig) -> list[View]:
     """Views of a pair of a video and an image."""
     boxes = ProductBoxes(config, config.train_boxes, ("boxes",))
-    texts = text_views(config, TITLE, SPEECH)
+    texts = text_views(config, *((PAIR_TITLE, PAIR_SPEECH) if config.domains else (TITLE, SPEECH)))
     pictures = [ImageView(config), RandomFramesView(config, boxes), *_patch_masks(config, boxes)]
     return [*pictures, ImageKeyView(), *texts, *teacher_views(config)]
 
@@ -127,7 +127,8 @@ def gallery_views(config: InputConfig) -> list[View]:
 def item_views(config: InputConfig) -> list[View]:
     """Views of a product item, whose pictures are the frames of a video without boxes."""
     boxes = ProductBoxes(config, "", ())
-    return [FramesView(config, boxes, id_column="item_id"), *_patch_masks(config, boxes)]
+    frames = FramesView(config, boxes, id_column="item_id")
+    return [frames, *_patch_masks(config, boxes), *text_views(config, ITEM_SPEECH)]
 
 
 def _patch_masks(config: InputConfig, boxes: ProductBoxes) -> list[View]:

@@ -40,10 +40,10 @@ class Source:
         self.name = name
         self.directory = version_directory(data_dir, name)
         builder = tfds.builder_from_directory(self.directory)
-        splits = list(builder.info.splits)
-        if len(splits) != 1 if split is None else split not in splits:
+        stored_splits = list(builder.info.splits)
+        if len(stored_splits) != 1 if split is None else split not in stored_splits:
             expected = "exactly one" if split is None else f"{split!r} among them"
-            raise DataError(f"{self.directory}: found the splits {splits}, expected {expected}")
+            raise DataError(f"{self.directory}: found the splits {stored_splits}, expected {expected}")
         stored = builder.info.features
         if missing := sorted(set(features or ()) - set(stored)):
             raise DataError(
@@ -53,8 +53,8 @@ class Source:
         chosen = stored if features is None else [*features, *(name for name in optional if name in stored)]
         self._features = tfds.features.FeaturesDict({feature: _encoded(stored[feature]) for feature in chosen})
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._records = builder.as_data_source(split or splits[0], deserialize_method=raw)
-        stored_split = builder.info.splits[split or splits[0]]
+        self._records = builder.as_data_source(split or stored_splits[0], deserialize_method=raw)
+        stored_split = builder.info.splits[split or stored_splits[0]]
         self._files = list(map(str, stored_split.filepaths))
         self._ends = np.cumsum(stored_split.shard_lengths)
 
@@ -82,6 +82,15 @@ class Source:
 
     def __iter__(self) -> Iterator[dict]:
         return map(self.__getitem__, range(len(self)))
+
+
+def splits(data_dir: str, name: str) -> list[str]:
+    """The splits of a data set.
+
+    Raises:
+        FileNotFoundError: the data set is missing.
+    """
+    return list(tfds.builder_from_directory(version_directory(data_dir, name)).info.splits)
 
 
 def version_directory(data_dir: str, name: str) -> epath.Path:

@@ -1,4 +1,4 @@
-"""Texts of images and videos: from data sets, CSVs and JSON lines, cleaned."""
+"""Texts of images, videos, and product items: from data sets, CSVs and JSON lines, cleaned."""
 
 import csv
 import json
@@ -6,11 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rice_jax.input.source import Source
+from rice_jax.input.source import Source, splits
 from rice_jax.types import DataError
 
 # {kind of text: (feature with the id of what it belongs to, feature with the text)} of data sets.
 KINDS = {"titles": ("image_id", "title"), "speech": ("clip_id", "asr")}
+# {last part of the name of a set of product items: kind of their texts}
+ITEM_KINDS = {"pages": "titles", "videos": "speech", "lives": "speech"}
+ITEM = "item_id", "text"  # features of such a set
 
 
 class Texts(NamedTuple):
@@ -33,40 +36,65 @@ def clean(text: str) -> str:
     return joined.encode("utf-8", "replace").decode("utf-8")  # half of a surrogate pair is no text
 
 
+def tidy(text: str) -> str:
+    """A product item's text as towers read it; "" = it is missing.
+
+    ROPE's texts are kept as they are: unlike in LPR4M, no word stands for a missing text.
+    """
+    return " ".join(text.split())
+
+
+def item_key(name: str, item_id: str) -> str:
+    """What names an item's text: the ids of short videos and live clips may be the same.
+
+    Args:
+        name: of the set of items, such as "rope/lives".
+        item_id: of the item.
+
+    Returns:
+        Such as "lives/24".
+    """
+    return f"{name.rpartition('/')[2]}/{item_id}"
+
+
 def collect(pairs: Iterable[tuple[str, str]]) -> Texts:
-    """Cleans texts, and keeps the first one of each id that is not missing."""
+    """Keeps the first text of each id that is not missing; the texts are clean."""
     texts: dict[str, str] = {}
     others, ids = set(), set()
     for key, text in pairs:
         ids.add(key)
-        if (cleaned := clean(text)) and texts.setdefault(key, cleaned) != cleaned:
+        if text and texts.setdefault(key, text) != text:
             others.add(key)
     return Texts(texts, len(ids) - len(texts), len(others))
 
 
 def stored_texts(data_dir: str, names: Iterable[str], kind: str) -> Iterator[tuple[str, str]]:
-    """Pairs of an id and a text of the data sets that have both, in their order.
+    """Pairs of an id and a clean text of the data sets that have both, in their order.
 
     Args:
         data_dir: directory that `rice build --data_dir` wrote.
-        names: data sets below it.
+        names: data sets below it; of product items, all splits are read.
         kind: one of `KINDS`.
 
     Raises:
         FileNotFoundError: a data set is missing.
         DataError: it is damaged.
     """
-    key, feature = KINDS[kind]
     for name in names:
-        source = Source(data_dir, name, (), optional=(key, feature))
-        for row in source:
-            if key not in row or feature not in row:
-                break
-            yield row[key].decode(), row[feature].decode()
+        of_items = name.rpartition("/")[2] in ITEM_KINDS
+        if of_items and ITEM_KINDS[name.rpartition("/")[2]] != kind:
+            continue
+        key, feature = ITEM if of_items else KINDS[kind]
+        for split in splits(data_dir, name) if of_items else (None,):
+            for row in Source(data_dir, name, (), optional=(key, feature), split=split):
+                if key not in row or feature not in row:
+                    break
+                found, text = row[key].decode(), row[feature].decode()
+                yield (item_key(name, found), tidy(text)) if of_items else (found, clean(text))
 
 
 def listed_texts(path: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of an id and a text in a CSV with the columns `id` and `text`, or in JSON lines with these keys.
+    """Pairs of an id and a clean text in a CSV with the columns `id` and `text`, or in JSON lines with these keys.
 
     Raises:
         DataError: naming the line that has another form.
@@ -79,7 +107,7 @@ def listed_texts(path: Path) -> Iterator[tuple[str, str]]:
                 key, text = row.get("id"), row.get("text")
                 if not (isinstance(key, str) and isinstance(text, str) and key):
                     raise DataError(f"{path}:{number}: found {row!r}, expected an `id` and a `text`, both strings")
-                yield key, text
+                yield key, clean(text)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: found bytes that are not UTF-8 ({error}); convert the file") from error
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, PyTree, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.pooling import SHARPNESS, Pooling, inflation
@@ -18,35 +17,20 @@ from rice_jax.eval.scores import center, scores_by_frames
 from rice_jax.index.model import Model, load_index_model, same_model
 from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, fields_of, read_index
+from rice_jax.index.text import Texts
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
-from rice_jax.models.rice import embed
 from rice_jax.models.weights import CheckpointError
+from rice_jax.recognition.frames import Frames, fill, join_frames
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, select
+from rice_jax.recognition.programs import compare_texts, comparing, compile_encoders, compiled, matching
 from rice_jax.types import DataError
 
 DEFAULT = Naming()
 NUM_SELECTIONS = 64  # of products by `where` that are kept
 
 logger = logging.getLogger(__name__)
-
-
-class Frames(NamedTuple):
-    """Encoded frames."""
-
-    features: Float32[np.ndarray, "b E"]  # not normalized
-    tokens: Float[np.ndarray, "b L D"] | None  # only for re-ranking
-
-    def take(self, rows: slice | Int[np.ndarray, " n"]) -> "Frames":
-        """Selects some of the frames."""
-        return Frames(self.features[rows], None if self.tokens is None else self.tokens[rows])
-
-
-def join_frames(parts: Sequence[Frames]) -> Frames:
-    """Concatenates frames; at least one part."""
-    tokens = [part.tokens for part in parts if part.tokens is not None]
-    return Frames(np.concatenate([part.features for part in parts]), np.concatenate(tokens) if tokens else None)
 
 
 class Match(NamedTuple):
@@ -106,6 +90,7 @@ class Engine:
         index: str | os.PathLike | Index,
         *,
         model: str | os.PathLike | None = None,
+        text_model: str | os.PathLike | None = None,
         rerank: int = 0,
         batch_sizes: Sequence[int] = (1,),
         naming: Naming = DEFAULT,
@@ -116,6 +101,7 @@ class Engine:
         Args:
             index: directory of the index, or the index.
             model: the run or converted model that made the index; None = where it was when the index was made.
+            text_model: what embedded the index's titles, if it has any (`Index.text`); None = where it was then.
             rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
             naming: when a product is named, and what it is ranked by.
@@ -124,10 +110,11 @@ class Engine:
 
         Raises:
             CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
-                with.
+                with; or the text tower is missing or another one.
             DataError: the index cannot be read, is empty, or lacks the calibration that `naming` needs.
             FileNotFoundError: there is no index.
         """
+        others = tuple(others)
         self.index: Index = index if isinstance(index, Index) else read_index(index)
         name = "index" if isinstance(index, Index) else index
         if not len(self.index.vectors):
@@ -159,8 +146,33 @@ class Engine:
         added = inflation(self.index.vectors, self._products[None], sharpness)
         self._pooling = Pooling(self._products[None].edges, sharpness, added)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
+        self._texts = self._load_texts(text_model, others)
         self._warn(self.index.about.ipd)
         self._compile(loaded, sorted(batch_sizes), shared)
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether what is said has a part in the ranking: the index holds titles as vectors (`Index.text`)."""
+        return self._texts is not None
+
+    def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N D"]:
+        """Embeds texts, such as speech, as the titles of the index are embedded.
+
+        Args:
+            texts: of any length; what the text tower does not read of a long one is cut off.
+
+        Returns:
+            Unit length; 0 for a text that is missing, such as "".
+
+        Raises:
+            DataError: the index has no titles as vectors.
+        """
+        if self._texts is None:
+            raise DataError(
+                "the index has no titles as vectors, so texts cannot be compared with it; index the pictures with "
+                "--text_model and --text_weight"
+            )
+        return self._texts(texts)
 
     def pooling(self, products: Products) -> Pooling:
         """How products are scored by their images."""
@@ -216,8 +228,12 @@ class Engine:
         top: int = 5,
         time: float = 0.0,
         where: Where | None = None,
+        speech: str = "",
     ) -> Recognition:
         """Ranks the products of a gallery for a clip, each by the pooled scores of its images.
+
+        If the index has titles as vectors (`reads_texts`), the score of an image is the cosine of the pictures plus
+        `index.text.weight` times the cosine of its title and the speech; otherwise speech has no part in it.
 
         Args:
             frames: the clip's frames in order, at least one.
@@ -225,6 +241,7 @@ class Engine:
             top: number of products to return, at least 1.
             time: time of the newest frame, which the result repeats.
             where: ranks only these products, see `products`; their scores are what they are without it.
+            speech: what is said while the frames are shown; "" = nothing, or unknown.
 
         Raises:
             DataError: there is no such gallery, column, or product, there is no frame, `top` is below 1, or a cosine is
@@ -237,11 +254,14 @@ class Engine:
         cosines = self._cosines(frames)
         if not np.isfinite(cosines[products.rows]).all():
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
-        pooling = self.pooling(products)
+        pooling, said = self.pooling(products), self.text_scores(speech)
+        cosines = cosines if said is None else cosines + said
         of_images, mean = cosines, pooling.cosines(cosines[products.rows])
         of_products = mean
         if self.by_frames:
             of_images = self._scores_by_frames(frames, gallery)
+            if said is not None:
+                of_images = of_images + said - said[self.rows(gallery)].mean()
             of_products = pooling.scores(of_images[products.rows])
         best = first_places(of_products, max(top, self._num_matched))
         scores = of_products[best]
@@ -263,6 +283,11 @@ class Engine:
         none = None if shares is None else float(shares[-1])
         named = self.naming.names(matches[0].confidence, none)
         return Recognition(time, matches, none, product=matches[0] if named else None)
+
+    def text_scores(self, speech: str) -> Float32[np.ndarray, " G"] | None:
+        """What the speech of a clip adds to the cosines of all images; None = nothing is added."""
+        vector = self._texts([speech])[0] if self._texts and speech else np.zeros(1, np.float32)
+        return np.asarray(self._compare_texts(self._titles, vector, self._weight)) if vector.any() else None
 
     def scores(self, frames: Frames, gallery: str | None = None) -> Scores:
         """Both scores of a gallery's products for a clip, whichever of them products are ranked by.
@@ -305,82 +330,55 @@ class Engine:
         return Frames(*encoded).take(slice(len(pictures)))
 
     def _cosines(self, frames: Frames) -> Float32[np.ndarray, " G"]:
-        return np.asarray(self._similar(self._params, self._vectors, *_fill(frames.features, self.num_frames)))
+        return np.asarray(self._similar(self._params, self._vectors, *fill(frames.features, self.num_frames)))
 
     def _scores_by_frames(self, frames: Frames, gallery: str | None) -> Float32[np.ndarray, " G"]:
-        filled = _fill(frames.features, self.num_frames)
+        filled = fill(frames.features, self.num_frames)
         return np.asarray(self._by_frames(self._vectors, self._centers[gallery], *filled))
 
     def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
         candidates = np.resize(rows, self._num_matched).astype(np.int32)  # rows of a small gallery repeat
         assert frames.tokens is not None
-        filled = _fill(frames.tokens, self.num_frames)
+        filled = fill(frames.tokens, self.num_frames)
         return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
 
     def _compile(self, loaded: Model, batch_sizes: Sequence[int], shared: "Engine | None") -> None:
-        graphdef, params, reranks, projection = loaded.graphdef, loaded.params, self.reranks, self.index.projection
-        highest = jax.lax.Precision.HIGHEST
-
-        def project(embeddings: Float[Array, "*B E"]) -> Float[Array, "*B N"]:
-            return embeddings if projection is None else jnp.matmul(embeddings, projection, precision=highest)
-
-        def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
-            encoded = nnx.merge(graphdef, params).encode_frames(pictures)
-            return encoded.features.astype(jnp.float32), encoded.tokens if reranks else None
-
-        def similar(
-            params: PyTree, vectors: Float[Array, "G N"], features: Float[Array, "T E"], frame_mask: Bool[Array, " T"]
-        ) -> Float[Array, " G"]:
-            clip = nnx.merge(graphdef, params).aggregate(features[None], frame_mask[None])[0]
-            return jnp.matmul(vectors, project(clip), precision=highest)
-
-        def by_frames(
-            vectors: Float[Array, "G N"],
-            center: Float[Array, " N"],
-            features: Float[Array, "T E"],
-            frame_mask: Bool[Array, " T"],
-        ) -> Float[Array, " G"]:
-            frames = project(embed(features))
-            means = jnp.matmul(frames, center, precision=highest)
-            scores = jnp.matmul(frames, vectors.T, precision=highest) - means[:, None]
-            return jnp.where(frame_mask[:, None], scores, -jnp.inf).max(axis=0)
-
-        def match(
-            params: PyTree,
-            queries: BFloat16[Array, "G R D"],
-            rows: Int[Array, " K"],
-            tokens: Float[Array, "T L D"],
-            frame_mask: Bool[Array, " T"],
-        ) -> Float[Array, " K"]:
-            return nnx.merge(graphdef, params).match(queries[rows][None], tokens[None], frame_mask[None])[0]
-
-        def compiled(function, *arguments):
-            program = jax.jit(function).lower(*arguments).compile()
-            jax.block_until_ready(program(*arguments))
-            return program
-
-        side, self._params = self.index.about.model.encoder.image_size, params
+        index, params, side = self.index, loaded.params, self.index.about.model.encoder.image_size
+        self._params = params
         [device] = jax.tree.leaves(params)[0].devices()
-        self._vectors = jax.device_put(self.index.vectors, device)
-        pictures = {size: np.zeros((size, side, side, 3), np.uint8) for size in batch_sizes}
+        self._vectors = jax.device_put(index.vectors, device)
         self._encoders = (
-            shared._encoders if shared else {size: compiled(encode, params, pictures[size]) for size in batch_sizes}
+            shared._encoders if shared else compile_encoders(loaded, batch_sizes, side, with_tokens=self.reranks)
         )
-        frames = self._encode(pictures[batch_sizes[0]][:1])
-        filled = _fill(frames.features, self.num_frames)
+        frames = self._encode(np.zeros((1, side, side, 3), np.uint8))
+        filled, (similar, by_frames) = fill(frames.features, self.num_frames), comparing(loaded, index)
         self._similar = compiled(similar, params, self._vectors, *filled)
         if self.by_frames:
-            known = self.index.centers
+            known = index.centers
             self._centers = {
-                gallery: np.asarray(known[gallery] if known else center(self.index.vectors, products.rows), np.float32)
+                gallery: np.asarray(known[gallery] if known else center(index.vectors, products.rows), np.float32)
                 for gallery, products in self._products.items()
             }
             self._by_frames = compiled(by_frames, self._vectors, self._centers[None], *filled)
         if self.reranks:
-            self._queries = jax.device_put(self.index.queries, device)
+            self._queries = jax.device_put(index.queries, device)
             assert frames.tokens is not None
             rows = np.zeros(self._num_matched, np.int32)
-            self._matcher = compiled(match, params, self._queries, rows, *_fill(frames.tokens, self.num_frames))
+            self._matcher = compiled(
+                matching(loaded), params, self._queries, rows, *fill(frames.tokens, self.num_frames)
+            )
+        if self._texts and index.text:
+            self._titles = jax.device_put(index.text.vectors, device)
+            self._weight, speech = np.float32(index.text.weight), np.zeros(self._texts.dimensions, np.float32)
+            self._compare_texts = compiled(compare_texts, self._titles, speech, self._weight)
+
+    def _load_texts(self, source: str | os.PathLike | None, others: Iterable["Engine"]) -> Texts | None:
+        text = self.index.text
+        if text is None:
+            return None
+        loaded = (other._texts for other in others if other._texts)
+        shared = next((texts for texts in loaded if texts.fingerprint == text.fingerprint), None)
+        return shared or Texts(source or text.model, text.fingerprint)
 
     def _warn(self, ipd: str) -> None:
         if ipd != "off":
@@ -391,10 +389,3 @@ class Engine:
                 "label some clips (rice eval CLIPS.csv --index=INDEX), or evaluate the run (rice eval) and index its "
                 "images again (rice index)."
             )
-
-
-def _fill(array: np.ndarray, num_frames: int) -> tuple[np.ndarray, Bool[np.ndarray, " T"]]:
-    """Pads the frames of a clip with zeros; the mask is True for real frames."""
-    filled = np.zeros((num_frames, *array.shape[1:]), array.dtype)
-    filled[: len(array)] = array
-    return filled, np.arange(num_frames) < len(array)

@@ -47,6 +47,7 @@ class Recognizer:
         index: str | os.PathLike | Index,
         *,
         model: str | os.PathLike | None = None,
+        text_model: str | os.PathLike | None = None,
         gallery: str | None = None,
         top: int = 5,
         rerank: int = 0,
@@ -59,6 +60,7 @@ class Recognizer:
         Args:
             index: directory of the index, or the index, such as `MilvusIndex.read` returns.
             model: the run or converted model that made the index; None = where it was when the index was made.
+            text_model: what embedded the index's titles, if it has any; None = where it was when the index was made.
             gallery: id of the stream's gallery; None = all products of the index.
             top: number of products to return, at least 1.
             rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
@@ -74,7 +76,7 @@ class Recognizer:
                 calibration that `naming` needs, or `interval_seconds` is not above 0.
             FileNotFoundError: there is no index.
         """
-        self.engine = Engine(index, model=model, rerank=rerank, naming=naming)
+        self.engine = Engine(index, model=model, text_model=text_model, rerank=rerank, naming=naming)
         self._gallery, self._top, self._where = gallery, top, where
         self._stream = Stream(self.engine.num_frames, interval_seconds)
         self.engine.products(gallery, where)  # raises if there are none
@@ -97,7 +99,25 @@ class Recognizer:
         kept = window.frames()
         assert kept, "what an empty window does not want is refused"
         newest, frames = kept
-        return self.engine.rank(frames, self._gallery, self._top, newest, self._where)._replace(restarted=restarted)
+        speech = self._stream.speech(window)
+        ranked = self.engine.rank(frames, self._gallery, self._top, newest, self._where, speech)
+        return ranked._replace(restarted=restarted)
+
+    def add_text(self, start: float, end: float, text: str) -> None:
+        """Adds what is said in the stream from one moment to another.
+
+        It counts in the ranking of frames that are pushed later, if the index holds titles as vectors (`Index.text`):
+        a window's frames have the speech whose middle lies in the window.
+
+        Args:
+            start: seconds, of the same clock as the frames' times.
+            end: seconds.
+            text: what is said.
+
+        Raises:
+            DataError: a time is not finite, or the end is before the start.
+        """
+        self._stream.add_text(start, end, text)
 
 
 class Segment(NamedTuple):

@@ -1,13 +1,16 @@
 """The last frames of a stream."""
 
+import collections
 import math
 import threading
 
-from rice_jax.recognition.engine import Frames, join_frames
+from rice_jax.recognition.frames import Frames, join_frames
+from rice_jax.recognition.subtitles import Sentence, join_sentences, said_between
 from rice_jax.types import DataError
 
 CONFIRMED = 3  # frames of a new window after which the previous one is forgotten
 PAUSE = 3  # times the length of a window: frames that come after a longer gap do not belong to it
+NUM_SENTENCES = 1000  # that a stream keeps
 LATE_FRAMES = 3  # late frames in a row, each of a later interval, that show that the clock has gone back
 
 
@@ -62,6 +65,12 @@ class Window:
             found = list(self._frames.values())
         return (found[-1][0], join_frames([frame for _, frame in found])) if found else None
 
+    def span(self) -> tuple[float, float]:
+        """From when to when its frames are shown, each for an interval; both are 0 if the window is empty."""
+        with self._lock:
+            times = [time for time, _ in self._frames.values()]
+        return (times[0], times[-1] + self._interval) if times else (0.0, 0.0)
+
     def _interval_of(self, time: float) -> int:
         if not math.isfinite(time):
             raise DataError(f"time: found {time}, expected a number of seconds")
@@ -101,6 +110,7 @@ class Stream:
         self._previous: tuple[Window, float] | None = None
         self._count = 0  # frames since the current window has begun or has been returned to
         self._late: list[float] = []  # times of late frames in a row
+        self._sentences = collections.deque[Sentence](maxlen=NUM_SENTENCES)
 
     def window(self, time: float) -> tuple[Window, bool]:
         """The window that a frame of this time belongs to, and whether it has been started for it.
@@ -115,6 +125,8 @@ class Stream:
                 returns = self._previous and self._belongs(time, self._previous[1])
                 other = self._previous if self._previous and returns else (self._new(), time)
                 restarted = not returns
+                if restarted:  # a speech recognizer is behind the frames: what it has told was said before
+                    self._sentences.clear()
                 self._previous, self._count = (self._current, self._newest), 0
                 self._current, self._newest = other
             self._newest = time if self._newest is None else max(self._newest, time)
@@ -124,6 +136,34 @@ class Stream:
             if not useless:
                 self._late.clear()
             return self._current, restarted
+
+    def add_text(self, start: float, end: float, text: str) -> None:
+        """Adds what is said from one moment to another, in any order; times are of the same clock as the frames'.
+
+        The newest `NUM_SENTENCES` texts are kept, and none when the clock jumps and a new window begins.
+
+        Args:
+            start: seconds.
+            end: seconds, at least `start`.
+            text: what is said.
+
+        Raises:
+            DataError: a time is not finite, or the end is before the start.
+        """
+        if not (math.isfinite(start) and math.isfinite(end) and start <= end):
+            raise DataError(f"text: found second {start} to {end}, expected it to begin before it ends")
+        with self._lock:
+            self._sentences.append(Sentence(start, end, text))
+
+    def said(self, window: Window) -> tuple[Sentence, ...]:
+        """What is said while the frames of a window are shown, in order (`subtitles.said_between`)."""
+        with self._lock:
+            sentences = sorted(self._sentences, key=lambda sentence: sentence.start)
+        return said_between(sentences, *window.span())
+
+    def speech(self, window: Window) -> str:
+        """What is said while the frames of a window are shown, as one text for `Engine.rank`."""
+        return join_sentences(self.said(window))
 
     def _belongs(self, time: float, newest: float, useless: bool = False) -> bool:
         near = newest - self._length <= time <= newest + PAUSE * self._length

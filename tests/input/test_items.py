@@ -12,12 +12,15 @@ import pytest
 from data.build import main as build
 from rice_jax.input.items import ItemPairs, read_items
 from rice_jax.input.pipeline import eval_batches, train_batches
+from rice_jax.input.texts import collect, stored_texts
 from rice_jax.input.views import image_key
-from tests.data.raw_rope import FILES, item_of, picture_of, product_of, write_raw
+from tests.data.raw_rope import FILES, TEXT, edit, item_of, picture_of, product_of, write_raw
 from tests.input.test_pipeline import assert_same, joined, squashed, take
+from tests.input.test_text_views import write
 
 DOMAINS = list(FILES)
 BROKEN = item_of("lives", 8)  # a test item without any picture
+ODD = ["null", "a|b\x01c", "😀 Ünï 空", ""]  # the titles of the first pages
 
 
 def num_items(domain: str, product: int) -> int:
@@ -32,6 +35,11 @@ def raw(tmp_path_factory) -> Path:
     for path in (raw / "lives").iterdir():
         if path.name in {picture_of("lives", BROKEN, frame) for frame in range(12)}:
             path.unlink()
+
+    def set_titles(lines: list[str]) -> None:
+        lines[: len(ODD)] = [f"{line.partition(',')[0]}, {title}" for line, title in zip(lines, ODD, strict=False)]
+
+    edit(raw, "training_page_titles", set_titles)
     data_dir = str(raw.parent / "built")
     build(["rope", "--raw_dir", str(raw), "--data_dir", data_dir, "--max_skipped_percent", "50"])
     return raw
@@ -91,6 +99,52 @@ def test_products_of_two_domains_are_paired(rope, raw, known):
             assert all(abs(count - share) < 5 * share**0.5 for count in counts.values())
             for item in counts:  # 2, 7 or 12 pictures, at most 10 of them stored; 30 draws or more
                 assert len(found[product_of(product), "pictures", item, domain]) >= min(2 + 5 * (product % 3), 6)
+
+
+def test_texts_of_items_are_named_by_their_domain(rope, raw):
+    sets = [f"rope/{domain}" for domain in DOMAINS]
+    titles, speech = (collect(stored_texts(rope.data_dir, sets, kind)) for kind in ("titles", "speech"))
+    pages = [line[0] for line in lines_of(raw, "training_page_titles")]
+    assert [titles.texts.get(f"pages/{item}") for item in pages[:4]] == ["null", "a|b\x01c", "😀 Ünï 空", None]
+    assert titles.num_missing == 1 and len(titles.texts) == len(pages) + len(lines_of(raw, "test_page_titles")) - 1
+    assert {key.partition("/")[0] for key in speech.texts} == {"videos", "lives"} and not speech.num_missing
+    assert speech.texts[f"lives/{item_of('lives', 2)}"] == " ".join(f"{TEXT}{item_of('lives', 2)}".split())
+    assert f"lives/{BROKEN}" not in speech.texts and not (speech.num_other or titles.num_other)
+    assert {key.partition("/")[2] for key in speech.texts} & set(pages), "ids are those of one domain only"
+
+
+def test_pairs_bring_the_texts_of_their_own_items(rope, known):
+    pairs, rng = ItemPairs(rope), np.random.default_rng(0)
+    for index in 20 * list(range(6)):
+        row = pairs.draw(index, rng)
+        for picture, role in ((row["image"], "image"), (row["frames"][0], "clip")):
+            _, domain, item = known[picture]
+            assert row[f"{role}_item"].decode() == f"{domain}/{item}"
+            assert row[f"{role}_text"].decode() in (f"{TEXT}{item}", *ODD)
+
+
+def test_batches_of_items_have_embeddings_of_their_texts(rope, tmp_path):
+    sets = [f"rope/{domain}" for domain in DOMAINS]
+    for kind in ("titles", "speech"):
+        keys = list(collect(stored_texts(rope.data_dir, sets, kind)).texts)
+        named = {key: key.partition("/")[::2] for key in keys}
+        vectors = {key: [1.0, float(item), float(DOMAINS.index(domain))] for key, (domain, item) in named.items()}
+        write(tmp_path, kind, vectors)
+    rope = dataclasses.replace(rope, text="embeddings", text_dim=3, texts=str(tmp_path), batch_size=3)
+    trained = joined(take(train_batches(rope), 8))
+    for name in ("title", "speech"):
+        masked = trained[f"{name}_mask"]
+        assert masked.mean() > 0.7 and not trained[name][~masked].any(), "some titles are missing"
+        numbers = (trained[name][masked, 1] / trained[name][masked, 0]).round().astype(int)
+        products = np.array([1, 2, 3, 4, 6, 7])[trained["index"][masked]]
+        assert (numbers % 1000 // 10 == (900 + 10 * products) % 1000 // 10).all()
+    for place, name in enumerate(sets):
+        items = read_items(rope, name).item_ids
+        (batch,) = eval_batches(rope, name, 8)
+        expected = np.array([[1.0, float(item), float(place)] for item in items])
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(batch["speech"][: len(items)], expected, rtol=1e-5)
+        assert batch["speech_mask"].tolist() == [row < len(items) for row in range(8)]
 
 
 def test_an_epoch_is_every_product_once_and_pairs_differ_between_epochs(rope):

@@ -25,7 +25,7 @@ def test_texts_are_cleaned(text, cleaned):
 
 
 def test_the_first_text_that_is_not_missing_counts():
-    pairs = [("a", "null"), ("b", "one"), ("a", "two"), ("b", "one"), ("c", ""), ("b", "three"), ("b", "four")]
+    pairs = [("a", ""), ("b", "one"), ("a", "two"), ("b", "one"), ("c", ""), ("b", "three"), ("b", "four")]
     assert collect(pairs) == ({"b": "one", "a": "two"}, 1, 1)
 
 
@@ -39,9 +39,11 @@ def test_texts_of_a_data_set(tmp_path):
 
 def test_texts_of_files(tmp_path):
     (tmp_path / "a.csv").write_text('\ufeffid,price,text\nx,1,"two\nlines, ""quoted"""\ny,2,\n')
-    (tmp_path / "a.jsonl").write_text('{"id": "x", "text": "两"}\n\n{"id": "y", "text": "\\ud83d\\ude00"}\n')
+    (tmp_path / "a.jsonl").write_text(
+        '{"id": "x", "text": "两"}\n\n{"id": "null", "text": "null"}\n{"id": "y", "text": "\\ud83d\\ude00"}\n'
+    )
     assert list(listed_texts(tmp_path / "a.csv")) == [("x", 'two\nlines, "quoted"'), ("y", "")]
-    assert list(listed_texts(tmp_path / "a.jsonl")) == [("x", "两"), ("y", "😀")]
+    assert list(listed_texts(tmp_path / "a.jsonl")) == [("x", "两"), ("null", ""), ("y", "😀")]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from rice_jax.recognition.subtitles import Sentence, read_subtitles, said_between
+from rice_jax.recognition.subtitles import Sentence, confident, parse_subtitles, read_subtitles, said_between
 from rice_jax.types import DataError
 
 SRT = """1
@@ -56,6 +56,97 @@ def test_speech_recognizers(tmp_path):
     assert read_subtitles(path) == [Sentence(0, 1, "a"), Sentence(1, 2, "b", 0.25)]
 
 
+FORMS = {
+    "whisper": (
+        {"segments": [{"start": 1, "end": 2, "text": "a", "avg_logprob": -1.5, "no_speech_prob": 0.7, "words": []}]},
+        Sentence(1, 2, "a", 0.0),
+    ),
+    "faster-whisper": (
+        {"segments": [{"start": 1, "end": 2, "text": "a", "avg_logprob": -0.1, "no_speech_prob": 0.9}]},
+        Sentence(1, 2, "a", pytest.approx(math.exp(-0.1))),
+    ),
+    "whisperx": (
+        {
+            "segments": [
+                {
+                    "start": 1,
+                    "end": 2,
+                    "text": " 这款 ",
+                    "words": [{"word": "这", "start": 1, "end": 1.4, "score": 0.5}, {"word": "款", "score": 0.75}],
+                }
+            ],
+            "word_segments": [],
+        },
+        Sentence(1, 2, "这款", 0.625),
+    ),
+    "whisper.cpp": (
+        {
+            "result": {"language": "en"},
+            "transcription": [
+                {
+                    "timestamps": {"from": "00:00:01,000", "to": "00:00:02,000"},
+                    "offsets": {"from": 1000, "to": 2000},
+                    "text": " a",
+                    "tokens": [{"text": "a", "p": 0.25}],
+                }
+            ],
+        },
+        Sentence(1, 2, "a", 0.25),
+    ),
+    "transformers": (
+        {"text": "a b", "chunks": [{"timestamp": [3.0, None], "text": " b"}, {"timestamp": [1.0, 2.5], "text": "a"}]},
+        Sentence(1, 2.5, "a"),
+        Sentence(3, 3, "b"),
+    ),
+    "funasr": (
+        [{"key": "x", "text": "好", "sentence_info": [{"start": 430, "end": 1500, "text": "好", "spk": 0}]}],
+        Sentence(0.43, 1.5, "好"),
+    ),
+    "vosk": (
+        [
+            {
+                "result": [
+                    {"conf": 1.0, "start": 1.0, "end": 1.5, "word": "the"},
+                    {"conf": 0.5, "start": 1.5, "end": 2, "word": "mug"},
+                ],
+                "text": "the mug",
+            },
+            {"text": "lamp", "start": 3, "end": 4},
+        ],
+        Sentence(1, 2, "the mug", 0.75),
+        Sentence(3, 4, "lamp"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_of_speech_recognizers(tmp_path, name):
+    content, *expected = FORMS[name]
+    (tmp_path / "a.json").write_text(json.dumps(content, ensure_ascii=False, indent=1))
+    assert read_subtitles(tmp_path / "a.json") == expected
+
+
+def test_the_content_tells_the_form():
+    assert parse_subtitles(SRT.encode(), "speech") == parse_subtitles(("\ufeff" + SRT).encode(), "speech.vtt")
+    assert [one.text for one in parse_subtitles(VTT.encode(), "x.srt")] == ["一", "A & B"]
+    assert parse_subtitles(b'\n [{"start": 0, "end": 1, "text": "\\ud83d!"}]', "x") == [Sentence(0, 1, "?!")]
+    assert parse_subtitles(b"WEBVTT\n", "x") == parse_subtitles(b"[]", "x") == [], "nothing is said"
+
+
+def test_what_is_unsure_is_left_out():
+    some = [Sentence(0, 1, "a", 0.2), Sentence(1, 2, "b"), Sentence(2, 3, "c", 0.5), Sentence(3, 4, "d", 0.0)]
+    assert [one.text for one in confident(some, 0.5)] == ["b", "c"]
+    assert confident(some, 0.0) == some
+
+
+def test_a_segment_is_named_with_its_line():
+    good = {"start": 0, "end": 1, "text": "a", "words": [{"word": "a", "probability": 1.0}]}
+    text = json.dumps({"language": "en", "segments": [good, good, good | {"end": "soon"}, good]}, indent=1)
+    line = 1 + text.splitlines().index('   "end": "soon",') - 2
+    with pytest.raises(DataError, match=f"^talk.json:{line}: segment 3: found 'soon' as `end`, expected a number"):
+        parse_subtitles(text.encode(), "talk.json")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
@@ -76,6 +167,28 @@ def test_speech_recognizers(tmp_path):
         ("a.json", '[{"start": 0, "end": NaN, "text": "a"}]', "found nan as `end`"),
         ("a.json", '[{"start": 2, "end": 1, "text": "a"}]', "second 2 to 1, expected it to begin before it ends"),
         ("a.json", '[{"start": 0, "end": 1, "text": "a", "confidence": 2}]', "a confidence of 2, expected 0 to 1"),
+        ("a.json", '[{"start": 0, "end": 1%s, "text": "a"}]' % ("0" * 400), "found 10+… as `end`, expected a number"),
+        ("a.json", "[" * 100_000, "a.json: is nested too deeply; expected JSON such as"),
+        ("a.json", '{"segments": [\n\n"a"]}', "a.json:1: segment 1: found 'a', expected `start`, `end`, and a `text`"),
+        ("a.json", '{"segments": [\n{"words": 1}]}', "a.json:2: segment 1: found {'words': 1}, expected `start`"),
+        (
+            "a.json",
+            '{"transcription": [{"text": "a", "offsets": 1}]}',
+            "segment 1: found 1 as `offsets`, expected `from`",
+        ),
+        (
+            "a.json",
+            '{"transcription": [{"text": "a", "offsets": {"from": 1}}]}',
+            "found None as `to`, expected a number",
+        ),
+        (
+            "a.json",
+            '{"chunks": [{"text": "a", "timestamp": [1]}]}',
+            r"found \[1\] as `timestamp`, expected the start and",
+        ),
+        ("a.json", '{"result": []}', r"segment 1: found \[\], expected words with `start`, `end`, `word`, and `conf`"),
+        ("a.json", '{"result": [{"word": "a", "conf": 1}]}', "segment 1: found None as `start`, expected a number"),
+        ("a.json", '[{"start": 0, "end": 1, "text": "a", "avg_logprob": "x"}]', "found 'x' as `avg_logprob`, expected"),
     ],
 )
 def test_other_files_are_refused(tmp_path, name, text, expected):

@@ -1,0 +1,125 @@
+"""What is said has a part in the ranking if the index holds titles as vectors."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rice_jax.eval.texts import TextEmbedder, load_text_model
+from rice_jax.index.text import Texts, embed_titles
+from rice_jax.models.weights import CheckpointError
+from rice_jax.recognition.engine import Engine, Frames
+from rice_jax.recognition.recognizer import Recognizer
+from rice_jax.recognition.stream import Stream
+from rice_jax.types import DataError
+from tests.golden.cases import HERE
+from tests.text_model import EMBED_DIM, write_text_model
+
+CLIP, WEIGHT = [2, 9, 2], 0.01
+WORDS = [word for word in (HERE / "text" / "vocab.txt").read_text().split() if word.isalpha() and not word.isascii()]
+TITLES = [*WORDS[:3], "", *WORDS[3:6], WORDS[0]]
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory):
+    return write_text_model(tmp_path_factory.mktemp("tower"))
+
+
+@pytest.fixture(scope="module")
+def index(live_shop, tower):
+    text = embed_titles(Texts(tower, batch_size=4), WEIGHT, TITLES, {})
+    return dataclasses.replace(live_shop.index, text=text)
+
+
+@pytest.fixture(scope="module")
+def engine(index):
+    return Engine(index)
+
+
+@pytest.fixture(scope="module")
+def pictures(live_shop):
+    return Engine(live_shop.directory)
+
+
+def encode(engine, shop, rows=CLIP):
+    return engine.encode(np.concatenate([engine.prepare(shop.pictures[row])[None] for row in rows]))
+
+
+def scores(found):
+    return {match.id: match.score for match in found.products}
+
+
+def test_a_score_is_the_cosine_of_the_pictures_and_the_weighted_one_of_the_texts(live_shop, tower, engine, pictures):
+    embed = TextEmbedder(load_text_model(tower), batch_size=8)
+    [speech], titles = embed([WORDS[1]])[0], embed([title or "a" for title in TITLES])[0]
+    titles[[not title for title in TITLES]] = 0
+    for gallery in (None, "a"):
+        frames = encode(engine, live_shop)
+        alone = scores(pictures.rank(frames, gallery, top=8))
+        found = scores(engine.rank(frames, gallery, top=8, speech=WORDS[1]))
+        for name, score in found.items():
+            expected = alone[name] + WEIGHT * float(titles[int(name[1:])] @ speech)
+            assert score == pytest.approx(expected, abs=1e-6)
+        assert len(found) == len(alone)
+
+
+@pytest.mark.parametrize("speech", ["", " ", "null", "|"])
+def test_without_speech_pictures_alone_are_compared_to_the_bit(live_shop, engine, pictures, speech):
+    frames = encode(engine, live_shop)
+    assert engine.rank(frames, top=8, speech=speech) == pictures.rank(frames, top=8)
+
+
+def test_an_index_without_titles_does_not_read_speech(live_shop, pictures):
+    frames = encode(pictures, live_shop)
+    assert not pictures.reads_texts
+    assert pictures.rank(frames, speech="title p3") == pictures.rank(frames)
+    with pytest.raises(DataError, match="has no titles as vectors"):
+        pictures.embed_texts(["a"])
+
+
+def test_texts_of_any_length_are_embedded(engine, index):
+    texts = ["", WORDS[0], WORDS[0] * 10_000, "🪑" * 10_000, "[SEP]"]
+    vectors = engine.embed_texts(texts)
+    assert vectors.shape == (5, EMBED_DIM) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [0, 1, 1, 1, 1], atol=1e-6)
+    np.testing.assert_allclose(vectors[1], index.text.vectors[0], atol=1e-6)
+    np.testing.assert_array_equal(engine.embed_texts([WORDS[0]])[0], vectors[1])
+
+
+def test_another_tower_is_refused(index, tmp_path):
+    other = write_text_model(tmp_path, shift=0.5)
+    with pytest.raises(CheckpointError, match="is not the text tower that embedded the titles of the index") as caught:
+        Engine(index, text_model=other)
+    assert "\n" not in str(caught.value)
+
+
+def test_engines_share_a_tower(index, engine):
+    assert Engine(index, others=iter([engine]))._texts is engine._texts
+
+
+def test_a_stream_gets_what_is_said_while_its_window_is_shown(live_shop, index, engine):
+    recognizer = Recognizer(index, top=8)
+    recognizer.add_text(0.2, 0.8, WORDS[1])
+    recognizer.add_text(100.0, 101.0, WORDS[2])
+    found = recognizer.push(live_shop.pictures[2], time=0.0)
+    assert found.products == engine.rank(encode(engine, live_shop, [2]), top=8, speech=WORDS[1]).products
+    assert found.products != engine.rank(encode(engine, live_shop, [2]), top=8).products
+
+
+def test_what_was_said_is_forgotten_when_the_clock_jumps():
+    stream = Stream(4)
+    stream.add_text(0.0, 1.0, "first")
+    stream.add_text(2.0, 3.0, "third")
+    stream.add_text(1.0, 2.0, "second")
+    window, _ = stream.window(0.0)
+    for time in range(3):
+        window.put(float(time), Frames(np.ones((1, 2), np.float32), None))
+    assert stream.speech(window) == "first,second,third"
+    later, restarted = stream.window(1000.0)
+    assert restarted and stream.speech(window) == "" and stream.speech(later) == ""
+
+
+@pytest.mark.parametrize(("start", "end"), [(2.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
+def test_times_that_are_none_are_refused(start, end):
+    with pytest.raises(DataError, match="text: found second"):
+        Stream(4).add_text(start, end, "a")
