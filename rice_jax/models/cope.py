@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import ConfigError, TextTowerConfig, VitConfig
+from rice_jax.config.cope import DOMAINS, LIVE, PAGE, VIDEO
 from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.contract import SupportsDomains, SupportsEmbedding
 from rice_jax.models.encoders import VIDEO_ENCODERS
@@ -22,7 +23,6 @@ from rice_jax.models.rice import normalize
 from rice_jax.models.text import TEXT_TOWERS
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
-DOMAINS = PAGE, VIDEO, LIVE = "page", "video", "live"
 SCALE = 20.0  # the inverse of the loss's temperature
 
 

@@ -29,7 +29,7 @@ class Domains(Retrieval):
     """RICE, trained and evaluated between sets of product items."""
 
     def check(self, config: Config) -> None:
-        for problem in (*retrieval_problems(config), *_problems(config)):
+        for problem in (*retrieval_problems(config), *domain_problems(config)):
             raise ConfigError(problem)
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
@@ -94,7 +94,7 @@ class DomainEvaluator:
         return compare_domains(self._items, embeddings)
 
 
-def _problems(config: Config) -> Iterator[str]:
+def domain_problems(config: Config) -> Iterator[str]:
     """Settings of a run between domains that exclude each other."""
     data = config.data
     if not len({*data.domain_names} - {""}) == len(data.domain_names) > 1:
@@ -103,7 +103,7 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"config.data.domains: found {data.domains!r} beside train, query or gallery, expected these to be empty"
     if data.boxed_frames or data.crop_around_box:
         yield (
-            "config.data.boxed_frames and crop_around_box: expected False with config.task='domains', since items have "
+            "config.data.boxed_frames and crop_around_box: expected False with config.data.domains, since items have "
             "no boxes"
         )
     if config.model.ipd != "off" or config.eval.rerank:
