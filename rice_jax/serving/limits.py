@@ -19,6 +19,7 @@ class Limits:
     upload_seconds: float = _limit(60.0, "time in which it must arrive")
     frames: int = _limit(100, "pictures of a clip")
     picture_bytes: int = _limit(20 * MEGA, "size of a picture's file", flag="picture_megabytes", unit=MEGA)
+    subtitle_bytes: int = _limit(2 * MEGA, "size of a subtitle file", flag="subtitle_megabytes", unit=MEGA)
     pixels: int = _limit(25 * MEGA, "size of a picture or of a video's frames", flag="megapixels", unit=MEGA)
     video_seconds: float = _limit(900.0, "length of a video")
     decode_seconds: float = _limit(120.0, "time for decoding")
