@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 MEGA = 1_000_000
+SUBTITLE_BYTES = 2 * MEGA  # size of a file of subtitles, which no user needs to change: that of an hour has 100 KB
 
 
 def _limit(default: int | float, text: str, *, flag: str = "", unit: int = 1) -> Any:
@@ -19,7 +20,6 @@ class Limits:
     upload_seconds: float = _limit(60.0, "time in which it must arrive")
     frames: int = _limit(100, "pictures of a clip")
     picture_bytes: int = _limit(20 * MEGA, "size of a picture's file", flag="picture_megabytes", unit=MEGA)
-    subtitle_bytes: int = _limit(2 * MEGA, "size of a subtitle file", flag="subtitle_megabytes", unit=MEGA)
     pixels: int = _limit(25 * MEGA, "size of a picture or of a video's frames", flag="megapixels", unit=MEGA)
     video_seconds: float = _limit(900.0, "length of a video")
     decode_seconds: float = _limit(120.0, "time for decoding")

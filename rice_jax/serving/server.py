@@ -19,7 +19,7 @@ from rice_jax.serving import uploads
 from rice_jax.serving.admission import HEALTH, Access, Admission, AdmissionMiddleware, Metrics
 from rice_jax.serving.events import EventStream, Listeners
 from rice_jax.serving.forms import read_form
-from rice_jax.serving.limits import Limits
+from rice_jax.serving.limits import SUBTITLE_BYTES, Limits
 from rice_jax.serving.page import Page
 from rice_jax.serving.responses import (
     EmbeddingsResponse,
@@ -181,7 +181,7 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
         kind = request.headers.get("content-type", "")
         uploads.require_form(kind, request.query_params)
         with service.scratch.file() as stored:
-            small = {SUBTITLES: limits.subtitle_bytes}
+            small = {SUBTITLES: SUBTITLE_BYTES}
             form = await read_form(kind, request.stream(), stored, limits.frames, small)
             upload = uploads.check_form(form)
             with admission.place():

@@ -10,8 +10,9 @@ from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.recognizer import encode_video, products_over_time
 from rice_jax.recognition.subtitles import parse_subtitles
 from rice_jax.recognition.video import read_video
+from rice_jax.serving import server as server_module
 from rice_jax.serving import service as service_module
-from tests.serving.serving import BATCH_SIZES, LIMITS, asking, clip, video
+from tests.serving.serving import BATCH_SIZES, asking, clip, video
 from tests.serving.test_live import push
 from tests.serving.test_server import require_equal
 from tests.shop import write_mp4
@@ -117,17 +118,12 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def small_client(engine):
-    with asking(engine, dataclasses.replace(LIMITS, subtitle_bytes=60_000)) as client:
-        yield client
-
-
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_wrong_is_refused_with_the_reason(small_client, film, name):
+def test_what_is_wrong_is_refused_with_the_reason(client, film, monkeypatch, name):
+    monkeypatch.setattr(server_module, "SUBTITLE_BYTES", 60_000)
     said, data, files, status, reason = REFUSED[name]
     files = video(film.read_bytes()) if files is VIDEO and status == 400 else files
-    answer = small_client.post("/recognize", files=files + (subtitles(said) if said is not None else []), data=data)
+    answer = client.post("/recognize", files=files + (subtitles(said) if said is not None else []), data=data)
     assert (answer.status_code, reason in answer.json()["detail"]) == (status, True), answer.text
 
 
