@@ -44,6 +44,9 @@ class Batch(TypedDict):
     A model that reads texts also gets the image's `title` and the video's `speech`, each as embeddings, `title`
     float32 [B, W], or as tokens, `title_ids` int32 [B, L] and `title_token_mask` bool [B, L]; `title_mask` bool [B] is
     True where there is one.
+
+    With a teacher, `teacher` float32 [B, 2, W] holds its unit-length embeddings of the image and of the video, and
+    `teacher_mask` bool [B, 2] is True where there is one.
     """
 
     image: UInt8[Array, "B S S 3"]

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
 from rice_jax.eval.metrics import Result, confidence_intervals
-from rice_jax.eval.results import PIXELS, Row, ranked_row, read_about, read_rankings, read_results
+from rice_jax.eval.results import PIXEL_RANKINGS, PIXELS, Row, ranked_row, read_about, read_rankings, read_results
 from rice_jax.pages.tables import align
 from scripts.ablation_table import cell
 
@@ -65,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="directory of the runs, named ROW-SEED")
     untrained, runs = read_runs(parser.parse_args(arguments).runs)
-    print(f"{len(untrained.queries)} queries; percent\n\n{rank_table(untrained, runs)}")
+    print(f"{len(untrained[UNTRAINED_NAME].queries)} queries; percent\n\n{rank_table(untrained, runs)}")
     print(f"\nMinus {ROWS[BASELINE][0]} with the same seeds\n\n{difference_table(untrained, runs)}")
 
 
-def read_runs(directory: Path) -> tuple[Run, Runs]:
-    """The evaluation without a training, and those of all runs, which may still be few.
+def read_runs(directory: Path) -> tuple[dict[str, Run], Runs]:
+    """The evaluations without a training by name, and those of all runs, which may still be few.
 
     Raises:
         SystemExit: there is no evaluation without a training or none of RICE (ICL), runs have different queries, or a
@@ -84,19 +84,20 @@ def read_runs(directory: Path) -> tuple[Run, Runs]:
                     names = ", ".join(place.name for place in places)
                     sys.exit(f"error: {workdir}: found the evaluations {names}, expected one; delete the others")
                 runs[row][workdir.name.rpartition("-")[2]] = read_run(places[0])
-    if not (directory / UNTRAINED / "results.json").exists() or not runs[BASELINE]:
+    if not (directory / UNTRAINED / PIXEL_RANKINGS).exists() or not runs[BASELINE]:
         sys.exit(f"error: {directory}: found no results of {UNTRAINED} and {BASELINE}-SEED, expected both")
     untrained = read_run(directory / UNTRAINED)
+    pixels = read_run(directory / UNTRAINED, PIXEL_RANKINGS)
     for row, by_seed in runs.items():
         for seed, run in by_seed.items():
             if run.queries != untrained.queries:
                 sys.exit(f"error: {directory / row}-{seed}: found other queries than in {UNTRAINED}, expected the same")
-    return untrained, {row: by_seed for row, by_seed in runs.items() if by_seed}
+    return {PIXELS.label: pixels, UNTRAINED_NAME: untrained}, {row: by_seed for row, by_seed in runs.items() if by_seed}
 
 
-def read_run(place: Path) -> Run:
+def read_run(place: Path, rankings: str = "rankings.jsonl") -> Run:
     """The files of an evaluation; queries that could not be ranked are misses."""
-    lines, results = read_rankings(place / "rankings.jsonl"), read_results(place / "results.json")
+    lines, results = read_rankings(place / rankings), read_results(place / "results.json")
     num_missing = results[ranked_row(read_about(place / "results.json"))].score.num_queries - len(lines)
     rank = np.array([*(line["rank"] for line in lines), *[0] * num_missing])[:, None]
     return Run(
@@ -106,35 +107,40 @@ def read_run(place: Path) -> Run:
     )
 
 
-def rank_table(untrained: Run, runs: Runs) -> str:
+def rank_table(untrained: dict[str, Run], runs: Runs) -> str:
     """Rank-k of each row, and of rows without a training."""
-    pixels = untrained.results[PIXELS].score
     spread = " " * len(" ± 0.0") if any(len(by_seed) > 1 for by_seed in runs.values()) else ""
     rows = [
-        [name, "", "", *(f"{100 * share[k]:.1f}{spread}" for k in NAMES)]
-        for name, share in (("chance", pixels.chance), ("nearest raw pixels", pixels.rank))
+        [name, start, "", *(f"{100 * share:.1f}{spread}" for share in shares)]
+        for name, start, shares in (
+            ("chance", "", _chance(untrained)),
+            (PIXELS.label, "", untrained[PIXELS.label].hits.mean(axis=0)),
+            (UNTRAINED_NAME, SHIPPED, untrained[UNTRAINED_NAME].hits.mean(axis=0)),
+        )
     ]
-    rows.append([UNTRAINED_NAME, SHIPPED, "", *(f"{share:.1f}{spread}" for share in 100 * untrained.hits.mean(axis=0))])
     for row, by_seed in runs.items():
         shares = 100 * np.stack([run.hits.mean(axis=0) for run in by_seed.values()], axis=1)  # [C, seeds]
         rows.append([*ROWS[row], " ".join(by_seed), *(cell(values.tolist()) for values in shares)])
     return "\n".join(align(["", "starts from", "seeds", *NAMES], rows))
 
 
-def difference_table(untrained: Run, runs: Runs) -> str:
+def difference_table(untrained: dict[str, Run], runs: Runs) -> str:
     """How rank-k of each row differs from that of the baseline, with paired intervals."""
-    galleries, baseline = [gallery for _, gallery in untrained.queries], runs[BASELINE]
-    chance = np.array([untrained.results[PIXELS].score.chance[k] for k in NAMES])
-    rows = [
-        ["chance", *_differences(chance - _mean(baseline), galleries)],
-        [UNTRAINED_NAME, *_differences(untrained.hits - _mean(baseline), galleries)],
-    ]
+    galleries, baseline = [gallery for _, gallery in untrained[UNTRAINED_NAME].queries], runs[BASELINE]
+    rows = [["chance", *_differences(_chance(untrained) - _mean(baseline), galleries)]]
+    for name, run in untrained.items():
+        rows.append([name, *_differences(run.hits - _mean(baseline), galleries)])
     for row, by_seed in runs.items():
         shared = [seed for seed in by_seed if seed in baseline]
         if row != BASELINE and shared:
             lead = _mean({seed: by_seed[seed] for seed in shared}) - _mean({seed: baseline[seed] for seed in shared})
             rows.append([ROWS[row][0], *_differences(lead, galleries)])
     return "\n".join(align(["", *NAMES], rows))
+
+
+def _chance(untrained: dict[str, Run]) -> Float[np.ndarray, " C"]:
+    chance = untrained[UNTRAINED_NAME].results[PIXELS].score.chance
+    return np.array([chance[name] for name in NAMES])
 
 
 def _mean(runs: dict[str, Run]) -> Float[np.ndarray, "Q C"]:

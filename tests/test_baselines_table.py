@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rice_jax.config import load_config
-from rice_jax.eval.results import PIXELS, Row, write_rankings, write_results
+from rice_jax.eval.results import PIXEL_RANKINGS, PIXELS, Row, write_rankings, write_results
 from rice_jax.tasks import TASKS, resolve
 from scripts import baselines_table
 from scripts.baselines_table import FRESH, ROWS
@@ -22,18 +22,17 @@ def resolve_config(name, *arguments):
     return resolve(load_config(name, *arguments).to_dict())
 
 
-def write_run(place, ranks, queries=RANKED):
+def write_run(place, ranks, queries=RANKED, file="rankings.jsonl"):
     """An evaluation in which the first queries have these ranks, and the others the last place."""
     rank = np.array([*ranks, *[22] * (60 - len(ranks))])
     row = Row(30)
     write_results(place / "results.json", {PIXELS: RESULT, row: RESULT}, {"rankings": dataclasses.asdict(row)})
-    write_rankings(
-        place / "rankings.jsonl", dataclasses.replace(queries, truth_ranks=tuple((place,) for place in rank.tolist()))
-    )
+    write_rankings(place / file, dataclasses.replace(queries, truth_ranks=tuple((place,) for place in rank.tolist())))
 
 
 def write_runs(directory):
     write_run(directory / "shipped", [1] * 12)
+    write_run(directory / "shipped", [1] * 3, file=PIXEL_RANKINGS)
     write_run(directory / "icl-0" / "eval-a", [1] * 12 + [4] * 6)
     write_run(directory / "icl-1" / "eval-a", [1] * 24)
     write_run(directory / "sgmn-1" / "eval-a", [1] * 24 + [10] * 6)
@@ -57,7 +56,7 @@ def test_tables(tmp_path, capsys):
     assert ranks["RICE (ICL)"] == ["shipped", "0 1", "29.0 ±13.7", "33.9 ± 6.8", "33.9 ± 6.8"]
     assert ranks["SGMN, no graph loss"] == ["shipped", "1", "38.7", "38.7", "48.4"]
     assert ranks["RICE before training"] == ["shipped", "19.4", "19.4", "19.4"]
-    assert ranks["nearest raw pixels"][0] == f"{100 * RESULT.score.rank['rank-1']:.1f}"
+    assert ranks["nearest raw pixels"] == ["4.8", "4.8", "4.8"]  # 3 / 62
     assert ranks["chance"][0] == f"{100 * RESULT.score.chance['rank-1']:.1f}"
     assert not {"Swin, B-shaped", "RICE (ICL, PMD, PFR)"} & (ranks.keys() | differences.keys())
 
@@ -75,6 +74,7 @@ def test_differences_are_paired(tmp_path, capsys):
     assert mean == "+9.7"
     assert [float(low), float(high)] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1.7)  # one query
     assert differences["RICE before training"][0].startswith("-9.7 (")
+    assert differences["nearest raw pixels"][0].startswith("-24.2 (")
     chance = 100 * (RESULT.score.chance["rank-1"] - 18 / NUM_QUERIES)
     assert differences["chance"][0].startswith(f"{chance:+.1f} (")
 
@@ -93,7 +93,7 @@ def test_differences_are_paired(tmp_path, capsys):
             "sgmn-1: found other queries than in shipped, expected the same",
         ),
         (
-            lambda path: (path / "shipped" / "results.json").unlink(),
+            lambda path: (path / "shipped" / PIXEL_RANKINGS).unlink(),
             "found no results of shipped and icl-SEED, expected both",
         ),
     ],

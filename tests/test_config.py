@@ -14,12 +14,13 @@ from rice_jax.tasks import TASKS, resolve
 from tests.fixtures import ROOT
 from tests.settings import small_config, small_values
 
-RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_baselines", "sample_pretrain"]
+RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_baselines", "sample_pretrain", "sample_distill"]
 DETECTION = ["detector_frame", "detector_clip", "sample_detector"]
 FILES = [*RETRIEVAL, "rope", *DETECTION]
 PARENTS = {
     "sample_baselines": "sample",
     "sample_pretrain": "sample",
+    "sample_distill": "sample",
     "sample_detector": "sample",
     "detector_clip": "detector_frame",
     "lpr4m": "lpr750k",
@@ -101,6 +102,14 @@ def test_every_stage_of_the_sample_encoder_resolves():
     assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
     with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
         load_config("sample_pretrain", "deep")
+
+
+def test_both_stages_of_distillation_resolve():
+    pictures, clips = (load("sample_distill", stage) for stage in ("pictures", "clips"))
+    assert pictures.loss.distill_weight and clips.loss.distill_weight and pictures.loss.distill_direct_weight
+    assert pictures.model.encoder == clips.model.encoder == load("sample_pretrain", "wide").model.encoder
+    with pytest.raises(ValueError, match="stage 'frames': expected pictures or clips"):
+        load_config("sample_distill", "frames")
 
 
 @pytest.mark.parametrize("name", ["lpr4m", "lpr750k", "movingfashion"])

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from rice_jax.eval.results import PIXELS, Row, read_results
+from rice_jax.eval.results import PIXEL_RANKINGS, PIXELS, Row, read_rankings, read_results
 from rice_jax.files import locked
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.processes import LOCK
@@ -40,6 +40,8 @@ def test_trains_evaluates_and_reports(reference):
     assert list(record["data"]) == ["lpr4m/train"] and record["first_step"] == 0
     rankings = (workdir / "rankings.jsonl").read_text().splitlines()
     assert len(rankings) == results[Row(6)].score.num_queries
+    pixels = [line["rank"] == 1 for line in read_rankings(workdir / PIXEL_RANKINGS)]
+    assert np.mean(pixels) == results[PIXELS].score.rank["rank-1"]
     report = (workdir / "report.html").read_text(encoding="utf-8")
     for text in (
         "after 6 steps",

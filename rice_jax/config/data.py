@@ -81,6 +81,11 @@ class DataConfig:
         'Folder of the embeddings of titles and speech that `rice embed-text` wrote, for `model.text` "embeddings".',
         free=True,
     )
+    teacher: str = setting(
+        "",
+        "Folder of a teacher's embeddings of the training data: `images.parquet` by the ids of images, and optionally "
+        "`videos.parquet` by those of clips. Read where `loss.distill_weight` or `loss.distill_direct_weight` is set.",
+    )
     device_resize_height: int = setting(
         0,
         "The device crops and resizes pictures up to this height and `device_resize_width`, so that the host only "
@@ -146,3 +151,4 @@ class InputConfig(DataConfig):
     text_dim: int = 0  # of the embeddings in `texts`
     tokenizer: str = ""  # folder of its files
     text_context: int = 0  # tokens
+    teacher_dim: int = 0  # of the embeddings in `teacher`; 0 = there is no teacher

@@ -7,6 +7,7 @@ from typing import Any
 
 from rice_jax.config.aggregation import AggregationConfig
 from rice_jax.config.data import DataConfig, InputConfig
+from rice_jax.config.distill import DistillSettings
 from rice_jax.config.fields import group, setting
 from rice_jax.config.model import INTEGRATION, OF_VIDEOS, ModelConfig
 from rice_jax.config.text import TOKENIZER_FOLDER
@@ -25,7 +26,7 @@ class DetectionLossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
+class LossConfig(DistillSettings):
     kind: str = setting(
         "softmax",
         'Loss that contrasts the embeddings of a batch. "softmax": ICL. "sigmoid": SigLIP\'s, which judges every pair '
@@ -239,6 +240,7 @@ class Config:
             text_dim=model.text_dim,
             tokenizer=str(Path(model.text_init_from) / TOKENIZER_FOLDER),
             text_context=model.text_tower.context,
+            teacher_dim=self.loss.distill_dim if self.loss.distills else 0,
         )
 
     @property
@@ -252,6 +254,7 @@ class Config:
         for part in (data, model, model.detector, train, self.mesh):
             yield from part.problems()
         yield from self._loss_problems()
+        yield from self.loss.distill_problems(data.teacher, self.task)
         yield from self._aggregation_problems()
         yield from self._video_encoder_problems()
         yield from self._text_problems()

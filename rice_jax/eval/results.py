@@ -19,6 +19,7 @@ from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
 FILE = "results.json"
+PIXEL_RANKINGS = "rankings_pixels.jsonl"  # like `rankings.jsonl`, of the row `PIXELS`
 
 R = TypeVar("R")
 

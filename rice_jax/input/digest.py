@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rice_jax.config import TEXT_MODEL, DataConfig
 from rice_jax.input.source import version_directory
+from rice_jax.input.teacher import read_teacher
 from rice_jax.input.text_embeddings import read_embeddings
 from rice_jax.input.texts import KINDS
 
@@ -14,7 +15,7 @@ NUM_BLOCKS = 8  # of a file
 
 
 def training_digests(config: DataConfig) -> dict[str, str]:
-    """{name: digest} of what a run trains on: its data sets, its file of boxes, and its texts.
+    """{name: digest} of what a run trains on: its data sets, its file of boxes, its texts, and its teacher.
 
     Raises:
         FileNotFoundError: a data set or the file is missing.
@@ -29,6 +30,9 @@ def training_digests(config: DataConfig) -> dict[str, str]:
         if embeddings := read_embeddings(config.texts, kind):
             digests[f"{kind} of config.data.texts"] = embeddings.digest
             digests[TEXT_MODEL] = embeddings.fingerprint
+    if config.teacher:
+        for kind, embeddings in read_teacher(config.teacher).items():
+            digests[f"{kind} of config.data.teacher"] = embeddings.digest
     return digests
 
 

@@ -16,6 +16,7 @@ from rice_jax.input.decode import Collate
 from rice_jax.input.items import ItemPairs
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.input.source import Source
+from rice_jax.input.teacher import teacher_views
 from rice_jax.input.text_views import ITEM_SPEECH, PAIR_SPEECH, PAIR_TITLE, SPEECH, TITLE, text_views
 from rice_jax.input.views import (
     Example,
@@ -51,7 +52,7 @@ def train_batches(
         `frame_mask` bool [b, T], True = a frame, False = padding (zeros), at least one True;
         `patch_mask` bool [b, T, N], True = a patch that shows the product, only where the settings ask for it;
         `image_key` int32 [b], equal for equal image ids; `index` int32 [b], row of the data set;
-        with `config.text` the title and the speech, as `types.Batch` says.
+        with `config.text` the title and the speech, and with `config.teacher_dim` the `teacher`, as `types.Batch` says.
         With `config.domains` an epoch holds every product once (`ItemPairs`): then `image_key` is equal for equal
         products, and `index` is the number of the product. `close()` ends the iterator's threads and workers.
 
@@ -108,7 +109,8 @@ def train_views(config: InputConfig) -> list[View]:
     """Views of a pair of a video and an image."""
     boxes = ProductBoxes(config, config.train_boxes, ("boxes",))
     texts = text_views(config, *((PAIR_TITLE, PAIR_SPEECH) if config.domains else (TITLE, SPEECH)))
-    return [ImageView(config), RandomFramesView(config, boxes), *_patch_masks(config, boxes), ImageKeyView(), *texts]
+    pictures = [ImageView(config), RandomFramesView(config, boxes), *_patch_masks(config, boxes)]
+    return [*pictures, ImageKeyView(), *texts, *teacher_views(config)]
 
 
 def query_views(config: InputConfig) -> list[View]:

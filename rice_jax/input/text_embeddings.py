@@ -63,6 +63,15 @@ def read_embeddings(directory: str, kind: str) -> TextEmbeddings | None:
             f"{folder}: found no embeddings of texts (titles/*.parquet, speech/*.parquet, or a titles.parquet or "
             "speech.parquet); write them: rice embed-text MODEL OUT"
         )
+    return read_kind(folder, kind)
+
+
+def read_kind(folder: Path, kind: str) -> TextEmbeddings | None:
+    """Reads the file `KIND.parquet` of a folder, or the parts `KIND/*.parquet`; None if there are none.
+
+    Raises:
+        DataError: see `read_embeddings`.
+    """
     found = part_files(folder, kind)
     if not found:
         return None

@@ -39,6 +39,7 @@ class RiceConfig:
         aggregation: of a video's frames.
         loss: `config.loss.kind`, which decides what scale of similarities is learned.
         text: titles and speech, which the decoder reads; None = it reads none.
+        teacher_dim: size of the embeddings of a teacher to which a head maps this model's; 0 = there is no head.
     """
 
     encoder: EncoderConfig
@@ -48,13 +49,14 @@ class RiceConfig:
     aggregation: AggregationConfig = AggregationConfig()
     loss: str = "softmax"
     text: TextConfig | None = None
+    teacher_dim: int = 0
 
 
 class Rice(LearnedScale):
     """The encoder, the aggregation, the decoder PMD and the head PFR; see `models.contract`."""
 
     PRETRAINED = ("encoder", "text", "logit_scale")  # the reference trains `logit_scale` at the encoder's rate, too
-    TRAINING_ONLY = ("logit_scale", "log_scale", "logit_bias", "pfr")
+    TRAINING_ONLY = ("logit_scale", "log_scale", "logit_bias", "pfr", "teacher_head")
     MATCH_ONLY = ("pmd", "text")
 
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
@@ -73,6 +75,7 @@ class Rice(LearnedScale):
             self.pmd.read_texts(config.text.embed_dim, require_patches(config.encoder, "PMD"), rngs=rngs)
         if config.pmd and config.text and config.text.tower:
             self.text = TEXT_TOWERS[config.text.tower.kind](config.text.tower, placement=placement, rngs=rngs)
+        self.add_teacher_head(embed_dim, config.teacher_dim, rngs)
 
     @property
     def capabilities(self) -> frozenset[type]:

@@ -26,6 +26,11 @@ class LearnedScale(nnx.Module):
             self.log_scale = nnx.Param(jnp.asarray(SIGMOID_LOG_SCALE, jnp.float32))
             self.logit_bias = nnx.Param(jnp.asarray(SIGMOID_BIAS, jnp.float32))
 
+    def add_teacher_head(self, embed_dim: int, teacher_dim: int, rngs: nnx.Rngs) -> None:
+        """Creates the layer that maps an embedding to a teacher's, which only a loss uses; 0 numbers = none."""
+        if teacher_dim:
+            self.teacher_head = nnx.Linear(embed_dim, teacher_dim, use_bias=False, rngs=rngs)
+
     def similarity_scale(self) -> Float[Array, ""]:
         if hasattr(self, "log_scale"):
             return jnp.exp(self.log_scale[...])

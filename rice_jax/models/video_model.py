@@ -25,7 +25,7 @@ class VideoModel(LearnedScale):
     """
 
     PRETRAINED = ("encoder", "logit_scale")
-    TRAINING_ONLY = ("logit_scale", "log_scale", "logit_bias")
+    TRAINING_ONLY = ("logit_scale", "log_scale", "logit_bias", "teacher_head")
     MATCH_ONLY = ()
 
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
@@ -33,6 +33,7 @@ class VideoModel(LearnedScale):
         super().__init__(config.loss, config.logit_scale)
         self.pixels = config.encoder.pixels
         self.encoder = VIDEO_ENCODERS[config.encoder.architecture](config.encoder, placement=placement, rngs=rngs)
+        self.add_teacher_head(config.encoder.embed_dim, config.teacher_dim, rngs)
 
     @property
     def capabilities(self) -> frozenset[type]:

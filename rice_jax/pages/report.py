@@ -40,7 +40,7 @@ NUM_SUBSETS = 60  # of a label, the largest ones
 NUM_POINTS = 300  # of a training curve
 MAX_CHARACTERS = 12_000_000  # of pictures; even with attention and very long titles a report stays below 20 MB
 MAX_TEXT = 160  # characters of a title or name
-LOSSES = ("loss", "icl", "sigmoid", "triplet", "pmd", "pfr")
+LOSSES = ("loss", "icl", "sigmoid", "triplet", "pmd", "pfr", "distill", "distill_direct")
 CURVES = {
     "Loss": LOSSES,
     "Accuracy in the batch": ("accuracy", "match_accuracy"),

@@ -23,6 +23,7 @@ from rice_jax.pages import tables
 from rice_jax.parallel.blocks import fold_pairs
 from rice_jax.parallel.mesh import each_device
 from rice_jax.tasks.contrast import CONTRASTS, negative_mask
+from rice_jax.tasks.distill import distill
 from rice_jax.tasks.retrieval_evaluation import RetrievalEvaluator, embedding_row, match_row
 from rice_jax.tasks.task import Evaluator, Run
 from rice_jax.train.chunks import in_chunks
@@ -46,7 +47,10 @@ class Retrieval:
         loss, model = config.loss, config.model
         pmd = model.pmd if loss.pmd_weight else None
         pfr = model.pfr if pmd and loss.pfr_weight else None
-        return RiceConfig(model.encoder, model.logit_scale, pmd, pfr, model.aggregation, loss.kind, model.texts)
+        teacher_dim = loss.distill_dim if loss.distill_direct_weight else 0
+        return RiceConfig(
+            model.encoder, model.logit_scale, pmd, pfr, model.aggregation, loss.kind, model.texts, teacher_dim
+        )
 
     def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:
         return train_batches(config.input, start, process_index, process_count)
@@ -113,9 +117,9 @@ def retrieval_loss(
         mesh: the devices that share the batch; None = one device.
 
     Returns:
-        The loss, and the metrics: `loss`; those of the loss that contrasts embeddings (`Contrast`; `icl` for ICL); the
-        unweighted `pmd` and `pfr`; `match_accuracy`, the share of images that the decoder matches best with their own
-        video.
+        The loss, and the metrics: `loss`; those of the loss that contrasts embeddings (`Contrast`; `icl` for ICL), and
+        of `tasks.distill`; the unweighted `pmd` and `pfr`; `match_accuracy`, the share of images that the decoder
+        matches best with their own video.
     """
     model = nnx.merge(graphdef, params)
     each_part = each_device(mesh) if mesh else lambda function: function
@@ -123,6 +127,9 @@ def retrieval_loss(
     embeddings, tokens = encode(params, batch)
     fold = fold_pairs(mesh) if mesh else one_block
     loss, metrics = CONTRASTS[config.kind](model, embeddings, batch["image_key"], config, fold)
+    if config.distills:
+        distilled, found = distill(model, embeddings, batch, config)
+        loss, metrics = loss + distilled, metrics | found
     if config.pmd_weight:
         mask = negative_mask(batch["image_key"], config)
         if num_shards > 1:

@@ -22,7 +22,7 @@ from rice_jax.eval.embed import (
     pixel_embedder,
 )
 from rice_jax.eval.pooling import SHARPNESS
-from rice_jax.eval.results import PIXELS, Row, read_results, write_rankings, write_results
+from rice_jax.eval.results import PIXEL_RANKINGS, PIXELS, Row, read_results, write_rankings, write_results
 from rice_jax.eval.scores import VideoEmbeddings
 from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
@@ -57,8 +57,9 @@ class RetrievalEvaluator:
     """Evaluates parameters on a run's queries and galleries.
 
     It writes into the directory of the run's `place`: `results.json`, one row per evaluated step and ranking;
-    `rankings.jsonl`, the newest ranking; at the end of a training and for an evaluated checkpoint also `report.html`
-    and `calibration.json`. There is no calibration for models that need boxes (`config.model.ipd`), since livestreams
+    `rankings.jsonl`, the newest ranking; with `config.eval.pixels` also `rankings_pixels.jsonl`, the ranking by the
+    nearest raw pixels; at the end of a training and for an evaluated checkpoint also `report.html` and
+    `calibration.json`. There is no calibration for models that need boxes (`config.model.ipd`), since livestreams
     have none.
     """
 
@@ -115,6 +116,8 @@ class RetrievalEvaluator:
             embedder = compile_embedder(pixel_embedder(with_frames=self._by_frames), {}, run.mesh)
             pixels = self.rank(*self.embed(embedder, {}), sharpness)
             results = {PIXELS: self._score(pixels), **results}
+            if jax.process_index() == 0:
+                write_rankings(run.place.directory / PIXEL_RANKINGS, pixels)
         start, row = time.perf_counter(), embedding_row(step, source)
         videos, images = self.embed(self._embedder, params)
         ranked = self.rank(videos, images, sharpness)

@@ -77,8 +77,9 @@ def test_models_have_what_they_list_and_are_refused_for_the_rest(settings, capab
 @pytest.mark.parametrize("settings", [{}, {"task": "detection"}, VIDEO, XCLIP])
 def test_every_part_that_a_model_names_exists(settings):
     subject = model(**settings)
-    # A model has the learned scale of its loss alone.
-    others = [{"loss__kind": "softmax"}, {"loss__kind": "sigmoid"}] if subject.TRAINING_ONLY else [{}]
+    # A model has the learned scale of its loss alone, and a teacher's head only with a teacher.
+    taught = {"loss__distill_direct_weight": 1.0, "data__teacher": "teacher"}
+    others = [{"loss__kind": "softmax"} | taught, {"loss__kind": "sigmoid"}] if subject.TRAINING_ONLY else [{}]
     if "text" in subject.PRETRAINED:
         others.append(TOWER)
     parts = {part for other in others for part in nnx.to_pure_dict(nnx.state(model(**other, **settings)))}
