@@ -1,12 +1,13 @@
 """Task "domains": retrieval between every two sets of product items, as ROPE has them, and one-shot classification."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import jax
 from jaxtyping import PyTree
 
 from rice_jax.config import Config, ConfigError
-from rice_jax.eval.domains import DomainResult, compare_domains
+from rice_jax.eval.domains import DomainRanking, DomainResult, rank_domains, short_names, write_domain_rankings
 from rice_jax.eval.embed import (
     Embedder,
     compile_embedder,
@@ -19,7 +20,9 @@ from rice_jax.eval.results import PIXELS, Row, read_results, write_results
 from rice_jax.input.items import read_items
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.weights import require_trained_embedding
-from rice_jax.pages import tables
+from rice_jax.pages import report, tables
+from rice_jax.pages.domains import DomainEvaluation, write_domain_report
+from rice_jax.pages.shelf import Shelf
 from rice_jax.parallel.processes import agree
 from rice_jax.tasks.retrieval import Retrieval, retrieval_problems
 from rice_jax.tasks.task import Evaluator, Run
@@ -46,7 +49,8 @@ class Domains(Retrieval):
 class DomainEvaluator:
     """Evaluates parameters on the test items of `config.data.domains`.
 
-    It writes `results.json`, one row per evaluated step.
+    It writes into the directory of the run's `place`: `results.json`, one row per evaluated step; `rankings.jsonl`, the
+    newest rankings; at the end of a training and for an evaluated checkpoint also `report.html`.
     """
 
     def __init__(self, run: Run):
@@ -72,26 +76,52 @@ class DomainEvaluator:
         run, place, path = self._run, self._run.place, self._run.place.results
         results = read_results(path, DomainResult) if path.exists() else {}
         if run.config.eval.pixels and agree(PIXELS not in results):
-            results = {PIXELS: self._compare(compile_embedder(pixel_embedder(), {}, run.mesh), {}), **results}
-        results[Row(step, source=place.source)] = result = self._compare(self._embedder, params)
-        if jax.process_index() == 0:
-            about = {"step": step, "domains": run.config.data.domains, "evaluation": place.evaluation}
-            write_results(path, results, about)
+            pixels = self._rank(compile_embedder(pixel_embedder(), {}, run.mesh), {})
+            results = {PIXELS: pixels.score(), **results}
+        row = Row(step, source=place.source)
+        ranked = self._rank(self._embedder, params)
+        results[row] = result = ranked.score()
         shares = {}
         for pair in result.retrieval:
             name = pair.replace(" ", "-")
             shares[f"{name}-rank-1"] = result.retrieval[pair].score.rank["rank-1"]
             shares[f"{name}-one-shot"] = result.one_shot[pair].score.rank["rank-1"]
+        if jax.process_index() == 0:
+            self._write(results, row, ranked)
+            if run.source or step >= run.config.train.total_steps:
+                self._report(results, row, ranked, shares)
         return shares
 
-    def _compare(self, embedder: Embedder, params: PyTree) -> DomainResult:
+    def _rank(self, embedder: Embedder, params: PyTree) -> DomainRanking:
         data, mesh = self._data, self._run.mesh
         batch_size = padded_batch_size(self._run.config.eval.batch_size, mesh)
         embeddings = {}
         for name, items in self._items.items():
             batches = eval_batches(data, name, batch_size, jax.process_index(), jax.process_count())
             embeddings[name] = compute_rows(embedder.video, params, batches, len(items.item_ids), mesh)
-        return compare_domains(self._items, embeddings)
+        return rank_domains(self._items, embeddings)
+
+    def _write(self, results: Mapping[Row, DomainResult], row: Row, ranked: DomainRanking) -> None:
+        data, place = self._data, self._run.place
+        about = {
+            "step": row.step,
+            "data_dir": data.data_dir,
+            "domains": data.domains,
+            "num_frames": data.num_frames,
+            "rankings": dataclasses.asdict(row),
+            "evaluation": place.evaluation,
+        }
+        write_results(place.results, results, about)
+        write_domain_rankings(place.directory / "rankings.jsonl", ranked)
+
+    def _report(
+        self, results: Mapping[Row, DomainResult], row: Row, ranked: DomainRanking, shares: Mapping[str, float]
+    ) -> None:
+        data, place = self._data, self._run.place
+        shelf = Shelf(data.data_dir, self._items, short_names(list(self._items)), data.num_frames)
+        log = report.run_log(self._run.workdir, row.step or 0, shares if place.is_own else None)
+        evaluation = DomainEvaluation(place.run_name(self._run.workdir), results, row, ranked, log)
+        write_domain_report(place.directory / "report.html", evaluation, shelf)
 
 
 def domain_problems(config: Config) -> Iterator[str]:
