@@ -20,7 +20,6 @@ from rice_jax.types import DataError
 
 FILE = "results.json"
 PIXEL_RANKINGS = "rankings_pixels.jsonl"  # like `rankings.jsonl`, of the row `PIXELS`
-NO_TEXT = "no_text"  # the ranking of items that were embedded without their texts
 
 R = TypeVar("R")
 
@@ -32,8 +31,7 @@ class Row:
     Attributes:
         step: training steps before the evaluation; None = a baseline without a model.
         ranking: for retrieval "embedding", "match" (re-ranked by the decoder), or "pixels" (the baseline of nearest raw
-            pixels); between domains also "no_text" (embedded without their texts); for detection "detector" or
-            "mean_box" (its baseline).
+            pixels); for detection "detector" or "mean_box" (its baseline).
         num_matched: with "match", the number of first products of each query that the decoder re-ordered.
         source: the weights, if they do not come from the run; "" = they do.
     """
@@ -49,7 +47,6 @@ class Row:
         if self.step is None:
             return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
         matched = f", first {self.num_matched} matched" if self.num_matched else ""
-        matched += ", without text" if self.ranking == NO_TEXT else ""
         return (self.source or (f"after {self.step:,} steps" if self.step else "before training")) + matched
 
 
