@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from rice_jax.config import InputConfig
+from rice_jax.config import DataConfig, InputConfig
 from rice_jax.input.source import Source, build_command, version_directory
 from rice_jax.input.texts import ITEM, item_key
 from rice_jax.types import DataError
@@ -173,7 +173,7 @@ def list_classes(path: str, products: Sequence[str]) -> list[str]:
     return [*known, *sorted(set(products) - set(known))]
 
 
-def read_items(config: InputConfig, name: str) -> Items:
+def read_items(config: DataConfig, name: str) -> Items:
     """Reads the test items of a domain.
 
     Args:
@@ -192,7 +192,7 @@ def read_items(config: InputConfig, name: str) -> Items:
     return Items(_texts(index["item_id"]), _texts(index["product_id"]), skipped)
 
 
-def _read_index(config: InputConfig, name: str, split: str) -> np.ndarray:
+def _read_index(config: DataConfig, name: str, split: str) -> np.ndarray:
     path = version_directory(config.data_dir, name) / f"{split}_index.npy"
     if not path.exists():
         raise DataError(

@@ -23,6 +23,7 @@ from rice_jax.models.rice import normalize
 from rice_jax.models.text import TEXT_TOWERS
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
+CLASSES = "classes"  # the part that holds the centers of products
 SCALE = 20.0  # the inverse of the loss's temperature
 
 
@@ -71,7 +72,7 @@ class Cope(nnx.Module):
     """
 
     PRETRAINED = ("encoder", "text")
-    TRAINING_ONLY = ("classes",)
+    TRAINING_ONLY = (CLASSES,)
     MATCH_ONLY = ()
 
     def __init__(self, config: CopeConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
