@@ -1,6 +1,7 @@
 """A trained model, loaded from its checkpoint alone: neither training code nor a config file is needed."""
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rice_jax.config.fields import build
 from rice_jax.config.upgrade import upgrade
 from rice_jax.eval.calibration import read_calibration
 from rice_jax.index.store import About
+from rice_jax.models.contract import SupportsStreaming
 from rice_jax.models.cope import PAGE, CopeConfig
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.encoders import VIDEO_ENCODERS
@@ -84,6 +86,11 @@ class Model:
     graphdef: nnx.GraphDef
     params: PyTree
     mesh: Mesh
+
+    @functools.cached_property
+    def is_streaming(self) -> bool:
+        """Whether a clip is embedded from what is kept of its frames, and not from its pictures."""
+        return SupportsStreaming in nnx.merge(self.graphdef, self.params).capabilities
 
 
 def load_model(source: str | os.PathLike) -> Model:

@@ -17,6 +17,7 @@ from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.models.create import create_params
 from rice_jax.models.weights import CheckpointError, save_weights
 from rice_jax.parallel.mesh import create_mesh
+from rice_jax.recognition.engine import Engine, join_frames
 from tests.settings import model_of
 from tests.tasks.cope_run import TOKENS, cope_config, moved, with_text
 from tests.text_model import write_text_model
@@ -126,3 +127,23 @@ def test_weights_without_the_heads_are_refused(save):
 
     with pytest.raises(CheckpointError, match="has no trained 'live' of COPE"):
         load_model(save(True, forget))
+
+
+def test_recognition_embeds_a_clip_by_its_head_of_live_clips(trained, tmp_path):
+    index = build_index(write_shop(tmp_path, TITLES), out=tmp_path / "index", model=trained)
+    engine = Engine(tmp_path / "index", batch_sizes=(2,))
+    rng, model = np.random.default_rng(2), load_model(trained)
+    frames = [engine.prepare(rng.integers(0, 256, (16, 16, 3), np.uint8)) for _ in range(3)]
+    encoded = join_frames([engine.encode(np.stack(frames[:2])), engine.encode(np.stack(frames[2:]))])
+    found = engine.rank(encoded, top=3)
+    batch = {"video": jnp.asarray(np.stack(frames)[None]), "frame_mask": jnp.ones((1, 3), bool)}
+    clip = nnx.merge(model.graphdef, model.params).embed_domain(batch, "live")[0]
+    expected = dict(zip(index.image_ids, (index.vectors @ np.asarray(clip)).tolist(), strict=True))
+    assert [match.id for match in found.products] == sorted(expected, key=expected.get, reverse=True)
+    for match in found.products:
+        assert match.score == pytest.approx(expected[match.id], abs=1e-5)
+    one = {"video": batch["video"][0][:, None], "frame_mask": jnp.ones((3, 1), bool)}
+    alone = nnx.merge(model.graphdef, model.params).embed_domain(one, "live")
+    np.testing.assert_allclose(encoded.features, alone, rtol=1e-4, atol=1e-5)
+    scores = engine.scores(encoded)
+    assert scores.mean.shape == scores.frames.shape == (3,)
