@@ -38,6 +38,7 @@ from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.lines import segment_line
 from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import encode_video, products_over_time
+from rice_jax.recognition.speech import said_around
 from rice_jax.recognition.subtitles import Sentence, confident, read_subtitles
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
@@ -118,8 +119,10 @@ def recognize(options: argparse.Namespace) -> None:
     for warning in reading.warnings:
         print(f"warning: {options.video}: {warning}", file=sys.stderr)
     if stored:
+        end = times[-1] + options.interval_seconds if reading.end is None else reading.end
+        said = said_around(times, speech, engine.num_frames, end) if speech else ()
         found = find_candidates(
-            engine, encoded, stored, limit=options.candidates, gallery=options.gallery, where=options.where
+            engine, encoded, stored, limit=options.candidates, gallery=options.gallery, where=options.where, said=said
         )
         engine = Engine(found, batch_sizes=(BATCH_SIZE,), naming=engine.naming, others=[engine])
     segments = products_over_time(

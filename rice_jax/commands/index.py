@@ -31,8 +31,7 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
     parser.add_argument(
         "--model",
         type=Path,
-        help="run or converted model that embeds the pictures; needed for a new index (default: the model that made "
-        "the index)",
+        help="run or converted model; needed for a new index (default: the one that made the index)",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory of the index, or of the shards")
     parser.add_argument(
@@ -42,18 +41,27 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
         help="add: add new and changed pictures (default); mirror: also remove those that are not in PICTURES; "
         "remove: remove those in PICTURES",
     )
-    parser.add_argument(
-        "--mix", action="store_true", help="add pictures from another directory or CSV than the index is made of"
-    )
+    parser.add_argument("--mix", action="store_true", help="add pictures of another directory or CSV, too")
     parser.add_argument(
         "--worker",
         type=_worker,
         metavar="I/N",
         help="embed share I of N, from 0, of a large catalogue, and write shards; PICTURES may also be tars",
     )
+    parser.add_argument(
+        "--text_model", type=Path, metavar="DIR", help="converted text tower, or run, that embeds titles"
+    )
+    parser.add_argument(
+        "--text_weight",
+        type=float,
+        metavar="W",
+        help="of titles and speech in the scores; 0: none (both default to the index's, or the calibration's)",
+    )
     _add_form(parser)
     options = parser.parse_args(arguments)
     _check_form(parser, options)
+    if options.change == "remove" and (options.text_model or options.text_weight is not None):
+        parser.error("expected no --text_model and no --text_weight with --change=remove")
     if options.change == "remove" and (options.dimensions or options.store_as):
         parser.error("expected no --dimensions and no --store_as with --change=remove")
     if options.worker and (options.change != "add" or options.mix or options.dimensions or _copies(options)):
@@ -88,7 +96,7 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
         help="of the vectors, fewer than the model's, by a projection that is fitted on this index (default: all)",
     )
     parser.add_argument(
-        "--store_as", choices=("float32", "int8"), help="int8: a quarter of the bytes on disk (default: float32)"
+        "--store_as", choices=("float32", "int8"), help="int8: a quarter of the bytes (default: float32)"
     )
     parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
     parser.add_argument(
@@ -127,11 +135,15 @@ def _worker(text: str) -> tuple[int, int]:
 def _embed_shards(options: argparse.Namespace) -> None:
     from rice_jax.index.model import load_model
     from rice_jax.index.shards import build_shards
+    from rice_jax.index.text import TextSettings
     from rice_jax.parallel.compilation import keep_compiled
 
     keep_compiled()
     model = load_model(options.model)
-    done = build_shards(options.pictures, options.out, model, worker=options.worker, store_as=options.store_as)
+    texts = TextSettings(options.text_model, options.text_weight)
+    done = build_shards(
+        options.pictures, options.out, model, worker=options.worker, store_as=options.store_as, texts=texts
+    )
     print(
         f"{options.out}: {done.num_embedded} pictures in {done.num_shards} shards; {done.num_finished} were finished "
         f"before; {done.num_unusable} pictures cannot be used, and {done.num_missing} were not downloaded; "
@@ -165,6 +177,8 @@ def _change_index(options: argparse.Namespace) -> None:
         mix=options.mix,
         dimensions=options.dimensions,
         store_as=options.store_as,
+        text_model=options.text_model,
+        text_weight=options.text_weight,
     )
     _copy(options)
 

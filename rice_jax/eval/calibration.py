@@ -51,6 +51,9 @@ class Calibration:
         fingerprint: of the encoder (`models.weights.embedding_fingerprint`).
         scale_by_frames: of the scores by frames, for which product is shown; None = not fitted, as in version 0.2.
         source: file with the labels of the clips; "" = they are those of the run's evaluation.
+        text_weight: of the cosine of title and speech in the scores (`config.eval.text_weight`); 0 = it has no part.
+        text_fingerprint: of the text tower; "" = unknown, or `text_weight` is 0.
+        text_model: directory of the text tower; "" = the run has trained it, or it is unknown.
     """
 
     scale: float
@@ -61,6 +64,9 @@ class Calibration:
     fingerprint: str
     scale_by_frames: float | None = None
     source: str = ""
+    text_weight: float = 0.0
+    text_fingerprint: str = ""
+    text_model: str = ""
 
     def probabilities(
         self,

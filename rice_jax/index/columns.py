@@ -10,15 +10,16 @@ DTYPES = ("float32", "int8")  # of embeddings on disk
 
 
 def to_int8(vectors: Float32[np.ndarray, "G N"]) -> Int8[np.ndarray, "G N"]:
-    """Vectors whose largest number is 127 or -127; their lengths are lost."""
+    """Vectors whose largest number is 127 or -127; their lengths are lost, and 0 stays 0."""
     largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
-    return np.rint(vectors * (127 / np.maximum(largest, np.finfo(np.float32).tiny))).astype(np.int8)
+    return np.rint(vectors * (127 / np.where(largest > 0, largest, 1))).astype(np.int8)
 
 
 def from_int8(stored: Int8[np.ndarray, "G N"]) -> Float32[np.ndarray, "G N"]:
-    """The vectors of unit length that `to_int8` stands for."""
+    """The vectors of unit length that `to_int8` stands for; 0 stays 0."""
     vectors = stored.astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 def to_column(array: np.ndarray) -> pa.FixedSizeListArray:

@@ -34,9 +34,11 @@ def export_faiss(directory: str | os.PathLike, index: Index, kind: str = "flat")
         kind: "flat" is exact; "hnsw" and "ivf" are approximate.
 
     Returns:
-        The file, `index.faiss`, which takes embeddings as queries, and projects them if the index has a projection;
-        beside it, `index.faiss.json` has the galleries, ids, products, titles, paths, and
-        further columns of its rows, and the model's fingerprint.
+        The file, `index.faiss`, which takes embeddings as queries, and projects them if the index has a projection; if
+        titles are searched, too (`Index.text`), a query goes on with √weight · the embedding of its speech, or 0.
+        Beside it, `index.faiss.json` has the galleries, ids, products, titles, paths, and further columns of its rows,
+        the model's fingerprint, and `text`, the text tower's model and fingerprint, the weight, and the size of its
+        embeddings.
 
     Raises:
         DataError: the index is empty, and `kind` is approximate.
@@ -46,19 +48,22 @@ def export_faiss(directory: str | os.PathLike, index: Index, kind: str = "flat")
 
     if kind != "flat" and not len(index.vectors):
         raise DataError(f"{directory}: found no pictures in the index, expected at least one for --kind={kind}")
-    built = build_faiss(index.vectors, kind)
+    vectors = index.rows
+    built = build_faiss(vectors, kind)
     path = Path(directory) / "index.faiss"
     rows: dict[str, Any] = {TEXTS[name]: getattr(index, name) for name in TEXTS if name not in ("digests", "fields")}
     if any(index.fields):
         rows["fields"] = index.fields
+    if index.text:
+        rows["text"] = json.loads(index.text.about) | {"dimensions": index.text.vectors.shape[1]}
     ids = json.dumps({"fingerprint": index.about.fingerprint} | rows, ensure_ascii=False)
     with replacing(path) as partial:
-        faiss.write_index(_projecting(built, index.projection), str(partial))
+        faiss.write_index(_projecting(built, index), str(partial))
     write_lines(path.with_name(path.name + ".json"), [ids])
     if kind != "flat":
-        queries = some_pictures(index.vectors)
+        queries = some_pictures(vectors)
         found = built.search(queries, FIRST)[1]
-        logger.info("%s", describe_recall(path, kind, recall(found, nearest(index.vectors, queries)), len(queries)))
+        logger.info("%s", describe_recall(path, kind, recall(found, nearest(vectors, queries)), len(queries)))
     return path
 
 
@@ -82,12 +87,15 @@ def build_faiss(vectors: Float32[np.ndarray, "N E"], kind: str) -> Any:
     return built
 
 
-def _projecting(built: Any, projection: Float32[np.ndarray, "E N"] | None) -> Any:
-    """A FAISS index that projects queries before it searches."""
+def _projecting(built: Any, index: Index) -> Any:
+    """A FAISS index that projects queries before it searches; what they have of speech stays as it is."""
     import faiss
 
-    if projection is None:
+    if index.projection is None:
         return built
+    (size, smaller), num = index.projection.shape, index.text.vectors.shape[1] if index.text else 0
+    projection = np.zeros((size + num, smaller + num), np.float32)
+    projection[:size, :smaller], projection[size:, smaller:] = index.projection, np.eye(num)
     transform: Any = faiss.LinearTransform(projection.shape[0], projection.shape[1], False)
     faiss.copy_array_to_vector(projection.T.ravel(), transform.A)
     transform.is_trained = True

@@ -8,7 +8,7 @@ picture:
     product     key of the gallery and the product
     conditions  keys of the columns and values of the product's further columns
     picture     ids, title, path, and further columns, as JSON
-    vector      the embedding, unit length
+    vector      the embedding, unit length, and behind it √weight · the title's, if the index has any (`Index.rows`)
     stamp       SHA-256 of the others
 
 A key is made of texts (`key_of`), which may be of any length and need no escapes in a filter. A second collection,
@@ -17,6 +17,7 @@ describes the model. If the index has a projection, each of its rows is one too.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -30,6 +31,7 @@ from jaxtyping import Float32
 from rice_jax.config import ConfigError
 from rice_jax.index.export import EFFORT
 from rice_jax.index.store import TEXTS, About, Index, normal_form
+from rice_jax.index.text import IndexText
 from rice_jax.types import DataError
 
 NAME = "rice"  # of the collection
@@ -90,6 +92,8 @@ class MilvusIndex:
         self.num_pictures: int = stored["pictures"]
         self._columns: list[str] = stored["columns"]
         self._lists: int = stored["lists"]
+        self._text: str | None = stored.get("text")
+        self._dimensions: int | None = stored.get("dimensions")  # of the pictures' part of a vector; None = all
         self.projection = self._read_projection(stored.get("projection", 0))
 
     def search(
@@ -104,7 +108,8 @@ class MilvusIndex:
         """The pictures most similar to each of some vectors, best first.
 
         Args:
-            queries: embeddings, multiplied by `projection` if there is one.
+            queries: embeddings, multiplied by `projection` if there is one; if titles are searched, too, and behind
+                them √weight · the embedding of speech, or 0.
             limit: number of pictures, 1 to 16,384.
             gallery: id of the gallery that is searched; None = all.
             where: searches only products of which the further columns of the shop's CSV say this, as in recognition.
@@ -168,7 +173,7 @@ class MilvusIndex:
                 for keys in batches(names)
                 for row in self._client.get(galleries_of(self._name), ids=keys, output_fields=["key", "vector"])
             }
-        return np.array([rows[name] for name in names], np.float32)
+        return np.array([rows[name] for name in names], np.float32)[:, : self._dimensions]
 
     def _read(self, filters: Iterable[str]) -> Index:
         with naming_errors(self._uri):
@@ -184,15 +189,22 @@ class MilvusIndex:
             for keys in batches(list(galleries)):
                 for row in self._client.get(galleries_of(self._name), ids=keys, output_fields=["key", "vector"]):
                     centers[galleries[row["key"]]] = np.array(row["vector"], np.float32)
-        vectors = np.array([row["vector"] for row in rows], np.float32)
+        vectors = np.array([row["vector"] for row in rows], np.float32).reshape(len(rows), len(centers[None]))
+        own, text = slice(self._dimensions), None
+        if self._text:
+            behind = slice(self._dimensions, None)
+            text = IndexText.unscale(self._text.encode(), vectors[:, behind])
+            means = {gallery: text.unscaled(mean[behind]) for gallery, mean in centers.items()}
+            text = dataclasses.replace(text, centers=means)
         index = Index(
             **texts,
             digests=[""] * len(rows),
             fields=[row["picture"].get("fields", {}) for row in rows],
-            vectors=vectors.reshape(len(rows), len(centers[None])),
+            vectors=vectors[:, own],
             queries=None,
             about=self.about,
-            centers=centers,
+            centers={gallery: mean[own] for gallery, mean in centers.items()},
+            text=text,
             projection=self.projection,
         )
         names = list(zip(index.gallery_ids, index.image_ids, strict=True))

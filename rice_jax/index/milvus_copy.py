@@ -49,8 +49,8 @@ logger = logging.getLogger(__name__)
 def write_milvus(index: Index, uri: str, *, name: str = NAME, kind: str = "flat") -> MilvusIndex:
     """Makes an index in Milvus equal to an index on disk; only what has changed is written.
 
-    An index of another model, projection, or kind is replaced. The recall of an approximate index is measured and
-    logged. Only one program may write to a collection at a time.
+    An index of another model, projection, text tower, or kind is replaced. The recall of an approximate index is
+    measured and logged. Only one program may write to a collection at a time.
 
     Args:
         index: at least one picture.
@@ -72,16 +72,17 @@ def write_milvus(index: Index, uri: str, *, name: str = NAME, kind: str = "flat"
         _write_galleries(client, name, index, {"kind": kind, "lists": lists})
     written = MilvusIndex(uri, name)
     if kind != "flat":
-        queries = some_pictures(index.vectors)
+        vectors = index.rows
+        queries = some_pictures(vectors)
         rows = {key: row for row, key in enumerate(keys_of(index))}
         found = [[rows[hit.key] for hit in hits] for hits in written.search(queries, min(FIRST, len(rows)))]
-        share = recall(found, nearest(index.vectors, queries))
+        share = recall(found, nearest(vectors, queries))
         logger.info("%s", describe_recall(uri, kind, share, len(queries)))
     return written
 
 
 def _require_collections(client: Any, name: str, index: Index, kind: str) -> int:
-    """Creates the collections, in place of others that are of another model, projection, or kind.
+    """Creates the collections, in place of others that are of another model, projection, text tower, or kind.
 
     Returns:
         The number of lists of kind "ivf", which stays as it was when the collection was created.
@@ -89,15 +90,17 @@ def _require_collections(client: Any, name: str, index: Index, kind: str) -> int
     from pymilvus import DataType
 
     stored = read_about(client, name)
-    found = stored and (stored["about"]["fingerprint"], stored["kind"], stored.get("projection_sha256"))
-    if stored and found == (index.about.fingerprint, kind, _digest(index)):
+    text = index.text and index.text.about.decode()
+    keys = "kind", "projection_sha256", "text"
+    found = stored and (stored["about"]["fingerprint"], *map(stored.get, keys))
+    if stored and found == (index.about.fingerprint, kind, _digest(index), text):
         return stored["lists"]
     lists = num_lists(len(index.image_ids))
     pictures = client.create_schema(auto_id=False, enable_dynamic_field=False)
     galleries = client.create_schema(auto_id=False, enable_dynamic_field=False)
     for schema in (pictures, galleries):
         schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=KEY_LENGTH)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=index.vectors.shape[1])
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=index.rows.shape[1])
     pictures.add_field("gallery", DataType.VARCHAR, max_length=KEY_LENGTH)
     pictures.add_field("product", DataType.VARCHAR, max_length=KEY_LENGTH)
     pictures.add_field(
@@ -158,6 +161,7 @@ def _picture_rows(index: Index) -> Iterator[dict[str, Any]]:
         )
         for names, rows in products.items()
     }
+    vectors = index.rows
     for row, key in enumerate(keys_of(index)):
         gallery, product = names = index.gallery_ids[row], index.product_ids[row]
         values = {
@@ -167,8 +171,8 @@ def _picture_rows(index: Index) -> Iterator[dict[str, Any]]:
             "conditions": conditions[names],
             "picture": {column: getattr(index, of)[row] for of, column in PICTURE.items()},
         }
-        stamp = hashlib.sha256(json.dumps(values, sort_keys=True).encode() + index.vectors[row].tobytes()).hexdigest()
-        yield values | {"stamp": stamp, "vector": index.vectors[row].tolist()}
+        stamp = hashlib.sha256(json.dumps(values, sort_keys=True).encode() + vectors[row].tobytes()).hexdigest()
+        yield values | {"stamp": stamp, "vector": vectors[row].tolist()}
 
 
 def _write_galleries(client: Any, name: str, index: Index, settings: dict[str, Any]) -> None:
@@ -184,12 +188,18 @@ def _write_galleries(client: Any, name: str, index: Index, settings: dict[str, A
         "columns": sorted(columns),
         "projection": 0 if index.projection is None else len(index.projection),
         "projection_sha256": _digest(index),
+        "text": index.text and index.text.about.decode(),
+        "dimensions": index.vectors.shape[1],
     }
     collection = galleries_of(name)
     stored = [row["key"] for row in read_rows(client, collection, "", ["key"])]
     everything = range(len(index.image_ids))
-    vectors = {} if index.projection is None else {row_name(row): own for row, own in enumerate(index.projection)}
-    vectors |= {key: _center(index, own) for key, own in [*rows.items(), (ALL, everything)]}
+    compared = index.rows
+    vectors = {}
+    if index.projection is not None:  # without speech
+        padded = np.pad(index.projection, ((0, 0), (0, compared.shape[1] - index.projection.shape[1])))
+        vectors = {row_name(row): own for row, own in enumerate(padded)}
+    vectors |= {key: _center(compared, own) for key, own in [*rows.items(), (ALL, everything)]}
     written = [
         {"key": key, "vector": vector.tolist(), "about": about if key == ALL else {}} for key, vector in vectors.items()
     ]
@@ -199,8 +209,8 @@ def _write_galleries(client: Any, name: str, index: Index, settings: dict[str, A
         client.delete(collection, ids=batch)
 
 
-def _center(index: Index, rows: Sequence[int]) -> Float32[np.ndarray, " E"]:
-    return center(index.vectors, np.asarray(rows, np.int64)).astype(np.float32)
+def _center(vectors: Float32[np.ndarray, "G M"], rows: Sequence[int]) -> Float32[np.ndarray, " M"]:
+    return center(vectors, np.asarray(rows, np.int64)).astype(np.float32)
 
 
 def _digest(index: Index) -> str | None:

@@ -30,6 +30,7 @@ from rice_jax.index.similar import report_similar
 from rice_jax.index.smaller import make_smaller
 from rice_jax.index.store import FILE, SHARDS, TEXTS, Index, Shard, read_index, read_shard, write_index
 from rice_jax.index.tars import Found, find_packs, read_pack
+from rice_jax.index.text import AS_BEFORE, TextSettings, embed_titles
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.types import DataError
@@ -64,6 +65,7 @@ def build_shards(
     *,
     worker: tuple[int, int] = (0, 1),
     store_as: str | None = None,
+    texts: TextSettings = AS_BEFORE,
     shard_size: int = SHARD_SIZE,
     batch_size: int = 128,
     num_threads: int = 16,
@@ -77,6 +79,7 @@ def build_shards(
         model: what embeds the pictures.
         worker: which of how many processes this is, from 0.
         store_as: see `build_index`.
+        texts: how titles are embedded; shards with other ones are embedded again.
         shard_size: pictures of a shard, if they are not in tars or folders of img2dataset.
         batch_size: see `update_index`.
         num_threads: see `update_index`.
@@ -86,14 +89,16 @@ def build_shards(
 
     Raises:
         CheckpointError: another model made shards in the directory.
-        ConfigError: the model embeds no images.
+        ConfigError: the model embeds no images, or `texts` are incomplete.
         DataError: there are no pictures, or the directory holds an index.
     """
     require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
     if (directory / FILE).exists():
         raise DataError(f"{directory}: holds an index, expected a directory of its own for shards")
     directory.mkdir(parents=True, exist_ok=True)
-    pieces = find_pieces(Path(images), shard_size)
+    embedder = texts.load(None, model.about)
+    told = f" {embedder[0].fingerprint} {embedder[1]:g}" if embedder else ""
+    pieces = [piece._replace(made_of=piece.made_of + told) for piece in find_pieces(Path(images), shard_size)]
     own = range(worker[0], len(pieces), worker[1])
     fresh = [number for number in own if not _is_finished(directory, number, pieces, model)]
     logger.info(
@@ -109,7 +114,9 @@ def build_shards(
             pairs = list(zip(found.pictures, pool.map(digest_of, found.pictures), strict=True))
             index, broken = embed_pictures(model, pairs, batch_size, pool) if pairs else (_empty(model), [])
             problems = found.problems + [problem(model.about, *pair) for pair in broken]
-            index = make_smaller(dataclasses.replace(index, sources=(str(Path(images).absolute()),)), None, store_as)
+            text = embed_titles(*embedder, index.titles, {}) if embedder else None
+            index = dataclasses.replace(index, sources=(str(Path(images).absolute()),), text=text)
+            index = make_smaller(index, None, store_as)
             shard = Shard(number, len(pieces), piece.made_of, len(problems), found.num_missing)
             listed = directory / Path(shard.file).with_suffix(".txt")
             if problems:

@@ -5,6 +5,8 @@ eigenvectors of their second moments with the largest eigenvalues. The projected
 for the vectors of the same directions in the model's space. A query is projected too, but keeps the length that is left
 of it, so its score is its cosine with such a vector: a calibration stays valid as far as the vectors are alike.
 
+Titles (`Index.text`) keep their dimensions, and are stored as the vectors are.
+
 Unlike the first N numbers of an embedding, this needs no model that was trained for it.
 """
 
@@ -51,10 +53,13 @@ def make_smaller(index: Index, dimensions: int | None = None, store_as: str | No
         projection = fit_projection(index.vectors, dimensions)
         kept = np.mean(np.linalg.norm(index.vectors @ projection, axis=1))
         index = dataclasses.replace(index, vectors=project(index.vectors, projection), projection=projection)
-        text = "vectors of %d dimensions in place of %d; the mean cosine of both is %.4f"
-        logger.info(text, dimensions, width, kept)
+        told = "vectors of %d dimensions in place of %d; the mean cosine of both is %.4f"
+        logger.info(told, dimensions, width, kept)
     index = dataclasses.replace(index, dtype=store_as or index.dtype)
-    return dataclasses.replace(index, vectors=from_int8(to_int8(index.vectors))) if index.dtype == "int8" else index
+    if index.dtype != "int8":
+        return index
+    text = index.text and dataclasses.replace(index.text, vectors=from_int8(to_int8(index.text.vectors)))
+    return dataclasses.replace(index, vectors=from_int8(to_int8(index.vectors)), text=text)
 
 
 def project(

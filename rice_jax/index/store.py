@@ -29,6 +29,7 @@ CHECKSUM = b"rice_jax_sha256"  # key that holds `_checksum`; absent in indexes o
 SOURCES = b"rice_jax_sources"  # key that holds `Index.sources` as JSON; absent in earlier indexes
 PROJECTION = b"rice_jax_projection"  # key that holds `Index.projection` in base64; absent if there is none
 TEXT = b"rice_jax_text"  # key that holds `Index.text` without its vectors as JSON; absent if there is none
+TITLE_VECTOR = "title_vector"  # column of `Index.text`
 SHARD = b"rice_jax_shard"  # key that holds `Shard` as JSON; absent in a file that is a whole index
 SHARDS = "part-*.parquet"  # names of their files
 LENGTH_TOLERANCE = 1e-3
@@ -93,7 +94,10 @@ class Index:
     @property
     def checksum(self) -> str:
         """SHA-256 of the contents, as hexadecimal digits."""
-        return _checksum(_settings(self.about), _texts(self), _stored(self), self.queries, self.projection).decode()
+        settings, numbers = _settings(self.about), [_stored(self), self.queries, self.projection]
+        if self.text:
+            settings, numbers = settings + self.text.about, [*numbers, self.text.stored(self.dtype)]
+        return _checksum(settings, _texts(self), *numbers).decode()
 
     def embeddings(self, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n E"]:
         """The vectors of some pictures in the model's space."""
@@ -103,6 +107,11 @@ class Index:
     def rows(self) -> Float32[np.ndarray, "G M"]:
         """What a clip's row is compared with, by inner products: the vectors, and behind them the titles (`text`)."""
         return self.vectors if self.text is None else np.concatenate([self.vectors, self.text.scaled], axis=1)
+
+    @property
+    def known_titles(self) -> dict[str, Float32[np.ndarray, " D"]]:
+        """{title: its vector}."""
+        return dict(zip(self.titles, self.text.vectors, strict=True)) if self.text else {}
 
     def take(self, rows: Sequence[int]) -> "Index":
         """Selects some of the pictures."""
@@ -210,7 +219,12 @@ def _read_file(path: Path) -> Index:
         if about.model.pmd:
             rows = from_column(table["queries"], "uint16").view(ml_dtypes.bfloat16)
             queries = rows.reshape(len(rows), rows.shape[1] // about.model.encoder.width, about.model.encoder.width)
-        expected = _checksum(stored[SETTINGS], texts, found, queries, projection)
+        text, title_vectors = None, None
+        if TEXT in stored:
+            title_vectors = from_column(table[TITLE_VECTOR], dtype)
+            text = IndexText.restore(stored[TEXT], title_vectors)
+        settings = stored[SETTINGS] + stored.get(TEXT, b"")
+        expected = _checksum(settings, texts, found, queries, projection, title_vectors)
         if stored.get(CHECKSUM, expected) != expected:
             raise ValueError("its contents do not have the checksum that it was written with")
         sources = tuple(map(str, json.loads(stored.get(SOURCES, b"[]"))))
@@ -230,6 +244,7 @@ def _read_file(path: Path) -> Index:
         sources=sources,
         projection=projection,
         dtype=dtype,
+        text=text,
     )
     _require_unit_vectors(path, index)
     return index
@@ -266,7 +281,10 @@ def _join(shards: Sequence[Index]) -> Index:
         DataError: they are of several models or types, or have a picture in common.
     """
     shards = [shard for shard in shards if shard.image_ids] or shards[:1]
-    kinds = {(shard.about.fingerprint, shard.about.match_fingerprint, shard.dtype) for shard in shards}
+    kinds = {
+        (shard.about.fingerprint, shard.about.match_fingerprint, shard.dtype, shard.text and shard.text.about)
+        for shard in shards
+    }
     if len(kinds) > 1:
         raise DataError(f"found shards of {len(kinds)} models or types of vectors, expected those of one job")
     texts: dict[str, Any] = {name: [text for shard in shards for text in getattr(shard, name)] for name in TEXTS}
@@ -280,11 +298,13 @@ def _join(shards: Sequence[Index]) -> Index:
                 "expected every id once in its gallery"
             )
     queries = [shard.queries for shard in shards if shard.queries is not None]
+    titles = [shard.text.vectors for shard in shards if shard.text]
     joined = dataclasses.replace(
         shards[0],
         **texts,
         vectors=np.concatenate([shard.vectors for shard in shards]),
         queries=np.concatenate(queries) if queries else None,
+        text=shards[0].text and dataclasses.replace(shards[0].text, vectors=np.concatenate(titles)),
         sources=tuple(dict.fromkeys(source for shard in shards for source in shard.sources)),
     )
     return joined.take(order)
@@ -321,6 +341,9 @@ def write_index(directory: str | os.PathLike, index: Index, shard: Shard | None 
     if index.queries is not None:
         columns["queries"] = to_column(index.queries.view(np.uint16))  # Arrow has no bfloat16
     metadata = {SETTINGS: _settings(index.about), CHECKSUM: index.checksum.encode()}
+    if index.text:
+        columns[TITLE_VECTOR] = to_column(index.text.stored(index.dtype))
+        metadata[TEXT] = index.text.about
     if index.sources:
         metadata[SOURCES] = json.dumps(index.sources).encode()
     if index.projection is not None:

@@ -8,21 +8,27 @@ that is missing is 0, so a picture without a title, and a clip without speech, h
 
 import dataclasses
 import functools
+import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
-from rice_jax.config import MeshConfig
+from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.eval.texts import TextEmbedder, load_text_model
+from rice_jax.index.about import About
+from rice_jax.index.columns import from_int8, to_int8
 from rice_jax.input.texts import clean
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.mesh import create_mesh
 
+BATCH_SIZE = 64  # titles that are embedded together
 NUM_KEPT = 256  # texts whose embeddings an embedder keeps
 
 logger = logging.getLogger(__name__)
@@ -37,21 +43,115 @@ class IndexText:
         fingerprint: tells text towers apart (`models.text_weights.text_fingerprint`).
         weight: of the cosine of title and speech, above 0; that of picture and clip has weight 1.
         vectors: of the titles, unit length; 0 = there is no title.
+        centers: {gallery: the mean of its vectors}, under None that of all; only as those of `Index`.
     """
 
     model: str
     fingerprint: str
     weight: float
     vectors: Float32[np.ndarray, "G D"]
+    centers: Mapping[str | None, Float32[np.ndarray, " D"]] | None = None
 
     @property
     def scaled(self) -> Float32[np.ndarray, "G D"]:
         """The titles' part of the rows whose inner product with a clip's is the score."""
         return self.vectors * np.float32(np.sqrt(self.weight))
 
+    @property
+    def about(self) -> bytes:
+        """All but the vectors, as JSON."""
+        return json.dumps({"model": self.model, "fingerprint": self.fingerprint, "weight": self.weight}).encode()
+
+    def stored(self, dtype: str) -> np.ndarray:
+        """The vectors as they are on disk, of one of `columns.DTYPES`."""
+        return to_int8(self.vectors) if dtype == "int8" else self.vectors
+
+    @classmethod
+    def restore(cls, about: bytes, stored: np.ndarray) -> "IndexText":
+        """The inverse of `about` and `stored`.
+
+        Raises:
+            ValueError: a vector is neither of unit length nor 0, or the weight is not above 0.
+        """
+        vectors = from_int8(stored) if stored.dtype == np.int8 else stored
+        text = cls(**json.loads(about), vectors=vectors)
+        lengths = np.linalg.norm(vectors, axis=1)
+        if not (np.isclose(lengths, 1, atol=1e-3) | (lengths == 0)).all() or not text.weight > 0:
+            raise ValueError("a title's vector is neither of unit length nor 0, or its weight is not above 0")
+        return text
+
+    @classmethod
+    def unscale(cls, about: bytes, scaled: Float32[np.ndarray, "G D"]) -> "IndexText":
+        """The inverse of `about` and `scaled`."""
+        text = cls(**json.loads(about), vectors=scaled)
+        return dataclasses.replace(text, vectors=text.unscaled(scaled))
+
+    def unscaled(self, scaled: Float32[np.ndarray, "*G D"]) -> Float32[np.ndarray, "*G D"]:
+        """Vectors without the weight that `scaled` gives them."""
+        return scaled / np.float32(np.sqrt(self.weight))
+
     def take(self, rows: Int[np.ndarray, " n"]) -> "IndexText":
         """Selects some of the titles."""
         return dataclasses.replace(self, vectors=self.vectors[rows])
+
+
+class TextSettings(NamedTuple):
+    """How the titles of an index are embedded, as far as it is asked for.
+
+    Attributes:
+        model: a converted text tower, or a run that has trained one; None = as in the index, or in the calibration.
+        weight: of the cosine of title and speech; 0 = titles are not embedded; None = as in the index, or in the
+            calibration.
+    """
+
+    model: str | os.PathLike | None = None
+    weight: float | None = None
+
+    def load(self, old: IndexText | None, about: About) -> "tuple[Texts, float] | None":
+        """Loads what embeds titles, and their weight; None = they are not embedded.
+
+        Args:
+            old: titles of the index that is updated.
+            about: the model that embeds the pictures.
+
+        Raises:
+            ConfigError: the weight is below 0, or one of model and weight is unknown.
+            CheckpointError, DataError: as `Texts`.
+        """
+        calibration, weight = about.calibration, self.weight
+        calibrated = calibration.text_weight if calibration else 0.0
+        if weight is None:
+            weight = old.weight if old else calibrated
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"text_weight: found {weight}, expected 0 or more")
+        if not weight:
+            if self.model is not None and self.weight is None:
+                raise ConfigError(
+                    f"text_model: found {self.model}, but neither the index nor the model's calibration has a weight "
+                    "of texts; set text_weight, too, or fit one (rice eval with config.eval.text_weight='fit')"
+                )
+            return None
+        if weight != calibrated and calibration:
+            logger.warning(
+                "titles and speech have weight %g in this index and %g in the calibration, whose confidences may not "
+                "hold for clips with speech",
+                weight,
+                calibrated,
+            )
+        source, fingerprint = self.model, old.fingerprint if old else None
+        if old is None and calibration and calibration.text_fingerprint and calibrated:
+            source, fingerprint = source or calibration.text_model or about.checkpoint, calibration.text_fingerprint
+        elif old and source is None:
+            source = old.model
+        if source is None:
+            raise ConfigError(
+                f"text_weight: found {weight:g} without a text tower; set text_model to a converted one (rice convert "
+                "text), or to a run with config.model.text='tower'"
+            )
+        return Texts(source, fingerprint, BATCH_SIZE), weight
+
+
+AS_BEFORE = TextSettings()
 
 
 class Texts:

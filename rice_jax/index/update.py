@@ -19,6 +19,7 @@ from rice_jax.index.model import Model, describe, load_index_model, load_model, 
 from rice_jax.index.similar import report_similar
 from rice_jax.index.smaller import make_smaller, project
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, require_one_file, write_index
+from rice_jax.index.text import AS_BEFORE, TextSettings, embed_titles
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import LOCK, agree, only_program
@@ -38,6 +39,8 @@ def build_index(
     mix: bool = False,
     dimensions: int | None = None,
     store_as: str | None = None,
+    text_model: str | os.PathLike | None = None,
+    text_weight: float | None = None,
 ) -> Index:
     """Builds or updates the index of a shop, on this process's first device.
 
@@ -61,12 +64,18 @@ def build_index(
         mix: whether "add" may add pictures from another directory or CSV than the index is made of.
         dimensions: of the vectors, fewer than the model's; None = those of the index, or the model's for a new one.
         store_as: "float32", or "int8" for a quarter of the bytes on disk; None = as the index is.
+        text_model: a converted text tower, or a run that has trained one, which embeds the titles; None = that of the
+            index, or of the model's calibration.
+        text_weight: of the cosine of title and speech in the scores, beside 1 of the pictures; 0 = titles are not
+            embedded; None = that of the index, or of the model's calibration.
 
     Returns:
         The index.
 
     Raises:
-        CheckpointError: there is no checkpoint, or another model made the index.
+        CheckpointError: there is no checkpoint, another model made the index, or another text tower embedded its
+            titles.
+        ConfigError: one of `text_model` and `text_weight` is needed, too.
         DataError: the index has another source, there are no pictures, or some cannot be used; these are listed after
             all others have been stored, and nothing is stored if there are no others.
         FileNotFoundError: `images` does not exist; or there is no index, and no model is named or `change` is "remove".
@@ -77,7 +86,10 @@ def build_index(
     if change == "remove":
         return remove_pictures(directory, images)
     loaded = load_index_model(read_index(directory).about) if model is None else load_model(model)
-    return update_index(directory, images, loaded, change=change, mix=mix, dimensions=dimensions, store_as=store_as)
+    texts = TextSettings(text_model, text_weight)
+    return update_index(
+        directory, images, loaded, change=change, mix=mix, dimensions=dimensions, store_as=store_as, texts=texts
+    )
 
 
 def update_index(
@@ -89,6 +101,7 @@ def update_index(
     mix: bool = False,
     dimensions: int | None = None,
     store_as: str | None = None,
+    texts: TextSettings = AS_BEFORE,
     batch_size: int = 128,
     num_threads: int = 16,
 ) -> Index:
@@ -104,6 +117,7 @@ def update_index(
         mix: see `build_index`.
         dimensions: see `build_index`.
         store_as: see `build_index`.
+        texts: how titles are embedded.
         batch_size: largest number of pictures embedded together; rounded up to a multiple of the number of devices.
         num_threads: decoding threads of this process.
 
@@ -111,8 +125,8 @@ def update_index(
         The index.
 
     Raises:
-        ConfigError: the model embeds no images.
-        CheckpointError: another model made the index.
+        ConfigError: the model embeds no images, or `texts` are incomplete.
+        CheckpointError: another model made the index, or another text tower embedded its titles.
         DataError: the index has another source, there are no pictures, or some cannot be used; these are listed after
             all others have been stored, and nothing is stored if there are no others.
     """
@@ -120,7 +134,7 @@ def update_index(
         if jax.process_index() == 0:
             directory.mkdir(parents=True, exist_ok=True)
         with only_program(directory, wait=True):
-            settings = _Settings(change, mix, dimensions, store_as, batch_size, num_threads)
+            settings = _Settings(change, mix, dimensions, store_as, texts, batch_size, num_threads)
             return _update(directory, images, model, settings)
 
 
@@ -131,6 +145,7 @@ class _Settings(NamedTuple):
     mix: bool
     dimensions: int | None
     store_as: str | None
+    texts: TextSettings
     batch_size: int
     num_threads: int
 
@@ -139,6 +154,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     about = model.about
     require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
     old = _read_of_same_model(directory, about)
+    texts = settings.texts.load(old.text if old else None, about)
     sources = _sources(directory, old, images, settings)
     pictures = read_shop(images)
     with ThreadPoolExecutor(max(settings.num_threads, 1)) as pool:
@@ -165,7 +181,9 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     if old and new:
         new = dataclasses.replace(new, vectors=project(new.vectors, old.projection))
     index = _merge([index for index in (old, new) if index is not None], pictures, about, settings.change)
-    index = make_smaller(dataclasses.replace(index, sources=sources), settings.dimensions, settings.store_as)
+    text = embed_titles(*texts, index.titles, old.known_titles if old else {}) if texts else None
+    index = dataclasses.replace(index, sources=sources, text=text)
+    index = make_smaller(index, settings.dimensions, settings.store_as)
     if index.image_ids and jax.process_index() == 0:
         write_index(directory, index)
         report_similar(directory, index)

@@ -1,6 +1,6 @@
 """The products of an index in Milvus that a video may show, as an index that an engine searches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -24,6 +24,7 @@ def find_candidates(
     limit: int = LIMIT,
     gallery: str | None = None,
     where: Where | None = None,
+    said: Sequence[str] = (),
 ) -> Index:
     """Fetches the products whose pictures are most similar to the frames of a video, with all their pictures.
 
@@ -37,15 +38,20 @@ def find_candidates(
         limit: number of pictures that are fetched for each frame and each clip.
         gallery: id of the gallery that is searched; None = all.
         where: searches only products of which the further columns of the shop's CSV say this.
+        said: what is said around each frame (`speech.said_around`); () = nothing.
 
     Raises:
         DataError: there is no such gallery, column, or product.
         OSError: Milvus refuses.
     """
     unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
-    queries = np.concatenate([unit, *_clips(engine, frames)])
+    clips = dict(_clips(engine, frames))
+    queries = np.concatenate([unit, *clips.values()])
     if index.projection is not None:
         queries = queries @ index.projection
+    if text := engine.index.text:
+        of_frames = engine.embed_texts(said or [""] * len(unit)) * np.float32(np.sqrt(text.weight))
+        queries = np.concatenate([queries, of_frames[[*range(len(unit)), *clips]]], axis=1)
     hits = index.search(queries, min(limit, index.num_pictures), gallery=gallery, where=where)
     products = [hit.product for own in hits for hit in own]
     if not products:
@@ -53,8 +59,8 @@ def find_candidates(
     return index.take(products)
 
 
-def _clips(engine: Engine, frames: Frames) -> Iterator[Float32[np.ndarray, "1 E"]]:
-    """The embeddings of clips that together have all frames."""
+def _clips(engine: Engine, frames: Frames) -> Iterator[tuple[int, Float32[np.ndarray, "1 E"]]]:
+    """The frames in the middle of clips that together have all frames, and the clips' embeddings."""
     graphdef, size = engine.model.graphdef, engine.num_frames
 
     @jax.jit
@@ -66,4 +72,5 @@ def _clips(engine: Engine, frames: Frames) -> Iterator[Float32[np.ndarray, "1 E"
         features = np.zeros((1, size, frames.features.shape[1]), np.float32)
         part = frames.features[start : start + size]
         features[0, : len(part)] = part
-        yield np.asarray(aggregate(engine.model.params, features, np.arange(size)[None] < len(part)), np.float32)
+        embedding = aggregate(engine.model.params, features, np.arange(size)[None] < len(part))
+        yield start + len(part) // 2, np.asarray(embedding, np.float32)

@@ -22,6 +22,7 @@ from rice_jax.input.transforms import sample_frames
 from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.frames import Frames, fill, join_frames
+from rice_jax.recognition.matches import Match, Recognition, Scores
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, select
 from rice_jax.recognition.programs import compare_texts, comparing, compile_encoders, compiled, matching
@@ -33,35 +34,11 @@ NUM_SELECTIONS = 64  # of products by `where` that are kept
 logger = logging.getLogger(__name__)
 
 
-class Match(NamedTuple):
-    """A product of the index, as a match for a clip."""
+class _Said(NamedTuple):
+    """What a clip's speech adds to the scores of all images, and to the mean of a gallery's."""
 
-    id: str
-    gallery: str
-    title: str  # the first that one of its images has; "" = unknown
-    # Cosine of the embeddings, or the score by frames, pooled over its images (`pooling.pool`); if it is re-ranked,
-    # the decoder's cosine of the most similar image.
-    score: float
-    confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
-    image_id: str  # of the most similar image
-    fields: dict[str, str] = {}  # further columns of the shop's CSV, such as its price
-
-
-class Scores(NamedTuple):
-    """The scores of products for a clip, each pooled over its images."""
-
-    mean: Float32[np.ndarray, " p"]  # cosines of the clip
-    frames: Float32[np.ndarray, " p"]  # by frames
-
-
-class Recognition(NamedTuple):
-    """The ranking of a gallery's products for a clip."""
-
-    time: float  # of the newest frame, seconds
-    products: tuple[Match, ...]  # best first
-    none: float | None  # probability that none of the products is shown; None = the index has no calibration
-    restarted: bool = False  # whether the stream's clock has jumped, so that this is a new window's first frame
-    product: Match | None = None  # the one that is named (`Naming`); None = none of them
+    scores: Float32[np.ndarray, " G"]
+    mean: float
 
 
 class Engine:
@@ -146,6 +123,8 @@ class Engine:
         added = inflation(self.index.vectors, self._products[None], sharpness)
         self._pooling = Pooling(self._products[None].edges, sharpness, added)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
+        if text_model is None and self.index.text and self.index.text.model == self.index.about.checkpoint:
+            text_model = model  # the tower is the run's own
         self._texts = self._load_texts(text_model, others)
         self._warn(self.index.about.ipd)
         self._compile(loaded, sorted(batch_sizes), shared)
@@ -254,14 +233,13 @@ class Engine:
         cosines = self._cosines(frames)
         if not np.isfinite(cosines[products.rows]).all():
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
-        pooling, said = self.pooling(products), self.text_scores(speech)
-        cosines = cosines if said is None else cosines + said
+        pooling, said = self.pooling(products), self._said(speech, gallery)
+        cosines = cosines + said.scores if said else cosines
         of_images, mean = cosines, pooling.cosines(cosines[products.rows])
         of_products = mean
         if self.by_frames:
             of_images = self._scores_by_frames(frames, gallery)
-            if said is not None:
-                of_images = of_images + said - said[self.rows(gallery)].mean()
+            of_images = of_images + said.scores - said.mean if said else of_images
             of_products = pooling.scores(of_images[products.rows])
         best = first_places(of_products, max(top, self._num_matched))
         scores = of_products[best]
@@ -283,11 +261,6 @@ class Engine:
         none = None if shares is None else float(shares[-1])
         named = self.naming.names(matches[0].confidence, none)
         return Recognition(time, matches, none, product=matches[0] if named else None)
-
-    def text_scores(self, speech: str) -> Float32[np.ndarray, " G"] | None:
-        """What the speech of a clip adds to the cosines of all images; None = nothing is added."""
-        vector = self._texts([speech])[0] if self._texts and speech else np.zeros(1, np.float32)
-        return np.asarray(self._compare_texts(self._titles, vector, self._weight)) if vector.any() else None
 
     def scores(self, frames: Frames, gallery: str | None = None) -> Scores:
         """Both scores of a gallery's products for a clip, whichever of them products are ranked by.
@@ -335,6 +308,18 @@ class Engine:
     def _scores_by_frames(self, frames: Frames, gallery: str | None) -> Float32[np.ndarray, " G"]:
         filled = fill(frames.features, self.num_frames)
         return np.asarray(self._by_frames(self._vectors, self._centers[gallery], *filled))
+
+    def _said(self, speech: str, gallery: str | None) -> _Said | None:
+        text = self.index.text
+        if not (self._texts and text and speech):
+            return None
+        [vector] = self._texts([speech])
+        if not vector.any():
+            return None
+        scores = np.asarray(self._compare_texts(self._titles, vector, self._weight))
+        if text.centers:
+            return _Said(scores, float(self._weight * text.centers[gallery] @ vector))
+        return _Said(scores, float(scores[self.rows(gallery)].mean()))
 
     def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
         candidates = np.resize(rows, self._num_matched).astype(np.int32)  # rows of a small gallery repeat

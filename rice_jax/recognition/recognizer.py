@@ -14,8 +14,9 @@ from rice_jax.index.store import Index
 from rice_jax.recognition.engine import DEFAULT, Engine, Frames, Match, Recognition, join_frames
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Where
+from rice_jax.recognition.speech import said_around, text_scores
 from rice_jax.recognition.stream import Stream
-from rice_jax.recognition.subtitles import Sentence, said_between
+from rice_jax.recognition.subtitles import Sentence, join_sentences, said_between
 from rice_jax.recognition.timeline import Span, timeline
 from rice_jax.recognition.video import Frame
 from rice_jax.types import DataError
@@ -199,13 +200,16 @@ def products_over_time(
         gallery: id of the gallery that is searched; None = all products of the index.
         top: number of products to return for each segment, at least 1.
         where: searches only these products, see `Engine.products`.
-        speech: what is said in the video, by time; each segment gets what is said meanwhile. None = unknown.
+        speech: what is said in the video, by time; each segment gets what is said meanwhile, which counts in its
+            ranking, and in where segments begin and end, if the index holds titles as vectors. None = unknown.
 
     Raises:
         DataError: there is no such gallery, column, or product, `top` is below 1, or a cosine is not finite.
     """
     calibration, searched = engine.calibration, engine.products(gallery, where)
     none_cosine, least = engine.naming.none_cosine(calibration), engine.naming.min_confidence
+    end = times[-1] + 1.0 if end is None else end
+    said = said_around(times, speech or (), engine.num_frames, end)
     spans = timeline(
         frames.features,
         np.asarray(times, np.float64),
@@ -213,12 +217,14 @@ def products_over_time(
         calibration.scale if calibration else engine.logit_scale,
         None if calibration is None or none_cosine is None else calibration.scale * none_cosine,
         num_frames=engine.num_frames,
-        end=times[-1] + 1.0 if end is None else end,
+        end=end,
         pooling=engine.pooling(searched),
+        said=text_scores(engine, said, searched.rows),
     )
 
     def recognized(span: Span) -> Segment:
-        ranked = engine.rank(frames.take(span.frames), gallery, top, where=where)
+        own = join_sentences(said_between(speech or (), span.start, span.end))
+        ranked = engine.rank(frames.take(span.frames), gallery, top, where=where, speech=own)
         product = None if span.product is None else ranked.products[0]
         if product and least and product.confidence is not None and product.confidence < least:
             product = None

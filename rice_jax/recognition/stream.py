@@ -155,11 +155,15 @@ class Stream:
         with self._lock:
             self._sentences.append(Sentence(start, end, text))
 
+    @property
+    def sentences(self) -> tuple[Sentence, ...]:
+        """What has been added, in order of time."""
+        with self._lock:
+            return tuple(sorted(self._sentences, key=lambda sentence: sentence.start))
+
     def said(self, window: Window) -> tuple[Sentence, ...]:
         """What is said while the frames of a window are shown, in order (`subtitles.said_between`)."""
-        with self._lock:
-            sentences = sorted(self._sentences, key=lambda sentence: sentence.start)
-        return said_between(sentences, *window.span())
+        return said_between(self.sentences, *window.span())
 
     def speech(self, window: Window) -> str:
         """What is said while the frames of a window are shown, as one text for `Engine.rank`."""

@@ -15,6 +15,9 @@ The path gives the start and end of each product, and where there is none, but n
 treat the frames as more independent than they are. Confidences come from the calibration, applied to the frames of a
 segment as one clip (`recognizer.products_over_time`).
 
+What is said in the clip around a frame adds the weighted cosine of speech and title to s_g, and the same to the frame's
+contribution.
+
 Scores by frames (`eval.scores`) name a segment's product, but have no part in the evidence: the largest over a clip's
 frames is no sum over the frames.
 """
@@ -53,6 +56,7 @@ def timeline(
     num_frames: int,
     end: float,
     pooling: Pooling | None = None,
+    said: Float[np.ndarray, "T G"] | None = None,
     mean_seconds: float = MEAN_SECONDS,
     frame_weight: float = FRAME_WEIGHT,
 ) -> list[Span]:
@@ -69,13 +73,14 @@ def timeline(
         num_frames: number of frames of a clip in the calibration.
         end: when the last frame ends, in seconds; any other frame lasts until half-way to the next.
         pooling: of the products' images; None = each image is a product of its own.
+        said: what is said in the clip around each frame adds this to the cosines; None = nothing.
         mean_seconds: mean time that a product is shown.
         frame_weight: weight of a frame's evidence.
 
     Returns:
         Spans without gaps, from the first frame to the end of the last one; neighbors have different products.
     """
-    evidence = _evidence(features, vectors, scale, num_frames, frame_weight, pooling)
+    evidence = _evidence(features, vectors, scale, num_frames, frame_weight, pooling, said)
     num_products = evidence.shape[1]
     if none is not None:
         evidence = np.pad(evidence, ((0, 0), (0, 1)), constant_values=none * frame_weight / num_frames)
@@ -96,6 +101,7 @@ def _evidence(
     num_frames: int,
     frame_weight: float,
     pooling: Pooling | None,
+    said: Float[np.ndarray, "T G"] | None,
 ) -> Float[np.ndarray, "T P"]:
     """Log-likelihood of each frame if a product is shown, up to a constant per frame."""
     sums = np.concatenate([np.zeros_like(features[:1], np.float64), np.cumsum(features, axis=0, dtype=np.float64)])
@@ -105,11 +111,15 @@ def _evidence(
     lengths, weight = np.linalg.norm(means, axis=1, keepdims=True), scale * frame_weight / num_frames
     scaled = features * (weight / lengths)
     evidence = np.asarray(scaled, np.float32) @ vectors.T
+    if said is not None:
+        evidence += weight * said
     if pooling is None or len(pooling.edges) > len(vectors):
         return evidence
     # The best image is that of the frames around, as in a clip: chosen for each frame anew, it would fit its noise, and
     # products with many images would be named too often.
     around = np.asarray(means / lengths, np.float32) @ vectors.T
+    if said is not None:
+        around += said
     best = np.stack(
         [first + around[:, first:end].argmax(axis=1) for first, end in itertools.pairwise(pooling.edges)], axis=1
     )

@@ -4,7 +4,9 @@ Starlette's parser takes a form that ends early for whole, opens a file for ever
 """
 
 import codecs
-from collections.abc import AsyncIterable
+import io
+import types
+from collections.abc import AsyncIterable, Mapping
 from typing import IO, Any, NamedTuple
 
 import python_multipart
@@ -15,12 +17,13 @@ from python_multipart.multipart import parse_options_header
 from rice_jax.serving.scratch import Spool
 
 CHARSETS = ("utf-8", "ascii", "iso8859-1")  # others do not mean text of single characters, or are never sent
-MAX_FIELDS = 8
+MAX_FIELDS = 9
 MAX_TEXT_BYTES = 4000  # of a field
+NONE: Mapping[str, int] = types.MappingProxyType({})
 
 
 class File(NamedTuple):
-    """A file of a form: some bytes of the file that holds all of them."""
+    """A file of a form: some bytes of the file that holds all of them, or bytes in memory."""
 
     content_type: str  # "" = unknown
     stored: IO[bytes]
@@ -40,14 +43,21 @@ class Form(NamedTuple):
     files: list[tuple[str, File]]
 
 
-async def read_form(content_type: str, body: AsyncIterable[bytes], stored: IO[bytes], max_files: int) -> Form:
+async def read_form(
+    content_type: str,
+    body: AsyncIterable[bytes],
+    stored: IO[bytes],
+    max_files: int,
+    small: Mapping[str, int] = NONE,
+) -> Form:
     """Reads a form.
 
     Args:
         content_type: header of the request.
         body: of the request, in pieces.
         stored: an empty file that receives the content of all files, one after another.
-        max_files: largest number of files.
+        max_files: largest number of files, without the small ones.
+        small: {name: largest number of bytes} of files that stay in memory, at most one of each name.
 
     Raises:
         HTTPException: the form is malformed, ends early, or has too many or too large parts.
@@ -56,7 +66,7 @@ async def read_form(content_type: str, body: AsyncIterable[bytes], stored: IO[by
     if b"boundary" not in options:
         raise HTTPException(400, "found no boundary in the content type, expected one")
     spool = Spool(stored)
-    reader = _Reader(spool, _charset(options.get(b"charset", b"utf-8")), max_files)
+    reader = _Reader(spool, _charset(options.get(b"charset", b"utf-8")), max_files, small)
     try:
         parser = python_multipart.MultipartParser(options[b"boundary"], reader.callbacks())
         async for piece in body:
@@ -84,10 +94,11 @@ def _charset(given: bytes) -> str:
 class _Reader:
     """Receives the parser's calls."""
 
-    def __init__(self, spool: Spool, charset: str, max_files: int):
+    def __init__(self, spool: Spool, charset: str, max_files: int, small: Mapping[str, int]):
         self.form, self.ended = Form([], []), False
         self._spool, self._charset = spool, charset
-        self._max_files = max_files
+        self._max_files, self._num_stored = max_files, 0
+        self._limits, self._small = small, dict.fromkeys(small, False)  # {name: whether there was one}
         self._headers: dict[bytes, bytes] = {}
         self._header, self._value, self._text = bytearray(), bytearray(), bytearray()
         self._name, self._is_file, self._start = "", False, 0
@@ -116,23 +127,33 @@ class _Reader:
         self._name, self._is_file = self._decode(options[b"name"]), b"filename" in options
         self._start = self._spool.size
         self._text.clear()
-        if self._is_file and len(self.form.files) >= self._max_files:
-            raise HTTPException(413, f"found more files than the limit of {self._max_files}")
+        if self._is_file and self._name in self._small:
+            if self._small[self._name]:
+                raise HTTPException(400, f"found several files named {self._name}, expected one")
+            self._small[self._name] = True
+        elif self._is_file:
+            self._num_stored += 1
+            if self._num_stored > self._max_files:
+                raise HTTPException(413, f"found more files than the limit of {self._max_files}")
         if not self._is_file and len(self.form.fields) >= MAX_FIELDS:
             raise HTTPException(400, f"found more fields than the limit of {MAX_FIELDS}")
 
     def _add_content(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file:
+        if self._is_file and self._name not in self._small:
             self._spool.add(data[start:end])
             return
         self._text += data[start:end]
-        if len(self._text) > MAX_TEXT_BYTES:
-            raise HTTPException(413, f"{self._name}: exceeds the size of {MAX_TEXT_BYTES:,} bytes")
+        limit = self._limits[self._name] if self._is_file else MAX_TEXT_BYTES
+        if len(self._text) > limit:
+            raise HTTPException(413, f"{self._name}: exceeds the size of {limit:,} bytes")
 
     def _end_part(self) -> None:
         if self._is_file:
             kind, size = self._headers.get(b"content-type", b"").decode("latin-1"), self._spool.size - self._start
-            self.form.files.append((self._name, File(kind, self._spool.file, self._start, size)))
+            file = File(kind, self._spool.file, self._start, size)
+            if self._name in self._small:
+                file = File(kind, io.BytesIO(self._text), 0, len(self._text))
+            self.form.files.append((self._name, file))
         else:
             self.form.fields.append((self._name, self._decode(self._text, f"{self._name}: ")))
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 MEGA = 1_000_000
+SUBTITLE_BYTES = 2 * MEGA  # size of a file of subtitles, which no user needs to change: that of an hour has 100 KB
 
 
 def _limit(default: int | float, text: str, *, flag: str = "", unit: int = 1) -> Any:

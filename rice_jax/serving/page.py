@@ -6,7 +6,7 @@ import hashlib
 
 import jinja2
 
-from rice_jax.serving.limits import Limits
+from rice_jax.serving.limits import SUBTITLE_BYTES, Limits
 from rice_jax.serving.shops import Shop, Shops
 
 
@@ -31,7 +31,7 @@ class Page:
             environment.get_template(f"{name}.html.jinja") for name in ("serve", "live", "indexes")
         )
         self._same = {"style": style, "docs": docs}
-        self._films = {"script": films, "limits": dataclasses.asdict(limits)}
+        self._films = {"script": films, "limits": dataclasses.asdict(limits) | {"subtitle_bytes": SUBTITLE_BYTES}}
         self._live = live_template.render(**self._same, script=live)
         hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, films, live)]
         self.policy = (

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+TEXT_USED = "Whether what is said has a part in the scores: it does if the index holds titles as vectors."
+
 
 class Product(BaseModel):
     """A product of the shop."""
@@ -24,6 +26,15 @@ class Product(BaseModel):
     fields: dict[str, str] = Field(description="Further columns of the shop's CSV, such as its price.")
 
 
+class Said(BaseModel):
+    """What is said from one moment to another."""
+
+    start: float = Field(description="Seconds.")
+    end: float = Field(description="Seconds.")
+    text: str
+    confidence: float | None = Field(description="Of the speech recognizer; null if unknown.")
+
+
 class Segment(BaseModel):
     """A part of a video that shows one product, or none of the gallery's."""
 
@@ -37,6 +48,9 @@ class Segment(BaseModel):
         description="Largest similarity of a product, if `product` is null; null if it is not, or if it is unknown."
     )
     products: list[Product] = Field(description="Products most similar to the frames of this part, best first.")
+    speech: list[Said] | None = Field(
+        description="What is said meanwhile; null if the request has neither `subtitles` nor `text`."
+    )
 
 
 class RankingResponse(BaseModel):
@@ -56,6 +70,14 @@ class StreamResponse(RankingResponse):
     restarted: bool = Field(
         description="Whether the stream's clock has jumped, so that older frames do not count from this one on."
     )
+    speech: list[Said] = Field(description="What is said while these frames are shown.")
+    text_used: bool = Field(description=TEXT_USED)
+
+
+class TextResponse(BaseModel):
+    """What becomes of a text."""
+
+    text_used: bool = Field(description=TEXT_USED)
 
 
 class SourceResponse(BaseModel):
@@ -77,6 +99,7 @@ class StreamStateResponse(BaseModel):
     shown: dict[str, Any] | None = Field(
         description="The event since which a product is shown; null if none is, or if nobody has listened yet."
     )
+    speech: list[Said] = Field(description="What was said of late, in order, by the clock of the pushed pictures.")
 
 
 class RecognitionResponse(BaseModel):
@@ -96,6 +119,7 @@ class RecognitionResponse(BaseModel):
         description="Probability that none of the gallery's products is shown; null if the index has no calibration, "
         "and for a video of several parts."
     )
+    text_used: bool = Field(description=TEXT_USED)
 
 
 class EmbeddingsResponse(BaseModel):

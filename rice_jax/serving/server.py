@@ -19,7 +19,7 @@ from rice_jax.serving import uploads
 from rice_jax.serving.admission import HEALTH, Access, Admission, AdmissionMiddleware, Metrics
 from rice_jax.serving.events import EventStream, Listeners
 from rice_jax.serving.forms import read_form
-from rice_jax.serving.limits import Limits
+from rice_jax.serving.limits import SUBTITLE_BYTES, Limits
 from rice_jax.serving.page import Page
 from rice_jax.serving.responses import (
     EmbeddingsResponse,
@@ -30,10 +30,21 @@ from rice_jax.serving.responses import (
     RecognitionResponse,
     StreamResponse,
     StreamStateResponse,
+    TextResponse,
 )
 from rice_jax.serving.service import Service, StreamQuery
 from rice_jax.serving.shops import Shops
-from rice_jax.serving.uploads import FORM, JSON, PICTURES, PICTURES_FIELD, Listing, Query, SourceQuery
+from rice_jax.serving.uploads import (
+    FORM,
+    JSON,
+    PICTURES,
+    PICTURES_FIELD,
+    SUBTITLES,
+    ClipQuery,
+    Listing,
+    SourceQuery,
+    SpokenText,
+)
 from rice_jax.serving.work import working
 
 DOCS = "/docs"
@@ -58,7 +69,8 @@ _FORM = {
     "properties": {
         "frames": {"type": "array", "items": _FILE, "description": "The frames of a clip, in order."},
         "video": _FILE | {"description": "A video such as mp4 or webm, instead of `frames`."},
-        **Query.model_json_schema()["properties"],
+        SUBTITLES: _FILE | {"description": "What is said: SubRip, WebVTT, or a speech recognizer's JSON."},
+        **ClipQuery.model_json_schema()["properties"],
     },
 }
 _PICTURES_FORM = {
@@ -169,7 +181,8 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
         kind = request.headers.get("content-type", "")
         uploads.require_form(kind, request.query_params)
         with service.scratch.file() as stored:
-            form = await read_form(kind, request.stream(), stored, limits.frames)
+            small = {SUBTITLES: SUBTITLE_BYTES}
+            form = await read_form(kind, request.stream(), stored, limits.frames, small)
             upload = uploads.check_form(form)
             with admission.place():
                 async with working(request, limits.decode_seconds) as work:
@@ -189,6 +202,12 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
             picture = await uploads.read_picture(kind, request.stream(), stored, limits)
             with admission.place():
                 return await service.push(shops[_name(request)], picture, stream_id, query)
+
+    @router.post("/streams/{stream_id}/text", openapi_extra=_body({JSON: SpokenText.model_json_schema()}))
+    async def add_text(request: Request, stream_id: StreamId) -> TextResponse:
+        """Adds what is said in a stream. It counts for the pictures of its time that are pushed later."""
+        said = await uploads.read_json(request.headers.get("content-type", ""), request.stream(), SpokenText)
+        return service.add_text(shops[_name(request)], stream_id, said)
 
     @router.post("/embed", openapi_extra=_body({FORM: _PICTURES_FORM}))
     async def embed(request: Request) -> EmbeddingsResponse:

@@ -5,7 +5,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pydantic
@@ -20,6 +20,7 @@ from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import products_over_time
 from rice_jax.recognition.source import Source
 from rice_jax.recognition.stream import Stream
+from rice_jax.recognition.subtitles import Sentence, join_sentences, said_between
 from rice_jax.serving import uploads
 from rice_jax.serving.admission import Metrics
 from rice_jax.serving.batching import Batcher
@@ -32,20 +33,23 @@ from rice_jax.serving.responses import (
     HealthResponse,
     ProductsResponse,
     RecognitionResponse,
+    Said,
     Segment,
     SourceResponse,
     StreamResponse,
     StreamStateResponse,
+    TextResponse,
 )
 from rice_jax.serving.scratch import Scratch
 from rice_jax.serving.shops import Shop, Shops
 from rice_jax.serving.streams import Lives, StreamKey, StreamName, Streams
-from rice_jax.serving.uploads import Listing, Prepared, Query, SourceQuery, Upload
+from rice_jax.serving.uploads import ClipQuery, Listing, Prepared, Query, SourceQuery, SpokenText, Upload
 from rice_jax.serving.work import Work
 
 T = TypeVar("T")
 WATCH_SECONDS = 1.0  # between two looks at the files of the indexes
 WAIT_SECONDS = 1.0  # between two looks for streams without pictures
+NUM_SAID = 20  # sentences in the state of a stream
 DECODERS, LOADER = "decoder", "loader"  # names of the threads that decode pictures, and of the one that loads indexes
 
 
@@ -127,8 +131,10 @@ class Service:
         else:
             reading.end = len(upload.frames) * self._interval
             prepared = uploads.read_pictures(upload.frames, *settings)
+        speech = await _run(self._decoders, uploads.read_speech, upload, self._interval)  # refused before the work
         times, frames = await self._encode(shop, prepared, work)
-        found = await _run(self._rankers, _recognized, shop, times, frames, reading, upload.query, bool(upload.video))
+        clip = Clip(times, frames, reading, speech, bool(upload.video))
+        found = await _run(self._rankers, _recognized, shop, clip, upload.query)
         for segment in found.timeline:
             self._metrics.count(shop.name, segment.product is not None, segment.products[0].score)
         return found
@@ -160,8 +166,9 @@ class Service:
         kept = window.frames()
         assert kept, "an empty window wants every frame"
         newest, frames = kept
-        where = parse_where(query.where)
-        found = await _run(self._rankers, shop.engine.rank, frames, query.gallery, query.top, newest, where)
+        where, said = parse_where(query.where), stream.said(window)
+        speech = join_sentences(said)
+        found = await _run(self._rankers, shop.engine.rank, frames, query.gallery, query.top, newest, where, speech)
         self._metrics.count(shop.name, found.product is not None, found.products[0].score)
         return StreamResponse(
             products=list(map(shop.product, found.products)),
@@ -169,7 +176,25 @@ class Service:
             time=newest,
             num_frames=len(frames.features),
             restarted=restarted,
+            speech=_said(said),
+            text_used=bool(speech) and shop.engine.reads_texts,
         )
+
+    def add_text(self, shop: Shop, stream_id: str, said: SpokenText) -> TextResponse:
+        """Adds what is said in a stream whose pictures are pushed.
+
+        Raises:
+            HTTPException: there is no such stream (404), or it follows a source (409).
+        """
+        if self.lives.followed(StreamName(shop.name, stream_id)):
+            raise HTTPException(
+                409, f"stream {stream_id!r} follows a source, whose clock is not known; push its pictures"
+            )
+        stream = self.streams.get(_key(shop, stream_id))
+        if stream is None:
+            raise HTTPException(404, f"found no stream {stream_id!r}; it starts with its first picture")
+        stream.add_text(said.start, said.end, " ".join(said.text.split()))
+        return TextResponse(text_used=shop.engine.reads_texts)
 
     def end(self, shop: Shop, stream_id: str) -> bool:
         """Ends a stream; returns whether there was one."""
@@ -217,7 +242,9 @@ class Service:
         if isinstance(live, Followed):
             source = SourceResponse(url=str(live.source), **live.state._asdict())
         shown = live.shown if live else None
-        return StreamStateResponse(id=stream_id, source=source, shown=shown and shop.written(shown))
+        stream = self.streams.get(_key(shop, stream_id))
+        speech = _said(stream.sentences[-NUM_SAID:]) if stream else []
+        return StreamStateResponse(id=stream_id, source=source, shown=shown and shop.written(shown), speech=speech)
 
     def events(self, shop: Shop, stream_id: str) -> EventLog:
         """The events of a stream; those of pushed pictures are told from now on.
@@ -294,15 +321,32 @@ class Service:
         return uploads.prepare_picture(picture.read(), self._limits, shop.engine.prepare, "the picture")
 
 
-def _recognized(
-    shop: Shop, times: Sequence[float], frames: Frames, reading: Reading, query: Query, is_video: bool
-) -> RecognitionResponse:
-    where, engine = parse_where(query.where), shop.engine
+class Clip(NamedTuple):
+    """An encoded clip or video."""
+
+    times: Sequence[float]
+    frames: Frames
+    reading: Reading
+    speech: Sequence[Sentence] | None  # None = unknown
+    is_video: bool
+
+
+def _recognized(shop: Shop, clip: Clip, query: ClipQuery) -> RecognitionResponse:
+    where, engine, end = parse_where(query.where), shop.engine, clip.reading.end
     segments = products_over_time(
-        engine, times, frames, end=reading.end, gallery=query.gallery, top=query.top, where=where
+        engine,
+        clip.times,
+        clip.frames,
+        end=end,
+        gallery=query.gallery,
+        top=query.top,
+        where=where,
+        speech=clip.speech,
     )
-    # No single product is the answer for a film of several.
-    whole = None if is_video and len(segments) > 1 else engine.rank(frames, query.gallery, query.top, where=where)
+    speech = join_sentences(said_between(clip.speech or (), 0.0, end))
+    whole = None
+    if not clip.is_video or len(segments) == 1:  # no single product is the answer for a film of several
+        whole = engine.rank(clip.frames, query.gallery, query.top, where=where, speech=speech)
     return RecognitionResponse(
         timeline=[
             Segment(
@@ -312,16 +356,22 @@ def _recognized(
                 confidence=segment.confidence,
                 similarity=segment.similarity,
                 products=list(map(shop.product, segment.products)),
+                speech=None if segment.speech is None else _said(segment.speech),
             )
             for segment in segments
         ],
         named_from=engine.naming.none_cosine(engine.calibration),
-        num_frames=len(times),
-        warnings=reading.warnings,
+        num_frames=len(clip.times),
+        warnings=clip.reading.warnings,
         index=shop.fingerprint,
         products=list(map(shop.product, whole.products)) if whole else [],
         none=whole.none if whole else None,
+        text_used=bool(speech) and engine.reads_texts,
     )
+
+
+def _said(sentences: Sequence[Sentence]) -> list[Said]:
+    return [Said(**sentence._asdict()) for sentence in sentences]
 
 
 def _search(query: Query) -> Search:

@@ -56,6 +56,11 @@ class Streams:
         self._streams[key] = self._clock(), stream
         return stream
 
+    def get(self, key: StreamKey) -> Stream | None:
+        """The stream of a key; None = there is none."""
+        self._forget_idle()
+        return self._streams[key][1] if key in self._streams else None
+
     def __contains__(self, name: StreamName) -> bool:
         self._forget_idle()
         return any((key.shop, key.id) == name for key in self._streams)

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from rice_jax.input.pictures import TooLarge, decoding_cost, open_picture
 from rice_jax.recognition.container import Reading, VideoLimits, VideoTooLarge, choose_stream, restarts
+from rice_jax.recognition.subtitles import Sentence, parse_subtitles
 from rice_jax.recognition.video import read_video
 from rice_jax.serving.forms import File, Form
 from rice_jax.serving.limits import Limits
@@ -25,6 +26,8 @@ from rice_jax.types import DataError
 FORM = "multipart/form-data"
 JSON, MAX_JSON = "application/json", 20_000  # bytes
 PICTURES_FIELD = "pictures"  # of a form for `check_pictures`
+SUBTITLES = "subtitles"  # of a form for `check_form`
+SUBTITLE_TYPES = ("text/", "application/")
 PICTURES = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # {Pillow's format: media type}
 PICTURE_KINDS = "JPEG, PNG, or WebP"
 # Clients know many names, such as image/jpg, and some know none. The content decides; the type only tells early, and
@@ -68,6 +71,14 @@ class Query(Selection):
     top: int = pydantic.Field(5, ge=1, le=MAX_TOP, description="Number of products to return.")
 
 
+class ClipQuery(Query):
+    """A query about a clip or a video."""
+
+    text: str = pydantic.Field(
+        "", max_length=MAX_TEXT, description="What is said in the clip, in place of `subtitles`; not for a video."
+    )
+
+
 class Listing(Selection):
     """Which products to list: `limit` of them from `offset` on."""
 
@@ -84,6 +95,22 @@ class SourceQuery(Query):
     max_delay: float = pydantic.Field(5.0, gt=0, le=60, description="Seconds after which a late picture is dropped.")
 
 
+class SpokenText(pydantic.BaseModel, extra="forbid"):
+    """What is said in a stream."""
+
+    text: str = pydantic.Field(min_length=1, max_length=MAX_TEXT, description="What is said.")
+    start: float = pydantic.Field(
+        ge=-1e12, le=1e12, allow_inf_nan=False, description="Seconds, by the clock of the stream's pictures."
+    )
+    end: float = pydantic.Field(ge=-1e12, le=1e12, allow_inf_nan=False, description="Seconds, at least `start`.")
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> "SpokenText":
+        if self.end < self.start:
+            raise ValueError(f"expected an end of {self.start:g} or later")
+        return self
+
+
 class Prepared(NamedTuple):
     """A frame that is ready to be encoded."""
 
@@ -92,11 +119,12 @@ class Prepared(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """The content of a form: frames or a video, and the query."""
+    """The content of a form: frames or a video, what is said, and the query."""
 
     frames: list[File]
     video: File | None
-    query: Query
+    subtitles: File | None
+    query: ClipQuery
 
 
 def require_once(names: Iterable[str]) -> None:
@@ -144,11 +172,11 @@ async def read_json(content_type: str, body: AsyncIterable[bytes], model: type[M
 
 
 def check_form(form: Form) -> Upload:
-    """Checks the parts of a form: either one `video` or several `frames`, and the fields of `Query`."""
-    files: dict[str, list[File]] = {"frames": [], "video": []}
+    """Checks the parts of a form: one `video` or several `frames`, `subtitles`, and the fields of `ClipQuery`."""
+    files: dict[str, list[File]] = {"frames": [], "video": [], SUBTITLES: []}
     for name, file in form.files:
         if name not in files:
-            raise HTTPException(400, f"found a file named {_quote(name)}, expected frames or one video")
+            raise HTTPException(400, f"found a file named {_quote(name)}, expected frames or one video, and subtitles")
         files[name].append(file)
     for name, _ in form.fields:
         if name in files:
@@ -163,12 +191,30 @@ def check_form(form: Form) -> Upload:
     for file in videos:
         if not _is_type(file.content_type, VIDEO_TYPES):
             raise HTTPException(415, f"video: found {_quote(file.content_type)}, expected a video")
+    for file in files[SUBTITLES]:
+        if not _is_type(file.content_type, SUBTITLE_TYPES):
+            raise HTTPException(415, f"subtitles: found {_quote(file.content_type)}, expected .srt, .vtt, or .json")
     try:
         conditions = [text for name, text in form.fields if name == "where"]
-        query = Query.model_validate(dict(form.fields) | {"where": conditions})
+        query = ClipQuery.model_validate(dict(form.fields) | {"where": conditions})
     except pydantic.ValidationError as error:
         raise RequestValidationError(error.errors(include_url=False)) from error
-    return Upload(frames, videos[0] if videos else None, query)
+    subtitles = next(iter(files[SUBTITLES]), None)
+    if query.text and (videos or subtitles):
+        beside = "subtitles" if subtitles else "a video"
+        raise HTTPException(400, f"text: found beside {beside}, expected with frames; a video takes subtitles")
+    return Upload(frames, next(iter(videos), None), subtitles, query)
+
+
+def read_speech(upload: Upload, interval_seconds: float) -> list[Sentence] | None:
+    """What is said in a video, or in a clip of pictures `interval_seconds` apart; None = the request does not tell."""
+    if upload.subtitles:
+        try:
+            return parse_subtitles(upload.subtitles.read(), SUBTITLES)
+        except DataError as error:
+            raise HTTPException(400, str(error)) from error
+    text = " ".join(upload.query.text.split())
+    return [Sentence(0.0, len(upload.frames) * interval_seconds, text)] if text else None
 
 
 def check_pictures(form: Form) -> list[File]:

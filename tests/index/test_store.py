@@ -26,6 +26,7 @@ from rice_jax.index.store import (
     read_index,
     write_index,
 )
+from rice_jax.index.text import IndexText
 from rice_jax.models.rice import RiceConfig
 from rice_jax.types import DataError
 from tests.fixtures import ROOT
@@ -195,7 +196,8 @@ def test_products_of_two_galleries_are_two(tmp_path):
 def test_the_documentation_has_every_column_and_key(tmp_path):
     text = (ROOT / "docs/large-indexes.md").read_text(encoding="utf-8").partition("## The Parquet file")[2]
     rows = [line.strip("| ").split(" | ") for line in text.partition("\n## ")[0].splitlines() if line.startswith("| `")]
-    index = make_index(40)
+    titles = np.eye(40, 3, dtype=np.float32)
+    index = dataclasses.replace(make_index(40), text=IndexText("tower", "0", 0.5, titles))
     write_index(tmp_path, dataclasses.replace(make_smaller(index, 4), sources=("/shop.csv",)), Shard(0, 1))
     write_index(tmp_path / "small", make_smaller(index, store_as="int8"))
     schema, small = (pq.read_schema(path) for path in (tmp_path / "part-00000.parquet", tmp_path / "small" / FILE))

@@ -5,14 +5,21 @@ import dataclasses
 import numpy as np
 import pytest
 
+from rice_jax.eval.scores import scores_by_frames
 from rice_jax.eval.texts import TextEmbedder, load_text_model
+from rice_jax.index.milvus_copy import write_milvus
 from rice_jax.index.text import Texts, embed_titles
 from rice_jax.models.weights import CheckpointError
+from rice_jax.recognition.candidates import find_candidates
 from rice_jax.recognition.engine import Engine, Frames
-from rice_jax.recognition.recognizer import Recognizer
+from rice_jax.recognition.naming import Naming
+from rice_jax.recognition.recognizer import Recognizer, products_over_time
+from rice_jax.recognition.speech import said_around
 from rice_jax.recognition.stream import Stream
+from rice_jax.recognition.subtitles import Sentence, join_sentences, said_between
 from rice_jax.types import DataError
 from tests.golden.cases import HERE
+from tests.index.test_milvus import needs_milvus
 from tests.text_model import EMBED_DIM, write_text_model
 
 CLIP, WEIGHT = [2, 9, 2], 0.01
@@ -123,3 +130,69 @@ def test_what_was_said_is_forgotten_when_the_clock_jumps():
 def test_times_that_are_none_are_refused(start, end):
     with pytest.raises(DataError, match="text: found second"):
         Stream(4).add_text(start, end, "a")
+
+
+def test_each_part_of_a_film_gets_what_is_said_meanwhile(live_shop, engine):
+    times = [float(second) for second in range(12)]
+    frames = encode(engine, live_shop, [2] * 12)
+    sentences = [Sentence(1.0, 2.0, WORDS[0]), Sentence(9.0, 10.0, WORDS[1])]
+    alone = products_over_time(engine, times, frames, top=8, speech=())
+    segments = products_over_time(engine, times, frames, top=8, speech=sentences)
+    assert [one.speech for one in segments if one.speech]
+    for one in segments:
+        own = join_sentences(said_between(sentences, one.start, one.end))
+        ranked = engine.rank(frames.take(one.frames), top=8, speech=own)
+        assert one.products == ranked.products
+    assert alone == [one._replace(speech=()) for one in products_over_time(engine, times, frames, top=8)]
+
+
+def test_speech_decides_where_pictures_do_not(live_shop, index):
+    """Two products with one picture: the film shows the one that is spoken of, and then the other one."""
+    vectors, titles = live_shop.index.vectors.copy(), np.eye(8, EMBED_DIM, dtype=np.float32)
+    vectors[1] = vectors[0]
+    text = dataclasses.replace(index.text, weight=0.5, vectors=titles)
+    alike = Engine(dataclasses.replace(index, vectors=vectors, text=text), naming=Naming(none_prior=0.0))
+    alike._texts = lambda texts: np.stack([titles[int("second" in own)] * bool(own) for own in texts])  # says p0 or p1
+    times = [float(second) for second in range(40)]
+    frames = encode(alike, live_shop, [0] * 40)
+    sentences = [Sentence(t, t + 1, "first" if t < 20 else "second") for t in times]
+    segments = products_over_time(alike, times, frames, gallery="a", speech=sentences)
+    assert [one.product.id for one in segments] == ["p0", "p1"]
+    assert segments[0].end == pytest.approx(20, abs=3)
+
+
+def test_said_around_a_frame_is_what_is_said_in_its_clip():
+    sentences = [Sentence(float(second), second + 1.0, str(second)) for second in range(6)]
+    found = said_around([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], sentences, 4, 6.0)
+    assert found == ["0,1", "0,1,2", "0,1,2,3", "1,2,3,4", "2,3,4,5", "3,4,5"]
+    assert said_around([0.0, 1.0], (), 4, 2.0) == ["", ""]
+
+
+@pytest.mark.parametrize("by_frames", [False, True])
+def test_by_frames_a_score_is_that_of_concatenated_vectors(live_shop, index, by_frames):
+    about = index.about
+    calibration = dataclasses.replace(about.calibration, scale_by_frames=8000.0 if by_frames else None)
+    made = dataclasses.replace(index, about=dataclasses.replace(about, calibration=calibration))
+    engine, speech = Engine(made), WORDS[4]
+    assert engine.by_frames == by_frames
+    frames, vector = encode(engine, live_shop), np.sqrt(WEIGHT) * engine.embed_texts([WORDS[4]])[0]
+    rows = made.rows[:6].astype(np.float64)
+    unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
+    mean = frames.features.mean(axis=0) / np.linalg.norm(frames.features.mean(axis=0))
+    clips = np.concatenate([unit if by_frames else mean[None], np.tile(vector, (3 if by_frames else 1, 1))], axis=1)
+    expected = scores_by_frames(clips @ rows.T) if by_frames else (clips @ rows.T)[0]
+    found = scores(engine.rank(frames, "a", top=6, speech=speech))
+    np.testing.assert_allclose([found[f"p{row}"] for row in range(6)], expected, atol=1e-6)
+
+
+@needs_milvus
+def test_candidates_of_milvus_are_those_of_what_is_said(live_shop, index, engine, tmp_path):
+    stored = write_milvus(index, str(tmp_path / "shop.db"))
+    frames = encode(engine, live_shop)
+    found = find_candidates(engine, frames, stored, limit=8, said=[WORDS[1]] * 3)
+    part = Engine(found, others=[engine])
+    expected, got = (one.rank(frames, "a", top=6, speech=WORDS[1]) for one in (engine, part))
+    assert [match.id for match in got.products] == [match.id for match in expected.products]
+    np.testing.assert_allclose(
+        [match.score for match in got.products], [match.score for match in expected.products], atol=1e-6
+    )

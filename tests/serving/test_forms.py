@@ -97,7 +97,7 @@ def test_others_are_refused(client, charset):
         (part(b"frames", b"\xff") + END, 400, "a file's part needs a filename"),
         (part(b"\xff", b"x") + END, 400, "not utf-8"),
         (part(b"gallery", b"x" * 4001) + END, 413, "4,000 bytes"),
-        (part(b"a", b"x") * 9 + END, 400, "more fields than the limit of 8"),
+        (part(b"a", b"x") * 10 + END, 400, "more fields than the limit of 9"),
         (part(b"frames", b"x", b"x") * 11 + END, 413, "more files than the limit of 10"),
         (b"---x-\r\nContent-Type: image/png\r\n\r\nx\r\n" + END, 400, "without a name"),
         (b"---x-\r\nContent Type\r\n\r\nx\r\n" + END, 400, "malformed"),

@@ -42,6 +42,10 @@ def test_the_present_product_is_large_and_the_timeline_grows(opened, shop):
         assert texts(driver, "#present h2") == ["title p4"]
         assert set(texts(driver, "td .name span")) == {EVIL, "title p4"}
         wait(driver, "const i = document.querySelector('#present img'); return i && i.complete && i.naturalWidth")
+        for start, text in ((39, EVIL), (39.5, "这款")):
+            client.post("/streams/s/text", json={"text": text, "start": start, "end": 40})
+        wait(driver, "return document.querySelectorAll('#present blockquote span').length == 2")  # it asks by itself
+        assert texts(driver, "#present blockquote span") == [EVIL, "这款"] == texts(driver, ".part blockquote span")
         resize(driver, 380, 800, "dark")
         width = "const root = document.documentElement; return root.scrollWidth <= root.clientWidth"
         assert driver.execute_script(width), "a phone need not scroll sideways"

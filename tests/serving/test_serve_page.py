@@ -209,3 +209,53 @@ def test_the_page_for_programs_works(opened):
     finally:
         opened.close()
         opened.switch_to.window(opened.window_handles[0])
+
+
+SRT = "1\n00:00:01,000 --> 00:00:03,000\nthe <i>red</i> armchair & more\n\n2\n00:00:09,000 --> 00:00:11,000\n这款\n"
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    path = tmp_path_factory.mktemp("said") / "film.srt"
+    path.write_text(SRT, encoding="utf-8")
+    return path
+
+
+def test_what_is_said_is_shown_with_each_part(opened, film, said, tmp_path):
+    message = choose(opened, film, said)
+    assert message.text == "16 frames looked at. 2 sentences are said, which do not count in the scores."
+    assert texts(opened, ".part blockquote") == ["the red armchair & more", "这款"]
+    assert opened.find_element("id", "said").text == said.name
+    for width, scheme in ((1100, "light"), (1100, "dark"), (380, "light"), (380, "dark")):
+        resize(opened, width, 800, scheme)
+        wide = "const root = document.documentElement; return root.scrollWidth <= root.clientWidth"
+        assert opened.execute_script(wide), f"{width} pixels need no scrolling sideways"
+        for text in (".part blockquote", ".said label", "#said", "#unsaid"):
+            assert opened.execute_script(CONTRAST, text) > 4.5, text
+    resize(opened, 1100, 800)
+    assert choose(opened, film).text == "16 frames looked at.", "subtitles are of the film that they came with"
+    assert not texts(opened, ".part blockquote") and opened.find_element("id", "said").text.startswith(".srt, .vtt")
+    opened.execute_script("document.getElementById('message').textContent = ''")
+    opened.find_element("id", "subtitles").send_keys(str(said))  # for the film that is shown
+    wait(opened, SETTLED)
+    assert len(texts(opened, ".part blockquote")) == 2
+    opened.execute_script("document.getElementById('message').textContent = ''")
+    opened.find_element("id", "unsaid").click()
+    wait(opened, SETTLED)
+    assert not texts(opened, ".part blockquote") and not opened.find_element("id", "unsaid").is_displayed()
+    assert opened.get_log("browser") == []
+    broken = tmp_path / "broken.vtt"
+    broken.write_text("WEBVTT\n\nsoon --> later\nhello\n")
+    message = choose(opened, film, broken)
+    assert message.text.startswith("subtitles:3: found 'soon --> later'") and message.get_attribute("class") == "wrong"
+    opened.get_log("browser")  # Chromium tells of the status 400
+
+
+def test_subtitles_wait_for_a_film(opened, film, said):
+    opened.refresh()
+    opened.find_element("id", "subtitles").send_keys(str(said))
+    wait(opened, "return document.getElementById('said').className == 'chosen'")
+    assert opened.find_element("id", "message").text == "", "there is no film yet"
+    choose(opened, film)
+    assert texts(opened, ".part blockquote") == ["the red armchair & more", "这款"]
+    assert opened.get_log("browser") == []

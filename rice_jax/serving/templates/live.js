@@ -2,7 +2,8 @@
 // Follows the events of a stream; `?stream=ID` in the page's address opens it.
 const part = (id) => document.getElementById(id);
 const KEPT = 3600, DRAW = 10_000, LOOK = 5000;  // seconds of the timeline; milliseconds between two drawings, and looks
-let stream = "", events = null, parts = [], timer = 0, looks = 0;
+const SPOKEN = 3, MAX_HEARD = 1000;  // sentences beside the present product, and that are kept
+let stream = "", events = null, parts = [], timer = 0, looks = 0, heard = new Map();
 
 const path = (more = "") => `streams/${encodeURIComponent(stream)}${more}`;
 const isShown = (one) => one && one.gone === undefined;
@@ -15,6 +16,7 @@ function say(text, kind = "") {
 async function open(source) {
   close();
   parts = [];
+  heard = new Map();
   say("Connecting …", "busy");
   try {
     if (source) {
@@ -45,7 +47,7 @@ function close() {
 function take(event) {
   if (event.event === "shown") {
     const { product, products, confidence, second } = event;
-    parts.push({ start: second, product, products, confidence, since: Date.parse(event.time) });
+    parts.push({ start: second, product, products, confidence, since: Date.parse(event.time), speech: [] });
   } else if (event.event === "gone" && isShown(parts.at(-1))) {
     Object.assign(parts.at(-1), { gone: event.second, confidence: event.confidence });
   }
@@ -59,7 +61,7 @@ function draw() {
   const newest = parts.at(-1)?.end ?? 0;
   parts = parts.filter((one) => one.end > newest - KEPT);
   part("present").hidden = !events;
-  part("present").replaceChildren(...present(now));
+  part("present").replaceChildren(...present(now), ...spoken());
   part("result").hidden = !parts.length;
   renderTimeline(part("timeline"), { timeline: parts });
 }
@@ -72,6 +74,24 @@ function present(now) {
   return [productPicture({ options: {} }, now.product), words];
 }
 
+function spoken() {
+  const last = [...heard.values()].slice(-SPOKEN), words = make("blockquote", "soft");
+  words.append(...last.map((text) => make("span", "", text)));
+  return last.length ? [words] : [];
+}
+
+// What is said belongs to the product that is shown when the page hears of it.
+function hear(speech) {
+  const key = ({ start, text }) => `${start} ${text}`, now = parts.at(-1);
+  const fresh = speech.filter((one) => !heard.has(key(one)));
+  for (const one of fresh) {
+    heard.set(key(one), one.text);
+    if (isShown(now)) now.speech = [...now.speech, { start: now.end, text: one.text }];
+  }
+  if (heard.size > MAX_HEARD) heard = new Map([...heard].slice(-MAX_HEARD / 2));
+  if (fresh.length) draw();
+}
+
 async function look() {
   try {
     const answer = await fetch(path()), found = await answer.json();
@@ -81,6 +101,7 @@ async function look() {
       return close();
     }
     part("stop").hidden = false;
+    hear(found.speech);
     const { source } = found;
     if (!source) return say("Pictures of this stream are pushed.");
     const words = { connecting: "Connecting to", live: "Live:", waiting: "Waiting for", ended: "Ended:", failed: "Failed:" };

@@ -3,7 +3,27 @@
 const part = (id) => document.getElementById(id);
 const limits = JSON.parse(part("form").dataset.limits);
 const MAX_PRODUCTS = 5000, PAGE = 500;  // to choose from; the ids of others can be typed
+const SUBTITLES = /\.(srt|vtt|json)$/i, UNSAID = part("said").textContent;
 let asked = null, last = [], addresses = [];
+let said = null, isSent = false;  // the subtitles, and whether they were sent
+
+// Subtitles go with the film beside them; alone, with the one that is shown or, if there is none, the next one.
+function take(files) {
+  const isSubtitle = (file) => SUBTITLES.test(file.name);
+  const subtitles = files.filter(isSubtitle), films = files.filter((file) => !isSubtitle(file));
+  if (subtitles.length > 1) return say("Choose one file of subtitles.", "wrong");
+  if (subtitles.length) setSaid(subtitles[0]);
+  else if (films.length && isSent) setSaid(null);
+  recognize(films.length ? films : last);
+}
+
+function setSaid(file) {
+  said = file;
+  isSent = false;
+  part("said").textContent = file ? file.name : UNSAID;
+  part("said").className = file ? "chosen" : "";
+  part("unsaid").hidden = !file;
+}
 
 function say(text, kind = "") {
   part("message").textContent = text;
@@ -17,13 +37,20 @@ async function recognize(files) {
   const ask = asked = new AbortController();
   const isVideo = files.length === 1 && !files[0].type.startsWith("image/");
   part("result").hidden = true;
-  const size = files.reduce((sum, file) => sum + file.size, 0), megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+  const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+  if (said?.size > limits.subtitle_bytes) {
+    const limit = megabytes(limits.subtitle_bytes);
+    return say(`${said.name} has ${megabytes(said.size)} MB; the server’s limit is ${limit} MB.`, "wrong");
+  }
+  const size = [...files, ...(said ? [said] : [])].reduce((sum, file) => sum + file.size, 0);
   if (size > limits.upload_bytes) {
     return say(`This has ${megabytes(size)} MB; the server’s limit is ${megabytes(limits.upload_bytes)} MB.`, "wrong");
   }
   const form = new FormData();
   if (part("gallery")?.value) form.append("gallery", part("gallery").value.slice(1));
   for (const file of files) form.append(isVideo ? "video" : "frames", file);
+  if (said) form.append("subtitles", new Blob([said], { type: "text/plain" }), said.name);
+  isSent = said !== null;
   say(isVideo ? `Looking at ${files[0].name} …` : `Looking at ${files.length} pictures …`, "busy");
   try {
     const answer = await fetch("recognize", { method: "POST", body: form, signal: ask.signal });
@@ -31,10 +58,17 @@ async function recognize(files) {
     if (!answer.ok) return say(`${found.detail}.`, "wrong");
     show(found, files, isVideo);
     const looked = `${found.num_frames} ${found.num_frames === 1 ? "frame" : "frames"} looked at.`;
-    say([looked, ...found.warnings.map((warning) => `Warning: ${warning}.`)].join(" "));
+    say([looked, ...spoken(found), ...found.warnings.map((warning) => `Warning: ${warning}.`)].join(" "));
   } catch (error) {
     if (error.name !== "AbortError") say("The server cannot be reached, or has closed the connection.", "wrong");
   }
+}
+
+function spoken({ timeline, text_used: isUsed }) {
+  if (timeline[0].speech === null) return [];
+  const count = timeline.reduce((sum, one) => sum + one.speech.length, 0);
+  const sentences = `${count} ${count === 1 ? "sentence is" : "sentences are"} said`;
+  return [isUsed || !count ? `${sentences}.` : `${sentences}, which do not count in the scores.`];
 }
 
 function show(found, files, isVideo) {
@@ -83,9 +117,9 @@ async function listed(gallery) {
   return { products, complete: products.length === total };
 }
 
-for (const input of [part("file"), part("record")]) {
+for (const input of [part("file"), part("record"), part("subtitles")]) {
   input.addEventListener("change", () => {
-    recognize([...input.files]);
+    take([...input.files]);
     input.value = "";  // so that the same file can be chosen again
   });
 }
@@ -94,7 +128,11 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) part("drop"
 addEventListener("drop", (event) => {
   event.preventDefault();
   part("drop").classList.remove("over");
-  recognize([...event.dataTransfer.files]);
+  take([...event.dataTransfer.files]);
+});
+part("unsaid").addEventListener("click", () => {
+  setSaid(null);
+  recognize(last);
 });
 part("gallery")?.addEventListener("change", () => recognize(last));
 part("form").addEventListener("submit", (event) => event.preventDefault());
