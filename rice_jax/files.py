@@ -150,18 +150,22 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def leaving_no_trace(directory: Path, *subdirectories: str) -> Iterator[None]:
+def leaving_no_trace(directory: Path, *subdirectories: str, file: str = "") -> Iterator[None]:
     """Removes a directory that did not exist before, and its new parents, if the block raises and they are empty.
 
     Args:
         directory: the block may create it.
         subdirectories: empty ones among these are removed too.
+        file: is removed as well, unless a subdirectory is left.
     """
     new = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         yield
     except Exception:
-        for path in (*(directory / name for name in subdirectories if new), *new):
+        inner = [directory / name for name in subdirectories if new]
+        for path in (*inner, *new):
+            if path == directory and file and not any(map(Path.exists, inner)):
+                (directory / file).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it is not empty, or was never created
                 path.rmdir()
         raise

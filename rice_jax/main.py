@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 from absl import app, flags
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError
@@ -29,7 +28,6 @@ from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import abstract_params, create_model, create_params, model_class
 from rice_jax.models.encoders import between_frames
 from rice_jax.models.rice import RiceConfig
-from rice_jax.models.text_weights import start_text
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
@@ -44,13 +42,15 @@ from rice_jax.parallel.processes import (
     share_directory,
 )
 from rice_jax.tasks import TASKS, resolve
+from rice_jax.tasks.cope import PRODUCTS
 from rice_jax.tasks.epochs import log_epochs
+from rice_jax.tasks.start import initial_params, resume_run
 from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
 from rice_jax.train.loop import train
 from rice_jax.train.optimizer import create_optimizer, learning_rates
 from rice_jax.train.record import common_facts, write_record
-from rice_jax.train.state import abstract_state, create_state, resume
+from rice_jax.train.state import create_state
 from rice_jax.train.steps import training_step
 from rice_jax.train.trackers import require_installed
 from rice_jax.types import DataError
@@ -101,7 +101,7 @@ def main(arguments: list[str]) -> None:
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
         config = resolve(CONFIG.value.to_dict(), directory)
         require_same({"--mode": MODE.value} | common_facts(config))
-        with leaving_no_trace(directory, CHECKPOINTS):
+        with leaving_no_trace(directory, CHECKPOINTS, file=PRODUCTS):
             share_directory(directory)
             # Both change the results; an index has a lock of its own.
             with only_program(directory) if MODE.value in ("train", "eval") else contextlib.nullcontext():
@@ -121,6 +121,8 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     task = TASKS[config.task]
     if mode == "index":
         return index(config, task, workdir, mesh)
+    if mode == "train":
+        config = task.prepare(config, workdir)
     model = task.model(config)
     this = Run(config, workdir, mesh, model, create_model(model, mesh), abstract_params(model, mesh))
     if mode == "detect":
@@ -158,7 +160,7 @@ def run_training(this: Run, task: Task) -> int:
             state = create_state(initial_params(this), optimizer, mesh)
         else:
             logger.info("resuming %s from step %d", workdir, newest)
-            state = resume(checkpoints, newest, abstract_state(this.params, optimizer, mesh), config, data)
+            state = resume_run(this, checkpoints, newest, optimizer, data)
         first_step = int(state.step)
         start = first_step * config.data.batch_size
         batches = task.batches(config, start, jax.process_index(), jax.process_count())
@@ -166,14 +168,6 @@ def run_training(this: Run, task: Task) -> int:
             write_record(workdir / "run.json", config, sys.argv[1:], mesh, data, first_step)
         state = train(config, mesh, step, state, batches, checkpoints, evaluators, data)
     return int(state.step)
-
-
-def initial_params(this: Run) -> PyTree:
-    """Fresh parameters, or those that the run starts from."""
-    params, settings = create_params(this.model, this.mesh, this.config.seed), this.config.model
-    if settings.text == "tower":
-        params = start_text(Path(settings.text_init_from), params)
-    return start_from(settings.init_from, params, this.model) if settings.init_from else params
 
 
 def evaluate(this: Run, task: Task, step: int) -> None:

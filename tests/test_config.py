@@ -16,7 +16,8 @@ from tests.settings import small_config, small_values
 
 RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_baselines", "sample_pretrain", "sample_distill"]
 DETECTION = ["detector_frame", "detector_clip", "sample_detector"]
-FILES = [*RETRIEVAL, "rope", *DETECTION]
+DOMAINS = ["rope", "cope"]
+FILES = [*RETRIEVAL, *DOMAINS, *DETECTION]
 PARENTS = {
     "sample_baselines": "sample",
     "sample_pretrain": "sample",
@@ -37,11 +38,12 @@ def load(name: str, *arguments: str) -> Config:
 def test_every_config_resolves_and_names_its_data(name):
     config = load(name)
     data = config.data
-    assert config.task == ("domains" if name == "rope" else "detection" if name in DETECTION else "retrieval")
-    assert all((data.train, data.query)) == (config.task != "domains")
+    between = {"rope": "domains", "cope": "cope"}
+    assert config.task == between.get(name, "detection" if name in DETECTION else "retrieval")
+    assert all((data.train, data.query)) == (name not in DOMAINS)
     assert bool(data.gallery) == (config.task == "retrieval")
     assert bool(data.detect) == (config.task == "detection")
-    assert bool(data.domains) == (config.task == "domains")
+    assert bool(data.domains) == (name in DOMAINS)
 
 
 def test_every_config_is_tested():

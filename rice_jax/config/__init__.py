@@ -12,6 +12,7 @@ the defaults:
 """
 
 from rice_jax.config.aggregation import AggregationConfig, AttentionConfig, FrameTransformerConfig
+from rice_jax.config.cope import CopeLossConfig, CopeSettings
 from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import ConfigError
 from rice_jax.config.files import default_config, find_config, load_config
@@ -54,6 +55,8 @@ __all__ = [
     "AttentionConfig",
     "Config",
     "ConfigError",
+    "CopeLossConfig",
+    "CopeSettings",
     "DataConfig",
     "DetectionLossConfig",
     "DetectorConfig",

@@ -16,7 +16,14 @@ class DataConfig:
         "",
         'For task "domains": two or more sets of product items, separated by commas, e.g. "rope/pages,rope/videos". '
         "They take the place of `train`, `query` and `gallery`: each training pair takes its image and its video from "
-        "two items of one product, drawn anew in every epoch, and evaluation covers every ordered pair of sets.",
+        "two items of one product, drawn anew in every epoch, and evaluation covers every ordered pair of sets. For "
+        'task "cope": three sets, of pages, short videos, and live clips, in this order.',
+    )
+    products: str = setting(
+        "",
+        'For task "cope": file with the product of each row of the class matrix, one a line, to which training appends '
+        "new products; empty: `products.txt` in the workdir.",
+        free=True,
     )
     detect: str = setting("", "Data set in whose frames `rice detect` finds boxes.", free=True)
     batch_size: int = setting(96, "Global number of (video, image) pairs in a training batch.", unit="pairs", minimum=1)

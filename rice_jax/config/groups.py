@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rice_jax.config.aggregation import AggregationConfig
+from rice_jax.config.cope import CopeLossConfig
 from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.distill import DistillSettings
 from rice_jax.config.fields import group, setting
@@ -52,6 +53,7 @@ class LossConfig(DistillSettings):
     )
     match_scale: float = setting(10.0, "Inverse temperature of PMD's softmax over cosines.", above=0)
     detection: DetectionLossConfig = group(DetectionLossConfig, 'Task "detection".')
+    cope: CopeLossConfig = group(CopeLossConfig, 'Task "cope".')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +207,8 @@ class Config:
     task: str = setting(
         "retrieval",
         'What the run trains and measures. "retrieval": RICE on pairs of a video and an image. "domains": RICE between '
-        'sets of product items, as ROPE has them. "detection": a detector of the intended product.',
+        'sets of product items, as ROPE has them. "cope": COPE, which has a head for each of three such sets. '
+        '"detection": a detector of the intended product.',
     )
     seed: int = setting(
         0, "Seed of the initial weights, the order of the data, and every random draw.", minimum=0, maximum=MAX_SEED
@@ -239,7 +242,7 @@ class Config:
             text=model.text,
             text_dim=model.text_dim,
             tokenizer=str(Path(model.text_init_from) / TOKENIZER_FOLDER),
-            text_context=model.text_tower.context,
+            text_context=model.cope.context(model.text_tower) if self.task == "cope" else model.text_tower.context,
             teacher_dim=self.loss.distill_dim if self.loss.distills else 0,
         )
 
@@ -316,10 +319,11 @@ class Config:
                 f"config.optimizer.text_learning_rate: found {self.optimizer.text_learning_rate} with "
                 f"config.model.text={model.text!r}, which has no text tower; set it to 0"
             )
-        if model.text != "off" and (self.task != "retrieval" or not self.loss.pmd_weight):
+        reads = self.task == "retrieval" and self.loss.pmd_weight or self.task == "cope"
+        if model.text != "off" and not reads:
             yield (
                 f"config.model.text: found {model.text!r} with config.task={self.task!r} and config.loss.pmd_weight="
-                f"{self.loss.pmd_weight}, expected 'off': only PMD of task 'retrieval' reads texts"
+                f"{self.loss.pmd_weight}, expected 'off': only PMD of task 'retrieval' and task 'cope' read texts"
             )
 
     def _loss_problems(self) -> Iterator[str]:

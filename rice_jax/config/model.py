@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from rice_jax.config.aggregation import AggregationConfig
+from rice_jax.config.cope import CopeSettings
 from rice_jax.config.fields import group, setting
 from rice_jax.config.swin import SwinConfig, SwinSettings
 from rice_jax.config.text import TextConfig, TextTowerConfig, TextTowerSettings
@@ -274,6 +275,7 @@ class ModelConfig(VitConfig):
         TextTowerSettings, 'The text tower of `text` "tower"; at their defaults the settings are those of its weights.'
     )
     detector: DetectorConfig = group(DetectorConfig, 'The box decoder of task "detection".')
+    cope: CopeSettings = group(CopeSettings, 'The model of task "cope".')
 
     @property
     def encoder(self) -> EncoderConfig:

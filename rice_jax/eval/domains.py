@@ -2,17 +2,21 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 from rice_jax.eval import metrics, ranking
+from rice_jax.files import write_lines
 from rice_jax.input.items import Items
 from rice_jax.types import DataError
 
 CUTOFFS = (1, 5, 10)
+NUM_TOP = 5  # items that a ranking keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +47,52 @@ class DomainResult:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class PairRanking:
+    """How the items of one domain were ranked among those of another.
+
+    Attributes:
+        ranking: of the queries, by item id; each item of the other domain counts as a product by itself.
+        products: the product of each query.
+        answers: the product of each item in `ranking.top`.
+        num_queries: number of items whose product the other domain has, with those that the builder left out.
+        num_without_truth: number of items whose product it has not.
+    """
+
+    ranking: ranking.Ranking
+    products: tuple[str, ...]
+    answers: tuple[tuple[str, ...], ...]
+    num_queries: int
+    num_without_truth: int
+
+    def score(self, cutoffs: Sequence[int]) -> metrics.Result:
+        """Rank-k with intervals over products, whose items resemble each other."""
+        result = metrics.evaluate(self.ranking, num_queries=self.num_queries, cutoffs=cutoffs, products=self.products)
+        return dataclasses.replace(result, num_without_truth=self.num_without_truth)
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainRanking:
+    """Rankings of all ordered pairs of domains, by the names and pairs of `DomainResult`."""
+
+    retrieval: dict[str, PairRanking]
+    one_shot: dict[str, PairRanking]
+
+    def score(self) -> DomainResult:
+        """The numbers."""
+        return DomainResult(
+            {pair: ranked.score(CUTOFFS) for pair, ranked in self.retrieval.items()},
+            {pair: ranked.score((1,)) for pair, ranked in self.one_shot.items()},
+        )
+
+
 class _Domain(NamedTuple):
     name: str  # short
     items: Items
     embeddings: Float32[np.ndarray, "N E"]
 
 
-def compare_domains(items: Mapping[str, Items], embeddings: Mapping[str, Float32[np.ndarray, "N E"]]) -> DomainResult:
+def rank_domains(items: Mapping[str, Items], embeddings: Mapping[str, Float32[np.ndarray, "N E"]]) -> DomainRanking:
     """Ranks the items of every domain among those of every other domain.
 
     Memory use is that of the embeddings and of `ranking.rank`, for any number of items.
@@ -59,20 +102,20 @@ def compare_domains(items: Mapping[str, Items], embeddings: Mapping[str, Float32
         embeddings: of its items, L2-normalized, finite.
 
     Returns:
-        Rank-k of retrieval and of classification. An item whose product has no item in the other domain is left out
+        Rankings for retrieval and for classification. An item whose product has no item in the other domain is left out
         and counted; an item that the data set's builder had to leave out is a miss.
 
     Raises:
         DataError: two domains share no product.
     """
-    short = _short_names(list(items))
+    short = short_names(list(items))
     domains = [_Domain(short[name], items[name], embeddings[name]) for name in items]
     retrieval, one_shot = {}, {}
     for queries, gallery in itertools.permutations(domains, 2):
         pair = f"{queries.name} to {gallery.name}"
-        retrieval[pair] = _compare(queries, gallery, range(len(gallery.items.item_ids)), CUTOFFS)
-        one_shot[pair] = _compare(queries, gallery, exemplars(gallery.items), (1,))
-    return DomainResult(retrieval, one_shot)
+        retrieval[pair] = _rank(queries, gallery, range(len(gallery.items.item_ids)))
+        one_shot[pair] = _rank(queries, gallery, exemplars(gallery.items))
+    return DomainRanking(retrieval, one_shot)
 
 
 def exemplars(items: Items) -> list[int]:
@@ -83,7 +126,28 @@ def exemplars(items: Items) -> list[int]:
     return sorted(rows.values())
 
 
-def _compare(queries: _Domain, gallery: _Domain, rows: Sequence[int], cutoffs: Sequence[int]) -> metrics.Result:
+def write_domain_rankings(path: str | os.PathLike, ranked: DomainRanking) -> None:
+    """Writes one JSON line per query of each task and pair, readable by `results.read_rankings`.
+
+    Args:
+        path: a file, usually `rankings.jsonl`; replaced if it exists.
+        ranked: the rankings.
+    """
+    write_lines(path, _lines(ranked))
+
+
+def _lines(ranked: DomainRanking) -> Iterator[str]:
+    for task in dataclasses.fields(ranked):
+        for pair, of_pair in getattr(ranked, task.name).items():
+            own = of_pair.ranking
+            for i, (query, product) in enumerate(zip(own.query_ids, of_pair.products, strict=True)):
+                top = [[item, score] for item, score in own.top[i]]
+                line = {"task": task.name, "pair": pair, "query": query, "product": product, "rank": int(own.rank[i])}
+                line |= {"answers": of_pair.answers[i], "top": top}
+                yield json.dumps(line, ensure_ascii=False, allow_nan=False)
+
+
+def _rank(queries: _Domain, gallery: _Domain, rows: Sequence[int]) -> PairRanking:
     """Ranks all items of one domain among some rows of another."""
     asking, images = queries.items, gallery.items
     image_ids = [images.item_ids[row] for row in rows]
@@ -103,16 +167,22 @@ def _compare(queries: _Domain, gallery: _Domain, rows: Sequence[int], cutoffs: S
             truths=[truths[asking.product_ids[row]] for row in asked],
         ),
         ranking.GalleryImages(gallery.embeddings[list(rows)], [gallery.name] * len(rows), image_ids),
-        num_top=1,
+        num_top=NUM_TOP,
     )
     everyone = [*asking.product_ids, *asking.skipped]
     known = truths.keys() | set(images.skipped)
     num_queries = sum(product in known for product in everyone)
-    result = metrics.evaluate(ranked, num_queries=num_queries, cutoffs=cutoffs)
-    return dataclasses.replace(result, num_without_truth=len(everyone) - num_queries)
+    product_of = dict(zip(image_ids, (images.product_ids[row] for row in rows), strict=True))
+    return PairRanking(
+        ranked,
+        products=tuple(asking.product_ids[row] for row in asked),
+        answers=tuple(tuple(product_of[item] for item, _ in top) for top in ranked.top),
+        num_queries=num_queries,
+        num_without_truth=len(everyone) - num_queries,
+    )
 
 
-def _short_names(names: Sequence[str]) -> dict[str, str]:
+def short_names(names: Sequence[str]) -> dict[str, str]:
     """The names without the data set's name, unless two would then be equal."""
     short = {name: name.rpartition("/")[2] for name in names}
     return short if len(set(short.values())) == len(names) else dict(zip(names, names, strict=True))

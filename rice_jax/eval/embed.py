@@ -70,6 +70,12 @@ def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False, with_f
 
 
 @functools.cache
+def domain_embedder(graphdef: nnx.GraphDef, domain: str) -> Callable[[PyTree, dict], jax.Array]:
+    """The embeddings of items of a domain, for models that have several (`SupportsDomains`)."""
+    return lambda params, batch: nnx.merge(graphdef, params).embed_domain(batch, domain)
+
+
+@functools.cache
 def pixel_embedder(*, with_frames: bool = False) -> Embedder:
     """The baseline that compares raw pixels; it has no parameters."""
 

@@ -44,7 +44,7 @@ class Score:
         rank: {"rank-1": share of the queries with a ground truth among the first 1, 0 to 1, …}.
         chance: the same shares, expected for a random order of the same galleries.
         interval: {"rank-1": ends of its confidence interval, …}; None = none (version 0.2, one gallery).
-        interval_over: what was drawn for it, "livestreams" or "queries".
+        interval_over: what was drawn for it, "livestreams", "products" or "queries".
         order: {"mAP": its mean, "MRR": …, "nDCG@10": …} (`order.measure_order`); {} = not measured (version 0.2).
     """
 
@@ -127,6 +127,7 @@ def evaluate(
     num_queries: int | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
     cutoffs: Sequence[int] = CUTOFFS,
+    products: Sequence[str] | None = None,
 ) -> Result:
     """Computes rank-k, mAP, MRR, and nDCG of a ranking, overall and by subset.
 
@@ -138,6 +139,8 @@ def evaluate(
             none of the label's subsets, but counted. Values that only differ in case are one subset with the first
             spelling. Queries that were not ranked have no values and are in no subset.
         cutoffs: the k of rank-k.
+        products: the product of each ranked query; intervals then are of draws of products instead of galleries, for
+            queries that all have the same one.
 
     Returns:
         The result. Queries that could not be ranked are misses for chance, too, so that both shares have the same
@@ -163,10 +166,10 @@ def evaluate(
             raise DataError(f"{len(values)} values of {label!r} for {ranked} ranked queries: expected one per query.")
         groups = _group_by_value(values)
         num_unknown[label] = len(groups.pop("", []))
-        subsets[label] = {value: _score(ranking, rows, len(rows), cutoffs) for value, rows in groups.items()}
+        subsets[label] = {value: _score(ranking, rows, len(rows), cutoffs, products) for value, rows in groups.items()}
 
     return Result(
-        score=_score(ranking, range(ranked), num_queries, cutoffs),
+        score=_score(ranking, range(ranked), num_queries, cutoffs, products),
         num_missing=num_queries - int((ranking.rank > 0).sum()),
         galleries=_galleries(ranking),
         subsets=subsets,
@@ -193,7 +196,7 @@ def chance(gallery_size: Int64[np.ndarray, " Q"], num_truths: Int64[np.ndarray, 
 
 
 def confidence_intervals(
-    values: Float[np.ndarray, "Q C"], gallery_ids: Sequence[str]
+    values: Float[np.ndarray, "Q C"], gallery_ids: Sequence[str], drawn: str = "livestreams"
 ) -> tuple[Float[np.ndarray, "C 2"], str]:
     """Bootstraps means over queries.
 
@@ -203,11 +206,12 @@ def confidence_intervals(
 
     Args:
         values: of each query, Q >= 1, in C columns, e.g. 1 for a hit and 0 for a miss at each of C cutoffs.
-        gallery_ids: the gallery of each query.
+        gallery_ids: the gallery of each query, or its product.
+        drawn: what these are, "livestreams" or "products".
 
     Returns:
         Ends of the middle 95 % of the means over as many galleries or queries, drawn with replacement; equal for equal
-        values. And what was drawn: "livestreams" or "queries".
+        values. And what was drawn: `drawn` or "queries".
 
     Source: Field and Welsh, "Bootstrapping clustered data", J. R. Statist. Soc. B 69 (2007), the cluster bootstrap.
     """
@@ -227,19 +231,22 @@ def confidence_intervals(
         means = np.concatenate([generator.multinomial(len(values), shares, size=size) @ kinds for size in blocks])
         means /= len(values)
     ends = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).T
-    return ends, "livestreams" if len(galleries) >= MIN_GALLERIES else "queries"
+    return ends, drawn if len(galleries) >= MIN_GALLERIES else "queries"
 
 
-def _score(ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Sequence[int]) -> Score:
+def _score(
+    ranking: Ranking, rows: Sequence[int], num_queries: int, cutoffs: Sequence[int], products: Sequence[str] | None
+) -> Score:
     chosen = np.asarray(rows, np.int64)
     rank, size, truths = ranking.rank[chosen], ranking.gallery_size[chosen], ranking.num_truths[chosen]
     hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
-    gallery_ids = [ranking.gallery_ids[row] for row in rows]
-    ends, drawn = confidence_intervals(hits.astype(float), gallery_ids)
+    groups, names = (ranking.gallery_ids, "livestreams") if products is None else (products, "products")
+    group_ids = [groups[row] for row in rows]
+    ends, drawn = confidence_intervals(hits.astype(float), group_ids, names)
     relevant = [len(set(ranking.truths[row])) for row in rows]
     values = measure_order([ranking.truth_ranks[row] for row in rows], relevant)  # [Q, 3]
     expected = expect_order(size, truths, relevant)
-    value_ends, _ = confidence_intervals(values, gallery_ids)
+    value_ends, _ = confidence_intervals(values, group_ids)
     ranked = len(rows) / num_queries  # queries that were not ranked are misses in every draw
     names = [f"rank-{k}" for k in cutoffs]
     return Score(

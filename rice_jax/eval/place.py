@@ -47,6 +47,10 @@ class Place:
         """The file of results."""
         return self.directory / FILE
 
+    def run_name(self, workdir: Path) -> str:
+        """The name of a run on pages; with that of the evaluation if it is not the run's own."""
+        return workdir.name if self.is_own else f"{workdir.name}/{self.directory.name}"
+
     def name(self, name: str) -> str:
         """The name of its scores in the run's log: `name`, unless other evaluations have it."""
         return name if self.is_own else self.directory.name

@@ -56,16 +56,17 @@ class Collate:
         self._config = config
 
     def __call__(self, examples: Sequence[dict]) -> dict[str, Any]:
-        """Stacks numbers and arrays, and decodes pictures.
+        """Stacks numbers and arrays, and decodes pictures; a dict of them becomes a dict of arrays.
 
         Raises:
             DataError: a picture cannot be decoded.
         """
-        columns = {name: [example[name] for example in examples] for name in examples[0]}
-        return {
-            name: self._decode(column, self._config) if isinstance(column[0], Encoded) else np.stack(column)
-            for name, column in columns.items()
-        }
+        return {name: self._column([example[name] for example in examples]) for name in examples[0]}
+
+    def _column(self, column: Sequence[Any]) -> Any:
+        if isinstance(column[0], dict):
+            return self(column)
+        return self._decode(column, self._config) if isinstance(column[0], Encoded) else np.stack(column)
 
 
 def _render(column: Sequence[Encoded], config: InputConfig) -> UInt8[np.ndarray, "... S S 3"]:

@@ -15,7 +15,7 @@ NUM_BLOCKS = 8  # of a file
 
 
 def training_digests(config: DataConfig) -> dict[str, str]:
-    """{name: digest} of what a run trains on: its data sets, its file of boxes, its texts, and its teacher.
+    """{name: digest} of what a run trains on: data sets, files of boxes and products, texts, and the teacher.
 
     Raises:
         FileNotFoundError: a data set or the file is missing.
@@ -26,6 +26,8 @@ def training_digests(config: DataConfig) -> dict[str, str]:
         digests = {config.train: data_digest(config.data_dir, config.train)}
     if config.train_boxes:
         digests["config.data.train_boxes"] = hashlib.sha256(Path(config.train_boxes).read_bytes()).hexdigest()
+    if config.products:
+        digests["config.data.products"] = hashlib.sha256(Path(config.products).read_bytes()).hexdigest()
     for kind in KINDS if config.texts else ():
         if embeddings := read_embeddings(config.texts, kind):
             digests[f"{kind} of config.data.texts"] = embeddings.digest

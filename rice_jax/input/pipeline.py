@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from rice_jax.config import InputConfig
 from rice_jax.input.decode import Collate
-from rice_jax.input.items import ItemPairs
+from rice_jax.input.items import ItemPairs, ItemTriplets
 from rice_jax.input.product_boxes import ProductBoxes
 from rice_jax.input.source import Source
 from rice_jax.input.teacher import teacher_views
@@ -157,7 +157,7 @@ def _open_role(config: InputConfig, role: str) -> tuple[Source, list[View]]:
 
 def random_batches(
     config: InputConfig,
-    source: Source | ItemPairs,
+    source: Source | ItemPairs | ItemTriplets,
     views: Sequence[View],
     start: int,
     process_index: int,
@@ -176,14 +176,14 @@ def random_batches(
 
 
 class _TrainExamples(grain.transforms.RandomMap):
-    def __init__(self, config: InputConfig, source: Source | ItemPairs, views: Sequence[View]):
+    def __init__(self, config: InputConfig, source: Source | ItemPairs | ItemTriplets, views: Sequence[View]):
         self._max_hue, self._source, self._views = config.pair_hue, source, views
 
     def random_map(self, index: int, rng: np.random.Generator) -> Part:
         row = self._source.draw(index, rng)
         example = TrainExample(source=self._source, index=index, row=row, rng=rng, max_hue=self._max_hue)
         parts = [view.train(example) for view in self._views]
-        return _join(parts) | {"index": np.int32(index)}
+        return join(parts) | {"index": np.int32(index)}
 
 
 class EvalExamples(grain.transforms.Map):
@@ -198,10 +198,11 @@ class EvalExamples(grain.transforms.Map):
         row = self._source[int(self._rows[index])] if is_row else {}
         example = Example(source=self._source, index=index, row=row)
         parts = [view.evaluate(example) for view in self._views]
-        return _join(parts) | {"index": np.int32(index), "mask": np.bool_(is_row)}
+        return join(parts) | {"index": np.int32(index), "mask": np.bool_(is_row)}
 
 
-def _join(parts: Sequence[Part]) -> Part:
+def join(parts: Sequence[Part]) -> Part:
+    """The entries of all parts."""
     return {name: value for part in parts for name, value in part.items()}
 
 

@@ -303,6 +303,14 @@ def sample_frames(count: int, num_frames: int) -> Int[np.ndarray, " T"]:
     return np.linspace(0, count - 1, num_frames).astype(int)
 
 
+def middle_frames(count: int, num_frames: int) -> Int[np.ndarray, " T"]:
+    """Chooses the frame in the middle of each of `num_frames` equal parts; if there are fewer frames, some repeat.
+
+    Source: COPE's published code, for 8 frames.
+    """
+    return (2 * np.arange(num_frames) + 1) * count // (2 * num_frames)
+
+
 def random_frames(rng: np.random.Generator, count: int, num_frames: int) -> Int[np.ndarray, " T"]:
     """Draws `num_frames` of `count` frames, or takes all if there are fewer; in order, all sets equally likely."""
     if count <= num_frames:

@@ -21,7 +21,7 @@ draws.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from rice_jax.config import InputConfig
 from rice_jax.input import transforms
 from rice_jax.input.decode import NO_PICTURE, WHOLE, Encoded
-from rice_jax.input.items import ItemPairs
+from rice_jax.input.items import ProductItems
 from rice_jax.input.product_boxes import ProductBoxes, frame_boxes, stored_boxes
 from rice_jax.input.source import Source, build_command
 from rice_jax.input.transforms import Box, Crop
@@ -39,6 +39,7 @@ from rice_jax.types import DataError
 # A box is dropped if a crop leaves less than this share of its area: too little to recognize the product.
 MIN_BOX_SHARE = 0.25
 
+Spread = Callable[[int, int], Int[np.ndarray, " K"]]  # of a count of frames, and how many to choose
 Part = dict[str, Any]  # of an example: numbers, arrays, and `Encoded` pictures by their names in the batch
 
 
@@ -54,7 +55,7 @@ class Example:
         crops: windows of the chosen frames.
     """
 
-    source: Source | ItemPairs
+    source: Source | ProductItems
     index: int
     row: dict[str, Any]
     frames: Int[np.ndarray, " K"] = dataclasses.field(default_factory=lambda: np.arange(0))
@@ -183,22 +184,29 @@ class FramesView(View):
     Decides `example.frames` and `example.crops`.
     """
 
-    def __init__(self, config: InputConfig, product_boxes: ProductBoxes | None = None, id_column: str = "clip_id"):
+    def __init__(
+        self,
+        config: InputConfig,
+        product_boxes: ProductBoxes | None = None,
+        id_column: str = "clip_id",
+        spread: Spread = transforms.sample_frames,
+    ):
         """Names the columns.
 
         Args:
             config: how to choose, crop and color frames.
             product_boxes: boxes to which frames are cropped first, if `config.ipd_use` is "crop".
             id_column: feature with the id of the video.
+            spread: chooses frames evenly.
         """
-        self._config = config
+        self._config, self._spread = config, spread
         self._product_boxes = product_boxes if config.ipd_use == "crop" else None
         self.columns = (id_column, "frames", *(self._product_boxes.features if self._product_boxes else ()))
 
     def evaluate(self, example: Example) -> Part:
         config = self._config
         if example.row:
-            example.frames = transforms.sample_frames(example.count_frames(), config.num_frames)
+            example.frames = self._spread(example.count_frames(), config.num_frames)
         center = transforms.center_crop(config.resize, config.image_size)
         example.crops = [transforms.inside(window, center) for window in self._windows(example)]
         return encoded_frames(example, config.num_frames)
@@ -214,8 +222,14 @@ class FramesView(View):
 class RandomFramesView(FramesView):
     """Frames of a video for training, chosen, cropped, mirrored and colored as the settings say."""
 
-    def __init__(self, config: InputConfig, product_boxes: ProductBoxes | None = None):
-        super().__init__(config, product_boxes)
+    def __init__(
+        self,
+        config: InputConfig,
+        product_boxes: ProductBoxes | None = None,
+        id_column: str = "clip_id",
+        spread: Spread = transforms.sample_frames,
+    ):
+        super().__init__(config, product_boxes, id_column, spread)
         if config.crop_around_box or config.boxed_frames:
             self.columns += ("boxes",)
 
@@ -244,7 +258,7 @@ class RandomFramesView(FramesView):
         if config.random_frames:
             frames = candidates[transforms.random_frames(rng, len(candidates), config.num_frames)]
         else:
-            frames = candidates[transforms.sample_frames(len(candidates), config.num_frames)]
+            frames = candidates[self._spread(len(candidates), config.num_frames)]
         return transforms.cut_tail(rng, frames, config.num_frames) if config.cut_tail else frames
 
     def _random_crop(self, rng: np.random.Generator, box: Box | None = None) -> Crop:

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import ConfigError, TextTowerConfig, VitConfig
+from rice_jax.config.cope import DOMAINS, LIVE, PAGE, VIDEO
 from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.contract import SupportsDomains, SupportsEmbedding
 from rice_jax.models.encoders import VIDEO_ENCODERS
@@ -22,7 +23,7 @@ from rice_jax.models.rice import normalize
 from rice_jax.models.text import TEXT_TOWERS
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
-DOMAINS = PAGE, VIDEO, LIVE = "page", "video", "live"
+CLASSES = "classes"  # the part that holds the centers of products
 SCALE = 20.0  # the inverse of the loss's temperature
 
 
@@ -71,7 +72,7 @@ class Cope(nnx.Module):
     """
 
     PRETRAINED = ("encoder", "text")
-    TRAINING_ONLY = ("classes",)
+    TRAINING_ONLY = (CLASSES,)
     MATCH_ONLY = ()
 
     def __init__(self, config: CopeConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):

@@ -10,8 +10,14 @@ from rice_jax.types import Decoded
 
 
 def show(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """A batch with the pictures that its `Decoded` entries describe."""
-    return {name: resample(value) if isinstance(value, Decoded) else value for name, value in batch.items()}
+    """A batch with the pictures that its `Decoded` entries describe, also those in a dict of the batch."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return show(value)
+        return resample(value) if isinstance(value, Decoded) else value
+
+    return {name: shown(value) for name, value in batch.items()}
 
 
 def resample(decoded: Decoded) -> UInt8[Array, "*B S S 3"]:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from rice_jax.config import TEXT_MODEL, ConfigError, ModelConfig, TextTowerConfig, TextTowerSettings
-from rice_jax.models.weights import CheckpointError, digest_of, find_weights, load_weights, read_config
+from rice_jax.models.weights import CheckpointError, digest_of, find_weights, load_weights, read_config, read_data
 
 
 def load_text(source: Path) -> tuple[PyTree, TextTowerConfig]:
@@ -69,9 +68,7 @@ def require_same_texts(source: Path, fingerprint: str) -> None:
     Raises:
         CheckpointError: they are of another model, or there is no checkpoint.
     """
-    directory = find_weights(source.absolute()) / "data"
-    saved = ocp.JsonCheckpointHandler().restore(directory, args=ocp.args.JsonRestore()) if directory.is_dir() else {}
-    trained = (saved or {}).get(TEXT_MODEL, "")
+    trained = read_data(find_weights(source.absolute())).get(TEXT_MODEL, "")
     if trained and fingerprint and trained != fingerprint:
         raise CheckpointError(
             f"{source}: was trained with texts that another model embedded ({trained[:12]}), found {fingerprint[:12]} "

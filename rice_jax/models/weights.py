@@ -24,6 +24,7 @@ from jaxtyping import PyTree
 from rice_jax.config import ModelConfig as ModelSettings
 from rice_jax.config import SwinConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
+from rice_jax.models.cope import CLASSES, DOMAINS
 from rice_jax.models.create import ModelConfig, model_class, start_decoder
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import between_frames, encoder_class
@@ -140,7 +141,8 @@ def parameter_names(directory: str | os.PathLike) -> set[str]:
 def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig) -> PyTree:
     """Replaces fresh parameters by those of a converted model or of another run.
 
-    Parts of the checkpoint that the model does not have are left out. Parameters that the checkpoint does not have stay
+    Parts of the checkpoint that the model does not have are left out, and so are centers of products, whose rows only
+    its run's list can tell apart. Parameters that the checkpoint does not have stay
     fresh, in an encoder only its layers between frames, except that a decoder starts from the last blocks of the
     checkpoint's encoder. So a detector of clips may start from one of frames.
 
@@ -153,6 +155,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
         CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
     """
     saved, saved_config = load_weights(directory)
+    saved.pop(CLASSES, None)
     for part in sorted(saved.keys() - params.keys()):
         logger.info("%s: has a part %s, which this model does not have; it is not loaded", directory, part)
         del saved[part]
@@ -230,6 +233,8 @@ def require_trained_embedding(source: Path, params: PyTree) -> None:
             f"{source}: has no trained projection to config.model.embed_dim ({PROJECTION} is missing); use the "
             "settings of a run that trained one, or leave embed_dim at its default"
         )
+    for domain in set(DOMAINS) & set(params):
+        require_trained(source, params, domain, f"head of COPE for the domain {domain!r}", "use a run of task 'cope'")
     if "aggregation" in params:
         advice = "use the settings of a run that trained one, or config.model.aggregation.kind='features'"
         require_trained(source, params, "aggregation", "aggregation of this kind", advice)
@@ -359,6 +364,12 @@ def read_config(directory: Path) -> dict:
         return ocp.JsonCheckpointHandler().restore(directory / "config", args=ocp.args.JsonRestore())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{directory}: cannot read the checkpoint's configuration: {error}") from error
+
+
+def read_data(directory: Path) -> dict[str, str]:
+    """{name: digest} of the data that a checkpoint was trained on; {} if it does not say."""
+    path = directory / "data"
+    return (ocp.JsonCheckpointHandler().restore(path, args=ocp.args.JsonRestore()) or {}) if path.is_dir() else {}
 
 
 @functools.cache  # once each, though a program looks for the newest checkpoint several times

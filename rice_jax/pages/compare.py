@@ -13,12 +13,13 @@ from jaxtyping import Int64
 from rice_jax.eval.metrics import MIN_GALLERIES, Result, confidence_intervals
 from rice_jax.eval.order import NAMES, measure_order
 from rice_jax.eval.place import PREFIX
-from rice_jax.eval.results import Row, ranked_row, read_about, read_rankings, read_results
+from rice_jax.eval.results import FILE, Row, ranked_row, read_about, read_rankings, read_results
 from rice_jax.files import write_lines
 from rice_jax.input.ground_truth import read_gallery_index
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
+from rice_jax.pages.compare_domains import write_domain_comparison
 from rice_jax.types import DataError
 
 NUM_QUERIES = 120  # shown at most
@@ -58,7 +59,7 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
     Args:
         path: the page.
         workdirs: two or more, or directories of further evaluations in them (`eval.place`), each with `results.json`
-            and `rankings.jsonl` of retrieval.
+            and `rankings.jsonl` of retrieval, or all between domains.
 
     Raises:
         DataError: fewer than two workdirs, results of another task, or runs with different queries.
@@ -69,6 +70,8 @@ def write_comparison(path: Path, workdirs: Sequence[Path]) -> None:
         raise DataError(f"found {len(workdirs)} runs to compare, expected two or more: rice compare RUN1 RUN2 …")
     last = [_name(workdir.absolute()) for workdir in workdirs]
     names = last if len(set(last)) == len(last) else [str(workdir) for workdir in workdirs]
+    if "domains" in read_about(_require(workdirs[0], FILE)):
+        return write_domain_comparison(path, dict(zip(names, workdirs, strict=True)))
     runs = [_read_run(workdir, name) for workdir, name in zip(workdirs, names, strict=True)]
     _require_same_queries(runs)
     album = _open_album(runs[0])
@@ -103,10 +106,15 @@ def _name(directory: Path) -> str:
     return "/".join(directory.parts[-2:]) if directory.name.startswith(PREFIX) else directory.name
 
 
+def _require(workdir: Path, name: str) -> Path:
+    if not (workdir / name).exists():
+        raise FileNotFoundError(f"{workdir / name}: not found; expected a run that has been evaluated (rice eval)")
+    return workdir / name
+
+
 def _read_run(workdir: Path, name: str) -> EvaluatedRun:
-    for file in ("results.json", "rankings.jsonl"):
-        if not (workdir / file).exists():
-            raise FileNotFoundError(f"{workdir / file}: not found; expected a run that has been evaluated (rice eval)")
+    for file in (FILE, "rankings.jsonl"):
+        _require(workdir, file)
     try:
         about = read_about(workdir / "results.json")
         results = read_results(workdir / "results.json")

@@ -270,6 +270,21 @@ def read_log(path: Path) -> list[Line]:
     return lines
 
 
+def run_log(workdir: Path, step: int, shares: Mapping[str, float] | None) -> list[Line]:
+    """The log of a run that is being evaluated.
+
+    Args:
+        workdir: of the run.
+        step: the evaluated one.
+        shares: the evaluation's scores, which training logs only after it is done; None = the log's scores are of
+            another evaluation, and are left out.
+    """
+    log = [line for line in read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
+    if shares is None:
+        return [*(line for line in log if "loss" in line), {"step": step}]
+    return [*log, {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}]
+
+
 def _points(shares: Mapping[str, float], last: int) -> Curve:
     known = {int(name.removeprefix("rank-")): share for name, share in shares.items()}
     shown = {place: share for place, share in known.items() if place <= last}

@@ -9,12 +9,18 @@ from rice_jax.config import Config, ConfigError
 from rice_jax.config import resolve as resolve_settings
 from rice_jax.models.text_weights import with_saved_tower
 from rice_jax.models.weights import with_saved_encoder
+from rice_jax.tasks.cope import CopeTask
 from rice_jax.tasks.detection import Detection
 from rice_jax.tasks.domains import Domains
 from rice_jax.tasks.retrieval import Retrieval
 from rice_jax.tasks.task import Task
 
-TASKS: dict[str, Task] = {"retrieval": Retrieval(), "domains": Domains(), "detection": Detection()}
+TASKS: dict[str, Task] = {
+    "retrieval": Retrieval(),
+    "domains": Domains(),
+    "detection": Detection(),
+    "cope": CopeTask(),
+}
 
 
 def resolve(values: Mapping[str, Any], workdir: Path | None = None) -> Config:

@@ -32,6 +32,9 @@ class Detection:
         for problem in _problems(config):
             raise ConfigError(problem)
 
+    def prepare(self, config: Config, workdir: Path) -> Config:
+        return config
+
     def model(self, config: Config) -> DetrConfig:
         return DetrConfig(config.model.encoder, config.model.detector)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import grain
 import jax
@@ -43,6 +44,9 @@ class Retrieval:
                 "read it; set config.task='domains'"
             )
 
+    def prepare(self, config: Config, workdir: Path) -> Config:
+        return config
+
     def model(self, config: Config) -> RiceConfig:
         loss, model = config.loss, config.model
         pmd = model.pmd if loss.pmd_weight else None
@@ -64,11 +68,7 @@ class Retrieval:
                 "batch or 'batch'"
             )
         num_chunks = config.train.grad_cache_chunks
-        if num_chunks > 1 and config.data.batch_size % (num_chunks * mesh.size):
-            raise ConfigError(
-                f"config.train.grad_cache_chunks: found {num_chunks} chunks of {config.data.batch_size} pairs, "
-                f"expected chunks that divide over {mesh.size} devices"
-            )
+        require_even_chunks(config, mesh)
 
         def loss(
             graphdef: nnx.GraphDef, params: PyTree, batch: Batch, step: Int32[Array, ""]
@@ -92,6 +92,20 @@ class Retrieval:
         subsets = tables.subset_table(results[newest[0]])
         scores = tables.table(labeled(results))
         return f"{scores}\n\nSubsets {newest[0].label}:\n{subsets}" if subsets else scores
+
+
+def require_even_chunks(config: Config, mesh: Mesh) -> None:
+    """Refuses chunks that do not divide over the devices.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    num_chunks = config.train.grad_cache_chunks
+    if num_chunks > 1 and config.data.batch_size % (num_chunks * mesh.size):
+        raise ConfigError(
+            f"config.train.grad_cache_chunks: found {num_chunks} chunks of {config.data.batch_size} pairs, "
+            f"expected chunks that divide over {mesh.size} devices"
+        )
 
 
 def retrieval_loss(

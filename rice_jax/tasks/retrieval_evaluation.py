@@ -177,20 +177,16 @@ class RetrievalEvaluator:
         seen = self._attention(ranked, params) if self._has_decoder else None  # on all devices, in all processes
         if jax.process_index():
             return
-        data, workdir, place, step = self._data, self._run.workdir, self._run.place, row.step or 0
+        data, workdir, place = self._data, self._run.workdir, self._run.place
         boxes = ProductBoxes(data, data.query_boxes, ()) if data.query_boxes else None
         album = Album(data.data_dir, data.query, data.gallery, self._rows, data.num_frames, boxes)
-        now = {"step": step} | {f"retrieval/{key}": share for key, share in shares.items()}
-        log = [line for line in report.read_log(workdir / "metrics.jsonl") if line["step"] < step or "loss" in line]
-        if not place.is_own:  # the log has the scores of other evaluations
-            log, now = [line for line in log if "loss" in line], {"step": step}
         evaluation = report.Evaluation(
-            run=workdir.name if place.is_own else f"{workdir.name}/{place.directory.name}",
+            run=place.run_name(workdir),
             results=results,
             row=row,
             ranking=ranked,
             queries=self._queries,
-            log=[*log, now],  # training logs an evaluation only after it is done
+            log=report.run_log(workdir, row.step or 0, shares if place.is_own else None),
             skipped=read_metadata(data, "query").get("skipped", {}),
             by_frames=self._by_frames,
         )

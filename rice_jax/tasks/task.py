@@ -57,6 +57,16 @@ class Task(Protocol):
             ConfigError: settings exclude each other.
         """
 
+    def prepare(self, config: Config, workdir: Path) -> Config:
+        """Completes the settings of a training by what only its data tell; most tasks return them as they are.
+
+        All processes call it together.
+
+        Raises:
+            FileNotFoundError: a data set is missing.
+            DataError: a data set or a file in the workdir is damaged.
+        """
+
     def model(self, config: Config) -> ModelConfig:
         """Settings of the model, without parts whose loss is off."""
 

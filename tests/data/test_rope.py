@@ -382,3 +382,6 @@ def test_the_program_trains_on_pairs_and_evaluates_between_domains(tmp_path):
     assert done.stdout.count("  lives to videos") == 0 and done.stdout.count("\nlives to videos ") == 3
     again = fixtures.run([*command, "--mode=eval"])
     assert again.returncode == 0 and again.stdout == done.stdout
+    assert "pages to lives" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    lines = (tmp_path / "run" / "rankings.jsonl").read_text().splitlines()
+    assert len(lines) == 2 * (6 * 9 - 4), "the item that is missing neither asks nor is asked for"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rice_jax.eval import metrics
-from rice_jax.eval.domains import DomainResult, compare_domains, exemplars
+from rice_jax.eval.domains import DomainResult, exemplars, rank_domains
 from rice_jax.eval.results import Row, read_results, write_results
 from rice_jax.input.items import Items
 from rice_jax.pages import tables
@@ -38,7 +38,7 @@ def _one_gallery(size: int) -> metrics.Galleries:
 
 def test_retrieval_is_that_of_a_loop():
     items, embeddings = make()
-    result = compare_domains(items, embeddings)
+    result = rank_domains(items, embeddings).score()
     assert list(result.retrieval) == list(result.one_shot) == PAIRS
     for (a, b), pair in zip(itertools.permutations(NAMES, 2), PAIRS, strict=True):
         hits, asked = np.zeros(3), 0
@@ -59,7 +59,7 @@ def test_retrieval_is_that_of_a_loop():
 
 def test_classification_takes_the_product_of_the_nearest_exemplar():
     items, embeddings = make(1)
-    result = compare_domains(items, embeddings)
+    result = rank_domains(items, embeddings).score()
     for (a, b), pair in zip(itertools.permutations(NAMES, 2), PAIRS, strict=True):
         labeled = {}
         for row, (item, product) in enumerate(zip(items[b].item_ids, items[b].product_ids, strict=True)):
@@ -84,7 +84,7 @@ def test_an_exemplar_is_the_lowest_item_by_number():
 def test_what_the_builder_left_out_is_a_miss():
     items, embeddings = make(2)
     a, b = NAMES[:2]
-    whole = compare_domains(items, embeddings)
+    whole = rank_domains(items, embeddings).score()
     # An item of the first domain that cannot be read, one whose product the second lacks, and the second's only items
     # of a product that the first has.
     common = next(product for product in items[a].product_ids if product in items[b].product_ids)
@@ -94,7 +94,7 @@ def test_what_the_builder_left_out_is_a_miss():
     items[a] = items[a]._replace(skipped=[common, alone])
     items[b] = Items([items[b].item_ids[r] for r in kept], [items[b].product_ids[r] for r in kept], [lost])
     embeddings[b] = embeddings[b][kept]
-    result = compare_domains(items, embeddings)
+    result = rank_domains(items, embeddings).score()
     seekers = items[a].product_ids.count(lost)
     for before, after in (
         (whole.retrieval[PAIRS[0]], result.retrieval[PAIRS[0]]),
@@ -108,7 +108,7 @@ def test_what_the_builder_left_out_is_a_miss():
 def test_equal_embeddings_never_help():
     items = {name: Items(["1", "2"], ["a", "b"], []) for name in NAMES}
     same = {name: np.full((2, 4), 0.5, np.float32) for name in NAMES}
-    result = compare_domains(items, same)
+    result = rank_domains(items, same).score()
     assert all(of.score.rank["rank-1"] == 0 for of in (*result.retrieval.values(), *result.one_shot.values()))
 
 
@@ -119,17 +119,17 @@ def test_domains_that_share_no_product():
         ValueError,
         match="found no item of the pages whose product is among the videos, expected domains that share products",
     ):
-        compare_domains(items, embeddings)
+        rank_domains(items, embeddings).score()
 
 
 def test_names_that_would_be_alike_stay_whole():
     items, embeddings = make()
     named = [{"a/pages": of[NAMES[0]], "b/pages": of[NAMES[1]]} for of in (items, embeddings)]
-    assert list(compare_domains(*named).retrieval) == ["a/pages to b/pages", "b/pages to a/pages"]
+    assert list(rank_domains(*named).retrieval) == ["a/pages to b/pages", "b/pages to a/pages"]
 
 
 def test_results_are_written_read_and_shown(tmp_path):
-    result = compare_domains(*make())
+    result = rank_domains(*make()).score()
     path = tmp_path / "results.json"
     write_results(path, {Row(0): result}, {"step": 0})
     [row] = json.loads(path.read_text())["results"]

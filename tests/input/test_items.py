@@ -15,55 +15,31 @@ from rice_jax.input.pipeline import eval_batches, train_batches
 from rice_jax.input.texts import collect, stored_texts
 from rice_jax.input.views import image_key
 from tests.data.raw_rope import FILES, TEXT, edit, item_of, picture_of, product_of, write_raw
+from tests.input.rope import BROKEN, BUILT, known_pictures, lines_of, num_items, write_rope
 from tests.input.test_pipeline import assert_same, joined, squashed, take
 from tests.input.test_text_views import write
 
 DOMAINS = list(FILES)
-BROKEN = item_of("lives", 8)  # a test item without any picture
 ODD = ["null", "a|b\x01c", "😀 Ünï 空", ""]  # the titles of the first pages
-
-
-def num_items(domain: str, product: int) -> int:
-    """Number of items: products 0 and 5 are in one domain, 1 in two, the others in three."""
-    missing = {0: ("videos", "lives"), 1: ("lives",), 5: ("pages", "videos")}.get(product, ())
-    return 0 if domain in missing else 1 + product % 3
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    raw = write_raw(tmp_path_factory.mktemp("rope") / "raw", num_train=8, num_test=3, num_items=num_items)
-    for path in (raw / "lives").iterdir():
-        if path.name in {picture_of("lives", BROKEN, frame) for frame in range(12)}:
-            path.unlink()
-
     def set_titles(lines: list[str]) -> None:
         lines[: len(ODD)] = [f"{line.partition(',')[0]}, {title}" for line, title in zip(lines, ODD, strict=False)]
 
-    edit(raw, "training_page_titles", set_titles)
-    data_dir = str(raw.parent / "built")
-    build(["rope", "--raw_dir", str(raw), "--data_dir", data_dir, "--max_skipped_percent", "50"])
-    return raw
+    return write_rope(tmp_path_factory.mktemp("rope"), lambda raw: edit(raw, "training_page_titles", set_titles))
 
 
 @pytest.fixture
 def rope(config, raw):
     names = ",".join(f"rope/{domain}" for domain in DOMAINS)
-    return dataclasses.replace(config, data_dir=str(raw.parent / "built"), train="", domains=names)
-
-
-def lines_of(raw: Path, kind: str) -> list[list[str]]:
-    return [[field.strip() for field in line.split(",")] for line in (raw / f"{kind}.txt").read_text().splitlines()]
+    return dataclasses.replace(config, data_dir=str(raw.parent / BUILT), train="", domains=names)
 
 
 @pytest.fixture(scope="module")
 def known(raw) -> dict[bytes, tuple[str, str, str]]:
-    """{bytes of a training picture: (product, domain, item)}, from the raw files."""
-    known = {}
-    for domain, (pairs, _, pictures) in FILES.items():
-        product = {item: product for product, item in lines_of(raw, f"training_{pairs}")}
-        for item, *_, name in lines_of(raw, f"training_{pictures}"):
-            known[(raw / domain / name).read_bytes()] = product[item], domain, item
-    return known
+    return known_pictures(raw)
 
 
 def test_products_of_two_domains_are_paired(rope, raw, known):
