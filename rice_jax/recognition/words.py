@@ -38,7 +38,7 @@ def choose_space(index: Index, texts: Texts, by: str | None = None) -> str:
     Args:
         index: that is searched.
         texts: embeds the words.
-        by: as asked for; None = pictures if that is possible, otherwise titles.
+        by: as asked for; None = titles, if this tower has embedded them, unless they find their own pictures.
 
     Raises:
         DataError: the texts cannot be compared with it.
@@ -47,7 +47,8 @@ def choose_space(index: Index, texts: Texts, by: str | None = None) -> str:
     has_titles = index.text is not None and index.text.fingerprint == texts.fingerprint
     if by == TITLES and not has_titles:
         raise DataError(f"{texts.source}: has not embedded the titles of the index; `rice index --text_model` does")
-    if by == TITLES or (by is None and has_titles and (not texts.is_clip or texts.dimensions != size)):
+    fits = texts.is_clip and texts.dimensions == size
+    if by == TITLES or (by is None and has_titles and not (fits and _titles_find_pictures(index))):
         return TITLES
     if not texts.is_clip:
         raise DataError(
@@ -99,6 +100,11 @@ def knows_pictures(index: Index, titles: Sequence[int], vectors: Float32[np.ndar
     cosines = _project(index, vectors) @ index.vectors.T
     own = np.take_along_axis(cosines, np.asarray(titles)[:, None], axis=1)
     return bool((cosines > own).mean() < CHANCE)
+
+
+def _titles_find_pictures(index: Index) -> bool:
+    rows = some_titles(index)
+    return bool(rows and index.text and knows_pictures(index, rows, index.text.vectors[rows]))
 
 
 def some_titles(index: Index) -> list[int]:

@@ -39,11 +39,12 @@ from rice_jax.serving.responses import (
     StreamResponse,
     StreamStateResponse,
     TextResponse,
+    WordsResponse,
 )
 from rice_jax.serving.scratch import Scratch
 from rice_jax.serving.shops import Shop, Shops
 from rice_jax.serving.streams import Lives, StreamKey, StreamName, Streams
-from rice_jax.serving.uploads import ClipQuery, Listing, Prepared, Query, SourceQuery, SpokenText, Upload
+from rice_jax.serving.uploads import ClipQuery, Listing, Prepared, Query, SourceQuery, SpokenText, Upload, WordsQuery
 from rice_jax.serving.work import Work
 
 T = TypeVar("T")
@@ -270,6 +271,10 @@ class Service:
     async def listed(self, shop: Shop, listing: Listing) -> ProductsResponse:
         """Lists products of the index."""
         return await _run(self._rankers, shop.listed, listing)
+
+    async def search(self, shop: Shop, query: WordsQuery) -> WordsResponse:
+        """Searches with words."""
+        return await _run(self._rankers, shop.search, query)
 
     async def thumbnail(self, shop: Shop, digest: str) -> bytes:
         """A small picture of an image of the index, as a JPEG."""

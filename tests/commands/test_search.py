@@ -135,6 +135,10 @@ def test_a_tower_of_another_model_is_told(capsys, index, clip, tmp_path, matchin
     write_index(tmp_path / "index", other)
     done = search(capsys, "red sofa", f"--index={tmp_path / 'index'}", f"--text_model={clip}")
     assert ("may be the text tower of another model" in done.err) is not matching
+    text = embed_titles(Texts(clip, batch_size=25), 0.5, titles, {})
+    write_index(tmp_path / "index", dataclasses.replace(other, text=text))
+    [first] = found(capsys, "red sofa", f"--index={tmp_path / 'index'}", "--top=1")
+    assert first["by"] == ("pictures" if matching else "titles") and first["title"] == "red sofa"
 
 
 def test_what_cannot_be_searched_is_told_in_one_sentence(capsys, index, shop, clip, bert, tmp_path):
