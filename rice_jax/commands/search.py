@@ -20,6 +20,7 @@ from rice_jax.recognition.words import (
     BY,
     NUM_TITLES,
     PICTURES,
+    By,
     choose_products,
     choose_space,
     knows_pictures,
@@ -79,7 +80,7 @@ def _load_texts(index: Index, options: argparse.Namespace) -> Texts:
     return Texts(index.text.model, index.text.fingerprint, batch_size=1 + NUM_TITLES)
 
 
-def _write(found: Sequence[Match], by: str, as_json: bool) -> None:
+def _write(found: Sequence[Match], by: By, as_json: bool) -> None:
     if as_json:
         for match in found:
             values = {name: value for name, value in match._asdict().items() if name != "confidence"}

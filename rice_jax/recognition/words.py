@@ -5,6 +5,7 @@ has embedded the titles of an index (`Index.text`) embeds texts among titles.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -15,7 +16,10 @@ from rice_jax.recognition.matches import Match
 from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, select
 from rice_jax.types import DataError
 
-PICTURES, TITLES = BY = "pictures", "titles"  # what words are compared with
+By = Literal["pictures", "titles"]  # what words are compared with
+PICTURES: By = "pictures"
+TITLES: By = "titles"
+BY = PICTURES, TITLES
 NUM_TITLES = 24  # of the index, that are embedded to see whether a tower knows its pictures
 CHANCE = 0.4  # mean share of pictures before a title's own; it is 0.5 for any other model's tower
 
@@ -32,7 +36,7 @@ def choose_products(index: Index, gallery: str | None = None, where: Where | Non
     return select(index, of_galleries, gallery, freeze(where)) if where else of_galleries[gallery]
 
 
-def choose_space(index: Index, texts: Texts, by: str | None = None) -> str:
+def choose_space(index: Index, texts: Texts, by: By | None = None) -> By:
     """What words are compared with: one of `BY`.
 
     Args:
@@ -64,7 +68,7 @@ def choose_space(index: Index, texts: Texts, by: str | None = None) -> str:
 
 
 def search_words(
-    index: Index, vector: Float32[np.ndarray, " D"], by: str, products: Products, top: int
+    index: Index, vector: Float32[np.ndarray, " D"], by: By, products: Products, top: int
 ) -> tuple[Match, ...]:
     """The products whose pictures or titles are most similar to a text, best first.
 

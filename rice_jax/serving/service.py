@@ -348,6 +348,7 @@ def _recognized(shop: Shop, clip: Clip, query: ClipQuery) -> RecognitionResponse
         where=where,
         speech=clip.speech,
     )
+    assert end is not None, "the last frame has been read"
     speech = join_sentences(said_between(clip.speech or (), 0.0, end))
     whole = None
     if not clip.is_video or len(segments) == 1:  # no single product is the answer for a film of several
