@@ -17,6 +17,7 @@ A shop:
   index      embed a shop's pictures into an index
   recognize  find which products of an index a video shows, and when
   serve      recognize over HTTP, with a web page and an API
+  search     find products of an index that words describe
 
 A model:
   doctor     check raw data before a long build
@@ -154,6 +155,12 @@ def _serve(arguments: list[str]) -> None:
     serve.main(arguments, prog="rice serve")
 
 
+def _search(arguments: list[str]) -> None:
+    from rice_jax.commands import search
+
+    search.main(arguments, prog="rice search")
+
+
 def _convert(arguments: list[str]) -> None:
     kind = arguments[0] if arguments else ""
     if kind == "reference":
@@ -222,6 +229,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "index": _index,
     "recognize": _recognize,
     "serve": _serve,
+    "search": _search,
     "doctor": _doctor,
     "build": _build,
     "card": _card,

@@ -179,6 +179,7 @@ class Texts:
                 "this one"
             )
         self.source, self.fingerprint, self.dimensions = str(source), model.fingerprint, model.config.embed_dim
+        self.is_clip = model.config.head == "projection"  # its texts have a place among its CLIP's pictures
         self._embedder = TextEmbedder(model, batch_size, create_mesh(MeshConfig(1, 1), jax.local_devices()[:1]))
         self._kept = functools.lru_cache(NUM_KEPT)(lambda text: self._embed([text])[0])
         self._embed(["a"])  # compiles

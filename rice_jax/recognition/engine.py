@@ -135,6 +135,11 @@ class Engine:
         """Whether what is said has a part in the ranking: the index holds titles as vectors (`Index.text`)."""
         return self._texts is not None
 
+    @property
+    def texts(self) -> Texts | None:
+        """What embeds texts as the titles of the index are embedded; None = they are not."""
+        return self._texts
+
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N D"]:
         """Embeds texts, such as speech, as the titles of the index are embedded.
 

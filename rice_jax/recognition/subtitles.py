@@ -93,7 +93,7 @@ def _subtitles(text: str, name: str) -> Iterator[Sentence]:
             raise DataError(f"{name}:{number}: found {found!r}, expected times such as 00:01:02,500 --> 00:01:04,000")
     kind, num_read = "webvtt" if text.startswith("WEBVTT") else "srt", 0
     try:
-        with av.open(io.BytesIO(text.encode()), format=kind) as file:
+        with av.open(io.BytesIO(text.encode()), "r", format=kind) as file:
             for packet in file.demux(subtitles=0):
                 for subtitle in packet.decode():
                     if isinstance(subtitle, AssSubtitle) and packet.pts is not None and packet.time_base:
@@ -227,7 +227,7 @@ def _number(value: Any, name: str) -> float:
 def _line(text: str, segment: Any) -> int:
     """The line where a value begins, by parsing again with the places of all objects."""
     places: list[tuple[int, Any]] = []
-    decoder = json.JSONDecoder()
+    decoder: Any = json.JSONDecoder()
 
     def parse(where: tuple[str, int], *rest: Any) -> tuple[Any, int]:
         found, end = json.decoder.JSONObject(where, *rest)  # type: ignore[attr-defined]

@@ -131,6 +131,14 @@ class EmbeddingsResponse(BaseModel):
     )
 
 
+class WordsResponse(BaseModel):
+    """The products that words describe."""
+
+    products: list[Product] = Field(description="Best first; the score is the largest cosine of a product's images.")
+    by: Literal["pictures", "titles"] = Field(description="What the words are compared with.")
+    index: str = Field(description="Fingerprint of the index.")
+
+
 class ListedImage(BaseModel):
     """An image of a product."""
 

@@ -31,6 +31,7 @@ from rice_jax.serving.responses import (
     StreamResponse,
     StreamStateResponse,
     TextResponse,
+    WordsResponse,
 )
 from rice_jax.serving.service import Service, StreamQuery
 from rice_jax.serving.shops import Shops
@@ -44,6 +45,7 @@ from rice_jax.serving.uploads import (
     Listing,
     SourceQuery,
     SpokenText,
+    WordsQuery,
 )
 from rice_jax.serving.work import working
 
@@ -271,6 +273,12 @@ def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
         names = (name for name, _ in request.query_params.multi_items() if name != "where")
         uploads.require_once(names)
         return await service.listed(shops[_name(request)], listing)
+
+    @router.get("/search")
+    async def search(request: Request, query: Annotated[WordsQuery, QueryParameter()]) -> WordsResponse:
+        """Finds the products that words describe, if the index holds titles as vectors."""
+        uploads.require_once(name for name, _ in request.query_params.multi_items())
+        return await service.search(shops[_name(request)], query)
 
     @router.get("/images/{digest}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
     async def image(request: Request, digest: str) -> Response:

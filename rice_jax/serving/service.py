@@ -39,11 +39,12 @@ from rice_jax.serving.responses import (
     StreamResponse,
     StreamStateResponse,
     TextResponse,
+    WordsResponse,
 )
 from rice_jax.serving.scratch import Scratch
 from rice_jax.serving.shops import Shop, Shops
 from rice_jax.serving.streams import Lives, StreamKey, StreamName, Streams
-from rice_jax.serving.uploads import ClipQuery, Listing, Prepared, Query, SourceQuery, SpokenText, Upload
+from rice_jax.serving.uploads import ClipQuery, Listing, Prepared, Query, SourceQuery, SpokenText, Upload, WordsQuery
 from rice_jax.serving.work import Work
 
 T = TypeVar("T")
@@ -271,6 +272,10 @@ class Service:
         """Lists products of the index."""
         return await _run(self._rankers, shop.listed, listing)
 
+    async def search(self, shop: Shop, query: WordsQuery) -> WordsResponse:
+        """Searches with words."""
+        return await _run(self._rankers, shop.search, query)
+
     async def thumbnail(self, shop: Shop, digest: str) -> bytes:
         """A small picture of an image of the index, as a JPEG."""
         return await _run(self._rankers, shop.thumbnail, digest)
@@ -343,6 +348,7 @@ def _recognized(shop: Shop, clip: Clip, query: ClipQuery) -> RecognitionResponse
         where=where,
         speech=clip.speech,
     )
+    assert end is not None, "the last frame has been read"
     speech = join_sentences(said_between(clip.speech or (), 0.0, end))
     whole = None
     if not clip.is_video or len(segments) == 1:  # no single product is the answer for a film of several

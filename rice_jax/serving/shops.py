@@ -18,8 +18,16 @@ from rice_jax.recognition.changes import Event
 from rice_jax.recognition.engine import Engine, Match
 from rice_jax.recognition.lines import event_line
 from rice_jax.recognition.products import Products, fields_of, parse_where
-from rice_jax.serving.responses import HealthResponse, ListedImage, ListedProduct, Product, ProductsResponse
-from rice_jax.serving.uploads import Listing, Selection
+from rice_jax.recognition.words import choose_space, search_words
+from rice_jax.serving.responses import (
+    HealthResponse,
+    ListedImage,
+    ListedProduct,
+    Product,
+    ProductsResponse,
+    WordsResponse,
+)
+from rice_jax.serving.uploads import Listing, Selection, WordsQuery
 from rice_jax.types import DataError
 
 NUM_THUMBNAILS = 1000  # of an index, kept in memory
@@ -104,6 +112,27 @@ class Shop:
             total=total,
             index=self.fingerprint,
         )
+
+    def search(self, query: WordsQuery) -> WordsResponse:
+        """Searches with words.
+
+        Raises:
+            HTTPException: of `require_products`, and if the index has no titles as vectors (404) or the words cannot be
+                compared (422).
+        """
+        products, index, texts = self.require_products(query), self.engine.index, self.engine.texts
+        if texts is None:
+            detail = "the index has no titles as vectors, so words cannot be compared with it"
+            raise HTTPException(404, f"{detail}; `rice index --text_model` makes them")
+        try:
+            by = choose_space(index, texts, query.by)
+        except DataError as error:
+            raise HTTPException(422, str(error)) from error
+        [vector] = texts([query.q])
+        if not vector.any():
+            raise HTTPException(422, "q: found no words")
+        found = search_words(index, vector, by, products, query.top)
+        return WordsResponse(products=list(map(self.product, found)), by=by, index=self.fingerprint)
 
     def _listed(self, images: Sequence[int]) -> ListedProduct:
         index, first = self.engine.index, images[0]

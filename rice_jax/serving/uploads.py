@@ -5,7 +5,7 @@ Refused uploads raise an `HTTPException` whose detail says what was found and wh
 
 import collections
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
-from typing import IO, Annotated, Any, NamedTuple, TypeVar
+from typing import IO, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -76,6 +76,15 @@ class ClipQuery(Query):
 
     text: str = pydantic.Field(
         "", max_length=MAX_TEXT, description="What is said in the clip, in place of `subtitles`; not for a video."
+    )
+
+
+class WordsQuery(Query):
+    """Words to search with."""
+
+    q: str = pydantic.Field(min_length=1, max_length=MAX_TEXT, description="Such as `red armchair`.")
+    by: Literal["pictures", "titles"] | None = pydantic.Field(
+        None, description="What the words are compared with; the default is what the index's text tower allows."
     )
 
 

@@ -28,6 +28,15 @@ def test_a_file_made_elsewhere_is_read_at_unit_length(tmp_path, dtype):
     assert read_embeddings(str(tmp_path), "speech") is None
 
 
+def test_ids_are_texts_of_any_kind(tmp_path):
+    keys = ["null", "a|b", "a\x01b", "😀", "中文 id, two", "NULL", " a", "None", "0", "00"]
+    write(tmp_path / "titles.parquet", [[1.0, float(row)] for row in range(len(keys))], keys)
+    found = read_embeddings(str(tmp_path), "titles")
+    for row, key in enumerate(keys):
+        assert found.get(key)[1] / found.get(key)[0] == pytest.approx(row), key
+    assert found.get("a") is None
+
+
 @pytest.mark.parametrize(
     ("vectors", "options", "message"),
     [

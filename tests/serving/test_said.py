@@ -48,7 +48,7 @@ def reading(shop, tmp_path_factory):
     tower = write_text_model(tmp_path_factory.mktemp("tower"))
     titles = ["简约", "西装", "外套", "", "红色", "鞋", "面膜", "空"]
     text = embed_titles(Texts(tower, batch_size=4), 0.5, titles, {})
-    return Engine(dataclasses.replace(shop.index, text=text), batch_sizes=BATCH_SIZES)
+    return Engine(dataclasses.replace(shop.index, titles=titles, text=text), batch_sizes=BATCH_SIZES)
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +195,28 @@ def test_a_followed_stream_has_a_clock_of_its_own(engine):
         answer = say(client, "a", 0, 1)
         assert (answer.status_code, "whose clock is not known" in answer.text) == (409, True)
         client.delete("/streams/s")
+
+
+def test_an_index_is_searched_with_words(reading_client, client, reading):
+    found = reading_client.get("/search", params={"q": "红色", "top": 3}).json()
+    assert [one["title"] for one in found["products"]][0] == "红色" and found["by"] == "titles"
+    assert found["products"][0]["score"] == pytest.approx(1, abs=1e-4) and len(found["products"]) == 3
+    assert reading_client.get("/search?q=a&by=pictures").json()["by"] == "pictures"
+    assert found["products"][0]["confidence"] is None and found["index"] == reading.index.checksum
+    assert reading_client.get("/" + found["products"][0]["image"]).headers["content-type"] == "image/jpeg"
+    assert {one["gallery"] for one in reading_client.get("/search?q=a&gallery=b").json()["products"]} == {"b"}
+    for query, status, reason in (
+        ("", 422, "q: Field required"),
+        ("q=", 422, "q: String should have at least 1 character"),
+        ("q=%20|", 422, "q: found no words"),
+        ("q=a&q=b", 400, "q: found twice"),
+        ("q=a&gallery=c", 404, "'c'"),
+        ("q=a&by=sound", 422, "by: Input should be 'pictures' or 'titles'"),
+    ):
+        answer = reading_client.get(f"/search?{query}")
+        assert (answer.status_code, reason in answer.json()["detail"]) == (status, True), answer.text
+    answer = client.get("/search?q=a")
+    assert answer.status_code == 404 and "no titles as vectors" in answer.json()["detail"]
 
 
 def test_the_api_is_described(client):
