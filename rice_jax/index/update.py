@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from rice_jax.files import leaving_no_trace, locked
-from rice_jax.index.catalog import Names, Picture, read_names, read_shop
+from rice_jax.index.catalog import Names, Picture, of_gallery, read_names, read_shop
 from rice_jax.index.embedding import NUM_NAMED, content, digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.similar import report_similar
@@ -238,10 +238,10 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
     kept = [row for row, key in enumerate(found) if key is None]
     num_removed = len(found) - len(kept)
     if not num_removed:
-        gallery, name = min(everything)
         raise DataError(
-            f"{images}: none of its {len(everything)} {'pictures' if named.pictures else 'products'}, e.g. {name!r} of "
-            f"gallery {gallery!r}, is in {directory}; expected the ids and galleries that they were indexed with"
+            f"{images}: none of its {len(everything)} {'pictures' if named.pictures else 'products'}, e.g. "
+            f"{of_gallery(*min(everything))}, is in {directory}; expected the ids and galleries that they were indexed "
+            "with"
         )
     left = index.take(kept)
     write_index(directory, left)
