@@ -230,6 +230,7 @@ def _check_images(images: GalleryImages) -> Float64[np.ndarray, " G"]:
     lengths = _finite_lengths(
         images.embeddings, lambda i: f"image {images.ids[i]!r} of gallery {images.gallery_ids[i]!r}"
     )
+    names = images.gallery_ids, images.ids
     if len(set(zip(*names, strict=True))) == len(images.ids):
         return lengths
     seen: dict[tuple[str, str], int] = {}
