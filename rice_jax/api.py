@@ -52,7 +52,7 @@ class TrainedModel:
     def __init__(self, model: Model):
         """Wraps a loaded model; `load` is the usual way to get one."""
         graphdef, about = model.graphdef, model.about
-        self.embed_dim, self.num_frames = about.model.encoder.embed_dim, about.num_frames
+        self.embed_dim, self.num_frames = about.model.embed_dim, about.num_frames
         self._about, self._params = about, model.params
         self._image = jax.jit(lambda params, batch: nnx.merge(graphdef, params).embed_image(batch))
         self._video = jax.jit(lambda params, batch: nnx.merge(graphdef, params).embed_video(batch))

@@ -26,6 +26,7 @@ from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import abstract_params, create_model, create_params, model_class
+from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import between_frames
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
@@ -201,11 +202,12 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
         if jax.process_index() == 0:
             remove_pictures(directory, images)
     elif images:
-        parts = task.model(config)
-        if not isinstance(parts, RiceConfig):
-            raise ConfigError(f"index: found config.task={config.task!r}, expected 'retrieval' or 'domains'")
+        parts, settings = task.model(config), ModelSettings.of(config)
+        if isinstance(parts, DetrConfig):
+            raise ConfigError(f"index: found config.task={config.task!r}, expected 'retrieval', 'domains', or 'cope'")
+        if isinstance(parts, RiceConfig):
+            settings = dataclasses.replace(settings, model=parts)
         source, _ = newest_weights(workdir, config.model.init_from)
-        settings = ModelSettings(parts, config.data.resize, config.eval.num_frames, config.model.ipd)
         update_index(
             directory,
             images,

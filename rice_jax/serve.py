@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -108,6 +109,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
             config = Config(app, limits, log_config=None, timeout_graceful_shutdown=options.stop_seconds)
             config.load()
             print(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}", flush=True)
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has stopped
             with contextlib.suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listening])
     except (CheckpointError, DataError, OSError) as error:
@@ -245,7 +247,7 @@ def _origin(text: str) -> str:
     if not re.fullmatch(r"https?://[a-z0-9.\[\]:-]+", text):  # as browsers write it, which is compared as a whole
         expected = "a scheme and a host, such as https://shop.example.com, in lowercase and without a path"
         raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
-    return text
+    return text.removesuffix(":443" if text.startswith("https") else ":80")  # browsers leave the usual port out
 
 
 def _between(kind: type, least: int | float, most: int | float = sys.float_info.max) -> Callable[[str], float]:

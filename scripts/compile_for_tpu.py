@@ -30,6 +30,15 @@ Which videos are candidates of which image is not known at compile time, so a qu
 all videos. With more than one pair of blocks the videos' keys and values move instead: those of all B videos, where
 those of K · B / n would do; (n - 1) / n · 2 · K · B / n · T · L · D is the least. `fsdp` adds gathers of parameters,
 which are not counted.
+
+COPE (`config.task="cope"`), with its C centers of classes split over f chips (`config.mesh.fsdp`), in float32:
+
+    embeddings      2 · (n - 1) / n · V · B · E: every chip gets all rows of the V views that stand second in a pair,
+                    and their gradients go back
+    classes         2 · (f - 1) / f · B · f / n · E for each domain that is no such view: the rows that a chip's group
+                    classifies
+    centers         2 · (1 - f / n) · C / f · E: the gradients of centers that other groups hold, too; `gradients` are
+                    those of all other parameters
 """
 
 import dataclasses
@@ -51,16 +60,17 @@ from ml_collections import config_flags
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import parse_flags
+from rice_jax.config.cope import DOMAINS
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
-from rice_jax.models.create import create_model, create_params
-from rice_jax.models.rice import Rice
+from rice_jax.models.cope import CopeConfig
+from rice_jax.models.create import create_model, create_params, model_class
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.tasks import TASKS, resolve
 from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, training_step
 from rice_jax.types import Batch
-from scripts.benchmarks.compiled_step import abstract_batch
+from scripts.benchmarks.compiled_step import abstract_batch, abstract_triplets
 from scripts.benchmarks.hlo import Collective, collectives
 from scripts.benchmarks.least import least_operations
 
@@ -183,7 +193,10 @@ def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
     data, model, loss = config.data, config.model, config.loss
     size, share = jnp.dtype(model.dtype).itemsize, (chips - 1) / chips
     candidates = 0
-    pmd = TASKS[config.task].model(config).pmd
+    parts = TASKS[config.task].model(config)
+    if isinstance(parts, CopeConfig):
+        return _least_of_cope(config, parts, chips, parameters)
+    pmd = parts.pmd
     if pmd and loss.negatives == "batch" and pmd.num_pairs == 1:
         candidates = (1 + loss.num_negatives) * data.batch_size
     elif pmd and loss.negatives == "batch":
@@ -192,6 +205,22 @@ def least_sent(config: Config, chips: int, parameters: int) -> dict[str, float]:
         "gradients": 2 * share * parameters * (size if config.train.grad_cache_chunks == 1 else 4),
         "embeddings": 2 * share * data.batch_size * model.embed_dim * 4,
         "candidates": 2 * share * candidates * model.width * size,
+    }
+
+
+def _least_of_cope(config: Config, parts: CopeConfig, chips: int, parameters: int) -> dict[str, float]:
+    """The same for COPE, whose centers of classes are split over `fsdp`."""
+    batch, chunks = config.data.batch_size, config.train.grad_cache_chunks
+    size, share = jnp.dtype(config.model.dtype).itemsize, (chips - 1) / chips
+    split = config.mesh.fsdp if config.mesh.fsdp > 0 else chips // config.mesh.data
+    rows, centers = batch * parts.embed_dim * 4, parts.num_classes * parts.embed_dim
+    views = {second for _, second, _ in config.loss.cope.weighted_pairs}
+    classified = len({*DOMAINS} - views) if parts.num_classes else 0
+    return {
+        "gradients": 2 * share * (parameters - centers) * (size if chunks == 1 else 4),
+        "embeddings": 2 * share * len(views) * rows,
+        "classes": 2 * (split - 1) / split * classified * rows * split / chips,
+        "centers": 2 * (1 - split / chips) * centers / split * 4,
     }
 
 
@@ -227,12 +256,14 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
         ConfigError: it trains a detector, or a batch does not divide over the devices.
     """
     if config.task == "detection":
-        raise ConfigError("config.task: found 'detection', expected 'retrieval' or 'domains'")
+        raise ConfigError("config.task: found 'detection', expected 'retrieval', 'domains', or 'cope'")
     task = TASKS[config.task]
     require_even_batch(config.data.batch_size, mesh)
-    graphdef = create_model(task.model(config), mesh)
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, Rice.PRETRAINED, mesh)
-    params = jax.eval_shape(lambda: create_params(TASKS[config.task].model(config), mesh, config.seed))
+    model = task.model(config)
+    graphdef = create_model(model, mesh)
+    pretrained = model_class(model).PRETRAINED
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
+    params = jax.eval_shape(lambda: create_params(model, mesh, config.seed))
     state = jax.eval_shape(lambda: create_state(params, optimizer, mesh))
     step = compile_step(training_step(graphdef, optimizer, task.loss(config, mesh)), state, mesh)
     with_queries = config.eval.rerank > 0 and config.eval.rerank_keep_tokens
@@ -241,7 +272,7 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
     data = dataclasses.replace(config.data, batch_size=batch_size, num_frames=config.eval.num_frames)
     rows = with_patch_mask(dataclasses.replace(config, data=data))
     return {
-        "training": lambda: step.lower(state, with_patch_mask(config)),
+        "training": lambda: step.lower(state, rows_to_train_on(config)),
         "embedding images": lambda: embedder.image.lower(params, {"image": rows["image"]}),
         "embedding videos": lambda: embedder.video.lower(params, rows),
     }
@@ -271,6 +302,11 @@ def compile_program(lower: Callable[[], jax.stages.Lowered], chip: Chip) -> Prog
     if program.needed > chip.memory * 2**30:
         raise TooLarge(f"It needs {program.needed / 2**30:.2f}G of {chip.memory}G.")
     return program
+
+
+def rows_to_train_on(config: Config) -> Batch | dict:
+    """Shapes of a training batch."""
+    return abstract_triplets(config) if config.task == "cope" else with_patch_mask(config)
 
 
 def with_patch_mask(config: Config) -> Batch:

@@ -11,7 +11,8 @@ from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.parallel.mesh import create_mesh
 from scripts import compile_for_tpu
 from scripts.benchmarks.hlo import Collective, collectives
-from tests.settings import small_config, small_swin
+from tests.settings import model_of, small_config, small_swin
+from tests.tasks.cope_run import cope_config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -180,3 +181,22 @@ def test_a_small_model_is_compiled_for_a_slice(tmp_path):
     for name in ("training", "embedding images", "embedding videos"):
         assert re.search(rf"^{name}\n  memory +\d+\.\d+ GiB", done.stdout, re.MULTILINE), done.stdout
     assert "all-reduce" in done.stdout and "8 chips of 15.75 GiB" in done.stdout
+
+
+def test_cope_is_compiled_and_no_chip_gets_all_centers_or_their_logits(monkeypatch, capsys):
+    config = cope_config(data__batch_size=16, model__cope__num_classes=5000, mesh__fsdp=4, mesh__data=-1)
+    mesh = create_mesh(config.mesh)
+    program = compile_for_tpu.compile_program(
+        compile_for_tpu.steps(config, mesh)["training"], compile_for_tpu.Chip(memory=1.0, peak=1.0)
+    )
+    rows = model_of(config).num_classes
+    assert rows == 5120 and program.collectives
+    shapes = [one.shape for one in program.collectives]
+    assert not any(f"[{rows},8]" in shape or f",{rows}]" in shape for shape in shapes)
+    sent = compile_for_tpu.least_sent(config, 8, parameters=1_000_000)
+    assert sent["centers"] == 2 * (1 - 4 / 8) * rows / 4 * 8 * 4
+    assert sent["classes"] == 2 * 3 / 4 * 16 * 4 / 8 * 8 * 4 and sent["embeddings"] == 2 * 7 / 8 * 2 * 16 * 8 * 4
+    assert sent["gradients"] == 2 * 7 / 8 * (1_000_000 - rows * 8) * 4
+    monkeypatch.setattr(compile_for_tpu, "steps", lambda config, mesh: {})
+    assert compile_for_tpu.report(config, jax.devices(), compile_for_tpu.CHIPS["v5e"])
+    assert "centers" in capsys.readouterr().out

@@ -16,13 +16,14 @@ from tests.settings import small_config, small_values
 
 RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_baselines", "sample_pretrain", "sample_distill"]
 DETECTION = ["detector_frame", "detector_clip", "sample_detector"]
-DOMAINS = ["rope", "cope"]
+DOMAINS = ["rope", "cope", "sample_cope"]
 FILES = [*RETRIEVAL, *DOMAINS, *DETECTION]
 PARENTS = {
     "sample_baselines": "sample",
     "sample_pretrain": "sample",
     "sample_distill": "sample",
     "sample_detector": "sample",
+    "sample_cope": "sample",
     "detector_clip": "detector_frame",
     "lpr4m": "lpr750k",
     "movingfashion": "lpr750k",
@@ -38,7 +39,7 @@ def load(name: str, *arguments: str) -> Config:
 def test_every_config_resolves_and_names_its_data(name):
     config = load(name)
     data = config.data
-    between = {"rope": "domains", "cope": "cope"}
+    between = {"rope": "domains", "cope": "cope", "sample_cope": "cope"}
     assert config.task == between.get(name, "detection" if name in DETECTION else "retrieval")
     assert all((data.train, data.query)) == (name not in DOMAINS)
     assert bool(data.gallery) == (config.task == "retrieval")

@@ -32,6 +32,7 @@ from rice_jax.eval.results import FILE, Row, read_about, read_results
 from rice_jax.index.model import Model, load_model, read_settings
 from rice_jax.logs import warnings_to_stderr
 from rice_jax.models.encoders import VIDEO_ENCODERS
+from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import (
     CHECKPOINTS,
     CheckpointError,
@@ -108,6 +109,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.com
 def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     """What `rice.json` says about the model itself; its fingerprints are those of the rounded weights."""
     about, config = model.about, model.config
+    assert isinstance(config, RiceConfig)
     fingerprint = embedding_fingerprint(params, config, about.resize)
     calibration = about.calibration and dataclasses.replace(about.calibration, fingerprint=fingerprint)
     takes_videos = config.encoder.architecture in VIDEO_ENCODERS  # which recognition refuses

@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from rice_jax.config import PIXEL_STATISTICS
 from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safetensors
 from rice_jax.files import write_lines
+from rice_jax.models.cope import CopeConfig
 from rice_jax.models.rice import RiceConfig
 
 RICE, DECODER, PROJECTION = "rice.json", "decoder.safetensors", "projection.safetensors"
@@ -52,12 +53,14 @@ class Rest:
     calibration: dict[str, Any] | None = None
 
 
-def require_exportable(model: RiceConfig, source: Path) -> None:
+def require_exportable(model: RiceConfig | CopeConfig, source: Path) -> None:
     """Refuses a model whose clips no class of transformers can be told to embed.
 
     Raises:
-        ConvertError: its aggregation has parameters, or it reads texts.
+        ConvertError: its aggregation has parameters, or it reads texts or has heads for domains.
     """
+    if isinstance(model, CopeConfig):
+        raise ConvertError(f"{source}: holds COPE, expected RICE: {RICE} has no place for the heads of its domains")
     if model.text:
         raise ConvertError(
             f"{source}: found a decoder that reads texts, expected config.model.text='off': {RICE} has no place for "

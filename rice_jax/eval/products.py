@@ -1,6 +1,7 @@
 """Products, each of which has one or several images in a gallery."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,15 +27,18 @@ class Products(NamedTuple):
 
 def group_products(gallery_ids: Sequence[str], product_ids: Sequence[str]) -> dict[str | None, Products]:
     """The products of each gallery, and of all under None, from the gallery and the product of each image."""
-    numbers: dict[tuple[str, str], int] = {}  # of the products, in order of their first images
-    names = zip(gallery_ids, product_ids, strict=True)
-    number = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
-    order = np.argsort(number, kind="stable")
-    rows: dict[str | None, list[int]] = {None: order.tolist()}
-    for row in order.tolist():
-        rows.setdefault(gallery_ids[row], []).append(row)
+    number = _number(list(zip(gallery_ids, product_ids, strict=True)))
+    order = np.argsort(number, kind="stable")  # of the images, by product
+    of_gallery = _number(gallery_ids)[order]
+    by_gallery = order[np.argsort(of_gallery, kind="stable")]
+    ends = np.cumsum(np.bincount(of_gallery)).tolist()
+    own = [by_gallery[start:end] for start, end in itertools.pairwise([0, *ends])]
+    rows = {None: order} | dict(zip(dict.fromkeys(gallery_ids), own, strict=True))
     edges = {gallery: np.flatnonzero(np.diff(number[own], prepend=-1, append=-1)) for gallery, own in rows.items()}
-    return {
-        gallery: Products(np.array(own), edges[gallery], number[own][edges[gallery][:-1]])
-        for gallery, own in rows.items()
-    }
+    return {gallery: Products(own, edges[gallery], number[own][edges[gallery][:-1]]) for gallery, own in rows.items()}
+
+
+def _number(names: Sequence[Hashable]) -> Int[np.ndarray, " n"]:
+    """Numbers equal names alike, in order of their first places."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.fromiter(map(numbers.__getitem__, names), np.int64, len(names))

@@ -3,9 +3,18 @@
 import dataclasses
 from typing import Any
 
-from rice_jax.config import AggregationConfig, EncoderConfig, PmdConfig, SwinConfig, TextConfig, VitConfig
+from rice_jax.config import (
+    AggregationConfig,
+    EncoderConfig,
+    PmdConfig,
+    SwinConfig,
+    TextConfig,
+    TextTowerConfig,
+    VitConfig,
+)
 from rice_jax.config.fields import build
 from rice_jax.eval.calibration import Calibration
+from rice_jax.models.cope import CopeConfig
 from rice_jax.models.rice import RiceConfig
 
 
@@ -23,9 +32,11 @@ class About:
         ipd: `config.model.ipd` in training.
         match_fingerprint: tells decoders apart (`models.weights.match_fingerprint`); None if there is none, and in
             indexes of version 0.1, which do not say.
+        tokenizer: folder of the tokenizer by which the model reads an image's title; "" = it reads none.
+        text_context: tokens of the longest title.
     """
 
-    model: RiceConfig
+    model: RiceConfig | CopeConfig
     resize: int
     num_frames: int
     fingerprint: str
@@ -33,6 +44,8 @@ class About:
     calibration: Calibration | None
     ipd: str = "off"
     match_fingerprint: str | None = None
+    tokenizer: str = ""
+    text_context: int = 0
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "About":
@@ -42,16 +55,7 @@ class About:
         kind = SwinConfig if sizes.get("architecture") == "swin" else VitConfig
         names = [field.name for field in dataclasses.fields(kind) if field.name in sizes]
         encoder: EncoderConfig = kind(**{name: sizes[name] for name in names})
-        pmd = model["pmd"] and PmdConfig(**model["pmd"])
-        aggregation = build(AggregationConfig, model.get("aggregation", {}))  # version 0.2 knew only the default
-        parts = RiceConfig(
-            encoder,
-            model["logit_scale"],
-            pmd,
-            aggregation=aggregation,
-            loss=model.get("loss", "softmax"),
-            text=TextConfig.from_dict(model.get("text")),
-        )
+        parts = _cope(model, encoder) if "text_domains" in model else _rice(model, encoder)
         return cls(
             **values
             | {
@@ -60,3 +64,20 @@ class About:
                 "ipd": values.get("ipd") or model.get("ipd", "off"),
             }
         )
+
+
+def _rice(model: dict[str, Any], encoder: EncoderConfig) -> RiceConfig:
+    return RiceConfig(
+        encoder,
+        model["logit_scale"],
+        model["pmd"] and PmdConfig(**model["pmd"]),
+        aggregation=build(AggregationConfig, model.get("aggregation", {})),  # version 0.2 knew only the default
+        loss=model.get("loss", "softmax"),
+        text=TextConfig.from_dict(model.get("text")),
+    )
+
+
+def _cope(model: dict[str, Any], encoder: EncoderConfig) -> CopeConfig:
+    assert isinstance(encoder, VitConfig)
+    text = model["text"] and TextTowerConfig(**model["text"])
+    return CopeConfig(encoder, text, tuple(model["text_domains"]), model["embed_dim"])

@@ -77,11 +77,16 @@ def read_shop(path: str | os.PathLike) -> list[Picture]:
         other = places.setdefault((picture.gallery, picture.id), picture.place)
         if other != picture.place:
             raise DataError(
-                f"{picture.place}: found the id {picture.id!r} of gallery {picture.gallery!r}, which {other} has too; "
+                f"{picture.place}: found the id {of_gallery(picture.gallery, picture.id)}, which {other} has too; "
                 "expected every id once in its gallery; pictures of one product have ids of their own and the same "
                 "`product`"
             )
     return sorted(pictures)
+
+
+def of_gallery(gallery: str, name: str) -> str:
+    """The name of a picture or product in a message."""
+    return f"{name!r} of gallery {gallery!r}" if gallery else repr(name)
 
 
 def read_names(path: str | os.PathLike) -> Names:
@@ -168,7 +173,7 @@ def _read_csv(path: Path) -> Iterator[Picture]:
                 name = f"{name}/{len(earlier) + 1}"
         earlier.append(file_path)
         yield Picture(gallery, name, product or name, file_path, cells.get("title", ""), place, row.fields)
-    repeated = [name for (_, name), own in paths.items() if len(own) > 1]
+    repeated = [name for (_, name), own in paths.items() if len(set(own)) > 1]
     if repeated:
         logger.info(
             "%s: %d ids have several pictures, the first is %r; these count as pictures of one product",

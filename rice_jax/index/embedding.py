@@ -18,6 +18,8 @@ from rice_jax.index.catalog import Picture
 from rice_jax.index.model import Model
 from rice_jax.index.store import About, Index
 from rice_jax.input import transforms
+from rice_jax.input.texts import clean
+from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.types import DataError
 
 NUM_NAMED = 10  # unusable pictures named in an error or in the log
@@ -34,7 +36,8 @@ def embed_pictures(
     embed = compile_rows(_image_embedder(model.graphdef, about.model.pmd is not None), params, mesh)
     # Few pictures get a small batch, but of a power of two: every size is compiled anew.
     few = mesh.size * 2 ** math.ceil(math.log2(max(len(pictures) / mesh.size, 1)))
-    batches = _picture_batches(about, pictures, min(padded_batch_size(batch_size, mesh), few), pool)
+    titles = _Titles(about) if about.tokenizer else None
+    batches = _picture_batches(about, pictures, min(padded_batch_size(batch_size, mesh), few), pool, titles)
     images, decoded = compute_rows(embed, params, batches, len(pictures), mesh)
     if not np.isfinite(images.embedding[decoded]).all():
         raise DataError(f"{about.checkpoint}: an embedding is not finite. Has the training diverged?")
@@ -61,7 +64,11 @@ def _image_embedder(graphdef: nnx.GraphDef, with_queries: bool) -> Callable[[PyT
 
 
 def _picture_batches(
-    about: About, pictures: Sequence[tuple[Picture, str]], batch_size: int, pool: Executor
+    about: About,
+    pictures: Sequence[tuple[Picture, str]],
+    batch_size: int,
+    pool: Executor,
+    titles: "_Titles | None",
 ) -> Iterator[dict]:
     """This process's share of the pictures, as `compute_rows` takes them; `decoded` is False where a picture is broken.
 
@@ -82,10 +89,33 @@ def _picture_batches(
         for place, future in enumerate(futures):
             if future.exception() is None:
                 image[place], decoded[place] = future.result(), True
-        yield {"image": image, "decoded": decoded, "index": index, "mask": index < len(pictures)}
+        texts = titles(pictures[start : start + local_size], local_size) if titles else {}
+        yield {"image": image, "decoded": decoded, "index": index, "mask": index < len(pictures)} | texts
         if time.monotonic() > logged + LOG_SECONDS:
             logged = time.monotonic()
             logger.info("embedded %d of %d pictures", min(start - first + batch_size, len(pictures)), len(pictures))
+
+
+class _Titles:
+    """The tokens of pictures' titles, for models that read them; a title that is missing has none."""
+
+    def __init__(self, about: About):
+        """Reads the tokenizer.
+
+        Raises:
+            DataError: its folder is not there, or holds none.
+        """
+        self._tokenizer = Tokenizer(about.tokenizer, about.text_context)
+
+    def __call__(self, pictures: Sequence[tuple[Picture, str]], num_rows: int) -> dict[str, np.ndarray]:
+        texts = [clean(picture.title) for picture, _ in pictures] + [""] * (num_rows - len(pictures))
+        ids, token_mask, _ = self._tokenizer(texts)
+        return {"text_ids": ids, "text_token_mask": token_mask & np.array([text != "" for text in texts])[:, None]}
+
+
+def content(about: About, digest: str, title: str) -> tuple[str, str]:
+    """What an embedding is made of: a picture, and its title if the model reads it."""
+    return digest, title if about.tokenizer else ""
 
 
 def _decode(about: About, picture: Picture, digest: str) -> UInt8[np.ndarray, "S S 3"]:

@@ -1,6 +1,7 @@
 """A trained model, loaded from its checkpoint alone: neither training code nor a config file is needed."""
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from rice_jax.config.fields import build
 from rice_jax.config.upgrade import upgrade
 from rice_jax.eval.calibration import read_calibration
 from rice_jax.index.store import About
+from rice_jax.models.contract import SupportsStreaming
+from rice_jax.models.cope import PAGE, CopeConfig
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig
@@ -40,17 +43,35 @@ class ModelSettings:
         resize: side to which a picture is squashed before the crop, pixels.
         num_frames: largest number of frames in a clip; more are sampled evenly.
         ipd: `config.model.ipd` in training.
+        tokenizer: folder of the tokenizer by which the model reads an image's title; "" = it reads none.
+        text_context: tokens of the longest title.
     """
 
-    model: RiceConfig
+    model: RiceConfig | CopeConfig
     resize: int
     num_frames: int
     ipd: str = "off"
+    tokenizer: str = ""
+    text_context: int = 0
+
+    @classmethod
+    def of(cls, config: Config) -> "ModelSettings":
+        """The settings of a run's model, without parts that only training needs."""
+        model, resize, num_frames = config.model, config.data.resize, config.eval.num_frames
+        if config.task != "cope":
+            text, loss = model.texts, config.loss.kind
+            parts = RiceConfig(model.encoder, model.logit_scale, model.pmd, None, model.aggregation, loss, text)
+            return cls(parts, resize, num_frames, model.ipd)
+        cope = CopeConfig.of(model)
+        if PAGE not in cope.text_domains:
+            return cls(cope, resize, num_frames)
+        tokenizer = str(Path(config.input.tokenizer).absolute())
+        return cls(cope, resize, num_frames, tokenizer=tokenizer, text_context=config.input.text_context)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A trained model on its devices: `nnx.merge(graphdef, params)` is a `Rice`.
+    """A trained model on its devices: `nnx.merge(graphdef, params)` embeds images and videos.
 
     Attributes:
         about: what an index stores about it; `about.model` has the compute type of training.
@@ -61,10 +82,15 @@ class Model:
     """
 
     about: About
-    config: RiceConfig
+    config: RiceConfig | CopeConfig
     graphdef: nnx.GraphDef
     params: PyTree
     mesh: Mesh
+
+    @functools.cached_property
+    def is_streaming(self) -> bool:
+        """Whether a clip is embedded from what is kept of its frames, and not from its pictures."""
+        return SupportsStreaming in nnx.merge(self.graphdef, self.params).capabilities
 
 
 def load_model(source: str | os.PathLike) -> Model:
@@ -91,7 +117,8 @@ def load_index_model(about: About, source: str | os.PathLike | None = None) -> M
         CheckpointError: there is no checkpoint, or it is not the model that made the index.
     """
     source = Path(about.checkpoint if source is None else source)
-    settings = ModelSettings(about.model, about.resize, about.num_frames, about.ipd)
+    names = [field.name for field in dataclasses.fields(ModelSettings)]
+    settings = ModelSettings(**{name: getattr(about, name) for name in names})
     model = place_model(source, settings, _first_device(), on_cpu="float32")
     found = model.about
     if not same_model(found, about):
@@ -125,11 +152,13 @@ def place_model(
     Raises:
         CheckpointError: there is no checkpoint, its parameters do not fit, or it has no trained aggregation.
     """
-    has_decoder = any(name.startswith("pmd/") for name in parameter_names(source))
-    parts = dataclasses.replace(settings.model, pmd=settings.model.pmd if has_decoder else None, pfr=None)
+    parts = settings.model
+    if isinstance(parts, RiceConfig):
+        has_decoder = any(name.startswith("pmd/") for name in parameter_names(source))
+        parts = dataclasses.replace(parts, pmd=parts.pmd if has_decoder else None, pfr=None)
     config = parts
     if on_cpu and jax.default_backend() == "cpu":
-        config = dataclasses.replace(parts, encoder=dataclasses.replace(parts.encoder, dtype=on_cpu))
+        config = _computing_in(config, on_cpu)
     params = start_from(source, create_params(config, mesh, seed=0), config)
     require_trained_embedding(source, params)
     fingerprint = embedding_fingerprint(params, config, settings.resize)
@@ -143,6 +172,8 @@ def place_model(
         calibration=calibration if calibration and calibration.fingerprint == fingerprint else None,
         ipd=settings.ipd,
         match_fingerprint=match_fingerprint(params, config),
+        tokenizer=settings.tokenizer,
+        text_context=settings.text_context,
     )
     return Model(about, config, create_model(config, mesh), params, mesh)
 
@@ -168,20 +199,15 @@ def read_settings(source: Path) -> ModelSettings:
     model, num_frames = config.model, config.eval.num_frames
     if "eval" not in saved and model.architecture in VIDEO_ENCODERS:
         num_frames = min(num_frames, model.num_frames)
-    return ModelSettings(
-        RiceConfig(model.encoder, model.logit_scale, model.pmd, None, model.aggregation, config.loss.kind, model.texts),
-        config.data.resize if "data" in saved else round(model.image_size * 8 / 7),
-        num_frames,
-        model.ipd,
-    )
+    resize = config.data.resize if "data" in saved else round(model.image_size * 8 / 7)
+    return dataclasses.replace(ModelSettings.of(config), resize=resize, num_frames=num_frames)
 
 
 def same_model(found: About, expected: About) -> bool:
     """Whether vectors and matches of two models can be compared; an unknown decoder passes for the same."""
     decoders = found.match_fingerprint, expected.match_fingerprint
-    return (found.fingerprint, found.model.pmd) == (expected.fingerprint, expected.model.pmd) and (
-        None in decoders or decoders[0] == decoders[1]
-    )
+    of_embeddings = [(about.fingerprint, about.model.pmd, about.text_context) for about in (found, expected)]
+    return of_embeddings[0] == of_embeddings[1] and (None in decoders or decoders[0] == decoders[1])
 
 
 def describe(about: About) -> str:
@@ -190,6 +216,14 @@ def describe(about: About) -> str:
     if about.model.pmd:
         decoder = f"decoder {(about.match_fingerprint or 'unknown')[:12]} {about.model.pmd}"
     return f"{about.fingerprint[:12]}, {decoder}, from {about.checkpoint}"
+
+
+def _computing_in(config: RiceConfig | CopeConfig, dtype: str) -> RiceConfig | CopeConfig:
+    """The same parts with another compute type."""
+    if isinstance(config, CopeConfig):
+        text = config.text and dataclasses.replace(config.text, dtype=dtype)
+        return dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dtype=dtype), text=text)
+    return dataclasses.replace(config, encoder=dataclasses.replace(config.encoder, dtype=dtype))
 
 
 def _first_device() -> Mesh:

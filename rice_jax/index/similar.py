@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from rice_jax.index.catalog import of_gallery
 from rice_jax.index.store import Index
 
 ALIKE = 0.98  # cosine of two products' pictures, from which on a clip hardly tells the products apart
@@ -41,7 +42,7 @@ def report_similar(directory: Path, index: Index) -> None:
     pairs, hubs = alike(index), near_to_everything(index)
     if pairs:
         products = {(pair.gallery, name) for pair in pairs for name in (pair.product, pair.other)}
-        named = [f"{_name(pair.gallery, pair.product)} and {pair.other!r} to {pair.cosine:.2f}" for pair in pairs]
+        named = [f"{of_gallery(pair.gallery, pair.product)} and {pair.other!r} to {pair.cosine:.2f}" for pair in pairs]
         logger.warning(
             "%s: %d products look like another one, and may be taken for it: %s. If they are one product, give their "
             "pictures the same `product`",
@@ -50,7 +51,7 @@ def report_similar(directory: Path, index: Index) -> None:
             _some(named),
         )
     if hubs:
-        named = [f"{_name(hub.gallery, hub.image)} (mean cosine {hub.mean_cosine:.2f})" for hub in hubs]
+        named = [f"{of_gallery(hub.gallery, hub.image)} (mean cosine {hub.mean_cosine:.2f})" for hub in hubs]
         logger.warning(
             "%s: %d pictures are near to all others, and their products may be named too often: %s. Pictures that show "
             "the product larger, and less around it, help",
@@ -123,10 +124,6 @@ def _mean_cosines(index: Index, rows: Int64[np.ndarray, " n"]) -> Float64[np.nda
 def _galleries(index: Index) -> dict[str, Int64[np.ndarray, " n"]]:
     names, number = np.unique(np.array(index.gallery_ids, object), return_inverse=True)
     return {name: np.flatnonzero(number == place) for place, name in enumerate(names.tolist())}
-
-
-def _name(gallery: str, name: str) -> str:
-    return f"{name!r} of gallery {gallery!r}" if gallery else repr(name)
 
 
 def _some(named: list[str]) -> str:

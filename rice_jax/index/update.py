@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 
 from rice_jax.files import leaving_no_trace, locked
-from rice_jax.index.catalog import Names, Picture, read_names, read_shop
-from rice_jax.index.embedding import NUM_NAMED, digest_of, embed_pictures, problem
+from rice_jax.index.catalog import Names, Picture, of_gallery, read_names, read_shop
+from rice_jax.index.embedding import NUM_NAMED, content, digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.similar import report_similar
 from rice_jax.index.smaller import make_smaller, project
@@ -44,7 +44,8 @@ def build_index(
 ) -> Index:
     """Builds or updates the index of a shop, on this process's first device.
 
-    Pictures that are in the index already are embedded again only if their file's content has changed.
+    Pictures that are in the index already are embedded again only if their file's content has changed, or, where the
+    model reads titles, their title.
 
     Example:
         >>> import rice_jax
@@ -159,11 +160,11 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     pictures = read_shop(images)
     with ThreadPoolExecutor(max(settings.num_threads, 1)) as pool:
         digests = list(pool.map(digest_of, pictures))
-        known = {} if old is None else dict(zip(_keys(old), old.digests, strict=True))
+        known = {} if old is None else _contents(old)
         fresh = [
             (picture, digest)
             for picture, digest in zip(pictures, digests, strict=True)
-            if not digest or known.get(_key(picture)) != digest
+            if not digest or known.get(_key(picture)) != content(about, digest, picture.title)
         ]
         logger.info("%s: %d pictures, of which %d are new or have changed", images, len(pictures), len(fresh))
         if old and len(sources) > 1:
@@ -237,10 +238,10 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
     kept = [row for row, key in enumerate(found) if key is None]
     num_removed = len(found) - len(kept)
     if not num_removed:
-        gallery, name = min(everything)
         raise DataError(
-            f"{images}: none of its {len(everything)} {'pictures' if named.pictures else 'products'}, e.g. {name!r} of "
-            f"gallery {gallery!r}, is in {directory}; expected the ids and galleries that they were indexed with"
+            f"{images}: none of its {len(everything)} {'pictures' if named.pictures else 'products'}, e.g. "
+            f"{of_gallery(*min(everything))}, is in {directory}; expected the ids and galleries that they were indexed "
+            "with"
         )
     left = index.take(kept)
     write_index(directory, left)
@@ -329,6 +330,11 @@ def _named(named: Names, gallery: str, image: str, product: str) -> tuple[str, s
 
 def _key(picture: Picture) -> tuple[str, str]:
     return picture.gallery, picture.id
+
+
+def _contents(index: Index) -> dict[tuple[str, str], tuple[str, str]]:
+    made_of = (content(index.about, *of) for of in zip(index.digests, index.titles, strict=True))
+    return dict(zip(_keys(index), made_of, strict=True))
 
 
 def _keys(index: Index) -> Iterator[tuple[str, str]]:

@@ -8,13 +8,13 @@ Differs: padding frames are masked; a text that is missing is left out of the su
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from rice_jax.config import ConfigError, TextTowerConfig, VitConfig
+from rice_jax.config import ConfigError, ModelConfig, TextTowerConfig, VitConfig
 from rice_jax.config.cope import DOMAINS, LIVE, PAGE, VIDEO
 from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.contract import SupportsDomains, SupportsEmbedding
@@ -44,6 +44,15 @@ class CopeConfig:
     text_domains: tuple[str, ...] = (PAGE,)
     embed_dim: int = 128
     num_classes: int = 0
+    pmd: ClassVar[None] = None  # there is no decoder
+
+    @classmethod
+    def of(cls, model: ModelConfig, num_classes: int = 0) -> "CopeConfig":
+        """The parts that `config.model` describes."""
+        encoder, tower = model.encoder, model.texts.tower if model.texts else None
+        assert isinstance(encoder, VitConfig)
+        domains = model.cope.text_domain_names if tower else ()
+        return cls(encoder, tower, domains, model.cope.embed_dim, num_classes)
 
 
 class Fused(NamedTuple):

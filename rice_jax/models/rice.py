@@ -51,6 +51,11 @@ class RiceConfig:
     text: TextConfig | None = None
     teacher_dim: int = 0
 
+    @property
+    def embed_dim(self) -> int:
+        """Size of an embedding."""
+        return self.encoder.embed_dim
+
 
 class Rice(LearnedScale):
     """The encoder, the aggregation, the decoder PMD and the head PFR; see `models.contract`."""

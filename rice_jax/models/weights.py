@@ -24,7 +24,7 @@ from jaxtyping import PyTree
 from rice_jax.config import ModelConfig as ModelSettings
 from rice_jax.config import SwinConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
-from rice_jax.models.cope import CLASSES, DOMAINS
+from rice_jax.models.cope import CLASSES, DOMAINS, PAGE, CopeConfig
 from rice_jax.models.create import ModelConfig, model_class, start_decoder
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import between_frames, encoder_class
@@ -233,8 +233,9 @@ def require_trained_embedding(source: Path, params: PyTree) -> None:
             f"{source}: has no trained projection to config.model.embed_dim ({PROJECTION} is missing); use the "
             "settings of a run that trained one, or leave embed_dim at its default"
         )
-    for domain in set(DOMAINS) & set(params):
-        require_trained(source, params, domain, f"head of COPE for the domain {domain!r}", "use a run of task 'cope'")
+    for part in [*DOMAINS, "text"] if PAGE in params else ():
+        if part in params:
+            require_trained(source, params, part, f"{part!r} of COPE", "use a run of task 'cope' with these settings")
     if "aggregation" in params:
         advice = "use the settings of a run that trained one, or config.model.aggregation.kind='features'"
         require_trained(source, params, "aggregation", "aggregation of this kind", advice)
@@ -266,6 +267,8 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> s
         sizes["aggregation"] = config.aggregation.kind
         if config.aggregation.kind == "transformer":
             sizes["aggregation_heads"] = config.aggregation.transformer.heads
+    if isinstance(config, CopeConfig):
+        sizes |= {"text_domains": list(config.text_domains), "text": config.text.own if config.text else None}
     model = model_class(config)
     rest = {part: params[part] for part in params if part not in ("encoder", *model.TRAINING_ONLY, *model.MATCH_ONLY)}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.

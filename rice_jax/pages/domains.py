@@ -20,7 +20,7 @@ from rice_jax.pages.shelf import Shelf
 
 NUM_QUERIES = 40  # of a pair of domains, shown at most
 LAST_PLACE = 50  # of the plot of rank-k
-LOSSES = ("loss", "icl", "sigmoid", "triplet", "contrast", "class")
+LOSSES = ("loss", "icl", "sigmoid", "triplet")  # and those of pairs of domains, such as "page-video"
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def write_domain_report(path: str | os.PathLike, evaluation: DomainEvaluation, s
             for task, of_task in (("retrieval", result.retrieval), ("one_shot", result.one_shot))
         },
         pairs=list(result.retrieval),
-        plots=[_rank_plot(evaluation), *report.training_plots({"": evaluation.log}, _curves(result))],
+        plots=[_rank_plot(evaluation), *report.training_plots({"": evaluation.log}, _curves(result, evaluation.log))],
         confusions=confusions,
         cards=cards,
         num_queries=sum(len(of_pair.products) for of_pair in ranked.retrieval.values()),
@@ -114,10 +114,11 @@ def confused_products(ranked: Iterable[PairRanking], num: int = report.NUM_PAIRS
     return sorted(found, key=lambda pair: (-pair.there - pair.back, pair))[:num]
 
 
-def _curves(result: DomainResult) -> dict[str, Sequence[str]]:
+def _curves(result: DomainResult, log: Sequence[report.Line]) -> dict[str, Sequence[str]]:
+    of_pairs = {key: None for line in log for key in line if "-" in key and "/" not in key}
     names = [pair.replace(" ", "-") for pair in result.retrieval]
     return {
-        "Loss": LOSSES,
+        "Loss": [*LOSSES, *of_pairs],
         "Accuracy in the batch": ("accuracy",),
         "Rank-1 while training": [f"retrieval/{name}-rank-1" for name in names],
         "One-shot accuracy while training": [f"retrieval/{name}-one-shot" for name in names],

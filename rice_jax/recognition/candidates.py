@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Float32, PyTree
 
 from rice_jax.index.milvus import MilvusIndex
 from rice_jax.index.store import Index
+from rice_jax.models.contract import SupportsStreaming, require
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.products import Where
 from rice_jax.types import DataError
@@ -44,6 +45,7 @@ def find_candidates(
         DataError: there is no such gallery, column, or product.
         OSError: Milvus refuses.
     """
+    require(nnx.merge(engine.model.graphdef, engine.model.params), SupportsStreaming, "a search in Milvus")
     unit = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
     clips = dict(_clips(engine, frames))
     queries = np.concatenate([unit, *clips.values()])

@@ -19,7 +19,7 @@ from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, fields_of, read_index
 from rice_jax.index.text import Texts
 from rice_jax.input.transforms import sample_frames
-from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
+from rice_jax.models.contract import SupportsDomains, SupportsMatching, SupportsStreaming, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.frames import Frames, fill, join_frames
 from rice_jax.recognition.matches import Match, Recognition, Scores
@@ -109,7 +109,8 @@ class Engine:
         self.model = loaded
         self.num_frames: int = self.index.about.num_frames
         module = nnx.merge(loaded.graphdef, loaded.params)
-        require(module, SupportsStreaming, "recognition")
+        if SupportsDomains not in module.capabilities:  # which has a head for live clips
+            require(module, SupportsStreaming, "recognition")
         if rerank:
             require(module, SupportsMatching, "re-ranking")
         # Replaces the calibration's scale if there is none: training multiplies similarities by it.
@@ -305,10 +306,13 @@ class Engine:
         filled = np.zeros((size, *pictures.shape[1:]), np.uint8)
         filled[: len(pictures)] = pictures
         encoded = jax.device_get(self._encoders[size](self._params, filled))
-        return Frames(*encoded).take(slice(len(pictures)))
+        features, tokens = encoded
+        kept = None if self.model.is_streaming else filled
+        return Frames(features, tokens, kept).take(slice(len(pictures)))
 
     def _cosines(self, frames: Frames) -> Float32[np.ndarray, " G"]:
-        return np.asarray(self._similar(self._params, self._vectors, *fill(frames.features, self.num_frames)))
+        filled = fill(_kept(frames), self.num_frames)
+        return np.asarray(self._similar(self._params, self._vectors, *filled))
 
     def _scores_by_frames(self, frames: Frames, gallery: str | None) -> Float32[np.ndarray, " G"]:
         filled = fill(frames.features, self.num_frames)
@@ -342,7 +346,7 @@ class Engine:
         )
         frames = self._encode(np.zeros((1, side, side, 3), np.uint8))
         filled, (similar, by_frames) = fill(frames.features, self.num_frames), comparing(loaded, index)
-        self._similar = compiled(similar, params, self._vectors, *filled)
+        self._similar = compiled(similar, params, self._vectors, *fill(_kept(frames), self.num_frames))
         if self.by_frames:
             known = index.centers
             self._centers = {
@@ -384,3 +388,8 @@ class Engine:
                 "label some clips (rice eval CLIPS.csv --index=INDEX), or evaluate the run (rice eval) and index its "
                 "images again (rice index)."
             )
+
+
+def _kept(frames: Frames) -> np.ndarray:
+    """What a clip is embedded from."""
+    return frames.features if frames.pictures is None else frames.pictures

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 
 class Frames(NamedTuple):
@@ -12,16 +12,20 @@ class Frames(NamedTuple):
 
     features: Float32[np.ndarray, "b E"]  # not normalized
     tokens: Float[np.ndarray, "b L D"] | None  # only for re-ranking
+    pictures: UInt8[np.ndarray, "b S S 3"] | None = None  # only for models that embed a clip from its pictures
 
     def take(self, rows: slice | Int[np.ndarray, " n"]) -> "Frames":
         """Selects some of the frames."""
-        return Frames(self.features[rows], None if self.tokens is None else self.tokens[rows])
+        further = (None if array is None else array[rows] for array in (self.tokens, self.pictures))
+        return Frames(self.features[rows], *further)
 
 
 def join_frames(parts: Sequence[Frames]) -> Frames:
     """Concatenates frames; at least one part."""
     tokens = [part.tokens for part in parts if part.tokens is not None]
-    return Frames(np.concatenate([part.features for part in parts]), np.concatenate(tokens) if tokens else None)
+    pictures = [part.pictures for part in parts if part.pictures is not None]
+    further = (np.concatenate(arrays) if arrays else None for arrays in (tokens, pictures))
+    return Frames(np.concatenate([part.features for part in parts]), *further)
 
 
 def fill(array: np.ndarray, num_frames: int) -> tuple[np.ndarray, Bool[np.ndarray, " T"]]:

@@ -12,6 +12,7 @@ from rice_jax.types import DataError
 # {column of the shop's CSV, in any case: a value, or several of which a product has one}; all columns must agree. Texts
 # that differ only in Unicode's normal form are equal: keyboards, spreadsheets, and macOS write accents differently.
 Where = Mapping[str, str | Collection[str]]
+NUM_NAMED = 10  # values of a column in a message
 
 
 def by_gallery(index: Index) -> dict[str | None, Products]:
@@ -83,5 +84,18 @@ def select(
     kept = np.array([meets(product) for product in range(len(products.edges) - 1)])
     if not kept.any():
         wanted = " and ".join(f"{column}={' or '.join(sorted(values))}" for column, values in where)
-        raise DataError(f"where: found no product with {wanted} among {len(kept)}")
+        known = "; ".join(f"{names[column]!r} is {_some(_values(index, products, column))}" for column, _ in where)
+        raise DataError(f"where: found no product with {wanted} among {len(kept)}, whose {known}")
     return products.take(kept)
+
+
+def _values(index: Index, products: Products, column: str) -> list[str]:
+    """What the pictures of the products have in a column, without empty texts."""
+    rows = (index.fields[row] for row in products.rows.tolist())
+    found = (value for row in rows for name, value in row.items() if normal_form(name.casefold()) == column)
+    return sorted(set(filter(None, found)))
+
+
+def _some(values: list[str]) -> str:
+    more = [f"one of {len(values) - NUM_NAMED} more"] if len(values) > NUM_NAMED else []
+    return " or ".join([*map(repr, values[:NUM_NAMED]), *more]) or "empty"

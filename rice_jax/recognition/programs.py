@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, BFloat16, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, BFloat16, Bool, Float, Int, PyTree, Shaped, UInt8
 
 from rice_jax.index.model import Model
 from rice_jax.index.store import Index
@@ -30,6 +30,9 @@ def compile_encoders(
     graphdef = model.graphdef
 
     def encode(params: PyTree, pictures: UInt8[Array, "b S S 3"]) -> tuple[Array, Array | None]:
+        if not model.is_streaming:  # each frame is a clip of one
+            clips = {"video": pictures[:, None], "frame_mask": jnp.ones((len(pictures), 1), bool)}
+            return nnx.merge(graphdef, params).embed_video(clips), None
         encoded = nnx.merge(graphdef, params).encode_frames(pictures)
         return encoded.features.astype(jnp.float32), encoded.tokens if with_tokens else None
 
@@ -44,9 +47,13 @@ def comparing(model: Model, index: Index) -> tuple[Callable, Callable]:
         return embeddings if projection is None else jnp.matmul(embeddings, projection, precision=HIGHEST)
 
     def similar(
-        params: PyTree, vectors: Float[Array, "G N"], features: Float[Array, "T E"], frame_mask: Bool[Array, " T"]
+        params: PyTree, vectors: Float[Array, "G N"], kept: Shaped[Array, "T ..."], frame_mask: Bool[Array, " T"]
     ) -> Float[Array, " G"]:
-        clip = nnx.merge(graphdef, params).aggregate(features[None], frame_mask[None])[0]
+        module = nnx.merge(graphdef, params)
+        if model.is_streaming:
+            clip = module.aggregate(kept[None], frame_mask[None])[0]
+        else:
+            clip = module.embed_video({"video": kept[None], "frame_mask": frame_mask[None]})[0]
         return jnp.matmul(vectors, project(clip), precision=HIGHEST)
 
     def by_frames(

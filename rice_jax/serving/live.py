@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from rice_jax.recognition.changes import Changes, Event, Search
+from rice_jax.recognition.changes import LOST_SECONDS, Changes, Event, Search
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.follow import LiveFrame, follow
 from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
@@ -137,7 +137,7 @@ class Followed:
         """
         self.log, self.source = EventLog(), source
         self._tell, self._stop = teller(self.log, write), threading.Event()
-        self._connection = State("connecting")
+        self._connection, self._latest = State("connecting"), time.monotonic()
         self._final: State | None = None
         self._engine_now, self._engine, self._encode = engine, engine(), encode
         self._changes, self._interval = Changes(search), interval
@@ -152,8 +152,11 @@ class Followed:
 
     @property
     def state(self) -> State:
-        """Of the source."""
-        return self._final or self._connection
+        """Of the source; one that is connected but silent, such as a file that no longer grows, is waited for."""
+        state, patience = self._final or self._connection, max(LOST_SECONDS, 2 * self._interval)
+        if state.state == "live" and time.monotonic() - self._latest > patience:
+            return state._replace(state="waiting", reason=f"no picture has come for {patience:g} seconds")
+        return state
 
     @property
     def is_running(self) -> bool:
@@ -210,6 +213,7 @@ class Followed:
             reason = "it has ended"
             try:
                 for picture in live_pictures(source, interval, stop, seen):
+                    self._latest = time.monotonic()
                     self._connection = State("live", None, self._connection.pictures + 1)
                     yield picture
             except SourceLost as error:

@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import hmac
+import logging
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,9 +20,11 @@ MIN_CHARACTERS = 16  # a shorter token can be guessed
 # several challenges in a header, it sees only the first.
 CHALLENGE = 'Basic realm="rice_jax", charset="UTF-8", Bearer realm="rice_jax"'
 
+logger = logging.getLogger(__name__)
+
 
 def read_tokens(path: str | os.PathLike) -> list[bytes]:
-    """Reads the tokens of a file, one on each line; empty lines do not count.
+    """Reads the tokens of a file, one on each line; empty lines do not count. Warns if every user can read it.
 
     Returns:
         The SHA-256 of each.
@@ -29,6 +33,8 @@ def read_tokens(path: str | os.PathLike) -> list[bytes]:
         DataError: there is none, or one is short or has other characters than a header may have; it is not shown.
         OSError: the file cannot be read.
     """
+    if os.name == "posix" and Path(path).stat().st_mode & stat.S_IROTH:
+        logger.warning("%s: every user of this machine can read it; restrict it by chmod 600", path)
     tokens = []
     for number, line in enumerate(Path(path).read_bytes().splitlines(), start=1):
         if token := line.strip():

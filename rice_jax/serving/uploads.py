@@ -316,7 +316,7 @@ def describe(errors: Sequence[Mapping[str, Any]]) -> str:
     """The errors that pydantic found, in one line."""
     return "; ".join(
         f"{([part for part in error['loc'] if isinstance(part, str)] or ['the request'])[-1]}: {error['msg']}"
-        + (f", found {_quote(error['input'])}" if error["type"] != "missing" else "")
+        + (f", found {_quote(error['input'])}" if error["type"] not in ("missing", "json_invalid") else "")
         for error in errors[:5]
     )
 

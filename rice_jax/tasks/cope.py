@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
 
-from rice_jax.config import Config, ConfigError, VitConfig
+from rice_jax.config import Config, ConfigError
 from rice_jax.config.cope import DOMAINS, LIVE, PAGE
 from rice_jax.config.model import OF_VIDEOS
 from rice_jax.files import write_lines
@@ -71,15 +71,8 @@ class CopeTask(BetweenDomains):
         )
 
     def model(self, config: Config) -> CopeConfig:
-        model, encoder = config.model, config.model.encoder
-        assert isinstance(encoder, VitConfig)
-        return CopeConfig(
-            encoder,
-            model.texts.tower if model.texts else None,
-            model.cope.text_domain_names if model.texts else (),
-            model.cope.embed_dim,
-            class_rows(model.cope.num_classes) if config.loss.cope.class_weight else 0,
-        )
+        has_classes = config.loss.cope.class_weight > 0
+        return CopeConfig.of(config.model, class_rows(config.model.cope.num_classes) if has_classes else 0)
 
     def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:
         return triplet_batches(config.input, self.model(config).text_domains, start, process_index, process_count)

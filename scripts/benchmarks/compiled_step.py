@@ -1,11 +1,14 @@
 """The training step, compiled for one device without allocating anything."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AxisType, Mesh
 
 from rice_jax.config import Config
+from rice_jax.config.cope import DOMAINS, PAGE
 from rice_jax.models.create import create_params
 from rice_jax.models.rice import Rice
 from rice_jax.parallel.mesh import Placement
@@ -38,8 +41,27 @@ def one_device() -> Mesh:
     return jax.make_mesh((1, 1), ("data", "fsdp"), devices=jax.devices()[:1], axis_types=(AxisType.Auto,) * 2)
 
 
+def abstract_triplets(config: Config) -> dict[str, Any]:
+    """Shapes of a batch of task "cope"."""
+    batch, texts = config.data.batch_size, TASKS[config.task].model(config).text_domains
+    tokens = batch, config.input.text_context
+    number = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    found: dict[str, Any] = {"product": number, "index": number}
+    for domain in DOMAINS:
+        frames = 1 if domain == PAGE else config.data.num_frames
+        found[domain] = {
+            "video": abstract_pictures(config, batch, frames),
+            "frame_mask": jax.ShapeDtypeStruct((batch, frames), jnp.bool_),
+            "real": jax.ShapeDtypeStruct((batch,), jnp.bool_),
+        }
+        if domain in texts:
+            found[domain]["text_ids"] = jax.ShapeDtypeStruct(tokens, jnp.int32)
+            found[domain]["text_token_mask"] = jax.ShapeDtypeStruct(tokens, jnp.bool_)
+    return found
+
+
 def abstract_batch(config: Config) -> Batch:
-    """Shapes of a batch."""
+    """Shapes of a batch of images and videos."""
     batch, frames = config.data.batch_size, config.data.num_frames
     return {
         "image": abstract_pictures(config, batch),

@@ -40,13 +40,13 @@ def least_operations(config: Config) -> dict[str, int]:
         ConfigError: the encoder is no vision transformer of single pictures.
     """
     model, parts = config.model, TASKS[config.task].model(config)
-    pmd = parts.pmd
     batch, tokens, width = config.data.batch_size, model.num_tokens, model.width
     pictures, memory = batch * (1 + config.data.num_frames), config.data.num_frames * tokens
 
     learning, weights_learning = (
         {name: pictures * count for name, count in counts.items()} for counts in encoder_operations(config)
     )
+    pmd = parts.pmd
     learning["contrast"] = batch**2 * 2 * model.embed_dim
     parameters = encoder_parameters(model)
     if pmd:

@@ -3,7 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from rice_jax.eval import ranking
+from rice_jax.eval import nearest, ranking
 
 
 def _rank(
@@ -100,8 +100,8 @@ def test_scores_exist_in_bounded_blocks(monkeypatch):
             sizes.append(scores.size)
             yield start, scores
 
-    inner = ranking._score_blocks
-    monkeypatch.setattr(ranking, "_score_blocks", score_blocks)
+    inner = nearest._score_blocks
+    monkeypatch.setattr(nearest, "_score_blocks", score_blocks)
     arguments = _random(num_queries=200, num_galleries=1)
     _rank(**arguments, max_scores=100)
     assert max(sizes) <= 100

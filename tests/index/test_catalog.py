@@ -197,13 +197,13 @@ def test_what_is_only_named_needs_no_path(tmp_path):
         ("id,path\n1,a.jpg,b,c\n", "2: found 4 values, expected 2"),
         ("id,path\n1,\n", "2: found no path of '1'"),
         ("id,path\n ,a.jpg\n", "2: found no id"),
-        ("id,path\n1,a.jpg\n2,b.jpg\n1,a.jpg\n", "4: found the id '1' of gallery '', which .*shop.csv:2 has too"),
-        ("id,path\n1,a.jpg\n1,b.jpg\n1/2,c.jpg\n", "4: found the id '1/2' of gallery '', which .*shop.csv:3 has too"),
+        ("id,path\n1,a.jpg\n2,b.jpg\n1,a.jpg\n", "4: found the id '1', which .*shop.csv:2 has too"),
+        ("id,path\n1,a.jpg\n1,b.jpg\n1/2,c.jpg\n", "4: found the id '1/2', which .*shop.csv:3 has too"),
         (
             "id,path,product\n1,a.jpg,x\n2,b.jpg,x\n1,c.jpg,y\n",
-            "4: found the id '1' of gallery '', which .*:2 has too; .* ids of their own and the same `product`",
+            "4: found the id '1', which .*:2 has too; .* ids of their own and the same `product`",
         ),
-        ("id,path,product\n1,a.jpg,x\n1,b.jpg,x\n", "3: found the id '1' of gallery '', which .*:2 has too"),
+        ("id,path,product\n1,a.jpg,x\n1,b.jpg,x\n", "3: found the id '1', which .*:2 has too"),
         ("id,path,product,product\n1,a.jpg,x,x\n", "1: found the columns 'id', 'path', 'product', 'product'"),
         ('id,path\n1,"a"b\n', "2: .*expected a CSV"),
         (b"id,path\n\xff,a.jpg\n", "expected a CSV in UTF-8"),
@@ -221,7 +221,7 @@ def test_a_bad_directory(tmp_path):
         read_shop(tmp_path / "nowhere")
     with pytest.raises(DataError, match=r"found no picture, expected pictures \(.jpg"):
         read_shop(touch(tmp_path / "empty", "notes.txt"))
-    with pytest.raises(DataError, match="a.png: found the id 'a' of gallery '', which .*a.jpg has too"):
+    with pytest.raises(DataError, match="a.png: found the id 'a', which .*a.jpg has too"):
         read_shop(touch(tmp_path / "twice", "a.jpg", "a.png"))
     for name in ("shop/caf\udce9.jpg", "shop\udce9/cafe.jpg", "shop/gallery\udce9/cafe.jpg"):
         with pytest.raises(DataError, match=r"\\udce9.*found a name that is not UTF-8, .*rename it"):

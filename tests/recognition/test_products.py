@@ -92,8 +92,13 @@ def test_over_time_and_pushed(directory, engine, live_shop):
             {"color": "red"},
             "where: found no column 'color' in the index; its further columns are: 'Category', 'price'",
         ),
-        ("b", {"category": "lamp"}, "where: found no product with category=lamp among 2"),
-        (None, {"category": ["x", "y"], "price": "9"}, "no product with category=x or y and price=9 among 6"),
+        ("b", {"category": "lamp"}, "where: found no product with category=lamp among 2, whose 'Category' is 'cup'"),
+        (
+            None,
+            {"category": ["x", "y"], "price": "9"},
+            "no product with category=x or y and price=9 among 6, whose 'Category' is 'cup' or 'lamp' or 'seat' or "
+            "'sofa'; 'price' is '8' or '9' or '99'",
+        ),
         ("c", {"category": "lamp"}, "found no gallery 'c'"),
     ],
 )

@@ -117,6 +117,7 @@ def test_what_may_not_be_followed_is_refused(following, engine, tmp_path):
         assert client.post("/streams/s/source", content="{}").status_code == 415
         broken = client.post("/streams/s/source", content="{", headers={"content-type": "application/json"})
         assert broken.status_code == 422 and "the request: Invalid JSON" in broken.json()["detail"]
+        assert "found" not in broken.json()["detail"]
         assert client.get("/streams/s").status_code == client.get("/streams/s/events").status_code == 404
         assert client.post("/streams/s/source", json=source(port)).status_code == 201
         answer = client.post("/streams/t/source", json=source(port))
@@ -280,3 +281,25 @@ def test_a_server_that_stops_ends_its_listeners(engine, shop):
             begin = time.monotonic()
         assert time.monotonic() - begin < SECONDS / 2
         assert b"".join(iter(lambda: listener.recv(1000), b"")).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_source_that_falls_silent_is_not_live(engine, shop, monkeypatch):
+    """A file that no longer grows stays connected."""
+
+    def pictures(source, interval, stop, seen):
+        yield 0.0, shop.pictures[1]
+        stop.wait(SECONDS)
+
+    async def follow():
+        encode = lambda engine, pictures: engine.encode(np.stack(pictures))  # noqa: E731
+        followed = Followed("s", Source("film.ts"), lambda: engine, encode, event_line, 0.05, Search())
+        await asyncio.to_thread(until, lambda: followed.state.state == "waiting")
+        state = followed.state
+        followed.end()
+        await asyncio.to_thread(followed.join)
+        return state, followed.state.state
+
+    monkeypatch.setattr(live_module, "live_pictures", pictures)
+    monkeypatch.setattr(live_module, "LOST_SECONDS", 0.2)
+    state, at_last = asyncio.run(follow())
+    assert (state.reason, state.pictures, at_last) == ("no picture has come for 0.2 seconds", 1, "ended")

@@ -84,6 +84,16 @@ def test_bad_tokens_are_refused(text, reason, tmp_path):
     assert not any(line and line in str(error.value) for line in text.split()), "a token is never shown"
 
 
+def test_a_file_that_every_user_can_read_is_told(tmp_path, caplog):
+    path = tmp_path / "tokens"
+    path.write_text(TOKEN)
+    for mode, told in ((0o600, []), (0o640, []), (0o644, [f"{path}: every user of this machine can read it; "])):
+        path.chmod(mode)
+        caplog.clear()
+        assert len(read_tokens(path)) == 1
+        assert [message.partition("restrict")[0] for message in caplog.messages] == told
+
+
 def test_pages_of_named_sites_may_ask(guarded, shop):
     asked = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
     answer = guarded.options("/recognize", headers={"origin": SITE, **asked})

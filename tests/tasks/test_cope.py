@@ -123,7 +123,8 @@ def test_sampled_classes_depend_on_seed_and_step_alone():
         assert {*product.tolist()} < {*touched} <= drawn[-1]
     assert drawn[0] != drawn[1]
     with pytest.raises(ConfigError, match="sampled_classes: found 24, expected at most the 20 products of the data"):
-        TASKS["cope"].loss(cope_config(loss__cope__sampled_classes=24, model__cope__num_classes=20), None)
+        mesh = create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+        TASKS["cope"].loss(cope_config(loss__cope__sampled_classes=24, model__cope__num_classes=20), mesh)
 
 
 def test_without_classes_there_is_no_matrix():

@@ -107,7 +107,7 @@ function summary(timeline) {
   const named = new Set(timeline.filter((part) => part.product).map((part) => productKey(part.product)));
   const none = seconds(timeline.filter((part) => !part.product));
   const products = `${named.size} ${named.size === 1 ? "product" : "products"}`;
-  const words = `${products} in ${clock(seconds(timeline))}${none ? `, of which ${clock(none)} show ${NONE}` : ""}.`;
+  const words = `${products} in ${clock(timeline.at(-1).end - timeline[0].start)}${none ? `, of which ${clock(none)} show ${NONE}` : ""}.`;
   if (timeline[0].confidence !== null) return words;
   return `${words} The index has no calibration, so there are no confidences, and every part shows some product.`;
 }
@@ -115,7 +115,7 @@ function summary(timeline) {
 function ticks(start, end) {
   const steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200];
   const step = steps.find((step) => (end - start) / step <= NUM_TICKS) ?? steps.at(-1), times = [];
-  const last = end - 0.05 * (end - start);  // the text of a later one would not fit
+  const last = end - 0.1 * (end - start);  // on a phone, the text of a later one would not fit
   for (let time = step * Math.ceil(start / step); time <= last; time += step) times.push(time);
   return times;
 }

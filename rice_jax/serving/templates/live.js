@@ -56,7 +56,7 @@ function take(event) {
 
 function draw() {
   const last = parts.at(-1), now = isShown(last) ? last : null;
-  const ends = (one) => one.gone ?? one.start + Math.max(0, Date.now() - one.since) / 1000;
+  const ends = (one) => one.gone ?? one.start + Math.max(0, Math.floor((Date.now() - one.since) / 1000));
   parts = parts.map((one) => ({ ...one, end: ends(one) })).filter((one) => isShown(one) || one.end > one.start);
   const newest = parts.at(-1)?.end ?? 0;
   parts = parts.filter((one) => one.end > newest - KEPT);

@@ -1,0 +1,278 @@
+"""The ranks that float64 gives, mostly from float32 products.
+
+A float32 matrix product gives the same pair different last bits in different blocks, so two copies of one picture would
+not tie, and ranks would depend on the blocks. The score of a pair is therefore a sum in float64, in an order that
+depends on nothing else, rounded once. It is computed only where it decides: if the float32 product is farther from the
+score to compare with than the two can differ (`Gallery.error`), that product decides.
+
+The error of a float32 product of `E` numbers is at most gamma(E) · |a| · |b|, gamma(n) = n u / (1 - n u), u = 2^-24, in
+any order of summation and with or without fused multiply-add (Higham, "Accuracy and Stability of Numerical Algorithms",
+2002, section 3.1), as long as nothing overflows or underflows.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, Int64
+
+from rice_jax.eval.pooling import LEAST_SHARPNESS, Pooling
+from rice_jax.eval.products import Products
+from rice_jax.eval.scores import center
+
+UNIT = 2.0**-24  # unit roundoff of float32
+SMALLEST = 2.0**-126  # normal number of float32
+LARGEST = 2.0**126  # that a product may become without overflow
+PART = 2**16  # numbers that are made float64 at a time: they stay in the processor's cache
+LONG = 4096  # embeddings whose lengths are computed at a time
+
+
+class Rows(NamedTuple):
+    """What some queries are compared by: each query's embedding, or those of its frames."""
+
+    vectors: Float32[np.ndarray, "r E"]
+    lengths: Float64[np.ndarray, " r"]  # of the vectors
+    edges: Int[np.ndarray, " q1"]  # where the rows of each query begin, and their number
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+
+class Entries(NamedTuple):
+    """Products of queries with their scores."""
+
+    queries: Int64[np.ndarray, " n"]
+    products: Int64[np.ndarray, " n"]
+    scores: Float32[np.ndarray, " n"]
+    are_truths: Bool[np.ndarray, " n"]
+
+    def take(self, which: Int64[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Entries":
+        """Selects some of the entries."""
+        return Entries(*(values[which] for values in self))
+
+
+class Found(NamedTuple):
+    """How some queries are ranked."""
+
+    queries: Int64[np.ndarray, " t"]  # of the truths, ascending
+    ranks: Int64[np.ndarray, " t"]  # of the truths, ascending for each query
+    top: Entries  # the first products of each query, in order
+
+
+class Gallery:
+    """The products of a gallery, and their scores for some queries."""
+
+    def __init__(
+        self,
+        vectors: Float32[np.ndarray, "G E"],
+        lengths: Float64[np.ndarray, " G"],
+        products: Products,
+        pooling: Pooling,
+        by_frames: bool,
+    ):
+        self.products = products
+        self._vectors, self._pooling, self._by_frames = vectors, pooling, by_frames
+        self._center = center(vectors, products.rows) if by_frames else None
+        self._length = float(lengths[products.rows].max())
+        self._sizes = np.diff(products.edges)
+        self._pools = len(products.rows) > len(self)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def error(self, rows: Rows) -> Float64[np.ndarray, " q"]:
+        """Bounds how far a product's score by `approximate` and a float32 limit near it can be off, for each query.
+
+        Besides that of the float32 product, it has 16 roundings to float32: of the score, of what is subtracted, and of
+        the limit, for both scores. Numbers so small that they have few bits, or are taken for 0, add the second term.
+        Pooling changes a score by no more than its images' scores, and rounds in float64 and to float32.
+        """
+        num = rows.vectors.shape[1] + 16
+        of_rows = np.maximum.reduceat(rows.lengths, rows.edges[:-1])
+        error = num * UNIT / (1 - num * UNIT) * of_rows * self._length
+        error += 4 * num * SMALLEST * (1 + of_rows + self._length)
+        if self._pools:
+            sharpness = max(self._pooling.sharpness, LEAST_SHARPNESS)
+            error += (self._sizes.max() + 16) * 2.0**-51 / sharpness + 4 * UNIT * np.abs(self._pooling.inflation).max()
+        return error
+
+    def approximate(self, rows: Rows, products: range) -> Float32[np.ndarray, "q n"]:
+        """The scores of some products, each at most `error` off."""
+        edges = self.products.edges[products.start : products.stop + 1]
+        images = self.products.rows[edges[0] : edges[-1]]
+        follow = images[-1] - images[0] == len(images) - 1 and (np.diff(images) == 1).all()
+        vectors = self._vectors[images[0] : images[-1] + 1] if follow else self._vectors[images]
+        if rows.lengths.max() * self._length < LARGEST:
+            cosines = rows.vectors @ vectors.T
+        else:
+            cosines = (rows.vectors.astype(np.float64) @ vectors.T.astype(np.float64)).astype(np.float32)
+        if self._center is not None:
+            cosines -= (rows.vectors.astype(np.float64) @ self._center).astype(np.float32)[:, None]
+            cosines = np.maximum.reduceat(cosines, rows.edges[:-1])
+        return self._pool(cosines, edges - edges[0], self._pooling.inflation[products.start : products.stop])
+
+    def exact(
+        self, rows: Rows, queries: Int64[np.ndarray, " n"], products: Int64[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, " n"]:
+        """The scores of some pairs of a query and a product; they depend on nothing but the pair."""
+        if not self._pools:
+            return self._of_images(rows, queries, self.products.rows[products])
+        images, edges = self._images(products)
+        of_images = self._of_images(rows, np.repeat(queries, np.diff(edges)), images)
+        return self._pool(of_images, edges, self._pooling.inflation[products])
+
+    def best_images(
+        self, rows: Rows, queries: Int64[np.ndarray, " n"], products: Int64[np.ndarray, " n"]
+    ) -> Int64[np.ndarray, " n"]:
+        """The row of the image that is most similar to the query, of each pair of a query and a product."""
+        if not self._pools or not len(products):
+            return self.products.rows[products]
+        images, edges = self._images(products)
+        scores = self._of_images(rows, np.repeat(queries, np.diff(edges)), images)
+        best = np.repeat(np.maximum.reduceat(scores, edges[:-1]), np.diff(edges))
+        are_best = np.flatnonzero(scores == best)
+        return images[are_best[np.searchsorted(are_best, edges[:-1])]]
+
+    def _pool(
+        self, scores: Float32[np.ndarray, "*B i"], edges: Int[np.ndarray, " n1"], inflation: Float32[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, "*B n"]:
+        if not self._pools:
+            return scores
+        pooling = self._pooling._replace(edges=edges, inflation=inflation)
+        return pooling.scores(scores) if self._by_frames else pooling.cosines(scores)
+
+    def _of_images(
+        self, rows: Rows, queries: Int64[np.ndarray, " n"], images: Int64[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, " n"]:
+        """The scores of pairs of a query and an image."""
+        if self._center is None:
+            return self._sums(rows.vectors, queries, images).astype(np.float32)
+        own, starts = _ranges(rows.edges[queries], np.diff(rows.edges)[queries])
+        sums = self._sums(rows.vectors, own, np.repeat(images, np.diff(starts)))
+        return (np.maximum.reduceat(sums, starts[:-1]) if len(sums) else sums).astype(np.float32)
+
+    def _sums(
+        self, vectors: Float32[np.ndarray, "r E"], rows: Int64[np.ndarray, " n"], images: Int64[np.ndarray, " n"]
+    ) -> Float64[np.ndarray, " n"]:
+        """The products of pairs of rows, each summed in the same order; that of a matrix product would vary."""
+        sums, part = np.empty(len(rows)), max(1, PART // vectors.shape[1])
+        for start in range(0, len(rows), part):
+            some = slice(start, start + part)
+            own = self._vectors[images[some]].astype(np.float64)
+            if self._center is not None:
+                own -= self._center
+            np.vecdot(vectors[rows[some]].astype(np.float64), own, out=sums[some])
+        return sums
+
+    def _images(self, products: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " i"], Int64[np.ndarray, " n1"]]:
+        """The rows of the products' images, and where those of each begin among them."""
+        places, edges = _ranges(self.products.edges[products], self._sizes[products])
+        return self.products.rows[places], edges
+
+
+def rank_rows(
+    rows: Rows,
+    truths: Int64[np.ndarray, "t 2"],
+    gallery: Gallery,
+    num_top: int,
+    max_scores: int,
+) -> Found:
+    """Ranks some queries in one gallery, a block of its products at a time, in the order of `ranking.rank`.
+
+    Args:
+        rows: of the queries.
+        truths: pairs of a query and one of its true products, each once.
+        gallery: the products.
+        num_top: number of first products to find.
+        max_scores: largest number of scores at a time.
+    """
+    scores = gallery.exact(rows, *truths.T)
+    own = Entries(*truths.T, scores, np.ones(len(truths), bool))
+    own = own.take(np.lexsort((-scores, own.queries)))
+    places = _places(own.queries)
+    by_place = [np.flatnonzero(places == place) for place in range(int(places.max(initial=-1)) + 1)]
+    others_before = np.zeros(len(own.queries), np.int64)  # products that are no truth and stand before each truth
+    error, top = gallery.error(rows), own
+    last_of_top = np.full(len(rows), np.finfo(np.float32).min)
+    for start, block in _score_blocks(rows, gallery, max_scores):
+        here = (own.products >= start) & (own.products < start + block.shape[1])
+        block[own.queries[here], own.products[here] - start] = -np.inf  # only others are counted
+        for of_place in by_place:
+            nth = own.take(of_place)
+            high, low = (_round(nth.scores + sign * error[nth.queries]) for sign in (1, -1))
+            scores = block if len(high) == len(block) else block[nth.queries]
+            are_before = scores >= high[:, None]
+            row, column = _pairs((scores < low[:, None]) == are_before)
+            unsure = row[gallery.exact(rows, nth.queries[row], column + start) >= nth.scores[row]]
+            others_before[of_place] += are_before.sum(axis=1) + np.bincount(unsure, minlength=len(high))
+        row, column = _pairs(_candidates(block, last_of_top, error, num_top))
+        column += start
+        top = _first(top, Entries(row, column, gallery.exact(rows, row, column), np.zeros(len(row), bool)), num_top)
+        last = top.take(_places(top.queries) == num_top - 1)
+        last_of_top[last.queries] = _round(last.scores - error[last.queries])
+    return Found(own.queries, 1 + places + others_before, top)
+
+
+def lengths_of(vectors: Float32[np.ndarray, "*n E"]) -> Float64[np.ndarray, "*n"]:
+    """The lengths of embeddings; of any float32 numbers, their squares' sum in float64 is finite."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    found = np.empty(len(flat))
+    for start in range(0, len(flat), LONG):
+        part = flat[start : start + LONG].astype(np.float64)
+        np.einsum("ne,ne->n", part, part, out=found[start : start + LONG])
+    return np.sqrt(found).reshape(vectors.shape[:-1])
+
+
+def _candidates(
+    block: Float32[np.ndarray, "q n"],
+    least: Float32[np.ndarray, " q"],
+    error: Float64[np.ndarray, " q"],
+    num_top: int,
+) -> Bool[np.ndarray, "q n"]:
+    """Which products may be among the first."""
+    candidates = block >= least[:, None]
+    place = block.shape[1] - num_top
+    if place > 0 and np.count_nonzero(candidates) > 2 * num_top * len(block):
+        last = np.partition(block, place, axis=1)[:, place]
+        candidates &= block >= _round(last - 2 * error)[:, None]
+    return candidates
+
+
+def _first(some: Entries, others: Entries, num: int) -> Entries:
+    """The first of each query's entries, in order."""
+    joined = Entries(*map(np.concatenate, zip(some, others, strict=True)))
+    order = np.lexsort((joined.products, joined.are_truths, -joined.scores, joined.queries))
+    kept = order[_places(joined.queries[order]) < num]
+    return joined.take(kept)
+
+
+def _score_blocks(rows: Rows, gallery: Gallery, max_scores: int) -> Iterator[tuple[int, Float32[np.ndarray, "q n"]]]:
+    """Yields (position of the first product, approximate scores of the queries and a block of products)."""
+    num_columns = max(1, max_scores // max(rows.vectors.shape))  # bounds the scores, and the embeddings that make them
+    edges, start = gallery.products.edges, 0
+    while start < len(gallery):
+        end = max(start + 1, int(np.searchsorted(edges, edges[start] + num_columns, side="right")) - 1)
+        yield start, gallery.approximate(rows, range(start, end))
+        start = end
+
+
+def _round(limits: Float64[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    return limits.astype(np.float32)  # comparing float32 numbers with float64 ones is slow
+
+
+def _pairs(mask: Bool[np.ndarray, "q n"]) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+    """The places of a mask; `np.nonzero` takes several times as long."""
+    return np.divmod(np.flatnonzero(mask), mask.shape[1])
+
+
+def _places(queries: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The place of each entry among those of its query, from 0; the entries of a query are neighbors."""
+    return np.arange(len(queries)) - np.searchsorted(queries, queries)
+
+
+def _ranges(
+    starts: Int[np.ndarray, " n"], sizes: Int[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, " i"], Int64[np.ndarray, " n1"]]:
+    """The concatenated ranges that start at `starts`, and where each begins."""
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    return np.arange(edges[-1]) + np.repeat(starts - edges[:-1], sizes), edges
