@@ -159,6 +159,7 @@ def _engine(options: argparse.Namespace, batch_sizes: tuple[int, ...], index: In
     engine = Engine(
         options.index if index is None else index,
         model=options.checkpoint,
+        text_model=options.text_model,
         rerank=options.rerank,
         batch_sizes=batch_sizes,
         naming=naming_of(options),
@@ -206,13 +207,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help=f"pictures fetched for each frame (default: {LIMIT})",
     )
     search.add_argument("--checkpoint", type=Path, metavar="RUN", help="where the model is, if it has moved since")
+    search.add_argument("--text_model", type=Path, metavar="DIR", help="where the text tower is, if it has moved since")
     search.add_argument("--gallery", metavar="ID", help="search only this gallery (default: all products)")
     search.add_argument(
         "--where",
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="search only products of which the shop's CSV says so; repeat it for other values and columns",
+        help="only products of which the CSV says so; repeatable",
     )
     search.add_argument(
         "--rerank", type=int, default=0, metavar="N", help="re-rank the first N with the decoder (default: 0)"

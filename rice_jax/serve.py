@@ -51,8 +51,7 @@ logger = logging.getLogger(__name__)
 FIELDS = dataclasses.fields(Limits)
 MAX_BATCH = 512  # a larger one takes minutes to compile, and as much memory as the model
 DESCRIPTION = """\
-Serves recognition over HTTP: a web page at /, and an API that /docs describes.
-Prints its address when it is ready. SIGTERM lets it finish open requests.
+Serves recognition over HTTP: a page at /, an API at /docs. Prints its address.
 """
 
 
@@ -83,6 +82,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
         return Engine(
             file.parent,
             model=options.checkpoint,
+            text_model=options.text_model,
             rerank=options.rerank,
             batch_sizes=sizes,
             naming=naming,
@@ -164,6 +164,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search.add_argument("--store", type=_store, help=argparse.SUPPRESS)
     search.add_argument("--watch", action="store_true", help="use a new index as soon as it replaces this one")
     search.add_argument("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved")
+    search.add_argument(
+        "--text_model", type=Path, metavar="DIR", help="new location of the text tower, if it has moved"
+    )
     add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")

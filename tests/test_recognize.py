@@ -1,5 +1,6 @@
 """The command `recognize`, in this process."""
 
+import dataclasses
 import json
 import sys
 from datetime import UTC, datetime
@@ -7,9 +8,12 @@ from datetime import UTC, datetime
 import pytest
 
 from rice_jax import recognize
+from rice_jax.index.store import write_index
+from rice_jax.index.text import Texts, embed_titles
 from tests.programs import start, wait_for
 from tests.recognition.streams import free_port, sender
 from tests.shop import make_shop, png, write_mp4, write_products
+from tests.text_model import write_text_model
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,24 @@ def test_speech_that_is_unsure_is_left_out(shop, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert [one["text"] for one in json.loads(out)["speech"]] == ["mug"]
     assert f"warning: {said}: 1 of 2 sentences are left out, whose confidence is below 0.5" in err
+
+
+def test_a_text_tower_may_have_moved(shop, tmp_path, capsys):
+    pytest.importorskip("tokenizers")
+    (tmp_path / "0.png").write_bytes(png(shop.pictures[6]))
+    (tmp_path / "0.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\n红色\n")
+    tower, moved = write_text_model(tmp_path / "tower"), tmp_path / "moved"
+    titles = ["红色", "鞋", "", "", "", "", "", "红色"]
+    text = embed_titles(Texts(tower, batch_size=4), 0.5, titles, {})
+    write_index(tmp_path / "index", dataclasses.replace(shop.index, text=text))
+    tower.rename(moved)
+    arguments = [str(tmp_path), f"--index={tmp_path / 'index'}", f"--subtitles={tmp_path / '0.srt'}"]
+    with pytest.raises(SystemExit) as stopped:
+        recognize.main(arguments)
+    message = str(stopped.value)
+    assert message.startswith(f"CheckpointError: {tower}: has embedded the titles") and "(--text_model)" in message
+    [line] = run(capsys, *arguments, f"--text_model={moved}", "--top=8")
+    assert line["speech"][0]["text"] == "红色" and line["products"][0]["id"] in ("p0", "p7"), "titles count"
 
 
 def test_frames_in_a_directory_of_one_gallery_re_ranked(shop, tmp_path, capsys):

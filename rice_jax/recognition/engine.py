@@ -372,6 +372,11 @@ class Engine:
             return None
         loaded = (other._texts for other in others if other._texts)
         shared = next((texts for texts in loaded if texts.fingerprint == text.fingerprint), None)
+        if not (shared or source or os.path.exists(text.model)):
+            raise CheckpointError(
+                f"{text.model}: has embedded the titles of the index, and is not there any more; tell where it is now "
+                "(--text_model)"
+            )
         return shared or Texts(source or text.model, text.fingerprint)
 
     def _warn(self, ipd: str) -> None:
