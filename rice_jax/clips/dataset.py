@@ -180,7 +180,8 @@ def _read_frames(directory: Path, clips: Sequence[Clip], making: Making) -> dict
         if kept.exists():
             found |= dict(zip(own, pq.read_table(kept)["frames"].to_pylist(), strict=True))
             continue
-        logger.info("reading video %d of %d: %s, %d clips", number, len(videos), path, len(own))
+        unit = "clip" if len(own) == 1 else "clips"
+        logger.info("reading video %d of %d: %s, %d %s", number, len(videos), path, len(own), unit)
         read, broken = read_parts(
             own, lambda frames: [(f.time, _jpeg(f, making)) for f in frames], making.interval_seconds
         )

@@ -60,7 +60,7 @@ def encode_clips(
 
     found, unusable = {}, []
     for path, own in by_video(clips).items():
-        logger.info("%s: %d clips", path, len(own))
+        logger.info("%s: %d %s", path, len(own), "clip" if len(own) == 1 else "clips")
         read, broken = read_parts(own, encode, interval_seconds)
         unusable += broken
         if read:

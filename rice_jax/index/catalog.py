@@ -176,8 +176,9 @@ def _read_csv(path: Path) -> Iterator[Picture]:
     repeated = [name for (_, name), own in paths.items() if len(set(own)) > 1]
     if repeated:
         logger.info(
-            "%s: %d ids have several pictures, the first is %r; these count as pictures of one product",
+            "%s: %d %s several pictures, the first is %r; these count as pictures of one product",
             path,
             len(repeated),
+            "id has" if len(repeated) == 1 else "ids have",
             repeated[0],
         )

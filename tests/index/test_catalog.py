@@ -68,7 +68,7 @@ def test_an_id_that_a_csv_repeats_is_a_product(tmp_path, caplog):
             ("", "sku1", "sku1", "p125.jpg"), ("", "sku1", "sku1/2", "p010.jpg"), ("", "sku1", "sku1/3", "p030.jpg"),
             ("", "sku2", "sku2", "p020.jpg"),
         ]  # fmt: skip
-    assert f"{path}: 1 ids have several pictures, the first is 'sku1'; these count as" in caplog.text
+    assert f"{path}: 1 id has several pictures, the first is 'sku1'; these count as" in caplog.text
     path.write_text("id,path,gallery\nsku1,a.jpg,x\nsku1,b.jpg,y\n")
     assert listed(path) == [("x", "sku1", "sku1", "a.jpg"), ("y", "sku1", "sku1", "b.jpg")]
 

@@ -213,6 +213,19 @@ def test_without_calibration_it_says_so(opened, index, frames):
     assert "no calibration" not in opened.find_element("id", "timeline").text
 
 
+def test_a_long_id_is_cut_to_some_lines(opened):
+    product = match(1)._replace(id="S" * 3000)._asdict()
+    part = {"start": 0.0, "end": 9.5, "product": product, "confidence": 0.5, "products": [product], "frames": []}
+    height, title = opened.execute_script(
+        "const section = document.createElement('section'); document.body.append(section);"
+        "renderTimeline(section, { name: 'film', index: 'one', timeline: [arguments[0]] });"
+        "const caption = section.querySelector('.shown figcaption'), found = [caption.offsetHeight, caption.title];"
+        "section.remove(); return found",
+        part,
+    )
+    assert 0 < height < 100 and title == product["id"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
 def test_it_fits_and_can_be_read(opened, width, scheme):

@@ -258,7 +258,7 @@ function partCard(state, part) {
   const shown = make("div", "shown"), frames = make("div", "strip");
   if (product) {
     const figure = make("figure");
-    figure.append(productPicture(state, product), make("figcaption", "soft", product.id));
+    figure.append(productPicture(state, product), make("figcaption", "soft", product.id, { title: product.id }));
     shown.append(figure);
   }
   showFrames(state, part, frames);
