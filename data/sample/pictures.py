@@ -5,7 +5,8 @@
 The input is a directory of products (README.md beside this file), for example the output of `variants.py`; all its
 products count as training products. The output has the raw layout of LPR4M: each training row is an image of its own
 and a clip of one frame, two pictures of a product from different sides. Their ids name no product twice, so that a
-teacher can embed every picture by its id. There are no test files.
+teacher can embed every picture by its id. There are no test files. If the output is a raw directory with training rows,
+as `simulate.py` writes it, the pairs are added to it as a further part.
 """
 
 import argparse
@@ -29,6 +30,7 @@ QUALITY = 90
 SHOP_PICTURES = 0.25  # share of the images that are the shop's picture; the others show a view
 WHITE = 0.3  # share of the other images that are on white
 START_MS = 1_667_916_122_888
+PART = "training_videoinfo_full_part_{}.txt"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
-    add("--out", required=True, help="directory to write; must be new or empty")
+    add("--out", required=True, help="directory to write, or a raw directory to add to")
     add("--pairs", type=int, default=8, help="number of pairs of each product (default 8)")
     add("--seed", type=int, default=0, help="equal seeds give equal pictures (default 0)")
     flags = parser.parse_args(argv)
@@ -53,19 +55,22 @@ def make_pairs(flags: argparse.Namespace) -> None:
         flags: the parsed flags.
 
     Raises:
-        ValueError: the product directory is wrong, or --out is not empty.
+        ValueError: the product directory is wrong, or --out has other content or these pairs already.
     """
     out = pathlib.Path(flags.out)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"--out={out} is not empty: remove it or choose another directory")
+    parts = sorted(out.glob(PART.format("*")))
+    if not parts and out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out={out} is not empty and has no training rows: remove it or choose another directory")
     if flags.pairs < 1:
         raise ValueError(f"--pairs={flags.pairs}: expected at least 1")
     products = shop.read_products(flags.products)
     backgrounds = shop.read_backgrounds(flags.products)
     categories = sorted({product.category for product in products})
     live = shop.new_uuid(np.random.default_rng([flags.seed, 0]))
-    (out / "images").mkdir(parents=True)
-    with (out / "training_videoinfo_full_part_00.txt").open("w", encoding="utf-8") as rows:
+    if any(out.glob(f"frames/{live}-*")):
+        raise ValueError(f"--out={out} has pairs of --seed={flags.seed} already: choose another seed or directory")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    with (out / PART.format(f"{len(parts):02d}")).open("w", encoding="utf-8") as rows:
         for number, product in enumerate(tqdm.tqdm(products, unit="product")):
             rng = np.random.default_rng([flags.seed, 1, number])
             shown = Image.open(shop.image_path(flags.products, product.product_id)).convert("RGB")

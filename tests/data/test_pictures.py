@@ -73,9 +73,19 @@ def test_vectors_are_written_as_training_reads_them(tmp_path):
     np.testing.assert_allclose(found.get("b"), vectors[1] / np.linalg.norm(vectors[1]), rtol=1e-6)
 
 
-def test_errors(shop, made, capsys):
+def test_pairs_are_added_to_other_training_rows(shop, made, tmp_path):
+    out = shutil.copytree(made, tmp_path / "raw")
+    make(shop, out, seed=1)
+    parts = [path.read_text() for path in sorted(out.glob("training_videoinfo_full_part_*.txt"))]
+    assert len(parts) == 2 and parts[0] == (made / "training_videoinfo_full_part_00.txt").read_text()
+    assert len(dict(teacher.single_frames(out))) == len(list((out / "images").iterdir())) == 2 * PRODUCTS * PAIRS
+
+
+def test_errors(shop, made, tmp_path):
+    (tmp_path / "file").touch()
     for flags, message in (
-        (("--out", str(made)), "is not empty"),
+        (("--out", str(made)), "has pairs of --seed=0 already"),
+        (("--out", str(tmp_path)), "is not empty and has no training rows"),
         (("--out", "x", "--pairs=0"), "--pairs=0: expected"),
     ):
         with pytest.raises(SystemExit, match=message):
