@@ -85,7 +85,7 @@ def test_the_server_describes_itself(client, engine):
     assert health["products"] == 8
     schema = client.get("/openapi.json").json()
     form = schema["paths"]["/recognize"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["properties"].keys() == {"frames", "video", "gallery", "top", "where"}
+    assert form["properties"].keys() == {"frames", "video", "subtitles", "text", "gallery", "top", "where"}
     assert schema["paths"]["/streams/{stream_id}/frames"]["post"]["requestBody"]["content"].keys() >= {"image/png"}
     docs = client.get("/docs")
     assert "://" not in docs.text, "nothing is fetched from elsewhere"

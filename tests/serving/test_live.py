@@ -163,7 +163,7 @@ def test_a_source_that_fails_says_why(shop, tmp_path, engine, caplog):
         assert caplog.messages[-1].endswith("or fragmented MP4; it is no longer followed")
         assert client.get("/streams/s/events").status_code == 204, "nothing will come"
         assert push(client, shop, 1, 1).status_code == 200, "what has failed can be replaced"
-        assert client.get("/streams/s").json() == {"id": "s", "source": None, "shown": None}
+        assert client.get("/streams/s").json() == {"id": "s", "source": None, "shown": None, "speech": []}
         assert client.post("/streams/s/source", json={"url": str(path)}).status_code == 409
 
 
