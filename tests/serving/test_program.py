@@ -55,6 +55,7 @@ def test_the_log_is_json_on_request(tmp_path, capsys, monkeypatch):
     """A warning, an error with its traceback, and the reason why the server does not start; never a token."""
     token = "0123456789abcdef"
     (tmp_path / "token").write_text(f"{token}\nshort\n")
+    (tmp_path / "token").chmod(0o600)
     flags = [f"--index={tmp_path}", f"--token_file={tmp_path / 'token'}", "--log_format=json"]
     monkeypatch.setattr(logging, "_warnings_showwarning", None)  # as in a program of its own
     for name in ("uvicorn", "uvicorn.error"):  # which servers of other tests have configured
