@@ -187,7 +187,7 @@ def rank_rows(
         max_scores: largest number of scores at a time.
     """
     scores = gallery.exact(rows, *truths.T)
-    own = Entries(*truths.T, scores, np.ones(len(truths), bool))
+    own = Entries(truths[:, 0], truths[:, 1], scores, np.ones(len(truths), bool))
     own = own.take(np.lexsort((-scores, own.queries)))
     places = _places(own.queries)
     by_place = [np.flatnonzero(places == place) for place in range(int(places.max(initial=-1)) + 1)]

@@ -319,7 +319,7 @@ def test_the_command_line_even_if_it_is_killed(reference, shop, made):
     ("changes", "message"),
     [
         ({}, "found config.index.images='', expected a directory or CSV"),
-        ({"index__images": "x", "task": "detection"}, "found config.task='detection', expected 'retrieval', 'domains', or 'cope'"),
+        ({"index__images": "x", "task": "detection"}, "found config.task='detection', expected 'retrieval', 'domains'"),
     ],
 )
 def test_what_cannot_be_indexed(tmp_path, monkeypatch, changes, message):
