@@ -13,7 +13,7 @@ Recognizes the product that a salesperson presents in a livestream clip.
 usage: rice COMMAND [...]
 
 A shop:
-  convert    convert an encoder (CLIP, SigLIP, DINO, X-CLIP) or a checkpoint of the reference
+  convert    convert an encoder (CLIP, SigLIP, …) or a reference checkpoint
   index      embed a shop's pictures into an index
   recognize  find which products of an index a video shows, and when
   serve      recognize over HTTP, with a web page and an API
@@ -31,39 +31,45 @@ A model:
   export     write a model as a folder that transformers loads
 
 `rice COMMAND --help` describes a command.
-`rice eval CLIPS.csv --index=DIR` and `rice train CLIPS.csv --index=DIR --out=RUN` take a shop's own labeled clips.
+`rice eval CLIPS.csv --index=DIR` takes a shop's own labeled clips, and so does
+`rice train CLIPS.csv --index=DIR --out=RUN`.
 Guides: docs/README.md in the repository."""
 
 RUN_HELP = """\
 {what}
 
-usage: rice {command} --config=NAME_OR_FILE --workdir=DIR [--config.GROUP.SETTING=VALUE ...]
+usage: rice {command} --config=NAME_OR_FILE --workdir=DIR
+           [--config.GROUP.SETTING=VALUE ...]
 
-  --config=lpr4m     a config that comes with rice_jax, or the path of a Python file
+  --config=lpr4m     a config that comes with rice_jax, or a Python file's path
   --config.a.b=c     overrides one setting; docs/settings.md lists them all
   --workdir=DIR      directory of the run: checkpoints, metrics, results, report
 {clips}
 Several processes (Cloud TPU, Slurm and Open MPI are detected):
   --distributed      join the other processes; --nodistributed: run alone
   --coordinator=HOST:PORT --num_processes=N --process_id=I
-                     on other clusters: address of the first process, number of processes, index of this one from 0
+                     on other clusters: address of the first process, number of
+                     processes, index of this one from 0
   --timeout_seconds=120
-                     wait this long for the other processes; one that is silent for longer ends the run
+                     wait this long for the other processes; one that is silent
+                     for longer ends the run
 
 Logging:
   --verbosity=0      also show the log of the libraries
 
-A run can be stopped at any moment; the same command resumes it. On SIGTERM it saves first and exits with 143."""
+A run can be stopped at any moment; the same command resumes it. On SIGTERM it
+saves first and exits with 143."""
 
 MODES = {
-    "train": "Trains a model, or resumes its run, and evaluates it before the first and after the last step.",
-    "eval": "Evaluates the newest checkpoint of a run, or the weights in config.model.init_from if it has none.",
-    "detect": "Writes the boxes that a trained detector finds in config.data.detect, one JSON line per frame.",
+    "train": "Trains a model, or resumes its run, and evaluates it before and after.",
+    "eval": "Evaluates a run's newest checkpoint or, without one, config.model.init_from.",
+    "detect": "Writes the boxes that a trained detector finds, one JSON line per frame.",
 }
 
 
 ON_CLIPS = """
-On a shop's own clips: rice {command} CLIPS.csv --index=DIR{out}; rice {command} CLIPS.csv --help describes it.
+On a shop's own clips: rice {command} CLIPS.csv --index=DIR{out};
+rice {command} CLIPS.csv --help describes it.
 """
 CLIPS = {"eval": "", "train": " --out=RUN"}
 ALIASES = {"evaluate": "eval"}

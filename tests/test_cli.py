@@ -27,10 +27,11 @@ def help_of(capsys, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("name", [*cli.COMMANDS, *cli.MODES, None])
-def test_every_help_fits_on_a_screen_and_begins_with_a_sentence(name, capsys):
+def test_every_help_fits_on_a_screen_and_begins_with_a_sentence(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     text = help_of(capsys, *([name] if name else []))
     lines = text.splitlines()
-    assert len(lines) <= 45 and max(map(len, lines)) <= 120
+    assert len(lines) <= 45 and max(map(len, lines)) <= 80
     assert f"rice {name}" in text if name else all(command in text for command in [*cli.COMMANDS, *cli.MODES])
 
 

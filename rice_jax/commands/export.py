@@ -2,10 +2,11 @@ r"""Exports a trained model as a folder that other programs load.
 
     rice export hf RUN OUT [--dtype=float32]
 
-RUN is a run's workdir, one of its checkpoints, or a converted model. OUT is a new directory, ready to be a repository
-of Hugging Face's hub: transformers loads its `model.safetensors`, `config.json` and `preprocessor_config.json`;
-README.md is a model card with the results of RUN; `rice.json` holds what transformers has no place for.
-`rice convert OUT MODEL` reads the folder back.
+RUN is a run's workdir, one of its checkpoints, or a converted model. OUT is a
+new directory, ready to be a repository of Hugging Face's hub: transformers
+loads its `model.safetensors`, `config.json` and `preprocessor_config.json`;
+README.md is a model card with the results of RUN; `rice.json` holds what
+transformers has no place for. `rice convert OUT MODEL` reads the folder back.
 """
 
 import argparse

@@ -57,7 +57,7 @@ indexed with the new model.
 CLIPS.csv is described by rice eval CLIPS.csv --help. A run can be stopped at
 any moment; the same command continues it.
 """
-EPILOG = "Further flags, such as --config.train.total_steps=500, are those of rice train --config."
+EPILOG = "Further flags, such as --config.train.total_steps=500: see rice train --help."
 SHORT_SIDE = 9 / 8  # of the stored frames, of the side to which the model resizes pictures
 
 logger = logging.getLogger("rice_jax")

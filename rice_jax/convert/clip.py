@@ -1,22 +1,28 @@
-r"""Converts the vision encoder of another program's model to a checkpoint, or a checkpoint to a Hugging Face model.
+r"""Converts a vision encoder to a checkpoint, or back to a Hugging Face model.
 
     rice convert SOURCE OUT
     rice convert clip SOURCE OUT
     rice convert clip --export CHECKPOINT OUT
 
 SOURCE is
-    a folder of Hugging Face's with `config.json` and `model.safetensors`, or that `model.safetensors` itself, of a
-    CLIP, Chinese-CLIP, SigLIP (also SigLIP 2 of a fixed resolution), DINOv2 (also with registers), DINOv3, Swin,
+    a folder of Hugging Face's with `config.json` and `model.safetensors`, or
+    that `model.safetensors` itself, of a CLIP, Chinese-CLIP, SigLIP (also
+    SigLIP 2 of a fixed resolution), DINOv2 (also with registers), DINOv3, Swin,
     TimeSformer or X-CLIP;
     a folder of open_clip's with `open_clip_config.json` and its weights;
-    OpenAI's `ViT-*.pt`, or another `.pt`, `.pth` or `.safetensors` file with these names.
-Its files say which of them it is. No code in SOURCE is run. OUT is a new directory, from which training starts with
-`--config.model.init_from=OUT`; it holds the encoder's settings too. `--export` writes `model.safetensors` (float16) and
-`config.json`, as read by transformers' `CLIPVisionModelWithProjection.from_pretrained(OUT)`. `rice convert reference`
-converts checkpoints of the reference implementation, `rice convert text` text towers.
+    OpenAI's `ViT-*.pt`, or another `.pt`, `.pth` or `.safetensors` file with
+    these names.
+Its files say which of them it is. No code in SOURCE is run. OUT is a new
+directory, from which training starts with `--config.model.init_from=OUT`; it
+holds the encoder's settings too. `--export` writes `model.safetensors`
+(float16) and `config.json`, as read by transformers'
+`CLIPVisionModelWithProjection.from_pretrained(OUT)`. `rice convert reference`
+converts checkpoints of the reference implementation, `rice convert text` text
+towers.
 
-OpenAI's models compute QuickGELU, most of open_clip's have the same names and compute GELU. A state dict without a
-configuration beside it does not say which, so it needs `--activation`, and `--heads` if it is wider than 1024.
+OpenAI's models compute QuickGELU, most of open_clip's have the same names and
+compute GELU. A state dict without a configuration beside it does not say which,
+so it needs `--activation`, and `--heads` if it is wider than 1024.
 """
 
 import argparse

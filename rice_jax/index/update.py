@@ -175,9 +175,11 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
         about = dataclasses.replace(about, calibration=kept)
     if about.calibration is None:
         logger.info(
-            "%s: has no calibration of this model, so recognition cannot give confidences; to get one, evaluate the "
-            "run (rice eval) and index again; unchanged pictures are not embedded again",
+            "%s: has no calibration of this model, so recognition cannot give confidences; to get one, label some "
+            "clips (rice eval CLIPS.csv --index=%s), or evaluate the run (rice eval) and index again; unchanged "
+            "pictures are not embedded again",
             about.checkpoint,
+            directory,
         )
     if old and new:
         new = dataclasses.replace(new, vectors=project(new.vectors, old.projection))

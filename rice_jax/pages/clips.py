@@ -27,7 +27,8 @@ def clip_tables(found: Mapping[str, Any]) -> str:
     ranks += [[row_name(result), *_shares(result["score"])] for result in found["results"]]
     for name, gain in (found.get("difference") or {}).items():
         low, high = (100 * end for end in gain["ends"])
-        differences[cutoffs.index(name)] = f"{100 * gain['mean']:+.1f} ({low:+.0f}..{high:+.0f})"
+        interval = f" ({low:+.0f}..{high:+.0f})" if low < high else ""
+        differences[cutoffs.index(name)] = f"{100 * gain['mean']:+.1f}{interval}"
     if any(differences):
         ranks.append(["difference", *differences])
     named = [[row_name(result), *_counts(result["naming"])] for result in found["results"]]

@@ -233,6 +233,7 @@ def test_a_calibration_is_copied_if_it_is_of_this_model(made, caplog):
     with caplog.at_level(logging.INFO, "rice_jax"):
         index = made.update()
     assert index.about.calibration is None and "no calibration of this model" in caplog.text
+    assert "rice eval CLIPS.csv --index=" in caplog.text, "a converted model is no run that can be evaluated"
     calibration = Calibration(30.0, 20.0, 0.5, 5, 10, "of another")
     write_calibration(made.workdir, calibration)
     assert made.update().about.calibration is None

@@ -76,9 +76,11 @@ def test_one_clip_is_one_and_an_interval_without_length_is_none(found, tmp_path)
     found["about"] |= {"num_clips": 1, "num_none": 1, "num_products": 1, "num_unusable": 0}
     for result in found["results"]:
         result["score"] |= {"rank": dict.fromkeys(CUTOFFS, 0.0), "interval": dict.fromkeys(CUTOFFS, (0.0, 0.0))}
+    found["difference"] = {name: {"mean": 0.0, "ends": [0.0, 0.0]} for name in CUTOFFS}
     text = clip_tables(found)
     assert text.startswith("1 clip of 1 film, 1 of it without a product of the shop; 1 product\n")
     assert "(0-0)" not in text and "none where all agree" in text and max(map(len, text.splitlines())) <= 100
+    assert "+0.0" in text and "+0..+0" not in text
     write_clips_page(tmp_path / "out.html", found, {})
     assert "0.0–0.0" not in (tmp_path / "out.html").read_text(encoding="utf-8")
 
