@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 
 from rice_jax import main
-from rice_jax.eval.results import Row, read_results
+from rice_jax.config import MeshConfig
+from rice_jax.eval.calibration import read_calibration
+from rice_jax.eval.results import Row, read_about, read_results
 from rice_jax.eval.texts import TextEmbedder, load_text_model, write_embeddings
 from rice_jax.index.model import load_model
+from rice_jax.index.update import build_index
 from rice_jax.input.texts import collect, stored_texts
 from rice_jax.models.weights import CheckpointError, load_weights
+from rice_jax.parallel.mesh import create_mesh
+from rice_jax.recognition.engine import Engine
 from rice_jax.tasks import resolve
 from tests.settings import small_values
+from tests.shop import draw, png
 from tests.text_model import EMBED_DIM, write_text_model
 
 pytest.importorskip("tokenizers")
@@ -32,9 +38,8 @@ def embed(shop, model, out):
 
 
 def settings(shop, **further):
-    values = small_values(
-        data__data_dir=str(shop), train__total_steps=STEPS, eval__rerank=2, train__trackers="", **further
-    )
+    own = dict(data__data_dir=str(shop), train__total_steps=STEPS, eval__rerank=2, train__trackers="")
+    values = small_values(**own | further)
     return resolve(values)
 
 
@@ -66,14 +71,73 @@ def test_a_run_with_embeddings_is_trained_resumed_and_evaluated(shop, text_model
         main.run(longer, tmp_path / "whole", "train")
 
 
+def test_a_run_ranks_by_picture_and_text(shop, text_model, tmp_path, monkeypatch):
+    """Without a decoder, and then with one that re-orders the ranking; the calibration has the weight."""
+    texts = embed(shop, text_model, tmp_path / "texts")
+    model = {"model__text": "embeddings", "model__text_dim": EMBED_DIM, "data__texts": str(texts)}
+    alone = {"loss__pmd_weight": 0.0, "loss__pfr_weight": 0.0}
+    plain = settings(shop, **alone | {"eval__rerank": 0})
+    main.run(plain, tmp_path / "run", "train")
+    expected = read_results(tmp_path / "run" / "results.json")[Row(STEPS)]
+    fused = settings(shop, **model | alone | {"eval__rerank": 0, "eval__text_weight": "0.5"})
+    evaluated = _evaluate(fused, tmp_path, "fixed")
+    assert evaluated[Row(STEPS)].score == expected.score, "the ranking by pictures stays as it was"
+    assert evaluated[Row(STEPS, "fused")].subsets["speech"].keys() <= {"with", "without"}
+    found = read_calibration(tmp_path / "fixed")
+    assert (found.text_weight, found.text_model) == (0.5, str(text_model.absolute()))
+    assert found.text_fingerprint == load_text_model(text_model).fingerprint
+    index = build_index(_titled(tmp_path), model=tmp_path / "fixed", out=tmp_path / "index")
+    assert index.text.weight == 0.5 and index.text.fingerprint == found.text_fingerprint
+    assert Engine(index).reads_texts
+
+    fit = settings(shop, **model | alone | {"eval__rerank": 0, "eval__text_weight": "fit", "eval__score": "frames"})
+    _evaluate(fit, tmp_path, "fit")
+    [place] = (tmp_path / "fit").glob("eval-*/results.json")  # the run's own results are by the mean
+    about = read_about(place)
+    assert len(about["text_weights"]) in (1, 2) and about["rankings"]["ranking"] == "fused"
+    monkeypatch.setattr(main, "create_mesh", lambda _: create_mesh(MeshConfig(1, 1), jax.devices()[:1]))
+    _evaluate(fit, tmp_path, "one")
+    [place] = (tmp_path / "one").glob("eval-*/results.json")
+    one = read_about(place)["text_weights"]
+    assert one == pytest.approx(about["text_weights"], rel=0.01, abs=1e-3)
+
+
+def _evaluate(config, directory, name):
+    """Evaluates the run in a copy of it."""
+    shutil.copytree(directory / "run", directory / name)
+    main.run(config, directory / name, "eval")
+    return read_results(directory / name / "results.json")
+
+
+def _titled(directory):
+    """A shop's CSV with a title of each of its two pictures."""
+    for number in range(2):
+        (directory / f"{number}.png").write_bytes(png(draw(number)))
+    path = directory / "shop.csv"
+    path.write_text("id,path,title\n0,0.png,西装\n1,1.png,\n", encoding="utf-8")
+    return path
+
+
 def test_a_run_trains_its_text_tower(shop, text_model, tmp_path):
-    config = settings(shop, model__text="tower", model__text_init_from=str(text_model))
+    losses = {f"loss__{name}_weight": 0.1 for name in ("image_title", "video_speech", "title_speech")}
+    config = settings(shop, model__text="tower", model__text_init_from=str(text_model), **losses)
     assert (config.model.text_tower.width, config.model.text_tower.embed_dim) == (24, EMBED_DIM)
     main.run(config, tmp_path, "train")
     assert Row(STEPS, "match", 2) in read_results(tmp_path / "results.json")
     start, trained = load_weights(text_model)[0]["text"], load_weights(tmp_path)[0]["text"]
+    again = dataclasses.replace(config.eval, text_weight="0.25", rerank=0)
+    main.run(dataclasses.replace(config, eval=again), tmp_path, "eval")
+    assert Row(STEPS, "fused") in read_results(tmp_path / "results.json")
+    own = load_text_model(tmp_path)
+    found = read_calibration(tmp_path)
+    assert (found.text_weight, found.text_model, found.text_fingerprint) == (0.25, "", own.fingerprint)
+    index = build_index(_titled(tmp_path), model=tmp_path, out=tmp_path / "index")
+    np.testing.assert_allclose(index.text.vectors[0], TextEmbedder(own, 8)(["西装"])[0][0], atol=1e-6)
+    assert index.text.model == str(tmp_path)
     moved = np.abs(trained["projection"]["kernel"] - start["projection"]["kernel"])
     assert 0 < moved.max() < 0.1
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {"image_title", "video_speech", "title_speech"} <= {name for line in logged for name in line}
     saved = json.loads((tmp_path / "run.json").read_text())["config"]["model"]
     assert saved["text_tower"]["vocab_size"] == 187
 

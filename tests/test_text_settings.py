@@ -33,6 +33,21 @@ TOWER = {"model__text": "tower", "model__text_init_from": "text"}
             TOWER | {"model__text_tower__head": "pooler"},
             "config.model.text_tower.embed_dim: found 512 with head=",
         ),
+        (
+            {"eval__text_weight": "fit"},
+            "config.eval.text_weight: found 'fit' with config.model.text='off'.* expected 'off'",
+        ),
+        (EMBEDDINGS | {"eval__text_weight": "-1"}, "config.eval.text_weight: found '-1', expected 'off', 'fit', or a"),
+        (EMBEDDINGS | {"eval__text_weight": "much"}, "config.eval.text_weight: found 'much', expected 'off', 'fit'"),
+        ({"loss__image_title_weight": 1.0}, "config.loss.image_title_weight: found 1.0 with config.model.text='off'"),
+        (
+            EMBEDDINGS | {"loss__video_speech_weight": 1.0},
+            "config.loss.video_speech_weight: found 1.0 with texts of 512 numbers and pictures of 16, expected 0, or",
+        ),
+        (
+            EMBEDDINGS | {"loss__title_speech_weight": 1.0},
+            "config.loss.title_speech_weight: found 1.0 with config.model.text='embeddings', expected 0",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other(settings, message):
@@ -54,3 +69,18 @@ def test_the_towers_settings_are_those_of_its_weights(tmp_path):
     assert small_config(**tower).model.text_tower == saved
     with pytest.raises(ConfigError, match="config.model.text_tower: found .*, expected the settings of .*; leave the"):
         small_config(**tower, model__text_tower__width=48)
+
+
+@pytest.mark.parametrize(
+    "used", [{"eval__text_weight": "0.3"}, {"loss__image_title_weight": 1.0, "model__text_dim": 16}]
+)
+def test_texts_need_no_decoder_if_something_else_reads_them(used):
+    assert small_config(**EMBEDDINGS, loss__pmd_weight=0.0, **used).model.text == "embeddings"
+
+
+@pytest.mark.parametrize(
+    ("weight", "fuses", "fixed"), [("off", False, 0), ("0", False, 0), ("fit", True, 0), ("2", True, 2)]
+)
+def test_the_weight_of_texts(weight, fuses, fixed):
+    evaluation = small_config(**EMBEDDINGS, eval__text_weight=weight).eval
+    assert (evaluation.fuses, evaluation.fixed_text_weight) == (fuses, fixed)

@@ -11,7 +11,7 @@ from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.distill import DistillSettings
 from rice_jax.config.fields import group, setting
 from rice_jax.config.model import INTEGRATION, OF_VIDEOS, ModelConfig
-from rice_jax.config.text import TOKENIZER_FOLDER
+from rice_jax.config.text import TOKENIZER_FOLDER, TextEvalSettings, TextLossSettings
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**31 - 1  # of JAX without 64-bit numbers; Grain takes one bit more
@@ -27,7 +27,7 @@ class DetectionLossConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig(DistillSettings):
+class LossConfig(DistillSettings, TextLossSettings):
     kind: str = setting(
         "softmax",
         'Loss that contrasts the embeddings of a batch. "softmax": ICL. "sigmoid": SigLIP\'s, which judges every pair '
@@ -133,7 +133,7 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(TextEvalSettings):
     batch_size: int = setting(
         128,
         "Global number of videos, or of images, in a batch; rounded up to a multiple of the number of devices.",
@@ -319,12 +319,15 @@ class Config:
                 f"config.optimizer.text_learning_rate: found {self.optimizer.text_learning_rate} with "
                 f"config.model.text={model.text!r}, which has no text tower; set it to 0"
             )
-        reads = self.task == "retrieval" and self.loss.pmd_weight or self.task == "cope"
+        used = self.loss.pmd_weight or self.loss.contrasts_texts or self.eval.fuses
+        reads = self.task == "retrieval" and used or self.task == "cope"
         if model.text != "off" and not reads:
             yield (
                 f"config.model.text: found {model.text!r} with config.task={self.task!r} and config.loss.pmd_weight="
                 f"{self.loss.pmd_weight}, expected 'off': only PMD of task 'retrieval' and task 'cope' read texts"
             )
+        yield from self.loss.text_loss_problems(model.text, model.encoder.embed_dim, model.texts)
+        yield from self.eval.text_weight_problems(model.text, self.task)
 
     def _loss_problems(self) -> Iterator[str]:
         loss = self.loss

@@ -1,6 +1,7 @@
 """Settings of text towers."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -93,3 +94,87 @@ class TextConfig:
         if values is None:
             return None
         return cls(values["embed_dim"], values["tower"] and TextTowerConfig(**values["tower"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLossSettings:
+    """The settings of `config.loss` that contrast texts."""
+
+    image_title_weight: float = setting(
+        0.0, "Weight of the contrast of images and their titles, of the same size. 0: off.", minimum=0
+    )
+    video_speech_weight: float = setting(
+        0.0, "Weight of the contrast of videos and what is said in them, of the same size. 0: off.", minimum=0
+    )
+    title_speech_weight: float = setting(
+        0.0, 'Weight of the contrast of titles and speech, with `model.text` "tower". 0: off.', minimum=0
+    )
+
+    @property
+    def contrasts_texts(self) -> bool:
+        """Whether any text is contrasted."""
+        return bool(self.image_title_weight or self.video_speech_weight or self.title_speech_weight)
+
+    def text_loss_problems(self, text: str, embed_dim: int, texts: TextConfig | None) -> Iterator[str]:
+        """Settings that exclude each other.
+
+        Args:
+            text: `config.model.text`.
+            embed_dim: size of the embeddings of images and videos.
+            texts: that the model reads.
+        """
+        for name in ("image_title_weight", "video_speech_weight"):
+            if getattr(self, name) and texts is None:
+                yield f"config.loss.{name}: found {getattr(self, name)} with config.model.text='off', expected 0"
+            elif getattr(self, name) and texts and embed_dim != texts.embed_dim:
+                yield (
+                    f"config.loss.{name}: found {getattr(self, name)} with texts of {texts.embed_dim} numbers and "
+                    f"pictures of {embed_dim}, expected 0, or config.model.embed_dim={texts.embed_dim}"
+                )
+        if self.title_speech_weight and text != "tower":
+            yield (
+                f"config.loss.title_speech_weight: found {self.title_speech_weight} with config.model.text={text!r}, "
+                "expected 0: nothing but a text tower is trained by it"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEvalSettings:
+    """The settings of `config.eval` that concern texts."""
+
+    text_weight: str = setting(
+        "off",
+        "Weight of the cosine of title and speech in the score, beside 1 of the pictures', for a further row of the "
+        'results: a number; "fit": each half of the products is ranked with the weight that is fitted on the other; '
+        '"off" or 0: there is no such row.',
+    )
+
+    @property
+    def fuses(self) -> bool:
+        """Whether images are ranked by picture and text, too."""
+        return self.text_weight == "fit" or self.fixed_text_weight > 0
+
+    @property
+    def fixed_text_weight(self) -> float:
+        """The weight; 0 if it is fitted or off, NaN if it is no number."""
+        if self.text_weight in ("off", "fit"):
+            return 0.0
+        try:
+            return float(self.text_weight)
+        except ValueError:
+            return math.nan
+
+    def text_weight_problems(self, text: str, task: str) -> Iterator[str]:
+        """Settings that exclude each other.
+
+        Args:
+            text: `config.model.text`.
+            task: `config.task`.
+        """
+        if not 0 <= self.fixed_text_weight < math.inf:
+            yield f"config.eval.text_weight: found {self.text_weight!r}, expected 'off', 'fit', or a number from 0 on"
+        elif self.fuses and (text == "off" or task != "retrieval"):
+            yield (
+                f"config.eval.text_weight: found {self.text_weight!r} with config.model.text={text!r} and config.task="
+                f"{task!r}, expected 'off': only task 'retrieval' compares texts, and only with config.model.text"
+            )

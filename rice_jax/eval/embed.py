@@ -16,19 +16,21 @@ from jax.tree_util import PyTreeDef
 from jaxtyping import Array, BFloat16, Bool, Float, PyTree, UInt8
 
 from rice_jax.eval.scores import VideoEmbeddings
-from rice_jax.models.contract import SupportsMatching, SupportsStreaming, require
+from rice_jax.models.contract import SupportsMatching, SupportsStreaming, SupportsTexts, require
 from rice_jax.models.resample import show
 from rice_jax.models.rice import embed, embed_frames
 from rice_jax.parallel.mesh import BATCH, global_batch, parameter_shardings, replicated
+from rice_jax.types import EmbeddedTexts
 
 PIXEL_SIDE = 16  # of the thumbnails that the raw-pixel baseline compares
 
 
 class Images(NamedTuple):
-    """What is computed once for every image; `queries` (`EncodedImages.queries`) only for re-ranking."""
+    """What is computed once for every image."""
 
     embedding: Float[Array, "B E"]  # unit length, float32
-    queries: BFloat16[Array, "B R D"] | None = None
+    queries: BFloat16[Array, "B R D"] | None = None  # `EncodedImages.queries`, only for re-ranking
+    title: Float[Array, "B D"] | None = None  # unit length, float32; 0 = there is none; None = not kept
 
 
 class Embedder(NamedTuple):
@@ -39,22 +41,26 @@ class Embedder(NamedTuple):
 
 
 @functools.cache
-def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False, with_frames: bool = False) -> Embedder:
+def model_embedder(
+    graphdef: nnx.GraphDef, *, with_queries: bool = False, with_frames: bool = False, with_texts: bool = False
+) -> Embedder:
     """The model's embeddings, and with `with_queries` the images' side of a match.
 
     Args:
         graphdef: of the model.
         with_queries: whether re-ranking needs the images.
         with_frames: whether a video also gives its frames' embeddings, which needs a batch without `patch_mask`.
+        with_texts: whether images also give their titles, and videos their speech.
     """
 
     def image(params: PyTree, batch: dict) -> Images:
         model = nnx.merge(graphdef, params)
+        title = _present(model.title(batch)) if with_texts else None
         if not with_queries:
-            return Images(model.embed_image(batch))
+            return Images(model.embed_image(batch), title=title)
         require(model, SupportsMatching, "re-ranking")
         encoded = model.encode_images(batch)
-        return Images(encoded.embedding, encoded.queries.astype(jnp.bfloat16))
+        return Images(encoded.embedding, encoded.queries.astype(jnp.bfloat16), title)
 
     def video(params: PyTree, batch: dict) -> jax.Array:
         return nnx.merge(graphdef, params).embed_video(batch)
@@ -66,7 +72,21 @@ def model_embedder(graphdef: nnx.GraphDef, *, with_queries: bool = False, with_f
         features = model.encode_frames(video.reshape(-1, *video.shape[2:])).features.reshape(*video.shape[:2], -1)
         return VideoEmbeddings(model.aggregate(features, frame_mask), *_embed_each(features, frame_mask))
 
-    return Embedder(image, frames if with_frames else video)
+    embed_video = frames if with_frames else video
+
+    def speech(params: PyTree, batch: dict) -> VideoEmbeddings:
+        model, found = nnx.merge(graphdef, params), embed_video(params, batch)
+        require(model, SupportsTexts, "ranking by picture and text")
+        own = found if isinstance(found, VideoEmbeddings) else VideoEmbeddings(found)
+        return own._replace(speech=_present(model.speech(batch)))
+
+    return Embedder(image, speech if with_texts else embed_video)
+
+
+def _present(texts: EmbeddedTexts | None) -> Float[Array, "B D"]:
+    """The embeddings of texts; 0 for those that are missing."""
+    assert texts is not None, "the settings exclude a data set without texts"
+    return jnp.where(texts.mask[:, None], texts.embedding, 0)
 
 
 @functools.cache

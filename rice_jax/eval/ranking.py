@@ -52,6 +52,7 @@ class GalleryImages:
         product_ids: the product of each image, the same for all its images in a gallery; None = each image is a product
             by itself, of the same name.
         sharpness: of `pooling.pool`, which makes the score of a product out of those of several images.
+        pictures: the pictures' part of the embeddings, by which `pooling.inflation` is estimated; None = all of it.
     """
 
     embeddings: Float32[np.ndarray, "G E"]
@@ -60,6 +61,7 @@ class GalleryImages:
     skipped: Collection[str] = ()
     product_ids: Sequence[str] | None = None
     sharpness: float = 0.0
+    pictures: Float32[np.ndarray, "G P"] | None = None
 
     @functools.cached_property
     def products(self) -> dict[str | None, Products]:
@@ -87,7 +89,8 @@ class GalleryImages:
 
     @functools.cached_property
     def _inflation(self) -> Float32[np.ndarray, " P"]:
-        return inflation(self.embeddings, self.products[None], self.sharpness)
+        vectors = self.embeddings if self.pictures is None else self.pictures
+        return inflation(vectors, self.products[None], self.sharpness)
 
     @functools.cached_property
     def _product_of(self) -> dict[tuple[str, str], str]:

@@ -20,7 +20,7 @@ from rice_jax.types import DataError
 
 FILE = "results.json"
 PIXEL_RANKINGS = "rankings_pixels.jsonl"  # like `rankings.jsonl`, of the row `PIXELS`
-EMBEDDING, WITHOUT_TEXT = "embedding", "without_text"
+EMBEDDING, FUSED, WITHOUT_TEXT = "embedding", "fused", "without_text"
 
 R = TypeVar("R")
 
@@ -31,9 +31,9 @@ class Row:
 
     Attributes:
         step: training steps before the evaluation; None = a baseline without a model.
-        ranking: for retrieval "embedding", "match" (re-ranked by the decoder), "without_text" (by the embeddings of a
-            model that reads texts, without any), or "pixels" (the baseline of nearest raw pixels); for detection
-            "detector" or "mean_box" (its baseline).
+        ranking: for retrieval "embedding", "fused" (by picture and text), "match" (re-ranked by the decoder),
+            "without_text" (by the embeddings of a model that reads texts, without any), or "pixels" (the baseline of
+            nearest raw pixels); for detection "detector" or "mean_box" (its baseline).
         num_matched: with "match", the number of first products of each query that the decoder re-ordered.
         source: the weights, if they do not come from the run; "" = they do.
     """
@@ -49,7 +49,7 @@ class Row:
         if self.step is None:
             return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
         matched = f", first {self.num_matched} matched" if self.num_matched else ""
-        texts = ", without texts" if self.ranking == WITHOUT_TEXT else ""
+        texts = {WITHOUT_TEXT: ", without texts", FUSED: ", with texts"}.get(self.ranking, "")
         return (self.source or (f"after {self.step:,} steps" if self.step else "before training")) + matched + texts
 
 

@@ -20,11 +20,12 @@ BLOCK = 4096  # rows of a gallery that are summed at a time; fixed, as the last 
 
 
 class VideoEmbeddings(NamedTuple):
-    """What both scores compare of videos; unit length, float32."""
+    """What is compared of videos; unit length, float32."""
 
     embedding: Float[Array, "B E"]
-    frames: Float[Array, "B T E"]  # 0 for padding
-    frame_mask: Bool[Array, "B T"]  # True = a real frame
+    frames: Float[Array, "B T E"] | None = None  # 0 for padding; None = not kept
+    frame_mask: Bool[Array, "B T"] | None = None  # True = a real frame
+    speech: Float[Array, "B D"] | None = None  # 0 = there is none; None = not kept
 
 
 def center(vectors: Float32[np.ndarray, "N E"], rows: Int64[np.ndarray, " G"]) -> Float64[np.ndarray, " E"]:

@@ -19,14 +19,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float32, PyTree
 
-from rice_jax.config import TOKENIZER_FOLDER, MeshConfig, TextTowerConfig
+from rice_jax.config import MeshConfig, TextTowerConfig
 from rice_jax.eval.embed import compile_rows, compute_rows, padded_batch_size
 from rice_jax.files import replacing
 from rice_jax.input.text_embeddings import METADATA, part_files, read_part
 from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.text import create_tower
-from rice_jax.models.text_weights import load_text, text_fingerprint
+from rice_jax.models.text_weights import load_text, text_fingerprint, tokenizer_folder
 from rice_jax.parallel.mesh import create_mesh, parameter_shardings
 from rice_jax.types import DataError
 
@@ -45,20 +45,21 @@ class TextModel:
 
 
 def load_text_model(source: Path) -> TextModel:
-    """Reads a converted text tower.
+    """Reads a text tower.
 
     Args:
-        source: what `rice convert text` wrote.
+        source: what `rice convert text` wrote, or a run that has trained a tower.
 
     Raises:
         CheckpointError: there are no weights, they are damaged, or they are of no text tower.
         DataError: there is no tokenizer, or it is not that of the tower.
     """
     params, config = load_text(source)
-    tokenizer = Tokenizer(source / TOKENIZER_FOLDER, config.context)
+    folder = tokenizer_folder(source)
+    tokenizer = Tokenizer(folder, config.context)
     if tokenizer.vocab_size > config.vocab_size:
         raise DataError(
-            f"{source / TOKENIZER_FOLDER}: found {tokenizer.vocab_size} tokens, expected at most {config.vocab_size}, "
+            f"{folder}: found {tokenizer.vocab_size} tokens, expected at most {config.vocab_size}, "
             "the tower's vocabulary; convert the tower again with its own tokenizer"
         )
     fingerprint = text_fingerprint(params, config, tokenizer.digest)

@@ -36,6 +36,7 @@ class Query(NamedTuple):
     duration: str
     number: str
     source: str = ""  # MovingFashion's regular or hard
+    speech: str = ""  # "with" or "without", where it has a part in the ranking
 
 
 def read_query_index(config: InputConfig) -> list[Query]:

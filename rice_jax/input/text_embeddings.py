@@ -102,6 +102,15 @@ def known_fingerprint(directory: str) -> str:
     return next((embeddings.fingerprint for embeddings in found if embeddings), "")
 
 
+def known_model(directory: str) -> str:
+    """The directory of the model that embedded the texts; "" = unknown."""
+    for kind in ("titles", "speech"):
+        for path in part_files(Path(directory), kind)[:1]:
+            about = json.loads((pq.read_schema(path).metadata or {}).get(METADATA, b"{}"))
+            return str(about.get("model", ""))
+    return ""
+
+
 def part_files(folder: Path, kind: str) -> list[Path]:
     """The files of one kind, in order."""
     alone = folder / f"{kind}.parquet"

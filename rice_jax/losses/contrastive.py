@@ -38,6 +38,34 @@ def contrastive_loss(
     return (cross_entropy(logits, positives).mean() + cross_entropy(logits.T, positives).mean()) / 2
 
 
+def masked_contrastive_loss(
+    one: Float[Array, "B E"],
+    other: Float[Array, "B E"],
+    logit_scale: Float[Array, ""],
+    mask: Bool[Array, " B"],
+    negative_mask: Bool[Array, "B B"] | None = None,
+) -> Float[Array, ""]:
+    """`contrastive_loss` of those pairs of a batch that are there; 0 if there is none.
+
+    Args:
+        one: unit-length embeddings, float32; row i belongs to row i of `other`. Masked rows have no meaning.
+        other: unit-length embeddings, float32.
+        logit_scale: each side is multiplied by it.
+        mask: True = a pair.
+        negative_mask: True where row i of `one` and row j of `other` may be contrasted; None = everywhere.
+    """
+    logits = similarity(
+        logit_scale * jnp.where(mask[:, None], one, 0), logit_scale * jnp.where(mask[:, None], other, 0)
+    )
+    keep = mask[:, None] & mask[None, :]
+    if negative_mask is not None:
+        keep &= negative_mask | jnp.eye(len(mask), dtype=bool)
+    logits = jnp.where(keep, logits, MASKED_LOGIT)
+    cross_entropy, positives = optax.softmax_cross_entropy_with_integer_labels, jnp.arange(len(mask))
+    losses = cross_entropy(logits, positives) + cross_entropy(logits.T, positives)
+    return jnp.where(mask, losses, 0).sum() / jnp.maximum(2 * mask.sum(), 1)
+
+
 def similarity(image: Float[Array, "A E"], video: Float[Array, "B E"]) -> Float[Array, "A B"]:
     """Inner products in full float32; by default a TPU rounds its inputs to bfloat16, and a GPU to TF32."""
     return jnp.matmul(image, video.T, precision=jax.lax.Precision.HIGHEST)

@@ -80,6 +80,17 @@ class SupportsStreaming(Protocol):
 
 
 @runtime_checkable
+class SupportsTexts(Protocol):
+    """Embeds titles and speech, as vectors whose inner product is their similarity."""
+
+    def title(self, batch: Mapping[str, Any]) -> EmbeddedTexts | None:
+        """The titles of the images; None if the batch has none."""
+
+    def speech(self, batch: Mapping[str, Any]) -> EmbeddedTexts | None:
+        """What is said in the videos; None if the batch has none."""
+
+
+@runtime_checkable
 class SupportsMatching(Protocol):
     """Tells how well an image and a video match, better than their embeddings do and at a higher cost."""
 
@@ -132,6 +143,7 @@ _CAN: dict[type, str] = {
     SupportsEmbedding: "embed images and videos",
     SupportsDomains: "embed items of several domains",
     SupportsStreaming: "encode a video frame by frame",
+    SupportsTexts: "embed titles and speech",
     SupportsMatching: "match an image with a video",
     SupportsAttention: "show its attention",
     SupportsDetection: "find boxes",

@@ -17,6 +17,7 @@ from rice_jax.models.contract import (
     SupportsEmbedding,
     SupportsMatching,
     SupportsStreaming,
+    SupportsTexts,
 )
 from rice_jax.models.encoders import frame_encoder_class, require_patches
 from rice_jax.models.pfr import Pfr
@@ -38,7 +39,8 @@ class RiceConfig:
         pfr: the reconstruction head, which needs the decoder; None = there is none.
         aggregation: of a video's frames.
         loss: `config.loss.kind`, which decides what scale of similarities is learned.
-        text: titles and speech, which the decoder reads; None = it reads none.
+        text: titles and speech, which the decoder reads, and with which embeddings are contrasted; None = there are
+            none.
         teacher_dim: size of the embeddings of a teacher to which a head maps this model's; 0 = there is no head.
     """
 
@@ -67,7 +69,7 @@ class Rice(LearnedScale):
     def __init__(self, config: RiceConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
         """Builds the model with fresh weights."""
         super().__init__(config.loss, config.logit_scale)
-        self.pixels = config.encoder.pixels
+        self.pixels, self.reads_texts = config.encoder.pixels, config.text is not None
         self.encoder = frame_encoder_class(config.encoder)(config.encoder, placement=placement, rngs=rngs)
         if config.pmd:
             self.pmd = Pmd(require_patches(config.encoder, "PMD"), config.pmd, placement=placement, rngs=rngs)
@@ -78,13 +80,13 @@ class Rice(LearnedScale):
         self.aggregation = AGGREGATIONS[aggregation.kind](aggregation, embed_dim, rngs=rngs)
         if config.pmd and config.text:
             self.pmd.read_texts(config.text.embed_dim, require_patches(config.encoder, "PMD"), rngs=rngs)
-        if config.pmd and config.text and config.text.tower:
+        if config.text and config.text.tower:
             self.text = TEXT_TOWERS[config.text.tower.kind](config.text.tower, placement=placement, rngs=rngs)
         self.add_teacher_head(embed_dim, config.teacher_dim, rngs)
 
     @property
     def capabilities(self) -> frozenset[type]:
-        always = {SupportsEmbedding, SupportsStreaming}
+        always = {SupportsEmbedding, SupportsStreaming} | ({SupportsTexts} if self.reads_texts else set())
         return frozenset(always | ({SupportsMatching, SupportsAttention} if hasattr(self, "pmd") else set()))
 
     def __call__(self, batch: Mapping[str, Any]) -> tuple[Embeddings, Tokens]:
@@ -99,7 +101,7 @@ class Rice(LearnedScale):
             patch_mask = jnp.concatenate([jnp.ones_like(patch_mask[:, :1]), patch_mask], axis=1)
         features, tokens = self._encode(pictures, patch_mask)
         embeddings = Embeddings(embed(features[:, 0]), self.aggregate(features[:, 1:], batch["frame_mask"]))
-        return embeddings, Tokens(tokens[:, 0], tokens[:, 1:], self._texts(batch, "title"), self.speech(batch))
+        return embeddings, Tokens(tokens[:, 0], tokens[:, 1:], self.title(batch), self.speech(batch))
 
     def match_batch(
         self,
@@ -153,10 +155,13 @@ class Rice(LearnedScale):
 
     def encode_images(self, batch: Mapping[str, Any]) -> EncodedImages:
         features, tokens = self.encode_frames(batch["image"])
-        return EncodedImages(embed(features), self.pmd.image_queries(tokens, self._texts(batch, "title")))
+        return EncodedImages(embed(features), self.pmd.image_queries(tokens, self.title(batch)))
 
     def video_tokens(self, batch: Mapping[str, Any]) -> Float[Array, "B T L D"]:
         return self._encode(batch["video"], batch.get("patch_mask")).tokens
+
+    def title(self, batch: Mapping[str, Any]) -> EmbeddedTexts | None:
+        return self._texts(batch, "title")
 
     def speech(self, batch: Mapping[str, Any]) -> EmbeddedTexts | None:
         return self._texts(batch, "speech")
@@ -182,7 +187,7 @@ class Rice(LearnedScale):
     def attention_maps(self, batch: Mapping[str, Any]) -> Float[Array, "B N T N"]:
         tokens, images = self.video_tokens(batch), self.encode_frames(batch["image"]).tokens
         b, num_frames, num_tokens, _ = tokens.shape
-        queries = self.pmd.image_queries(images, self._texts(batch, "title"), with_attention=True)
+        queries = self.pmd.image_queries(images, self.title(batch), with_attention=True)
         keys_values, token_mask = self.pmd.video_side(
             tokens, batch["frame_mask"], batch.get("patch_mask"), self.speech(batch)
         )

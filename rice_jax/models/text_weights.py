@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from rice_jax.config import TEXT_MODEL, ConfigError, ModelConfig, TextTowerConfig, TextTowerSettings
+from rice_jax.config import TEXT_MODEL, TOKENIZER_FOLDER, ConfigError, ModelConfig, TextTowerConfig, TextTowerSettings
 from rice_jax.models.weights import CheckpointError, digest_of, find_weights, load_weights, read_config, read_data
 
 
@@ -16,15 +16,27 @@ def load_text(source: Path) -> tuple[PyTree, TextTowerConfig]:
     """Reads a converted text tower.
 
     Args:
-        source: what `rice convert text` wrote.
+        source: what `rice convert text` wrote, or a run that has trained a tower.
 
     Raises:
         CheckpointError: there are no weights, they are damaged, or they are of no text tower.
     """
     params, saved = load_weights(source)
-    if "text" not in saved or "text" not in params:
+    sizes = saved["text"] if "text" in saved else saved.get("model", {}).get("text_tower")
+    if not sizes or "text" not in params:
         raise CheckpointError(f"{source}: holds no text tower; make one: rice convert text SOURCE OUT")
-    return params["text"], TextTowerConfig(**saved["text"])
+    return params["text"], TextTowerConfig(**sizes)
+
+
+def tokenizer_folder(source: Path) -> Path:
+    """The files of a text tower's tokenizer, which a run has where its tower started.
+
+    Raises:
+        CheckpointError: there are no weights.
+    """
+    saved = read_config(find_weights(source.absolute()))
+    start = source if "text" in saved else Path(saved.get("model", {}).get("text_init_from") or source)
+    return start / TOKENIZER_FOLDER
 
 
 def start_text(source: Path, params: PyTree) -> PyTree:

@@ -25,8 +25,9 @@ from rice_jax.parallel.blocks import fold_pairs
 from rice_jax.parallel.mesh import each_device
 from rice_jax.tasks.contrast import CONTRASTS, negative_mask
 from rice_jax.tasks.distill import distill
-from rice_jax.tasks.retrieval_evaluation import RetrievalEvaluator, embedding_row, match_row
+from rice_jax.tasks.retrieval_evaluation import RetrievalEvaluator, embedding_row, fused_row, match_row
 from rice_jax.tasks.task import Evaluator, Run
+from rice_jax.tasks.texts import PairedTexts, contrast_texts
 from rice_jax.train.chunks import in_chunks
 from rice_jax.train.steps import Batch, Loss, Metrics
 from rice_jax.types import Embeddings, Tokens
@@ -85,7 +86,7 @@ class Retrieval:
 
     def summary(self, run: Run, step: int) -> str:
         results, source = read_results(run.place.results), run.place.source
-        rows = match_row(step, run.config.eval.rerank, source), embedding_row(step, source)
+        rows = match_row(step, run.config.eval.rerank, source), fused_row(step, source), embedding_row(step, source)
         newest = [row for row in rows if row in results]
         if not newest:
             return ""
@@ -132,18 +133,22 @@ def retrieval_loss(
 
     Returns:
         The loss, and the metrics: `loss`; those of the loss that contrasts embeddings (`Contrast`; `icl` for ICL), and
-        of `tasks.distill`; the unweighted `pmd` and `pfr`; `match_accuracy`, the share of images that the decoder
-        matches best with their own video.
+        of `tasks.distill` and `tasks.texts`; the unweighted `pmd` and `pfr`; `match_accuracy`, the share of images that
+        the decoder matches best with their own video.
     """
     model = nnx.merge(graphdef, params)
     each_part = each_device(mesh) if mesh else lambda function: function
-    encode = in_chunks(partial(_encode, graphdef, with_tokens=config.pmd_weight > 0), num_chunks, each_part)
-    embeddings, tokens = encode(params, batch)
+    needed = partial(_encode, graphdef, with_tokens=config.pmd_weight > 0, with_texts=config.contrasts_texts)
+    encode = in_chunks(needed, num_chunks, each_part)
+    embeddings, tokens, texts = encode(params, batch)
     fold = fold_pairs(mesh) if mesh else one_block
     loss, metrics = CONTRASTS[config.kind](model, embeddings, batch["image_key"], config, fold)
     if config.distills:
         distilled, found = distill(model, embeddings, batch, config)
         loss, metrics = loss + distilled, metrics | found
+    if config.contrasts_texts:
+        contrasted, found = contrast_texts(model, embeddings, texts, batch["image_key"], config)
+        loss, metrics = loss + contrasted, metrics | found
     if config.pmd_weight:
         mask = negative_mask(batch["image_key"], config)
         if num_shards > 1:
@@ -163,10 +168,11 @@ def retrieval_loss(
 
 
 def _encode(
-    graphdef: nnx.GraphDef, params: PyTree, rows: Batch, *, with_tokens: bool
-) -> tuple[Embeddings, Tokens | None]:
+    graphdef: nnx.GraphDef, params: PyTree, rows: Batch, *, with_tokens: bool, with_texts: bool
+) -> tuple[Embeddings, Tokens | None, PairedTexts | None]:
     embeddings, tokens = nnx.merge(graphdef, params)(rows)
-    return embeddings, tokens if with_tokens else None
+    texts = PairedTexts(tokens.title, tokens.speech)
+    return embeddings, tokens if with_tokens else None, texts if with_texts else None
 
 
 def retrieval_problems(config: Config) -> Iterator[str]:

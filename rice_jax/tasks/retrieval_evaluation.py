@@ -2,14 +2,15 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float32, PyTree
+from jaxtyping import Float, PyTree
 
-from rice_jax.eval import attention, metrics, ranking, rerank
+from rice_jax.eval import attention, fusion, metrics, ranking, rerank
 from rice_jax.eval.calibration import fit_calibration, write_calibration
 from rice_jax.eval.embed import (
     Embedder,
@@ -22,14 +23,15 @@ from rice_jax.eval.embed import (
     pixel_embedder,
 )
 from rice_jax.eval.pooling import SHARPNESS
-from rice_jax.eval.results import PIXEL_RANKINGS, PIXELS, Row, read_results, write_rankings, write_results
+from rice_jax.eval.results import FUSED, PIXEL_RANKINGS, PIXELS, Row, read_results, write_rankings, write_results
 from rice_jax.eval.scores import VideoEmbeddings
-from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
+from rice_jax.input.ground_truth import Query, read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.product_boxes import ProductBoxes
-from rice_jax.input.text_embeddings import known_fingerprint
+from rice_jax.input.text_embeddings import known_fingerprint, known_model
+from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.models.contract import SupportsStreaming, require
-from rice_jax.models.text_weights import require_same_texts
+from rice_jax.models.text_weights import require_same_texts, text_fingerprint
 from rice_jax.models.weights import embedding_fingerprint, missing, require_trained
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
@@ -37,15 +39,18 @@ from rice_jax.pages.attention import Attention
 from rice_jax.parallel.processes import agree
 from rice_jax.tasks.task import Run
 
-LABELS = ("scale", "duration", "number", "category", "source")
+LABELS = ("scale", "duration", "number", "category", "source", "speech")
 NUM_TOP = 10  # products of a query in `rankings.jsonl`, unless more are matched
-
-Videos = Float32[np.ndarray, "Q E"] | VideoEmbeddings  # the latter if frames are kept
 
 
 def embedding_row(step: int, source: str = "") -> Row:
     """The row of a ranking by embedding."""
     return Row(step, "embedding", source=source)
+
+
+def fused_row(step: int, source: str = "") -> Row:
+    """The row of a ranking by picture and text."""
+    return Row(step, FUSED, source=source)
 
 
 def match_row(step: int, num_matched: int, source: str = "") -> Row:
@@ -79,6 +84,9 @@ class RetrievalEvaluator:
         self._num_matched = run.config.eval.rerank
         self._by_frames = run.config.eval.score == "frames"
         self._has_decoder = "pmd" in run.params
+        if run.source and run.config.eval.fuses and "text" in run.params:
+            advice = "evaluate a run of config.model.text='tower', or set config.eval.text_weight='off'"
+            require_trained(run.source, run.params, "text", "text tower", advice)
         if run.source and self._num_matched:
             advice = "evaluate a run that trained with config.loss.pmd_weight above 0, or set config.eval.rerank=0"
             require_trained(run.source, run.params, "pmd", "decoder to match with", advice)
@@ -96,7 +104,10 @@ class RetrievalEvaluator:
         self._skipped_images = read_metadata(self._data, "gallery")["skipped"]
         with_queries = self._num_matched > 0 and run.config.eval.rerank_keep_tokens
         self._keeps_frames = self._by_frames or self._can_calibrate_by_frames()
-        embedder = model_embedder(run.graphdef, with_queries=with_queries, with_frames=self._keeps_frames)
+        self._fuses = run.config.eval.fuses
+        embedder = model_embedder(
+            run.graphdef, with_queries=with_queries, with_frames=self._keeps_frames, with_texts=self._fuses
+        )
         self._embedder = compile_embedder(embedder, run.params, run.mesh)
         self._matcher = compile_rows(rerank.matcher(run.graphdef), run.params, run.mesh)
 
@@ -104,7 +115,8 @@ class RetrievalEvaluator:
         """Evaluates parameters after `step` updates.
 
         Returns:
-            Rank-k and mAP as {"rank-1": share, …}; if images were re-ranked, also {"matched-rank-1": share, …}.
+            Rank-k and mAP as {"rank-1": share, …}; by picture and text, also {"fused-rank-1": share, …}; if images were
+        re-ranked, also {"matched-rank-1": share, …}.
 
         Raises:
             DataError: a ground truth is in no gallery, or a query has no gallery.
@@ -121,30 +133,48 @@ class RetrievalEvaluator:
         start, row = time.perf_counter(), embedding_row(step, source)
         videos, images = self.embed(self._embedder, params)
         ranked = self.rank(videos, images, sharpness)
+        if self._fuses:
+            self._queries = _with_speech(self._queries, videos)
         results[row] = self._score(ranked, time.perf_counter() - start)
-        shares = _logged(results[row])
+        shares, about = _logged(results[row]), {}
+        if self._fuses:
+            start, row = time.perf_counter(), fused_row(step, source)
+            ranked, weights = self.rank_fused(videos, images, sharpness)
+            about = {"text_weights": sorted({*weights.tolist()})}
+            results[row] = self._score(ranked, time.perf_counter() - start)
+            shares |= {f"fused-{key}": share for key, share in _logged(results[row]).items()}
         if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
             start, row = time.perf_counter(), match_row(step, self._num_matched, source)
             ranked = self.rerank(ranked, images, params)
             results[row] = self._score(ranked, time.perf_counter() - start)
             shares |= {f"matched-{key}": share for key, share in _logged(results[row]).items()}
-        self._write(results, row, ranked)
+        self._write(results, row, ranked, about)
         if run.source or step >= run.config.train.total_steps:
             if run.config.model.ipd == "off":
                 self.calibrate(videos, images, sharpness, params)
             self.report(results, row, ranked, shares, params)
         return shares
 
-    def embed(self, embedder: Embedder, params: PyTree) -> tuple[Videos, Images]:
+    def embed(self, embedder: Embedder, params: PyTree) -> tuple[VideoEmbeddings, Images]:
         """Computes the embeddings of all videos, and what is kept of all images."""
         images = self._compute(embedder.image, params, self._batches("gallery"), len(self._gallery.image_ids))
         videos = self._compute(embedder.video, params, self._batches("query"), len(self._queries))
-        return videos, images
+        return videos if isinstance(videos, VideoEmbeddings) else VideoEmbeddings(videos), images
 
-    def rank(self, videos: Videos, images: Images, sharpness: float) -> ranking.Ranking:
+    def rank(self, videos: VideoEmbeddings, images: Images, sharpness: float) -> ranking.Ranking:
         """Ranks every query's gallery by embeddings."""
         queries, gallery = self._ranking_queries(videos, by_frames=self._by_frames), self._images(images, sharpness)
         return ranking.rank(queries, gallery, num_top=max(NUM_TOP, self._num_matched))
+
+    def rank_fused(
+        self, videos: VideoEmbeddings, images: Images, sharpness: float
+    ) -> tuple[ranking.Ranking, Float[np.ndarray, " Q"]]:
+        """Ranks every query's gallery by pictures and texts, each query with a weight that is not fitted to it."""
+        queries, gallery = self._ranking_queries(videos, by_frames=self._by_frames), self._images(images, sharpness)
+        texts, weight = self._texts(videos, images), self._run.config.eval.fixed_text_weight
+        weights = np.full(len(self._queries), weight) if weight else fusion.cross_fitted(queries, gallery, texts)
+        fused = fusion.fuse(queries, gallery, texts, weights)
+        return ranking.rank(*fused, num_top=max(NUM_TOP, self._num_matched)), weights
 
     def rerank(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
         """Lets the decoder re-order the first products of every query."""
@@ -153,17 +183,32 @@ class RetrievalEvaluator:
         batches = rerank.match_batches(self._data, self._batch_size, rows, kept)
         return rerank.reorder(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
 
-    def calibrate(self, videos: Videos, images: Images, sharpness: float, params: PyTree) -> None:
-        """Fits and writes `calibration.json`, unless no query has a truth in its gallery."""
+    def calibrate(self, videos: VideoEmbeddings, images: Images, sharpness: float, params: PyTree) -> None:
+        """Fits and writes `calibration.json`, unless no query has a truth in its gallery.
+
+        With texts, their weight is fitted to all queries, and the calibration to the scores with it.
+        """
+        gallery = self._images(images, sharpness)
+        mean = self._ranking_queries(videos, by_frames=False)
+        by_frames = self._ranking_queries(videos, by_frames=True) if self._keeps_frames else None
+        weight = 0.0
+        if self._fuses:
+            texts, pictures = self._texts(videos, images), gallery
+            ranked = by_frames if self._by_frames and by_frames else mean
+            weight = self._run.config.eval.fixed_text_weight or fusion.fit_weight(ranked, pictures, texts)
+            mean, gallery = fusion.fuse(mean, pictures, texts, weight)
+            by_frames = fusion.fuse(by_frames, pictures, texts, weight)[0] if by_frames else None
         calibration = fit_calibration(
-            self._ranking_queries(videos, by_frames=False),
-            self._images(images, sharpness),
+            mean,
+            gallery,
             num_frames=self._data.num_frames,
             fingerprint=embedding_fingerprint(params, self._run.model, self._data.resize),
-            by_frames=self._ranking_queries(videos, by_frames=True) if self._keeps_frames else None,
+            by_frames=by_frames,
         )
+        fingerprint, model = self._text_model(params) if weight else ("", "")
         if calibration and jax.process_index() == 0:
-            write_calibration(self._run.place.directory, calibration)
+            told = dataclasses.replace(calibration, text_weight=weight, text_fingerprint=fingerprint, text_model=model)
+            write_calibration(self._run.place.directory, told)
 
     def report(
         self,
@@ -196,15 +241,27 @@ class RetrievalEvaluator:
         model = nnx.merge(self._run.graphdef, self._run.params)
         return self._run.config.model.ipd == "off" and SupportsStreaming in model.capabilities
 
-    def _ranking_queries(self, videos: Videos, *, by_frames: bool) -> ranking.Queries:
-        mean, frames, frame_mask = videos if isinstance(videos, VideoEmbeddings) else (videos, None, None)
+    def _ranking_queries(self, videos: VideoEmbeddings, *, by_frames: bool) -> ranking.Queries:
         return ranking.Queries(
-            embeddings=np.asarray(frames if by_frames else mean),
+            embeddings=np.asarray(videos.frames if by_frames else videos.embedding),
             ids=[query.clip_id for query in self._queries],
             gallery_ids=[query.gallery_id for query in self._queries],
             truths=[query.image_ids for query in self._queries],
-            frame_mask=np.asarray(frame_mask) if by_frames else None,
+            frame_mask=np.asarray(videos.frame_mask) if by_frames else None,
         )
+
+    def _texts(self, videos: VideoEmbeddings, images: Images) -> fusion.PairedTexts:
+        return fusion.PairedTexts(np.asarray(images.title), np.asarray(videos.speech))
+
+    def _text_model(self, params: PyTree) -> tuple[str, str]:
+        """Fingerprint and directory of what embeds the texts; "" = unknown, or the run itself."""
+        texts = self._run.config.data.texts
+        if texts:
+            return known_fingerprint(texts), known_model(texts)
+        tower, data = self._run.config.model.texts, self._data
+        assert tower and tower.tower, "the settings exclude an evaluation by texts without any"
+        tokenizer = Tokenizer(data.tokenizer, data.text_context)
+        return text_fingerprint(params["text"], tower.tower, tokenizer.digest), ""
 
     def _images(self, images: Images, sharpness: float) -> ranking.GalleryImages:
         gallery_ids, image_ids, product_ids = self._gallery
@@ -217,7 +274,9 @@ class RetrievalEvaluator:
             return 0.0
         return SHARPNESS * float(nnx.merge(self._run.graphdef, params).similarity_scale())
 
-    def _write(self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking) -> None:
+    def _write(
+        self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking, further: Mapping[str, Any]
+    ) -> None:
         if jax.process_index():
             return
         data = self._data
@@ -229,6 +288,7 @@ class RetrievalEvaluator:
             "num_frames": data.num_frames,
             "rankings": dataclasses.asdict(row),
             "evaluation": self._run.place.evaluation,
+            **further,
         }
         write_results(self._run.place.results, results, about)
         write_rankings(self._run.place.directory / "rankings.jsonl", ranked)
@@ -255,6 +315,13 @@ class RetrievalEvaluator:
 
     def _compute(self, function: Callable, params: PyTree, batches: Iterable[dict], num_rows: int) -> PyTree:
         return compute_rows(function, params, batches, num_rows, self._run.mesh)
+
+
+def _with_speech(queries: Sequence[Query], videos: VideoEmbeddings) -> list[Query]:
+    speech = np.asarray(videos.speech)
+    return [
+        query._replace(speech="with" if own.any() else "without") for query, own in zip(queries, speech, strict=True)
+    ]
 
 
 def _logged(result: metrics.Result) -> dict[str, float]:

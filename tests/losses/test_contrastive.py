@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from rice_jax.losses.contrastive import contrastive_loss, different_images
+from rice_jax.losses.contrastive import contrastive_loss, different_images, masked_contrastive_loss
 
 
 def unit(rng, *shape):
@@ -57,3 +57,23 @@ def test_no_device_rounds_the_embeddings():
     assert all(
         "precision=(Precision.HIGHEST, Precision.HIGHEST)" in product.split("\n    ]")[0] for product in products
     )
+
+
+def test_a_masked_loss_is_that_of_the_pairs_that_are_there():
+    rng, scale = np.random.default_rng(2), jnp.float32(3.0)
+    one, other, key = unit(rng, 6, 8), unit(rng, 6, 8), jnp.array([7, 3, 7, 1, 3, 3])
+    mask, there = jnp.array([True, False, True, True, True, False]), np.array([0, 2, 3, 4])
+    broken = one.at[1].set(jnp.nan)  # masked rows have no meaning
+    loss = jax.jit(jax.value_and_grad(masked_contrastive_loss, argnums=(0, 1)))
+    found, (first, second) = loss(broken, other, scale, mask, different_images(key))
+    expected, (of_one, of_other) = jax.value_and_grad(contrastive_loss, argnums=(0, 1))(
+        one[there], other[there], scale, different_images(key[there])
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(first[there], of_one, atol=1e-6)
+    np.testing.assert_allclose(second[there], of_other, atol=1e-6)
+    assert not np.any(first[jnp.array([1, 5])]) and not np.any(second[jnp.array([1, 5])])
+    everything = masked_contrastive_loss(one, other, scale, jnp.ones(6, bool))
+    np.testing.assert_allclose(everything, contrastive_loss(one, other, scale), rtol=1e-6)
+    nothing, gradients = loss(one, other, scale, jnp.zeros(6, bool))
+    assert nothing == 0 and not any(map(np.any, gradients))

@@ -19,6 +19,7 @@ from rice_jax.models.contract import (
     SupportsEmbedding,
     SupportsMatching,
     SupportsStreaming,
+    SupportsTexts,
     require,
 )
 from rice_jax.models.create import model_class
@@ -26,12 +27,20 @@ from rice_jax.models.rice import embed
 from rice_jax.parallel.mesh import create_mesh
 from tests.settings import model_of, small_config
 
-CAPABILITIES = SupportsAttention, SupportsDetection, SupportsEmbedding, SupportsMatching, SupportsStreaming
+CAPABILITIES = (
+    SupportsAttention,
+    SupportsDetection,
+    SupportsEmbedding,
+    SupportsMatching,
+    SupportsStreaming,
+    SupportsTexts,
+)
 RICE = {SupportsEmbedding, SupportsStreaming, SupportsMatching, SupportsAttention}
 VIDEO = {"model__architecture": "timesformer", "loss__pmd_weight": 0.0}
 XCLIP = VIDEO | {"model__architecture": "xclip"}
 TOWER = {"model__text": "tower", "model__text_init_from": "text", "model__text_tower__layers": 1}
 TOWER |= {f"model__text_tower__{name}": 8 for name in ("vocab_size", "context", "width", "heads", "mlp_width")}
+READER = {"model__text": "embeddings", "data__texts": "texts", "eval__text_weight": "fit", "loss__pmd_weight": 0.0}
 BATCH, FRAMES = 4, 3
 
 
@@ -56,6 +65,8 @@ def batch() -> dict[str, jax.Array]:
     [
         ({}, RICE),
         ({"loss__pmd_weight": 0.0}, {SupportsEmbedding, SupportsStreaming}),
+        (TOWER, RICE | {SupportsTexts}),
+        (READER, {SupportsEmbedding, SupportsStreaming, SupportsTexts}),
         ({"task": "detection"}, {SupportsDetection}),
         (VIDEO, {SupportsEmbedding}),
         (XCLIP, {SupportsEmbedding}),
