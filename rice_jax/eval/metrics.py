@@ -240,9 +240,9 @@ def _score(
     chosen = np.asarray(rows, np.int64)
     rank, size, truths = ranking.rank[chosen], ranking.gallery_size[chosen], ranking.num_truths[chosen]
     hits = (rank > 0)[:, None] & (rank[:, None] <= np.asarray(cutoffs))  # [Q, C]
-    groups, names = (ranking.gallery_ids, "livestreams") if products is None else (products, "products")
+    groups, what = (ranking.gallery_ids, "livestreams") if products is None else (products, "products")
     group_ids = [groups[row] for row in rows]
-    ends, drawn = confidence_intervals(hits.astype(float), group_ids, names)
+    ends, drawn = confidence_intervals(hits.astype(float), group_ids, what)
     relevant = [len(set(ranking.truths[row])) for row in rows]
     values = measure_order([ranking.truth_ranks[row] for row in rows], relevant)  # [Q, 3]
     expected = expect_order(size, truths, relevant)
