@@ -19,7 +19,8 @@ TERMS = {
     "pictures instead, which its `attribution.csv` names.",
     "movingfashion": "MovingFashion is provided for academic purposes, and its videos show people. Read the authors' "
     "terms.",
-    "rope": "The agreement that ROPE's authors send with the files says what may be done with them.",
+    "rope": "The agreement that ROPE's authors send with the files says what may be done with them. A set that the "
+    "simulator wrote in ROPE's layout has the licenses of its own pictures instead, which its `attribution.csv` names.",
 }
 
 

@@ -20,7 +20,7 @@ class Shelf(Pictures):
             data_dir: as in `DataConfig`.
             items: {domain as in `DataConfig.domains`: its test items}.
             names: {domain: its name on the page}.
-            num_frames: pictures of an item that are shown at most, chosen as for its embedding.
+            num_frames: pictures of an item that are shown at most, spread evenly.
 
         Raises:
             FileNotFoundError: a data set is missing.
