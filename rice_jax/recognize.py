@@ -21,16 +21,14 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rice_jax.commands.follow import follow_live
 from rice_jax.commands.naming_flags import add_naming_flags, naming_of
 from rice_jax.config import ConfigError
 from rice_jax.index.milvus import MAX_LIMIT, NAME, MilvusIndex
 from rice_jax.index.store import Index
 from rice_jax.logs import warnings_to_stderr
 from rice_jax.models.weights import CheckpointError
-from rice_jax.pages.album import thumbnail
-from rice_jax.pages.timeline import Small, Video, write_timeline
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.candidates import LIMIT, find_candidates
 from rice_jax.recognition.container import Reading
@@ -42,6 +40,9 @@ from rice_jax.recognition.speech import said_around
 from rice_jax.recognition.subtitles import Sentence, confident, read_subtitles
 from rice_jax.recognition.video import Frame, read_video
 from rice_jax.types import DataError
+
+if TYPE_CHECKING:
+    from rice_jax.pages.timeline import Small
 
 BATCH_SIZE = 8  # frames encoded together
 DESCRIPTION = """\
@@ -90,6 +91,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
     keep_compiled()
     try:
         if options.follow is not None:
+            from rice_jax.commands.follow import follow_live
+
             with warnings_to_stderr(timed=True):
                 follow_live(options, lambda: _engine(options, (1, BATCH_SIZE), _stored_gallery(options)))
             return
@@ -105,6 +108,9 @@ def recognize(options: argparse.Namespace) -> None:
     stored = MilvusIndex(options.uri, options.collection) if options.store else None
     engine = _engine(options, (BATCH_SIZE,), stored.first() if stored else None)
     thumbnails: dict[float, Small] = {}  # by time
+    if options.report:
+        from rice_jax.pages.album import thumbnail
+        from rice_jax.pages.timeline import Video, write_timeline
 
     reading = Reading()
 

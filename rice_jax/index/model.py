@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 from flax import nnx
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -17,7 +18,7 @@ from rice_jax.eval.calibration import read_calibration
 from rice_jax.index.store import About
 from rice_jax.models.contract import SupportsStreaming
 from rice_jax.models.cope import PAGE, CopeConfig
-from rice_jax.models.create import create_model, create_params
+from rice_jax.models.create import abstract_params, create_model, create_params
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import (
@@ -152,14 +153,17 @@ def place_model(
     Raises:
         CheckpointError: there is no checkpoint, its parameters do not fit, or it has no trained aggregation.
     """
-    parts = settings.model
+    parts, saved = settings.model, parameter_names(source)
     if isinstance(parts, RiceConfig):
-        has_decoder = any(name.startswith("pmd/") for name in parameter_names(source))
+        has_decoder = any(name.startswith("pmd/") for name in saved)
         parts = dataclasses.replace(parts, pmd=parts.pmd if has_decoder else None, pfr=None)
     config = parts
     if on_cpu and jax.default_backend() == "cpu":
         config = _computing_in(config, on_cpu)
-    params = start_from(source, create_params(config, mesh, seed=0), config)
+    fresh = abstract_params(config, mesh)
+    if flatten_dict(fresh, sep="/").keys() - saved:  # what the checkpoint lacks starts from fresh weights
+        fresh = create_params(config, mesh, seed=0)
+    params = start_from(source, fresh, config)
     require_trained_embedding(source, params)
     fingerprint = embedding_fingerprint(params, config, settings.resize)
     calibration = read_calibration(workdir or source)

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tensorflow_datasets as tfds
 from etils import epath
 
 from rice_jax.types import DataError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 
 class Source:
@@ -37,6 +40,8 @@ class Source:
             FileNotFoundError: the data set is missing.
             DataError: it lacks the split or a feature, or has several splits while `split` is None.
         """
+        import tensorflow_datasets as tfds  # here, since recognition imports this module and reads no data set
+
         self.name = name
         self.directory = version_directory(data_dir, name)
         builder = tfds.builder_from_directory(self.directory)
@@ -123,8 +128,10 @@ def build_command(name: str, data_dir: str = "DATA") -> str:
     return f"python data/build.py {name.split('/')[0]} --raw_dir RAW --data_dir {data_dir}"
 
 
-def _encoded(feature: tfds.features.FeatureConnector) -> tfds.features.FeatureConnector:
+def _encoded(feature: "tfds.features.FeatureConnector") -> "tfds.features.FeatureConnector":
     """A feature that reads what `feature` stored, but leaves pictures encoded."""
+    import tensorflow_datasets as tfds
+
     if isinstance(feature, tfds.features.Image):
         return tfds.features.Scalar(np.bytes_)
     if isinstance(feature, tfds.features.Sequence) and isinstance(feature.feature, tfds.features.Image):

@@ -148,7 +148,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig
 
     Args:
         directory: output of `rice_jax.convert`, or a workdir.
-        params: fresh parameters.
+        params: fresh parameters, or their shapes and places (`create.abstract_params`) if the checkpoint has them all.
         config: of the model; positions are interpolated to its image size.
 
     Raises:

@@ -127,7 +127,7 @@ def test_the_command_follows_a_stream_as_with_an_index(made, live_shop, tmp_path
         frames = engine.encode(np.stack([engine.prepare(live_shop.pictures[row]) for row in (2, 4)]))
         events.append(engine.rank(frames, options.gallery))
 
-    monkeypatch.setattr(recognize, "follow_live", follow_live)
+    monkeypatch.setattr("rice_jax.commands.follow.follow_live", follow_live)
     for place in ([f"--index={directory}"], ["--store=milvus", f"--uri={directory / 'shop.db'}"]):
         recognize.main(["--follow=rtmp://localhost/live", *place, *[f"--gallery={gallery}"] * bool(gallery)])
     expected, got = events
