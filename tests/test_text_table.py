@@ -1,0 +1,94 @@
+"""The table of texts: rows are paired by query, seeds are averaged; and what its script makes of texts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rice_jax.eval.results import write_rankings
+from rice_jax.eval.texts import TextEmbedder, load_text_model, write_embeddings
+from rice_jax.input.source import Source
+from rice_jax.input.text_embeddings import known_fingerprint, read_embeddings
+from scripts import text_table, text_tower
+from scripts.text_table import rows
+from tests.eval.evaluations import evaluation
+
+RANKED, _ = evaluation()  # 60 queries in three galleries
+
+
+def write_rows(directory, seeds=(0, 1)):
+    """Rows whose first queries are hits: 12 without texts, and more, the more titles there are."""
+    hits = {"0": 30, "50": 24, "90": 18, "": 12}
+    for seed in seeds:
+        for row, (_, missing, _) in rows().items():
+            rank = np.where(np.arange(60) < hits[missing] + 6 * seed * (missing == "0"), 1, 9)
+            place = directory / f"{row}-{seed}"
+            place.mkdir(parents=True)
+            ranked = dataclasses.replace(RANKED, truth_ranks=tuple((own,) for own in rank.tolist()))
+            write_rankings(place / "rankings.jsonl", ranked)
+
+
+class Fixed(TextEmbedder):
+    """Embeds every text as the same vector."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, texts):
+        return np.ones((len(texts), 2), np.float32) / np.float32(np.sqrt(2)), 0
+
+
+@pytest.fixture(scope="module")
+def start(shop, tmp_path_factory):
+    out = tmp_path_factory.mktemp("start") / "tower"
+    text_tower.main(["make", str(shop), str(out)])
+    return out
+
+
+def test_the_table(tmp_path, start, capsys):
+    write_rows(tmp_path)
+    embedder = Fixed(load_text_model(start))
+    spoken = {query: "a" for query in RANKED.query_ids[:15]}
+    write_embeddings(tmp_path / "embeddings-0" / "speech", spoken, embedder)
+    text_table.main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "60 queries, 15 with speech; seeds 0 1; rank-1, percent" and max(map(len, lines)) <= 110
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    assert ["no text", "20.0", "80.0", "0.0"] in cells
+    place = cells.index(["text in the embedding", "0", "55.0", "100.0", "40.0"])  # 30 and 36 of 60
+    assert cells[place + 1][0].startswith("+35.0 (+") and cells[place + 1][1].startswith("+20.0 (")
+    assert ["text in both", "90", "30.0", "100.0", "6.7"] in cells
+    (tmp_path / "in_both_90-1" / "rankings.jsonl").unlink()
+    with pytest.raises(SystemExit, match="in_both_90-1.*is missing, expected it"):
+        text_table.main([str(tmp_path)])
+
+
+def test_what_is_no_directory_of_evaluations(tmp_path):
+    with pytest.raises(SystemExit, match="found no evaluation none-SEED"):
+        text_table.main([str(tmp_path)])
+
+
+def test_a_fresh_tower_reads_the_samples_texts(start, shop):
+    model = load_text_model(start)
+    texts = [row["title"].decode() for row in Source(str(shop), "lpr4m/train", (), optional=("title",))][:4]
+    ids = model.tokenizer(texts).ids
+    assert model.config.embed_dim == 128 and model.tokenizer.vocab_size == model.config.vocab_size <= 2000
+    assert (ids[:, 0] == 2).all() and ((ids == 1).sum() < (ids > 4).sum()), "few words are unknown"
+    vectors, _ = TextEmbedder(model, 4)(texts)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_titles_are_left_out(tmp_path, start):
+    embedder = Fixed(load_text_model(start))
+    titles = {f"image-{number}": "a" for number in range(400)}
+    write_embeddings(tmp_path / "texts" / "titles", titles, embedder, part_size=100)
+    write_embeddings(tmp_path / "texts" / "speech", {"clip": "a"}, embedder)
+    kept = {}
+    for percent in (0, 50, 90):
+        out = tmp_path / f"texts-{percent}"
+        text_tower.main(["drop", str(tmp_path / "texts"), str(out), f"--percent={percent}"])
+        kept[percent] = read_embeddings(str(out), "titles").rows.keys()
+        assert read_embeddings(str(out), "speech").rows.keys() == {"clip"}
+        assert known_fingerprint(str(out)) == known_fingerprint(str(tmp_path / "texts"))
+    assert kept[90] < kept[50] < kept[0] == titles.keys()
+    assert 150 < len(kept[50]) < 250 and 20 < len(kept[90]) < 60
