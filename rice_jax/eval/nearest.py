@@ -24,7 +24,6 @@ UNIT = 2.0**-24  # unit roundoff of float32
 SMALLEST = 2.0**-126  # normal number of float32
 LARGEST = 2.0**126  # that a product may become without overflow
 PART = 2**16  # numbers that are made float64 at a time: they stay in the processor's cache
-LONG = 4096  # embeddings whose lengths are computed at a time
 
 
 class Rows(NamedTuple):
@@ -186,9 +185,9 @@ def rank_rows(
         num_top: number of first products to find.
         max_scores: largest number of scores at a time.
     """
-    scores = gallery.exact(rows, *truths.T)
-    own = Entries(truths[:, 0], truths[:, 1], scores, np.ones(len(truths), bool))
-    own = own.take(np.lexsort((-scores, own.queries)))
+    queries, products = truths.T
+    scores = gallery.exact(rows, queries, products)
+    own = Entries(queries, products, scores, np.ones(len(truths), bool)).take(np.lexsort((-scores, queries)))
     places = _places(own.queries)
     by_place = [np.flatnonzero(places == place) for place in range(int(places.max(initial=-1)) + 1)]
     others_before = np.zeros(len(own.queries), np.int64)  # products that are no truth and stand before each truth
@@ -216,10 +215,10 @@ def rank_rows(
 def lengths_of(vectors: Float32[np.ndarray, "*n E"]) -> Float64[np.ndarray, "*n"]:
     """The lengths of embeddings; of any float32 numbers, their squares' sum in float64 is finite."""
     flat = vectors.reshape(-1, vectors.shape[-1])
-    found = np.empty(len(flat))
-    for start in range(0, len(flat), LONG):
-        part = flat[start : start + LONG].astype(np.float64)
-        np.einsum("ne,ne->n", part, part, out=found[start : start + LONG])
+    found, part = np.empty(len(flat)), max(1, PART // flat.shape[1])
+    for start in range(0, len(flat), part):
+        own = flat[start : start + part].astype(np.float64)
+        np.vecdot(own, own, out=found[start : start + part])
     return np.sqrt(found).reshape(vectors.shape[:-1])
 
 

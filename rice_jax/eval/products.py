@@ -25,9 +25,15 @@ class Products(NamedTuple):
         return Products(self.rows[np.repeat(kept, sizes)], np.cumsum([0, *sizes[kept]]), self.numbers[kept])
 
 
-def group_products(gallery_ids: Sequence[str], product_ids: Sequence[str]) -> dict[str | None, Products]:
-    """The products of each gallery, and of all under None, from the gallery and the product of each image."""
-    number = _number(list(zip(gallery_ids, product_ids, strict=True)))
+def group_products(gallery_ids: Sequence[str], product_ids: Sequence[str] | None) -> dict[str | None, Products]:
+    """The products of each gallery, and of all under None, from the gallery and the product of each image.
+
+    Without products, each image is one by itself.
+    """
+    if product_ids is None:
+        number = np.arange(len(gallery_ids))
+    else:
+        number = _number(list(zip(gallery_ids, product_ids, strict=True)))
     order = np.argsort(number, kind="stable")  # of the images, by product
     of_gallery = _number(gallery_ids)[order]
     by_gallery = order[np.argsort(of_gallery, kind="stable")]

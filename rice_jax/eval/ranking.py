@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -66,7 +66,7 @@ class GalleryImages:
     @functools.cached_property
     def products(self) -> dict[str | None, Products]:
         """The products of each gallery, and of all under None."""
-        return group_products(self.gallery_ids, self._names)
+        return group_products(self.gallery_ids, self.product_ids)
 
     def names(self, products: Products) -> list[str]:
         """The products' ids."""
@@ -158,14 +158,14 @@ def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scor
     Differs: the reference leaves ties to a sort of scores and accepts missing truths.
     """
     query_lengths, image_lengths = _check_queries(queries), _check_images(images)
-    _check_truths(queries, images)
+    names_of = {gallery: images.names(own) for gallery, own in images.products.items() if gallery is not None}
+    truths = _check_truths(queries, images, names_of)
 
     num_queries = len(queries.ids)
     gallery_size = np.zeros(num_queries, np.int64)
     truth_ranks: list[tuple[int, ...]] = [()] * num_queries
     top: list[tuple[tuple[str, float], ...]] = [()] * num_queries
     shown: list[tuple[str, ...]] = [()] * num_queries
-    truths = [*map(images.true_products, queries.gallery_ids, queries.truths)]
 
     num_frames = 1 if queries.frame_mask is None else queries.frame_mask.shape[1]
     num_rows = max(1, math.isqrt(max_scores) // num_frames)  # large blocks read the gallery less often
@@ -173,7 +173,7 @@ def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scor
         products = images.products[gallery_id]
         pooling = images.pooling(products)
         gallery = Gallery(images.embeddings, image_lengths, products, pooling, queries.frame_mask is not None)
-        names = images.names(products)
+        names = names_of[gallery_id]
         position = {name: i for i, name in enumerate(names)}
         gallery_size[of_gallery] = len(names)
         for start in range(0, len(of_gallery), num_rows):
@@ -277,10 +277,9 @@ def _finite_lengths(
     return lengths
 
 
-def _check_truths(queries: Queries, images: GalleryImages) -> None:
-    known = {
-        gallery_id: set(images.names(own)) for gallery_id, own in images.products.items() if gallery_id is not None
-    }
+def _check_truths(queries: Queries, images: GalleryImages, names: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
+    """Checks the ground truths against the products of each gallery, and returns the true products of each query."""
+    known, truths = {gallery_id: set(own) for gallery_id, own in names.items()}, []
     for query_id, gallery_id, wanted in zip(queries.ids, queries.gallery_ids, queries.truths, strict=True):
         if isinstance(wanted, str | bytes):
             raise DataError(
@@ -293,7 +292,10 @@ def _check_truths(queries: Queries, images: GalleryImages) -> None:
                 f"Query {query_id!r} belongs to gallery {gallery_id!r}, which has no images; there are "
                 f"{len(known)} galleries. Is the gallery data set that of these queries?"
             )
-        for image_id, product_id in zip(wanted, images.true_products(gallery_id, wanted), strict=True):
+        truths.append(images.true_products(gallery_id, wanted))
+        if known[gallery_id].issuperset(truths[-1]):
+            continue
+        for image_id, product_id in zip(wanted, truths[-1], strict=True):
             if product_id not in known[gallery_id] and f"{gallery_id}/{image_id}" not in images.skipped:
                 size = len(images.products[gallery_id].rows)
                 raise DataError(
@@ -301,3 +303,4 @@ def _check_truths(queries: Queries, images: GalleryImages) -> None:
                     f"{gallery_id!r}, so the query cannot be a hit. Build the gallery again, or list the image among "
                     "the skipped ones."
                 )
+    return truths
