@@ -88,7 +88,7 @@ def test_another_evaluation_overwrites_nothing(reference, shop, tmp_path):
     assert result.returncode == 0, result.stderr
     assert {name: (workdir / name).read_bytes() for name in files} == before
     (directory,) = workdir.glob("eval-*")
-    assert sorted(path.name for path in directory.iterdir()) == sorted(files[:-1])
+    assert sorted(path.name for path in directory.iterdir()) == sorted([*files[:-1], PIXEL_RANKINGS])
     assert result.stdout.endswith(f"\n{directory / 'results.json'}\n")
     assert f"{directory}: has the results of this evaluation" in result.stderr
     assert "num_frames is 1 instead of 10, score is 'frames' instead of None" in result.stderr

@@ -95,6 +95,8 @@ def splits(data_dir: str, name: str) -> list[str]:
     Raises:
         FileNotFoundError: the data set is missing.
     """
+    import tensorflow_datasets as tfds
+
     return list(tfds.builder_from_directory(version_directory(data_dir, name)).info.splits)
 
 

@@ -171,8 +171,8 @@ def _encode(
     graphdef: nnx.GraphDef, params: PyTree, rows: Batch, *, with_tokens: bool, with_texts: bool
 ) -> tuple[Embeddings, Tokens | None, PairedTexts | None]:
     embeddings, tokens = nnx.merge(graphdef, params)(rows)
-    texts = PairedTexts(tokens.title, tokens.speech)
-    return embeddings, tokens if with_tokens else None, texts if with_texts else None
+    texts = PairedTexts(tokens.title, tokens.speech) if with_texts else None
+    return embeddings, tokens if with_tokens else None, texts
 
 
 def retrieval_problems(config: Config) -> Iterator[str]:

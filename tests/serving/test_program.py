@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from PIL import Image
 
 from rice_jax import recognize, serve
 from rice_jax.serving.limits import Limits
@@ -57,6 +58,7 @@ def test_the_log_is_json_on_request(tmp_path, capsys, monkeypatch):
     (tmp_path / "token").write_text(f"{token}\nshort\n")
     (tmp_path / "token").chmod(0o600)
     flags = [f"--index={tmp_path}", f"--token_file={tmp_path / 'token'}", "--log_format=json"]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the server sets its own
     monkeypatch.setattr(logging, "_warnings_showwarning", None)  # as in a program of its own
     for name in ("uvicorn", "uvicorn.error"):  # which servers of other tests have configured
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
