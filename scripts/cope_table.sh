@@ -3,7 +3,7 @@
 # products, and prints what they find between pages, short videos and live clips of products that are not trained on:
 # 1,086 to 1,149 queries a pair of domains, with paired intervals. All rows (configs/sample_cope.py) see as many
 # products, with three seeds. A finished run is kept, and a killed one continues; meanwhile
-# `python scripts/cope_table.py runs/cope` prints what is there. A run takes about ten minutes on two cores.
+# `python scripts/cope_table.py runs/cope` prints what is there.
 #
 #   scripts/cope_table.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds
 set -euo pipefail
