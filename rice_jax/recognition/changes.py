@@ -90,7 +90,6 @@ class Changes:
 
     Attributes:
         search: which products are searched; may change.
-        shown: the event by which the product was shown that is still shown; None = there is none.
     """
 
     def __init__(
@@ -106,7 +105,6 @@ class Changes:
         self._state = _State()
         self._told = -math.inf  # date of the latest event
         self._latest: dict[str, float] = {}  # the same of each kind of event: a kind and a date identify an event
-        self.shown: Event | None = None
 
     def add(self, engine: Engine, batch: Sequence[LiveFrame], encoded: Frames) -> Iterator[Event]:
         """The events that follow from some frames, at least one.
@@ -155,9 +153,7 @@ class Changes:
         for event in events:
             self._told = max(self._told, begin + event.second, self._latest.get(event.event, -math.inf) + TICK)
             self._latest[event.event] = self._told
-            dated = event._replace(date=self._told)
-            self.shown = dated if event.event == "shown" else None
-            yield dated
+            yield event._replace(date=self._told)
 
 
 def _turn(engine: Engine, times: Sequence[float], frames: Frames, part: Segment, former: Match) -> float:
@@ -177,10 +173,14 @@ def _turn(engine: Engine, times: Sequence[float], frames: Frames, part: Segment,
 
 def _cosines(engine: Engine, match: Match, unit: Float[np.ndarray, "T E"]) -> Float[np.ndarray, " T"]:
     """Of frames and the most similar image of a product; -1 if it is no longer in the index."""
+    return (unit @ product_vectors(engine, match).T).max(axis=1, initial=-1.0)
+
+
+def product_vectors(engine: Engine, match: Match) -> Float[np.ndarray, "K E"]:
+    """The vectors of a product's images; none if it is no longer in the index."""
     index = engine.index
     names = zip(index.gallery_ids, index.product_ids, strict=True)
-    rows = [row for row, name in enumerate(names) if name == (match.gallery, match.id)]
-    return (unit @ index.vectors[rows].T).max(axis=1, initial=-1.0)
+    return index.vectors[[row for row, name in enumerate(names) if name == (match.gallery, match.id)]]
 
 
 class _State:

@@ -6,10 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from queue import Empty, SimpleQueue
-from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import UInt8
+from typing import Any, NamedTuple
 
 from rice_jax.index.pictures import AnyPicture
 from rice_jax.recognition.source import Seen, Source, SourceEnded, SourceLost, live_pictures
@@ -25,7 +22,7 @@ DRIFT = 1e-4  # seconds per second by which a sender's clock may be slow
 
 logger = logging.getLogger(__name__)
 
-Prepare = Callable[[AnyPicture], UInt8[np.ndarray, "S S 3"]]
+Prepare = Callable[[AnyPicture], Any]
 Connect = Callable[[Source, Fraction, threading.Event, Seen], Iterator[tuple[float, AnyPicture]]]
 Clock = Callable[[], float]
 
@@ -36,7 +33,7 @@ class LiveFrame(NamedTuple):
     second: float  # since the first frame, on a clock that goes on through cuts
     shown: float  # when it would have been shown without any delay; on the receiver's clock
     arrived: float  # on the receiver's clock
-    picture: UInt8[np.ndarray, "S S 3"]
+    picture: Any  # what `prepare` has made of it
 
 
 def follow(
@@ -52,7 +49,7 @@ def follow(
 
     Args:
         source: of the stream; frames that have waited for longer than its `max_delay` are dropped.
-        prepare: crops and resizes a picture (`Engine.prepare`).
+        prepare: makes what is needed of a picture, such as `Engine.prepare`: what waits is then small.
         stop: ends it.
         interval_seconds: time between sampled frames, above 0.
         connect: gives the pictures of one connection.
@@ -167,7 +164,7 @@ class _Receiver:
                 continue
             self._put(begin + second, arrived, prepared)
 
-    def _put(self, second: float, arrived: float, picture: UInt8[np.ndarray, "S S 3"]) -> None:
+    def _put(self, second: float, arrived: float, picture: Any) -> None:
         latest, ahead = self._latest, second - arrived
         # No frame is shown after it has arrived, and the quickest one has hardly any delay.
         self._ahead = ahead if latest is None else max(ahead, self._ahead - DRIFT * (arrived - latest.arrived))

@@ -13,8 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from rice_jax.serving.connections import ENDLESS
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.stills import Still
 
-MAX_EVENTS, MAX_BYTES = 1000, 1_000_000  # that are kept of a stream
+MAX_EVENTS, MAX_BYTES = 1000, 2_000_000  # that are kept of a stream, frames included
 KEEP_ALIVE_SECONDS = 15.0  # without an event, after which a comment tells proxies that the connection is in use
 KEEP_ALIVE = b": \n\n"
 
@@ -25,6 +26,12 @@ class Entry(NamedTuple):
     number: int
     text: str  # JSON
     shows: bool  # whether a product is shown since then
+    frame: Still | None  # by which the event is seen
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+        return len(self.text) + (len(self.frame.jpeg) if self.frame else 0)
 
 
 class EventLog:
@@ -43,14 +50,18 @@ class EventLog:
         self._changed = asyncio.Event()
         self.is_closed = False
 
-    def add(self, text: str, shows: bool) -> None:
+    def add(self, text: str, shows: bool, frame: Still | None = None) -> None:
         """Adds an event; the oldest ones make room for it."""
         self._newest += 1
-        self._kept.append(Entry(self._newest, text, shows))
-        self._bytes += len(text)
+        self._kept.append(Entry(self._newest, text, shows, frame))
+        self._bytes += self._kept[-1].size
         while len(self._kept) > 1 and (len(self._kept) > MAX_EVENTS or self._bytes > MAX_BYTES):
-            self._bytes -= len(self._kept.popleft().text)
+            self._bytes -= self._kept.popleft().size
         self._wake()
+
+    def frame(self, name: str) -> bytes | None:
+        """The frame of an event that is kept, as a JPEG; None = there is none of this name."""
+        return next((entry.frame.jpeg for entry in self._kept if entry.frame and entry.frame.name == name), None)
 
     def close(self) -> None:
         """Ends all listeners after the last event."""

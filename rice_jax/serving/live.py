@@ -5,27 +5,28 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
+from rice_jax.pages.album import thumbnail
 from rice_jax.recognition.changes import LOST_SECONDS, Changes, Event, Search
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.follow import LiveFrame, follow
 from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
 from rice_jax.serving.events import EventLog
+from rice_jax.serving.stills import Still, Stills
 from rice_jax.types import DataError
 
 THREAD = "source"  # beginning of the names of the threads that recognize what is followed
-NOTHING = np.zeros((0, 0, 3), np.uint8)
 
 logger = logging.getLogger(__name__)
 
 
-Write = Callable[[Event], dict[str, Any]]  # an event as JSON
+Write = Callable[[Event, Still | None], dict[str, Any]]  # an event and its frame as JSON
 
 
 @runtime_checkable
@@ -35,19 +36,61 @@ class Encode(Protocol):
     def __call__(self, engine: Engine, pictures: list[UInt8[np.ndarray, "S S 3"]]) -> Frames: ...
 
 
-@runtime_checkable
-class Tell(Protocol):
-    """Tells events to listeners; `close` ends them."""
+class Told(NamedTuple):
+    """An event that has been told."""
 
-    def __call__(self, events: Iterable[Event], close: bool = False) -> None: ...
+    event: Event
+    frame: Still | None  # by which it is seen
 
 
-class Pushed:
-    """The events of a stream whose pictures are pushed. Any number of threads may push.
+class Teller:
+    """Tells the events of a stream, in one thread at a time.
 
     Attributes:
         log: the events.
+        shown: the event since which a product is shown.
     """
+
+    def __init__(self, write: Write):
+        """Starts without events, in the thread of the event loop; `write` writes an event as JSON."""
+        self.log = EventLog()
+        self.shown: Told | None = None
+        self._write, self._loop = write, asyncio.get_running_loop()
+        self._stills = Stills()
+
+    def look(self, engine: Engine, batch: Sequence[tuple[float, bytes]], encoded: Frames) -> None:
+        """Adds frames.
+
+        Args:
+            engine: has encoded them.
+            batch: the second and the thumbnail of each.
+            encoded: the frames, encoded.
+        """
+        self._stills.add(engine, [Still(*own) for own in batch], encoded)
+
+    def tell(self, events: Iterable[Event], close: bool = False) -> None:
+        """Tells events to listeners; `close` ends them."""
+        for event in events:
+            told = Told(event, self._stills.of(event))
+            shows = event.event == "shown"
+            self.shown = told if shows else None
+            text = json.dumps(self._write(*told), ensure_ascii=False, allow_nan=False)
+            self._loop.call_soon_threadsafe(self.log.add, text, shows, told.frame)
+        if close:
+            self._stills = Stills()  # frees them
+            self._loop.call_soon_threadsafe(self.log.close)
+
+
+class PushedPicture(NamedTuple):
+    """A picture that is pushed."""
+
+    time: float  # seconds
+    frame: Frames  # the picture, encoded
+    small: bytes  # its thumbnail
+
+
+class Pushed:
+    """The events of a stream whose pictures are pushed. Any number of threads may push."""
 
     def __init__(self, write: Write, now: Callable[[], float] = time.monotonic):
         """Starts without pictures.
@@ -56,46 +99,57 @@ class Pushed:
             write: writes an event as JSON.
             now: the clock, in seconds.
         """
-        self.log = EventLog()
-        self._tell, self._lock, self._now = teller(self.log, write), threading.Lock(), now
+        self._teller, self._lock, self._now = Teller(write), threading.Lock(), now
         self._changes = Changes(now=now)
         self._last: LiveFrame | None = None
         self._ahead = 0.0  # of the events' clock to that of the pictures
 
     @property
-    def shown(self) -> Event | None:
-        """The event since which a product is shown."""
-        return self._changes.shown
+    def log(self) -> EventLog:
+        """The events."""
+        return self._teller.log
 
-    def push(self, engine: Engine, time: float, frame: Frames, restarted: bool, search: Search) -> None:
+    @property
+    def shown(self) -> Told | None:
+        """The event since which a product is shown."""
+        return self._teller.shown
+
+    def push(self, engine: Engine, picture: PushedPicture, restarted: bool, search: Search) -> None:
         """Adds a picture; one that is late is left out.
 
         Args:
-            engine: ranks.
-            time: of the picture, in seconds.
-            frame: the picture, encoded by the engine.
+            engine: ranks, and has encoded the picture.
+            picture: to add.
             restarted: whether the clock of the pictures has jumped.
             search: which products are searched.
         """
         with self._lock:
             now, last = self._now(), self._last
             if last is None or restarted:
-                self._ahead = (last.second + now - last.arrived if last else 0.0) - time
-            second = time + self._ahead
+                self._ahead = (last.second + now - last.arrived if last else 0.0) - picture.time
+            second = picture.time + self._ahead
             if last is None or second > last.second:
-                self._last = LiveFrame(second, now, now, NOTHING)
+                self._last = LiveFrame(second, now, now, None)
                 self._changes.search = search
-                self._tell(self._changes.add(engine, [self._last], frame))
+                self._teller.look(engine, [(second, picture.small)], picture.frame)
+                self._teller.tell(self._changes.add(engine, [self._last], picture.frame))
 
     def wait(self) -> None:
         """Tells that the product is gone if no picture has come for too long."""
         with self._lock:
-            self._tell(self._changes.wait())
+            self._teller.tell(self._changes.wait())
 
     def end(self) -> None:
         """Tells the last event, and ends the listeners."""
         with self._lock:
-            self._tell(self._changes.end(), close=True)
+            self._teller.tell(self._changes.end(), close=True)
+
+
+class Looked(NamedTuple):
+    """A picture of a followed source."""
+
+    prepared: UInt8[np.ndarray, "S S 3"]  # for the engine
+    small: bytes  # its thumbnail
 
 
 class State(NamedTuple):
@@ -110,7 +164,6 @@ class Followed:
     """Follows a source in threads of its own: one receives pictures, one recognizes them.
 
     Attributes:
-        log: the events.
         source: what is followed.
     """
 
@@ -135,8 +188,8 @@ class Followed:
             interval: distance in seconds between the pictures that are looked at.
             search: which products are searched.
         """
-        self.log, self.source = EventLog(), source
-        self._tell, self._stop = teller(self.log, write), threading.Event()
+        self.source = source
+        self._teller, self._stop = Teller(write), threading.Event()
         self._connection, self._latest = State("connecting"), time.monotonic()
         self._final: State | None = None
         self._engine_now, self._engine, self._encode = engine, engine(), encode
@@ -146,9 +199,14 @@ class Followed:
         self._thread.start()
 
     @property
-    def shown(self) -> Event | None:
+    def log(self) -> EventLog:
+        """The events."""
+        return self._teller.log
+
+    @property
+    def shown(self) -> Told | None:
         """The event since which a product is shown."""
-        return self._changes.shown
+        return self._teller.shown
 
     @property
     def state(self) -> State:
@@ -176,10 +234,11 @@ class Followed:
         try:
             for batch in self._batches():
                 if batch:
-                    frames = self._encode(self._engine, [frame.picture for frame in batch])
-                    self._tell(self._changes.add(self._engine, batch, frames))
+                    frames = self._encode(self._engine, [frame.picture.prepared for frame in batch])
+                    self._teller.look(self._engine, [(own.second, own.picture.small) for own in batch], frames)
+                    self._teller.tell(self._changes.add(self._engine, batch, frames))
                 else:
-                    self._tell(self._changes.wait())
+                    self._teller.tell(self._changes.wait())
             reason = "it was stopped" if self._stop.is_set() else "it is complete"
         except Exception as error:
             expected = isinstance(error, DataError)
@@ -188,14 +247,14 @@ class Followed:
         finally:
             self._stop.set()
         self._final = State(state, reason, self._connection.pictures)
-        self._tell(self._changes.end(), close=True)
+        self._teller.tell(self._changes.end(), close=True)
 
     def _batches(self) -> Iterator[list[LiveFrame]]:
         """Pictures, prepared for the engine; those that were for another model are left out."""
         changed = time.monotonic()
         for batch in follow(
             self.source,
-            lambda picture: self._engine.prepare(picture),
+            self._look,
             self._stop,
             interval_seconds=self._interval,
             connect=self._connect,
@@ -204,6 +263,9 @@ class Followed:
             if former.model is not self._engine.model:
                 changed = time.monotonic()
             yield [frame for frame in batch if frame.arrived >= changed]
+
+    def _look(self, picture: Any) -> Looked:
+        return Looked(self._engine.prepare(picture), thumbnail(picture)[0])
 
     def _connect(
         self, source: Source, interval: Fraction, stop: threading.Event, seen: Seen
@@ -221,17 +283,3 @@ class Followed:
                 raise
             finally:
                 self._connection = self._connection._replace(state="waiting", reason=reason)
-
-
-def teller(log: EventLog, write: Write) -> Tell:
-    """Returns a function that adds events to a log, from any thread; created in the thread of the event loop."""
-    loop = asyncio.get_running_loop()
-
-    def tell(events: Iterable[Event], close: bool = False) -> None:
-        for event in events:
-            text = json.dumps(write(event), ensure_ascii=False, allow_nan=False)
-            loop.call_soon_threadsafe(log.add, text, event.event == "shown")
-        if close:
-            loop.call_soon_threadsafe(log.close)
-
-    return tell

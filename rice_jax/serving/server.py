@@ -35,6 +35,7 @@ from rice_jax.serving.responses import (
 )
 from rice_jax.serving.service import Service, StreamQuery
 from rice_jax.serving.shops import Shops
+from rice_jax.serving.streams import StreamName
 from rice_jax.serving.uploads import (
     FORM,
     JSON,
@@ -64,6 +65,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {EventStream.media_type: {}}},
     204: {"description": "The stream has ended, and its last event is known."},
 }
+_JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": {}}}}
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {
     "type": "object",
@@ -260,6 +262,11 @@ def _live(service: Service, shops: Shops, listeners: Listeners) -> APIRouter:
         last = request.headers.get("last-event-id", after)
         return EventStream(log, last, listeners) if log.has_after(last) else Response(status_code=204)
 
+    @router.get("/streams/{stream_id}/frames/{frame}", response_class=Response, responses=_JPEG)
+    async def frame(request: Request, stream_id: StreamId, frame: str) -> Response:
+        """A small frame of a stream, whose address an event tells."""
+        return _jpeg(service.lives.frame(StreamName(shops[_name(request)].name, stream_id), frame))
+
     return router
 
 
@@ -280,11 +287,10 @@ def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
         uploads.require_once(name for name, _ in request.query_params.multi_items())
         return await service.search(shops[_name(request)], query)
 
-    @router.get("/images/{digest}", response_class=Response, responses={200: {"content": {"image/jpeg": {}}}})
+    @router.get("/images/{digest}", response_class=Response, responses=_JPEG)
     async def image(request: Request, digest: str) -> Response:
         """A small picture of an image of the index, by the SHA-256 of its file."""
-        encoded = await service.thumbnail(shops[_name(request)], digest)
-        return Response(encoded, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
+        return _jpeg(await service.thumbnail(shops[_name(request)], digest))
 
     @router.get(HEALTH, response_model=HealthResponse, responses=_ANONYMOUS)
     async def health(request: Request) -> HealthResponse | Response:
@@ -334,6 +340,11 @@ def _measurements(metrics: Metrics) -> APIRouter:
 def _name(request: Request) -> str:
     """The index that a request's address names; "" = the only one."""
     return request.path_params.get("index", "")
+
+
+def _jpeg(encoded: bytes) -> Response:
+    """A picture that never changes."""
+    return Response(encoded, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400"})
 
 
 def _unless_anonymous(request: Request, description: T) -> T | Response:

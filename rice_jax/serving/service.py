@@ -12,6 +12,7 @@ import pydantic
 from fastapi import HTTPException
 from jaxtyping import UInt8
 
+from rice_jax.pages.album import thumbnail
 from rice_jax.recognition.allowed import Allowed, SourceRefused
 from rice_jax.recognition.changes import Search
 from rice_jax.recognition.container import Reading
@@ -27,7 +28,7 @@ from rice_jax.serving.batching import Batcher
 from rice_jax.serving.events import EventLog
 from rice_jax.serving.forms import File
 from rice_jax.serving.limits import Limits
-from rice_jax.serving.live import Followed, Pushed, Write
+from rice_jax.serving.live import Followed, Pushed, PushedPicture, Write
 from rice_jax.serving.responses import (
     EmbeddingsResponse,
     HealthResponse,
@@ -163,7 +164,9 @@ class Service:
             frame = await self._batcher.encode(shop.engine, [prepared])
             window.put(query.time, frame)
             if pushed := self.lives.pushed.get(name):
-                await _run(self._rankers, pushed.push, shop.engine, query.time, frame, restarted, _search(query))
+                small, _ = await _run(self._decoders, thumbnail, picture.read())
+                own = PushedPicture(query.time, frame, small)
+                await _run(self._rankers, pushed.push, shop.engine, own, restarted, _search(query))
         kept = window.frames()
         assert kept, "an empty window wants every frame"
         newest, frames = kept
@@ -224,7 +227,7 @@ class Service:
                 Source(query.url, max_delay=query.max_delay, allowed=self._allowed),
                 lambda: self._shops[shop.name].engine,
                 self._batcher.encode_and_wait,
-                self._writes(shop),
+                self._writes(shop, stream_id),
                 self._interval,
                 _search(query),
             )
@@ -245,7 +248,8 @@ class Service:
         shown = live.shown if live else None
         stream = self.streams.get(_key(shop, stream_id))
         speech = _said(stream.sentences[-NUM_SAID:]) if stream else []
-        return StreamStateResponse(id=stream_id, source=source, shown=shown and shop.written(shown), speech=speech)
+        written = shown and self._writes(shop, stream_id)(*shown)
+        return StreamStateResponse(id=stream_id, source=source, shown=written, speech=speech)
 
     def events(self, shop: Shop, stream_id: str) -> EventLog:
         """The events of a stream; those of pushed pictures are told from now on.
@@ -256,7 +260,7 @@ class Service:
         name = self._require_stream(shop, stream_id)
         live = self.lives.get(name)
         if live is None:
-            live = self.lives.pushed[name] = Pushed(self._writes(shop))
+            live = self.lives.pushed[name] = Pushed(self._writes(shop, stream_id))
         return live.log
 
     def _require_stream(self, shop: Shop, stream_id: str) -> StreamName:
@@ -265,8 +269,8 @@ class Service:
             raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")
         return name
 
-    def _writes(self, shop: Shop) -> Write:
-        return lambda event: self._shops[shop.name].written(event)
+    def _writes(self, shop: Shop, stream_id: str) -> Write:
+        return lambda event, frame: self._shops[shop.name].written(event, stream_id, frame)
 
     async def listed(self, shop: Shop, listing: Listing) -> ProductsResponse:
         """Lists products of the index."""

@@ -27,6 +27,7 @@ from rice_jax.serving.responses import (
     ProductsResponse,
     WordsResponse,
 )
+from rice_jax.serving.stills import Still
 from rice_jax.serving.uploads import Listing, Selection, WordsQuery
 from rice_jax.types import DataError
 
@@ -88,9 +89,11 @@ class Shop:
         """A match as a response has it."""
         return Product(**match._asdict(), image=self._image(match.gallery, match.image_id))
 
-    def written(self, event: Event) -> dict[str, Any]:
+    def written(self, event: Event, stream_id: str, frame: Still | None) -> dict[str, Any]:
         """An event as `rice recognize --follow` prints it, with the addresses of small pictures as in responses."""
         line = event_line(event)
+        if frame:
+            line["frame"] = {"second": round(frame.second, 4), "image": f"streams/{stream_id}/frames/{frame.name}"}
         for product in (line["product"], *line.get("products", ())):
             if (product["gallery"], product["image_id"]) in self._digests:  # the event may be older than the index
                 product["image"] = self._image(product["gallery"], product["image_id"])

@@ -103,6 +103,18 @@ class Lives:
         """The stream of a name."""
         return self._followed.get(name) or self.pushed.get(name)
 
+    def frame(self, name: StreamName, frame: str) -> bytes:
+        """A frame of a stream's events, as a JPEG.
+
+        Raises:
+            HTTPException: there is none (404).
+        """
+        live = self.get(name)
+        found = live.log.frame(frame) if live else None
+        if found is None:
+            raise HTTPException(404, "found no such frame; frames are kept as long as the events of their stream")
+        return found
+
     def follow(self, name: StreamName, new: Callable[[], Followed]) -> Followed:
         """Follows what `new` makes.
 

@@ -9,6 +9,7 @@ from fastapi import HTTPException
 from rice_jax.serving import events as events_module
 from rice_jax.serving.events import EventLog, Listeners
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.stills import Still
 
 
 def run(test):
@@ -38,6 +39,24 @@ def test_the_oldest_events_make_room(monkeypatch):
             log.add("x" * size, shows=False)
             kept = [len(entry.text) for entry in log._kept]
             assert kept == {60: [60], 30: kept, 200: [200]}[size] and (sum(kept) <= 100 or len(kept) == 1)
+
+    run(test)
+
+
+def test_frames_are_kept_as_long_as_their_events(monkeypatch):
+    monkeypatch.setattr(events_module, "MAX_BYTES", 1000)
+
+    async def test():
+        log = EventLog()
+        frames = [Still(float(number), bytes([number]) * 300) for number in range(50)]
+        for number, frame in enumerate(frames):
+            log.add("{}", shows=True, frame=frame)
+            assert log.frame(frame.name) == frame.jpeg and sum(entry.size for entry in log._kept) <= 1000
+            assert [log.frame(own.name) is not None for own in frames[: number + 1]][-4:] == [False, True, True, True][
+                -number - 1 :
+            ]
+        log.add("x", shows=False)
+        assert log.frame("x") is None and log.frame(frames[-1].name)
 
     run(test)
 

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import copy
+import io
 import socket
 import threading
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from rice_jax.recognition import changes as changes_module
 from rice_jax.recognition import follow as follow_module
@@ -26,7 +28,7 @@ from rice_jax.serving.tokens import read_tokens
 from tests.recognition.streams import free_port
 from tests.serving.live import listening, sending, write_part
 from tests.serving.serving import asking, until
-from tests.shop import png
+from tests.shop import SIDE, png
 
 SECONDS = 20.0  # generous
 
@@ -61,6 +63,12 @@ def push(client, shop, row, second, **query):
     return client.post("/streams/s/frames", params=query, content=png(shop.pictures[row]), headers=headers)
 
 
+def row_of(shop, jpeg):
+    """Of the shop's picture that a JPEG shows."""
+    found = np.asarray(Image.open(io.BytesIO(jpeg)).resize((SIDE, SIDE)), int)
+    return int(np.argmin([np.abs(found - picture).mean() for picture in shop.pictures]))
+
+
 def told(event):
     return event["event"], event["product"]["id"]
 
@@ -81,6 +89,9 @@ def test_a_source_is_followed_through_cuts_restarts_and_sizes(following, shop, t
                 "url": f"http://127.0.0.1:{port}/live.ts", "state": "live", "reason": None, "pictures": 0
             }  # fmt: skip
             assert state["shown"] == found[-1][0] and "rice_sources 1.0" in client.get("/metrics").text
+            frames = [client.get(f"/{event['frame']['image']}").content for event, _ in found]
+            assert [row_of(shop, jpeg) for jpeg in frames] == [1, 1, 5, 5, 3, 3, 0]
+            assert Image.open(io.BytesIO(frames[-1])).size == (2 * SIDE, 2 * SIDE), "they are not cropped"
             assert push(client, shop, 1, 1).status_code == 409
             assert client.post("/streams/s/source", json=source(port)).status_code == 409
             assert client.delete("/streams/s").status_code == 204
@@ -183,7 +194,7 @@ def test_another_model_takes_over(engine, shop, monkeypatch):
         encoders.append(engine)
         return engine.encode(np.stack(pictures))
 
-    def write(event):
+    def write(event, frame):
         lines.append(event_line(event))
         return lines[-1]
 
@@ -215,6 +226,13 @@ def test_pushed_pictures_have_events(engine, shop, monkeypatch):
             assert list(map(told, events)) == [("shown", "p1"), ("gone", "p1"), ("shown", "p5")]
             assert [event["second"] for event in events] == [0, 9.5, 9.5]
             assert client.get("/streams/s").json()["shown"] == events[2]
+            frames = [event["frame"] for event in events]
+            assert 0 <= frames[0]["second"] <= frames[1]["second"] < 9.5 < frames[2]["second"]
+            pictures = [client.get(f"/{frame['image']}") for frame in frames]
+            assert [answer.headers["content-type"] for answer in pictures] == ["image/jpeg"] * 3
+            assert [row_of(shop, answer.content) for answer in pictures] == [1, 1, 5]
+            for other in ("streams/s/frames/0123456789abcdef", "streams/t/frames/" + frames[0]["image"][-16:]):
+                assert "found no such frame" in client.get(f"/{other}").json()["detail"]
             names = [name for _, name in found]
             for headers, after, expected in (
                 ({}, None, found[2:]),
@@ -234,6 +252,7 @@ def test_pushed_pictures_have_events(engine, shop, monkeypatch):
             client.delete("/streams/s")
             assert next_event() is None
         assert client.get("/streams/s/events").status_code == 404
+        assert client.get(f"/{frames[0]['image']}").status_code == 404, "nothing is kept of a stream that has ended"
 
 
 def test_pushed_pictures_are_searched_for_as_they_say(engine, shop):
@@ -292,7 +311,8 @@ def test_a_source_that_falls_silent_is_not_live(engine, shop, monkeypatch):
 
     async def follow():
         encode = lambda engine, pictures: engine.encode(np.stack(pictures))  # noqa: E731
-        followed = Followed("s", Source("film.ts"), lambda: engine, encode, event_line, 0.05, Search())
+        write = lambda event, frame: event_line(event)  # noqa: E731
+        followed = Followed("s", Source("film.ts"), lambda: engine, encode, write, 0.05, Search())
         await asyncio.to_thread(until, lambda: followed.state.state == "waiting")
         state = followed.state
         followed.end()

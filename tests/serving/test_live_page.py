@@ -40,6 +40,13 @@ def test_the_present_product_is_large_and_the_timeline_grows(opened, shop):
             push(client, shop, 4, second)
         wait(driver, "return document.querySelectorAll('.timebar button').length == 2")
         assert texts(driver, "#present h2") == ["title p4"]
+        frames = "[...document.querySelectorAll('.strip figure img')]"
+        wait(driver, f"return {frames}.length == 2 && {frames}.every((one) => one.naturalWidth == 48)")
+        assert driver.execute_script(f"return {frames}.map((one) => one.offsetHeight)") == [120, 120]
+        captions = texts(driver, ".strip figcaption")
+        assert captions == [one.get_attribute("alt").removeprefix("frame at ") for one in
+                            driver.find_elements("css selector", ".strip figure img")]  # fmt: skip
+        assert captions[0] < "0:09.5" < captions[1]
         assert set(texts(driver, "td .name span")) == {EVIL, "title p4"}
         wait(driver, "const i = document.querySelector('#present img'); return i && i.complete && i.naturalWidth")
         for start, text in ((39, EVIL), (39.5, "这款")):

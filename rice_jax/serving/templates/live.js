@@ -6,6 +6,7 @@ const SPOKEN = 3, MAX_HEARD = 1000;  // sentences beside the present product, an
 let stream = "", events = null, parts = [], timer = 0, looks = 0, heard = new Map();
 
 const path = (more = "") => `streams/${encodeURIComponent(stream)}${more}`;
+const frames = ({ frame }) => frame ? [{ time: frame.second, image: frame.image }] : [];
 const isShown = (one) => one && one.gone === undefined;
 
 function say(text, kind = "") {
@@ -47,9 +48,11 @@ function close() {
 function take(event) {
   if (event.event === "shown") {
     const { product, products, confidence, second } = event;
-    parts.push({ start: second, product, products, confidence, since: Date.parse(event.time), speech: [] });
+    const since = Date.parse(event.time);
+    parts.push({ start: second, product, products, confidence, since, frames: frames(event), speech: [] });
   } else if (event.event === "gone" && isShown(parts.at(-1))) {
-    Object.assign(parts.at(-1), { gone: event.second, confidence: event.confidence });
+    const last = parts.at(-1), best = frames(event);
+    Object.assign(last, { gone: event.second, confidence: event.confidence, frames: best.length ? best : last.frames });
   }
   draw();
 }
