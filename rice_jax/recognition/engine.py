@@ -24,7 +24,7 @@ from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.frames import Frames, fill, join_frames
 from rice_jax.recognition.matches import Match, Recognition, Scores
 from rice_jax.recognition.naming import Naming
-from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, select
+from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, in_gallery, select
 from rice_jax.recognition.programs import compare_texts, comparing, compile_encoders, compiled, matching
 from rice_jax.types import DataError
 
@@ -201,10 +201,8 @@ class Engine:
         Raises:
             DataError: there is no such gallery, column, or product.
         """
-        if gallery not in self._products:
-            some = ", ".join(map(repr, self.galleries[:5])) + (", …" if len(self.galleries) > 5 else "")
-            raise DataError(f"found no gallery {gallery!r} among the index's {len(self.galleries)}: {some}")
-        return self._selected(gallery, freeze(where)) if where else self._products[gallery]
+        products = in_gallery(self._products, gallery)
+        return self._selected(gallery, freeze(where)) if where else products
 
     def rank(
         self,

@@ -15,6 +15,21 @@ Where = Mapping[str, str | Collection[str]]
 NUM_NAMED = 10  # values of a column in a message
 
 
+def in_gallery(of_galleries: Mapping[str | None, Products], gallery: str | None) -> Products:
+    """The products of a gallery; None = of all galleries.
+
+    Raises:
+        DataError: there is no such gallery.
+    """
+    if gallery in of_galleries:
+        return of_galleries[gallery]
+    names = [name for name in of_galleries if name is not None]
+    if names == [""]:
+        raise DataError(f"found no gallery {gallery!r}: the index is not divided into galleries; leave the gallery out")
+    some = ", ".join(map(repr, names[:NUM_NAMED])) + (", …" if len(names) > NUM_NAMED else "")
+    raise DataError(f"found no gallery {gallery!r} in the index, which has {len(names)}: {some}")
+
+
 def by_gallery(index: Index) -> dict[str | None, Products]:
     """The products of each gallery, and of all under None."""
     return group_products(index.gallery_ids, index.product_ids)

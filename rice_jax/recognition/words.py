@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from rice_jax.index.store import Index, fields_of
 from rice_jax.index.text import Texts
 from rice_jax.recognition.matches import Match
-from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, select
+from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, in_gallery, select
 from rice_jax.types import DataError
 
 By = Literal["pictures", "titles"]  # what words are compared with
@@ -31,9 +31,8 @@ def choose_products(index: Index, gallery: str | None = None, where: Where | Non
         DataError: there is no such gallery, column, or product.
     """
     of_galleries = by_gallery(index)
-    if gallery not in of_galleries:
-        raise DataError(f"found no gallery {gallery!r} in the index")
-    return select(index, of_galleries, gallery, freeze(where)) if where else of_galleries[gallery]
+    products = in_gallery(of_galleries, gallery)
+    return select(index, of_galleries, gallery, freeze(where)) if where else products
 
 
 def choose_space(index: Index, texts: Texts, by: By | None = None) -> By:

@@ -173,7 +173,7 @@ def test_a_gallery_is_all_there_is(engine, shop):
 @pytest.mark.parametrize(
     "gallery, frames, message",
     [
-        ("c", 1, "no gallery 'c' among the index's 2: 'a', 'b'"),
+        ("c", 1, "found no gallery 'c' in the index, which has 2: 'a', 'b'"),
         (None, 0, "found 0 frames and top=5, expected at least one of both"),
         (None, np.nan, "not finite"),
     ],

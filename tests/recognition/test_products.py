@@ -6,9 +6,10 @@ import unicodedata
 import numpy as np
 import pytest
 
+from rice_jax.eval.products import group_products
 from rice_jax.index.store import read_index, write_index
 from rice_jax.recognition.engine import Engine
-from rice_jax.recognition.products import freeze, parse_where
+from rice_jax.recognition.products import freeze, in_gallery, parse_where
 from rice_jax.recognition.recognizer import Recognizer, products_over_time
 from rice_jax.types import DataError
 from tests.shop import SCALE
@@ -99,12 +100,22 @@ def test_over_time_and_pushed(directory, engine, live_shop):
             "no product with category=x or y and price=9 among 6, whose 'Category' is 'cup' or 'lamp' or 'seat' or "
             "'sofa'; 'price' is '8' or '9' or '99'",
         ),
-        ("c", {"category": "lamp"}, "found no gallery 'c'"),
+        ("c", {"category": "lamp"}, "found no gallery 'c' in the index, which has 2: 'a', 'b'"),
     ],
 )
 def test_conditions_that_nothing_meets(engine, gallery, where, expected):
     with pytest.raises(DataError, match=expected):
         engine.products(gallery, where)
+
+
+def test_galleries_that_an_index_does_not_have():
+    of_galleries = group_products([""] * 2, ["p0", "p1"])
+    assert len(in_gallery(of_galleries, None).rows) == len(in_gallery(of_galleries, "").rows) == 2
+    with pytest.raises(DataError, match="^found no gallery 'live': the index is not divided into galleries; leave the"):
+        in_gallery(of_galleries, "live")
+    of_galleries = group_products([f"g{number:02}" for number in range(11)], ["p"] * 11)
+    with pytest.raises(DataError, match="^found no gallery '' in the index, which has 11: 'g00', .*, 'g09', …$"):
+        in_gallery(of_galleries, "")
 
 
 def test_texts_in_either_normal_form_are_equal(directory, tmp_path):
