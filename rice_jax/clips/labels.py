@@ -1,8 +1,9 @@
 """Labels of a shop's own clips: a CSV that says which product a file, or a part of a film, shows."""
 
 import difflib
+import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,10 @@ from rice_jax.index.spreadsheet import read_lines
 from rice_jax.types import DataError
 
 REQUIRED, OPTIONAL = ("clip", "product"), ("start", "end", "film")
+COLUMNS = f"{' and '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)}"
 NUM_NAMED = 10  # bad lines or clips named in an error
+
+logger = logging.getLogger(__name__)
 
 
 class Clip(NamedTuple):
@@ -28,30 +32,39 @@ class Clip(NamedTuple):
         return self.start <= time and (self.end is None or time < self.end)
 
 
-def read_clips(path: str | os.PathLike) -> list[Clip]:
-    """Reads the labels of clips.
+def read_clips(
+    path: str | os.PathLike, products: Collection[str] | None = None, index: object = "the index"
+) -> list[Clip]:
+    """Reads the labels of clips. Parts of a video that overlap with different products are counted in the log.
 
     Args:
         path: a CSV (`index.spreadsheet`) with the columns `clip` (a path, relative to the CSV), `product` (an id, empty
             if the clip shows none of the shop's products) and, optionally, `start` and `end` (seconds, m:ss, or
             h:mm:ss; empty: of the video) and `film` (what the clip was cut from; empty: its file). Other columns are
             left alone.
+        products: ids that the clips may show; None = any.
+        index: that has the products, for messages.
 
     Returns:
         The clips in the order of the lines, at least one.
 
     Raises:
-        DataError: naming all lines that are wrong; or there is none.
+        DataError: naming all lines that are wrong, those with other products, and those that find no product where
+            another line finds one; or there is no clip.
         FileNotFoundError: the file does not exist.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: is no file, expected a CSV with the columns {_columns()}")
+        raise FileNotFoundError(f"{path}: is no file, expected a CSV with the columns {COLUMNS}")
     clips: list[Clip] = []
     wrong: list[str] = []
     places: dict[tuple[Path, float, float | None], str] = {}
-    for place, row in _rows(path):
+    lines = read_lines(path)
+    columns = _columns(path, *next(lines))
+    for line, values in lines:
+        place = f"{path}:{line}"
         try:
+            row = _row(columns, values)
             clip = _clip(path, place, row)
             other = places.setdefault(clip[:1] + clip[2:4], place)
             if other != place:
@@ -59,10 +72,30 @@ def read_clips(path: str | os.PathLike) -> list[Clip]:
             clips.append(clip)
         except ValueError as error:
             wrong.append(f"{place}: {error}")
-    lines, them = ("line is", "it") if len(wrong) == 1 else ("lines are", "them")
-    refuse(wrong, f"{path}: {len(wrong)} {lines} wrong; correct {them} and run the same command again:")
+    overlaps = _overlaps(clips)
+    wrong += [
+        f"{own.second.place}: found {_shown(own.second)} where {own.first.place} has {_shown(own.first)} ({own}); "
+        "expected parts that do not overlap"
+        for own in overlaps
+        if not (own.first.product and own.second.product)
+    ]
+    are, them = ("line is", "it") if len(wrong) == 1 else ("lines are", "them")
+    found = _list(wrong, f"{path}: {len(wrong)} {are} wrong; correct {them} and run the same command again:")
+    unknown = "" if products is None else _unknown(clips, products, index)
+    if found or unknown:
+        raise DataError("\n".join(filter(None, (found, unknown))))
     if not clips:
         raise DataError(f"{path}: found no clip, expected a line for each")
+    if overlaps:
+        some = overlaps[0]
+        logger.warning(
+            "%s: %s, such as %s of %s and %s of %s (%s); correct the times unless both are shown at once",
+            path,
+            "2 parts with different products overlap"
+            if len(overlaps) == 1
+            else f"{len(overlaps)} pairs of parts with different products overlap",
+            *(repr(some.first.product), some.first.place, repr(some.second.product), some.second.place, some),
+        )
     return clips
 
 
@@ -72,19 +105,8 @@ def require_products(clips: Sequence[Clip], products: Collection[str], index: ob
     Raises:
         DataError: naming all lines whose product is not.
     """
-    wrong = []
-    for clip in clips:
-        if clip.product and clip.product not in products:
-            similar = difflib.get_close_matches(clip.product, products, n=1)
-            wrong.append(
-                f"{clip.place}: found the product {clip.product!r}, expected the id of one in {index}"
-                + (f", such as {similar[0]!r}" if similar else "")
-            )
-    refuse(
-        wrong,
-        f"{len(wrong)} clips show products that the index does not have; correct the ids, index the products, or leave "
-        "the column empty if the clip shows none of the shop's:",
-    )
+    if found := _unknown(clips, products, index):
+        raise DataError(found)
 
 
 def refuse(wrong: Sequence[str], title: str) -> None:
@@ -94,8 +116,58 @@ def refuse(wrong: Sequence[str], title: str) -> None:
         DataError: there is something in the list.
     """
     if wrong:
-        more = [f"and {len(wrong) - NUM_NAMED} more"] if len(wrong) > NUM_NAMED else []
-        raise DataError("\n  ".join([title, *wrong[:NUM_NAMED], *more]))
+        raise DataError(_list(wrong, title))
+
+
+def _list(wrong: Sequence[str], title: str) -> str:
+    """What is wrong, under a title; "" = nothing is."""
+    more = [f"and {len(wrong) - NUM_NAMED} more"] if len(wrong) > NUM_NAMED else []
+    return "\n  ".join([title, *wrong[:NUM_NAMED], *more]) if wrong else ""
+
+
+def _unknown(clips: Sequence[Clip], products: Collection[str], index: object) -> str:
+    """The clips whose products an index does not have; "" = it has all."""
+    wrong = []
+    for clip in clips:
+        if clip.product and clip.product not in products:
+            similar = difflib.get_close_matches(clip.product, products, n=1)
+            wrong.append(
+                f"{clip.place}: found the product {clip.product!r}, expected the id of one in {index}"
+                + (f", such as {similar[0]!r}" if similar else "")
+            )
+    show = "1 clip shows a product" if len(wrong) == 1 else f"{len(wrong)} clips show products"
+    return _list(
+        wrong,
+        f"{show} that the index does not have; correct the ids, index the products, or leave the column empty if the "
+        "clip shows none of the shop's:",
+    )
+
+
+class _Overlap(NamedTuple):
+    """Two parts of a video that overlap with different products, in the order of the lines."""
+
+    first: Clip
+    second: Clip
+
+    def __str__(self) -> str:
+        ends = [clip.end for clip in self if clip.end is not None]
+        start, end = max(clip.start for clip in self), f"{min(ends):g}" if ends else "the end"
+        return f"{self.first.path.name} from second {start:g} to {end}"
+
+
+def _overlaps(clips: Sequence[Clip]) -> list[_Overlap]:
+    found = []
+    begun: list[tuple[int, Clip]] = []  # that have not ended when the next one begins
+    for number, clip in sorted(enumerate(clips), key=lambda pair: (str(pair[1].path), pair[1].start)):
+        begun = [own for own in begun if own[1].path == clip.path and (own[1].end is None or own[1].end > clip.start)]
+        pairs = (sorted((own, (number, clip))) for own in begun if own[1].product != clip.product)
+        found += [_Overlap(first, second) for (_, first), (_, second) in pairs]
+        begun.append((number, clip))
+    return found
+
+
+def _shown(clip: Clip) -> str:
+    return f"the product {clip.product!r}" if clip.product else "no product"
 
 
 def seconds(text: str) -> float:
@@ -135,21 +207,19 @@ def _clip(path: Path, place: str, row: dict[str, str]) -> Clip:
     return Clip(file, row["product"], start, end, row.get("film") or str(file), place)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The lines that are not empty, each with its place; values by their column, in lower case."""
-    lines = read_lines(path)
-    line, names = next(lines)
+def _columns(path: Path, line: int, names: Sequence[str]) -> list[str]:
+    """The names of the columns, in lower case."""
     columns = [name.lower() for name in names]
     if any(columns.count(name) != 1 for name in REQUIRED) or any(columns.count(name) > 1 for name in OPTIONAL):
         raise DataError(
             f"{path}:{line}: found the columns {', '.join(map(repr, names)) or 'of an empty file'}, expected "
-            f"{_columns()}, each once"
+            f"{COLUMNS}, each once"
         )
-    for line, values in lines:
-        if any(values[len(columns) :]):  # spreadsheets add empty ones
-            raise DataError(f"{path}:{line}: found {len(values)} values, expected {len(columns)}")
-        yield f"{path}:{line}", dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))
+    return columns
 
 
-def _columns() -> str:
-    return f"{' and '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)}"
+def _row(columns: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """The values of a line by their column."""
+    if any(values[len(columns) :]):  # spreadsheets add empty ones
+        raise ValueError(f"found {len(values)} values, expected {len(columns)}")
+    return dict.fromkeys(columns, "") | dict(zip(columns, values, strict=False))

@@ -16,16 +16,17 @@ from typing import Any
 
 from rice_jax.clips.evaluation import MIN_CLIPS, calibrate, document, judge, measure, require_shown
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
-from rice_jax.clips.labels import read_clips, refuse, require_products
+from rice_jax.clips.labels import read_clips, refuse
 from rice_jax.commands.naming_flags import add_naming_flags, naming_of, share
 from rice_jax.files import write_lines
 from rice_jax.index.calibrate import calibrate_index
-from rice_jax.index.store import Index, require_one_file
+from rice_jax.index.store import Index, read_index, require_one_file
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.clips import clip_tables, write_clips_page
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.words import choose_products
 from rice_jax.types import DataError
 
 DESCRIPTION = """\
@@ -70,14 +71,14 @@ def evaluate(options: argparse.Namespace) -> None:
     Raises:
         DataError: labels are wrong, or some clips cannot be used; the latter after all others have been evaluated.
     """
-    clips = read_clips(options.clips)
+    index = read_index(options.index)
+    products = {index.product_ids[row] for row in choose_products(index, options.gallery).rows}
+    clips = read_clips(options.clips, products, options.index)
     require_shown(clips)
     naming = naming_of(options)
     if not options.keep_calibration:
         require_one_file(options.index)
     engine = Engine(options.index, model=options.checkpoint, batch_sizes=(BATCH_SIZE,), naming=naming)
-    rows = engine.rows(options.gallery)
-    require_products(clips, {engine.index.product_ids[row] for row in rows}, options.index)
     encoded, unusable = encode_clips(engine, clips, options.interval_seconds)
     title = f"{len(unusable)} of {len(clips)} clips cannot be used:"
     if not encoded:

@@ -81,8 +81,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     log_to_stderr()
     try:
         index = read_index(options.index)
-        clips = read_clips(options.clips)
-        require_products(clips, set(index.product_ids), options.index)
+        clips = read_clips(options.clips, set(index.product_ids), options.index)
         train, held = hold_out(clips, options.holdout)
         shown = [[clip for clip in own if clip.product] for own in (train, held)]
         config = prepare(options, flags, index, *shown)

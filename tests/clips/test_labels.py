@@ -1,5 +1,7 @@
 """Labels of clips: what is read, and what every bad line is told."""
 
+import itertools
+import random
 import re
 
 import pytest
@@ -95,6 +97,68 @@ def test_what_is_no_list_of_clips(tmp_path, text, message):
         read_clips(write(tmp_path, text, "latin-1"))
     with pytest.raises(FileNotFoundError, match=r"nowhere\.csv: is no file, expected a CSV with the columns clip and"):
         read_clips(tmp_path / "nowhere.csv")
+
+
+def test_lines_that_contradict_each_other(tmp_path, caplog):
+    lines = ["clip,product,start,end", "a,,0,5", "a,mug,4,9", "b,mug,,", "a,mug,8,10", "a,,10,12", "b,,3,"]
+    path = write(tmp_path, "\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        read_clips(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}: 2 lines are wrong; correct them and run the same command again:",
+        f"  {path}:3: found the product 'mug' where {path}:2 has no product (a from second 4 to 5); expected parts "
+        "that do not overlap",
+        f"  {path}:7: found no product where {path}:4 has the product 'mug' (b from second 3 to the end); expected "
+        "parts that do not overlap",
+    ]
+    assert caplog.messages == [], "parts of one product may overlap"
+
+
+def test_products_that_overlap_are_counted(tmp_path, caplog):
+    lines = ["clip,product,start,end", "b,sofa,3,4", "a,mug,4,", "a,sofa,0,5", "a,sofa,5,6", "b,mug,4,5", "c,mug,0,9"]
+    path = write(tmp_path, "\n".join(lines))
+    assert len(read_clips(path)) == 6
+    assert caplog.messages == [
+        f"{path}: 2 pairs of parts with different products overlap, such as 'mug' of {path}:3 and 'sofa' of {path}:4 "
+        "(a from second 4 to 5); correct the times unless both are shown at once"
+    ]
+    caplog.clear()
+    read_clips(write(tmp_path, "\n".join([*lines[:3], *lines[4:]])))
+    assert [message.partition(", ")[0] for message in caplog.messages] == [
+        f"{path}: 2 parts with different products overlap"
+    ]
+    caplog.clear()
+    read_clips(write(tmp_path, "\n".join([*lines[:3], *lines[5:]])))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_pair_that_overlaps_is_counted_once(tmp_path, caplog, seed):
+    rng = random.Random(seed)
+    times = {(f"f{rng.randrange(3)}", rng.randrange(40), rng.randrange(1, 9)) for _ in range(60)}
+    parts = [(film, f"p{rng.randrange(3)}", start, start + length) for film, start, length in sorted(times)]
+    rng.shuffle(parts)
+    expected = sum(
+        one[0] == other[0] and one[1] != other[1] and one[2] < other[3] and other[2] < one[3]
+        for one, other in itertools.combinations(parts, 2)
+    )
+    lines = [",".join(map(str, part)) for part in parts]
+    read_clips(write(tmp_path, "\n".join(["clip,product,start,end", *lines])))
+    assert expected > 9 and f": {expected} pairs of parts" in caplog.messages[0]
+
+
+def test_malformed_lines_and_unknown_products_are_listed_together(tmp_path):
+    path = write(tmp_path, "clip,product,start\na,mugg\nb,mug,x\nc,mug,1,2\nd,xyz\n,sofa\n")
+    with pytest.raises(DataError) as caught:
+        read_clips(path, {"mug"}, "shop")
+    assert [line.partition(": ")[0].strip() for line in str(caught.value).splitlines()] == [
+        str(path), *(f"{path}:{number}" for number in (3, 4, 6)),
+        "2 clips show products that the index does not have; correct the ids, index the products, or leave the column "
+        "empty if the clip shows none of the shop's:",
+        *(f"{path}:{number}" for number in (2, 5)),
+    ]  # fmt: skip
+    with pytest.raises(DataError, match="^1 clip shows a product that the index does not have; .*\n.*:2: .*'mugg'"):
+        read_clips(write(tmp_path, "clip,product\na,mugg\nb,mug\n"), {"mug"}, "shop")
 
 
 def test_products_that_the_index_lacks(tmp_path):

@@ -160,7 +160,7 @@ def test_few_clips_leave_the_calibration_as_it_is(films, index, tmp_path, capsys
     "labels, flags, message",
     [
         ("clip,product\nfilm.mp4,\n", [], "DataError: found no clip with a product among 1"),
-        ("clip,product\nfilm.mp4,p99\n", [], "DataError: 1 clips show products that the index does not have"),
+        ("clip,product\nfilm.mp4,p99\n", [], "DataError: 1 clip shows a product that the index does not have"),
         ("clip,product\nfilm.mp4,p7\n", ["--gallery=a"], "found the product 'p7', expected the id of one in"),
         ("clip,product\nfilm.mp4,p1,x\n", [], r"wrong\.csv:2: found 3 values, expected 2"),
         (
@@ -168,7 +168,12 @@ def test_few_clips_leave_the_calibration_as_it_is(films, index, tmp_path, capsys
             [],
             r"1 of 1 clips cannot be used:\n.*wrong\.csv:2: .*nowhere\.mp4: does not",
         ),
-        ("clip,product\nfilm.mp4,p1\n", ["--gallery=z"], "DataError: found no gallery 'z'"),
+        ("clip,product\nfilm.mp4,p1\n", ["--gallery=z"], "DataError: found no gallery 'z' in the index, which has 2"),
+        (
+            "clip,product,start,end\nfilm.mp4,p99,,\nfilm.mp4,p1,5,4\nfilm.mp4,p1,1,2,3\n",
+            [],
+            r"2 lines are wrong; .*\n.*csv:3: .*\n.*csv:4: found 5 values.*\n1 clip shows .*:\n.*csv:2: .* 'p99'",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(films, index, capsys, labels, flags, message):
