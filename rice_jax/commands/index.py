@@ -136,6 +136,7 @@ def _embed_shards(options: argparse.Namespace) -> None:
     from rice_jax.index.model import load_model
     from rice_jax.index.shards import build_shards
     from rice_jax.index.text import TextSettings
+    from rice_jax.pages.tables import counted
     from rice_jax.parallel.compilation import keep_compiled
 
     keep_compiled()
@@ -145,9 +146,9 @@ def _embed_shards(options: argparse.Namespace) -> None:
         options.pictures, options.out, model, worker=options.worker, store_as=options.store_as, texts=texts
     )
     print(
-        f"{options.out}: {done.num_embedded} pictures in {done.num_shards} shards; {done.num_finished} were finished "
-        f"before; {done.num_unusable} pictures cannot be used, and {done.num_missing} were not downloaded; "
-        f"{done.num_embedded / max(done.seconds, 1e-9):.1f} pictures per second"
+        f"{options.out}: {counted(done.num_embedded, 'picture')} in {counted(done.num_shards, 'shard')}; "
+        f"shards finished before: {done.num_finished}; unusable pictures: {done.num_unusable}; not downloaded: "
+        f"{done.num_missing}; {done.num_embedded / max(done.seconds, 1e-9):.1f} pictures per second"
     )
 
 

@@ -248,11 +248,12 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
     left = index.take(kept)
     write_index(directory, left)
     logger.info(
-        "%s: removed %d pictures; %d were not in the index, %d are left",
+        "%s: removed %d of %d pictures; in %s but not in the index: %d",
         directory,
         num_removed,
+        len(found),
+        images,
         len(everything.difference(found)),
-        len(kept),
     )
     return left
 

@@ -115,14 +115,14 @@ class RunLog:
         means["examples_per_second"] = speed * self._batch_size
         for tracker in self._trackers:
             tracker.log(last, {f"train/{key}": value for key, value in means.items()})
-        self._bar.set_postfix(loss=f"{means['loss']:.3f}", examples_s=f"{speed * self._batch_size:.0f}", refresh=False)
+        self._bar.set_postfix(loss=f"{means['loss']:.3f}", examples_s=_rate(means), refresh=False)
         self._bar.update(last - self._bar.n)
         if self._bar.disable:
             left = (self._total - last) / speed
             self._say(
                 last,
                 f"loss {means['loss']:.4f}  accuracy {means['accuracy']:.1%}  "
-                f"{speed * self._batch_size:.0f} examples/s  {tqdm.format_interval(left)} left",
+                f"{_rate(means)} examples/s  {tqdm.format_interval(left)} left",
             )
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
@@ -140,6 +140,12 @@ class RunLog:
             logger.info("%s", line)
         else:
             self._bar.write(line)
+
+
+def _rate(means: Mapping[str, float]) -> str:
+    """Examples per second, with two digits at least."""
+    rate = means["examples_per_second"]
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

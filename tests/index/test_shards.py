@@ -223,9 +223,9 @@ def test_the_command_embeds_a_share(made, tmp_path, tars, monkeypatch, capsys):
     monkeypatch.setattr(compilation, "keep_compiled", lambda: None)
     monkeypatch.setattr("rice_jax.index.model.load_model", load)
     out = tmp_path / "shards"
-    for worker, told in (("1/2", "1 pictures in 1 shards"), ("0/2", "4 pictures in 2 shards")):
+    for worker, told in (("1/2", "1 picture in 1 shard"), ("0/2", "4 pictures in 2 shards")):
         run("index", str(tars), f"--out={out}", f"--model={made.weights}", f"--worker={worker}")
-        assert capsys.readouterr().out.startswith(f"{out}: {told}; 0 were finished before; ")
+        assert capsys.readouterr().out.startswith(f"{out}: {told}; shards finished before: 0; ")
     run("index", "merge", str(out), f"--out={tmp_path / 'shop'}", "--store_as=int8")
     assert capsys.readouterr().out == f"{tmp_path / 'shop' / FILE}\n"
     assert len(read_index(tmp_path / "shop").image_ids) == 5

@@ -1,8 +1,11 @@
+import itertools
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
+from rice_jax.train import log as log_module
 from rice_jax.train.log import RunLog
 
 
@@ -58,3 +61,13 @@ def test_log_lines_tell_speed_and_time_left(tmp_path, caplog):
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("step 2/4  loss 3.0000  accuracy 50.0%  ")
     assert "examples/s" in message and message.endswith("left")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.1, "160"), (1, "16"), (4.9, "3.3"), (40, "0.4"), (3600, "0.0044")])
+def test_slow_runs_tell_their_speed_too(tmp_path, caplog, monkeypatch, seconds, text):
+    clock = itertools.chain([0.0], itertools.repeat(seconds))
+    monkeypatch.setattr(log_module, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with caplog.at_level("INFO", logger="rice_jax"), RunLog(tmp_path, 0, 4, batch_size=8, interval_steps=2) as log:
+        for step in (1, 2):
+            log.add(step, metrics(3.0))
+    assert f"  {text} examples/s  " in caplog.text
