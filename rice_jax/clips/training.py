@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rice_jax.clips.dataset import GALLERY, QUERY, TRAIN
+from rice_jax.clips.evaluation import MIN_CLIPS
 from rice_jax.clips.labels import Clip
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.fields import build
@@ -16,6 +17,7 @@ from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.weights import CHECKPOINTS, newest_step, parameter_names, read_config
 from rice_jax.types import DataError
 
+SHARE, MOST = 0.2, 1 / 3  # of the clips that are held out, at least and at most
 EPOCHS, MIN_STEPS = 20, 100
 BATCH_SIZE = 32  # unless the model was trained with another
 NUM_FRAMES = 4  # likewise
@@ -39,7 +41,7 @@ RECIPE: dict[str, dict[str, Any]] = {
 }
 
 
-def hold_out(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Clip]]:
+def hold_out(clips: Sequence[Clip], share: float | None = None) -> tuple[list[Clip], list[Clip]]:
     """Divides clips by their films.
 
     Films are taken in an order that follows from their names alone, so that more clips of the same films change nothing
@@ -47,7 +49,8 @@ def hold_out(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Clip
 
     Args:
         clips: at least one.
-        share: of the clips, at least, that are held out, above 0 and below 1; but one film is left to train on.
+        share: of the clips, at least, that are held out, above 0 and below 1; but one film is left to train on. None =
+            `SHARE`, or as many films more as hold enough clips for a calibration, if these are at most `MOST`.
 
     Returns:
         The clips to train on, and those held out, in their order.
@@ -61,11 +64,18 @@ def hold_out(clips: Sequence[Clip], share: float) -> tuple[list[Clip], list[Clip
             f"found clips of one film, {films[0]}, expected at least two, since whole films are held out to evaluate "
             "on; label another film"
         )
-    held: set[str] = set()
-    for film in films[:-1]:
-        held.add(film)
-        if sum(clip.film in held for clip in clips) >= share * len(clips):
-            break
+    choices = [set(films[:number]) for number in range(1, len(films))]
+
+    def share_of(held: Collection[str]) -> float:
+        return sum(clip.film in held for clip in clips) / len(clips)
+
+    def can_calibrate(held: Collection[str]) -> bool:
+        return sum(clip.film in held and bool(clip.product) for clip in clips) >= MIN_CLIPS
+
+    enough = [held for held in choices if share_of(held) >= (share or SHARE)] or choices[-1:]
+    held = enough[0]
+    if share is None:
+        held = next((own for own in enough if can_calibrate(own) and share_of(own) <= MOST), held)
     return [clip for clip in clips if clip.film not in held], [clip for clip in clips if clip.film in held]
 
 

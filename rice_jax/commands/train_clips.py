@@ -27,7 +27,7 @@ from rice_jax.clips.dataset import Making, count_pairs, write_data_sets
 from rice_jax.clips.evaluation import MIN_CLIPS, Judged, Measured, calibrate, document, judge, measure
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import Clip, read_clips, refuse, require_products
-from rice_jax.clips.training import config_file, hold_out, run_settings
+from rice_jax.clips.training import SHARE, config_file, hold_out, run_settings
 from rice_jax.commands.evaluate import pictures_of
 from rice_jax.commands.naming_flags import share
 from rice_jax.config import Config, ConfigError
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     """
     parser = _parser(prog)
     options, flags = parser.parse_known_args(arguments)
-    if not 0 < options.holdout < 1:
+    if options.holdout is not None and not 0 < options.holdout < 1:
         parser.error("expected --holdout between 0 and 1")
     if not 0 < options.interval_seconds < math.inf:
         parser.error("expected a finite --interval_seconds above 0")
@@ -297,7 +297,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--index", required=True, type=Path, metavar="DIR", help="the index of the shop, whose model is trained further"
     )
     add("--out", required=True, type=Path, metavar="RUN", help="directory of the run")
-    add("--holdout", type=share, default=0.2, metavar="P", help="share of the clips, by film, held out (default: 0.2)")
+    add(
+        "--holdout",
+        type=share,
+        metavar="P",
+        help=f"share of the clips, by film, held out (default: {SHARE:g}, up to a third for {MIN_CLIPS} clips)",
+    )
     add("--config", metavar="FILE", help="settings of the run (default: those of the model, for few clips)")
     add("--interval_seconds", type=float, default=1.0, metavar="S", help="look at one frame every S seconds")
     add("--max_wrong", type=share, default=0.1, metavar="P", help="wanted share of wrong names (default: 0.1)")

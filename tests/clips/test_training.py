@@ -39,6 +39,31 @@ def test_more_clips_of_a_film_stay_on_its_side():
     assert {own.film for own in held} <= set(first)
 
 
+@pytest.mark.parametrize(
+    ("num_films", "of_each", "none", "expected"),
+    [
+        (10, 7, 0, 21),  # a fifth would be 14
+        (10, 7, 3, 30),  # 21 of which show a product
+        (30, 4, 0, 24),  # a fifth is enough
+        (10, 10, 0, 20),
+        (20, 2, 0, 8),  # 20 are more than a third
+        (3, 10, 0, 10),
+        (2, 30, 0, 30),
+        (9, 7, 0, 21),  # exactly a third
+        (10, 2, 30, 64),  # a fifth has 4 with a product, and a third 6
+    ],
+)
+def test_enough_clips_to_calibrate_are_held_out_by_default(num_films, of_each, none, expected):
+    clips = [
+        clip(f"film {number % num_films}", number, product="p" if number < num_films * of_each else "")
+        for number in range(num_films * (of_each + none))
+    ]
+    train, held = hold_out(clips)
+    assert len(held) == expected and {own.film for own in train}.isdisjoint(own.film for own in held)
+    at_least = hold_out(clips, 0.2)[1]
+    assert {own.film for own in at_least} <= {own.film for own in held}, "one order of films"
+
+
 def test_a_film_is_left_to_train_on():
     train, held = hold_out([clip("a", 1), clip("b", 2)], 0.99)
     assert len(train) == len(held) == 1
