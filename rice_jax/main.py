@@ -27,7 +27,7 @@ from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import abstract_params, create_model, create_params, model_class
 from rice_jax.models.detr import DetrConfig
-from rice_jax.models.encoders import between_frames
+from rice_jax.models.encoders import between_frames, frozen
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
 from rice_jax.pages.compare import write_comparison
@@ -151,7 +151,8 @@ def run_training(this: Run, task: Task) -> int:
     pretrained = model_class(this.model).PRETRAINED
     fresh = between_frames(config.model.encoder) if config.optimizer.between_frames == "new" else ()
     new = [f"encoder/{path}" for path in fresh]
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh, new)
+    fixed = [f"encoder/{path}" for path in frozen(config.model.encoder)]
+    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh, new, fixed)
     rates = learning_rates(config.optimizer, config.train.total_steps)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh), rates)
     evaluators = task.evaluators(this)

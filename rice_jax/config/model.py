@@ -44,10 +44,17 @@ class VitConfig:
     )
     architecture: str = setting(
         "vit",
-        'Encoder. "vit": a vision transformer, which encodes each frame. "swin": a Swin transformer, with '
+        'Encoder. "vit": a vision transformer, which encodes each frame. "hybrid": one whose patches are the places of '
+        'MobileNetV2\'s last feature map, for `patch_size` 16 and 32. "swin": a Swin transformer, with '
         '`config.model.swin`. "timesformer": a vision transformer whose patches also attend to the same place in the '
         'other frames. "xclip": one whose frames send each other messages, and a small transformer over the frames. '
         "These two encode a video as a whole.",
+    )
+    frozen_stages: int = setting(
+        0,
+        'First stages of the MobileNetV2 of `architecture` "hybrid" that are not trained. It has 9: a convolution, '
+        "seven stages of bottlenecks, a convolution.",
+        minimum=0,
     )
     num_frames: int = setting(
         10,
@@ -131,6 +138,13 @@ class VitConfig:
             )
         if self.pooling == "cls" and not self.class_token:
             yield "config.model.pooling: found 'cls' with class_token=False, expected 'attention' or 'mean'"
+        if self.architecture == "hybrid" and self.patch_size not in (16, 32):
+            yield f"config.model.patch_size: found {self.patch_size} with architecture='hybrid', expected 16 or 32"
+        if self.frozen_stages > (most := 9 if self.architecture == "hybrid" else 0):
+            yield (
+                f"config.model.frozen_stages: found {self.frozen_stages} with architecture={self.architecture!r}, "
+                f"expected at most {most}"
+            )
         if self.architecture == "xclip" and self.embed_dim % self.integration_heads:
             yield (
                 f"config.model.integration_heads: found {self.integration_heads}, expected a divisor of embed_dim "

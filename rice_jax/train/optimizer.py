@@ -13,6 +13,7 @@ from rice_jax.config import OptimizerConfig
 from rice_jax.parallel.mesh import parameter_shardings, path_name
 
 TEXT = "text"  # the part that is a text tower
+FROZEN = "frozen"
 CLASSES = "classes"  # the part that holds the centers of classes, whose gradients are not clipped
 
 
@@ -22,6 +23,7 @@ def create_optimizer(
     pretrained: Sequence[str],
     mesh: Mesh | None = None,
     new: Sequence[str] = (),
+    frozen: Sequence[str] = (),
 ) -> optax.GradientTransformation:
     """Clipping, Adam, then per group its learning rate and weight decay.
 
@@ -33,6 +35,7 @@ def create_optimizer(
         mesh: gradients are split over it like their parameters, so that no device has to hold all of them; None = the
             compiler decides.
         new: paths within pretrained parts that have `config.new_learning_rate` all the same.
+        frozen: paths of parameters that never change; their gradients are zeros.
 
     Returns:
         A transformation over the model's parameters as a nested dict.
@@ -49,11 +52,13 @@ def create_optimizer(
         return optax.chain(step, decay_after_step(rate, config.weight_decay))
 
     groups = {name: group(rate) for name, rate in learning_rates(config, total_steps).items()}
+    if frozen:
+        groups[FROZEN] = optax.set_to_zero()
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     if is_adamw:
         clip = optax.masked(clip, lambda params: {part: part != CLASSES for part in params})
     moments = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon) if is_adamw else adam(config)
-    labels = partial(learning_rate_groups, pretrained, new=new, own=groups)
+    labels = partial(learning_rate_groups, pretrained, new=new, own=groups, frozen=frozen)
     optimizer = optax.chain(clip, moments, optax.partition(groups, labels))
     return split_gradients(optimizer, mesh) if mesh else optimizer
 
@@ -109,11 +114,15 @@ def decay_after_step(rate: optax.Schedule, weight_decay: float) -> optax.Gradien
 
 
 def learning_rate_groups(
-    pretrained: Sequence[str], params: PyTree, new: Sequence[str] = (), own: Container[str] = ()
+    pretrained: Sequence[str],
+    params: PyTree,
+    new: Sequence[str] = (),
+    own: Container[str] = (),
+    frozen: Sequence[str] = (),
 ) -> PyTree:
     """The group of every parameter: "encoder" in the pretrained parts, but for their `new` paths, "new" in the others.
 
-    The pretrained part `text` is a group of its own if it is in `own`.
+    The pretrained part `text` is a group of its own if it is in `own`, and so are the paths in `frozen`.
 
     Checkpoints hold the optimizer's state by these names.
     """
@@ -121,6 +130,8 @@ def learning_rate_groups(
     def group(path, _) -> str:
         name = path_name(path)
         part = name.split("/")[0]
+        if name.startswith(tuple(frozen)):
+            return FROZEN
         if part not in pretrained or name.startswith(tuple(new)):
             return "new"
         return TEXT if part == TEXT and TEXT in own else "encoder"

@@ -110,6 +110,14 @@ def test_eight_devices_give_the_losses_and_gradients_of_one_with_another_kind_of
     assert_same(one_step(mesh_of(8, 2), config, own), one_step(mesh_of(1), config, own))
 
 
+def test_eight_devices_give_the_losses_and_gradients_of_one_with_a_hybrid():
+    """All but the last convolution are frozen, so that the step compiles in seconds."""
+    sizes = dict(model__architecture="hybrid", model__patch_size=16, model__frozen_stages=8)
+    config = small_config(data__batch_size=BATCH, loss__num_negatives=1, **sizes)
+    own = jax.tree.map(np.asarray, create_params(model_of(config), mesh_of(1), seed=0))
+    assert_same(one_step(mesh_of(8, 2), config, own), one_step(mesh_of(1), config, own))
+
+
 @pytest.mark.parametrize(("architecture", "num_chunks"), [("timesformer", 1), ("timesformer", 2), ("xclip", 2)])
 def test_eight_devices_give_the_losses_and_gradients_of_one_with_an_encoder_of_videos(architecture, num_chunks):
     config = small_config(data__batch_size=BATCH, loss__pmd_weight=0.0, model__architecture=architecture)

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import ConfigError, EncoderConfig, VitConfig
+from rice_jax.models.encoders.hybrid import Hybrid
 from rice_jax.models.encoders.swin import Swin
 from rice_jax.models.encoders.timesformer import Timesformer
 from rice_jax.models.encoders.vit import Vit
@@ -68,7 +69,7 @@ class VideoEncoder(Encoder, Protocol):
 
 
 # By `config.architecture`.
-ENCODERS: dict[str, type[FrameEncoder]] = {"vit": Vit, "swin": Swin}
+ENCODERS: dict[str, type[FrameEncoder]] = {"vit": Vit, "hybrid": Hybrid, "swin": Swin}
 VIDEO_ENCODERS: dict[str, type[VideoEncoder]] = {"timesformer": Timesformer, "xclip": Xclip}
 
 
@@ -82,6 +83,11 @@ def encoder_class(config: EncoderConfig) -> type[Encoder]:
 def between_frames(config: EncoderConfig) -> tuple[str, ...]:
     """Paths of the layers between frames, if the encoder has any."""
     return VIDEO_ENCODERS[config.architecture].BETWEEN_FRAMES if config.architecture in VIDEO_ENCODERS else ()
+
+
+def frozen(config: EncoderConfig) -> tuple[str, ...]:
+    """Paths of the encoder's parameters that are not trained."""
+    return Hybrid.frozen(config) if isinstance(config, VitConfig) and config.architecture == "hybrid" else ()
 
 
 def frame_encoder_class(config: EncoderConfig) -> type[FrameEncoder]:

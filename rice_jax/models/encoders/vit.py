@@ -89,7 +89,7 @@ class VitLayers(nnx.Module):
     def embed(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B K D"]:
         """The input of the first block: CLS, registers, patches."""
         config, num_extra = self.config, int(self.config.class_token)
-        x = self.patch_embedding(patchify(pictures.astype(config.dtype), config.patch_size))  # [B, N, D]
+        x = self.embed_patches(pictures)
 
         def repeat(tokens) -> Float[Array, "B R D"]:
             return jnp.broadcast_to(jnp.asarray(tokens, x.dtype), (x.shape[0], *tokens.shape))
@@ -101,6 +101,10 @@ class VitLayers(nnx.Module):
         if config.registers:
             x = jnp.concatenate([x[:, :num_extra], repeat(self.registers[...]), x[:, num_extra:]], axis=1)
         return self.ln_pre(x) if config.ln_pre else x
+
+    def embed_patches(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B N D"]:
+        """The patches in reading order, without positions."""
+        return self.patch_embedding(patchify(pictures.astype(self.config.dtype), self.config.patch_size))
 
     def summarize(
         self, x: Float[Array, "B K D"], patch_mask: Bool[Array, "B N"] | None = None
