@@ -50,6 +50,7 @@ from rice_jax.convert.hugging_face import (
 )
 from rice_jax.convert.names import CLASSIFIER_IGNORED, OPENAI_IGNORED, SWIN_IGNORED, XCLIP_IGNORED
 from rice_jax.convert.openai import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, from_open_clip, from_openai, read_open_clip
+from rice_jax.convert.own import to_own
 from rice_jax.convert.tensors import ConvertError, read_safetensors, write_safetensors
 from rice_jax.convert.torch_files import read_torch
 from rice_jax.convert.vit import about, config_of, settings, with_projection
@@ -121,25 +122,28 @@ def read_source(
 
 
 def export(checkpoint: Path, out: Path) -> str:
-    """Writes the encoder of a rice_jax checkpoint as a Hugging Face model; returns a line that describes it.
+    """Writes the encoder of a rice_jax checkpoint as a Hugging Face model, a hybrid as files of our own.
+
+    Returns a line that describes it.
 
     Raises:
         ConvertError: a value exceeds the range of float16, or `out` is not empty.
     """
     params, saved = load_weights(checkpoint)
-    if saved["model"].get("architecture", "vit") != "vit":
+    if saved["model"].get("architecture", "vit") not in ("vit", "hybrid"):
         raise ConvertError(
             f"{checkpoint}: found architecture={saved['model']['architecture']!r}, expected an encoder that "
             "transformers' CLIP can compute; `rice export hf` writes other families"
         )
     config = config_of(saved["model"])
-    if other := config.switches.keys() - CLIP_SWITCHES:
+    if config.architecture != "hybrid" and (other := config.switches.keys() - CLIP_SWITCHES):
         raise ConvertError(
             f"{checkpoint}: found an encoder with "
             f"{', '.join(f'{name}={config.switches[name]!r}' for name in sorted(other))}, expected one that "
             "transformers' CLIP can compute; `rice export hf` writes other families"
         )
-    state, values = to_hugging_face(params["encoder"], config)
+    write = to_own if config.architecture == "hybrid" else to_hugging_face
+    state, values = write(params["encoder"], config)
     with np.errstate(over="ignore"):
         halves = {name: x.astype(np.float16) for name, x in state.items()}
     for name, x in halves.items():

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from rice_jax.config import EncoderConfig, VitConfig
 from rice_jax.convert import names
 from rice_jax.convert.names import ACTIVATIONS, Table, prefixed
+from rice_jax.convert.own import MODEL_TYPE, from_own
 from rice_jax.convert.swin import from_swin
 from rice_jax.convert.tensors import ConvertError, bullets, read_sharded
 from rice_jax.convert.torch_files import read_torch
@@ -198,7 +199,10 @@ UNKNOWN = {
     "xclip_vision_model": "; the layers over the frames are in whole models alone, which have model_type 'xclip'",
 }
 # Encoders that are no vision transformers.
-OTHERS: dict[str, Callable[[Mapping[str, np.ndarray], Values], tuple[PyTree, EncoderConfig]]] = {"swin": from_swin}
+OTHERS: dict[str, Callable[[Mapping[str, np.ndarray], Values], tuple[PyTree, EncoderConfig]]] = {
+    "swin": from_swin,
+    MODEL_TYPE: from_own,
+}
 
 
 def from_hugging_face(state: Mapping[str, np.ndarray], config: Values) -> tuple[PyTree, EncoderConfig]:
