@@ -3,8 +3,8 @@
     python scripts/text_table.py runs/texts
 
 Cells are means over the seeds. Below them are the differences from the row without texts of the same decoder: a row's
-share of hits on a query is its mean over the seeds, and the intervals (95 %) are of the difference's mean over queries
-that are drawn with replacement. They say nothing about other seeds.
+share of hits on a query is its mean over the seeds, and the intervals (95 %) are of the difference's mean over the
+queries of products that are drawn with replacement. They say nothing about other seeds.
 """
 
 import argparse
@@ -40,13 +40,13 @@ class Hits(NamedTuple):
 
     Attributes:
         seeds: of the runs.
-        galleries: of the queries.
+        products: of the queries.
         spoken: whether there is speech of a query.
         hit: the share of the seeds whose first place is a truth, of each row.
     """
 
     seeds: list[str]
-    galleries: list[str]
+    products: list[str]
     spoken: Bool[np.ndarray, " Q"]
     hit: dict[str, Float[np.ndarray, " Q"]]
 
@@ -88,7 +88,7 @@ def read_hits(directory: Path) -> Hits:
             if not path.exists():
                 sys.exit(f"error: {path}: is missing, expected it with those of the other rows; run the script again")
             lines = read_rankings(path)
-            queries = [(line["query"], line["gallery"]) for line in lines]
+            queries = [(line["query"], line["truths"][0]) for line in lines]
             if asked and queries != asked:
                 sys.exit(f"error: {path}: found other queries than in the other evaluations, expected the same")
             asked = queries
@@ -96,7 +96,7 @@ def read_hits(directory: Path) -> Hits:
     speech = read_embeddings(str(directory / f"embeddings-{seeds[0]}"), "speech")
     spoken = np.array([speech is not None and query in speech.rows for query, _ in asked])
     means = {row: np.mean(np.array(own, np.float64), axis=0) for row, own in hit.items()}
-    return Hits(seeds, [gallery for _, gallery in asked], spoken, means)
+    return Hits(seeds, [product for _, product in asked], spoken, means)
 
 
 def table(hits: Hits) -> str:
@@ -107,7 +107,7 @@ def table(hits: Hits) -> str:
         lines.append([name, missing, *(_share(hits.hit[row][part]) for part in parts.values())])
         if other:
             lead = hits.hit[row] - hits.hit[other]
-            lines.append(["", "", *(_difference(lead[part], hits.galleries, part) for part in parts.values())])
+            lines.append(["", "", *(_difference(lead[part], hits.products, part) for part in parts.values())])
     return "\n".join(align(["", "titles missing", *COLUMNS], lines))
 
 
@@ -115,11 +115,11 @@ def _share(hit: Float[np.ndarray, " q"]) -> str:
     return f"{100 * hit.mean():.1f}" if len(hit) else ""
 
 
-def _difference(lead: Float[np.ndarray, " q"], galleries: Sequence[str], part: Bool[np.ndarray, " Q"]) -> str:
+def _difference(lead: Float[np.ndarray, " q"], products: Sequence[str], part: Bool[np.ndarray, " Q"]) -> str:
     if not len(lead):
         return ""
-    own = [gallery for gallery, counts in zip(galleries, part.tolist(), strict=True) if counts]
-    [[low, high]], _ = confidence_intervals(lead[:, None], own)
+    own = [product for product, counts in zip(products, part.tolist(), strict=True) if counts]
+    [[low, high]], _ = confidence_intervals(lead[:, None], own, "products")
     return f"{100 * lead.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 

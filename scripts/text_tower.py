@@ -3,13 +3,12 @@
     python scripts/text_tower.py make data/built/sample-0 weights/text_start
     python scripts/text_tower.py drop data/texts data/texts-50 --percent=50
 
-`make` learns a vocabulary of word pieces from the titles and the speech of a data set's training split, and writes a
-BERT of two blocks with random weights, as `rice convert text` writes a converted one. `drop` leaves out the titles of a
-share of the images, always the same ones.
+`make` takes the word pieces of the titles and the speech of a data set's training split, and writes a BERT of two
+blocks with random weights, as `rice convert text` writes a converted one. `drop` leaves out the titles of a share of
+the images, always the same ones.
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -17,25 +16,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
-from flax import nnx
-from tokenizers import BertWordPieceTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
-from rice_jax.config import TOKENIZER_FOLDER, TextTowerConfig
+from rice_jax.config import TextTowerConfig
 from rice_jax.input.text_embeddings import METADATA, known_fingerprint, known_model, part_files, read_embeddings
 from rice_jax.input.texts import KINDS, collect, stored_texts
-from rice_jax.models.text import TEXT_TOWERS
-from rice_jax.models.weights import save_weights
 from rice_jax.types import DataError
+from scripts.sample_text import write_tower
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TOWER = TextTowerConfig(
-    vocab_size=2000, positions=64, context=52, width=128, layers=2, heads=4, mlp_width=256, embed_dim=128
-)
+TOWER = TextTowerConfig(positions=64, context=52, width=128, layers=2, heads=4, mlp_width=256, embed_dim=128)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,15 +57,7 @@ def make(data_dir: str, out: Path, seed: int) -> None:
     texts = [text for kind in KINDS for text in collect(stored_texts(data_dir, ["lpr4m/train"], kind)).texts.values()]
     if not texts:
         raise DataError(f"{data_dir}: found no titles and no speech in lpr4m/train, expected some")
-    learned = BertWordPieceTokenizer(lowercase=True)
-    learned.train_from_iterator(texts, vocab_size=TOWER.vocab_size, special_tokens=SPECIAL, show_progress=False)
-    config = dataclasses.replace(TOWER, vocab_size=learned.get_vocab_size())
-    params = nnx.to_pure_dict(nnx.state(TEXT_TOWERS[config.kind](config, rngs=nnx.Rngs(seed)), nnx.Param))
-    partial = _partial(out)
-    save_weights(partial, {"text": jax.device_get(params)}, {"text": config.own})
-    (partial / TOKENIZER_FOLDER).mkdir()
-    learned.save_model(str(partial / TOKENIZER_FOLDER))
-    partial.rename(out)
+    write_tower(out, texts, TOWER, seed)
     print(out)
 
 
@@ -86,7 +70,8 @@ def drop(texts: Path, out: Path, percent: int) -> None:
     vectors = [titles.vectors[titles.rows[key]] for key in kept]
     about = {"fingerprint": known_fingerprint(str(texts)), "model": known_model(str(texts))}
     table = pa.table({"id": pa.array(kept, pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))})
-    partial = _partial(out)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # a killed program may have left it
     partial.mkdir(parents=True)
     pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(about).encode()}), partial / "titles.parquet")
     for path in part_files(texts, "speech"):
@@ -95,13 +80,6 @@ def drop(texts: Path, out: Path, percent: int) -> None:
         shutil.copyfile(path, target)
     partial.rename(out)
     print(f"{out}: {len(kept)} of {len(titles.rows)} titles")
-
-
-def _partial(out: Path) -> Path:
-    """Where a directory is written before it is whole; what a killed program left there is deleted."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    return partial
 
 
 def _number(key: str) -> int:

@@ -1,6 +1,8 @@
 """The table of texts: rows are paired by query, seeds are averaged; and what its script makes of texts."""
 
 import dataclasses
+import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from rice_jax.input.text_embeddings import known_fingerprint, read_embeddings
 from scripts import text_table, text_tower
 from scripts.text_table import rows
 from tests.eval.evaluations import evaluation
+from tests.fixtures import ROOT
 
 RANKED, _ = evaluation()  # 60 queries in three galleries
+TRUTHS = tuple((f"product-{number // 3}",) for number in range(60))
 
 
 def write_rows(directory, seeds=(0, 1)):
@@ -24,7 +28,7 @@ def write_rows(directory, seeds=(0, 1)):
             rank = np.where(np.arange(60) < hits[missing] + 6 * seed * (missing == "0"), 1, 9)
             place = directory / f"{row}-{seed}"
             place.mkdir(parents=True)
-            ranked = dataclasses.replace(RANKED, truth_ranks=tuple((own,) for own in rank.tolist()))
+            ranked = dataclasses.replace(RANKED, truth_ranks=tuple((own,) for own in rank.tolist()), truths=TRUTHS)
             write_rankings(place / "rankings.jsonl", ranked)
 
 
@@ -58,9 +62,25 @@ def test_the_table(tmp_path, start, capsys):
     place = cells.index(["text in the embedding", "0", "55.0", "100.0", "40.0"])  # 30 and 36 of 60
     assert cells[place + 1][0].startswith("+35.0 (+") and cells[place + 1][1].startswith("+20.0 (")
     assert ["text in both", "90", "30.0", "100.0", "6.7"] in cells
+    # The queries of a product are equal here, so that there are only 20 independent ones.
+    low, high = map(float, re.search(r"\(\+(.*?) to \+(.*?)\)", cells[place + 1][0]).groups())
+    assert high - low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.35 * 0.65 / 20), rel=0.2)
     (tmp_path / "in_both_90-1" / "rankings.jsonl").unlink()
     with pytest.raises(SystemExit, match="in_both_90-1.*is missing, expected it"):
         text_table.main([str(tmp_path)])
+
+
+def test_runs_of_other_settings_are_not_mixed(tmp_path):
+    def start(*settings):
+        command = f"set -eu; source {ROOT}/scripts/sample.sh; require_same_settings runs/texts {' '.join(settings)}"
+        return subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+
+    for _ in range(2):
+        assert start("--config.train.total_steps=21", "--config.data.num_frames=1").returncode == 0
+    other = start("--config.train.total_steps=22")
+    assert other.returncode == 1 and other.stderr.count("\n") == 1
+    assert other.stderr.startswith("runs/texts/settings.txt: found the settings '--config.train.total_steps=21 ")
+    assert other.stderr.endswith("expected '--config.train.total_steps=22': give these, or delete runs/texts\n")
 
 
 def test_what_is_no_directory_of_evaluations(tmp_path):
