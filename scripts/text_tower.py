@@ -27,7 +27,7 @@ from rice_jax.input.texts import KINDS, collect, stored_texts
 from rice_jax.types import DataError
 from scripts.sample_text import write_tower
 
-TOWER = TextTowerConfig(positions=64, context=52, width=128, layers=2, heads=4, mlp_width=256, embed_dim=128)
+TOWER = TextTowerConfig(positions=96, context=96, width=128, layers=2, heads=4, mlp_width=256, embed_dim=128)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
