@@ -57,7 +57,7 @@ for seed in ${SEEDS:-0 1 2}; do
     evaluate none_pmd pmd "${pmd[@]}" --config.eval.rerank=30
     for percent in 0 50 90; do
         left=$out/embeddings-$seed-$percent
-        [ -d "$left" ] || python scripts/text_tower.py drop "$texts" "$left" --percent="$percent"
+        [ -d "$left" ] || python scripts/text_tower.py drop "$test" "$texts" "$left" --percent="$percent"
         own=("${read[@]}" --config.data.texts="$left")
         evaluate "in_pmd_$percent" pmd_text "${pmd[@]}" "${own[@]}" --config.eval.rerank=30
         evaluate "in_embedding_$percent" icl "${own[@]}" --config.eval.text_weight=fit

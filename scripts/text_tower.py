@@ -1,11 +1,11 @@
 """Makes what `scripts/text_table.sh` needs of texts: a small fresh text tower, and embeddings with fewer titles.
 
     python scripts/text_tower.py make data/built/sample-0 weights/text_start
-    python scripts/text_tower.py drop data/texts data/texts-50 --percent=50
+    python scripts/text_tower.py drop data/built/sample-0 data/texts data/texts-50 --percent=50
 
 `make` takes the word pieces of the titles and the speech of a data set's training split, and writes a BERT of two
 blocks with random weights, as `rice convert text` writes a converted one. `drop` leaves out the titles of a share of
-the images, always the same ones.
+the gallery's images, always the same ones.
 """
 
 import argparse
@@ -39,15 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     making.add_argument("out", type=Path)
     making.add_argument("--seed", type=int, default=0)
     dropping = jobs.add_parser("drop", help="leave out titles")
+    dropping.add_argument("data_dir", help="directory that rice build wrote, with the gallery")
     dropping.add_argument("texts", type=Path, help="what rice embed-text wrote")
     dropping.add_argument("out", type=Path)
-    dropping.add_argument("--percent", type=int, required=True, help="of the images whose titles are left out")
+    dropping.add_argument("--percent", type=int, required=True, help="of the images, whose titles are left out")
     options = parser.parse_args(arguments)
     try:
         if options.job == "make":
             make(options.data_dir, options.out, options.seed)
         else:
-            drop(options.texts, options.out, options.percent)
+            drop(options.data_dir, options.texts, options.out, options.percent)
     except (DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -61,12 +62,14 @@ def make(data_dir: str, out: Path, seed: int) -> None:
     print(out)
 
 
-def drop(texts: Path, out: Path, percent: int) -> None:
-    """Copies embeddings of texts, without the titles of a share of the images, whole or not at all."""
+def drop(data_dir: str, texts: Path, out: Path, percent: int) -> None:
+    """Copies embeddings of texts, without the titles of a share of the gallery's images, whole or not at all."""
     titles = read_embeddings(str(texts), "titles")
     if titles is None:
         raise DataError(f"{texts}: found no titles, expected some to leave out")
-    kept = [key for key in titles.rows if _number(key) >= percent]
+    gallery = sorted({key for key, _ in stored_texts(data_dir, ["lpr4m/gallery"], "titles")}, key=_digest)
+    dropped = set(gallery[: round(len(gallery) * percent / 100)])
+    kept = [key for key in titles.rows if key not in dropped]
     vectors = [titles.vectors[titles.rows[key]] for key in kept]
     about = {"fingerprint": known_fingerprint(str(texts)), "model": known_model(str(texts))}
     table = pa.table({"id": pa.array(kept, pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))})
@@ -79,12 +82,12 @@ def drop(texts: Path, out: Path, percent: int) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
     partial.rename(out)
-    print(f"{out}: {len(kept)} of {len(titles.rows)} titles")
+    print(f"{out}: without the titles of {len(dropped)} of the gallery's {len(gallery)} images")
 
 
-def _number(key: str) -> int:
-    """0 to 99, the same for an id wherever it is."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+def _digest(key: str) -> bytes:
+    """The same for an id wherever it is."""
+    return hashlib.sha256(key.encode()).digest()
 
 
 if __name__ == "__main__":
