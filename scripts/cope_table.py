@@ -9,6 +9,7 @@ runs have not all been made are of fewer seeds, and are compared with ICL's runs
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
 from rice_jax.eval.domain_leads import Asked, DomainRun, Pair, mean_lead, read_domain_run, require_same_queries
+from rice_jax.eval.results import EMBEDDING, WITHOUT_TEXT, Row
 from rice_jax.types import DataError
 from scripts.ablation_table import cell
 
@@ -80,11 +82,15 @@ def task_table(task: str, untrained: DomainRun, runs: Runs) -> list[str]:
     rows = [
         ["queries", "", *(f"{number:,}" for number in queries), ""],
         ["chance", "", *(f"{100 * share:.1f}" for share in [*chances, np.mean(chances)])],
-        ["RICE before training", "", *(f"{100 * share:.1f}" for share in _shares(untrained, task))],
+        ["RICE before training", "", *(f"{100 * share:.1f}" for share in _shares(untrained, task, EMBEDDING))],
     ]
     for row, by_seed in runs.items():
-        shares = 100 * np.stack([_shares(run, task) for run in by_seed.values()], axis=1)  # [pairs and mean, seeds]
-        rows.append([ROWS[row], " ".join(by_seed), *(" ".join(cell(of_pair.tolist()).split()) for of_pair in shares)])
+        for ranking, name in ((EMBEDDING, ROWS[row]), (WITHOUT_TEXT, "… evaluated without texts")):
+            ranked = {seed: run for seed, run in by_seed.items() if _row(run, ranking) in run.results}
+            if ranked:
+                shares = 100 * np.stack([_shares(run, task, ranking) for run in ranked.values()], axis=1)
+                cells = [" ".join(cell(of_pair.tolist()).split()) for of_pair in shares]  # of the pairs and their mean
+                rows.append([name, " ".join(ranked), *cells])
     return _markdown([TASKS[task], "seeds", *pairs, "mean"], rows)
 
 
@@ -100,8 +106,13 @@ def difference_table(task: str, untrained: DomainRun, runs: Runs) -> list[str]:
     return _markdown([f"{TASKS[task]} minus {ROWS[BASELINE]}", *(name for _, name in pairs), "mean"], rows)
 
 
-def _shares(run: DomainRun, task: str) -> list[float]:
-    shares = [of_pair.score.rank["rank-1"] for of_pair in getattr(run.results[run.row], task).values()]
+def _row(run: DomainRun, ranking: str) -> Row:
+    return dataclasses.replace(run.row, ranking=ranking)
+
+
+def _shares(run: DomainRun, task: str, ranking: str) -> list[float]:
+    result = run.results[_row(run, ranking)]
+    shares = [of_pair.score.rank["rank-1"] for of_pair in getattr(result, task).values()]
     return [*shares, float(np.mean(shares))]
 
 

@@ -37,6 +37,7 @@ is_done() { # WORKDIR
     compgen -G "$1/eval-*/report.html" >/dev/null # it is written last
 }
 
+require_same_settings "$out" "$@"
 prepare_data
 shipped=(icl "$out/shipped" --mode=eval "$@" --config.data.data_dir="$test" --config.eval.pixels=True)
 [ -e "$out/shipped/report.html" ] || run "${shipped[@]}"

@@ -28,5 +28,17 @@ prepare_detection() {
     python data/build.py lpr4m --raw_dir "data/raw/sample-$1/train" --data_dir "$built" --configs detection_train
     python data/build.py lpr4m --raw_dir "data/raw/sample-$1/test" --data_dir "$built" --configs detection_test
 }
+# require_same_settings OUT SETTINGS…: ends the script if the runs in OUT were made with other settings.
+require_same_settings() {
+    local path=$1/settings.txt settings=${*:2}
+    if [ ! -e "$path" ]; then
+        mkdir -p "$1"
+        echo "$settings" >"$path"
+    elif [ "$(<"$path")" != "$settings" ]; then
+        echo "$path: found the settings '$(<"$path")', expected '$settings': give these, or delete $1" >&2
+        exit 1
+    fi
+}
+
 # With such small matrices XLA leaves the second core half idle: two devices of one core each train 1.6 times as fast.
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}

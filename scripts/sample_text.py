@@ -8,8 +8,10 @@ RAW is what `data/sample/rope.py` wrote; the words are those of its training tex
 
 import argparse
 import collections
+import dataclasses
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from flax import nnx
@@ -22,7 +24,9 @@ from rice_jax.models.weights import save_weights
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 MAX_PIECES = 2_000
-SIZES = dict(positions=64, context=32, width=128, layers=3, heads=2, mlp_width=512, embed_dim=128)
+TOWER = TextTowerConfig(
+    positions=64, context=32, width=128, layers=3, heads=2, mlp_width=512, embed_dim=128, head="pooler"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,14 +35,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("raw", type=Path, metavar="RAW", help="directory that data/sample/rope.py wrote")
     parser.add_argument("out", type=Path, metavar="OUT", help="new directory for the tower")
     options = parser.parse_args(arguments)
-    vocabulary = learn_vocabulary(read_texts(options.raw))
-    tower = TextTowerConfig(vocab_size=len(vocabulary), head="pooler", **SIZES)
-    params = nnx.to_pure_dict(nnx.state(TEXT_TOWERS[tower.kind](tower, rngs=nnx.Rngs(0)), nnx.Param))
-    save_weights(options.out, {"text": params}, {"text": tower.own})
-    folder = options.out / TOKENIZER_FOLDER
+    tower = write_tower(options.out, read_texts(options.raw), TOWER)
+    print(f"{options.out}: {tower.vocab_size} word pieces, {tower.layers} blocks of width {tower.width}")
+
+
+def write_tower(out: Path, texts: Iterable[str], sizes: TextTowerConfig, seed: int = 0) -> TextTowerConfig:
+    """Writes a tower with random weights and the word pieces of texts, whole or not at all.
+
+    Args:
+        out: new directory.
+        texts: to learn word pieces from.
+        sizes: of the tower, but its vocabulary.
+        seed: of the weights.
+
+    Returns:
+        The settings of the tower.
+    """
+    vocabulary = learn_vocabulary(texts)
+    tower = dataclasses.replace(sizes, vocab_size=len(vocabulary))
+    params = nnx.to_pure_dict(nnx.state(TEXT_TOWERS[tower.kind](tower, rngs=nnx.Rngs(seed)), nnx.Param))
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # a killed program may have left it
+    save_weights(partial, {"text": params}, {"text": tower.own})
+    folder = partial / TOKENIZER_FOLDER
     folder.mkdir()
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in vocabulary), encoding="utf-8")
-    print(f"{options.out}: {len(vocabulary)} word pieces, {tower.layers} blocks of width {tower.width}")
+    partial.rename(out)
+    return tower
 
 
 def read_texts(raw: Path) -> Iterator[str]:
@@ -55,7 +78,7 @@ def read_texts(raw: Path) -> Iterator[str]:
             yield line.partition(", ")[2]
 
 
-def learn_vocabulary(texts: Iterator[str]) -> list[str]:
+def learn_vocabulary(texts: Iterable[str]) -> list[str]:
     """The word pieces of texts: all characters, in the beginning of a word and within, and the most frequent words.
 
     The trainers of the package `tokenizers` give pieces of equal frequency in another order each time.

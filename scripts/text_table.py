@@ -2,9 +2,9 @@
 
     python scripts/text_table.py runs/texts
 
-Cells are means over the seeds. Below them are the differences from the row without texts of the same decoder: a row's
-share of hits on a query is its mean over the seeds, and the intervals (95 %) are of the difference's mean over queries
-that are drawn with replacement. They say nothing about other seeds.
+Cells are means over the seeds ± the sample standard deviation. Below them are the differences from the row without
+texts of the same decoder: a row's share of hits on a query is its mean over the seeds, and the intervals (95 %) are of
+the difference's mean over the queries of products that are drawn with replacement. They say nothing about other seeds.
 """
 
 import argparse
@@ -22,17 +22,18 @@ from rice_jax.eval.metrics import confidence_intervals
 from rice_jax.eval.results import read_rankings
 from rice_jax.input.text_embeddings import read_embeddings
 from rice_jax.pages.tables import align
+from scripts.ablation_table import cell
 
 MISSING = (0, 50, 90)  # percent of the images that lack a title
 # {row: (its name, the row without texts that it is compared with)}; rows with a share of missing titles have one each
 ROWS = {
     "none": ("no text", ""),
-    "none_pmd": ("no text, PMD", ""),
+    "none_pmd": ("no text, ranked by PMD", ""),
     "in_pmd": ("text in PMD", "none_pmd"),
     "in_embedding": ("text in the embedding", "none"),
     "in_both": ("text in both", "none_pmd"),
 }
-COLUMNS = "all", "with speech", "without"
+COLUMNS = "all", "with speech", "without speech"
 
 
 class Hits(NamedTuple):
@@ -40,15 +41,15 @@ class Hits(NamedTuple):
 
     Attributes:
         seeds: of the runs.
-        galleries: of the queries.
+        products: of the queries.
         spoken: whether there is speech of a query.
-        hit: the share of the seeds whose first place is a truth, of each row.
+        hit: whether the first place is a truth, with each seed, of each row.
     """
 
     seeds: list[str]
-    galleries: list[str]
+    products: list[str]
     spoken: Bool[np.ndarray, " Q"]
-    hit: dict[str, Float[np.ndarray, " Q"]]
+    hit: dict[str, Float[np.ndarray, "S Q"]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="directory of the evaluations, named ROW-SEED or ROW_PERCENT-SEED")
     hits = read_hits(parser.parse_args(arguments).runs)
-    told = f"{len(hits.spoken)} queries, {int(hits.spoken.sum())} with speech; seeds {' '.join(hits.seeds)}"
-    print(f"{told}; rank-1, percent\n\n{table(hits)}")
+    products = len(set(hits.products))
+    print(
+        f"Rank-1 in percent, seeds {' '.join(hits.seeds)}. Below a row with text: its difference from the row without\n"
+        f"text that is ranked alike, with its 95 % interval over {products} products.\n\n{table(hits)}"
+    )
 
 
 def rows() -> dict[str, tuple[str, str, str]]:
@@ -88,38 +92,39 @@ def read_hits(directory: Path) -> Hits:
             if not path.exists():
                 sys.exit(f"error: {path}: is missing, expected it with those of the other rows; run the script again")
             lines = read_rankings(path)
-            queries = [(line["query"], line["gallery"]) for line in lines]
+            queries = [(line["query"], line["truths"][0]) for line in lines]
             if asked and queries != asked:
                 sys.exit(f"error: {path}: found other queries than in the other evaluations, expected the same")
             asked = queries
             own.append([line["rank"] == 1 for line in lines])
     speech = read_embeddings(str(directory / f"embeddings-{seeds[0]}"), "speech")
     spoken = np.array([speech is not None and query in speech.rows for query, _ in asked])
-    means = {row: np.mean(np.array(own, np.float64), axis=0) for row, own in hit.items()}
-    return Hits(seeds, [gallery for _, gallery in asked], spoken, means)
+    shares = {row: np.array(own, np.float64) for row, own in hit.items()}
+    return Hits(seeds, [product for _, product in asked], spoken, shares)
 
 
 def table(hits: Hits) -> str:
     """A line for each row with its shares, and one with its differences."""
-    parts = {"all": np.ones(len(hits.spoken), bool), "with speech": hits.spoken, "without": ~hits.spoken}
-    lines = []
+    parts = [np.ones(len(hits.spoken), bool), hits.spoken, ~hits.spoken]
+    lines = [["queries", "", *(str(int(part.sum())) for part in parts)]]
     for row, (name, missing, other) in rows().items():
-        lines.append([name, missing, *(_share(hits.hit[row][part]) for part in parts.values())])
+        hit = hits.hit[row]
+        lines.append([name, missing and f"{missing} %", *(_share(hit[:, part]) for part in parts)])
         if other:
-            lead = hits.hit[row] - hits.hit[other]
-            lines.append(["", "", *(_difference(lead[part], hits.galleries, part) for part in parts.values())])
+            lead = (hit - hits.hit[other]).mean(axis=0)
+            lines.append(["", "", *(_difference(lead[part], hits.products, part) for part in parts)])
     return "\n".join(align(["", "titles missing", *COLUMNS], lines))
 
 
-def _share(hit: Float[np.ndarray, " q"]) -> str:
-    return f"{100 * hit.mean():.1f}" if len(hit) else ""
+def _share(hit: Float[np.ndarray, "S q"]) -> str:
+    return " ".join(cell((100 * hit.mean(axis=1)).tolist()).split()) if hit.size else ""
 
 
-def _difference(lead: Float[np.ndarray, " q"], galleries: Sequence[str], part: Bool[np.ndarray, " Q"]) -> str:
+def _difference(lead: Float[np.ndarray, " q"], products: Sequence[str], part: Bool[np.ndarray, " Q"]) -> str:
     if not len(lead):
         return ""
-    own = [gallery for gallery, counts in zip(galleries, part.tolist(), strict=True) if counts]
-    [[low, high]], _ = confidence_intervals(lead[:, None], own)
+    own = [product for product, counts in zip(products, part.tolist(), strict=True) if counts]
+    [[low, high]], _ = confidence_intervals(lead[:, None], own, "products")
     return f"{100 * lead.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
 
 

@@ -1,15 +1,14 @@
 """Makes what `scripts/text_table.sh` needs of texts: a small fresh text tower, and embeddings with fewer titles.
 
     python scripts/text_tower.py make data/built/sample-0 weights/text_start
-    python scripts/text_tower.py drop data/texts data/texts-50 --percent=50
+    python scripts/text_tower.py drop data/built/sample-0 data/texts data/texts-50 --percent=50
 
-`make` learns a vocabulary of word pieces from the titles and the speech of a data set's training split, and writes a
-BERT of two blocks with random weights, as `rice convert text` writes a converted one. `drop` leaves out the titles of a
-share of the images, always the same ones.
+`make` takes the word pieces of the titles and the speech of a data set's training split, and writes a BERT of two
+blocks with random weights, as `rice convert text` writes a converted one. `drop` leaves out the titles of a share of
+the gallery's images, always the same ones.
 """
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -17,25 +16,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import pyarrow as pa
 import pyarrow.parquet as pq
-from flax import nnx
-from tokenizers import BertWordPieceTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
-from rice_jax.config import TOKENIZER_FOLDER, TextTowerConfig
+from rice_jax.config import TextTowerConfig
 from rice_jax.input.text_embeddings import METADATA, known_fingerprint, known_model, part_files, read_embeddings
 from rice_jax.input.texts import KINDS, collect, stored_texts
-from rice_jax.models.text import TEXT_TOWERS
-from rice_jax.models.weights import save_weights
 from rice_jax.types import DataError
+from scripts.sample_text import write_tower
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-TOWER = TextTowerConfig(
-    vocab_size=2000, positions=64, context=52, width=128, layers=2, heads=4, mlp_width=256, embed_dim=128
-)
+TOWER = TextTowerConfig(positions=96, context=96, width=128, layers=2, heads=4, mlp_width=256, embed_dim=128)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,15 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     making.add_argument("out", type=Path)
     making.add_argument("--seed", type=int, default=0)
     dropping = jobs.add_parser("drop", help="leave out titles")
+    dropping.add_argument("data_dir", help="directory that rice build wrote, with the gallery")
     dropping.add_argument("texts", type=Path, help="what rice embed-text wrote")
     dropping.add_argument("out", type=Path)
-    dropping.add_argument("--percent", type=int, required=True, help="of the images whose titles are left out")
+    dropping.add_argument("--percent", type=int, required=True, help="of the images, whose titles are left out")
     options = parser.parse_args(arguments)
     try:
         if options.job == "make":
             make(options.data_dir, options.out, options.seed)
         else:
-            drop(options.texts, options.out, options.percent)
+            drop(options.data_dir, options.texts, options.out, options.percent)
     except (DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
@@ -65,28 +58,23 @@ def make(data_dir: str, out: Path, seed: int) -> None:
     texts = [text for kind in KINDS for text in collect(stored_texts(data_dir, ["lpr4m/train"], kind)).texts.values()]
     if not texts:
         raise DataError(f"{data_dir}: found no titles and no speech in lpr4m/train, expected some")
-    learned = BertWordPieceTokenizer(lowercase=True)
-    learned.train_from_iterator(texts, vocab_size=TOWER.vocab_size, special_tokens=SPECIAL, show_progress=False)
-    config = dataclasses.replace(TOWER, vocab_size=learned.get_vocab_size())
-    params = nnx.to_pure_dict(nnx.state(TEXT_TOWERS[config.kind](config, rngs=nnx.Rngs(seed)), nnx.Param))
-    partial = _partial(out)
-    save_weights(partial, {"text": jax.device_get(params)}, {"text": config.own})
-    (partial / TOKENIZER_FOLDER).mkdir()
-    learned.save_model(str(partial / TOKENIZER_FOLDER))
-    partial.rename(out)
+    write_tower(out, texts, TOWER, seed)
     print(out)
 
 
-def drop(texts: Path, out: Path, percent: int) -> None:
-    """Copies embeddings of texts, without the titles of a share of the images, whole or not at all."""
+def drop(data_dir: str, texts: Path, out: Path, percent: int) -> None:
+    """Copies embeddings of texts, without the titles of a share of the gallery's images, whole or not at all."""
     titles = read_embeddings(str(texts), "titles")
     if titles is None:
         raise DataError(f"{texts}: found no titles, expected some to leave out")
-    kept = [key for key in titles.rows if _number(key) >= percent]
+    gallery = sorted({key for key, _ in stored_texts(data_dir, ["lpr4m/gallery"], "titles")}, key=_digest)
+    dropped = set(gallery[: round(len(gallery) * percent / 100)])
+    kept = [key for key in titles.rows if key not in dropped]
     vectors = [titles.vectors[titles.rows[key]] for key in kept]
     about = {"fingerprint": known_fingerprint(str(texts)), "model": known_model(str(texts))}
     table = pa.table({"id": pa.array(kept, pa.string()), "embedding": pa.array(vectors, pa.list_(pa.float32()))})
-    partial = _partial(out)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # a killed program may have left it
     partial.mkdir(parents=True)
     pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(about).encode()}), partial / "titles.parquet")
     for path in part_files(texts, "speech"):
@@ -94,19 +82,12 @@ def drop(texts: Path, out: Path, percent: int) -> None:
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
     partial.rename(out)
-    print(f"{out}: {len(kept)} of {len(titles.rows)} titles")
+    print(f"{out}: without the titles of {len(dropped)} of the gallery's {len(gallery)} images")
 
 
-def _partial(out: Path) -> Path:
-    """Where a directory is written before it is whole; what a killed program left there is deleted."""
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    return partial
-
-
-def _number(key: str) -> int:
-    """0 to 99, the same for an id wherever it is."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % 100
+def _digest(key: str) -> bytes:
+    """The same for an id wherever it is."""
+    return hashlib.sha256(key.encode()).digest()
 
 
 if __name__ == "__main__":

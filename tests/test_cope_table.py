@@ -7,6 +7,8 @@ import pytest
 
 from rice_jax.config import load_config
 from rice_jax.eval.domain_leads import mean_lead, read_domain_run
+from rice_jax.eval.domains import DomainResult
+from rice_jax.eval.results import Row, read_about, read_results, write_results
 from rice_jax.input.items import Items
 from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.models.text_weights import load_text
@@ -107,6 +109,20 @@ def test_tables(runs, capsys):
     assert found["Rank-1", "queries"] == ["", *["60"] * 6]
     assert found["Rank-1", "COPE without text"][0] == "1" and found["One-shot", "COPE, titles of pages"][0] == "0"
     assert not [row for _, row in found if row == "COPE, texts in all domains"]
+
+
+def test_rows_that_are_evaluated_without_texts(runs, items, capsys):
+    for seed in (0, 1):
+        place = write_run(runs / f"cope_text-{seed}" / "eval-a", rank(items, seed, 1.5))
+        results, about = read_results(place / "results.json", DomainResult), read_about(place / "results.json")
+        if seed:  # of seed 0 there is none
+            results |= {Row(6, "without_text"): rank(items, 0, 0.0).score()}
+            write_results(place / "results.json", results, about)
+    found = tables(runs, capsys)
+    for task in ("Rank-1", "One-shot"):
+        assert found[task, "COPE, titles of pages"][0] == "0 1"
+        assert found[task, "… evaluated without texts"] == ["1", *["100.0"] * 7]
+    assert ("Rank-1 minus RICE (ICL)", "… evaluated without texts") not in found
 
 
 def test_differences_are_paired_by_seed(runs, capsys):

@@ -1,6 +1,8 @@
 """The table of texts: rows are paired by query, seeds are averaged; and what its script makes of texts."""
 
 import dataclasses
+import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -9,11 +11,14 @@ from rice_jax.eval.results import write_rankings
 from rice_jax.eval.texts import TextEmbedder, load_text_model, write_embeddings
 from rice_jax.input.source import Source
 from rice_jax.input.text_embeddings import known_fingerprint, read_embeddings
+from rice_jax.input.texts import stored_texts
 from scripts import text_table, text_tower
 from scripts.text_table import rows
 from tests.eval.evaluations import evaluation
+from tests.fixtures import ROOT
 
 RANKED, _ = evaluation()  # 60 queries in three galleries
+TRUTHS = tuple((f"product-{number // 3}",) for number in range(60))
 
 
 def write_rows(directory, seeds=(0, 1)):
@@ -24,7 +29,7 @@ def write_rows(directory, seeds=(0, 1)):
             rank = np.where(np.arange(60) < hits[missing] + 6 * seed * (missing == "0"), 1, 9)
             place = directory / f"{row}-{seed}"
             place.mkdir(parents=True)
-            ranked = dataclasses.replace(RANKED, truth_ranks=tuple((own,) for own in rank.tolist()))
+            ranked = dataclasses.replace(RANKED, truth_ranks=tuple((own,) for own in rank.tolist()), truths=TRUTHS)
             write_rankings(place / "rankings.jsonl", ranked)
 
 
@@ -52,15 +57,33 @@ def test_the_table(tmp_path, start, capsys):
     write_embeddings(tmp_path / "embeddings-0" / "speech", spoken, embedder)
     text_table.main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "60 queries, 15 with speech; seeds 0 1; rank-1, percent" and max(map(len, lines)) <= 110
+    assert lines[0].startswith("Rank-1 in percent, seeds 0 1. ") and max(map(len, lines)) <= 110
+    assert "95 % interval over 20 products" in lines[1]
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
-    assert ["no text", "20.0", "80.0", "0.0"] in cells
-    place = cells.index(["text in the embedding", "0", "55.0", "100.0", "40.0"])  # 30 and 36 of 60
+    assert ["queries", "60", "15", "45"] in cells
+    assert ["no text", "20.0 ± 0.0", "80.0 ± 0.0", "0.0 ± 0.0"] in cells
+    place = cells.index(["text in the embedding", "0 %", "55.0 ± 7.1", "100.0 ± 0.0", "40.0 ± 9.4"])  # 30, 36 of 60
     assert cells[place + 1][0].startswith("+35.0 (+") and cells[place + 1][1].startswith("+20.0 (")
-    assert ["text in both", "90", "30.0", "100.0", "6.7"] in cells
+    assert ["text in both", "90 %", "30.0 ± 0.0", "100.0 ± 0.0", "6.7 ± 0.0"] in cells
+    # The queries of a product are equal here, so that there are only 20 independent ones.
+    low, high = map(float, re.search(r"\(\+(.*?) to \+(.*?)\)", cells[place + 1][0]).groups())
+    assert high - low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.35 * 0.65 / 20), rel=0.2)
     (tmp_path / "in_both_90-1" / "rankings.jsonl").unlink()
     with pytest.raises(SystemExit, match="in_both_90-1.*is missing, expected it"):
         text_table.main([str(tmp_path)])
+
+
+def test_runs_of_other_settings_are_not_mixed(tmp_path):
+    def start(*settings):
+        command = f"set -eu; source {ROOT}/scripts/sample.sh; require_same_settings runs/texts {' '.join(settings)}"
+        return subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+
+    for _ in range(2):
+        assert start("--config.train.total_steps=21", "--config.data.num_frames=1").returncode == 0
+    other = start("--config.train.total_steps=22")
+    assert other.returncode == 1 and other.stderr.count("\n") == 1
+    assert other.stderr.startswith("runs/texts/settings.txt: found the settings '--config.train.total_steps=21 ")
+    assert other.stderr.endswith("expected '--config.train.total_steps=22': give these, or delete runs/texts\n")
 
 
 def test_what_is_no_directory_of_evaluations(tmp_path):
@@ -78,17 +101,18 @@ def test_a_fresh_tower_reads_the_samples_texts(start, shop):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
-def test_titles_are_left_out(tmp_path, start):
+def test_titles_of_the_gallery_are_left_out(tmp_path, start, shop):
     embedder = Fixed(load_text_model(start))
-    titles = {f"image-{number}": "a" for number in range(400)}
-    write_embeddings(tmp_path / "texts" / "titles", titles, embedder, part_size=100)
+    gallery = {key for key, _ in stored_texts(str(shop), ["lpr4m/gallery"], "titles")}
+    titles = dict.fromkeys([*gallery, *(f"of-training-{number}" for number in range(9))], "a")
+    write_embeddings(tmp_path / "texts" / "titles", titles, embedder, part_size=4)
     write_embeddings(tmp_path / "texts" / "speech", {"clip": "a"}, embedder)
     kept = {}
     for percent in (0, 50, 90):
         out = tmp_path / f"texts-{percent}"
-        text_tower.main(["drop", str(tmp_path / "texts"), str(out), f"--percent={percent}"])
+        text_tower.main(["drop", str(shop), str(tmp_path / "texts"), str(out), f"--percent={percent}"])
         kept[percent] = read_embeddings(str(out), "titles").rows.keys()
+        assert len(titles) - len(kept[percent]) == round(len(gallery) * percent / 100)
         assert read_embeddings(str(out), "speech").rows.keys() == {"clip"}
         assert known_fingerprint(str(out)) == known_fingerprint(str(tmp_path / "texts"))
-    assert kept[90] < kept[50] < kept[0] == titles.keys()
-    assert 150 < len(kept[50]) < 250 and 20 < len(kept[90]) < 60
+    assert titles.keys() - gallery < kept[90] < kept[50] < kept[0] == titles.keys()

@@ -104,6 +104,7 @@ def _parse(argv):
         help="amount of blur, hands, banners and color casts, 0 to 1 (default 1)",
     )
     add("--categories", action="store_true", help="also write test_image_category.txt (not an LPR4M file)")
+    add("--all_titles", action="store_true", help="titles for all of the gallery's images (default: for about half)")
     add("--workers", type=int, default=count_cores(), help="number of processes (default: all cores)")
     flags = parser.parse_args(argv)
     for name in ("clips_per_product", "test_clips_per_product", "workers", "min_frames"):
@@ -251,8 +252,9 @@ def _write_test(out, lives, clips, flags):
         for c in clips
         for frame_id, frame in list(zip(c["frame_ids"], c["boxes"], strict=True))[::ANNOTATED_EVERY]
     }
-    # as in LPR4M, only some of the gallery's images have a title
-    titles = {c["image_id"]: c["title"] for c in clips if int(c["image_id"][0], 16) % 2 == 0}
+    titles = {c["image_id"]: c["title"] for c in clips}
+    if not flags.all_titles:  # as in LPR4M
+        titles = {image_id: title for image_id, title in titles.items() if int(image_id[0], 16) % 2 == 0}
     _write_json(out / f"test_videoid_to_gtimage_{len(truth)}.json", truth)
     _write_json(out / f"test_liveid_to_gallery_{len(galleries)}.json", galleries)
     _write_json(out / f"test_frameid2gtbox_{len(truth)}_{len(boxes)}.json", boxes)

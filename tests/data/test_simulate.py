@@ -135,8 +135,11 @@ def test_seed_alone_decides_every_byte(raw, tmp_path):
 
 
 def test_another_seed_keeps_the_split(raw, tmp_path):
-    flags = [*SMALL, "--test_clips_per_product=1", "--min_frames=1", "--max_frames=1", "--seed=5"]
+    flags = [*SMALL, "--test_clips_per_product=1", "--min_frames=1", "--max_frames=1", "--seed=5", "--all_titles"]
     assert simulate(SAMPLE, tmp_path / "other", *flags).returncode == 0
+    titles = (tmp_path / "other" / f"test_image_title_{TEST}.txt").read_text(encoding="utf-8").splitlines()
+    _, galleries = read_test(tmp_path / "other", "test_liveid_to_gallery_*.json")
+    assert {line.split("\t")[0] for line in titles} == {image for gallery in galleries.values() for image in gallery}
 
     def trained_on(directory):
         with (directory / "attribution.csv").open(newline="") as file:
