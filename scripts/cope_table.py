@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         untrained, runs = read_runs(directory)
     except (DataError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    print("In percent: means over the seeds ± the sample standard deviation, differences with 95 % intervals.\n")
     for task in TASKS:
         print("\n".join([*task_table(task, untrained, runs), "", *difference_table(task, untrained, runs), ""]))
 

@@ -100,6 +100,8 @@ def tables(directory, capsys):
 
 
 def test_tables(runs, capsys):
+    cope_table.main([str(runs)])
+    assert capsys.readouterr().out.startswith("In percent: means over the seeds ± the sample standard deviation, ")
     found = tables(runs, capsys)
     icl = [read_domain_run(runs / f"icl-{seed}" / "eval-a").asked() for seed in (0, 1)]
     shares = [100 * run["retrieval", PAIRS[0]].hits.mean() for run in icl]
