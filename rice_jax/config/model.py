@@ -44,15 +44,20 @@ class VitConfig:
     )
     architecture: str = setting(
         "vit",
-        'Encoder. "vit": a vision transformer, which encodes each frame. "hybrid": one whose patches are the places of '
-        'MobileNetV2\'s last feature map, for `patch_size` 16 and 32. "swin": a Swin transformer, with '
+        'Encoder. "vit": a vision transformer, which encodes each frame. "swin": a Swin transformer, with '
         '`config.model.swin`. "timesformer": a vision transformer whose patches also attend to the same place in the '
         'other frames. "xclip": one whose frames send each other messages, and a small transformer over the frames. '
         "These two encode a video as a whole.",
     )
+    stem: str = setting(
+        "patches",
+        'What makes a vision transformer\'s patches. "patches": a linear layer, of their pixels. "mobilenet": '
+        "MobileNetV2, whose last feature map has a place for each patch, of 16 or 32 pixels.",
+        choices=("patches", "mobilenet"),
+    )
     frozen_stages: int = setting(
         0,
-        'First stages of the MobileNetV2 of `architecture` "hybrid" that are not trained. It has 9: a convolution, '
+        'First stages of the `stem` "mobilenet" that are not trained. It has 9: a convolution, '
         "seven stages of bottlenecks, a convolution.",
         minimum=0,
     )
@@ -138,12 +143,12 @@ class VitConfig:
             )
         if self.pooling == "cls" and not self.class_token:
             yield "config.model.pooling: found 'cls' with class_token=False, expected 'attention' or 'mean'"
-        if self.architecture == "hybrid" and self.patch_size not in (16, 32):
-            yield f"config.model.patch_size: found {self.patch_size} with architecture='hybrid', expected 16 or 32"
-        if self.frozen_stages > (most := 9 if self.architecture == "hybrid" else 0):
+        if self.stem == "mobilenet" and self.patch_size not in (16, 32):
+            yield f"config.model.patch_size: found {self.patch_size} with stem='mobilenet', expected 16 or 32"
+        if self.frozen_stages > (most := 9 if self.stem == "mobilenet" else 0):
             yield (
-                f"config.model.frozen_stages: found {self.frozen_stages} with architecture={self.architecture!r}, "
-                f"expected at most {most}"
+                f"config.model.frozen_stages: found {self.frozen_stages} with stem={self.stem!r}, expected at most "
+                f"{most}"
             )
         if self.architecture == "xclip" and self.embed_dim % self.integration_heads:
             yield (
@@ -161,7 +166,7 @@ INTEGRATION = "integration_layers", "integration_heads", "integration_mlp_ratio"
 # What a vision transformer is made of, beside its sizes. Weights fit only one value of each.
 SWITCHES = (
     *("architecture", "pixels", "activation", "mlp_ratio", "gated_mlp", "patch_bias", "positions", "class_token"),
-    *("registers", "ln_pre", "key_bias", "layer_scale", "epsilon", "pooling", "projection", "num_frames"),
+    *("registers", "ln_pre", "key_bias", "layer_scale", "epsilon", "pooling", "projection", "num_frames", "stem"),
     *INTEGRATION,
 )
 # Sizes that weights fix; an encoder's positions are interpolated to any `image_size`.
@@ -315,7 +320,7 @@ class ModelConfig(VitConfig):
             return
         swin = self.encoder
         yield from swin.problems()
-        for name in (*SIZES, *SWITCHES):
+        for name in (*SIZES, *SWITCHES, "frozen_stages"):
             if name not in SHARED and (value := getattr(self, name)) != (default := getattr(VitConfig, name)):
                 yield (
                     f"config.model.{name}: found {value!r} with config.model.architecture='swin', which does not read "

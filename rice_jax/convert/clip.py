@@ -122,7 +122,7 @@ def read_source(
 
 
 def export(checkpoint: Path, out: Path) -> str:
-    """Writes the encoder of a rice_jax checkpoint as a Hugging Face model, a hybrid as files of our own.
+    """Writes the encoder of a rice_jax checkpoint as a Hugging Face model, or with our own names if it has a stem.
 
     Returns a line that describes it.
 
@@ -130,19 +130,19 @@ def export(checkpoint: Path, out: Path) -> str:
         ConvertError: a value exceeds the range of float16, or `out` is not empty.
     """
     params, saved = load_weights(checkpoint)
-    if saved["model"].get("architecture", "vit") not in ("vit", "hybrid"):
+    if saved["model"].get("architecture", "vit") != "vit":
         raise ConvertError(
             f"{checkpoint}: found architecture={saved['model']['architecture']!r}, expected an encoder that "
             "transformers' CLIP can compute; `rice export hf` writes other families"
         )
     config = config_of(saved["model"])
-    if config.architecture != "hybrid" and (other := config.switches.keys() - CLIP_SWITCHES):
+    if config.stem == "patches" and (other := config.switches.keys() - CLIP_SWITCHES):
         raise ConvertError(
             f"{checkpoint}: found an encoder with "
             f"{', '.join(f'{name}={config.switches[name]!r}' for name in sorted(other))}, expected one that "
             "transformers' CLIP can compute; `rice export hf` writes other families"
         )
-    write = to_own if config.architecture == "hybrid" else to_hugging_face
+    write = to_hugging_face if config.stem == "patches" else to_own
     state, values = write(params["encoder"], config)
     with np.errstate(over="ignore"):
         halves = {name: x.astype(np.float16) for name, x in state.items()}

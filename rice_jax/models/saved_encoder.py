@@ -44,14 +44,14 @@ def _is_free(switch: str, saved: Mapping[str, Any], architecture: str) -> bool:
     """Whether an encoder may start from weights with another value of a switch.
 
     Another architecture has other parameters, which shapes show, or starts from these; none starts from a Swin
-    transformer or a hybrid. Weights of pictures know no time, and X-CLIP's positions of frames are interpolated.
+    transformer. Weights of pictures know no time, and X-CLIP's positions of frames are interpolated.
     """
     theirs = saved.get("architecture", "vit")
     if switch == "num_frames":
         return theirs in ("vit", "xclip")
     if switch in INTEGRATION:
         return theirs == "vit"
-    return switch == "architecture" and not {"swin", "hybrid"} & {architecture, theirs}
+    return switch == "architecture" and "swin" not in (architecture, theirs)
 
 
 def _take(

@@ -12,11 +12,11 @@ from flax import nnx
 from rice_jax.config import VitConfig
 from rice_jax.convert.clip import ConvertError, convert, export
 from rice_jax.convert.vit import settings
-from rice_jax.models.encoders.hybrid import Hybrid
+from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.weights import load_weights, save_weights
 
 CONFIG = VitConfig(
-    architecture="hybrid",
+    stem="mobilenet",
     image_size=64,
     patch_size=16,
     width=32,
@@ -24,22 +24,20 @@ CONFIG = VitConfig(
     heads=2,
     embed_dim=8,
     pixels="imagenet",
-    class_token=False,
-    pooling="mean",
     dtype="float32",
 )
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hybrid")
-    params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(Hybrid(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)))
+    folder = tmp_path_factory.mktemp("own")
+    params = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(Vit(CONFIG, rngs=nnx.Rngs(0)), nnx.Param)))
     save_weights(folder / "ours", {"encoder": params}, {"model": settings(CONFIG) | {"frozen_stages": 4}})
-    assert "architecture hybrid" in export(folder / "ours", folder / "exported")
+    assert "stem mobilenet" in export(folder / "ours", folder / "exported")
     return folder / "exported", params
 
 
-def test_a_hybrid_is_written_as_float16_and_read_back(exported, tmp_path):
+def test_an_encoder_with_a_stem_is_written_as_float16_and_read_back(exported, tmp_path):
     folder, params = exported
     convert(folder, tmp_path / "again")
     again, config = load_weights(tmp_path / "again")

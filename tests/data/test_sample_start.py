@@ -6,7 +6,7 @@ from flax import nnx
 from PIL import Image
 
 from data.sample import start
-from rice_jax.models.encoders.hybrid import STAGES, Mobilenet
+from rice_jax.models.encoders.mobilenet import STAGES, Mobilenet
 from rice_jax.models.weights import load_weights
 
 RNG = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_the_projection_starts_from_the_principal_directions_of_pictures(tmp_pat
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.jpg")
     start.main([f"--pretrained={tmp_path}", f"--raw={tmp_path}", f"--out={tmp_path / 'start'}"])
     params, config = load_weights(tmp_path / "start")
-    assert config["model"]["architecture"] == "hybrid"
+    assert config["model"]["stem"] == "mobilenet"
     kernel, bias = params["encoder"]["patch_embedding"]["kernel"], params["encoder"]["patch_embedding"]["bias"]
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(192), atol=1e-4)
     graphdef = nnx.split(Mobilenet(start.ENCODER, nnx.Rngs(0)))[0]

@@ -110,9 +110,9 @@ def test_eight_devices_give_the_losses_and_gradients_of_one_with_another_kind_of
     assert_same(one_step(mesh_of(8, 2), config, own), one_step(mesh_of(1), config, own))
 
 
-def test_eight_devices_give_the_losses_and_gradients_of_one_with_a_hybrid():
+def test_eight_devices_give_the_losses_and_gradients_of_one_with_a_stem():
     """All but the last convolution are frozen, so that the step compiles in seconds."""
-    sizes = dict(model__architecture="hybrid", model__patch_size=16, model__frozen_stages=8)
+    sizes = dict(model__stem="mobilenet", model__patch_size=16, model__frozen_stages=8)
     config = small_config(data__batch_size=BATCH, loss__num_negatives=1, **sizes)
     own = jax.tree.map(np.asarray, create_params(model_of(config), mesh_of(1), seed=0))
     assert_same(one_step(mesh_of(8, 2), config, own), one_step(mesh_of(1), config, own))

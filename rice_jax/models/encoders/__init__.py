@@ -6,7 +6,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import ConfigError, EncoderConfig, VitConfig
-from rice_jax.models.encoders.hybrid import Hybrid
 from rice_jax.models.encoders.swin import Swin
 from rice_jax.models.encoders.timesformer import Timesformer
 from rice_jax.models.encoders.vit import Vit
@@ -69,7 +68,7 @@ class VideoEncoder(Encoder, Protocol):
 
 
 # By `config.architecture`.
-ENCODERS: dict[str, type[FrameEncoder]] = {"vit": Vit, "hybrid": Hybrid, "swin": Swin}
+ENCODERS: dict[str, type[FrameEncoder]] = {"vit": Vit, "swin": Swin}
 VIDEO_ENCODERS: dict[str, type[VideoEncoder]] = {"timesformer": Timesformer, "xclip": Xclip}
 
 
@@ -87,7 +86,8 @@ def between_frames(config: EncoderConfig) -> tuple[str, ...]:
 
 def frozen(config: EncoderConfig) -> tuple[str, ...]:
     """Paths of the encoder's parameters that are not trained."""
-    return Hybrid.frozen(config) if isinstance(config, VitConfig) and config.architecture == "hybrid" else ()
+    stages = range(config.frozen_stages) if isinstance(config, VitConfig) else ()
+    return tuple(f"stem/stage_{number}" for number in stages)
 
 
 def frame_encoder_class(config: EncoderConfig) -> type[FrameEncoder]:

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import VitConfig
+from rice_jax.models.encoders.mobilenet import LAST, Mobilenet
 from rice_jax.models.layers import ACTIVATIONS, Block, Rotary, layer_norm, linear, split3, stack, with_cls
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
@@ -49,9 +50,10 @@ class VitLayers(nnx.Module):
         self.config = config
         self.placement = placement
         width = config.width
-        self.patch_embedding = nnx.Linear(
-            3 * config.patch_size**2, width, use_bias=config.patch_bias, dtype=config.dtype, rngs=rngs
-        )
+        inputs = LAST if config.stem == "mobilenet" else 3 * config.patch_size**2
+        self.patch_embedding = nnx.Linear(inputs, width, use_bias=config.patch_bias, dtype=config.dtype, rngs=rngs)
+        if config.stem == "mobilenet":
+            self.stem = Mobilenet(config, rngs)
         # 0.02 lets the content of a patch outweigh its position; CLIP's own width**-0.5 is for a long training.
         normal = nnx.initializers.normal(0.02)
         if config.class_token:
@@ -104,6 +106,8 @@ class VitLayers(nnx.Module):
 
     def embed_patches(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B N D"]:
         """The patches in reading order, without positions."""
+        if self.config.stem == "mobilenet":
+            return self.patch_embedding(self.stem(pictures))
         return self.patch_embedding(patchify(pictures.astype(self.config.dtype), self.config.patch_size))
 
     def summarize(

@@ -1,8 +1,7 @@
-"""Hybrid encoders: MobileNetV2 makes a picture's patches, and the blocks of a vision transformer follow.
+"""MobileNetV2 as the stem of a vision transformer: the places of its last feature map are the patches.
 
-Source: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words", section 3.1 ("Hybrid Architecture"); Sandler et al.
-2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks". The convolutions are checked against a computation in
-float64 and against torchvision's names and order.
+Source: Sandler et al. 2018, "MobileNetV2: Inverted Residuals and Linear Bottlenecks"; Dosovitskiy et al. 2021, "An
+Image is Worth 16x16 Words", section 3.1 ("Hybrid Architecture"). Checked against a computation in float64.
 Differs: a batch norm is a scale and a bias, which hold its statistics. For patches of 16 pixels the last stride is left
 out and the convolutions after it are dilated, as Yu and Koltun 2016 do, "Multi-Scale Context Aggregation by Dilated
 Convolutions", so that weights trained with the stride fit.
@@ -18,8 +17,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rice_jax.config import VitConfig
-from rice_jax.models.encoders.vit import Vit
-from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
 FIRST, LAST = 32, 1280  # channels after the first and the last convolution
 
@@ -45,37 +42,12 @@ STAGES = (
 LAST_STRIDE = 6  # the stage with it
 
 
-class Hybrid(Vit):
-    """A vision transformer whose patches are the places of MobileNetV2's last feature map."""
-
-    def __init__(self, config: VitConfig, *, placement: Placement = ONE_PLACE, rngs: nnx.Rngs):
-        """Builds the encoder with fresh weights.
-
-        Args:
-            config: sizes, parts, compute dtype and rematerialization; `patch_size` is 16 or 32.
-            placement: of the activations of every block, `[pictures, L, D]`.
-            rngs: key stream `params`.
-        """
-        super().__init__(config, placement=placement, rngs=rngs)
-        self.stem = Mobilenet(config, rngs)
-        self.patch_embedding = nnx.Linear(LAST, config.width, dtype=config.dtype, rngs=rngs)
-
-    def embed_patches(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B N D"]:
-        maps = self.stem(pictures.astype(self.config.dtype))
-        return self.patch_embedding(maps.reshape(len(maps), -1, LAST))
-
-    @staticmethod
-    def frozen(config: VitConfig) -> tuple[str, ...]:
-        """Paths of the parameters that are not trained."""
-        return tuple(f"stem/stage_{number}" for number in range(config.frozen_stages))
-
-
 class Mobilenet(nnx.Module):
     """MobileNetV2 of width 1 without its classifier: a convolution, seven stages of bottlenecks, a convolution."""
 
     def __init__(self, config: VitConfig, rngs: nnx.Rngs):
         """Fresh weights."""
-        self.frozen, self.remat = config.frozen_stages, config.remat != "none"
+        self.frozen, self.remat, self.dtype = config.frozen_stages, config.remat != "none", config.dtype
         self.stage_0 = Convolution((3, 3, 3, FIRST), config, rngs, stride=2)
         channels = FIRST
         for number, stage in enumerate(STAGES, 1):
@@ -84,15 +56,15 @@ class Mobilenet(nnx.Module):
         self.num_stages = len(STAGES) + 2
         setattr(self, f"stage_{len(STAGES) + 1}", Convolution((channels, LAST), config, rngs))
 
-    def __call__(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B G G 1280"]:
-        """The last feature map, whose places are the patches."""
-        x = pictures
+    def __call__(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B N 1280"]:
+        """The places of the last feature map in reading order."""
+        x = pictures.astype(self.dtype)
         for number in range(self.num_stages):
             stage = getattr(self, f"stage_{number}")
             x = nnx.remat(_apply)(stage, x) if self.remat else stage(x)
             if number + 1 == self.frozen:
                 x = jax.lax.stop_gradient(x)
-        return x
+        return x.reshape(len(x), -1, LAST)
 
 
 class Bottlenecks(nnx.Module):

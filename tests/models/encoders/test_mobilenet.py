@@ -1,4 +1,4 @@
-"""Hybrid encoders: MobileNetV2's convolutions against a computation in float64, and what a model needs of the rest."""
+"""MobileNetV2 as a stem: its convolutions against a computation in float64, and an encoder with it."""
 
 import dataclasses
 import re
@@ -12,12 +12,13 @@ from flax.traverse_util import flatten_dict
 
 from rice_jax.config import ConfigError, OptimizerConfig, VitConfig
 from rice_jax.models.encoders import frozen
-from rice_jax.models.encoders.hybrid import STAGES, Hybrid, Mobilenet, convolve, filter_channels
+from rice_jax.models.encoders.mobilenet import STAGES, Mobilenet, convolve, filter_channels
+from rice_jax.models.encoders.vit import Vit
 from rice_jax.train.optimizer import create_optimizer
 from tests.settings import small_config
 
 CONFIG = VitConfig(
-    architecture="hybrid", image_size=64, patch_size=16, width=32, layers=1, heads=2, embed_dim=8, dtype="float32"
+    stem="mobilenet", image_size=64, patch_size=16, width=32, layers=1, heads=2, embed_dim=8, dtype="float32"
 )
 
 
@@ -41,7 +42,9 @@ def params():
 
 def feature_map(params, **changes):
     graphdef = nnx.split(Mobilenet(dataclasses.replace(CONFIG, **changes), nnx.Rngs(0)))[0]
-    return jax.jit(lambda params, x: nnx.merge(graphdef, params)(x))(params, pictures())
+    places = jax.jit(lambda params, x: nnx.merge(graphdef, params)(x))(params, pictures())
+    side = round(places.shape[1] ** 0.5)
+    return places.reshape(2, side, side, 1280)
 
 
 def in_float64(params, x):
@@ -102,13 +105,13 @@ def test_shifted_maps_give_the_values_and_gradients_of_a_grouped_convolution(str
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tokens_are_a_summary_and_the_places_in_reading_order(dtype):
-    model = Hybrid(dataclasses.replace(CONFIG, dtype=dtype), rngs=nnx.Rngs(0))
+    model = Vit(dataclasses.replace(CONFIG, dtype=dtype), rngs=nnx.Rngs(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))} == {jnp.dtype("float32")}
-    tokens, feature = nnx.jit(Hybrid.__call__)(model, pictures())
+    tokens, feature = nnx.jit(Vit.__call__)(model, pictures())
     assert (tokens.shape, feature.shape) == ((2, 17, 32), (2, 8)) and tokens.dtype == feature.dtype == dtype
     mask = np.ones((2, 16), bool)
     mask[1, 5:] = False
-    _, masked = nnx.jit(Hybrid.__call__)(model, pictures(), jnp.asarray(mask))
+    _, masked = nnx.jit(Vit.__call__)(model, pictures(), jnp.asarray(mask))
     np.testing.assert_array_equal(masked[0], feature[0])
     assert np.abs(masked[1] - feature[1]).max() > 1e-4
 
@@ -116,7 +119,7 @@ def test_tokens_are_a_summary_and_the_places_in_reading_order(dtype):
 def test_frozen_stages_do_not_change_and_the_others_do():
     """Weight decay, too, leaves them as they are; and recomputation changes no gradient."""
     config = dataclasses.replace(CONFIG, image_size=32, frozen_stages=8)
-    model = Hybrid(config, rngs=nnx.Rngs(0))
+    model = Vit(config, rngs=nnx.Rngs(0))
     graphdef, state = nnx.split(model)
     start = {"encoder": nnx.to_pure_dict(state)}
     paths = [f"encoder/{path}" for path in frozen(config)]
@@ -131,7 +134,7 @@ def test_frozen_stages_do_not_change_and_the_others_do():
     updates, _ = jax.jit(optimizer.update)(gradients, optimizer.init(start), start)
     moved = {path: bool(np.any(update)) for path, update in flatten_dict(updates, sep="/").items()}
     assert moved == {path: not path.startswith(tuple(paths)) for path in moved}
-    again = nnx.split(Hybrid(dataclasses.replace(config, remat="full"), rngs=nnx.Rngs(0)))[0]
+    again = nnx.split(Vit(dataclasses.replace(config, remat="full"), rngs=nnx.Rngs(0)))[0]
     recomputed = jax.jit(jax.grad(lambda params: loss(params, again)))(start)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), recomputed, gradients)
 
@@ -140,16 +143,16 @@ def test_frozen_stages_do_not_change_and_the_others_do():
     ("changes", "message"),
     [
         (
-            {"model__architecture": "hybrid"},
-            "config.model.patch_size: found 8 with architecture='hybrid', expected 16 or",
+            {"model__stem": "mobilenet"},
+            "config.model.patch_size: found 8 with stem='mobilenet', expected 16 or",
         ),
         (
             {"model__frozen_stages": 1},
-            "config.model.frozen_stages: found 1 with architecture='vit', expected at most 0",
+            "config.model.frozen_stages: found 1 with stem='patches', expected at most 0",
         ),
         (
-            {"model__architecture": "hybrid", "model__patch_size": 16, "model__frozen_stages": 10},
-            "config.model.frozen_stages: found 10 with architecture='hybrid', expected at most 9",
+            {"model__stem": "mobilenet", "model__patch_size": 16, "model__frozen_stages": 10},
+            "config.model.frozen_stages: found 10 with stem='mobilenet', expected at most 9",
         ),
     ],
 )
