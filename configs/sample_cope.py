@@ -42,6 +42,8 @@ def get_config(row: str = "cope"):
     config.optimizer.between_frames = "new"
     config.optimizer.weight_decay = 0.01
     config.optimizer.clip_norm = 5.0
+    # With 1 the classification is nine tenths of the loss, and so short a run learns little else (docs/cope.md).
+    config.loss.cope.class_weight = 0.1
     if row != "cope":
         config.model.text = "tower"
         config.model.text_init_from = "weights/sample_text"

@@ -239,9 +239,9 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
 
 FAKE_FFMPEG = """#!/usr/bin/env bash
 # Writes as many frames as the video's file says, and fails after them if it says so.
+printf '%s\\n' "$@" >> "$ARGUMENTS" # at once, since two may run side by side
 while [ $# -gt 1 ]; do
     [ "$1" != -i ] || video=$2
-    echo "$1" >> "$ARGUMENTS"
     shift
 done
 read -r count end < "$video"
