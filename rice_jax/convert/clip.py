@@ -16,9 +16,9 @@ Its files say which of them it is. No code in SOURCE is run. OUT is a new
 directory, from which training starts with `--config.model.init_from=OUT`; it
 holds the encoder's settings too. `--export` writes `model.safetensors`
 (float16) and `config.json`, as read by transformers'
-`CLIPVisionModelWithProjection.from_pretrained(OUT)`. `rice convert reference`
-converts checkpoints of the reference implementation, `rice convert text` text
-towers.
+`CLIPVisionModelWithProjection.from_pretrained(OUT)`, or, for an encoder with a
+stem of convolutions, with names of our own. `rice convert reference` converts
+the reference implementation's checkpoints, `rice convert text` text towers.
 
 OpenAI's models compute QuickGELU, most of open_clip's have the same names and
 compute GELU. A state dict without a configuration beside it does not say which,

@@ -116,10 +116,12 @@ def find_export(config: EncoderConfig) -> Found:
             if not different:
                 return Found(export, values, encoder)
             close.append((export.name, different))
+    hint = "; `rice convert clip --export` writes an encoder with a stem" if config.stem != "patches" else ""
     closest, parts = min(close, key=lambda one: ("architecture" in one[1], len(one[1])))
     raise ConvertError(
         f"found an encoder with {_listed(config.switches)}, expected one that a class of transformers computes: "
-        f"{', '.join(export.name for export in (*EXPORTS, SWIN))}; the closest, {closest}, has {_listed(parts)}"
+        f"{', '.join(export.name for export in (*EXPORTS, SWIN))}; the closest, {closest}, has "
+        f"{_listed(parts)}{hint}"
     )
 
 
