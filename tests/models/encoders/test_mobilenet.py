@@ -10,12 +10,18 @@ import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from rice_jax.config import ConfigError, OptimizerConfig, VitConfig
-from rice_jax.models.encoders import frozen
+from rice_jax.config import ConfigError, MeshConfig, OptimizerConfig, VitConfig
+from rice_jax.convert.vit import settings
+from rice_jax.models.create import create_params
+from rice_jax.models.encoders import encoder_class, frozen
 from rice_jax.models.encoders.mobilenet import STAGES, Mobilenet, convolve, filter_channels
 from rice_jax.models.encoders.vit import Vit
+from rice_jax.models.weights import save_weights, start_from
+from rice_jax.parallel.mesh import ONE_PLACE, create_mesh
 from rice_jax.train.optimizer import create_optimizer
-from tests.settings import small_config
+from tests.settings import model_of, small_config
+
+SMALL = dict(model__stem="mobilenet", model__patch_size=16, model__image_size=32, data__resize=36)
 
 CONFIG = VitConfig(
     stem="mobilenet", image_size=64, patch_size=16, width=32, layers=1, heads=2, embed_dim=8, dtype="float32"
@@ -159,3 +165,22 @@ def test_frozen_stages_do_not_change_and_the_others_do():
 def test_settings_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         small_config(**changes)
+
+
+@pytest.mark.parametrize("architecture", ["timesformer", "xclip"])
+def test_encoders_of_videos_start_from_one_with_a_stem(architecture, tmp_path):
+    config = model_of(small_config(**SMALL, model__architecture=architecture, loss__pmd_weight=0.0))
+    pictures_alone = model_of(small_config(**SMALL, loss__pmd_weight=0.0))
+    mesh = create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    saved = create_params(pictures_alone, mesh, seed=1)
+    save_weights(tmp_path / "pictures", jax.tree.map(np.asarray, saved), {"model": settings(pictures_alone.encoder)})
+    params = start_from(tmp_path / "pictures", create_params(config, mesh, seed=0), config)
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"]["stem"], saved["encoder"]["stem"])
+    encoder = nnx.split(encoder_class(config.encoder)(config.encoder, placement=ONE_PLACE, rngs=nnx.Rngs(0)))[0]
+    videos = pictures(32, count=6).reshape(2, 3, 32, 32, 3)
+    encode = jax.jit(lambda params, videos, mask: nnx.merge(encoder, params)(videos, mask))
+    mask = jnp.asarray([[True, True, True], [True, True, False]])
+    features = encode(params["encoder"], videos, mask)
+    assert features.shape == (2, 16) and np.isfinite(features).all()
+    changed = videos.at[1, 2].add(1.0)  # padding
+    np.testing.assert_allclose(encode(params["encoder"], changed, mask), features, rtol=1e-5, atol=1e-6)
