@@ -61,6 +61,7 @@ OTHERS = {
     "registers": 1,
     "epsilon": 1e-6,
     "pooling": "mean",
+    "stem": "mobilenet",
     "num_frames": 11,
     "integration_layers": 2,
     "integration_heads": 4,
