@@ -2,8 +2,9 @@
 
 import difflib
 import logging
+import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,12 +73,10 @@ def read_clips(
             clips.append(clip)
         except ValueError as error:
             wrong.append(f"{place}: {error}")
-    overlaps = _overlaps(clips)
     wrong += [
         f"{own.second.place}: found {_shown(own.second)} where {own.first.place} has {_shown(own.first)} ({own}); "
         "expected parts that do not overlap"
-        for own in overlaps
-        if not (own.first.product and own.second.product)
+        for own in _overlaps(clips, lambda clip: bool(clip.product))
     ]
     are, them = ("line is", "it") if len(wrong) == 1 else ("lines are", "them")
     found = _list(wrong, f"{path}: {len(wrong)} {are} wrong; correct {them} and run the same command again:")
@@ -86,14 +85,14 @@ def read_clips(
         raise DataError("\n".join(filter(None, (found, unknown))))
     if not clips:
         raise DataError(f"{path}: found no clip, expected a line for each")
-    if overlaps:
+    if overlaps := _overlaps([clip for clip in clips if clip.product], lambda clip: clip.product):
         some = overlaps[0]
         logger.warning(
             "%s: %s, such as %s of %s and %s of %s (%s); correct the times unless both are shown at once",
             path,
-            "2 parts with different products overlap"
+            "a part overlaps one with another product"
             if len(overlaps) == 1
-            else f"{len(overlaps)} pairs of parts with different products overlap",
+            else f"{len(overlaps)} parts overlap one with another product",
             *(repr(some.first.product), some.first.place, repr(some.second.product), some.second.place, some),
         )
     return clips
@@ -130,7 +129,9 @@ def _unknown(clips: Sequence[Clip], products: Collection[str], index: object) ->
     wrong = []
     for clip in clips:
         if clip.product and clip.product not in products:
-            similar = difflib.get_close_matches(clip.product, products, n=1)
+            # Only for those that are listed, since the search takes long in a large index.
+            listed = len(wrong) < NUM_NAMED
+            similar = difflib.get_close_matches(clip.product, products, n=1) if listed else []
             wrong.append(
                 f"{clip.place}: found the product {clip.product!r}, expected the id of one in {index}"
                 + (f", such as {similar[0]!r}" if similar else "")
@@ -144,7 +145,7 @@ def _unknown(clips: Sequence[Clip], products: Collection[str], index: object) ->
 
 
 class _Overlap(NamedTuple):
-    """Two parts of a video that overlap with different products, in the order of the lines."""
+    """Two parts of a video that overlap and differ in what they show, in the order of the lines."""
 
     first: Clip
     second: Clip
@@ -155,15 +156,23 @@ class _Overlap(NamedTuple):
         return f"{self.first.path.name} from second {start:g} to {end}"
 
 
-def _overlaps(clips: Sequence[Clip]) -> list[_Overlap]:
+def _overlaps(clips: Sequence[Clip], shows: Callable[[Clip], Hashable]) -> list[_Overlap]:
+    """For each part that overlaps an earlier one which shows something else, itself and one of these."""
     found = []
-    begun: list[tuple[int, Clip]] = []  # that have not ended when the next one begins
+    latest: list[tuple[int, Clip]] = []  # the part that ends last so far, and that of those that show something else
     for number, clip in sorted(enumerate(clips), key=lambda pair: (str(pair[1].path), pair[1].start)):
-        begun = [own for own in begun if own[1].path == clip.path and (own[1].end is None or own[1].end > clip.start)]
-        pairs = (sorted((own, (number, clip))) for own in begun if own[1].product != clip.product)
-        found += [_Overlap(first, second) for (_, first), (_, second) in pairs]
-        begun.append((number, clip))
+        latest = [own for own in latest if own[1].path == clip.path]
+        other = next((own for own in latest if shows(own[1]) != shows(clip) and _end(own[1]) > clip.start), None)
+        if other:
+            (_, first), (_, second) = sorted((other, (number, clip)), key=lambda own: own[0])
+            found.append(_Overlap(first, second))
+        last, *rest = sorted([*latest, (number, clip)], key=lambda own: -_end(own[1]))
+        latest = [last, *[own for own in rest if shows(own[1]) != shows(last[1])][:1]]
     return found
+
+
+def _end(clip: Clip) -> float:
+    return math.inf if clip.end is None else clip.end
 
 
 def _shown(clip: Clip) -> str:
@@ -185,9 +194,10 @@ def seconds(text: str) -> float:
             raise ValueError
         if not 0 <= last < float("inf") or (whole and whole[0] < 0):
             raise ValueError
-    except ValueError:
+        total = last + sum(part * 60**power for power, part in enumerate(reversed(whole), start=1))
+    except (ValueError, OverflowError):
         raise ValueError(f"{text!r}, expected seconds, m:ss, or h:mm:ss, 0 or more") from None
-    return last + sum(part * 60**power for power, part in enumerate(reversed(whole), start=1))
+    return total
 
 
 def _clip(path: Path, place: str, row: dict[str, str]) -> Clip:

@@ -1,8 +1,10 @@
 """What a run on labeled clips trains: which clips are held out, and its settings."""
 
 import hashlib
+import itertools
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,8 @@ def hold_out(clips: Sequence[Clip], share: float | None = None) -> tuple[list[Cl
     Args:
         clips: at least one.
         share: of the clips, at least, that are held out, above 0 and below 1; but one film is left to train on. None =
-            `SHARE`, or as many films more as hold enough clips for a calibration, if these are at most `MOST`.
+            `SHARE`, or as many films more as hold enough clips for a calibration, if these are at most `MOST`, also of
+            the clips that show a product.
 
     Returns:
         The clips to train on, and those held out, in their order.
@@ -64,18 +67,21 @@ def hold_out(clips: Sequence[Clip], share: float | None = None) -> tuple[list[Cl
             f"found clips of one film, {films[0]}, expected at least two, since whole films are held out to evaluate "
             "on; label another film"
         )
-    choices = [set(films[:number]) for number in range(1, len(films))]
-
-    def share_of(held: Collection[str]) -> float:
-        return sum(clip.film in held for clip in clips) / len(clips)
-
-    def can_calibrate(held: Collection[str]) -> bool:
-        return sum(clip.film in held and bool(clip.product) for clip in clips) >= MIN_CLIPS
-
-    enough = [held for held in choices if share_of(held) >= (share or SHARE)] or choices[-1:]
-    held = enough[0]
+    # With the first 1, 2, … films held out: how many clips, and how many of a product.
+    num_held, num_shown = (
+        list(itertools.accumulate(counts[film] for film in films[:-1]))
+        for counts in (Counter(clip.film for clip in clips), Counter(clip.film for clip in clips if clip.product))
+    )
+    all_shown = sum(bool(clip.product) for clip in clips)
+    last = len(films) - 2
+    chosen = next((n for n, count in enumerate(num_held) if count / len(clips) >= (share or SHARE)), last)
     if share is None:
-        held = next((own for own in enough if can_calibrate(own) and share_of(own) <= MOST), held)
+        for n in range(chosen, last + 1):
+            few = num_held[n] / len(clips) <= MOST and num_shown[n] <= MOST * all_shown
+            if few and num_shown[n] >= MIN_CLIPS:
+                chosen = n
+                break
+    held = set(films[: chosen + 1])
     return [clip for clip in clips if clip.film not in held], [clip for clip in clips if clip.film in held]
 
 

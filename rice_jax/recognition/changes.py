@@ -177,10 +177,11 @@ def _cosines(engine: Engine, match: Match, unit: Float[np.ndarray, "T E"]) -> Fl
 
 
 def product_vectors(engine: Engine, match: Match) -> Float[np.ndarray, "K E"]:
-    """The vectors of a product's images; none if it is no longer in the index."""
+    """The vectors of a product's images, in the frames' space; none if it is no longer in the index."""
     index = engine.index
     names = zip(index.gallery_ids, index.product_ids, strict=True)
-    return index.vectors[[row for row, name in enumerate(names) if name == (match.gallery, match.id)]]
+    rows = [row for row, name in enumerate(names) if name == (match.gallery, match.id)]
+    return index.embeddings(np.array(rows, int))
 
 
 class _State:

@@ -70,15 +70,17 @@ class Teller:
 
     def tell(self, events: Iterable[Event], close: bool = False) -> None:
         """Tells events to listeners; `close` ends them."""
-        for event in events:
-            told = Told(event, self._stills.of(event))
-            shows = event.event == "shown"
-            self.shown = told if shows else None
-            text = json.dumps(self._write(*told), ensure_ascii=False, allow_nan=False)
-            self._loop.call_soon_threadsafe(self.log.add, text, shows, told.frame)
-        if close:
-            self._stills = Stills()  # frees them
-            self._loop.call_soon_threadsafe(self.log.close)
+        try:
+            for event in events:
+                told = Told(event, self._stills.of(event))
+                shows = event.event == "shown"
+                self.shown = told if shows else None
+                text = json.dumps(self._write(*told), ensure_ascii=False, allow_nan=False)
+                self._loop.call_soon_threadsafe(self.log.add, text, shows, told.frame)
+        finally:
+            if close:
+                self._stills = Stills()  # frees them
+                self._loop.call_soon_threadsafe(self.log.close)
 
 
 class PushedPicture(NamedTuple):

@@ -64,6 +64,16 @@ def test_enough_clips_to_calibrate_are_held_out_by_default(num_films, of_each, n
     assert {own.film for own in at_least} <= {own.film for own in held}, "one order of films"
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_calibration_takes_at_most_a_third_of_the_clips_with_a_product(seed):
+    films = {f"{seed} {name}": count for name, count in (("a", 12), ("b", 8), *((name, 0) for name in "cdef"))}
+    clips = [clip(film, n) for film, count in films.items() for n in range(count)]
+    clips += [clip(film, 100 + n, product="") for film, count in films.items() if not count for n in range(10)]
+    _, held = hold_out(clips)
+    shown = sum(bool(own.product) for own in held)
+    assert held == hold_out(clips, 0.2)[1] or shown <= 20 / 3
+
+
 def test_a_film_is_left_to_train_on():
     train, held = hold_out([clip("a", 1), clip("b", 2)], 0.99)
     assert len(train) == len(held) == 1

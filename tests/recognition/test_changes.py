@@ -21,10 +21,11 @@ class FakeEngine(Engine):
     """Encodes pictures, which are the numbers of products, as unit vectors."""
 
     model = None
+    vectors = np.eye(NUM_PRODUCTS, NUM_PRODUCTS + 1, dtype=np.float32)
     index = SimpleNamespace(
         gallery_ids=["a"] * NUM_PRODUCTS,
         product_ids=[f"p{number}" for number in range(NUM_PRODUCTS)],
-        vectors=np.eye(NUM_PRODUCTS, NUM_PRODUCTS + 1, dtype=np.float32),
+        embeddings=vectors.__getitem__,
     )
 
     def __init__(self):
@@ -170,7 +171,8 @@ def test_a_product_that_later_frames_revise_has_a_date_of_its_own(monkeypatch):
         return [Segment(0.0, end, match, 0.9, (match,), slice(0, len(times)))]
 
     monkeypatch.setattr(changes_module, "products_over_time", find)
-    monkeypatch.setattr(FakeEngine.index, "vectors", np.ones((NUM_PRODUCTS, NUM_PRODUCTS + 1), np.float32))
+    alike = np.ones((NUM_PRODUCTS, NUM_PRODUCTS + 1), np.float32)
+    monkeypatch.setattr(FakeEngine.index, "embeddings", alike.__getitem__)
     found = events((0, 10))
     assert {event.reason for event in found[1:-1:2]} == {"corrected"}
     assert len(found) == 16 and {event.second for event in found[:-1]} == {0.0}

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rice_jax.recognition.changes import WINDOW, Event
+from rice_jax.index.smaller import make_smaller
+from rice_jax.recognition.changes import WINDOW, Event, product_vectors
 from rice_jax.recognition.engine import Frames, Match
 from rice_jax.serving.stills import Still, Stills
 from tests.recognition.test_changes import FakeEngine
@@ -68,6 +69,19 @@ def test_a_product_that_has_left_the_index_has_no_frame():
     add(stills, [0.9] * 3)
     gone = event("shown", 0.0)
     assert stills.of(gone._replace(product=gone.product._replace(id="old"))) is None
+
+
+def test_vectors_of_fewer_numbers_are_compared_in_the_space_of_the_frames(live_shop):
+    index = make_smaller(live_shop.index, 2)
+    engine, whole = FakeEngine(), live_shop.index
+    engine.index = index
+    assert index.vectors.shape[1] == 2 < whole.vectors.shape[1]
+    product = Match(index.product_ids[0], index.gallery_ids[0], "", 0.9, 0.9, "")
+    np.testing.assert_allclose(product_vectors(engine, product)[0], index.vectors[0] @ index.projection.T, rtol=1e-6)
+    stills = Stills()
+    for second, vector in enumerate([whole.vectors[-1], whole.vectors[0], whole.vectors[-1]]):
+        stills.add(engine, [Still(float(second), b"")], Frames(vector[None], None))
+    assert second_of(stills.of(event("shown", 0.0)._replace(product=product))) == 1
 
 
 def test_names_tell_frames_apart():
