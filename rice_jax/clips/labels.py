@@ -126,7 +126,7 @@ def _list(wrong: Sequence[str], title: str) -> str:
 
 def _unknown(clips: Sequence[Clip], products: Collection[str], index: object) -> str:
     """The clips whose products an index does not have; "" = it has all."""
-    wrong = []
+    wrong: list[str] = []
     for clip in clips:
         if clip.product and clip.product not in products:
             # Only for those that are listed, since the search takes long in a large index.
