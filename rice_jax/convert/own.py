@@ -10,10 +10,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-from rice_jax.config import VitConfig
-from rice_jax.config.model import SIZES
+from rice_jax.config import ConfigError, VitConfig
+from rice_jax.config.fields import build
+from rice_jax.config.model import SIZES, SWITCHES
 from rice_jax.convert.tensors import ConvertError, bullets
-from rice_jax.convert.vit import config_of, settings, shapes
+from rice_jax.convert.vit import settings, shapes
 
 MODEL_TYPE = "rice_jax"  # in `config.json`
 
@@ -31,7 +32,11 @@ def from_own(state: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> tupl
     """
     if missing := [name for name in ("image_size", *SIZES) if name not in values]:
         raise ConvertError(f"config.json: {missing[0]!r} is missing")
-    config = config_of(values)
+    found = {name: values[name] for name in ("image_size", *SIZES, *SWITCHES) if name in values}
+    try:
+        config = build(VitConfig, found | {"dtype": "float32"}, "config.model")
+    except ConfigError as error:
+        raise ConvertError(f"config.json: {error}") from error
     if problem := next(config.problems(), None):
         raise ConvertError(f"config.json: {problem}")
     expected = shapes(config)

@@ -55,6 +55,14 @@ def test_an_encoder_with_a_stem_is_written_as_float16_and_read_back(exported, tm
             "patch_embedding/kernel: found shape (1280, 32), expected (1280, 64)",
         ),
         (lambda state, values: values.update(patch_size=8), "config.json: config.model.patch_size: found 8 with "),
+        (
+            lambda state, values: values.update(stem="resnet"),
+            "config.json: config.model.stem: found 'resnet', expected ",
+        ),
+        (
+            lambda state, values: values.update(patch_size="a"),
+            "config.json: config.model.patch_size: found 'a' (str), expected int",
+        ),
         (lambda state, values: values.pop("width"), "config.json: 'width' is missing"),
         (
             lambda state, values: state["stem.stage_0.scale"].fill(np.nan),
