@@ -4,7 +4,8 @@ import difflib
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 class Clip(NamedTuple):
     """A labeled clip: a video, or a part of one."""
 
-    path: Path  # of the video, the directory of frames, or their list
+    path: Path  # of the video, the directory of frames, or their list; one and the same for all clips of a file
     product: str  # its id; "" = the clip shows none of the shop's products
     start: float  # seconds
     end: float | None  # None = the video's end
@@ -59,17 +60,22 @@ def read_clips(
         raise FileNotFoundError(f"{path}: is no file, expected a CSV with the columns {COLUMNS}")
     clips: list[Clip] = []
     wrong: list[str] = []
-    places: dict[tuple[Path, float, float | None], str] = {}
+    shown: list[tuple[str, str]] = []  # place and product, also of lines that are wrong in another way
+    files: dict[str, Path] = {}  # {the file itself: its path as it is first written}
+    places: dict[Clip, str] = {}  # {what is labeled: where}
     lines = read_lines(path)
     columns = _columns(path, *next(lines))
     for line, values in lines:
         place = f"{path}:{line}"
         try:
             row = _row(columns, values)
-            clip = _clip(path, place, row)
-            other = places.setdefault(clip[:1] + clip[2:4], place)
+            shown.append((place, row["product"]))
+            clip = _clip(path, place, row, files)
+            other = places.setdefault(clip._replace(film="", place=""), place)
             if other != place:
-                raise ValueError(f"found the same part of {row['clip']!r} as in {other}, expected it once")
+                raise ValueError(
+                    f"found the same part of {row['clip']!r} with the same product as in {other}, expected it once"
+                )
             clips.append(clip)
         except ValueError as error:
             wrong.append(f"{place}: {error}")
@@ -80,7 +86,7 @@ def read_clips(
     ]
     are, them = ("line is", "it") if len(wrong) == 1 else ("lines are", "them")
     found = _list(wrong, f"{path}: {len(wrong)} {are} wrong; correct {them} and run the same command again:")
-    unknown = "" if products is None else _unknown(clips, products, index)
+    unknown = "" if products is None else _unknown(shown, products, index)
     if found or unknown:
         raise DataError("\n".join(filter(None, (found, unknown))))
     if not clips:
@@ -104,7 +110,7 @@ def require_products(clips: Sequence[Clip], products: Collection[str], index: ob
     Raises:
         DataError: naming all lines whose product is not.
     """
-    if found := _unknown(clips, products, index):
+    if found := _unknown([(clip.place, clip.product) for clip in clips], products, index):
         raise DataError(found)
 
 
@@ -124,16 +130,16 @@ def _list(wrong: Sequence[str], title: str) -> str:
     return "\n  ".join([title, *wrong[:NUM_NAMED], *more]) if wrong else ""
 
 
-def _unknown(clips: Sequence[Clip], products: Collection[str], index: object) -> str:
-    """The clips whose products an index does not have; "" = it has all."""
+def _unknown(shown: Iterable[tuple[str, str]], products: Collection[str], index: object) -> str:
+    """The places whose products an index does not have; "" = it has all."""
     wrong: list[str] = []
-    for clip in clips:
-        if clip.product and clip.product not in products:
+    for place, product in shown:
+        if product and product not in products:
             # Only for those that are listed, since the search takes long in a large index.
             listed = len(wrong) < NUM_NAMED
-            similar = difflib.get_close_matches(clip.product, products, n=1) if listed else []
+            similar = difflib.get_close_matches(product, products, n=1) if listed else []
             wrong.append(
-                f"{clip.place}: found the product {clip.product!r}, expected the id of one in {index}"
+                f"{place}: found the product {product!r}, expected the id of one in {index}"
                 + (f", such as {similar[0]!r}" if similar else "")
             )
     show = "1 clip shows a product" if len(wrong) == 1 else f"{len(wrong)} clips show products"
@@ -194,13 +200,14 @@ def seconds(text: str) -> float:
             raise ValueError
         if not 0 <= last < float("inf") or (whole and whole[0] < 0):
             raise ValueError
-        total = last + sum(part * 60**power for power, part in enumerate(reversed(whole), start=1))
+        rest = sum(part * 60**power for power, part in enumerate(reversed(whole), start=1))
+        total = float(rest + Fraction(parts[-1]))  # rounded once, so that 1:01.029 is the same time as 61.029
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r}, expected seconds, m:ss, or h:mm:ss, 0 or more") from None
     return total
 
 
-def _clip(path: Path, place: str, row: dict[str, str]) -> Clip:
+def _clip(path: Path, place: str, row: dict[str, str], files: dict[str, Path]) -> Clip:
     if not row["clip"]:
         raise ValueError("found no clip, expected the path of a video")
     times = {}
@@ -214,6 +221,7 @@ def _clip(path: Path, place: str, row: dict[str, str]) -> Clip:
     if end is not None and end <= start:
         raise ValueError(f"found the end {row['end']!r}, expected one after the start {row.get('start') or '0'!r}")
     file = path.parent / row["clip"]
+    file = files.setdefault(os.path.realpath(file), file)
     return Clip(file, row["product"], start, end, row.get("film") or str(file), place)
 
 

@@ -37,7 +37,8 @@ def test_as_spreadsheets_write_it(tmp_path, delimiter):
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("75", 75), ("75.5", 75.5), ("75,5", 75.5), ("1:15", 75), ("0:00", 0), ("100:00", 6000), ("1:02:03.5", 3723.5)],
+    [("75", 75), ("75.5", 75.5), ("75,5", 75.5), ("1:15", 75), ("0:00", 0), ("100:00", 6000), ("1:02:03.5", 3723.5)]
+    + [("1:01.029", 61.029), ("1:01.596", 61.596)],  # a sum of floats would be another one
 )
 def test_times(text, expected):
     assert seconds(text) == expected
@@ -86,8 +87,33 @@ def test_every_bad_line_is_named(tmp_path):
         f"  {path}:3: found no clip, expected the path of a video",
         f"  {path}:4: start: found 'x', expected seconds, m:ss, or h:mm:ss, 0 or more",
         f"  {path}:5: found the end '5', expected one after the start '5'",
-        f"  {path}:6: found the same part of 'a.mp4' as in {path}:2, expected it once",
+        f"  {path}:6: found the same part of 'a.mp4' with the same product as in {path}:2, expected it once",
     ]
+
+
+def test_one_file_written_in_several_ways_is_one_film(tmp_path, caplog):
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
+    ways = ["./a.mp4", "a.mp4", f"{tmp_path}/a.mp4", f"link/../{tmp_path.name}/a.mp4", "b.mp4"]
+    lines = [f"{way},mug,{second},{second + 1}" for second, way in enumerate(ways)]
+    clips = read_clips(write(tmp_path, "\n".join(["clip,product,start,end", *lines])))
+    assert [(clip.path, clip.film, clip.start) for clip in clips] == [
+        (tmp_path / "a.mp4", str(tmp_path / "a.mp4"), second) for second in range(5)
+    ]
+    with pytest.raises(DataError, match=r":3: found the same part of 'b\.mp4' with the same product as in .*:2, "):
+        read_clips(write(tmp_path, "clip,product,film\na.mp4,mug,x\nb.mp4,mug,\n"))
+    read_clips(write(tmp_path, "clip,product,start\na.mp4,mug,4\nlink/a.mp4,sofa,4.5\n"))
+    assert ": a part overlaps one with another product, such as 'mug'" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("start", ["4", "4.0", "0:04", "4.5"])
+def test_two_products_of_one_part_are_two_labels_as_those_of_nearly_one_part_are(tmp_path, caplog, start):
+    assert len(read_clips(write(tmp_path, f"clip,product,start,end\na,mug,4,9\na,sofa,{start},9\n"))) == 2
+    [told] = caplog.messages
+    assert ": a part overlaps one with another product, such as 'mug'" in told
+    assert f"(a from second {seconds(start):g} to 9)" in told
+    with pytest.raises(DataError, match=":3: found no product where .*:2 has the product 'mug' .* that do not overlap"):
+        read_clips(write(tmp_path, f"clip,product,start,end\na,mug,4,9\na,,{start},9\n"))
 
 
 def test_of_many_bad_lines_ten_are_named(tmp_path):
@@ -176,9 +202,9 @@ def test_malformed_lines_and_unknown_products_are_listed_together(tmp_path):
         read_clips(path, {"mug"}, "shop")
     assert [line.partition(": ")[0].strip() for line in str(caught.value).splitlines()] == [
         str(path), *(f"{path}:{number}" for number in (3, 4, 6)),
-        "2 clips show products that the index does not have; correct the ids, index the products, or leave the column "
+        "3 clips show products that the index does not have; correct the ids, index the products, or leave the column "
         "empty if the clip shows none of the shop's:",
-        *(f"{path}:{number}" for number in (2, 5)),
+        *(f"{path}:{number}" for number in (2, 5, 6)),
     ]  # fmt: skip
     with pytest.raises(DataError, match="^1 clip shows a product that the index does not have; .*\n.*:2: .*'mugg'"):
         read_clips(write(tmp_path, "clip,product\na,mugg\nb,mug\n"), {"mug"}, "shop")
