@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rice_jax.serving.hosts import LOCAL, require_host
-from rice_jax.serving.limits import Limits
+from rice_jax.serving.limits import Limits, at_limit
 from rice_jax.serving.tokens import require_token
 
 POLICY = "default-src 'none'; frame-ancestors 'none'"  # Content-Security-Policy of everything but pages
@@ -98,7 +98,7 @@ class Admission:
     def require_place(self) -> None:
         """Raises an HTTPException (503) if too many requests are being recognized."""
         if self._recognizing >= self.limits.requests:
-            detail = f"{self._recognizing} requests are in flight, which is this server's limit; try again"
+            detail = f"{at_limit(self._recognizing, 'request', 'in flight')}; try again"
             raise HTTPException(503, detail, {"Retry-After": "1"})
 
     @contextlib.contextmanager

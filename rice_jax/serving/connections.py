@@ -18,7 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from rice_jax.serving.limits import Limits
+from rice_jax.serving.limits import Limits, at_limit
 
 REST_SECONDS = 5.0  # in which the rest of a body may follow its response; it is thrown away
 ENDLESS = "rice.endless"  # key of a request's scope: its response ends only when the client or the server does
@@ -152,7 +152,7 @@ class Connection(H11Protocol):
             if len(found) >= limit:
                 waiting = [other for other in found if other._state is not _State.REQUEST]
                 if not waiting:
-                    return self._refuse(f"{len(found)} connections are open, which is this server's limit; try again")
+                    return self._refuse(f"{at_limit(len(found), 'connection', 'open')}; try again")
                 min(waiting, key=lambda other: (not other.transport.is_closing(), other._since))._abort()
 
     def _refuse(self, detail: str) -> None:

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from rice_jax.serving.connections import ENDLESS
-from rice_jax.serving.limits import Limits
+from rice_jax.serving.limits import Limits, at_limit
 from rice_jax.serving.stills import Still
 
 MAX_EVENTS, MAX_BYTES = 1000, 2_000_000  # that are kept of a stream, frames included
@@ -146,7 +146,7 @@ class Listeners:
             (self._addresses[address], self._limits.client_connections // 2),
         ):
             if found >= limit:
-                detail = f"{found} listeners are connected, which is this server's limit; try again later"
+                detail = f"{at_limit(found, 'listener', 'connected')}; try again later"
                 raise HTTPException(503, detail, {"Retry-After": "10"})
         self._addresses[address] += 1
         try:

@@ -32,3 +32,9 @@ class Limits:
     stream_seconds: float = _limit(60.0, "idle time after which such a stream ends")
     sources: int = _limit(8, "sources followed at once")
     listeners: int = _limit(100, "listeners to events")
+
+
+def at_limit(number: int, noun: str, state: str) -> str:
+    """Says that the server takes no more, such as "2 connections are open, which is this server's limit"."""
+    found = f"1 {noun} is" if number == 1 else f"{number} {noun}s are"
+    return f"{found} {state}, which is this server's limit"

@@ -304,11 +304,7 @@ class Service:
         """Tells that a product is gone when no picture of its stream comes any more."""
         while True:
             await asyncio.sleep(WAIT_SECONDS)
-            for name, pushed in list(self.lives.pushed.items()):
-                if name in self.streams:
-                    await _run(self._rankers, pushed.wait)
-                else:
-                    self.lives.end(name)
+            await self.lives.wait(self.streams, self._rankers)
 
     async def _encode(
         self, shop: Shop, prepared: Generator[Prepared, None, None], work: Work

@@ -1,14 +1,19 @@
 """The streams that the server follows, and those whose frames are pushed."""
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from fastapi import HTTPException
 
 from rice_jax.recognition.stream import Stream
-from rice_jax.serving.limits import Limits
+from rice_jax.serving.limits import Limits, at_limit
 from rice_jax.serving.live import Followed, Pushed
+
+logger = logging.getLogger(__name__)
 
 
 class StreamName(NamedTuple):
@@ -50,7 +55,7 @@ class Streams:
             HTTPException: the stream is new, and the limit is reached (503).
         """
         if len(self) >= self._limits.streams and key not in self._streams:
-            detail = f"{len(self._streams)} streams are followed, which is this server's limit; try again later"
+            detail = f"{at_limit(len(self._streams), 'stream', 'followed')}; try again later"
             raise HTTPException(503, detail, {"Retry-After": str(max(1, round(self._limits.stream_seconds)))})
         stream = self._streams[key][1] if key in self._streams else new()
         self._streams[key] = self._clock(), stream
@@ -125,7 +130,7 @@ class Lives:
         if former and not former.log.is_closed:
             raise HTTPException(409, f"stream {name.id!r} is followed already; end it first")
         if len(self) >= self._limits.sources:
-            detail = f"{len(self)} sources are followed, which is this server's limit; end one, or try again later"
+            detail = f"{at_limit(len(self), 'source', 'followed')}; end one, or try again later"
             raise HTTPException(503, detail, {"Retry-After": "30"})
         self._followed.pop(name, None)
         over = [own for own, stream in self._followed.items() if stream.log.is_closed]
@@ -134,6 +139,25 @@ class Lives:
         self._followed[name] = new()
         return self._followed[name]
 
+    async def wait(self, streams: Streams, pool: ThreadPoolExecutor) -> None:
+        """Tells that the product of a stream is gone if no picture comes any more, and ends streams that are forgotten.
+
+        A stream whose event cannot be told is ended, and the log says why; the others go on.
+
+        Args:
+            streams: whose pictures are pushed.
+            pool: of the threads that tell events.
+        """
+        for name, pushed in list(self.pushed.items()):
+            if name not in streams:
+                self.end(name)
+                continue
+            try:
+                await asyncio.get_running_loop().run_in_executor(pool, pushed.wait)
+            except Exception:
+                logger.exception("stream %r: an event cannot be told, so its listeners are ended", name.id)
+                self.end(name)
+
     def end(self, name: StreamName) -> bool:
         """Ends a stream; returns whether there was one."""
         followed, pushed = self._followed.pop(name, None), self.pushed.pop(name, None)
@@ -141,7 +165,10 @@ class Lives:
             followed.end()
             self._ended.append(followed)
         if pushed:
-            pushed.end()
+            try:
+                pushed.end()
+            except Exception:  # its listeners are ended all the same
+                logger.exception("stream %r: its last event cannot be told", name.id)
         return bool(followed or pushed)
 
     def end_all(self) -> Iterable[Followed]:

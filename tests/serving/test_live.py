@@ -24,6 +24,7 @@ from rice_jax.serving import service as service_module
 from rice_jax.serving.admission import Access
 from rice_jax.serving.limits import Limits
 from rice_jax.serving.live import Followed
+from rice_jax.serving.shops import Shop
 from rice_jax.serving.tokens import read_tokens
 from tests.recognition.streams import free_port
 from tests.serving.live import listening, sending, write_part
@@ -58,9 +59,9 @@ def source(port, **more):
     return {"url": f"http://127.0.0.1:{port}/live.ts"} | more
 
 
-def push(client, shop, row, second, **query):
+def push(client, shop, row, second, stream="s", **query):
     headers, query = {"content-type": "image/png"}, {"time": second} | query
-    return client.post("/streams/s/frames", params=query, content=png(shop.pictures[row]), headers=headers)
+    return client.post(f"/streams/{stream}/frames", params=query, content=png(shop.pictures[row]), headers=headers)
 
 
 def row_of(shop, jpeg):
@@ -132,7 +133,7 @@ def test_what_may_not_be_followed_is_refused(following, engine, tmp_path):
         assert client.get("/streams/s").status_code == client.get("/streams/s/events").status_code == 404
         assert client.post("/streams/s/source", json=source(port)).status_code == 201
         answer = client.post("/streams/t/source", json=source(port))
-        assert answer.status_code == 503 and "1 sources are followed" in answer.json()["detail"]
+        assert answer.status_code == 503 and "1 source is followed, which" in answer.json()["detail"]
         until(lambda: client.get("/streams/s").json()["source"]["state"] == "waiting")
         assert "cannot be reached" in client.get("/streams/s").json()["source"]["reason"]
         client.delete("/streams/s")
@@ -263,6 +264,37 @@ def test_pushed_pictures_are_searched_for_as_they_say(engine, shop):
                 push(client, shop, 6, second, gallery="b", top=1)
             event, _ = next_event()
             assert told(event) == ("shown", "p6") and event["product"]["gallery"] == "b" and len(event["products"]) == 1
+
+
+def test_a_stream_whose_events_fail_is_ended_and_others_go_on(engine, shop, monkeypatch, caplog):
+    monkeypatch.setattr(service_module, "WAIT_SECONDS", 0.02)
+    written = Shop.written
+
+    def write(self, event, stream_id, frame):
+        if stream_id == "bad" and event.event == "gone":
+            raise RuntimeError("an event of a kind that nobody has foreseen")
+        return written(self, event, stream_id, frame)
+
+    monkeypatch.setattr(Shop, "written", write)
+    with asking(engine) as client, contextlib.ExitStack() as stack:
+        listen = {}
+        for name in ("bad", "good"):
+            push(client, shop, 1, 100, stream=name)
+            listen[name] = stack.enter_context(listening(client, f"/streams/{name}/events"))
+            for second in range(101, 110):
+                push(client, shop, 1, second, stream=name)
+            assert listen[name]()[0]["event"] == "shown"
+        monkeypatch.setattr(changes_module, "LOST_SECONDS", 0.2)
+        assert listen["bad"]() is None and listen["good"]()[0]["reason"] == "lost"
+        assert caplog.messages == [
+            "stream 'bad': an event cannot be told, so its listeners are ended",
+            "stream 'bad': its last event cannot be told",
+        ]
+        push(client, shop, 1, 111, stream="bad")
+        with listening(client, "/streams/bad/events") as again:
+            for second in range(112, 120):
+                push(client, shop, 1, second, stream="bad")
+            assert again()[0]["event"] == "shown", "it starts anew"
 
 
 def test_an_idle_stream_ends_its_listeners(engine, shop, monkeypatch):
