@@ -53,6 +53,11 @@ def test_the_present_product_is_large_and_the_timeline_grows(opened, shop):
             client.post("/streams/s/text", json={"text": text, "start": start, "end": 40})
         wait(driver, "return document.querySelectorAll('#present blockquote span').length == 2")  # it asks by itself
         assert texts(driver, "#present blockquote span") == [EVIL, "这款"] == texts(driver, ".part blockquote span")
+        # What the server has not kept is told in words, as after many events.
+        driver.execute_script("parts[0].frames[0].image = 'streams/s/frames/0123456789abcdef'; draw()")
+        wait(driver, "return document.querySelector('.strip figure .nopicture')?.textContent == 'no picture'")
+        assert [len(driver.find_elements("css selector", f".strip figure {own}")) for own in ("img", "span")] == [1, 1]
+        assert [line["message"].count("404") for line in driver.get_log("browser")] == [1]
         resize(driver, 380, 800, "dark")
         width = "const root = document.documentElement; return root.scrollWidth <= root.clientWidth"
         assert driver.execute_script(width), "a phone need not scroll sideways"

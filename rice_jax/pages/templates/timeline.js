@@ -180,18 +180,17 @@ function paint(state, element, product) {
   if (product) element.style.setProperty("--hue", state.hues.get(productKey(product)));
 }
 
-function productPicture(state, product) {
-  const none = () => make("span", "nopicture", "no picture");
-  if (product.image === undefined || product.image === null) return none();
-  const image = make("img", "", "", { alt: called(product), loading: "lazy" });
-  image.addEventListener("error", () => image.replaceWith(none()));
-  showPicture(state, image, product.image);
-  return image;
-}
+const noPicture = () => make("span", "nopicture", "no picture");
+const productPicture = (state, product) => pictureBox(state, product.image, { alt: called(product), loading: "lazy" });
 
-function showPicture(state, image, picture) {
+// A picture of the result, or words where there is none or it is no longer there.
+function pictureBox(state, picture, more) {
+  if (picture === undefined || picture === null) return noPicture();
+  const image = make("img", "", "", more);
+  image.addEventListener("error", () => image.replaceWith(noPicture()));
   if (state.options.showPicture) state.options.showPicture(image, picture);
   else image.src = picture;
+  return image;
 }
 
 function productTable(state) {
@@ -309,23 +308,19 @@ function runnersUp(state, part, card) {
 // The frames of a part: those of the result, or taken from the film when they come near the window.
 
 function showFrames(state, part, strip) {
+  const named = (time) => ({ alt: `frame at ${clock(time)}` });
   const frame = (time, image) => {
     const figure = make("figure");
     figure.append(image, make("figcaption", "", clock(time)));
     return figure;
   };
   if (part.frames) {
-    strip.append(...part.frames.map(({ time, image }) => {
-      if (image === null) return frame(time, make("span", "nopicture", "no picture"));
-      const made = make("img", "", "", { alt: `frame at ${clock(time)}` });
-      showPicture(state, made, image);
-      return frame(time, made);
-    }));
+    strip.append(...part.frames.map(({ time, image }) => frame(time, pictureBox(state, image, named(time)))));
   } else if (state.options.film) {
     const length = part.end - part.start, num = Math.min(NUM_FRAMES, Math.max(1, Math.floor(length)));
     for (let place = 0; place < num; place += 1) {
       const time = part.start + (place + 0.5) * length / num;
-      const image = make("img", "", "", { alt: `frame at ${clock(time)}` });
+      const image = make("img", "", "", named(time));
       captureWhenNear(state, image, time);
       strip.append(frame(time, image));
     }
@@ -341,7 +336,7 @@ function captureWhenNear(state, image, time) {
       if (state.film !== film || !image.isConnected) return;
       if (!state.captured.has(time)) state.captured.set(time, await capture(state, time));
       const taken = state.captured.get(time);
-      if (taken) image.src = taken; else image.replaceWith(make("span", "nopicture", "no picture"));
+      if (taken) image.src = taken; else image.replaceWith(noPicture());
     });
   }, { rootMargin: "300px" }).observe(image);
 }
