@@ -122,7 +122,8 @@ def run_settings(about: About, data_dir: Path, num_pairs: int, num_devices: int)
     batch_size = min(data.get("batch_size", BATCH_SIZE), num_pairs) // num_devices * num_devices
     if batch_size < 2:
         raise ConfigError(
-            f"found {num_pairs} pairs of a clip and a picture for {num_devices} devices; label more clips"
+            f"found too few pairs of a clip and a picture ({num_pairs}) for the devices ({num_devices}); label more "
+            "clips"
         )
     steps = max(MIN_STEPS, -(-EPOCHS * num_pairs // batch_size))
     values = {

@@ -24,6 +24,7 @@ from rice_jax.index.store import Index, read_index, require_one_file
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.clips import clip_tables, write_clips_page
+from rice_jax.pages.tables import counted
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.words import choose_products
@@ -107,10 +108,11 @@ def evaluate(options: argparse.Namespace) -> None:
         calibrate_index(options.index, own)
         print(f"{options.index}: calibrated on {own.num_clips:,} clips that show a product")
     elif not options.keep_calibration:
-        shown = int(measured.shows.sum())
+        num = int(measured.shows.sum())
+        show = "shows" if num == 1 else "show"
         print(
-            f"{options.index}: keeps its calibration, as only {shown} clips show a product; {MIN_CLIPS} or more are "
-            "needed for another"
+            f"{options.index}: keeps its calibration, as only {counted(num, 'clip')} {show} a product; {MIN_CLIPS} or "
+            "more are needed for another"
         )
     refuse([str(entry) for entry in unusable], f"{title[:-1]}; all others have been evaluated:")
 

@@ -42,6 +42,7 @@ from rice_jax.index.update import build_index
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError, newest_step
 from rice_jax.pages.clips import clip_tables, write_clips_page
+from rice_jax.pages.tables import counted
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.parallel.processes import LOCK
 from rice_jax.recognition.engine import Engine
@@ -106,11 +107,11 @@ def prepare(
             raise DataError(f"{options.clips}: found no clip with a product among those {what}; label more films")
     seen = {clip.product for clip in train}
     unseen = {clip.product for clip in held} - seen
-    films = len({clip.film for clip in held})
+    films = {clip.film for clip in held}
     logger.info(
-        "%d clips of %d products to train on; held out: %d clips of %s, %d of whose products are in no clip to train "
-        "on",
-        *(len(train), len(seen), len(held), "1 film" if films == 1 else f"{films} films", len(unseen)),
+        "%s of %s to train on; held out: %s of %s, %d of whose products are in no clip to train on",
+        *(counted(len(train), "clip"), counted(len(seen), "product")),
+        *(counted(len(held), "clip"), counted(len(films), "film"), len(unseen)),
     )
     if len(held) < MIN_CLIPS:
         logger.warning("%s", few_clips(len(held)))
@@ -171,10 +172,11 @@ def check(values: dict[str, Any], out: Path, num_pairs: int) -> None:
 
 def few_clips(num: int) -> str:
     """What a calibration on so few clips means."""
+    show = "shows" if num == 1 else "show"
     return (
-        f"only {num} of the clips held out show a product, and a calibration needs {MIN_CLIPS}: the confidences of the "
-        "new index will be no more than a guess; raise --holdout, label more clips, or calibrate it with others (rice "
-        "eval)"
+        f"only {num} of the clips held out {show} a product, and a calibration needs {MIN_CLIPS}: the confidences of "
+        "the new index will be no more than a guess; raise --holdout, label more clips, or calibrate it with others "
+        "(rice eval)"
     )
 
 

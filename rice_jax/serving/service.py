@@ -164,6 +164,8 @@ class Service:
             frame = await self._batcher.encode(shop.engine, [prepared])
             window.put(query.time, frame)
             if pushed := self.lives.pushed.get(name):
+                # Decoded again, at its own fraction of the size: a whole decoding for both takes as long, and the model
+                # would see other pixels while somebody listens.
                 small, _ = await _run(self._decoders, thumbnail, picture.read())
                 own = PushedPicture(query.time, frame, small)
                 await _run(self._rankers, pushed.push, shop.engine, own, restarted, _search(query))

@@ -98,8 +98,8 @@ def test_settings_start_from_the_index_and_survive_their_file(live_shop, tmp_pat
     "changes, num_pairs, num_devices, message",
     [
         ({"ipd": "boxes"}, 8, 1, "was trained with config.model.ipd='boxes', which needs boxes; clips have none"),
-        ({}, 1, 1, "found 1 pairs of a clip and a picture for 1 devices; label more clips"),
-        ({}, 7, 8, "found 7 pairs of a clip and a picture for 8 devices"),
+        ({}, 1, 1, r"found too few pairs of a clip and a picture \(1\) for the devices \(1\); label more clips"),
+        ({}, 7, 8, r"found too few pairs of a clip and a picture \(7\) for the devices \(8\)"),
     ],
 )
 def test_what_clips_cannot_train(live_shop, tmp_path, changes, num_pairs, num_devices, message):

@@ -145,14 +145,13 @@ def test_a_clip_that_ends_after_its_film_is_named(films, index, tmp_path, capsys
     assert late == [f"{path}:3: ends at second 90, but {films / 'film.mp4'} at 60; used up to there"]
 
 
-def test_few_clips_leave_the_calibration_as_it_is(films, index, tmp_path, capsys):
+@pytest.mark.parametrize("num, shown", [(7, "7 clips show"), (1, "1 clip shows")])
+def test_few_clips_leave_the_calibration_as_it_is(films, index, tmp_path, capsys, num, shown):
     before = read_index(index).about.calibration
-    (films / "few.csv").write_text("\n".join((films / "clips.csv").read_text().splitlines()[:8]))
+    (films / "few.csv").write_text("\n".join((films / "clips.csv").read_text().splitlines()[: num + 1]))
     text = run(capsys, films / "few.csv", f"--index={index}", "--gallery=a")
-    assert (
-        "keeps its calibration, as only 7 clips show a product; 20 or more are needed" in text
-        and "; 6 products" in text
-    )
+    assert f"keeps its calibration, as only {shown} a product; 20 or more are needed" in text
+    assert "; 6 products" in text
     assert read_index(index).about.calibration == before
 
 

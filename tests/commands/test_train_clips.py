@@ -180,6 +180,7 @@ def test_few_clips_for_a_calibration_are_told_at_the_start(films, live_shop, tmp
         cli.main(["train", str(films / "clips.csv"), *arguments])
     [line] = [line for line in capsys.readouterr().err.splitlines() if "confidences" in line]
     assert "only 8 of the clips held out show a product, and a calibration needs 20" in line
+    assert train_clips.few_clips(1).startswith("only 1 of the clips held out shows a product, ")
     assert "warmup_steps = 0" in (tmp_path / "run" / "config.py").read_text()
 
 
