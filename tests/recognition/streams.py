@@ -2,7 +2,10 @@
 
 import contextlib
 import functools
+import re
 import socket
+import socketserver
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +21,10 @@ import numpy as np
 RATE = 10  # pictures a second
 SECONDS = 60.0  # until a sender must be done
 TRIES = 600  # of a sender until it is heard, a tenth of a second apart
+RTP_TICKS = 90_000  # of a second
+SDP = "\r\n".join(
+    ["v=0", "o=- 0 0 IN IP4 127.0.0.1", "s=-", "t=0 0", "m=video 0 RTP/AVP 96", "a=rtpmap:96 H264/90000", ""]
+)
 
 
 def color(number: int, side: int = 64) -> np.ndarray:
@@ -76,6 +83,43 @@ def serve(directory: Path, asked=lambda path: None, redirects: Mapping[str, str]
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(directory)))
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server
+
+
+@contextlib.contextmanager
+def serve_rtsp(film: Path) -> Iterator[int]:
+    """Sends an H.264 film to each who asks, over the connection on which they ask (RFC 2326, 6184); yields the port."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            while request := self.rfile.readline().decode().split():
+                headers = iter(lambda: self.rfile.readline().decode().strip(), "")
+                number = dict(header.split(": ", 1) for header in headers)["CSeq"]
+                more, body = {
+                    "DESCRIBE": (f"Content-Type: application/sdp\r\nContent-Length: {len(SDP)}\r\n", SDP),
+                    "SETUP": ("Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n", ""),
+                }.get(request[0], ("", ""))
+                self.wfile.write(f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{more}\r\n{body}".encode())
+                if request[0] == "PLAY":
+                    self.wfile.writelines(_rtp(film))
+                    return
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def _rtp(film: Path) -> Iterator[bytes]:
+    """The packets of a film, as they share a connection with RTSP."""
+    number = 0
+    with av.open(str(film)) as container:
+        for packet in container.demux(video=0):
+            units = re.split(rb"\0+\x01", bytes(packet))[1:]  # each follows a start code of two or three zeros
+            for unit in units:
+                last, ticks = unit is units[-1], round(packet.pts * packet.time_base * RTP_TICKS)
+                head = struct.pack(">BBHII", 2 << 6, 96 | last << 7, number, ticks, 1)
+                yield struct.pack(">cBH", b"$", 0, len(head + unit)) + head + unit
+                number += 1
 
 
 def free_port() -> int:

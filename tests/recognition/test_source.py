@@ -1,6 +1,7 @@
 """Connections to live sources on this machine."""
 
 import contextlib
+import socket
 import threading
 from fractions import Fraction
 from itertools import pairwise
@@ -9,9 +10,10 @@ import pytest
 
 from rice_jax import recognize
 from rice_jax.recognition import source as source_module
+from rice_jax.recognition.allowed import parse_allowed
 from rice_jax.recognition.source import Backlog, Seen, Source, SourceEnded, SourceLost, live_pictures
 from rice_jax.types import DataError
-from tests.recognition.streams import free_port, number, sender, serve, write, write_sound
+from tests.recognition.streams import free_port, number, sender, serve, serve_rtsp, write, write_sound
 
 HALF = Fraction(1, 2)  # second between pictures
 PLAYLIST = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n"
@@ -189,6 +191,39 @@ def test_who_listens_gets_what_is_sent_time_and_again(tmp_path, scheme, form):
         film = write(tmp_path / f"{shown[0]}.mp4", shown, 3, form="mp4")
         with sender(film, source.address, form):
             assert numbers(until_lost(source)) == [(place, 64) for place in shown]
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_server_that_is_asked_sends_time_and_again(tmp_path, checked):
+    film = write(tmp_path / "film.ts", [1, 2], 3)
+    with serve_rtsp(film) as port:
+        allowed = parse_allowed([f"127.0.0.1:{port}"]) if checked else None
+        source = Source(f"rtsp://user:secret@127.0.0.1:{port}/live", max_delay=1000.0, allowed=allowed)
+        for _ in range(2):
+            assert numbers(until_lost(source)) == [(1, 64), (2, 64)]
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_an_rtmp_server_is_asked(checked):
+    """Whether it sends depends on FFmpeg alone."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, asked = server.getsockname()[1], []
+
+        def answer():
+            with server.accept()[0] as connection:
+                asked.append(connection.recv(1))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        allowed = parse_allowed([f"127.0.0.1:{port}"]) if checked else None
+        with pytest.raises(SourceLost, match=f"rtmp://127.0.0.1:{port}/live/x: "):
+            list(
+                live_pictures(
+                    Source(f"rtmp://127.0.0.1:{port}/live/x", allowed=allowed), HALF, threading.Event(), Seen()
+                )
+            )
+        thread.join()
+    assert asked == [b"\x03"], "the version of RTMP"
 
 
 def test_what_does_not_answer_is_lost(tmp_path, monkeypatch):
