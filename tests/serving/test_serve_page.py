@@ -150,6 +150,16 @@ def test_several_pictures_are_one_clip(opened, shop, tmp_path):
     assert len(opened.find_elements("css selector", ".strip figure img")) == 3
     assert len(texts(opened, "#products .name")) == 5, "as a whole"
     assert not opened.find_elements("css selector", ".judgment"), "labels are of a film"
+    assert choose(opened, paths[0]).text == "1 frame looked at."
+    opened.execute_script(
+        "window.told = []; const message = document.getElementById('message');"
+        "window.watch = new MutationObserver(() => told.push(message.textContent));"
+        "watch.observe(message, { childList: true })"
+    )
+    choose(opened, paths[0])
+    choose(opened, *paths)
+    told = opened.execute_script("watch.disconnect(); return told.filter(Boolean)")
+    assert told == ["Looking at 0.png …", "1 frame looked at.", "Looking at 3 pictures …", "3 frames looked at."]
 
 
 def test_a_gallery_is_looked_at_alone(opened, film):

@@ -51,7 +51,7 @@ async function recognize(files) {
   for (const file of files) form.append(isVideo ? "video" : "frames", file);
   if (said) form.append("subtitles", new Blob([said], { type: "text/plain" }), said.name);
   isSent = said !== null;
-  say(isVideo ? `Looking at ${files[0].name} …` : `Looking at ${files.length} pictures …`, "busy");
+  say(`Looking at ${files.length === 1 ? files[0].name : `${files.length} pictures`} …`, "busy");
   try {
     const answer = await fetch("recognize", { method: "POST", body: form, signal: ask.signal });
     const found = await answer.json();
