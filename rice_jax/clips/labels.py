@@ -73,9 +73,7 @@ def read_clips(
             clip = _clip(path, place, row, files)
             other = places.setdefault(clip._replace(film="", place=""), place)
             if other != place:
-                raise ValueError(
-                    f"found the same part of {row['clip']!r} with the same product as in {other}, expected it once"
-                )
+                raise ValueError(f"found the same part of {row['clip']!r} with {_shown(clip)} in {other}, expected one")
             clips.append(clip)
         except ValueError as error:
             wrong.append(f"{place}: {error}")
@@ -210,6 +208,8 @@ def seconds(text: str) -> float:
 def _clip(path: Path, place: str, row: dict[str, str], files: dict[str, Path]) -> Clip:
     if not row["clip"]:
         raise ValueError("found no clip, expected the path of a video")
+    if "\0" in row["clip"]:
+        raise ValueError(f"found the clip {row['clip']!r}, expected a path without a null character")
     times = {}
     for name in ("start", "end"):
         if text := row.get(name, ""):

@@ -77,17 +77,19 @@ def test_every_bad_line_is_named(tmp_path):
         "a.mp4,mug,x",
         "a.mp4,mug,5,5",
         "a.mp4,mug",
+        "a\0b,mug",
         "a.mp4,mug,1,2",
     ]
     path = write(tmp_path, "\n".join(lines))
     with pytest.raises(DataError) as caught:
         read_clips(path)
     assert str(caught.value).splitlines() == [
-        f"{path}: 4 lines are wrong; correct them and run the same command again:",
+        f"{path}: 5 lines are wrong; correct them and run the same command again:",
         f"  {path}:3: found no clip, expected the path of a video",
         f"  {path}:4: start: found 'x', expected seconds, m:ss, or h:mm:ss, 0 or more",
         f"  {path}:5: found the end '5', expected one after the start '5'",
-        f"  {path}:6: found the same part of 'a.mp4' with the same product as in {path}:2, expected it once",
+        f"  {path}:6: found the same part of 'a.mp4' with the product 'mug' in {path}:2, expected one",
+        f"  {path}:7: found the clip 'a\\x00b', expected a path without a null character",
     ]
 
 
@@ -100,7 +102,7 @@ def test_one_file_written_in_several_ways_is_one_film(tmp_path, caplog):
     assert [(clip.path, clip.film, clip.start) for clip in clips] == [
         (tmp_path / "a.mp4", str(tmp_path / "a.mp4"), second) for second in range(5)
     ]
-    with pytest.raises(DataError, match=r":3: found the same part of 'b\.mp4' with the same product as in .*:2, "):
+    with pytest.raises(DataError, match=r":3: found the same part of 'b\.mp4' with the product 'mug' in .*:2, "):
         read_clips(write(tmp_path, "clip,product,film\na.mp4,mug,x\nb.mp4,mug,\n"))
     read_clips(write(tmp_path, "clip,product,start\na.mp4,mug,4\nlink/a.mp4,sofa,4.5\n"))
     assert ": a part overlaps one with another product, such as 'mug'" in caplog.messages[0]
