@@ -67,6 +67,28 @@ def test_the_present_product_is_large_and_the_timeline_grows(opened, shop):
         assert texts(driver, "#message")[0].startswith("found no stream 's'") and texts(driver, "#present") == [""]
 
 
+def test_what_the_server_no_longer_keeps_is_told(opened):
+    driver, address = opened
+    driver.get(f"{address}/live")
+    found = driver.execute_script(
+        """
+        const time = new Date(Date.now() - 5000).toISOString();
+        const event = (kind, id, more) => ({
+          event: kind, time, confidence: null, products: [], ...more,
+          product: { id, gallery: "", title: "", image: null, score: 0.5, confidence: null },
+        });
+        take(event("shown", "first", { second: 10 }));
+        take({ event: "missed", events: 2 });
+        take(event("gone", "second", { second: 50, seconds: 20 }));
+        take(event("shown", "third", { second: 60 }));
+        return parts.map(({ product, start, gone = null }) => [product.id, start, gone]);
+        """
+    )
+    assert found == [["first", 10, 15], ["second", 30, 50], ["third", 60, None]]
+    assert texts(driver, "#missed") == ["2 earlier events are no longer kept, so parts may be missing."]
+    assert texts(driver, ".part h3") == ["first", "second", "third"]
+
+
 def test_a_source_that_is_refused_is_told(opened):
     driver, address = opened
     driver.get(f"{address}/live")

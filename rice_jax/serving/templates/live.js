@@ -3,7 +3,7 @@
 const part = (id) => document.getElementById(id);
 const KEPT = 3600, DRAW = 10_000, LOOK = 5000;  // seconds of the timeline; milliseconds between two drawings, and looks
 const SPOKEN = 3, MAX_HEARD = 1000;  // sentences beside the present product, and that are kept
-let stream = "", events = null, parts = [], timer = 0, looks = 0, heard = new Map();
+let stream = "", events = null, parts = [], timer = 0, looks = 0, missed = 0, heard = new Map();
 
 const path = (more = "") => `streams/${encodeURIComponent(stream)}${more}`;
 const frames = ({ frame }) => frame ? [{ time: frame.second, image: frame.image }] : [];
@@ -17,6 +17,8 @@ function say(text, kind = "") {
 async function open(source) {
   close();
   parts = [];
+  missed = 0;
+  part("missed").textContent = "";
   heard = new Map();
   say("Connecting …", "busy");
   try {
@@ -46,13 +48,17 @@ function close() {
 }
 
 function take(event) {
-  if (event.event === "shown") {
-    const { product, products, confidence, second } = event;
-    const since = Date.parse(event.time);
-    parts.push({ start: second, product, products, confidence, since, frames: frames(event), speech: [] });
-  } else if (event.event === "gone" && isShown(parts.at(-1))) {
-    const last = parts.at(-1), best = frames(event);
-    Object.assign(last, { gone: event.second, confidence: event.confidence, frames: best.length ? best : last.frames });
+  const { product, products, confidence, second, seconds = 0 } = event, last = parts.at(-1), best = frames(event);
+  if (event.event === "missed") {
+    missed += event.events;
+    part("missed").textContent =
+      `${missed} earlier ${missed === 1 ? "event is" : "events are"} no longer kept, so parts may be missing.`;
+    if (isShown(last)) last.gone = last.end;
+  } else if (event.event === "gone" && isShown(last)) {
+    Object.assign(last, { gone: second, confidence, frames: best.length ? best : last.frames });
+  } else {  // a part that begins, or has ended and whose beginning was missed
+    const since = Date.parse(event.time), gone = event.event === "gone" ? second : undefined;
+    parts.push({ start: second - seconds, gone, product, products, confidence, since, frames: best, speech: [] });
   }
   draw();
 }
