@@ -1,7 +1,7 @@
 """Settings: what a user overrides becomes frozen dataclasses, checked once.
 
-`data.py`, `model.py` and `groups.py` hold every setting with its default and documentation. A config file starts from
-the defaults:
+Each module holds the settings of a group or of a part of it, with their defaults and documentation; `Config` in
+`groups.py` holds all groups. A config file starts from the defaults:
 
     from rice_jax.config import default_config
 
@@ -16,16 +16,8 @@ from rice_jax.config.cope import CopeLossConfig, CopeSettings
 from rice_jax.config.data import DataConfig, InputConfig
 from rice_jax.config.fields import ConfigError
 from rice_jax.config.files import default_config, find_config, load_config
-from rice_jax.config.groups import (
-    Config,
-    DetectionLossConfig,
-    EvalConfig,
-    IndexConfig,
-    LossConfig,
-    MeshConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from rice_jax.config.groups import Config, EvalConfig, IndexConfig, MeshConfig
+from rice_jax.config.loss import DetectionLossConfig, LossConfig
 from rice_jax.config.model import (
     PIXEL_STATISTICS,
     DetectorConfig,
@@ -45,6 +37,7 @@ from rice_jax.config.text import (
     TextTowerConfig,
     TextTowerSettings,
 )
+from rice_jax.config.train import OptimizerConfig, TrainConfig
 
 __all__ = [
     "PIXEL_STATISTICS",

@@ -1,4 +1,4 @@
-"""Settings of losses, training, evaluation, index and mesh, and `Config`, which holds all groups."""
+"""Settings of evaluation, index and mesh, and `Config`, which holds all groups."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,130 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from rice_jax.config.aggregation import AggregationConfig
-from rice_jax.config.cope import CopeLossConfig
 from rice_jax.config.data import DataConfig, InputConfig
-from rice_jax.config.distill import DistillSettings
 from rice_jax.config.fields import group, setting
+from rice_jax.config.loss import LossConfig
 from rice_jax.config.model import INTEGRATION, OF_VIDEOS, ModelConfig
-from rice_jax.config.text import TOKENIZER_FOLDER, TextEvalSettings, TextLossSettings
+from rice_jax.config.text import TOKENIZER_FOLDER, TextEvalSettings
+from rice_jax.config.train import OptimizerConfig, TrainConfig
 
-TRACKERS = ("tensorboard", "wandb", "mlflow")
 MAX_SEED = 2**31 - 1  # of JAX without 64-bit numbers; Grain takes one bit more
-
-
-@dataclasses.dataclass(frozen=True)
-class DetectionLossConfig:
-    no_object_weight: float = setting(
-        0.1, "Weight of queries without a box in the classification; a query with a box has 1.", minimum=0
-    )
-    l1_weight: float = setting(5.0, "Weight of the boxes' L1 distance; the classification has 1.", minimum=0)
-    giou_weight: float = setting(2.0, "Weight of the boxes' generalized IoU.", minimum=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig(DistillSettings, TextLossSettings):
-    kind: str = setting(
-        "softmax",
-        'Loss that contrasts the embeddings of a batch. "softmax": ICL. "sigmoid": SigLIP\'s, which judges every pair '
-        'by itself, with a learned scale and bias. "triplet": the furthest of the same product against the nearest '
-        "other, by distance.",
-        choices=("softmax", "sigmoid", "triplet"),
-    )
-    multi_positive: bool = setting(
-        False,
-        'Pairs of the batch that share a shop image are each other\'s positives; for `kind` "sigmoid" and "triplet".',
-    )
-    mask_same_image: bool = setting(True, "Pairs of the batch that share a shop image are not each other's negatives.")
-    pmd_weight: float = setting(
-        1.0, "Weight of PMD; the loss of `kind` has 1. 0: the model has no decoder, and PFR is off too.", minimum=0
-    )
-    pfr_weight: float = setting(1.0, "Weight of PFR; 0: off.", minimum=0)
-    num_negatives: int = setting(3, "Hardest other videos that PMD matches each image with.", minimum=1)
-    negatives: str = setting(
-        "batch",
-        'Where PMD\'s negatives come from: the global "batch", or the pairs on the same "device", for very large '
-        "batches.",
-        choices=("batch", "device"),
-    )
-    match_scale: float = setting(10.0, "Inverse temperature of PMD's softmax over cosines.", above=0)
-    detection: DetectionLossConfig = group(DetectionLossConfig, 'Task "detection".')
-    cope: CopeLossConfig = group(CopeLossConfig, 'Task "cope".')
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    kind: str = setting(
-        "reference",
-        'Form of AdamW. "reference": epsilon before the bias correction, and biases do not decay. "adamw": as '
-        "published, epsilon after the bias correction; everything decays.",
-        choices=("reference", "adamw"),
-    )
-    encoder_learning_rate: float = setting(1e-6, "Peak learning rate of pretrained parts.", minimum=0)
-    text_learning_rate: float = setting(
-        0.0, "Peak learning rate of the text tower; 0: that of pretrained parts.", minimum=0
-    )
-    new_learning_rate: float = setting(1e-4, "Peak learning rate of parts that start from random weights.", minimum=0)
-    between_frames: str = setting(
-        "encoder",
-        'Peak learning rate of an encoder\'s layers between frames (`config.model.architecture` "timesformer" or '
-        '"xclip"). "encoder": that of pretrained parts, as the weights have them. "new": that of new parts, since the '
-        "weights are an encoder's of pictures.",
-        choices=("encoder", "new"),
-    )
-    beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, below=1)
-    beta2: float = setting(0.999, "Decay of Adam's second moment.", minimum=0, below=1)
-    epsilon: float = setting(1e-6, "Adam's epsilon.", above=0)
-    weight_decay: float = setting(0.2, "Decoupled weight decay.", minimum=0)
-    clip_norm: float = setting(0.0, "Largest global gradient norm; 0: no clipping.", minimum=0)
-    warmup_steps: int = setting(500, "Linear warm-up from 0; a cosine to 0 follows.", unit="steps", minimum=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    total_steps: int = setting(
-        5_000,
-        "Length of the training. A run may be continued with more steps; its learning rates then follow the longer "
-        "schedule from there on.",
-        unit="steps",
-        minimum=1,
-    )
-    log_interval_steps: int = setting(50, "Interval between log lines.", unit="steps", minimum=1, free=True)
-    trackers: str = setting(
-        "tensorboard",
-        'Where metrics are shown, separated by commas: "tensorboard", "wandb", "mlflow"; "": only in `metrics.jsonl`.',
-        free=True,
-    )
-    checkpoint_interval_steps: int = setting(500, "Interval between checkpoints.", unit="steps", minimum=1, free=True)
-    eval_interval_steps: int = setting(
-        0,
-        "Interval between evaluations; 0: only before the first and after the last step.",
-        unit="steps",
-        minimum=0,
-        free=True,
-    )
-    keep_checkpoints: int = setting(2, "Newest checkpoints to keep.", minimum=1, free=True)
-    grad_cache_chunks: int = setting(
-        1,
-        "Encode a batch in this many chunks, and each chunk again for its gradients: the same losses and gradients "
-        "with less memory and about a third more compute.",
-        unit="chunks",
-        minimum=1,
-        free=True,
-    )
-
-    @property
-    def tracker_names(self) -> tuple[str, ...]:
-        """The names in `trackers`."""
-        return tuple(name.strip() for name in self.trackers.split(",")) if self.trackers else ()
-
-    def problems(self) -> Iterator[str]:
-        """A line for what is wrong with the names of trackers."""
-        names = self.tracker_names
-        if not set(names) <= set(TRACKERS) or len(set(names)) < len(names):
-            yield (
-                f"config.train.trackers: found {self.trackers!r}, expected some of {', '.join(TRACKERS)}, each once, "
-                "separated by commas"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,9 +138,8 @@ class Config:
     def problems(self) -> Iterator[str]:
         """Settings that exclude each other, whatever the task; a line for each."""
         data, model, train = self.data, self.model, self.train
-        for part in (data, model, model.detector, train, self.mesh):
+        for part in (data, model, model.detector, train, self.mesh, self.loss):
             yield from part.problems()
-        yield from self._loss_problems()
         yield from self.loss.distill_problems(data.teacher, self.task)
         yield from self._aggregation_problems()
         yield from self._video_encoder_problems()
@@ -328,19 +211,6 @@ class Config:
             )
         yield from self.loss.text_loss_problems(model.text, model.encoder.embed_dim, model.texts)
         yield from self.eval.text_weight_problems(model.text, self.task)
-
-    def _loss_problems(self) -> Iterator[str]:
-        loss = self.loss
-        if loss.multi_positive and loss.kind == "softmax":
-            yield (
-                "config.loss.multi_positive: found True with config.loss.kind='softmax', which has one positive for "
-                "each row; set the kind to 'sigmoid' or 'triplet'"
-            )
-        if loss.multi_positive and not loss.mask_same_image:
-            yield (
-                "config.loss.multi_positive: found True with config.loss.mask_same_image=False, which makes the same "
-                "pairs negatives; set one of the two"
-            )
 
     def _aggregation_problems(self) -> Iterator[str]:
         aggregation, data = self.model.aggregation, self.data
