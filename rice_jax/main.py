@@ -29,7 +29,8 @@ from rice_jax.models.create import abstract_params, create_model, create_params,
 from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import between_frames, frozen
 from rice_jax.models.rice import RiceConfig
-from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.parallel.mesh import create_mesh, require_even_batch

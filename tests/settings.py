@@ -3,7 +3,7 @@
 import functools
 
 from rice_jax.config import Config, VitConfig
-from rice_jax.models.create import ModelConfig
+from rice_jax.models.create import AnyModelConfig
 from rice_jax.tasks import TASKS, resolve
 
 
@@ -12,7 +12,7 @@ def small_config(**overrides) -> Config:
     return resolve(small_values(**overrides))
 
 
-def model_of(config: Config) -> ModelConfig:
+def model_of(config: Config) -> AnyModelConfig:
     """The parts of the model that a run trains."""
     return TASKS[config.task].model(config)
 

@@ -21,6 +21,7 @@ from rice_jax.models.cope import PAGE, CopeConfig
 from rice_jax.models.create import abstract_params, create_model, create_params
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig
+from rice_jax.models.start import start_from
 from rice_jax.models.weights import (
     CHECKPOINTS,
     CheckpointError,
@@ -30,7 +31,6 @@ from rice_jax.models.weights import (
     parameter_names,
     read_config,
     require_trained_embedding,
-    start_from,
 )
 from rice_jax.parallel.mesh import create_mesh
 

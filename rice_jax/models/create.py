@@ -19,29 +19,29 @@ from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.models.video_model import VideoModel
 from rice_jax.parallel.mesh import Placement, abstract_arrays, parameter_shardings
 
-ModelConfig = RiceConfig | DetrConfig | CopeConfig
+AnyModelConfig = RiceConfig | DetrConfig | CopeConfig
 # A family of models is its settings class and its module, which fulfills `contract.AnyModel`.
 MODELS: dict[type, type[Any]] = {RiceConfig: Rice, DetrConfig: Detector, CopeConfig: Cope}
 
 
-def model_class(config: ModelConfig) -> type[Any]:
+def model_class(config: AnyModelConfig) -> type[Any]:
     """The module of a configuration; an encoder of whole videos needs another one than RICE's."""
     if isinstance(config, RiceConfig) and config.encoder.architecture in VIDEO_ENCODERS:
         return VideoModel
     return MODELS[type(config)]
 
 
-def create_model(config: ModelConfig, mesh: Mesh) -> nnx.GraphDef:
+def create_model(config: AnyModelConfig, mesh: Mesh) -> nnx.GraphDef:
     """A model's structure without weights: `nnx.merge(graphdef, params)` is the model."""
     return _structure(config, mesh)[0]
 
 
-def create_params(config: ModelConfig, mesh: Mesh, seed: int) -> PyTree:
+def create_params(config: AnyModelConfig, mesh: Mesh, seed: int) -> PyTree:
     """Fresh parameters, each created where it will live; a decoder starts from the encoder's last blocks."""
     return _creator(config, mesh, seed)()
 
 
-def abstract_params(config: ModelConfig, mesh: Mesh) -> PyTree:
+def abstract_params(config: AnyModelConfig, mesh: Mesh) -> PyTree:
     """The shapes of the parameters and their place on the mesh, without memory for them."""
     return abstract_arrays(mesh, _structure(config, mesh)[1])
 
@@ -65,16 +65,16 @@ def start_decoder(params: PyTree) -> PyTree:
 
 
 @functools.cache
-def _structure(config: ModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, PyTree]:
+def _structure(config: AnyModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, PyTree]:
     graphdef, shapes = nnx.split(nnx.eval_shape(lambda: _model(config, mesh, seed=0)))
     return graphdef, nnx.to_pure_dict(shapes)
 
 
 @functools.cache
-def _creator(config: ModelConfig, mesh: Mesh, seed: int) -> Callable[[], PyTree]:
+def _creator(config: AnyModelConfig, mesh: Mesh, seed: int) -> Callable[[], PyTree]:
     create = lambda: start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]))  # noqa: E731
     return jax.jit(create, out_shardings=parameter_shardings(mesh, _structure(config, mesh)[1]))
 
 
-def _model(config: ModelConfig, mesh: Mesh, seed: int) -> nnx.Module:
+def _model(config: AnyModelConfig, mesh: Mesh, seed: int) -> nnx.Module:
     return model_class(config)(config, placement=Placement(mesh), rngs=nnx.Rngs(seed))

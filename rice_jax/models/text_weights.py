@@ -9,7 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 from rice_jax.config import TEXT_MODEL, TOKENIZER_FOLDER, ConfigError, ModelConfig, TextTowerConfig, TextTowerSettings
-from rice_jax.models.weights import CheckpointError, digest_of, find_weights, load_weights, read_config, read_data
+from rice_jax.models.weights import CheckpointError, digest_params, find_weights, load_weights, read_config, read_data
 
 
 def load_text(source: Path) -> tuple[PyTree, TextTowerConfig]:
@@ -99,4 +99,4 @@ def text_fingerprint(params: PyTree, config: TextTowerConfig, tokenizer: bytes) 
     Returns:
         SHA-256 as hexadecimal digits.
     """
-    return digest_of(json.dumps(config.own).encode() + tokenizer, params)
+    return digest_params(json.dumps(config.own).encode() + tokenizer, params)

@@ -1,4 +1,4 @@
-"""Weights on disk: a converted model, or the newest checkpoint of a run, and a model that starts from them.
+"""Weights on disk: a converted model, or the newest checkpoint of a run, and what identifies them.
 
 A checkpoint is a directory with the items `weights`, `optimizer`, `config` and `data`; a converted model has only
 `weights` and `config`. Orbax writes to a temporary name and renames, so a killed run leaves no partial checkpoint. A
@@ -17,19 +17,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from rice_jax.config import ModelConfig as ModelSettings
-from rice_jax.config import SwinConfig, VitConfig
 from rice_jax.files import find_damage, write_manifest
-from rice_jax.models.cope import CLASSES, DOMAINS, PAGE, CopeConfig
-from rice_jax.models.create import ModelConfig, model_class, start_decoder
-from rice_jax.models.detr import DetrConfig
-from rice_jax.models.encoders import between_frames, encoder_class
+from rice_jax.models.cope import DOMAINS, PAGE, CopeConfig
+from rice_jax.models.create import AnyModelConfig, model_class
 from rice_jax.models.rice import RiceConfig
-from rice_jax.models.saved_encoder import differences, take_settings
 
 CHECKPOINTS = "checkpoints"
 UNLISTED = "_CHECKPOINT_METADATA", "commit_success.txt"  # Orbax writes them after the manifest; nothing reads them
@@ -89,40 +84,6 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
     return params, read_config(directory)
 
 
-def with_saved_encoder(model: ModelSettings, workdir: Path | None) -> ModelSettings:
-    """Settings of the model, those of its encoder as in the weights that the run starts from.
-
-    A setting at its default takes the weights' value; the picture's size and how to compute stay the run's own. A run
-    that goes on without these weights takes what its checkpoint says of them. Where there are no weights to read,
-    nothing changes.
-
-    Args:
-        model: as the user set it.
-        workdir: of the run.
-
-    Raises:
-        ConfigError: a setting is not at its default and contradicts the weights, in a way that no shape shows.
-    """
-    for source in _sources(model.init_from, workdir):
-        try:
-            saved = read_config(source).get("model", {})
-        except CheckpointError:
-            continue
-        if not (model.init_from or saved.get("init_from")):
-            return model
-        return take_settings(model, saved, str(source))
-    return model
-
-
-def _sources(init_from: str, workdir: Path | None) -> Iterator[Path]:
-    """The checkpoints that may describe a run's encoder: that from which it starts, then its own."""
-    if init_from:
-        with contextlib.suppress(CheckpointError):
-            yield find_weights(Path(init_from).absolute())
-    if workdir:
-        yield from (workdir.absolute() / CHECKPOINTS / str(step) for step in list_steps(workdir))
-
-
 def parameter_names(directory: str | os.PathLike) -> set[str]:
     """The names of the parameters in a checkpoint, e.g. "pmd/pool/kernel".
 
@@ -136,61 +97,6 @@ def parameter_names(directory: str | os.PathLike) -> set[str]:
     with explain_damage(found):
         saved = ocp.PyTreeCheckpointHandler().metadata(found / "weights").tree
     return set(flatten_dict(saved, sep="/"))
-
-
-def start_from(directory: str | os.PathLike, params: PyTree, config: ModelConfig) -> PyTree:
-    """Replaces fresh parameters by those of a converted model or of another run.
-
-    Parts of the checkpoint that the model does not have are left out, and so are centers of products, whose rows only
-    its run's list can tell apart. Parameters that the checkpoint does not have stay
-    fresh, in an encoder only its layers between frames, except that a decoder starts from the last blocks of the
-    checkpoint's encoder. So a detector of clips may start from one of frames.
-
-    Args:
-        directory: output of `rice_jax.convert`, or a workdir.
-        params: fresh parameters, or their shapes and places (`create.abstract_params`) if the checkpoint has them all.
-        config: of the model; positions are interpolated to its image size.
-
-    Raises:
-        CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
-    """
-    saved, saved_config = load_weights(directory)
-    saved.pop(CLASSES, None)
-    for part in sorted(saved.keys() - params.keys()):
-        logger.info("%s: has a part %s, which this model does not have; it is not loaded", directory, part)
-        del saved[part]
-    _require_same_parts(saved_config["model"], saved, config, directory)
-    if "pmd" in params and "pmd" not in saved:
-        saved = start_decoder(saved | {"pmd": params["pmd"]})
-    saved["encoder"] = encoder_class(config.encoder).fit(saved["encoder"], config.encoder)
-
-    fresh = flatten_dict(params, sep="/")
-    found = flatten_dict(saved, sep="/")
-    lacking = [name for name in sorted(fresh.keys() - found.keys()) if name.startswith("encoder/")]
-    may_be = tuple(_may_be_fresh(saved_config["model"], config))
-    if new := [path for path in may_be if any(name.startswith(path) for name in lacking)]:
-        logger.info("%s: has no %s; they start from fresh weights", directory, " and no ".join(new))
-    wrong = [f"  {name}: unknown" for name in sorted(found.keys() - fresh.keys())]
-    wrong += [f"  {name}: missing" for name in lacking if not name.startswith(may_be)]
-    wrong += [
-        f"  {name}: found {found[name].shape}, expected {fresh[name].shape}"
-        for name in sorted(found.keys() & fresh.keys())
-        if found[name].shape != fresh[name].shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            "\n".join([f"{directory}: does not fit config.model:", *wrong]) + "\nUse the sizes that it was made with."
-        )
-    placed = {name: jax.device_put(value, fresh[name].sharding) for name, value in found.items()}
-    return unflatten_dict(fresh | placed, sep="/")
-
-
-def _may_be_fresh(saved: dict, config: ModelConfig) -> Iterator[str]:
-    """The beginnings of the paths of an encoder's parameters that its weights may lack."""
-    if isinstance(config.encoder, SwinConfig):
-        yield PROJECTION
-    elif saved.get("architecture", "vit") == "vit":
-        yield from (f"encoder/{path}" for path in between_frames(config.encoder))
 
 
 def newest_weights(workdir: Path, init_from: str) -> tuple[Path, int]:
@@ -241,14 +147,14 @@ def require_trained_embedding(source: Path, params: PyTree) -> None:
         require_trained(source, params, "aggregation", "aggregation of this kind", advice)
 
 
-def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> str:
+def embedding_fingerprint(params: PyTree, config: AnyModelConfig, resize: int) -> str:
     """Identifies what embeds: only vectors of one fingerprint can be compared.
 
     Every parameter counts, except those that the model lists as `TRAINING_ONLY` or `MATCH_ONLY`. All processes call
     this together.
 
     Args:
-        params: as `start_from` placed them.
+        params: as `start.start_from` placed them.
         config: of the model; the compute type does not count.
         resize: side to which a picture is squashed before the crop, pixels.
 
@@ -272,26 +178,26 @@ def embedding_fingerprint(params: PyTree, config: ModelConfig, resize: int) -> s
     model = model_class(config)
     rest = {part: params[part] for part in params if part not in ("encoder", *model.TRAINING_ONLY, *model.MATCH_ONLY)}
     # The encoder's parameters go without their part's name, as in the indexes of version 0.1.
-    return digest_of(json.dumps(sizes).encode(), params["encoder"], rest)
+    return digest_params(json.dumps(sizes).encode(), params["encoder"], rest)
 
 
-def match_fingerprint(params: PyTree, config: ModelConfig) -> str | None:
+def match_fingerprint(params: PyTree, config: AnyModelConfig) -> str | None:
     """Identifies what matches embedded images: an index can be re-ranked only by the model that made it.
 
     The parameters that the model lists as `MATCH_ONLY` count. All processes call this together.
 
     Args:
-        params: as `start_from` placed them.
+        params: as `start.start_from` placed them.
         config: of the model.
 
     Returns:
         SHA-256 as hexadecimal digits; None for a model that has none of these parts.
     """
     parts = {part: params[part] for part in model_class(config).MATCH_ONLY if part in params}
-    return digest_of(b"", parts) if parts else None
+    return digest_params(b"", parts) if parts else None
 
 
-def digest_of(prefix: bytes, *trees: PyTree) -> str:
+def digest_params(prefix: bytes, *trees: PyTree) -> str:
     """SHA-256, as hexadecimal digits, of some bytes and of parameters; all processes call it together."""
     digest = hashlib.sha256(prefix)
     for tree in trees:
@@ -378,22 +284,3 @@ def read_data(directory: Path) -> dict[str, str]:
 @functools.cache  # once each, though a program looks for the newest checkpoint several times
 def _warn(message: str) -> None:
     logger.warning("%s", message)
-
-
-def _require_same_parts(saved: dict, parts: PyTree, config: ModelConfig, directory: str | os.PathLike) -> None:
-    """Compares what no parameter's shape shows: the encoder's switches, and the numbers of heads."""
-    if found := differences(saved, config.encoder):
-        raise CheckpointError(f"{directory}: found an encoder with {found}")
-    pairs: dict[str, tuple[int, int]] = {}
-    if isinstance(config.encoder, VitConfig):
-        pairs["heads"] = saved["heads"], config.encoder.heads
-    if isinstance(config, RiceConfig) and config.pmd and "pmd" in parts:
-        pairs["pmd.num_heads"] = (saved["pmd"]["num_heads"], config.pmd.num_heads)
-    if isinstance(config, RiceConfig) and config.aggregation.kind == "transformer" and "aggregation" in parts:
-        found = saved["aggregation"]["transformer"]["heads"]
-        pairs["aggregation.transformer.heads"] = found, config.aggregation.transformer.heads
-    if isinstance(config, DetrConfig) and "detector" in parts:
-        pairs["detector.heads"] = (saved["detector"]["heads"], config.decoder.heads)
-    for name, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise CheckpointError(f"{directory}: found {theirs} heads, expected {ours} (config.model.{name})")

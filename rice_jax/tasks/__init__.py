@@ -7,8 +7,8 @@ from typing import Any
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config import resolve as resolve_settings
+from rice_jax.models.start import with_saved_encoder
 from rice_jax.models.text_weights import with_saved_tower
-from rice_jax.models.weights import with_saved_encoder
 from rice_jax.tasks.cope import CopeTask
 from rice_jax.tasks.detection import Detection
 from rice_jax.tasks.domains import Domains
@@ -28,7 +28,7 @@ def resolve(values: Mapping[str, Any], workdir: Path | None = None) -> Config:
 
     Args:
         values: see `rice_jax.config.resolve`; the encoder's settings are completed from the weights that the run starts
-            from (`models.weights.with_saved_encoder`).
+            from (`models.start.with_saved_encoder`).
         workdir: of the run; None = there is none.
 
     Raises:

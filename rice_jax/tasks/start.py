@@ -20,8 +20,9 @@ from jaxtyping import PyTree
 from rice_jax.input.items import list_classes
 from rice_jax.models.cope import CLASSES, CopeConfig
 from rice_jax.models.create import abstract_params, create_params
+from rice_jax.models.start import start_from
 from rice_jax.models.text_weights import start_text
-from rice_jax.models.weights import CheckpointError, load_weights, read_config, read_data, start_from
+from rice_jax.models.weights import CheckpointError, load_weights, read_config, read_data
 from rice_jax.parallel.mesh import parameter_shardings, path_name
 from rice_jax.tasks.cope import PRODUCTS, class_rows
 from rice_jax.tasks.task import Run

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from rice_jax.config import Config
 from rice_jax.eval.place import Place, find_place
-from rice_jax.models.create import ModelConfig
+from rice_jax.models.create import AnyModelConfig
 from rice_jax.train.loop import Evaluator
 from rice_jax.train.steps import Loss
 
@@ -35,7 +35,7 @@ class Run:
     config: Config
     workdir: Path
     mesh: Mesh
-    model: ModelConfig
+    model: AnyModelConfig
     graphdef: nnx.GraphDef
     params: PyTree
     source: Path | None = None
@@ -67,7 +67,7 @@ class Task(Protocol):
             DataError: a data set or a file in the workdir is damaged.
         """
 
-    def model(self, config: Config) -> ModelConfig:
+    def model(self, config: Config) -> AnyModelConfig:
         """Settings of the model, without parts whose loss is off."""
 
     def batches(self, config: Config, start: int, process_index: int, process_count: int) -> grain.DatasetIterator:

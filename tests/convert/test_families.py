@@ -17,7 +17,8 @@ from rice_jax.index.model import load_model, read_settings
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.rice import embed
-from rice_jax.models.weights import CheckpointError, load_weights, save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 from rice_jax.parallel.mesh import create_mesh, global_batch
 from rice_jax.tasks import TASKS
 from rice_jax.train.optimizer import create_optimizer

@@ -15,7 +15,8 @@ from rice_jax.convert.reference import from_reference, to_reference
 from rice_jax.convert.tensors import ConvertError
 from rice_jax.losses.matching import hardest_negatives
 from rice_jax.models.rice import Rice, RiceConfig, embed, embed_frames
-from rice_jax.models.weights import load_weights, save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import load_weights, save_weights
 from rice_jax.train.checkpoint import open_checkpoints, save
 from rice_jax.types import Tokens
 from tests.convert.torch_archive import write_archive, write_old

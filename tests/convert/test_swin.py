@@ -17,13 +17,8 @@ from rice_jax.index.model import load_model
 from rice_jax.index.update import build_index
 from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.create import create_model, create_params
-from rice_jax.models.weights import (
-    CheckpointError,
-    load_weights,
-    require_trained_embedding,
-    save_weights,
-    start_from,
-)
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CheckpointError, load_weights, require_trained_embedding, save_weights
 from rice_jax.parallel.mesh import create_mesh, global_batch
 from rice_jax.recognition.recognizer import Recognizer
 from rice_jax.tasks import TASKS

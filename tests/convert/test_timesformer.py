@@ -23,7 +23,8 @@ from rice_jax.index.store import read_index
 from rice_jax.index.update import build_index
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import embed
-from rice_jax.models.weights import CheckpointError, load_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CheckpointError, load_weights
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.recognition.engine import Engine
 from tests.convert.test_families import case, convert, family, write_folder

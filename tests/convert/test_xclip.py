@@ -20,7 +20,8 @@ from rice_jax.index.model import load_model
 from rice_jax.index.update import build_index
 from rice_jax.models.create import create_params
 from rice_jax.models.rice import embed
-from rice_jax.models.weights import CheckpointError, load_weights, save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CheckpointError, load_weights, save_weights
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.recognition.engine import Engine
 from scripts.parity import Case

@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict
 from rice_jax.config import ConfigError
 from rice_jax.losses.distillation import direct_loss, relational_loss
 from rice_jax.models.create import create_model, create_params
-from rice_jax.models.weights import embedding_fingerprint, save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import embedding_fingerprint, save_weights
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
 from rice_jax.tasks import TASKS
 from rice_jax.tasks.retrieval import retrieval_loss

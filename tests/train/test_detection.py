@@ -9,7 +9,8 @@ from jax.sharding import AxisType, Mesh
 
 from rice_jax.config import Config
 from rice_jax.models.create import create_model, create_params
-from rice_jax.models.weights import CheckpointError, save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CheckpointError, save_weights
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
 from rice_jax.tasks import TASKS
 from rice_jax.tasks.detection import detector_loss, top_accuracy

@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict
 from rice_jax.config import MeshConfig
 from rice_jax.models.create import create_params
 from rice_jax.models.rice import Rice
-from rice_jax.models.weights import CheckpointError, save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CheckpointError, save_weights
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.train import checkpoint
 from rice_jax.train.optimizer import create_optimizer

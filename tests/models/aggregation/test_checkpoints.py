@@ -11,7 +11,8 @@ from rice_jax.config import MeshConfig
 from rice_jax.index.model import place_model, read_settings
 from rice_jax.index.store import About
 from rice_jax.models.create import create_model, create_params
-from rice_jax.models.weights import CheckpointError, save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import CheckpointError, save_weights
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.tasks import TASKS
 from rice_jax.tasks.task import Run

@@ -16,7 +16,8 @@ from rice_jax.models.create import create_params
 from rice_jax.models.encoders import encoder_class, frozen
 from rice_jax.models.encoders.mobilenet import STAGES, Mobilenet, convolve, filter_channels
 from rice_jax.models.encoders.vit import Vit
-from rice_jax.models.weights import save_weights, start_from
+from rice_jax.models.start import start_from
+from rice_jax.models.weights import save_weights
 from rice_jax.parallel.mesh import ONE_PLACE, create_mesh
 from rice_jax.train.optimizer import create_optimizer
 from tests.settings import model_of, small_config
