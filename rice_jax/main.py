@@ -25,10 +25,7 @@ from rice_jax.index.store import FILE, read_index
 from rice_jax.index.update import remove_pictures, update_index
 from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.create import abstract_params, create_model, create_params, model_class
-from rice_jax.models.detr import DetrConfig
-from rice_jax.models.encoders import between_frames, frozen
-from rice_jax.models.rice import RiceConfig
+from rice_jax.models.create import abstract_params, create_model, create_params
 from rice_jax.models.start import start_from
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights
 from rice_jax.pages.compare import write_comparison
@@ -46,11 +43,11 @@ from rice_jax.parallel.processes import (
 from rice_jax.tasks import TASKS, resolve
 from rice_jax.tasks.cope import PRODUCTS
 from rice_jax.tasks.epochs import log_epochs
-from rice_jax.tasks.start import initial_params, resume_run
+from rice_jax.tasks.start import initial_params, resume_run, run_optimizer
 from rice_jax.tasks.task import Run, Task
 from rice_jax.train import checkpoint
 from rice_jax.train.loop import train
-from rice_jax.train.optimizer import create_optimizer, learning_rates
+from rice_jax.train.optimizer import learning_rates
 from rice_jax.train.record import common_facts, write_record
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import training_step
@@ -149,11 +146,7 @@ def run_training(this: Run, task: Task) -> int:
     data = training_digests(config.data)
     require_same(data)
     log_epochs(config)
-    pretrained = model_class(this.model).PRETRAINED
-    fresh = between_frames(config.model.encoder) if config.optimizer.between_frames == "new" else ()
-    new = [f"encoder/{path}" for path in fresh]
-    fixed = [f"encoder/{path}" for path in frozen(config.model.encoder)]
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh, new, fixed)
+    optimizer = run_optimizer(config, this.model, mesh)
     rates = learning_rates(config.optimizer, config.train.total_steps)
     step = training_step(this.graphdef, optimizer, task.loss(config, mesh), rates)
     evaluators = task.evaluators(this)
@@ -204,11 +197,7 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
         if jax.process_index() == 0:
             remove_pictures(directory, images)
     elif images:
-        parts, settings = task.model(config), ModelSettings.of(config)
-        if isinstance(parts, DetrConfig):
-            raise ConfigError(f"index: found config.task={config.task!r}, expected 'retrieval', 'domains', or 'cope'")
-        if isinstance(parts, RiceConfig):
-            settings = dataclasses.replace(settings, model=parts)
+        settings = ModelSettings.of_run(config, task.model(config))
         source, _ = newest_weights(workdir, config.model.init_from)
         update_index(
             directory,

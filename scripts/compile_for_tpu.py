@@ -63,10 +63,10 @@ from rice_jax.config.command_line import parse_flags
 from rice_jax.config.cope import DOMAINS
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
 from rice_jax.models.cope import CopeConfig
-from rice_jax.models.create import create_model, create_params, model_class
+from rice_jax.models.create import create_model, create_params
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.tasks import TASKS, resolve
-from rice_jax.train.optimizer import create_optimizer
+from rice_jax.tasks.start import run_optimizer
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, training_step
 from rice_jax.types import Batch
@@ -261,8 +261,7 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
     require_even_batch(config.data.batch_size, mesh)
     model = task.model(config)
     graphdef = create_model(model, mesh)
-    pretrained = model_class(model).PRETRAINED
-    optimizer = create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh)
+    optimizer = run_optimizer(config, model, mesh)
     params = jax.eval_shape(lambda: create_params(model, mesh, config.seed))
     state = jax.eval_shape(lambda: create_state(params, optimizer, mesh))
     step = compile_step(training_step(graphdef, optimizer, task.loss(config, mesh)), state, mesh)

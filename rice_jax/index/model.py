@@ -18,7 +18,8 @@ from rice_jax.eval.calibration import read_calibration
 from rice_jax.index.store import About
 from rice_jax.models.contract import SupportsStreaming
 from rice_jax.models.cope import PAGE, CopeConfig
-from rice_jax.models.create import abstract_params, create_model, create_params
+from rice_jax.models.create import AnyModelConfig, abstract_params, create_model, create_params
+from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.start import start_from
@@ -68,6 +69,22 @@ class ModelSettings:
             return cls(cope, resize, num_frames)
         tokenizer = str(Path(config.input.tokenizer).absolute())
         return cls(cope, resize, num_frames, tokenizer=tokenizer, text_context=config.input.text_context)
+
+    @classmethod
+    def of_run(cls, config: Config, parts: AnyModelConfig) -> "ModelSettings":
+        """The settings of the model that a run's task trains.
+
+        Args:
+            config: settings of the run.
+            parts: settings of the model's parts, as the task has them.
+
+        Raises:
+            ConfigError: the model finds boxes, and embeds nothing.
+        """
+        if isinstance(parts, DetrConfig):
+            raise ConfigError(f"index: found config.task={config.task!r}, expected 'retrieval', 'domains', or 'cope'")
+        settings = cls.of(config)
+        return dataclasses.replace(settings, model=parts) if isinstance(parts, RiceConfig) else settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

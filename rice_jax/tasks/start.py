@@ -1,4 +1,4 @@
-"""The state that a training starts from: fresh, from other weights, or of its own newest checkpoint.
+"""The optimizer of a training and the state that it starts from: fresh, of other weights, or of its newest checkpoint.
 
 The centers of products need more than other parameters: the rows of two runs are of other products, and a run that
 goes on may have new ones.
@@ -15,20 +15,38 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from rice_jax.config import Config
 from rice_jax.input.items import list_classes
 from rice_jax.models.cope import CLASSES, CopeConfig
-from rice_jax.models.create import abstract_params, create_params
+from rice_jax.models.create import AnyModelConfig, abstract_params, create_params, model_class
+from rice_jax.models.encoders import between_frames, frozen
 from rice_jax.models.start import start_from
 from rice_jax.models.text_weights import start_text
 from rice_jax.models.weights import CheckpointError, load_weights, read_config, read_data
 from rice_jax.parallel.mesh import parameter_shardings, path_name
 from rice_jax.tasks.cope import PRODUCTS, class_rows
 from rice_jax.tasks.task import Run
+from rice_jax.train.optimizer import create_optimizer
 from rice_jax.train.state import TrainState, abstract_state, resume
 
 logger = logging.getLogger(__name__)
+
+
+def run_optimizer(config: Config, model: AnyModelConfig, mesh: Mesh) -> optax.GradientTransformation:
+    """The optimizer of a run: which parts of its model learn at which rate, and which are frozen.
+
+    Args:
+        config: settings of the run.
+        model: settings of the model's parts.
+        mesh: all devices.
+    """
+    fresh = between_frames(config.model.encoder) if config.optimizer.between_frames == "new" else ()
+    new, fixed = ([f"encoder/{path}" for path in paths] for paths in (fresh, frozen(config.model.encoder)))
+    pretrained = model_class(model).PRETRAINED
+    return create_optimizer(config.optimizer, config.train.total_steps, pretrained, mesh, new, fixed)
 
 
 def initial_params(run: Run) -> PyTree:

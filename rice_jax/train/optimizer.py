@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from rice_jax.config import OptimizerConfig
+from rice_jax.models.cope import CLASSES
 from rice_jax.parallel.mesh import parameter_shardings, path_name
 
 TEXT = "text"  # the part that is a text tower
 FROZEN = "frozen"
-CLASSES = "classes"  # the part that holds the centers of classes, whose gradients are not clipped
 
 
 def create_optimizer(
@@ -55,7 +55,7 @@ def create_optimizer(
     if frozen:
         groups[FROZEN] = optax.set_to_zero()
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    if is_adamw:
+    if is_adamw:  # the centers of classes are not clipped
         clip = optax.masked(clip, lambda params: {part: part != CLASSES for part in params})
     moments = optax.scale_by_adam(config.beta1, config.beta2, config.epsilon) if is_adamw else adam(config)
     labels = partial(learning_rate_groups, pretrained, new=new, own=groups, frozen=frozen)

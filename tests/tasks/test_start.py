@@ -1,0 +1,35 @@
+"""What a training starts with; `test_cope_runs.py` tests its state."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax.traverse_util import flatten_dict
+
+from rice_jax.config import MeshConfig
+from rice_jax.models.create import abstract_params
+from rice_jax.models.encoders.timesformer import Timesformer
+from rice_jax.parallel.mesh import create_mesh
+from rice_jax.tasks.start import run_optimizer
+from tests.settings import model_of, small_config
+
+
+def test_new_layers_of_an_encoder_learn_faster_and_frozen_ones_do_not_learn():
+    """One update with gradients of one is the learning rate of a parameter."""
+    encoder = dict(architecture="timesformer", stem="mobilenet", patch_size=16, frozen_stages=2)
+    rates = dict(encoder_learning_rate=0.1, new_learning_rate=0.2, between_frames="new", weight_decay=0.0)
+    settings = {f"model__{name}": value for name, value in encoder.items()}
+    settings |= {f"optimizer__{name}": value for name, value in rates.items()}
+    config = small_config(loss__pmd_weight=0.0, optimizer__warmup_steps=0, **settings)
+    model, mesh = model_of(config), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), abstract_params(model, mesh))
+    optimizer = run_optimizer(config, model, mesh)
+    updates = flatten_dict(jax.jit(lambda ones: optimizer.update(ones, optimizer.init(ones), ones)[0])(ones), sep="/")
+    between = tuple(f"encoder/{path}" for path in Timesformer.BETWEEN_FRAMES)
+    found = set()
+    for name, update in updates.items():
+        expected = 0.2 if name.startswith(between) else 0.1
+        if name.startswith(("encoder/stem/stage_0/", "encoder/stem/stage_1/")):
+            expected = 0.0
+        assert float(update.min()) == float(update.max()) == pytest.approx(-expected, rel=1e-4), name
+        found.add(expected)
+    assert found == {0.0, 0.1, 0.2}
