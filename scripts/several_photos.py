@@ -3,10 +3,10 @@
     python scripts/several_photos.py --run RUN --clips CLIPS [--clips CLIPS …] --photos PHOTOS
 
 CLIPS and PHOTOS are what data/sample/simulate.py wrote, with the same test products. A product's photos are the
-catalogue's picture and, from each clip of PHOTOS, the frame that shows the product largest, cut to its box and a
+catalog's picture and, from each clip of PHOTOS, the frame that shows the product largest, cut to its box and a
 quarter of its size more on each side: photos in rooms, from other sides. Each clip of CLIPS is ranked in its gallery by
 the score by frames (`rice_jax.eval.scores`), and "none" is told by a calibration fitted on the clips of all other
-galleries: with one photo a product, as an evaluation with the catalogue fits it, and with these photos, as `rice eval
+galleries: with one photo a product, as an evaluation with the catalog fits it, and with these photos, as `rice eval
 CLIPS.csv --index=SHOP` does. Intervals are 95 %, over the products; those of differences are paired.
 """
 
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def write_shop(directory: pathlib.Path, clips: pathlib.Path, photos: pathlib.Path) -> pathlib.Path:
-    """Writes photos, and a CSV of them and the catalogue's pictures; ids are PRODUCT, PRODUCT/2, …."""
+    """Writes photos, and a CSV of them and the catalog's pictures; ids are PRODUCT, PRODUCT/2, …."""
     galleries = json.loads(next(clips.glob("test_liveid_to_gallery_*.json")).read_text(encoding="utf-8"))
     with (clips / "attribution.csv").open(newline="", encoding="utf-8") as file:
         products = {row["image_id"]: row["product_id"] for row in csv.DictReader(file)}

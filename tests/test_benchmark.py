@@ -302,7 +302,7 @@ def test_encoding_is_measured(capsys, monkeypatch, tmp_path):
     for row in rows:
         rate = row["pictures_per_second"] * row["GFLOP_per_picture"] * 1e9
         assert row["of_torch_float32"] is None and row["TFLOP_per_second"] == pytest.approx(rate / 1e12)
-        assert row["utilisation"] == pytest.approx(rate / 1e15)
+        assert row["utilization"] == pytest.approx(rate / 1e15)
     assert 2.5 < rows[1]["GFLOP_per_picture"] / rows[0]["GFLOP_per_picture"] < 3
     assert len(list(tmp_path.glob("*/plugins/profile/*/*.xplane.pb"))) == 4
 
@@ -328,7 +328,7 @@ class TestWithTorch:
         names = ["ours float32", "torch float32", "torch bfloat16"]
         assert list(rows) == [(work, name) for work in encode_speed.WORKS for name in names]
         for (_, name), row in rows.items():
-            assert row["pictures_per_second"] > 0 and row["utilisation"] is None
+            assert row["pictures_per_second"] > 0 and row["utilization"] is None
             assert (row["of_torch_float32"] == 1) == (name == "torch float32")
 
 
@@ -355,7 +355,7 @@ def test_training_is_measured(capsys, tmp_path):
     assert all((row["pairs"], row["frames"]) == (4, 3) for row in result["rows"])
     assert pairwise["of_naive"] == pytest.approx(pairwise["pairs_per_second"] / naive["pairs_per_second"])
     assert ours["of_naive"] == pytest.approx(ours["pairs_per_second"] / naive["pairs_per_second"])
-    assert naive["of_naive"] == 1 and naive["utilisation"] is None and naive["per_core_second"] > 0
+    assert naive["of_naive"] == 1 and naive["utilization"] is None and naive["per_core_second"] > 0
     assert [result[name] for name in ("device", "peak", "dtype")] == ["cpu", "unknown", "float32"]
     assert len(list(tmp_path.glob("batch4/plugins/profile/*/*.xplane.pb"))) == 1
 

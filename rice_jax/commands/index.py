@@ -46,7 +46,7 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
         "--worker",
         type=_worker,
         metavar="I/N",
-        help="embed share I of N, from 0, of a large catalogue, and write shards; PICTURES may also be tars",
+        help="embed share I of N, from 0, of a large catalog, and write shards; PICTURES may also be tars",
     )
     parser.add_argument(
         "--text_model", type=Path, metavar="DIR", help="converted text tower, or run, that embeds titles"

@@ -1,4 +1,4 @@
-"""Embeds a large catalogue in shards, by any number of processes or machines that need not know of each other.
+"""Embeds a large catalog in shards, by any number of processes or machines that need not know of each other.
 
 A shard is a tar, or some thousand pictures of a list. Process I of N embeds each N-th shard from the I-th on, and
 writes it as a file of its own, whole or not at all; a shard that is there is not embedded again. So a job that was
@@ -70,7 +70,7 @@ def build_shards(
     batch_size: int = 128,
     num_threads: int = 16,
 ) -> Done:
-    """Embeds this process's shards of a catalogue, but for those that are there already.
+    """Embeds this process's shards of a catalog, but for those that are there already.
 
     Args:
         images: a directory of tars (WebDataset, img2dataset), a directory that img2dataset wrote in its format "files",

@@ -31,7 +31,7 @@ from scripts.benchmarks.timing import Speed, median, ratio
 
 CLIPS, FRAMES = 4_013_617, 473_402_226  # of LPR4M's training set
 STORED_FRAMES = 10  # of a clip, at most: the builder's choice
-CHIPS, PEAK, UTILISATION = 8, 197e12, 0.4  # a v5e-8: bf16 operations per second and chip, and the assumed use of them
+CHIPS, PEAK, UTILIZATION = 8, 197e12, 0.4  # a v5e-8: bf16 operations per second and chip, and the assumed use of them
 CORES = (2, 16, 64)  # to tell the hours of
 PRODUCTS = 60
 
@@ -134,7 +134,7 @@ def report(speeds: Speeds, operations_per_pair: float) -> str:
     needed = math.ceil(pictures / median(speeds.read).per_core_second)
     lines += [
         "",
-        f"a v5e-8 that uses {UTILISATION:.0%} (assumed) of {CHIPS} · {PEAK / 1e12:.0f} · 10¹² operations a second, at "
+        f"a v5e-8 that uses {UTILIZATION:.0%} (assumed) of {CHIPS} · {PEAK / 1e12:.0f} · 10¹² operations a second, at "
         f"{operations_per_pair / 1e9:.0f} · 10⁹ a pair,",
         f"takes {pairs:,.0f} pairs and {pictures:,.0f} pictures a second ({speeds.pictures_per_pair:.2f} a pair): "
         f"{needed} cores like these",
@@ -152,7 +152,7 @@ def build_hours(speeds: Speeds, cores: int) -> tuple[float, float]:
 
 def pairs_per_second(operations_per_pair: float) -> float:
     """Pairs that a v5e-8 trains on in a second."""
-    return CHIPS * PEAK * UTILISATION / operations_per_pair
+    return CHIPS * PEAK * UTILIZATION / operations_per_pair
 
 
 def _settings(data_dir: Path, cores: int, overrides: Mapping) -> Config:

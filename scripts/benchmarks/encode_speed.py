@@ -25,7 +25,7 @@ COLUMNS = {
     "of_torch_bfloat16": ".2f",
     "GFLOP_per_picture": ".2f",
     "TFLOP_per_second": ".3f",
-    "utilisation": ".1%",
+    "utilization": ".1%",
 }
 WORKS = ("forward", "forward + backward")
 TORCH_DTYPES = ("float32", "bfloat16")
@@ -91,7 +91,7 @@ def _figures(name: str, results: dict[str, list[Speed]], operations: float) -> d
         **of_torch,
         "GFLOP_per_picture": operations / 1e9,
         "TFLOP_per_second": rate / 1e12,
-        "utilisation": rate / peak if peak else None,
+        "utilization": rate / peak if peak else None,
     }
 
 

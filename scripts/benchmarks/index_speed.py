@@ -1,4 +1,4 @@
-"""Measures how fast pictures are embedded into shards, and what that makes of a catalogue of 100 million.
+"""Measures how fast pictures are embedded into shards, and what that makes of a catalog of 100 million.
 
     python scripts/benchmarks/index_speed.py [--model=RUN] [--pictures=1024] [--shards=4]
 
@@ -38,7 +38,7 @@ from rice_jax.tasks import TASKS, resolve
 
 IMAGES = Path(__file__).resolve().parents[2] / "data/sample/images"
 SHORT_SIDE, QUALITY = 256, 95  # as `scripts/img2dataset.sh` asks for
-CATALOGUE = 100_000_000
+CATALOG = 100_000_000
 
 
 def main() -> None:
@@ -65,8 +65,8 @@ def main() -> None:
         "pictures": done.num_embedded,
         "per_second": done.num_embedded / seconds,
         "per_core_second": done.num_embedded / core_seconds,
-        "hours_100_million": CATALOGUE * seconds / done.num_embedded / 3600,
-        "core_hours_100_million": CATALOGUE * core_seconds / done.num_embedded / 3600,
+        "hours_100_million": CATALOG * seconds / done.num_embedded / 3600,
+        "core_hours_100_million": CATALOG * core_seconds / done.num_embedded / 3600,
     }
     print(json.dumps({name: float(f"{value:.4g}") if type(value) is float else value for name, value in row.items()}))
 

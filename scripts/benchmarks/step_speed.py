@@ -31,7 +31,7 @@ COLUMNS = {
     "of_naive": ".2f",
     "GFLOP_per_pair": ".1f",
     "TFLOP_per_second": ".3f",
-    "utilisation": ".1%",
+    "utilization": ".1%",
 }
 
 
@@ -73,7 +73,7 @@ def _rows(config: Config, rounds: int, seconds: float, profile: Path | None) -> 
             "of_naive": ratio(speeds, results["naive"]).per_second,
             "GFLOP_per_pair": operations / 1e9,
             "TFLOP_per_second": rate / 1e12,
-            "utilisation": rate / peak if peak else None,
+            "utilization": rate / peak if peak else None,
         }
 
 

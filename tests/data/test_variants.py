@@ -80,7 +80,7 @@ def test_images_and_views_show_the_same_colors(made):
         views = np.asarray(Image.open(made / "views" / f"{row['product_id']}.webp").convert("RGBA"), np.float32)
         shown = image[(image < 240).any(axis=2)].mean(axis=0)
         rendered = views[views[..., 3] > 200][:, :3].mean(axis=0)
-        # Lamps differ between a catalogue's picture and the renderings, tints do not.
+        # Lamps differ between a catalog's picture and the renderings, tints do not.
         assert np.abs(shown - shown.mean() - (rendered - rendered.mean())).max() < 25, row["product_id"]
 
 

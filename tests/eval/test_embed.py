@@ -49,7 +49,7 @@ def test_one_compilation_serves_all_batches():
     assert embedder.image._cache_size() == before + 1
 
 
-def test_exposure_alone_makes_no_neighbour():
+def test_exposure_alone_makes_no_neighbor():
     pictures = np.random.default_rng(2).integers(60, 160, (2, 16, 16, 3), np.uint8)
     brighter = pictures[:1] + np.uint8(80)
     same, other = (np.asarray(thumbnail(jnp.asarray(x))) for x in (brighter, pictures))

@@ -1,4 +1,4 @@
-"""A large catalogue, embedded in shards by several processes."""
+"""A large catalog, embedded in shards by several processes."""
 
 import io
 import json
