@@ -43,15 +43,15 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     options = parser.parse_args(arguments)
     if not (options.sets or options.titles or options.speech):
         parser.error("expected --sets, --titles, or --speech")
-    first, _, count = options.share.partition("/")
-    if not (first.isdecimal() and count.isdecimal() and int(first) < int(count)):
+    number, _, count = options.share.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         parser.error(f"--share={options.share}: expected I/N with I from 0 to N - 1")
     log_to_stderr()
     keep_compiled()
     try:
         embedder = TextEmbedder(load_text_model(options.model), options.batch_size)
         for kind in KINDS:
-            _embed(kind, embedder, options, (int(first), int(count)))
+            _embed(kind, embedder, options, (int(number), int(count)))
     except (CheckpointError, ConfigError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(options.out)

@@ -109,7 +109,8 @@ def _columns(place: str, names: Sequence[str], with_paths: bool) -> dict[str, in
                 f"{place}: found the columns {several}, each of which could be the {column}; rename the right one to "
                 f"{column!r}"
             )
-        columns |= dict.fromkeys([column] * len(fitting), *fitting)
+        if fitting:
+            columns[column] = fitting[0]
     if not {"id", "product"} & columns.keys() or (with_paths and "path" not in columns):
         raise DataError(
             f"{place}: found the columns {found}, expected id{' and path' * with_paths} in the first line, or other "

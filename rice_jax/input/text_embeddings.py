@@ -117,7 +117,7 @@ def part_files(folder: Path, kind: str) -> list[Path]:
     return [alone] if alone.is_file() else sorted((folder / kind).glob("*.parquet"))
 
 
-class Part(NamedTuple):
+class EmbeddedPart(NamedTuple):
     """The content of a file."""
 
     keys: list[str]
@@ -129,7 +129,7 @@ class Part(NamedTuple):
         return str(self.about.get("fingerprint", ""))
 
 
-def read_part(path: Path) -> Part:
+def read_part(path: Path) -> EmbeddedPart:
     """Reads a file of embeddings.
 
     Raises:
@@ -147,7 +147,7 @@ def read_part(path: Path) -> Part:
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.isfinite(lengths).all() or (lengths == 0).any():
             raise ValueError(f"embedding {int(np.argmin(np.nan_to_num(lengths, nan=0, posinf=0)))} has no direction")
-        return Part(keys, vectors / lengths, dict(about))
+        return EmbeddedPart(keys, vectors / lengths, dict(about))
     except Exception as error:  # a flipped bit may raise anything
         reason = " ".join(str(error).split())
         raise DataError(
@@ -156,7 +156,7 @@ def read_part(path: Path) -> Part:
         ) from error
 
 
-def _require_all_parts(place: Path, found: list[Path], parts: list[Part]) -> None:
+def _require_all_parts(place: Path, found: list[Path], parts: list[EmbeddedPart]) -> None:
     """Refuses a folder of which a process was stopped before it had written all."""
     expected = {int(part.about["num_parts"]) for part in parts if "num_parts" in part.about}
     if expected and expected != {len(found)}:

@@ -155,7 +155,7 @@ class ImageView(View):
         photos = [example.row["image"], *example.row.get("photos", ())]
         photo = photos[rng.integers(len(photos))] if len(photos) > 1 else photos[0]  # one leaves the other draws alone
         crop = transforms.random_crop(rng, config.resize, config.image_size, (config.image_crop_min_area, 1.0))
-        return self._encode(example, photo, crop, random_color(config, rng, hue))
+        return self._encode(example, photo, crop, draw_color(config, rng, hue))
 
     def evaluate(self, example: Example) -> Part:
         if not example.row:
@@ -238,7 +238,7 @@ class RandomFramesView(FramesView):
         boxes = stored_boxes(example.row)
         example.frames = self._choose(rng, example.count_frames(), boxes)
         # One change of color for all frames: a stream's colors are those of its camera and light.
-        color = random_color(config, rng, example.hue)
+        color = draw_color(config, rng, example.hue)
         windows = self._windows(example)
         if config.crop == "frame":
             shown = [boxes[frame] for frame in example.frames]
@@ -323,7 +323,7 @@ def image_key(image_id: bytes) -> np.int32:
     return np.frombuffer(hashlib.blake2b(image_id, digest_size=4).digest(), "<i4")[0]
 
 
-def random_color(
+def draw_color(
     config: InputConfig, rng: np.random.Generator, hue: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, "3 4"] | None:
     """Draws a change of color, after a turn of the hues; None if the settings ask for neither."""

@@ -90,8 +90,7 @@ class VitLayers(nnx.Module):
 
     def embed(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B K D"]:
         """The input of the first block: CLS, registers, patches."""
-        config, num_extra = self.config, int(self.config.class_token)
-        x = self.embed_patches(pictures)
+        config, x = self.config, self.embed_patches(pictures)
 
         def repeat(tokens) -> Float[Array, "B R D"]:
             return jnp.broadcast_to(jnp.asarray(tokens, x.dtype), (x.shape[0], *tokens.shape))
@@ -101,7 +100,8 @@ class VitLayers(nnx.Module):
         if config.positions == "learned":
             x = x + self.position_embedding[...].astype(x.dtype)
         if config.registers:
-            x = jnp.concatenate([x[:, :num_extra], repeat(self.registers[...]), x[:, num_extra:]], axis=1)
+            num_cls = int(config.class_token)
+            x = jnp.concatenate([x[:, :num_cls], repeat(self.registers[...]), x[:, num_cls:]], axis=1)
         return self.ln_pre(x) if config.ln_pre else x
 
     def embed_patches(self, pictures: Float[Array, "B S S 3"]) -> Float[Array, "B N D"]:
@@ -122,8 +122,9 @@ class VitLayers(nnx.Module):
         if self.config.pooling == "attention":
             pooled = self.pool(normed, patch_mask)
         else:
-            weights = jnp.ones(normed.shape[:2], bool) if patch_mask is None else patch_mask
-            pooled = jnp.mean(normed, axis=1, where=(weights | ~weights.any(axis=1, keepdims=True))[..., None])
+            mask = jnp.ones(normed.shape[:2], bool) if patch_mask is None else patch_mask
+            kept = mask | ~mask.any(axis=1, keepdims=True)  # all of a picture of which none is
+            pooled = jnp.mean(normed, axis=1, where=kept[..., None])
         return jnp.concatenate([pooled[:, None], patches], axis=1), pooled
 
     def apply_blocks(self, x: Float[Array, "B L D"], mask: Bool[Array, "B M"] | None = None) -> Float[Array, "B L D"]:
