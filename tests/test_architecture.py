@@ -2,10 +2,12 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW_FILES
 from tests.fixtures import ROOT
 
 # What each package may import from rice_jax besides itself: whole packages, or single modules. Top-level modules that
@@ -102,6 +104,28 @@ def test_rooms_import_only_what_the_table_allows():
     assert {module: names for module, names in wrong.items() if names} == {}
     rooms = {module.partition(".")[0] for module in MODULES if "." in module}
     assert rooms <= {COMMANDS, *ROOMS}, "a package that is not in the table"
+
+
+def documented(page: str) -> dict[str, set[str]]:
+    """What each package may import by the second table of docs/design.md; "all above" is spelled out."""
+    _, _, table = page.partition("| in `rice_jax/` |")
+    found: dict[str, set[str]] = {}
+    for names, allowed in re.findall(r"^\| (`.*?) \|.*\| ([^|]+) \|$", table, re.MULTILINE):
+        rooms = [name.removesuffix("/").removesuffix(".py") for name in re.findall(r"`([\w/.]+)`", names)]
+        words = set(re.split(r", | except ", allowed)) - {"nothing"}
+        if "all above" in words:
+            words = set(found) ^ (words - {"all above"})
+        found |= {room: words - {room} for room in rooms if room in ROOMS}
+    return found
+
+
+def test_the_page_of_the_design_has_the_same_table():
+    assert documented((ROOT / "docs" / "design.md").read_text(encoding="utf-8")) == ROOMS
+
+
+def test_every_file_of_slow_tests_exists():
+    assert [name for name in SLOW_FILES if not (ROOT / "tests" / name).exists()] == []
+    assert len(set(SLOW_FILES)) == len(SLOW_FILES)
 
 
 def part_calls(source: str) -> set[str]:
