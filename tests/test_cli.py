@@ -50,6 +50,8 @@ def test_version(capsys):
     found = capsys.readouterr().out
     assert found == f"rice_jax {rice_jax.__version__}\n"
     assert f"version = {rice_jax.__version__}\n" in (ROOT / "setup.cfg").read_text()
+    assert f"\nversion: {rice_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f'__version__ = "{rice_jax.__version__}"\n' in (ROOT / "rice_jax" / "__init__.py").read_text()
 
 
 @pytest.mark.parametrize(
