@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from rice_jax.eval.nearest import Gallery, Rows, lengths_of, rank_rows
 from rice_jax.eval.pooling import Pooling, inflation
 from rice_jax.eval.products import Products, group_products
+from rice_jax.eval.scores import scores_by_frames
 from rice_jax.types import DataError
 
 
@@ -108,8 +109,8 @@ class Ranking:
         truth_ranks: 1-based positions of the query's true products that are in its gallery, ascending.
         gallery_size: number of products in the query's gallery.
         truths: ids of the true products, one for each ground-truth image.
-        top: the best (product id, score) pairs, best first; after `rerank.reorder` the scores of matched products are
-            the decoder's.
+        top: the best (product id, score) pairs, best first; after `rerank.reorder` matched products have the scores
+            that they were re-ordered by.
         images: the image of each product of `top` that is most similar to the query.
     """
 
@@ -199,6 +200,21 @@ def rank(queries: Queries, images: GalleryImages, *, num_top: int = 10, max_scor
         top=tuple(top),
         images=tuple(shown),
     )
+
+
+def product_scores(queries: Queries, images: GalleryImages, query: int) -> Float32[np.ndarray, " p"]:
+    """The scores of a query for all products of its gallery, in their order.
+
+    They are computed in float32 and may differ from those of `rank` in the last bits, which a fit does not notice.
+
+    Args:
+        queries: to rank by the mean or by frames.
+        images: of all galleries.
+        query: its place among the queries.
+    """
+    products = images.products[queries.gallery_ids[query]]
+    cosines, pooling = queries.rows(query) @ images.embeddings[products.rows].T, images.pooling(products)
+    return pooling.cosines(cosines[0]) if queries.frame_mask is None else pooling.scores(scores_by_frames(cosines))
 
 
 def group_rows(keys: Iterable[str]) -> dict[str, list[int]]:

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rice_jax.eval import fusion
 from rice_jax.eval.fusion import PairedTexts, cross_fitted, fit_weight, fuse
 from rice_jax.eval.ranking import GalleryImages, Queries, rank
+from rice_jax.eval.weight import half_of
 
 PICTURE, TEXT, PRODUCTS, QUERIES = 24, 16, 30, 400
 
@@ -125,7 +125,7 @@ def test_without_texts_there_is_nothing_to_fit(missing):
 def test_no_query_has_a_weight_that_it_was_fitted_to():
     queries, images, texts, truth = world()
     weights = cross_fitted(queries, images, texts)
-    half = np.array([fusion._half(f"p{number}") for number in truth])
+    half = np.array([half_of(f"p{number}") for number in truth])
     assert 0.3 < half.mean() < 0.7
     for own in (0, 1):
         [weight] = {*weights[half == own].tolist()}
