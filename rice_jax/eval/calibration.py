@@ -54,6 +54,10 @@ class Calibration:
         text_weight: of the cosine of title and speech in the scores (`config.eval.text_weight`); 0 = it has no part.
         text_fingerprint: of the text tower; "" = unknown, or `text_weight` is 0.
         text_model: directory of the text tower; "" = the run has trained it, or it is unknown.
+        match_weight: of the decoder's cosine where it is added to the cosine of a clip (`eval.rerank`); None = not
+            fitted.
+        match_weight_by_frames: the same where it is added to the score by frames.
+        match_fingerprint: of the decoder (`models.weights.match_fingerprint`); None = no weight was fitted.
     """
 
     scale: float
@@ -67,6 +71,9 @@ class Calibration:
     text_weight: float = 0.0
     text_fingerprint: str = ""
     text_model: str = ""
+    match_weight: float | None = None
+    match_weight_by_frames: float | None = None
+    match_fingerprint: str | None = None
 
     def probabilities(
         self,
@@ -89,6 +96,13 @@ class Calibration:
         scale, scores = (self.scale, cosines) if by_frames is None else (self.scale_by_frames, by_frames)
         shares = np.exp(scale * (scores - scores.max(axis=-1, keepdims=True)))
         return np.concatenate([(1 - none) * shares / shares.sum(axis=-1, keepdims=True), none], axis=-1)
+
+    def with_match(self, other: "Calibration | None") -> "Calibration":
+        """This calibration with the weights of the decoder of another one, if that has any."""
+        if other is None or other.match_fingerprint is None:
+            return self
+        names = "match_weight", "match_weight_by_frames", "match_fingerprint"
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 
     def cosine_at(self, confidence: float = 0.5, none_prior: float = 0.5) -> float:
         """The cosine at which any product is shown with a probability of `confidence`, at most `FAR` from 0."""

@@ -4,25 +4,49 @@ A product is matched by the image that is most similar to the query.
 
 An image's side of a match is the same for every query: it is kept from the gallery pass, or computed again for each
 query that needs it. A video's side is computed once for all its candidates.
+
+The order is that of the decoder's cosines alone, as published, or that of
+
+    score + weight · match
+
+of the score that products were ranked by before and the decoder's cosine. The weight is fitted (`eval.weight`) to the
+first products of the queries whose truth is one of them: a decoder that tells nothing has a weight near 0, and then the
+order stays as it was.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import BFloat16, Float32, Int64, PyTree
+from jaxtyping import BFloat16, Bool, Float, Float32, Float64, Int64, PyTree
 
 from rice_jax.config import InputConfig
-from rice_jax.eval.ranking import Ranking
+from rice_jax.eval.ranking import GalleryImages, Queries, Ranking, product_scores
+from rice_jax.eval.weight import fit
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.contract import SupportsMatching, require
 from rice_jax.types import DataError
 
 OF_IMAGES = "image", "title"  # how the names of what a batch has of images start
+
+
+class Matches(NamedTuple):
+    """What the decoder says of the first products of every query.
+
+    Attributes:
+        ranked: the products, by the score that they are ranked by before; its `top` holds at least K products, or a
+            whole gallery.
+        cosines: the decoder's, of the first K products of `top`, in its order; beyond the end of a gallery they have no
+            meaning.
+    """
+
+    ranked: Ranking
+    cosines: Float32[np.ndarray, "Q K"]
 
 
 def candidates(
@@ -107,23 +131,56 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
     return match
 
 
-def reorder(ranked: Ranking, cosines: Float32[np.ndarray, "Q K"]) -> Ranking:
-    """Sorts the first K products of every query by the decoder's cosines; the others stay behind them.
-
-    The order is: higher cosine first; among equal ones products that are no truth of the query before those that are,
-    so that a tie never helps; then the order by embedding.
+def fit_weight(
+    matches: Matches, queries: Queries, images: GalleryImages, *, among: Bool[np.ndarray, " Q"] | None = None
+) -> float:
+    """The weight of the decoder's cosines that explains the queries best; 0 if none of them tells anything.
 
     Args:
-        ranked: by embedding; its `top` holds at least K products, or a whole gallery.
-        cosines: of the first K products of `top`, in its order; beyond the end of a gallery they have no meaning.
+        matches: names the products among which a query's truth is found.
+        queries, images: have the scores that the cosines are added to; they need not be those of `matches`.
+        among: which queries count; None = all.
+    """
+    ranked, cosines = matches
+    names = ((gallery_id, images.names(own)) for gallery_id, own in images.products.items())
+    places = {gallery_id: {name: place for place, name in enumerate(own)} for gallery_id, own in names}
+    pairs, is_truth = [], []
+    for query, (gallery_id, top, truths) in enumerate(zip(ranked.gallery_ids, ranked.top, ranked.truths, strict=True)):
+        own = [name for name, _ in top[: cosines.shape[1]]]
+        truth = np.isin(own, truths)
+        if (among is None or among[query]) and truth.any() and not truth.all():
+            scores = product_scores(queries, images, query)[[places[gallery_id][name] for name in own]]
+            pairs.append(np.stack([scores, cosines[query, : len(own)]], axis=1))
+            is_truth.append(truth)
+    return fit(pairs, is_truth)
+
+
+def add_matches(matches: Matches, weights: Float[np.ndarray, " Q"]) -> Float64[np.ndarray, "Q K"]:
+    """score + weight · match of the first K products of every query, as `reorder` takes them."""
+    sums = weights[:, None] * matches.cosines.astype(np.float64)
+    for own, top in zip(sums, matches.ranked.top, strict=True):
+        first = top[: len(own)]
+        own[: len(first)] += [score for _, score in first]
+    return sums
+
+
+def reorder(ranked: Ranking, scores: Float[np.ndarray, "Q K"]) -> Ranking:
+    """Sorts the first K products of every query by other scores; the others stay behind them.
+
+    The order is: higher score first; among equal ones products that are no truth of the query before those that are,
+    so that a tie never helps; then the order before.
+
+    Args:
+        ranked: as in `Matches`.
+        scores: of the first K products, as in `Matches`: the decoder's cosines, or sums with them (`add_matches`).
 
     Raises:
         DataError: naming the query, for a cosine that is not finite.
     """
     truth_ranks, tops, images = [], [], []
-    of_queries = zip(ranked.truth_ranks, ranked.top, ranked.images, cosines.tolist(), ranked.truths, strict=True)
-    for query, (ranks, top, own, scores, truths) in enumerate(of_queries):
-        matched = [(name, score, image) for (name, _), image, score in zip(top, own, scores, strict=False)]
+    of_queries = zip(ranked.truth_ranks, ranked.top, ranked.images, scores.tolist(), ranked.truths, strict=True)
+    for query, (ranks, top, own, by, truths) in enumerate(of_queries):
+        matched = [(name, score, image) for (name, _), image, score in zip(top, own, by, strict=False)]
         if not np.isfinite([score for _, score, _ in matched]).all():
             raise DataError(
                 f"Query {ranked.query_ids[query]!r} and one of its images have a cosine that is not finite: has the "

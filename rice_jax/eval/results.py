@@ -20,7 +20,9 @@ from rice_jax.types import DataError
 
 FILE = "results.json"
 PIXEL_RANKINGS = "rankings_pixels.jsonl"  # like `rankings.jsonl`, of the row `PIXELS`
+MATCH_RANKINGS = "rankings_match.jsonl"  # like `rankings.jsonl`, of the row `MATCH`
 EMBEDDING, FUSED, WITHOUT_TEXT = "embedding", "fused", "without_text"
+MATCH, WEIGHTED_MATCH = "match", "weighted_match"
 
 R = TypeVar("R")
 
@@ -32,9 +34,10 @@ class Row:
     Attributes:
         step: training steps before the evaluation; None = a baseline without a model.
         ranking: for retrieval "embedding", "fused" (by picture and text), "match" (re-ranked by the decoder),
-            "without_text" (by the embeddings of a model that reads texts, without any), or "pixels" (the baseline of
-            nearest raw pixels); for detection "detector" or "mean_box" (its baseline).
-        num_matched: with "match", the number of first products of each query that the decoder re-ordered.
+            "weighted_match" (re-ranked by the sum of the score and the decoder's), "without_text" (by the embeddings of
+            a model that reads texts, without any), or "pixels" (the baseline of nearest raw pixels); for detection
+            "detector" or "mean_box" (its baseline).
+        num_matched: with "match" and "weighted_match", the number of first products of each query that were re-ordered.
         source: the weights, if they do not come from the run; "" = they do.
     """
 
@@ -48,7 +51,8 @@ class Row:
         """The name of the row in printed tables."""
         if self.step is None:
             return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
-        matched = f", first {self.num_matched} matched" if self.num_matched else ""
+        by = "by score + match" if self.ranking == WEIGHTED_MATCH else "matched"
+        matched = f", first {self.num_matched} {by}" if self.num_matched else ""
         texts = {WITHOUT_TEXT: ", without texts", FUSED: ", with texts"}.get(self.ranking, "")
         return (self.source or (f"after {self.step:,} steps" if self.step else "before training")) + matched + texts
 
@@ -196,5 +200,5 @@ def _read_name(name: str, is_detector: bool) -> Row:
         return PIXELS if name == PIXELS.label else MEAN_BOX
     number = int(step[1].replace(",", "")) if step[1] else 0
     if matched := re.search(r", first (\d+) matched", name):
-        return Row(number, "match", int(matched[1]))
+        return Row(number, MATCH, int(matched[1]))
     return Row(number, "detector" if is_detector else "embedding")

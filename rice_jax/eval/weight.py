@@ -3,8 +3,9 @@
     score = first + weight · second
 
 Among the products that it may show, a query shows its truth with a probability proportional to
-exp(a · first + b · second), and the weight is b / a of the maximum-likelihood estimates. So that no query is ranked with
-a weight that it was fitted to, products are divided into halves, and each half is ranked with the weight of the other.
+exp(a · first + b · second), and the weight is b / a of the maximum-likelihood estimates. So that no query is ranked
+with a weight that it was fitted to, products are divided into halves, and each half is ranked with the weight of the
+other.
 """
 
 import hashlib
@@ -49,9 +50,7 @@ def fit(pairs: Sequence[Float[np.ndarray, "_ 2"]], is_truth: Sequence[Bool[np.nd
     return float(min(b / a, MAX_WEIGHT))
 
 
-def cross_fit(
-    products: Sequence[str], fit_among: Callable[[Bool[np.ndarray, " Q"]], float]
-) -> Float[np.ndarray, " Q"]:
+def cross_fit(products: Sequence[str], fit_among: Callable[[Bool[np.ndarray, " Q"]], float]) -> Float[np.ndarray, " Q"]:
     """For each query the weight that is fitted to the queries of the other half of the products.
 
     Args:

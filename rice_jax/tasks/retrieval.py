@@ -25,7 +25,13 @@ from rice_jax.parallel.blocks import fold_pairs
 from rice_jax.parallel.mesh import each_device
 from rice_jax.tasks.contrast import CONTRASTS, negative_mask
 from rice_jax.tasks.distill import distill
-from rice_jax.tasks.retrieval_evaluation import RetrievalEvaluator, embedding_row, fused_row, match_row
+from rice_jax.tasks.retrieval_evaluation import (
+    RetrievalEvaluator,
+    embedding_row,
+    fused_row,
+    match_row,
+    weighted_match_row,
+)
 from rice_jax.tasks.task import Evaluator, Run
 from rice_jax.tasks.texts import PairedTexts, contrast_texts
 from rice_jax.train.chunks import in_chunks
@@ -86,7 +92,13 @@ class Retrieval:
 
     def summary(self, run: Run, step: int) -> str:
         results, source = read_results(run.place.results), run.place.source
-        rows = match_row(step, run.config.eval.rerank, source), fused_row(step, source), embedding_row(step, source)
+        num_matched = run.config.eval.rerank
+        rows = (
+            weighted_match_row(step, num_matched, source),
+            match_row(step, num_matched, source),
+            fused_row(step, source),
+            embedding_row(step, source),
+        )
         newest = [row for row in rows if row in results]
         if not newest:
             return ""

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
 from rice_jax.eval import attention, fusion, metrics, ranking, rerank
 from rice_jax.eval.calibration import fit_calibration, write_calibration
@@ -23,8 +23,20 @@ from rice_jax.eval.embed import (
     pixel_embedder,
 )
 from rice_jax.eval.pooling import SHARPNESS
-from rice_jax.eval.results import FUSED, PIXEL_RANKINGS, PIXELS, Row, read_results, write_rankings, write_results
+from rice_jax.eval.results import (
+    FUSED,
+    MATCH,
+    MATCH_RANKINGS,
+    PIXEL_RANKINGS,
+    PIXELS,
+    WEIGHTED_MATCH,
+    Row,
+    read_results,
+    write_rankings,
+    write_results,
+)
 from rice_jax.eval.scores import VideoEmbeddings
+from rice_jax.eval.weight import cross_fit
 from rice_jax.input.ground_truth import Query, read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import eval_batches
 from rice_jax.input.product_boxes import ProductBoxes
@@ -32,7 +44,7 @@ from rice_jax.input.text_embeddings import known_fingerprint, known_model
 from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.models.contract import SupportsStreaming, require
 from rice_jax.models.text_weights import require_same_texts, text_fingerprint
-from rice_jax.models.weights import embedding_fingerprint, missing, require_trained
+from rice_jax.models.weights import embedding_fingerprint, match_fingerprint, missing, require_trained
 from rice_jax.pages import report
 from rice_jax.pages.album import Album
 from rice_jax.pages.attention import Attention
@@ -55,7 +67,12 @@ def fused_row(step: int, source: str = "") -> Row:
 
 def match_row(step: int, num_matched: int, source: str = "") -> Row:
     """The row of a ranking whose first products the decoder re-ordered."""
-    return Row(step, "match", num_matched, source)
+    return Row(step, MATCH, num_matched, source)
+
+
+def weighted_match_row(step: int, num_matched: int, source: str = "") -> Row:
+    """The row of a ranking whose first products were re-ordered by score + weight · match."""
+    return Row(step, WEIGHTED_MATCH, num_matched, source)
 
 
 class RetrievalEvaluator:
@@ -63,9 +80,9 @@ class RetrievalEvaluator:
 
     It writes into the directory of the run's `place`: `results.json`, one row per evaluated step and ranking;
     `rankings.jsonl`, the newest ranking; with `config.eval.pixels` also `rankings_pixels.jsonl`, the ranking by the
-    nearest raw pixels; at the end of a training and for an evaluated checkpoint also `report.html` and
-    `calibration.json`. There is no calibration for models that need boxes (`config.model.ipd`), since livestreams
-    have none.
+    nearest raw pixels; with `config.eval.rerank` also `rankings_match.jsonl`, re-ordered by the decoder alone; at the
+    end of a training and for an evaluated checkpoint also `report.html` and `calibration.json`. There is no calibration
+    for models that need boxes (`config.model.ipd`), since livestreams have none.
     """
 
     def __init__(self, run: Run):
@@ -116,7 +133,7 @@ class RetrievalEvaluator:
 
         Returns:
             Rank-k and mAP as {"rank-1": share, …}; by picture and text, also {"fused-rank-1": share, …}; if images were
-        re-ranked, also {"matched-rank-1": share, …}.
+            re-ranked, also {"matched-rank-1": share, …} by the decoder alone, and {"weighted-match-rank-1": share, …}.
 
         Raises:
             DataError: a ground truth is in no gallery, or a query has no gallery.
@@ -136,7 +153,7 @@ class RetrievalEvaluator:
         if self._fuses:
             self._queries = _with_speech(self._queries, videos)
         results[row] = self._score(ranked, time.perf_counter() - start)
-        shares, about = _logged(results[row]), {}
+        shares, about, matches = _logged(results[row]), {}, None
         if self._fuses:
             start, row = time.perf_counter(), fused_row(step, source)
             ranked, weights = self.rank_fused(videos, images, sharpness)
@@ -145,13 +162,22 @@ class RetrievalEvaluator:
             shares |= {f"fused-{key}": share for key, share in _logged(results[row]).items()}
         if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
             start, row = time.perf_counter(), match_row(step, self._num_matched, source)
-            ranked = self.rerank(ranked, images, params)
-            results[row] = self._score(ranked, time.perf_counter() - start)
+            matches = self.match(ranked, images, params)
+            by_decoder = rerank.reorder(*matches)
+            seconds = time.perf_counter() - start
+            results[row] = self._score(by_decoder, seconds)
             shares |= {f"matched-{key}": share for key, share in _logged(results[row]).items()}
+            start, row = time.perf_counter() - seconds, weighted_match_row(step, self._num_matched, source)
+            ranked, weights = self.reorder(matches, videos, images, sharpness)
+            about |= {"match_weights": sorted({*weights.tolist()})}
+            results[row] = self._score(ranked, time.perf_counter() - start)
+            shares |= {f"weighted-match-{key}": share for key, share in _logged(results[row]).items()}
+            if jax.process_index() == 0:
+                write_rankings(run.place.directory / MATCH_RANKINGS, by_decoder)
         self._write(results, row, ranked, about)
         if run.source or step >= run.config.train.total_steps:
             if run.config.model.ipd == "off":
-                self.calibrate(videos, images, sharpness, params)
+                self.calibrate(videos, images, sharpness, params, matches)
             self.report(results, row, ranked, shares, params)
         return shares
 
@@ -176,17 +202,40 @@ class RetrievalEvaluator:
         fused = fusion.fuse(queries, gallery, texts, weights)
         return ranking.rank(*fused, num_top=max(NUM_TOP, self._num_matched)), weights
 
-    def rerank(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> ranking.Ranking:
-        """Lets the decoder re-order the first products of every query."""
+    def match(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> rerank.Matches:
+        """Lets the decoder match every query with its first products."""
         rows = rerank.candidates(ranked, self._num_matched, self._gallery.gallery_ids, self._gallery.image_ids)
         kept = None if images.queries is None else np.asarray(images.queries)
         batches = rerank.match_batches(self._data, self._batch_size, rows, kept)
-        return rerank.reorder(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
+        return rerank.Matches(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
 
-    def calibrate(self, videos: VideoEmbeddings, images: Images, sharpness: float, params: PyTree) -> None:
+    def reorder(
+        self, matches: rerank.Matches, videos: VideoEmbeddings, images: Images, sharpness: float
+    ) -> tuple[ranking.Ranking, Float[np.ndarray, " Q"]]:
+        """Re-orders the first products by score + weight · match, each query with a weight that is not fitted to it.
+
+        Neither is the weight of the texts that the match's is fitted with.
+        """
+        queries, gallery = self._ranking_queries(videos, by_frames=self._by_frames), self._images(images, sharpness)
+
+        def fit(among: Bool[np.ndarray, " Q"]) -> float:
+            scored = queries, gallery
+            if self._fuses:
+                texts = self._texts(videos, images)
+                weight = self._run.config.eval.fixed_text_weight or fusion.fit_weight(*scored, texts, among=among)
+                scored = fusion.fuse(*scored, texts, weight)
+            return rerank.fit_weight(matches, *scored, among=among)
+
+        weights = cross_fit([truths[0] for truths in matches.ranked.truths], fit)
+        return rerank.reorder(matches.ranked, rerank.add_matches(matches, weights)), weights
+
+    def calibrate(
+        self, videos: VideoEmbeddings, images: Images, sharpness: float, params: PyTree, matches: rerank.Matches | None
+    ) -> None:
         """Fits and writes `calibration.json`, unless no query has a truth in its gallery.
 
-        With texts, their weight is fitted to all queries, and the calibration to the scores with it.
+        With texts, their weight is fitted to all queries, and the calibration to the scores with it. The weights of the
+        matches are fitted to all queries, too; matches have no part in the confidences.
         """
         gallery = self._images(images, sharpness)
         mean = self._ranking_queries(videos, by_frames=False)
@@ -206,8 +255,16 @@ class RetrievalEvaluator:
             by_frames=by_frames,
         )
         fingerprint, model = self._text_model(params) if weight else ("", "")
+        decoder = match_fingerprint(params, self._run.model) if matches else None
         if calibration and jax.process_index() == 0:
             told = dataclasses.replace(calibration, text_weight=weight, text_fingerprint=fingerprint, text_model=model)
+            if matches:
+                told = dataclasses.replace(
+                    told,
+                    match_weight=rerank.fit_weight(matches, mean, gallery),
+                    match_weight_by_frames=rerank.fit_weight(matches, by_frames, gallery) if by_frames else None,
+                    match_fingerprint=decoder,
+                )
             write_calibration(self._run.place.directory, told)
 
     def report(
