@@ -94,12 +94,15 @@ def measure(engine: Engine, encoded: Sequence[tuple[Clip, Frames]], gallery: str
 
 
 def calibrate(measured: Measured, engine: Engine, source: str) -> Calibration | None:
-    """Fits a calibration to clips; None if fewer than `MIN_CLIPS` show a product."""
+    """Fits a calibration to clips; None if fewer than `MIN_CLIPS` show a product.
+
+    Clips are not matched: the weights of the decoder are those of the index's calibration.
+    """
     shows = measured.shows
     if shows.sum() < MIN_CLIPS:
         return None
     own = [place for place, shown in enumerate(shows) if shown]
-    return fit_scores(
+    fitted = fit_scores(
         [measured.scores[place].mean for place in own],
         [measured.truths[place] for place in own],
         [measured.scores[place].frames for place in own],
@@ -108,6 +111,7 @@ def calibrate(measured: Measured, engine: Engine, source: str) -> Calibration | 
         without=[scores.mean for scores, shown in zip(measured.scores, shows, strict=True) if not shown],
         source=source,
     )
+    return fitted.with_match(engine.calibration)
 
 
 def judge(measured: Measured, calibration: Calibration | None, naming: Naming) -> Judged:

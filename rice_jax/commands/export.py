@@ -112,7 +112,11 @@ def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, 
     about, config = model.about, model.config
     assert isinstance(config, RiceConfig)
     fingerprint = embedding_fingerprint(params, config, about.resize)
-    calibration = about.calibration and dataclasses.replace(about.calibration, fingerprint=fingerprint)
+    decoder_fingerprint, calibration = match_fingerprint(params, config), about.calibration
+    if calibration:
+        fitted = calibration.match_fingerprint
+        own = decoder_fingerprint if fitted == about.match_fingerprint else fitted
+        calibration = dataclasses.replace(calibration, fingerprint=fingerprint, match_fingerprint=own)
     takes_videos = config.encoder.architecture in VIDEO_ENCODERS  # which recognition refuses
     has_frames = calibration is not None and calibration.scale_by_frames is not None
     decoder = config.pmd and {
@@ -131,7 +135,7 @@ def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, 
         "aggregation": None if takes_videos else config.aggregation.kind,
         "recognition_score": None if takes_videos else "frames" if has_frames else "mean",
         "fingerprint": fingerprint,
-        "match_fingerprint": match_fingerprint(params, config),
+        "match_fingerprint": decoder_fingerprint,
         "decoder": decoder,
         "calibration": calibration and dataclasses.asdict(calibration),
     }

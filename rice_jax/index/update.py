@@ -172,7 +172,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
         new, broken = embed_pictures(model, fresh, settings.batch_size, pool) if fresh else (None, [])
     kept = old and old.about.calibration
     if kept and (kept.source or about.calibration is None):  # one of own clips is closer to the shop than the run's
-        about = dataclasses.replace(about, calibration=kept)
+        about = dataclasses.replace(about, calibration=kept.with_match(about.calibration))
     if about.calibration is None:
         logger.info(
             "%s: has no calibration of this model, so recognition cannot give confidences; to get one, label some "

@@ -26,6 +26,7 @@ from rice_jax.recognition.matches import Match, Recognition, Scores
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, in_gallery, select
 from rice_jax.recognition.programs import compare_texts, comparing, compile_encoders, compiled, matching
+from rice_jax.recognition.reranking import match_weight, reorder
 from rice_jax.types import DataError
 
 DEFAULT = Naming()
@@ -56,7 +57,7 @@ class Engine:
         naming: when a product is named.
         by_frames: whether products are ranked by frames (`eval.scores`), and otherwise by the cosines of clips. Whether
             any product is shown is always told by the latter.
-        reranks: whether the decoder re-orders the first products.
+        reranks: whether the first products are re-ordered with the decoder.
     """
 
     model: Model
@@ -79,7 +80,8 @@ class Engine:
             index: directory of the index, or the index.
             model: the run or converted model that made the index; None = where it was when the index was made.
             text_model: what embedded the index's titles, if it has any (`Index.text`); None = where it was then.
-            rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
+            rerank: number of first products that are re-ordered with the decoder (`recognition.reranking`), which
+                matches their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
             naming: when a product is named, and what it is ranked by.
             others: engines with the same `rerank` and `batch_sizes`. If one has the model that made this index, the
@@ -117,6 +119,7 @@ class Engine:
         self.logit_scale = float(module.similarity_scale())
         self._num_matched = min(rerank, self.index.num_products)
         self.reranks = self._num_matched > 0
+        self._match_weight = match_weight(self.index.about, by_frames=self.by_frames) if self.reranks else None
         self._products = by_gallery(self.index)
         # Not methods: a cycle would keep the index in memory after it is replaced.
         self._selected = functools.lru_cache(NUM_SELECTIONS)(functools.partial(select, self.index, self._products))
@@ -251,9 +254,8 @@ class Engine:
         rows = np.array([own[of_images[own].argmax()] for own in images])
         if self.reranks:
             matched = self._match(frames, rows[: self._num_matched])
-            order = np.argsort(-matched, kind="stable")  # ties stay in the order of the embeddings
-            best[: len(order)], rows[: len(order)] = best[order], rows[order]
-            scores[: len(order)] = matched[order]
+            order, by = reorder(scores[: len(matched)], matched, self._match_weight)
+            best[: len(order)], rows[: len(order)], scores[: len(order)] = best[order], rows[order], by
         shares = None
         if self.calibration:
             by_frames = of_products if self.by_frames else None

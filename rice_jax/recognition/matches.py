@@ -13,7 +13,7 @@ class Match(NamedTuple):
     gallery: str
     title: str  # the first that one of its images has; "" = unknown
     # Cosine of the embeddings, or the score by frames, pooled over its images (`pooling.pool`); if it is re-ranked,
-    # the decoder's cosine of the most similar image.
+    # plus the weighted cosine by the decoder of the most similar image, or that cosine alone (`reranking.reorder`).
     score: float
     confidence: float | None  # probability that it is shown, from the embeddings; None = the index has no calibration
     image_id: str  # of the most similar image

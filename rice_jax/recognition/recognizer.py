@@ -64,7 +64,8 @@ class Recognizer:
             text_model: what embedded the index's titles, if it has any; None = where it was when the index was made.
             gallery: id of the stream's gallery; None = all products of the index.
             top: number of products to return, at least 1.
-            rerank: number of first products that the decoder re-orders, by their most similar images; 0 = off.
+            rerank: number of first products that are re-ordered with the decoder, by their most similar images, and
+                with the calibration's weight of it; 0 = off.
             interval_seconds: one frame of each such interval is encoded; for further frames, `push` only ranks again.
             where: ranks only products of which the further columns of the shop's CSV say this, such as
                 `{"category": "lamp"}` or `{"category": ["lamp", "sofa"], "stock": "yes"}`; None = all.

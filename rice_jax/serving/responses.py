@@ -16,7 +16,8 @@ class Product(BaseModel):
     title: str = Field(description="Empty if unknown.")
     score: float = Field(
         description="Score by frames, pooled over its images, or the cosine of the embeddings if the index has no "
-        "calibration by frames; for a re-ranked product, the decoder's cosine."
+        "calibration by frames. For a re-ranked product, the decoder's cosine is added with the calibration's weight; "
+        "without a weight, it stands alone."
     )
     confidence: float | None = Field(
         description="Probability that this product is shown; null if the index has no calibration."

@@ -81,6 +81,20 @@ def test_probabilities_are_what_they_say():
         assert right[chosen].mean() == pytest.approx(sure[chosen].mean(), abs=0.06)
 
 
+def test_weights_of_the_decoder_stay_if_another_calibration_has_none(tmp_path):
+    calibration = Calibration(30.0, 20.0, 0.5, 100, 10, "f", match_weight=0.25, match_fingerprint="d")
+    own = Calibration(20.0, 10.0, 0.4, 25, 10, "f", source="clips.csv")
+    assert own.with_match(calibration) == dataclasses.replace(own, match_weight=0.25, match_fingerprint="d")
+    for other in (None, own):
+        assert calibration.with_match(other) == calibration
+    write_calibration(tmp_path, calibration)
+    assert read_calibration(tmp_path) == calibration
+    values = json.loads((tmp_path / "calibration.json").read_text())
+    old = {name: value for name, value in values.items() if not name.startswith("match_")}
+    (tmp_path / "calibration.json").write_text(json.dumps(old))
+    assert read_calibration(tmp_path) == Calibration(30.0, 20.0, 0.5, 100, 10, "f"), "as before there were such weights"
+
+
 def test_probabilities_by_hand():
     calibration = Calibration(scale=30.0, slope=9.0, threshold=0.6, num_clips=1, num_frames=1, fingerprint="")
     cosines = np.random.default_rng(0).uniform(-1, 1, (3, 4, 6))

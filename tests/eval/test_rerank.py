@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import socket
 
 import jax
@@ -11,11 +10,13 @@ from flax import nnx
 from rice_jax import main
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.eval import ranking, rerank
+from rice_jax.eval.calibration import read_calibration
 from rice_jax.eval.embed import compile_embedder, compile_rows, compute_rows, model_embedder
-from rice_jax.eval.results import PIXELS, Row, read_results
+from rice_jax.eval.results import PIXELS, Row, read_about, read_rankings, read_results
+from rice_jax.eval.weight import MAX_WEIGHT
 from rice_jax.models.create import create_model
 from rice_jax.models.rice import Rice, normalize
-from rice_jax.models.weights import CheckpointError, save_weights
+from rice_jax.models.weights import CheckpointError, load_weights, match_fingerprint, save_weights
 from rice_jax.parallel.mesh import create_mesh
 from tests.fixtures import command, run, start
 from tests.settings import model_of, small_config
@@ -224,18 +225,34 @@ def test_a_fresh_decoder_is_never_asked(shop, trained, tmp_path, name, lacks):
 
 def test_weights_with_a_decoder_are_matched_before_any_training(shop, trained, tmp_path, capsys):
     settings = dict(data__data_dir=str(shop), model__init_from=str(trained / "whole"), eval__pixels=True)
-    source, lines = "/".join((trained / "whole").parts[-2:]), {}
+    source, lines, weighted = "/".join((trained / "whole").parts[-2:]), {}, {}
     for num_matched in (1, 50):  # 50 are more than a gallery has
         main.run(small_config(**settings, eval__rerank=num_matched), tmp_path, "eval")
-        lines[num_matched] = [json.loads(line) for line in (tmp_path / "rankings.jsonl").read_text().splitlines()]
-    assert f"Subsets {source}, first {num_matched} matched:" in capsys.readouterr().out
+        lines[num_matched] = read_rankings(tmp_path / "rankings_match.jsonl")
+        weighted[num_matched] = read_rankings(tmp_path / "rankings.jsonl")
+    printed = capsys.readouterr().out
+    assert f"Subsets {source}, first {num_matched} by score + match:" in printed
+    assert f"\n{source}, first {num_matched} matched " in printed
 
     results = read_results(tmp_path / "results.json")
-    rows = [Row(0, source=source), Row(0, "match", 1, source), Row(0, "match", 50, source)]
+    ranked = [(ranking, num_matched) for num_matched in (1, 50) for ranking in ("match", "weighted_match")]
+    rows = [Row(0, source=source), *(Row(0, *own, source) for own in ranked)]
     assert list(results) == [PIXELS, *rows]
-    assert [results[row].seconds is not None for row in results] == [False, True, True, True]
-    assert results[rows[1]].score == results[rows[0]].score, "one image has no order"
-    assert json.loads((tmp_path / "results.json").read_text())["about"]["rankings"] == dataclasses.asdict(rows[2])
+    assert [results[row].seconds is not None for row in results] == [False, True, True, True, True, True]
+    assert results[rows[1]].score == results[rows[2]].score == results[rows[0]].score, "one image has no order"
+    about = read_about(tmp_path / "results.json")
+    assert about["rankings"] == dataclasses.asdict(rows[4])
+    assert [line["rank"] for line in weighted[1]] == [line["rank"] for line in lines[1]]
+    for before, match, found in zip(weighted[1], lines[50], weighted[50], strict=True):
+        matched = dict(match["top"])  # `before` is by embedding, with its scores
+        sums = [{name: score + w * matched[name] for name, score in before["top"]} for w in about["match_weights"]]
+        assert any(dict(found["top"]) == pytest.approx(own, abs=1e-5) for own in sums)
+        scores = [score for _, score in found["top"]]
+        assert scores == sorted(scores, reverse=True)
+    params, config = load_weights(trained / "whole")
+    calibration = read_calibration(tmp_path)
+    assert calibration.match_fingerprint == match_fingerprint(params, model_of(small_config(**config)))
+    assert 0 <= calibration.match_weight <= MAX_WEIGHT >= calibration.match_weight_by_frames >= 0
     for first, all_ in zip(lines[1], lines[50], strict=True):
         assert first["query"] == all_["query"] and len(all_["top"]) == all_["gallery_size"]
         assert dict(all_["top"])[first["top"][0][0]] == pytest.approx(first["top"][0][1], abs=1e-5), "of the same pair"
@@ -249,7 +266,7 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     settings = dict(train__total_steps=2, optimizer__warmup_steps=1, eval__rerank=3)
     trained = run(command(shop, tmp_path, **settings))
     assert trained.returncode == 0, trained.stderr
-    rows = [Row(0, "embedding"), Row(2, "embedding"), Row(2, "match", 3)]
+    rows = [Row(0, "embedding"), Row(2, "embedding"), Row(2, "match", 3), Row(2, "weighted_match", 3)]
     kept = read_results(tmp_path / "results.json")
     assert list(kept) == [PIXELS, *rows], "the decoder is not asked before it has learned"
     (header, *_), *timed = (
@@ -260,7 +277,7 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     for row, lines in zip(rows, timed, strict=True):
         assert lines[0].split()[-1] == f"{kept[row].seconds:,.1f}"
     assert f"Subsets {rows[-1].label}:" in trained.stdout
-    assert "matched-rank-1" in trained.stderr
+    assert "matched-rank-1" in trained.stderr and "weighted-match-rank-1" in trained.stderr
     top = _tops(tmp_path)
 
     with socket.socket() as free:
@@ -273,6 +290,7 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
     assert [process.returncode for process in processes] == [0, 0], outputs
     recomputed = read_results(tmp_path / "results.json")
     assert recomputed[rows[1]].score == kept[rows[1]].score
+    assert recomputed.keys() == kept.keys()
     assert recomputed[rows[2]].seconds != kept[rows[2]].seconds, "was measured again"
     assert top.keys() == _tops(tmp_path).keys()
     for query, scores in _tops(tmp_path).items():
@@ -280,5 +298,4 @@ def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop
 
 
 def _tops(workdir):
-    lines = [json.loads(line) for line in (workdir / "rankings.jsonl").read_text().splitlines()]
-    return {line["query"]: dict(line["top"]) for line in lines}
+    return {line["query"]: dict(line["top"]) for line in read_rankings(workdir / "rankings_match.jsonl")}

@@ -1,5 +1,6 @@
 """The engine gives what the model's own methods give, which evaluation uses."""
 
+import dataclasses
 import logging
 import threading
 
@@ -10,7 +11,7 @@ import pytest
 from rice_jax.eval.pooling import SHARPNESS
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.layers import video_token_mask
-from rice_jax.models.weights import CheckpointError, load_weights, save_weights
+from rice_jax.models.weights import CheckpointError, load_weights, match_fingerprint, save_weights
 from rice_jax.recognition.engine import Engine, Frames, Match, first_places
 from rice_jax.types import DataError
 from tests.shop import NUM_FRAMES, SCALE, SLOPE, THRESHOLD, make_shop, png, show, write_products
@@ -144,6 +145,57 @@ def test_products_are_re_ordered_by_their_best_images(several, shop):
         by_image = {match.image_id: match.confidence for match in before.products}
         for match in found.products:
             assert match.confidence == pytest.approx(by_image[match.image_id], rel=1e-3)
+
+
+@pytest.mark.parametrize("by_frames", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.02, 50.0])
+def test_the_decoder_is_added_with_the_weight_of_the_calibration(several, shop, caplog, by_frames, weight):
+    plain, alone = several
+    params, _ = load_weights(shop.index.about.checkpoint)
+    decoder = match_fingerprint(params, shop.index.about.model)
+    calibration = dataclasses.replace(
+        shop.index.about.calibration,
+        scale_by_frames=SCALE if by_frames else None,
+        match_weight=0.7 if by_frames else weight,
+        match_weight_by_frames=weight if by_frames else None,
+        match_fingerprint=decoder,
+    )
+    own = dataclasses.replace(shop.index.about, calibration=calibration, match_fingerprint=decoder)
+    index = dataclasses.replace(plain.index, about=own)
+    before, found = Engine(index, others=[plain]), Engine(index, rerank=2, others=[alone])
+    assert ("gives the decoder no weight" in caplog.text) == (weight == 0)
+    assert before.by_frames == found.by_frames == by_frames
+    for rows in CLIPS:
+        frames = encode(alone, shop, rows)
+        ranked = before.rank(frames, top=8).products
+        places = [index.image_ids.index(match.image_id) for match in ranked[:2]]
+        sums = [
+            match.score + weight * cosine
+            for match, cosine in zip(ranked, alone._match(frames, np.array(places)), strict=False)
+        ]
+        order = sorted(range(2), key=lambda place: -sums[place])
+        assert [match.image_id for match in found.rank(frames, top=8).products] == [
+            *(ranked[place].image_id for place in order),
+            *(match.image_id for match in ranked[2:]),
+        ]
+        expected = [sums[place] for place in order] + [match.score for match in ranked[2:]]
+        np.testing.assert_allclose([match.score for match in found.rank(frames, top=8).products], expected, rtol=1e-6)
+        if not weight:
+            assert found.rank(frames, top=8) == before.rank(frames, top=8)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_without_a_weight_of_its_own_the_decoder_orders_alone(several, shop, caplog, calibrated):
+    """The calibration is of another decoder, or there is none."""
+    plain, alone = several
+    other = dataclasses.replace(shop.index.about.calibration, match_weight=0.0, match_fingerprint="of another")
+    about = dataclasses.replace(shop.index.about, calibration=other if calibrated else None)
+    found = Engine(dataclasses.replace(plain.index, about=about), rerank=2, others=[alone])
+    assert "no calibrated weight of its decoder" in caplog.text
+    frames = encode(alone, shop, CLIPS[0])
+    expected = alone.rank(frames, top=8).products
+    products = found.rank(frames, top=8).products
+    assert [match[:4] for match in products] == [match[:4] for match in expected]
 
 
 @pytest.mark.parametrize("rows", CLIPS)
