@@ -223,7 +223,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="only products of which the CSV says so; repeatable",
     )
     search.add_argument(
-        "--rerank", type=int, default=0, metavar="N", help="re-rank the first N with the decoder (default: 0)"
+        "--rerank", type=int, default=0, metavar="N", help="re-rank the first N by score and decoder (default: 0)"
     )
     search.add_argument(
         "--interval_seconds",

@@ -167,7 +167,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search.add_argument(
         "--text_model", type=Path, metavar="DIR", help="new location of the text tower, if it has moved"
     )
-    add(search, "rerank", _between(int, 0), 0, "re-rank the first N with the decoder")
+    add(search, "rerank", _between(int, 0), 0, "re-rank the first N by score and decoder")
     add(search, "interval_seconds", number, 1.0, "look at one frame every N seconds")
     add(search, "batch_size", _between(int, 1, MAX_BATCH), 16, "encode at most N pictures together")
     add_naming_flags(search)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from rice_jax.eval.metrics import Result
-from rice_jax.eval.results import Row, read_results
+from rice_jax.eval.results import WEIGHTED_MATCH, Row, read_results
 from rice_jax.pages.tables import align
 
 METHODS = {
@@ -58,7 +58,10 @@ def read_runs(directory: pathlib.Path) -> Runs:
 
 
 def table(runs: Runs) -> str:
-    """Rank-k before training, and of every method after it by embedding and, where there is a decoder, re-ranked."""
+    """Rank-k before training, and of every method after it by embedding and, where there is a decoder, re-ranked by it.
+
+    "By both" is by score + weight · match.
+    """
     untrained = [results[UNTRAINED] for results in runs["icl"].values()]
     first, baseline = untrained[0].score, [_trained(results)[0][1] for results in runs["icl"].values()]
     rows = [
@@ -70,7 +73,8 @@ def table(runs: Runs) -> str:
             (row, _), *_ = of_seeds
             results = [result for _, result in of_seeds]
             gains = [_percent(one) - _percent(icl) for one, icl in zip(results, baseline, strict=True)]
-            name = f"  … {row.num_matched} matched" if row.num_matched else METHODS[method]
+            order = "by both" if row.ranking == WEIGHTED_MATCH else "matched"
+            name = f"  … {row.num_matched} {order}" if row.num_matched else METHODS[method]
             rows.append([name, *_cells(results), *(f"{gain:+.1f}" for gain in gains if method != "icl")])
     title = f"{first.num_queries} queries a seed; percent; by seed: rank-1 minus that of ICL"
     return "\n".join([title, "", *align(["", *CUTOFFS, *(f"seed {seed}" for seed in runs["icl"])], rows)])

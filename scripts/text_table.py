@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
 from rice_jax.eval.metrics import confidence_intervals
-from rice_jax.eval.results import read_rankings
+from rice_jax.eval.results import MATCH_RANKINGS, read_rankings
 from rice_jax.input.text_embeddings import read_embeddings
 from rice_jax.pages.tables import align
 from scripts.ablation_table import cell
@@ -88,7 +88,8 @@ def read_hits(directory: Path) -> Hits:
     hit: dict[str, list[list[bool]]] = {row: [] for row in rows()}
     for seed in seeds:
         for row, own in hit.items():
-            path = directory / f"{row}-{seed}" / "rankings.jsonl"
+            by_decoder, path = (directory / f"{row}-{seed}" / name for name in (MATCH_RANKINGS, "rankings.jsonl"))
+            path = by_decoder if by_decoder.exists() else path  # PMD alone, where it re-ranks
             if not path.exists():
                 sys.exit(f"error: {path}: is missing, expected it with those of the other rows; run the script again")
             lines = read_rankings(path)

@@ -26,7 +26,7 @@ def write_run(directory, rows):
 def test_tables(tmp_path, capsys):
     for seed, gain in [(0, 0.02), (1, -0.04)]:
         write_run(tmp_path / f"icl-{seed}", {Row(None, "pixels"): 0.1, Row(0): 0.2, Row(9): 0.5, Row(200): 0.3})
-        matched = {Row(200): 0.3 + gain, Row(200, "match", 30): 0.25}
+        matched = {Row(200): 0.3 + gain, Row(200, "match", 30): 0.25, Row(200, "weighted_match", 30): 0.35}
         write_run(tmp_path / f"pmd-{seed}", {Row(0): 0.2, **matched})
     ablation_table.main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
@@ -42,6 +42,8 @@ def test_tables(tmp_path, capsys):
     # Of 32 and 26 the mean is 29, and the sample's standard deviation 6 / sqrt(2).
     assert found["ICL + PMD"].startswith("ICL + PMD 29.0 ± 4.2 ") and found["ICL + PMD"].endswith(" +2.0 -4.0")
     assert found["…"].startswith("… 30 matched 25.0 ± 0.0 ") and found["…"].endswith(" -5.0 -5.0")
+    [both] = [row for row in rows if row.startswith("… 30 by both")]
+    assert both.startswith("… 30 by both 35.0 ± 0.0 ") and both.endswith(" +5.0 +5.0")
     small = result(0.2).subsets["scale"]["small"]
     start = rows.index("rank-1 by the scale of the product")
     assert rows[start + 4].split()[:2] == ["queries", str(2 * small.num_queries)]

@@ -125,13 +125,19 @@ def test_a_run_trains_its_text_tower(shop, text_model, tmp_path):
     main.run(config, tmp_path, "train")
     assert Row(STEPS, "match", 2) in read_results(tmp_path / "results.json")
     start, trained = load_weights(text_model)[0]["text"], load_weights(tmp_path)[0]["text"]
-    again = dataclasses.replace(config.eval, text_weight="0.25", rerank=0)
+    again = dataclasses.replace(config.eval, text_weight="0.25")
     main.run(dataclasses.replace(config, eval=again), tmp_path, "eval")
-    assert Row(STEPS, "fused") in read_results(tmp_path / "results.json")
+    rows = [Row(STEPS, "fused"), Row(STEPS, "match", 2), Row(STEPS, "weighted_match", 2)]
+    assert {*rows} <= read_results(tmp_path / "results.json").keys()
+    about = read_about(tmp_path / "results.json")
+    assert about["rankings"] == dataclasses.asdict(rows[-1]) and about["text_weights"] == [0.25]
+    assert len(about["match_weights"]) in (1, 2)
     own = load_text_model(tmp_path)
     found = read_calibration(tmp_path)
     assert (found.text_weight, found.text_model, found.text_fingerprint) == (0.25, "", own.fingerprint)
     index = build_index(_titled(tmp_path), model=tmp_path, out=tmp_path / "index")
+    assert index.about.calibration.match_weight is not None, "beside the scores with texts"
+    assert index.about.calibration.match_fingerprint == index.about.match_fingerprint
     np.testing.assert_allclose(index.text.vectors[0], TextEmbedder(own, 8)(["西装"])[0][0], atol=1e-6)
     assert index.text.model == str(tmp_path)
     moved = np.abs(trained["projection"]["kernel"] - start["projection"]["kernel"])

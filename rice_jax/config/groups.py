@@ -34,7 +34,7 @@ class EvalConfig(TextEvalSettings):
     pixels: bool = setting(False, "Also rank by nearest raw pixels, once per run.")
     rerank: int = setting(
         0,
-        "Match this many of each query's first products with PMD and re-order them; 0: off.",
+        "Match this many of each query's first products with PMD; re-order them by it, and by both scores; 0: off.",
         unit="products",
         minimum=0,
     )

@@ -51,7 +51,7 @@ class Row:
         """The name of the row in printed tables."""
         if self.step is None:
             return {"pixels": "nearest raw pixels", "mean_box": "mean training box"}[self.ranking]
-        by = "by score + match" if self.ranking == WEIGHTED_MATCH else "matched"
+        by = "by both" if self.ranking == WEIGHTED_MATCH else "matched"
         matched = f", first {self.num_matched} {by}" if self.num_matched else ""
         texts = {WITHOUT_TEXT: ", without texts", FUSED: ", with texts"}.get(self.ranking, "")
         return (self.source or (f"after {self.step:,} steps" if self.step else "before training")) + matched + texts

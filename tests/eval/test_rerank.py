@@ -231,7 +231,7 @@ def test_weights_with_a_decoder_are_matched_before_any_training(shop, trained, t
         lines[num_matched] = read_rankings(tmp_path / "rankings_match.jsonl")
         weighted[num_matched] = read_rankings(tmp_path / "rankings.jsonl")
     printed = capsys.readouterr().out
-    assert f"Subsets {source}, first {num_matched} by score + match:" in printed
+    assert f"Subsets {source}, first {num_matched} by both:" in printed
     assert f"\n{source}, first {num_matched} matched " in printed
 
     results = read_results(tmp_path / "results.json")

@@ -39,14 +39,22 @@ def results(rows):
     return dict(zip(rows, (evaluation(seed)[1] for seed in itertools.count()), strict=False))
 
 
-@pytest.mark.parametrize("rows", [RETRIEVAL, DETECTION])
+# Rows that version 0.1 did not have.
+NEW = {
+    Row(0, "weighted_match", 3): "before training, first 3 by both",
+    Row(1200, "fused"): "after 1,200 steps, with texts",
+    Row(1200, "weighted_match", 50, "weights/a"): "weights/a, first 50 by both",
+}
+
+
+@pytest.mark.parametrize("rows", [RETRIEVAL, DETECTION, NEW])
 def test_labels(rows):
     assert labeled(dict.fromkeys(rows, "result")) == dict.fromkeys(rows.values(), "result")
 
 
 def test_rankings_of_retrieval_come_back(tmp_path):
     path = tmp_path / "deep" / "results.json"
-    written = results(RETRIEVAL)
+    written = results({**RETRIEVAL, **NEW})
     written[Row(1200)] = dataclasses.replace(written[Row(1200)], seconds=2.5)
     write_results(path, {})
     assert read_results(path) == {}
