@@ -64,7 +64,7 @@ def test_it_is_what_recognition_answers(engine, encoded, least, monkeypatch):
     assert found["about"]["num_none"] == 4 and found["about"]["num_films"] == 3 and found["about"]["num_products"] == 4
 
 
-def test_a_calibration_needs_clips_and_is_likelier_on_them(engine, encoded):
+def test_a_calibration_needs_clips_and_is_likelier_on_them(engine, encoded, monkeypatch):
     measured = measure(engine, encoded)
     assert measured.shows.sum() == MIN_CLIPS
     own = calibrate(measured, engine, "clips.csv")
@@ -82,6 +82,9 @@ def test_a_calibration_needs_clips_and_is_likelier_on_them(engine, encoded):
         measured, clips=measured.clips[:9], scores=measured.scores[:9], truths=measured.truths[:9]
     )
     assert calibrate(few, engine, "") is None
+    before = dataclasses.replace(own, match_weight=0.3, match_fingerprint="of the decoder")
+    monkeypatch.setattr(engine, "calibration", before)
+    assert calibrate(measured, engine, "clips.csv") == before, "clips are not matched"
 
 
 def test_an_index_without_a_calibration_names_all_and_suggests_nothing(engine, encoded):

@@ -60,8 +60,9 @@ def make_run(directory, step=6, **overrides):
 def run(tmp_path_factory):
     """A run with a decoder, results, and a calibration."""
     run = make_run(tmp_path_factory.mktemp("hub") / "run", data__resize=22)
-    fingerprint = load_model(run).about.fingerprint
-    write_calibration(run, Calibration(10.5, 4.9, 0.62, 240, 3, fingerprint))
+    about = load_model(run).about
+    weights = {"match_weight": 0.2, "match_fingerprint": about.match_fingerprint}
+    write_calibration(run, Calibration(10.5, 4.9, 0.62, 240, 3, about.fingerprint, **weights))
     rows = {PIXELS: RESULT, Row(0): RESULT, Row(4): RESULT, Row(6): RESULT, Row(6, source="/private/w"): RESULT}
     write_results(run / "results.json", rows, ABOUT | {"evaluation": {"query": "lpr4m/query", "weights": ""}})
     return run
@@ -112,6 +113,7 @@ def test_rounded_weights(run, folder, tmp_path, dtype):
     assert back.fingerprint == rice["fingerprint"] != exact["fingerprint"]
     assert back.match_fingerprint == rice["match_fingerprint"] != exact["match_fingerprint"]
     assert back.calibration.threshold == exact["calibration"]["threshold"]
+    assert back.calibration.match_fingerprint == back.match_fingerprint, "its weight is used after rounding, too"
     assert f"before they were rounded to {dtype}" in (out / "README.md").read_text()
 
 

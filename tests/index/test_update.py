@@ -19,6 +19,7 @@ from rice_jax.eval.calibration import Calibration, read_calibration, write_calib
 from rice_jax.eval.embed import compile_embedder, compute_rows, model_embedder
 from rice_jax.files import locked
 from rice_jax.index import update as indexing
+from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.model import load_index_model
 from rice_jax.index.store import read_index
 from rice_jax.index.update import remove_pictures, update_index
@@ -244,6 +245,11 @@ def test_a_calibration_is_copied_if_it_is_of_this_model(made, caplog):
         assert made.update().about.calibration == calibration
     (made.workdir / "calibration.json").unlink()
     assert made.update().about.calibration == calibration and "no calibration" not in caplog.text
+    own = dataclasses.replace(calibration, scale=40.0, source="clips.csv")
+    calibrate_index(made.directory, own)
+    weights = {"match_weight": 0.3, "match_weight_by_frames": 0.2, "match_fingerprint": "of the decoder"}
+    write_calibration(made.workdir, dataclasses.replace(calibration, **weights))
+    assert made.update().about.calibration == dataclasses.replace(own, **weights), "that of own clips stays"
 
 
 def test_a_diverged_model_makes_no_index(made, tmp_path):
