@@ -86,6 +86,7 @@ def film(flags: argparse.Namespace) -> None:
         test_products=flags.test_products,
         lives=flags.lives,
         split_seed=flags.split_seed,
+        galleries=flags.galleries,
         seed=flags.seed,
     )
     shops = open_shops(train if flags.split == "train" else test, flags)
@@ -290,8 +291,9 @@ def _parse(argv):
     add("--shop_products", type=int, help="number of products in a shop (default: its livestream's whole gallery)")
     add("--split", choices=("train", "test"), default="test", help="split of the shops' products (default test)")
     add("--seed", type=int, default=0, help="equal seeds give equal videos (default 0)")
-    add("--split_seed", type=int, default=0, help="as in simulate.py (default 0)")
-    add("--test_products", type=int, default=60, help="as in simulate.py (default 60)")
+    add("--split_seed", type=int, help="as in simulate.py")
+    add("--test_products", type=int, help="as in simulate.py")
+    add("--galleries", default="test", help="as in simulate.py (default test)")
     add("--lives", type=int, help="number of livestreams to split the test products into, as in simulate.py")
     add(
         "--shown_seconds",

@@ -15,7 +15,9 @@ from PIL import Image
 from .phrases import CHINESE, ENGLISH, Language
 
 REQUIRED_COLUMNS = ("product_id", "name", "category")
+GALLERY_COLUMN = "gallery"  # of the default split: the livestream of a product that is not for training
 GALLERY_MIN, GALLERY_MAX, GALLERY_USUAL = 20, 40, 30
+DEFAULT_TEST_PRODUCTS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,9 +131,10 @@ def arrange(
     products: Sequence[Product],
     *,
     train_products: int | None,
-    test_products: int,
+    test_products: int | None,
     lives: int | None,
-    split_seed: int,
+    split_seed: int | None,
+    galleries: str,
     seed: int,
 ) -> tuple[list[Live], list[Live]]:
     """Splits products into disjoint training and test livestreams, each with few categories.
@@ -139,9 +142,12 @@ def arrange(
     Args:
         products: all products.
         train_products: number of products for training; None = all that are not for testing.
-        test_products: number of test products in all galleries.
+        test_products: number of test products in all galleries; None = 60, or those in `galleries`.
         lives: number of test livestreams; None = as many as give galleries of about 30.
-        split_seed: decides the training products, and the products that share a livestream.
+        split_seed: decides the training products, and the products that share a livestream; None = 0. If neither this
+            nor `test_products` nor `lives` is given, the column `gallery` decides, if the products have it.
+        galleries: beginning of the names in that column whose products are for testing. Those of other galleries are in
+            neither split.
         seed: decides the ids and the order of a gallery.
 
     Returns:
@@ -151,6 +157,11 @@ def arrange(
     Raises:
         ValueError: there are too few products, or a gallery would not have 20 to 40 images.
     """
+    marked = []
+    if test_products is lives is split_seed is None:
+        marked = _marked(products, galleries)
+        products = [p for p in products if not _gallery(p) or any(p in live for live in marked)]
+    test_products = sum(map(len, marked)) or (DEFAULT_TEST_PRODUCTS if test_products is None else test_products)
     if train_products is None:
         train_products = max(0, len(products) - test_products)
     if train_products < 1:
@@ -161,23 +172,39 @@ def arrange(
             f"{train_products + test_products} products, found {len(products)}; lower one of them"
         )
     lives = lives or max(1, round(test_products / GALLERY_USUAL))
-    sizes = [test_products // lives + (i < test_products % lives) for i in range(lives)]
+    sizes = [len(live) for live in marked] or [
+        test_products // lives + (i < test_products % lives) for i in range(lives)
+    ]
     if min(sizes) < GALLERY_MIN or max(sizes) > GALLERY_MAX:
         raise ValueError(
             f"--test_products={test_products} in --lives={lives} gives galleries of {min(sizes)} to {max(sizes)} "
             f"images, expected {GALLERY_MIN} to {GALLERY_MAX}; choose {GALLERY_MIN * lives} to "
             f"{GALLERY_MAX * lives} test products, or other --lives"
         )
-    rng = np.random.default_rng([split_seed, 0])
-    pools = _shuffled_pools(products, rng)
+    rng = np.random.default_rng([split_seed or 0, 0])
+    taken = {p.product_id for live in marked for p in live}
+    pools = _shuffled_pools([p for p in products if p.product_id not in taken], rng)
     whole = {category: len(pool) for category, pool in pools.items()}
-    test = [_draw_live(pools, whole, size, rng) for size in sizes]
+    test = marked or [_draw_live(pools, whole, size, rng) for size in sizes]
     rest = [p for pool in pools.values() for p in pool]
     rest = [rest[i] for i in sorted(rng.permutation(len(rest))[:train_products])]  # still grouped by category
     parts = np.array_split(np.arange(len(rest)), max(1, round(len(rest) / GALLERY_USUAL)))
     train = [[rest[i] for i in part] for part in parts]
     rng = np.random.default_rng([seed, 3])
     return [_live(*item, rng) for item in enumerate(train)], [_live(*item, rng) for item in enumerate(test)]
+
+
+def _marked(products, galleries):
+    """Groups the products whose gallery's name begins with `galleries`, by gallery."""
+    lives = {}
+    for product in products:
+        if _gallery(product).startswith(galleries):
+            lives.setdefault(_gallery(product), []).append(product)
+    return [lives[gallery] for gallery in sorted(lives)]
+
+
+def _gallery(product):
+    return (product.row.get(GALLERY_COLUMN) or "").strip()
 
 
 def _shuffled_pools(products, rng):

@@ -64,6 +64,7 @@ def simulate(flags: argparse.Namespace) -> None:
         test_products=flags.test_products,
         lives=flags.lives,
         split_seed=flags.split_seed,
+        galleries=flags.galleries,
         seed=flags.seed,
     )
     tasks = _tasks(train, flags.clips_per_product, "train", flags) + _tasks(
@@ -83,15 +84,11 @@ def _parse(argv):
     add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
     add("--out", required=True, help="directory to write; must be new or empty")
     add("--seed", type=int, default=0, help="equal seeds give equal bytes (default 0)")
-    add(
-        "--split_seed",
-        type=int,
-        default=0,
-        help="decides the training and the test products (default 0)",
-    )
+    add("--galleries", default="test", help="products of galleries that begin with this are for testing (default test)")
+    add("--split_seed", type=int, help="draws the test products instead")
     add("--lives", type=int, help="number of test livestreams (default: as many as give galleries of about 30 images)")
     add("--train_products", type=int, help="number of training products (default: all that are not test products)")
-    add("--test_products", type=int, default=60, help="number of test products, 20 to 40 per livestream (default 60)")
+    add("--test_products", type=int, help="number of test products, 20 to 40 per livestream (default: of --galleries)")
     add("--clips_per_product", type=int, default=4, help="number of training clips per product (default 4)")
     add("--test_clips_per_product", type=int, default=4, help="number of test clips (queries) per product (default 4)")
     add("--min_frames", type=int, default=5, help="length of the shortest clip (default 5)")
@@ -124,7 +121,7 @@ def count_cores() -> int:
 def check_common(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
     """Ends the program if a flag of both simulate.py and film.py is out of range."""
     for name in ("distractors", "seed", "split_seed"):
-        if getattr(flags, name) < 0:
+        if (getattr(flags, name) or 0) < 0:
             parser.error(f"--{name}={getattr(flags, name)}: expected at least 0")
     if not 0 <= flags.clutter <= 1:
         parser.error(f"--clutter={flags.clutter}: expected 0 to 1")

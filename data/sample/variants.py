@@ -36,13 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
     add("--out", required=True, help="directory to write; must be new or empty")
     add("--variants", type=int, default=5, help="number of variants per product (default 5)")
-    add(
-        "--test_products",
-        type=int,
-        default=60,
-        help="number of test products, which are left out (default 60)",
-    )
-    add("--split_seed", type=int, default=0, help="as in simulate.py (default 0)")
+    add("--test_products", type=int, help="number of test products, which are left out, as in simulate.py")
+    add("--split_seed", type=int, help="as in simulate.py")
     add("--seed", type=int, default=0, help="equal seeds give equal pictures (default 0)")
     flags = parser.parse_args(argv)
     try:
@@ -69,6 +64,7 @@ def make_variants(flags: argparse.Namespace) -> None:
         test_products=flags.test_products,
         lives=None,
         split_seed=flags.split_seed,
+        galleries="test",
         seed=flags.seed,
     )
     products = sorted((p for live in lives for p in live.products), key=lambda p: p.product_id)

@@ -13,8 +13,12 @@ from tests.data.test_simulate import SAMPLE
 @pytest.fixture(scope="module")
 def lives():
     products = shop.read_products(SAMPLE)
-    _, test = shop.arrange(products, train_products=None, test_products=60, lives=None, split_seed=0, seed=0)
-    return test
+    return arrange(products, split_seed=0)[1]
+
+
+def arrange(products, **changed):
+    flags = {"train_products": None, "test_products": None, "lives": None, "split_seed": None, "galleries": "test"}
+    return shop.arrange(products, **flags | {"seed": 0} | changed)
 
 
 def said(live, times, seed=0):
@@ -32,9 +36,7 @@ def said(live, times, seed=0):
 def test_every_second_livestream_is_in_chinese(lives):
     assert [live.language for live in lives] == [ENGLISH, CHINESE]
     products = [shop.Product(p.product_id, p.name, p.category, dict(p.row, name_zh="")) for p in lives[1].products]
-    arranged, test = shop.arrange(
-        products + list(lives[0].products), train_products=20, test_products=40, lives=2, split_seed=0, seed=0
-    )
+    arranged, test = arrange(products + list(lives[0].products), train_products=20, test_products=40, lives=2)
     assert {live.language.name_column for live in (*arranged, *test)} == {"name"}, "a product has no Chinese name"
 
 
