@@ -78,17 +78,7 @@ def film(flags: argparse.Namespace) -> None:
     out = pathlib.Path(flags.out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out={out} is not empty: remove it or choose another directory")
-    products = shop.read_products(flags.products)
-    backgrounds = shop.read_backgrounds(flags.products)
-    train, test = shop.arrange(
-        products,
-        train_products=None,
-        test_products=flags.test_products,
-        lives=flags.lives,
-        split_seed=flags.split_seed,
-        galleries=flags.galleries,
-        seed=flags.seed,
-    )
+    _, backgrounds, train, test = shop.load(flags)
     shops = open_shops(train if flags.split == "train" else test, flags)
     (out / "videos").mkdir(parents=True)
     _write_shops(shops[: flags.videos], flags, out)
@@ -284,17 +274,12 @@ def _write_shops(shops, flags, out):
 def _parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, limits = parser.add_argument, ("MIN", "MAX")
-    add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
+    shop.add_flags(parser)
     add("--out", required=True, help="directory to write; must be new or empty")
     add("--videos", type=int, default=20, help="number of videos, which take turns among the shops (default 20)")
     add("--products_per_video", type=int, default=8, help="number of different products in a video (default 8)")
     add("--shop_products", type=int, help="number of products in a shop (default: its livestream's whole gallery)")
     add("--split", choices=("train", "test"), default="test", help="split of the shops' products (default test)")
-    add("--seed", type=int, default=0, help="equal seeds give equal videos (default 0)")
-    add("--split_seed", type=int, help="as in simulate.py")
-    add("--test_products", type=int, help="as in simulate.py")
-    add("--galleries", default="test", help="as in simulate.py (default test)")
-    add("--lives", type=int, help="number of livestreams to split the test products into, as in simulate.py")
     add(
         "--shown_seconds",
         type=int,

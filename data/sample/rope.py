@@ -57,16 +57,7 @@ def simulate_rope(flags: argparse.Namespace) -> None:
             directory of the same flags.
     """
     out = pathlib.Path(flags.out)
-    products = shop.read_products(flags.products)
-    backgrounds = shop.read_backgrounds(flags.products)
-    splits = shop.arrange(
-        products,
-        train_products=flags.train_products,
-        test_products=flags.test_products,
-        lives=flags.lives,
-        split_seed=flags.split_seed,
-        seed=flags.seed,
-    )
+    products, backgrounds, *splits = shop.load(flags)
     _begin(out, flags)
     numbers = {product.product_id: number for number, product in enumerate(products, start=1)}
     tasks = [
@@ -221,13 +212,8 @@ def _write_attribution(out, products, numbers):
 def _parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
+    shop.add_flags(parser)
     add("--out", required=True, help="directory to write; must be new, empty, or unfinished")
-    add("--seed", type=int, default=0, help="equal seeds give equal bytes (default 0)")
-    add("--split_seed", type=int, default=0, help="as in simulate.py (default 0)")
-    add("--lives", type=int, help="as in simulate.py: number of livestreams of the test products")
-    add("--train_products", type=int, help="number of training products (default: all that are not test products)")
-    add("--test_products", type=int, default=60, help="as in simulate.py (default 60)")
     add("--train_items", type=int, default=4, help="mean number of a training product's items in a domain (default 4)")
     add("--test_items", type=int, default=20, help="the same of a test product (default 20)")
     add("--distractors", type=int, default=8, help="maximum number of other products in a live clip (default 8)")

@@ -3,6 +3,7 @@
 README.md beside this file describes the format of the directory.
 """
 
+import argparse
 import csv
 import dataclasses
 import pathlib
@@ -15,9 +16,10 @@ from PIL import Image
 from .phrases import CHINESE, ENGLISH, Language
 
 REQUIRED_COLUMNS = ("product_id", "name", "category")
-GALLERY_COLUMN = "gallery"  # of the default split: the livestream of a product that is not for training
+GALLERY_COLUMN = "gallery"  # the livestream of a product that is not for training
+USUAL_GALLERIES = "test"  # beginning of the names of those that are for testing
 GALLERY_MIN, GALLERY_MAX, GALLERY_USUAL = 20, 40, 30
-DEFAULT_TEST_PRODUCTS = 60
+USUAL_TEST_PRODUCTS = 60  # if they are drawn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,27 +129,58 @@ def views_path(directory: str | pathlib.Path, product_id: str) -> pathlib.Path:
     return pathlib.Path(directory) / "views" / f"{product_id}.webp"
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `load`."""
+    add = parser.add_argument
+    add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
+    add("--seed", type=int, default=0, help="equal seeds give equal bytes (default 0)")
+    add("--galleries", help="products of galleries whose names begin with this are for testing (default test)")
+    add("--test_products", type=int, help="number of test products to draw instead, 20 to 40 per livestream")
+    add("--lives", type=int, help="number of test livestreams to draw (default: galleries of about 30 images)")
+    add("--split_seed", type=int, help="of the draw (default 0)")
+    add("--train_products", type=int, help="number of training products (default: all that are not in a gallery)")
+
+
+def load(flags: argparse.Namespace) -> tuple[list[Product], list[pathlib.Path], list[Live], list[Live]]:
+    """Reads a product directory and splits its products as the flags of a program say.
+
+    Args:
+        flags: those of `add_flags`.
+
+    Returns:
+        (products, backgrounds, training livestreams, test livestreams).
+
+    Raises:
+        ValueError: a flag or a file in the product directory is wrong.
+    """
+    products, backgrounds = read_products(flags.products), read_backgrounds(flags.products)
+    names = ("train_products", "test_products", "lives", "split_seed", "galleries", "seed")
+    return products, backgrounds, *arrange(products, **{name: getattr(flags, name) for name in names})
+
+
 def arrange(
     products: Sequence[Product],
     *,
-    train_products: int | None,
-    test_products: int | None,
-    lives: int | None,
-    split_seed: int | None,
-    galleries: str,
-    seed: int,
+    train_products: int | None = None,
+    test_products: int | None = None,
+    lives: int | None = None,
+    split_seed: int | None = None,
+    galleries: str | None = None,
+    seed: int = 0,
 ) -> tuple[list[Live], list[Live]]:
     """Splits products into disjoint training and test livestreams, each with few categories.
 
+    The column `gallery` of the products says which are for testing, and which of them share a livestream. Without it,
+    and with `test_products`, `lives`, or `split_seed`, they are drawn.
+
     Args:
         products: all products.
-        train_products: number of products for training; None = all that are not for testing.
-        test_products: number of test products in all galleries; None = 60, or those in `galleries`.
-        lives: number of test livestreams; None = as many as give galleries of about 30.
-        split_seed: decides the training products, and the products that share a livestream; None = 0. If neither this
-            nor `test_products` nor `lives` is given, the column `gallery` decides, if the products have it.
-        galleries: beginning of the names in that column whose products are for testing. Those of other galleries are in
-            neither split.
+        train_products: number of products for training; None = all that are neither in a gallery nor drawn for testing.
+        test_products: number of products to draw for testing; None = 60.
+        lives: number of test livestreams to draw; None = as many as give galleries of about 30.
+        split_seed: decides what is drawn; None = 0.
+        galleries: what the names of the galleries for testing begin with; None = "test". Products of other galleries
+            are in neither split.
         seed: decides the ids and the order of a gallery.
 
     Returns:
@@ -155,38 +188,35 @@ def arrange(
         is in Chinese if its products have Chinese names.
 
     Raises:
-        ValueError: there are too few products, or a gallery would not have 20 to 40 images.
+        ValueError: there are too few products, no gallery has the name, or one would not have 20 to 40 images.
     """
-    marked = []
-    if test_products is lives is split_seed is None:
-        marked = _marked(products, galleries)
-        products = [p for p in products if not _gallery(p) or any(p in live for live in marked)]
-    test_products = sum(map(len, marked)) or (DEFAULT_TEST_PRODUCTS if test_products is None else test_products)
-    if train_products is None:
-        train_products = max(0, len(products) - test_products)
-    if train_products < 1:
-        raise ValueError(f"--train_products={train_products}: expected at least 1 ({len(products)} products in all)")
-    if train_products + test_products > len(products):
+    drawn = any(value is not None for value in (test_products, lives, split_seed))
+    if drawn and galleries is not None:
         raise ValueError(
-            f"--train_products={train_products} and --test_products={test_products} need "
-            f"{train_products + test_products} products, found {len(products)}; lower one of them"
-        )
-    lives = lives or max(1, round(test_products / GALLERY_USUAL))
-    sizes = [len(live) for live in marked] or [
-        test_products // lives + (i < test_products % lives) for i in range(lives)
-    ]
-    if min(sizes) < GALLERY_MIN or max(sizes) > GALLERY_MAX:
-        raise ValueError(
-            f"--test_products={test_products} in --lives={lives} gives galleries of {min(sizes)} to {max(sizes)} "
-            f"images, expected {GALLERY_MIN} to {GALLERY_MAX}; choose {GALLERY_MIN * lives} to "
-            f"{GALLERY_MAX * lives} test products, or other --lives"
+            f"--galleries={galleries}: found --test_products, --lives, or --split_seed beside it, which draw other "
+            "test products; leave it or them out"
         )
     rng = np.random.default_rng([split_seed or 0, 0])
-    taken = {p.product_id for live in marked for p in live}
-    pools = _shuffled_pools([p for p in products if p.product_id not in taken], rng)
-    whole = {category: len(pool) for category, pool in pools.items()}
-    test = marked or [_draw_live(pools, whole, size, rng) for size in sizes]
+    if drawn or (galleries is None and not any(map(_gallery, products))):
+        sizes = _drawn_sizes(USUAL_TEST_PRODUCTS if test_products is None else test_products, lives)
+        pools = _shuffled_pools(products, rng)
+        whole = {category: len(pool) for category, pool in pools.items()}
+        test = [_draw_live(pools, whole, size, rng) for size in sizes]
+    else:
+        test = _named_lives(products, USUAL_GALLERIES if galleries is None else galleries)
+        sizes = [len(live) for live in test]
+        pools = _shuffled_pools([product for product in products if not _gallery(product)], rng)
     rest = [p for pool in pools.values() for p in pool]
+    found = len(rest) + sum(map(len, test))
+    if train_products is None:
+        train_products = max(0, found - sum(sizes))
+    if train_products < 1:
+        raise ValueError(f"--train_products={train_products}: expected at least 1 ({found} products in all)")
+    if train_products + sum(sizes) > found:
+        raise ValueError(
+            f"--train_products={train_products} and {sum(sizes)} test products need {train_products + sum(sizes)} "
+            f"products, found {found}; lower one of them"
+        )
     rest = [rest[i] for i in sorted(rng.permutation(len(rest))[:train_products])]  # still grouped by category
     parts = np.array_split(np.arange(len(rest)), max(1, round(len(rest) / GALLERY_USUAL)))
     train = [[rest[i] for i in part] for part in parts]
@@ -194,17 +224,41 @@ def arrange(
     return [_live(*item, rng) for item in enumerate(train)], [_live(*item, rng) for item in enumerate(test)]
 
 
-def _marked(products, galleries):
-    """Groups the products whose gallery's name begins with `galleries`, by gallery."""
+def _named_lives(products, galleries):
+    """Groups the products of the galleries whose names begin with `galleries`."""
     lives = {}
-    for product in products:
-        if _gallery(product).startswith(galleries):
-            lives.setdefault(_gallery(product), []).append(product)
-    return [lives[gallery] for gallery in sorted(lives)]
+    for product in filter(_gallery, products):
+        lives.setdefault(_gallery(product), []).append(product)
+    chosen = [live for name, live in sorted(lives.items()) if name.startswith(galleries)]
+    if not chosen:
+        raise ValueError(
+            f"--galleries={galleries}: found {', '.join(sorted(lives)) or 'none'} in the column {GALLERY_COLUMN} of "
+            "products.csv, expected the beginning of one; or draw test products with --split_seed=0"
+        )
+    for live in chosen:
+        if not GALLERY_MIN <= len(live) <= GALLERY_MAX:
+            raise ValueError(
+                f"gallery {_gallery(live[0])}: found {len(live)} products, expected {GALLERY_MIN} to {GALLERY_MAX}; "
+                f"change the column {GALLERY_COLUMN} of products.csv, or draw test products with --split_seed=0"
+            )
+    return chosen
 
 
 def _gallery(product):
     return (product.row.get(GALLERY_COLUMN) or "").strip()
+
+
+def _drawn_sizes(test_products, lives):
+    """How many test products each livestream has."""
+    lives = lives or max(1, round(test_products / GALLERY_USUAL))
+    sizes = [test_products // lives + (i < test_products % lives) for i in range(lives)]
+    if min(sizes) < GALLERY_MIN or max(sizes) > GALLERY_MAX:
+        raise ValueError(
+            f"--test_products={test_products} in --lives={lives} gives galleries of {min(sizes)} to {max(sizes)} "
+            f"images, expected {GALLERY_MIN} to {GALLERY_MAX}; choose {GALLERY_MIN * lives} to "
+            f"{GALLERY_MAX * lives} test products, or other --lives"
+        )
+    return sizes
 
 
 def _shuffled_pools(products, rng):

@@ -56,17 +56,7 @@ def simulate(flags: argparse.Namespace) -> None:
         max_distractors=flags.distractors,
         clutter=flags.clutter,
     )
-    products = shop.read_products(flags.products)
-    backgrounds = shop.read_backgrounds(flags.products)
-    train, test = shop.arrange(
-        products,
-        train_products=flags.train_products,
-        test_products=flags.test_products,
-        lives=flags.lives,
-        split_seed=flags.split_seed,
-        galleries=flags.galleries,
-        seed=flags.seed,
-    )
+    products, backgrounds, train, test = shop.load(flags)
     tasks = _tasks(train, flags.clips_per_product, "train", flags) + _tasks(
         test, flags.test_clips_per_product, "test", flags
     )
@@ -81,14 +71,8 @@ def simulate(flags: argparse.Namespace) -> None:
 def _parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
+    shop.add_flags(parser)
     add("--out", required=True, help="directory to write; must be new or empty")
-    add("--seed", type=int, default=0, help="equal seeds give equal bytes (default 0)")
-    add("--galleries", default="test", help="products of galleries that begin with this are for testing (default test)")
-    add("--split_seed", type=int, help="draws the test products instead")
-    add("--lives", type=int, help="number of test livestreams (default: as many as give galleries of about 30 images)")
-    add("--train_products", type=int, help="number of training products (default: all that are not test products)")
-    add("--test_products", type=int, help="number of test products, 20 to 40 per livestream (default: of --galleries)")
     add("--clips_per_product", type=int, default=4, help="number of training clips per product (default 4)")
     add("--test_clips_per_product", type=int, default=4, help="number of test clips (queries) per product (default 4)")
     add("--min_frames", type=int, default=5, help="length of the shortest clip (default 5)")

@@ -33,12 +33,9 @@ def main(argv: list[str] | None = None) -> None:
     """Writes the training products and their variants."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--products", required=True, help="directory with products.csv, images/, views/ and backgrounds/")
+    shop.add_flags(parser)
     add("--out", required=True, help="directory to write; must be new or empty")
     add("--variants", type=int, default=5, help="number of variants per product (default 5)")
-    add("--test_products", type=int, help="number of test products, which are left out, as in simulate.py")
-    add("--split_seed", type=int, help="as in simulate.py")
-    add("--seed", type=int, default=0, help="equal seeds give equal pictures (default 0)")
     flags = parser.parse_args(argv)
     try:
         make_variants(flags)
@@ -58,19 +55,11 @@ def make_variants(flags: argparse.Namespace) -> None:
     source, out = pathlib.Path(flags.products), pathlib.Path(flags.out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out={out} is not empty: remove it or choose another directory")
-    lives, _ = shop.arrange(
-        shop.read_products(source),
-        train_products=None,
-        test_products=flags.test_products,
-        lives=None,
-        split_seed=flags.split_seed,
-        galleries="test",
-        seed=flags.seed,
-    )
+    _, backgrounds, lives, _ = shop.load(flags)
     products = sorted((p for live in lives for p in live.products), key=lambda p: p.product_id)
     for folder in ("images", "views", "backgrounds"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    for path in shop.read_backgrounds(source):
+    for path in backgrounds:
         shutil.copyfile(path, out / "backgrounds" / path.name)
     with (out / "products.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*products[0].row, "made_from"], lineterminator="\n")

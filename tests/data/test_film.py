@@ -131,9 +131,9 @@ def test_seed_alone_decides_every_byte(plain, tmp_path):
 
 
 def test_training_shops_are_of_other_products(plain, tmp_path):
-    flags = ["--videos=8", "--products_per_video=1", "--shown_seconds", "1", "1", "--gap_seconds", "1", "1"]
+    flags = ["--videos=16", "--products_per_video=1", "--shown_seconds", "1", "1", "--gap_seconds", "1", "1"]
     train = made(tmp_path / "train", *flags, "--split=train", "--frame_rate=1")
-    assert len(shop_of(train)) == 240
+    assert len(shop_of(train)) == 491
     assert not {r["id"] for r in shop_of(train)} & {r["id"] for r in shop_of(plain)}
     video = truth_of(train)[0]
     assert video["gallery"] == "train-1" and len(seconds_of(train / video["video"], 1)[0]) == video["seconds"] == 3

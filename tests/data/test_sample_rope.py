@@ -91,10 +91,8 @@ def test_a_program_that_was_stopped_continues(raw, tmp_path):
     out = tmp_path / "raw"
     flags = rope._parse(["--products", str(SAMPLE), "--out", str(out), *FLAGS])
     rope._begin(out, flags)
-    _, test = shop.arrange(
-        shop.read_products(SAMPLE), train_products=5, test_products=20, lives=None, split_seed=0, seed=0
-    )
-    rope._start_worker(flags, shop.read_backgrounds(SAMPLE), out)
+    _, backgrounds, _, test = shop.load(flags)
+    rope._start_worker(flags, backgrounds, out)
     finished = [rope._draw(task) for task in rope.plan_items(test, "test", 1, 0)[:5]]
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
     assert len(times) == sum(len(item["pictures"]) for item in finished) > 5
@@ -110,10 +108,7 @@ def test_a_program_that_was_stopped_continues(raw, tmp_path):
 
 def test_another_seed_keeps_the_split():
     products = shop.read_products(SAMPLE)
-    arranged = [
-        shop.arrange(products, train_products=5, test_products=20, lives=None, split_seed=0, seed=seed)[1]
-        for seed in (0, 1)
-    ]
+    arranged = [shop.arrange(products, train_products=5, test_products=20, seed=seed)[1] for seed in (0, 1)]
     tasks = [rope.plan_items(lives, "test", 3, seed) for seed, lives in enumerate(arranged)]
     assert {task["product"].product_id for task in tasks[0]} == {task["product"].product_id for task in tasks[1]}
     numbers = [[(task["domain"], task["item"], task["product"].product_id) for task in of_seed] for of_seed in tasks]
