@@ -17,11 +17,11 @@ train() { # NAME SEED SETTINGS…
         --config.loss.num_negatives=15 "${@:3}"
 }
 
-all=(--config.loss.pmd_weight=1 --config.loss.pfr_weight=1 --config.eval.rerank=30)
+all=(--config.loss.pmd_weight=1 --config.loss.pfr_weight=1 --config.eval.rerank=40)
 for seed in ${SEEDS:-0 1 2}; do
     prepare_sample "$seed"
     train icl "$seed" --config.loss.pmd_weight=0 "$@"
-    train pmd "$seed" --config.loss.pmd_weight=1 --config.loss.pfr_weight=0 --config.eval.rerank=30 "$@"
+    train pmd "$seed" --config.loss.pmd_weight=1 --config.loss.pfr_weight=0 --config.eval.rerank=40 "$@"
     train pfr "$seed" "${all[@]}" "$@"
     found=$(ls -d runs/detectors/clip-"$seed"/detections-* 2>/dev/null | tail -1) || true  # there may be none
     for use in mask crop; do

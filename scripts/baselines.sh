@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains RICE and the methods that its paper compares it with on the sample shop, and prints rank-k on 960 clips of
+# Trains RICE and the methods that its paper compares it with on the sample shop, and prints rank-k on 1,600 clips of
 # products that are not trained on, with paired intervals. All rows (configs/sample_baselines.py) see the same clips for
 # as many steps, with three seeds. A finished run is kept, and a killed one continues; meanwhile
 # `python scripts/baselines_table.py runs/baselines` prints what is there. A run of ICL takes 2.5 minutes of CPU time.
@@ -10,7 +10,7 @@ source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/baselines test=data/built/baselines-test
 
-prepare_data() { # the sample shop's training clips with 20 others, and 16 clips of each of 60 other products for $test
+prepare_data() { # the sample shop's training clips with 20 others, and 16 clips of each of 100 other products for $test
     local raw=data/raw/baselines
     prepare_sample 0
     if [ ! -e "$raw/complete" ]; then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains COPE without text, with titles, and with all texts, and beside it RICE (ICL), on a small ROPE of the sample's
 # products, and prints what they find between pages, short videos and live clips of products that are not trained on:
-# 1,086 to 1,149 queries a pair of domains, with paired intervals. All rows (configs/sample_cope.py) see as many
+# 1,722 to 1,917 queries a pair of domains, with paired intervals. All rows (configs/sample_cope.py) see as many
 # products, with three seeds. A finished run is kept, and a killed one continues; meanwhile
 # `python scripts/cope_table.py runs/cope` prints what is there.
 #
@@ -11,11 +11,11 @@ source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/cope built=data/built/cope test=data/built/cope-test raw=data/raw/cope tower=weights/sample_text
 
-prepare_data() { # items of the training products and four variants of each in $built; of 60 other products in $test
+prepare_data() { # items of the training products and two variants of each in $built; of 100 others in $test
     if [ ! -e "$raw/complete" ]; then
         [ -e "$raw/variants/complete" ] || {
             rm -rf "$raw/variants"
-            python data/sample/variants.py --products data/sample --out "$raw/variants" --variants 4
+            python data/sample/variants.py --products data/sample --out "$raw/variants" --variants 2
             touch "$raw/variants/complete"
         }
         python data/sample/rope.py --products "$raw/variants" --out "$raw/train" --train_items 2 --test_products 20 \

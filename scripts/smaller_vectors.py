@@ -98,8 +98,9 @@ def tables(index: Index, clips: Sequence[Clip]) -> list[str]:
     everything = [np.arange(len(galleries))] * len(clips)
     header = [f"rank-{k} by {score if score == 'frames' else 'the mean'}" for score in SCORES for k in CUTOFFS]
     lines = [f"{len(clips)} clips of {len(set(products))} products; percent"]
+    sizes = " to ".join(str(size) for size in sorted({min(map(len, inside)), max(map(len, inside))}))
     for title, searched in (
-        (f"among the {len(inside[0])} products of a gallery", inside),
+        (f"among the {sizes} products of a gallery", inside),
         (f"among all {len(galleries)} products", everything),
     ):
         lines += ["", f"| {title} | bytes | {' | '.join(header)} |", "|---" * (2 + len(header)) + "|"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures what texts add on the sample shop: without texts, in PMD, in the embedding, and in both; for queries with and
 # without speech, and for titles that 0, 50, and 90 % of the gallery's images lack. A small text tower that is trained on
-# the sample's own sentences stands in for Chinese-CLIP's. All runs have the same 960 queries of products that are not
+# the sample's own sentences stands in for Chinese-CLIP's. All runs have the same 1,600 queries of products that are not
 # trained on, and the settings of scripts/ablation.sh. A finished run is kept, and a killed one continues.
 #
 #   scripts/text_table.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds, CLIPS=16 how
@@ -12,7 +12,7 @@ source scripts/sample.sh
 out=runs/texts-${CLIPS:=16} raw=data/raw/texts-$CLIPS test=data/built/texts-$CLIPS
 further=(--config.model.image_size=96 --config.data.resize=108 --config.eval.pixels=False "$@")
 
-prepare_data() { # the sample shop's training clips, and clips of 60 other products, all with titles, in $test
+prepare_data() { # the sample shop's training clips, and clips of 100 other products, all with titles, in $test
     if [ ! -e "$raw/complete" ]; then
         rm -rf "$raw"
         python data/sample/simulate.py --products data/sample --out "$raw" --seed 7 --categories --all_titles \
@@ -54,14 +54,14 @@ for seed in ${SEEDS:-0 1 2}; do
     train pmd "${pmd[@]}"
     train pmd_text "${pmd[@]}" "${read[@]}" --config.data.texts="$texts"
     evaluate none icl
-    evaluate none_pmd pmd "${pmd[@]}" --config.eval.rerank=30
+    evaluate none_pmd pmd "${pmd[@]}" --config.eval.rerank=40
     for percent in 0 50 90; do
         left=$out/embeddings-$seed-$percent
         [ -d "$left" ] || python scripts/text_tower.py drop "$test" "$texts" "$left" --percent="$percent"
         own=("${read[@]}" --config.data.texts="$left")
-        evaluate "in_pmd_$percent" pmd_text "${pmd[@]}" "${own[@]}" --config.eval.rerank=30
+        evaluate "in_pmd_$percent" pmd_text "${pmd[@]}" "${own[@]}" --config.eval.rerank=40
         evaluate "in_embedding_$percent" icl "${own[@]}" --config.eval.text_weight=fit
-        evaluate "in_both_$percent" pmd_text "${pmd[@]}" "${own[@]}" --config.eval.rerank=30 \
+        evaluate "in_both_$percent" pmd_text "${pmd[@]}" "${own[@]}" --config.eval.rerank=40 \
             --config.eval.text_weight=fit
     done
 done

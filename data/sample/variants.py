@@ -9,19 +9,21 @@ are left out, so that the output is safe to train on.
 
 import argparse
 import csv
+import multiprocessing
 import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
 
 import numpy as np
+import tqdm
 from PIL import Image, ImageChops
 
 if not __package__:  # Run as a script, whose relative imports need a package: PEP 366.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
     __package__ = "data.sample"
 
-from . import shop
+from . import shop, simulate
 from .scene import load_views
 
 SIDE = 160  # side of a picture and of a view in pixels, as in the products of this directory
@@ -36,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     shop.add_flags(parser)
     add("--out", required=True, help="directory to write; must be new or empty")
     add("--variants", type=int, default=5, help="number of variants per product (default 5)")
+    add("--workers", type=int, default=simulate.count_cores(), help="number of processes (default: all cores)")
     flags = parser.parse_args(argv)
     try:
         make_variants(flags)
@@ -61,24 +64,40 @@ def make_variants(flags: argparse.Namespace) -> None:
         (out / folder).mkdir(parents=True, exist_ok=True)
     for path in backgrounds:
         shutil.copyfile(path, out / "backgrounds" / path.name)
-    with (out / "products.csv").open("w", newline="", encoding="utf-8") as file:
+    context = (source, out, products, flags)
+    with (
+        multiprocessing.Pool(flags.workers, _start_worker, context) as pool,
+        (out / "products.csv").open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.DictWriter(file, [*products[0].row, "made_from"], lineterminator="\n")
         writer.writeheader()
-        for number, product in enumerate(products):
-            for path_of in (shop.image_path, shop.views_path):
-                shutil.copyfile(path_of(source, product.product_id), path_of(out, product.product_id))
-            writer.writerow({**product.row, "made_from": ""})
-            for variant in range(flags.variants):
-                rng = np.random.default_rng([flags.seed, number, variant])
-                parts = [product]
-                if rng.random() < SETS:
-                    parts.append(products[int(rng.integers(len(products)))])
-                name = f"{product.product_id}-{variant}"
-                image, views = draw_variant(source, [p.product_id for p in parts], rng)
-                image.save(shop.image_path(out, name), quality=QUALITY)
-                views.save(shop.views_path(out, name), quality=QUALITY)
-                made_from = " ".join(p.product_id for p in parts)
-                writer.writerow({**product.row, "product_id": name, "made_from": made_from})
+        for rows in tqdm.tqdm(pool.imap(_write, range(len(products))), total=len(products), unit="product"):
+            writer.writerows(rows)
+
+
+def _start_worker(*context):
+    global _context  # the constants of a worker process
+    _context = context
+
+
+def _write(number):
+    """Writes the pictures of a product and its variants, and returns their rows."""
+    source, out, products, flags = _context
+    product = products[number]
+    for path_of in (shop.image_path, shop.views_path):
+        shutil.copyfile(path_of(source, product.product_id), path_of(out, product.product_id))
+    rows = [{**product.row, "made_from": ""}]
+    for variant in range(flags.variants):
+        rng = np.random.default_rng([flags.seed, number, variant])
+        parts = [product.product_id]
+        if rng.random() < SETS:
+            parts.append(products[int(rng.integers(len(products)))].product_id)
+        name = f"{product.product_id}-{variant}"
+        image, views = draw_variant(source, parts, rng)
+        image.save(shop.image_path(out, name), quality=QUALITY)
+        views.save(shop.views_path(out, name), quality=QUALITY)
+        rows.append({**product.row, "product_id": name, "made_from": " ".join(parts)})
+    return rows
 
 
 def draw_variant(

@@ -96,7 +96,7 @@ def test_equal_seeds_give_equal_bytes(shop, made, tmp_path):
 
     for seed, same in ((0, True), (1, False)):
         out = tmp_path / str(seed)
-        flags = ["--variants=4", f"--test_products={TEST}", f"--seed={seed}"]
+        flags = ["--variants=4", f"--test_products={TEST}", f"--seed={seed}", "--workers=1"]
         assert run("variants.py", "--products", shop, "--out", out, *flags).returncode == 0
         assert (digests(out) == digests(made)) == same
 
