@@ -27,6 +27,13 @@ def said(live, times, seed=0):
     return titles, heard
 
 
+def test_every_product_can_be_named():
+    """In both languages, also by captions in pictures, whose font has no accents and no Chinese characters."""
+    for product in shop.read_products(SAMPLE):
+        assert product.name.isascii() and product.row["name_zh"].strip(), product.product_id
+        assert not product.row["name_zh"].isascii() and product.category in CHINESE.categories, product.product_id
+
+
 def test_every_second_livestream_is_in_chinese(lives):
     assert [live.language for live in lives] == [ENGLISH, CHINESE, ENGLISH]
     products = [shop.Product(p.product_id, p.name, p.category, dict(p.row, name_zh="")) for p in lives[1].products]
