@@ -12,7 +12,7 @@ from tests.fixtures import ROOT
 
 NOTEBOOK = ROOT / "docs" / "sample.ipynb"
 CELLS = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
-SMALL = {"train_products": 16, "test_products": 20, "steps": 2}
+SMALL = {"train_products": 16, "galleries": "test-1", "steps": 2}
 
 
 @pytest.mark.slow
@@ -29,7 +29,7 @@ def test_it_trains_evaluates_and_shows(tmp_path, monkeypatch, capsys):
             assert SMALL.keys() <= names.keys()
             names |= SMALL
     assert list(names["results"]) == [PIXELS, Row(0), Row(2)]
-    assert names["results"][Row(2)].score.num_queries == 20 == len(names["ranked"])
+    assert names["results"][Row(2)].score.num_queries == 30 == len(names["ranked"])
     assert [step for step, _ in names["losses"]] == [1, 2]
     assert (names["workdir"] / "report.html").exists()
     printed = capsys.readouterr().out
