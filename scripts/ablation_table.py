@@ -1,24 +1,31 @@
-"""Prints the runs of `scripts/ablation.sh` as tables: rank-k, and rank-1 by scale and number of products in view.
+"""Prints the runs of `scripts/ablation.sh` as tables: rank-k, paired differences, and rank-1 by what a clip shows.
 
-    python scripts/ablation_table.py runs/ablation
+    python scripts/ablation_table.py runs/ablation --data_dir=data/built/ablation
 
-Cells are means over the seeds ± the sample standard deviation. The runs of a seed share queries, clips, and the order
-of examples, so a method's gain over ICL is also given by seed.
+Cells are means over the seeds ± the sample standard deviation; differences have 95 % intervals over products
+(`scripts/paired.py`). A method with a decoder has three rows: ranked by embedding, its first images re-ordered by the
+decoder alone (matched), and by both. Methods whose runs have not all been made are of fewer seeds, and are compared
+with ICL's runs of these seeds.
 """
 
 import argparse
-import collections
-import pathlib
-import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from rice_jax.eval.metrics import Result
-from rice_jax.eval.results import WEIGHTED_MATCH, Row, read_results
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
+
+from rice_jax.eval.results import EMBEDDING, MATCH, WEIGHTED_MATCH
+from rice_jax.eval.results import FILE as RESULTS
+from rice_jax.input.source import Source
 from rice_jax.pages.tables import align
+from scripts.paired import NAMES, Ranked, cell, cells, differences, find_evaluation, mean_hits, read_rows
 
+BASELINE, UNTRAINED = "icl", "shipped"  # the latter is an evaluation without a training
 METHODS = {
-    "icl": "ICL",
+    BASELINE: "ICL",
     "pmd": "ICL + PMD",
     "pfr": "ICL + PMD + PFR",
     "boxes_mask": "all + IPD (boxes), mask",
@@ -26,93 +33,96 @@ METHODS = {
     "detector_mask": "all + IPD (detector), mask",
     "detector_crop": "all + IPD (detector), crop",
 }
-SUBSETS = {"scale": "the scale of the product", "number": "the number of products in view"}
-CUTOFFS = ("rank-1", "rank-5", "rank-10")
-UNTRAINED = Row(0)
+RANKINGS = {EMBEDDING: "", MATCH: "… matched", WEIGHTED_MATCH: "… by both"}
+LABELS = {"scale": "the scale of the product", "number": "the number of products in view"}
 
-Runs = dict[str, dict[str, dict[Row, Result]]]  # {method: {seed: {row: result}}}
+BySeed = Mapping[str, Ranked]
+Runs = dict[tuple[str, str], dict[str, Ranked]]  # {(method, ranking): {seed: run}}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the results of every run and prints the tables."""
+    """Reads the rankings of every run and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=pathlib.Path, help="directory of the runs, named METHOD-SEED")
-    runs = read_runs(parser.parse_args(arguments).runs)
-    print("\n\n".join([table(runs), *(subset_table(runs, label) for label in SUBSETS)]))
+    parser.add_argument("runs", type=Path, help="directory of the runs, named METHOD-SEED")
+    parser.add_argument("--data_dir", required=True, help="directory of the queries' data set")
+    flags = parser.parse_args(arguments)
+    untrained, runs = read_runs(flags.runs)
+    clips = {row["clip_id"].decode(): row for row in Source(flags.data_dir, "lpr4m/query", ("clip_id", *LABELS))}
+    print(f"{len(untrained.queries):,} queries of {len({*untrained.products} - {''})} products; percent\n")
+    print(rank_table(untrained, runs))
+    print(f"\nMinus {METHODS[BASELINE]} with the same seeds\n\n{difference_table(untrained, runs)}")
+    for label, words in LABELS.items():
+        values = np.array([clips[query][label].decode() if query else "" for query, _ in untrained.queries])
+        print(f"\nRank-1 by {words}, and minus {METHODS[BASELINE]}\n\n{subset_table(untrained, runs, values)}")
 
 
-def read_runs(directory: pathlib.Path) -> Runs:
-    """The results of all runs below a directory.
+def read_runs(directory: Path) -> tuple[Ranked, Runs]:
+    """The evaluation without a training, and those of all runs, which may still be few.
 
     Raises:
-        SystemExit: there is no run of ICL, or the methods have runs of different seeds.
+        SystemExit: there is none without a training or none of ICL, runs have different queries, or a run has several
+            evaluations.
     """
-    runs: Runs = collections.defaultdict(dict)
+    runs: Runs = {}
     for method in METHODS:
-        for path in sorted(directory.glob(f"{method}-*/results.json")):
-            runs[method][path.parent.name.rpartition("-")[2]] = read_results(path)
-    seeds = {method: sorted(by_seed) for method, by_seed in runs.items()}
-    if "icl" not in runs or len({tuple(found) for found in seeds.values()}) > 1:
-        sys.exit(f"error: {directory}: found runs of {seeds}, expected ICL and the same seeds of every method")
-    return dict(runs)
+        for workdir in sorted(directory.glob(f"{method}-*")):
+            if place := find_evaluation(workdir):
+                for ranking, run in read_rows(place).items():
+                    runs.setdefault((method, ranking), {})[workdir.name.rpartition("-")[2]] = run
+    if not (directory / UNTRAINED / RESULTS).exists() or (BASELINE, EMBEDDING) not in runs:
+        sys.exit(f"error: {directory}: found no results of {UNTRAINED} and {BASELINE}-SEED, expected both")
+    untrained = read_rows(directory / UNTRAINED)[EMBEDDING]
+    for (method, _), by_seed in runs.items():
+        for seed, run in by_seed.items():
+            if run.queries != untrained.queries:
+                sys.exit(f"error: {directory / method}-{seed}: found other queries than in {UNTRAINED}, expected these")
+    return untrained, runs
 
 
-def table(runs: Runs) -> str:
-    """Rank-k before training, and of every method after it by embedding and, where there is a decoder, re-ranked by it.
-
-    "By both" is by score + weight · match.
-    """
-    untrained = [results[UNTRAINED] for results in runs["icl"].values()]
-    first, baseline = untrained[0].score, [_trained(results)[0][1] for results in runs["icl"].values()]
-    rows = [
-        ["chance", *(f"{100 * first.chance[cutoff]:.1f}      " for cutoff in CUTOFFS)],
-        ["before training", *_cells(untrained)],
-    ]
-    for method, by_seed in runs.items():
-        for of_seeds in zip(*map(_trained, by_seed.values()), strict=True):
-            (row, _), *_ = of_seeds
-            results = [result for _, result in of_seeds]
-            gains = [_percent(one) - _percent(icl) for one, icl in zip(results, baseline, strict=True)]
-            order = "by both" if row.ranking == WEIGHTED_MATCH else "matched"
-            name = f"  … {row.num_matched} {order}" if row.num_matched else METHODS[method]
-            rows.append([name, *_cells(results), *(f"{gain:+.1f}" for gain in gains if method != "icl")])
-    title = f"{first.num_queries} queries a seed; percent; by seed: rank-1 minus that of ICL"
-    return "\n".join([title, "", *align(["", *CUTOFFS, *(f"seed {seed}" for seed in runs["icl"])], rows)])
+def rank_table(untrained: Ranked, runs: Runs) -> str:
+    """Rank-k before training, and of each method and ranking after it."""
+    rows = [["before training", "", *cells([untrained])]]
+    rows += [[_name(row), " ".join(by_seed), *cells(by_seed.values())] for row, by_seed in runs.items()]
+    return "\n".join(align(["", "seeds", *NAMES], rows))
 
 
-def subset_table(runs: Runs, label: str) -> str:
-    """Rank-1 by embedding in each subset of a label, with its number of queries over all seeds."""
-    results = {"before training": [found[UNTRAINED] for found in runs["icl"].values()]}
-    results |= {METHODS[name]: [_trained(found)[0][1] for found in by_seed.values()] for name, by_seed in runs.items()}
-    of_label = {name: [result.subsets[label] for result in found] for name, found in results.items()}
-    first = of_label["before training"]
-    values = list(first[0])
-    rows = [["queries", *(str(sum(scores[value].num_queries for scores in first)) for value in values)]]
-    rows += [
-        [name, *(cell([100 * scores[value].rank["rank-1"] for scores in of_seeds]) for value in values)]
-        for name, of_seeds in of_label.items()
-    ]
-    return "\n".join([f"rank-1 by {SUBSETS[label]}", "", *align(["", *values], rows)])
+def difference_table(untrained: Ranked, runs: Runs) -> str:
+    """How each row differs from ICL, and re-ranked ones also from the ranking by embedding of the same runs."""
+    icl = runs[BASELINE, EMBEDDING]
+    rows = [["before training", *_differences(dict.fromkeys(icl, untrained), icl)]]
+    for (method, ranking), by_seed in runs.items():
+        if (method, ranking) != (BASELINE, EMBEDDING):
+            rows.append([_name((method, ranking)), *_differences(by_seed, icl)])
+        if ranking != EMBEDDING:
+            rows.append(["  minus by embedding", *_differences(by_seed, runs[method, EMBEDDING])])
+    return "\n".join(align(["", *NAMES], rows))
 
 
-def _trained(results: dict[Row, Result]) -> list[tuple[Row, Result]]:
-    """The rows after the training, by embedding first."""
-    last = max(row.step or 0 for row in results)
-    return [(row, result) for row, result in results.items() if row.step == last]
+def subset_table(untrained: Ranked, runs: Runs, values: np.ndarray) -> str:
+    """Rank-1 of each row in each subset of the queries, and below it its difference from ICL."""
+    icl = runs[BASELINE, EMBEDDING]
+    subsets = {value: values == value for value in np.unique(values) if value}
+    rows = [["queries", *(f"{own.sum():,}" for own in subsets.values())]]
+    rows.append(["before training", *(f"{100 * untrained.hits[own, 0].mean():.1f}" for own in subsets.values())])
+    for row, by_seed in runs.items():
+        shares = [[100 * run.hits[own, 0].mean() for run in by_seed.values()] for own in subsets.values()]
+        rows.append([_name(row), *map(cell, shares)])
+        if row != (BASELINE, EMBEDDING):
+            rows.append(["", *(_differences(by_seed, icl, own)[0] for own in subsets.values())])
+    return "\n".join(align(["", *subsets], rows))
 
 
-def _cells(results: Sequence[Result]) -> list[str]:
-    return [cell([_percent(result, cutoff) for result in results]) for cutoff in CUTOFFS]
+def _name(row: tuple[str, str]) -> str:
+    method, ranking = row
+    return RANKINGS[ranking] or METHODS[method]
 
 
-def cell(values: Sequence[float]) -> str:
-    """The mean ± the sample standard deviation, if there are several values."""
-    spread = f" ±{statistics.stdev(values):>4.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
-
-
-def _percent(result: Result, cutoff: str = "rank-1") -> float:
-    return 100 * result.score.rank[cutoff]
+def _differences(runs: BySeed, others: BySeed, own: np.ndarray | slice = slice(None)) -> list[str]:
+    """Of the seeds that both have, on some of the queries."""
+    shared = [seed for seed in runs if seed in others]
+    lead = mean_hits(runs[seed] for seed in shared) - mean_hits(others[seed] for seed in shared)
+    products = np.array(runs[shared[0]].products)
+    return differences(lead[own], products[own].tolist())
 
 
 if __name__ == "__main__":

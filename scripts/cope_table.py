@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need
 from rice_jax.eval.domain_leads import Asked, DomainRun, Pair, mean_lead, read_domain_run, require_same_queries
 from rice_jax.eval.results import EMBEDDING, WITHOUT_TEXT, Row
 from rice_jax.types import DataError
-from scripts.ablation_table import cell
+from scripts.paired import cell
 
 BASELINE, UNTRAINED = "icl", "shipped"  # the latter is an evaluation without a training
 ROWS = {  # of configs/sample_cope.py: names

@@ -18,11 +18,10 @@ from jaxtyping import Bool, Float
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
-from rice_jax.eval.metrics import confidence_intervals
 from rice_jax.eval.results import MATCH_RANKINGS, read_rankings
 from rice_jax.input.text_embeddings import read_embeddings
 from rice_jax.pages.tables import align
-from scripts.ablation_table import cell
+from scripts.paired import cell, differences
 
 MISSING = (0, 50, 90)  # percent of the images that lack a title
 # {row: (its name, the row without texts that it is compared with)}; rows with a share of missing titles have one each
@@ -122,11 +121,8 @@ def _share(hit: Float[np.ndarray, "S q"]) -> str:
 
 
 def _difference(lead: Float[np.ndarray, " q"], products: Sequence[str], part: Bool[np.ndarray, " Q"]) -> str:
-    if not len(lead):
-        return ""
     own = [product for product, counts in zip(products, part.tolist(), strict=True) if counts]
-    [[low, high]], _ = confidence_intervals(lead[:, None], own, "products")
-    return f"{100 * lead.mean():+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+    return differences(lead[:, None], own)[0]
 
 
 if __name__ == "__main__":

@@ -1,58 +1,106 @@
-"""The tables of the ablation: rows are found by their keys, and numbers are means over the seeds."""
+"""The tables of the ablation: rankings of one evaluation are told apart, and rows are paired by query."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from rice_jax.eval.results import Row, write_results
+from rice_jax.eval.results import Row, write_rankings, write_results
 from scripts import ablation_table
 from tests.eval.evaluations import evaluation
 
-LABELS = {"category": "number"}  # of the random evaluations, as the ablation calls them
+RANKED, RESULT = evaluation()  # 60 queries in three galleries, and two that could not be ranked
+SCALES = ["small"] * 20 + ["large"] * 40
 
 
-def result(rank_1, seed=0):
-    """A random evaluation with that rank-1."""
-    _, random = evaluation(seed)
-    score = dataclasses.replace(random.score, rank=random.score.rank | {"rank-1": rank_1})
-    subsets = {LABELS.get(label, label): scores for label, scores in random.subsets.items()}
-    return dataclasses.replace(random, score=score, subsets=subsets)
+def write_run(place, **first):
+    """An evaluation with rankings of which the first queries are right; the last ranking is the newest."""
+    rows = {Row(30, ranking, 40 * (ranking != "embedding")): number for ranking, number in first.items()}
+    *_, newest = rows
+    write_results(place / "results.json", dict.fromkeys(rows, RESULT), {"rankings": dataclasses.asdict(newest)})
+    for row, number in rows.items():
+        ranks = tuple((rank,) for rank in [1] * number + [22] * (60 - number))
+        name = "rankings.jsonl" if row == newest else f"rankings_{row.ranking}.jsonl"
+        write_rankings(place / name, dataclasses.replace(RANKED, truth_ranks=ranks))
 
 
-def write_run(directory, rows):
-    write_results(directory / "results.json", {row: result(share) for row, share in rows.items()})
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    labels = [
+        {"clip_id": query.encode(), "scale": scale.encode(), "number": b"few"}
+        for query, scale in zip(RANKED.query_ids, SCALES, strict=True)
+    ]
+    monkeypatch.setattr(ablation_table, "Source", lambda *arguments: labels)
+    write_run(tmp_path / "shipped", embedding=6)
+    write_run(tmp_path / "icl-0" / "eval-a", embedding=12)
+    write_run(tmp_path / "icl-1" / "eval-a", embedding=24)
+    write_run(tmp_path / "pmd-1" / "eval-a", embedding=18, match=3, weighted_match=30)
+    (tmp_path / "pfr-0" / "checkpoints").mkdir(parents=True)  # has not been evaluated yet
+    return tmp_path
 
 
-def test_tables(tmp_path, capsys):
-    for seed, gain in [(0, 0.02), (1, -0.04)]:
-        write_run(tmp_path / f"icl-{seed}", {Row(None, "pixels"): 0.1, Row(0): 0.2, Row(9): 0.5, Row(200): 0.3})
-        matched = {Row(200): 0.3 + gain, Row(200, "match", 30): 0.25, Row(200, "weighted_match", 30): 0.35}
-        write_run(tmp_path / f"pmd-{seed}", {Row(0): 0.2, **matched})
-    ablation_table.main([str(tmp_path)])
+def tables(directory, capsys):
+    """The lines of each table, as cells."""
+    ablation_table.main([str(directory), "--data_dir=built"])
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100
-    rows = [" ".join(line.split()) for line in lines]
-    assert rows[0] == "62 queries a seed; percent; by seed: rank-1 minus that of ICL"
-    assert rows[2] == "rank-1 rank-5 rank-10 seed 0 seed 1"
-    found = {
-        name: next(row for row in rows[3:] if row.startswith(name)) for name in ("before", "ICL", "ICL + PMD", "…")
-    }
-    assert found["before"].startswith("before training 20.0 ± 0.0 ")
-    assert found["ICL"].startswith("ICL 30.0 ± 0.0 ") and not found["ICL"].endswith("+0.0 +0.0")
-    # Of 32 and 26 the mean is 29, and the sample's standard deviation 6 / sqrt(2).
-    assert found["ICL + PMD"].startswith("ICL + PMD 29.0 ± 4.2 ") and found["ICL + PMD"].endswith(" +2.0 -4.0")
-    assert found["…"].startswith("… 30 matched 25.0 ± 0.0 ") and found["…"].endswith(" -5.0 -5.0")
-    [both] = [row for row in rows if row.startswith("… 30 by both")]
-    assert both.startswith("… 30 by both 35.0 ± 0.0 ") and both.endswith(" +5.0 +5.0")
-    small = result(0.2).subsets["scale"]["small"]
-    start = rows.index("rank-1 by the scale of the product")
-    assert rows[start + 4].split()[:2] == ["queries", str(2 * small.num_queries)]
-    assert rows[start + 5].startswith(f"before training {100 * small.rank['rank-1']:.1f} ± 0.0 ")
-    assert "rank-1 by the number of products in view" in rows
+    assert max(map(len, lines)) <= 120
+    parts = [[]]
+    for line in lines:
+        if line.startswith(("Minus", "Rank-1 by")):
+            parts.append([])
+        parts[-1].append([cell.strip() for cell in line.split("  ") if cell.strip()])
+    return parts
 
 
-def test_runs_of_other_seeds_are_refused(tmp_path):
-    for name in ("icl-0", "icl-1", "pmd-0"):
-        write_run(tmp_path / name, {Row(0): 0.2, Row(200): 0.3})
-    with pytest.raises(SystemExit, match="found runs of .*'pmd': .'0'.*, expected ICL and the same seeds"):
-        ablation_table.main([str(tmp_path)])
+def test_rank_k(runs, capsys):
+    ranks, *_ = tables(runs, capsys)
+    assert ranks[0] == ["62 queries of 1 products; percent"]
+    found = {row[0]: row[1:] for row in ranks if row}
+    assert found["before training"] == ["9.7", "9.7", "9.7"]  # 6 of 62
+    # Of 12 / 62 and 24 / 62 the mean is 29.0 %, and the sample's standard deviation 13.7.
+    assert found["ICL"] == ["0 1", "29.0 ±13.7", "29.0 ±13.7", "29.0 ±13.7"]
+    assert [found[name][1] for name in ("ICL + PMD", "… matched", "… by both")] == ["29.0", "4.8", "48.4"]
+    assert "ICL + PMD + PFR" not in found
+
+
+def test_differences_are_of_the_same_seeds(runs, capsys):
+    _, differences, *_ = tables(runs, capsys)
+    rows = [row[:2] for row in differences if row]
+    assert rows[0] == ["Minus ICL with the same seeds"]
+    found = [(name, cell.split()[0]) for name, cell in rows[3:]]
+    assert found == [
+        ("before training", "-19.4"),
+        ("ICL + PMD", "-9.7"),
+        ("… matched", "-33.9"),
+        ("minus by embedding", "-24.2"),
+        ("… by both", "+9.7"),
+        ("minus by embedding", "+19.4"),
+    ]
+    low, high = rows[-1][1].partition("(")[2].rstrip(")").split(" to ")
+    rng = np.random.default_rng(1)
+    drawn = 100 * rng.binomial(62, 12 / 62, 100_000) / 62
+    assert [float(low), float(high)] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=1.7)  # one query
+
+
+def test_subsets(runs, capsys):
+    *_, scale, number = tables(runs, capsys)
+    assert scale[0] == ["Rank-1 by the scale of the product, and minus ICL"]
+    found = {row[0]: (row[1:], below) for row, below in zip(scale[1:], scale[2:], strict=False) if row}
+    assert found["queries"][0] == ["40", "20"]  # large, small
+    assert found["before training"][0] == ["0.0", "30.0"]
+    assert found["ICL + PMD"][0] == ["0.0", "90.0"]
+    assert [cell.split()[0] for cell in found["ICL + PMD"][1]] == ["-10.0", "-10.0"]
+    assert number[2] == ["few"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: write_run(path / "icl-1" / "eval-b", embedding=1), "icl-1: found the evaluations eval-a, eval-b"),
+        (lambda path: (path / "shipped" / "results.json").unlink(), "found no results of shipped and icl-SEED"),
+    ],
+)
+def test_runs_that_cannot_be_compared(runs, change, message):
+    change(runs)
+    with pytest.raises(SystemExit, match=message):
+        ablation_table.main([str(runs), "--data_dir=built"])
