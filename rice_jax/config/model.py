@@ -60,6 +60,7 @@ class VitConfig:
         'First stages of the `stem` "mobilenet" that are not trained. It has 9: a convolution, '
         "seven stages of bottlenecks, a convolution.",
         minimum=0,
+        maximum=9,
     )
     num_frames: int = setting(
         10,
@@ -145,11 +146,6 @@ class VitConfig:
             yield "config.model.pooling: found 'cls' with class_token=False, expected 'attention' or 'mean'"
         if self.stem == "mobilenet" and self.patch_size not in (16, 32):
             yield f"config.model.patch_size: found {self.patch_size} with stem='mobilenet', expected 16 or 32"
-        if self.frozen_stages > (most := 9 if self.stem == "mobilenet" else 0):
-            yield (
-                f"config.model.frozen_stages: found {self.frozen_stages} with stem={self.stem!r}, expected at most "
-                f"{most}"
-            )
         if self.architecture == "xclip" and self.embed_dim % self.integration_heads:
             yield (
                 f"config.model.integration_heads: found {self.integration_heads}, expected a divisor of embed_dim "

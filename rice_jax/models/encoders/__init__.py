@@ -85,9 +85,18 @@ def between_frames(config: EncoderConfig) -> tuple[str, ...]:
 
 
 def frozen(config: EncoderConfig) -> tuple[str, ...]:
-    """Paths of the encoder's parameters that are not trained."""
-    stages = range(config.frozen_stages) if isinstance(config, VitConfig) else ()
-    return tuple(f"stem/stage_{number}" for number in stages)
+    """Paths of the encoder's parameters that are not trained.
+
+    Raises:
+        ConfigError: stages of a stem that the encoder does not have. (Only its weights may say what its stem is.)
+    """
+    if not isinstance(config, VitConfig):
+        return ()
+    if config.frozen_stages and config.stem != "mobilenet":
+        raise ConfigError(
+            f"config.model.frozen_stages: found {config.frozen_stages} with stem={config.stem!r}, expected 0"
+        )
+    return tuple(f"stem/stage_{number}" for number in range(config.frozen_stages))
 
 
 def frame_encoder_class(config: EncoderConfig) -> type[FrameEncoder]:

@@ -154,18 +154,20 @@ def test_frozen_stages_do_not_change_and_the_others_do():
             "config.model.patch_size: found 8 with stem='mobilenet', expected 16 or",
         ),
         (
-            {"model__frozen_stages": 1},
-            "config.model.frozen_stages: found 1 with stem='patches', expected at most 0",
-        ),
-        (
             {"model__stem": "mobilenet", "model__patch_size": 16, "model__frozen_stages": 10},
-            "config.model.frozen_stages: found 10 with stem='mobilenet', expected at most 9",
+            "config.model.frozen_stages: found 10, expected 0 to 9",
         ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         small_config(**changes)
+
+
+def test_frozen_stages_of_another_stem_are_refused():
+    config = small_config(model__frozen_stages=1).model.encoder
+    with pytest.raises(ConfigError, match="frozen_stages: found 1 with stem='patches', expected 0"):
+        frozen(config)
 
 
 @pytest.mark.parametrize("architecture", ["timesformer", "xclip"])
