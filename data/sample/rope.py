@@ -10,7 +10,6 @@ import argparse
 import csv
 import json
 import multiprocessing
-import os
 import pathlib
 import shutil
 import sys
@@ -22,6 +21,7 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
     __package__ = "data.sample"
 
+from ..atomic import replacing
 from . import plan, scene, shop, shots, simulate, speech
 
 DOMAINS = {  # {folder: its files of pairs, texts, and pictures, without the split's prefix}
@@ -127,7 +127,8 @@ def _begin(out, flags):
         raise ValueError(f"--out={out} is not empty: remove it or choose another directory")
     else:
         path.parent.mkdir(parents=True)
-        _replace(path, json.dumps(state))
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(state), encoding="utf-8")
     for folder in DOMAINS:
         (out / folder).mkdir(exist_ok=True)
 
@@ -175,15 +176,9 @@ def _draw(task):
         "pictures": names,
         "times": times,
     }
-    _replace(done, json.dumps(found, ensure_ascii=False))
+    with replacing(done) as temporary:
+        temporary.write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
     return found
-
-
-def _replace(path, text):
-    """Writes a file whole or not at all."""
-    temporary = path.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _write(out, prefix, domain, names, items, numbers):
