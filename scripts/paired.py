@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
 from rice_jax.eval.metrics import confidence_intervals
-from rice_jax.eval.results import ranked_row, read_about, read_rankings, read_results
+from rice_jax.eval.results import ranked_row, rankings_file, read_about, read_rankings, read_results
 
 CUTOFFS = (1, 5, 10)
 NAMES = [f"rank-{cutoff}" for cutoff in CUTOFFS]
@@ -55,7 +55,7 @@ def read_rows(place: Path) -> dict[str, Ranked]:
     newest = ranked_row(read_about(place / "results.json"))
     of_step = [row.ranking for row in read_results(place / "results.json") if row.step == newest.step]
     return {
-        ranking: read_ranked(place, "rankings.jsonl" if ranking == newest.ranking else f"rankings_{ranking}.jsonl")
+        ranking: read_ranked(place, "rankings.jsonl" if ranking == newest.ranking else rankings_file(ranking))
         for ranking in of_step
     }
 

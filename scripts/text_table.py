@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
 
-from rice_jax.eval.results import MATCH_RANKINGS, read_rankings
+from rice_jax.eval.results import MATCH, rankings_file, read_rankings
 from rice_jax.input.text_embeddings import read_embeddings
 from rice_jax.pages.tables import align
 from scripts.paired import cell, differences
@@ -87,7 +87,7 @@ def read_hits(directory: Path) -> Hits:
     hit: dict[str, list[list[bool]]] = {row: [] for row in rows()}
     for seed in seeds:
         for row, own in hit.items():
-            by_decoder, path = (directory / f"{row}-{seed}" / name for name in (MATCH_RANKINGS, "rankings.jsonl"))
+            by_decoder, path = (directory / f"{row}-{seed}" / name for name in (rankings_file(MATCH), "rankings.jsonl"))
             path = by_decoder if by_decoder.exists() else path  # PMD alone, where it re-ranks
             if not path.exists():
                 sys.exit(f"error: {path}: is missing, expected it with those of the other rows; run the script again")

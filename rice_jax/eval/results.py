@@ -20,7 +20,6 @@ from rice_jax.types import DataError
 
 FILE = "results.json"
 PIXEL_RANKINGS = "rankings_pixels.jsonl"  # like `rankings.jsonl`, of the row `PIXELS`
-MATCH_RANKINGS = "rankings_match.jsonl"  # like `rankings.jsonl`, of the row `MATCH`
 EMBEDDING, FUSED, WITHOUT_TEXT = "embedding", "fused", "without_text"
 MATCH, WEIGHTED_MATCH = "match", "weighted_match"
 
@@ -59,6 +58,11 @@ class Row:
 
 PIXELS = Row(None, "pixels")
 MEAN_BOX = Row(None, "mean_box")
+
+
+def rankings_file(ranking: str) -> str:
+    """The file, like `rankings.jsonl`, of a ranking that is not the newest one of its evaluation."""
+    return f"rankings_{ranking}.jsonl"
 
 
 def ranked_row(about: Mapping[str, Any]) -> Row:

@@ -26,11 +26,11 @@ from rice_jax.eval.pooling import SHARPNESS
 from rice_jax.eval.results import (
     FUSED,
     MATCH,
-    MATCH_RANKINGS,
     PIXEL_RANKINGS,
     PIXELS,
     WEIGHTED_MATCH,
     Row,
+    rankings_file,
     read_results,
     write_rankings,
     write_results,
@@ -79,10 +79,10 @@ class RetrievalEvaluator:
     """Evaluates parameters on a run's queries and galleries.
 
     It writes into the directory of the run's `place`: `results.json`, one row per evaluated step and ranking;
-    `rankings.jsonl`, the newest ranking; with `config.eval.pixels` also `rankings_pixels.jsonl`, the ranking by the
-    nearest raw pixels; with `config.eval.rerank` also `rankings_match.jsonl`, re-ordered by the decoder alone; at the
-    end of a training and for an evaluated checkpoint also `report.html` and `calibration.json`. There is no calibration
-    for models that need boxes (`config.model.ipd`), since livestreams have none.
+    `rankings.jsonl`, the newest ranking; `rankings_NAME.jsonl`, those before it and, with `config.eval.pixels`, that by
+    the nearest raw pixels; at the end of a training and for an evaluated checkpoint also `report.html` and
+    `calibration.json`. There is no calibration for models that need boxes (`config.model.ipd`), since livestreams have
+    none.
     """
 
     def __init__(self, run: Run):
@@ -153,28 +153,26 @@ class RetrievalEvaluator:
         if self._fuses:
             self._queries = _with_speech(self._queries, videos)
         results[row] = self._score(ranked, time.perf_counter() - start)
-        shares, about, matches = _logged(results[row]), {}, None
+        shares, about, matches, rankings = _logged(results[row]), {}, None, {row: ranked}
         if self._fuses:
             start, row = time.perf_counter(), fused_row(step, source)
             ranked, weights = self.rank_fused(videos, images, sharpness)
             about = {"text_weights": sorted({*weights.tolist()})}
-            results[row] = self._score(ranked, time.perf_counter() - start)
+            results[row], rankings[row] = self._score(ranked, time.perf_counter() - start), ranked
             shares |= {f"fused-{key}": share for key, share in _logged(results[row]).items()}
         if self._num_matched and (step or run.source):  # a fresh decoder's order would be random
             start, row = time.perf_counter(), match_row(step, self._num_matched, source)
             matches = self.match(ranked, images, params)
-            by_decoder = rerank.reorder(*matches)
+            rankings[row] = rerank.reorder(*matches)
             seconds = time.perf_counter() - start
-            results[row] = self._score(by_decoder, seconds)
+            results[row] = self._score(rankings[row], seconds)
             shares |= {f"matched-{key}": share for key, share in _logged(results[row]).items()}
             start, row = time.perf_counter() - seconds, weighted_match_row(step, self._num_matched, source)
             ranked, weights = self.reorder(matches, videos, images, sharpness)
             about |= {"match_weights": sorted({*weights.tolist()})}
-            results[row] = self._score(ranked, time.perf_counter() - start)
+            results[row], rankings[row] = self._score(ranked, time.perf_counter() - start), ranked
             shares |= {f"weighted-match-{key}": share for key, share in _logged(results[row]).items()}
-            if jax.process_index() == 0:
-                write_rankings(run.place.directory / MATCH_RANKINGS, by_decoder)
-        self._write(results, row, ranked, about)
+        self._write(results, rankings, about)
         if run.source or step >= run.config.train.total_steps:
             if run.config.model.ipd == "off":
                 self.calibrate(videos, images, sharpness, params, matches)
@@ -332,11 +330,16 @@ class RetrievalEvaluator:
         return SHARPNESS * float(nnx.merge(self._run.graphdef, params).similarity_scale())
 
     def _write(
-        self, results: Mapping[Row, metrics.Result], row: Row, ranked: ranking.Ranking, further: Mapping[str, Any]
+        self,
+        results: Mapping[Row, metrics.Result],
+        rankings: Mapping[Row, ranking.Ranking],
+        further: Mapping[str, Any],
     ) -> None:
+        """Writes the results and the rankings of this evaluation, the newest of which comes last."""
         if jax.process_index():
             return
-        data = self._data
+        data, directory = self._data, self._run.place.directory
+        *_, row = rankings
         about = {
             "step": row.step,
             "data_dir": data.data_dir,
@@ -348,7 +351,9 @@ class RetrievalEvaluator:
             **further,
         }
         write_results(self._run.place.results, results, about)
-        write_rankings(self._run.place.directory / "rankings.jsonl", ranked)
+        for own, ranked in rankings.items():
+            name = "rankings.jsonl" if own == row else rankings_file(own.ranking)
+            write_rankings(directory / name, ranked)
 
     def _score(self, ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
         values = {label: [getattr(query, label) for query in self._queries] for label in LABELS}

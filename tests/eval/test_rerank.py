@@ -243,6 +243,9 @@ def test_weights_with_a_decoder_are_matched_before_any_training(shop, trained, t
     about = read_about(tmp_path / "results.json")
     assert about["rankings"] == dataclasses.asdict(rows[4])
     assert [line["rank"] for line in weighted[1]] == [line["rank"] for line in lines[1]]
+    before = read_rankings(tmp_path / "rankings_embedding.jsonl")
+    assert [line["rank"] for line in before] == [line["rank"] for line in lines[1]]
+    assert before != weighted[50]
     for before, match, found in zip(weighted[1], lines[50], weighted[50], strict=True):
         matched = dict(match["top"])  # `before` is by embedding, with its scores
         sums = [{name: score + w * matched[name] for name, score in before["top"]} for w in about["match_weights"]]
