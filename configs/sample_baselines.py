@@ -7,7 +7,7 @@ start from the shipped encoder; `swin` starts from random weights. docs/results.
 leaves out. Hardware: 2 CPU cores.
 """
 
-from rice_jax.config import default_config, load_config
+from rice_jax.config import load_config
 
 ROWS = ("icl", "all", "timesformer", "swin", "sgmn", "seam", "nvan", "fashionnet", "asymnet")
 
@@ -23,7 +23,6 @@ def get_config(row: str = "icl"):
     config.model.image_size = 96
     config.optimizer.warmup_steps = 5
     config.train.total_steps = 30
-    config.train.checkpoint_interval_steps = 10
     config.eval.num_frames = 4
     config.eval.batch_size = 64
     config.eval.pixels = False
@@ -34,7 +33,6 @@ def get_config(row: str = "icl"):
     elif row == "timesformer":
         config.model.architecture = "timesformer"
         config.model.num_frames = 4
-        config.optimizer.encoder_learning_rate = 1e-4
     elif row == "swin":
         _make_swin(config.model)
         config.optimizer.encoder_learning_rate = 5e-4
@@ -61,11 +59,10 @@ def get_config(row: str = "icl"):
 
 def _make_swin(model) -> None:
     """Swin-B's depths and heads' width, a quarter of its width, and windows that divide 96 px as 7 divides 224 px."""
-    default = default_config().model
-    for name in ("patch_size", "width", "layers", "heads"):  # of a ViT
-        model[name] = default[name]
     model.architecture = "swin"
     model.init_from = ""
+    model.embed_dim = 128
+    model.frozen_stages = 0
     model.swin.width = 32
     model.swin.depths = "2,2,18,2"
     model.swin.heads = "1,2,4,8"

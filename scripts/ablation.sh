@@ -8,7 +8,7 @@
 #   scripts/ablation.sh [--quick] [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds.
 #                                                         --quick: one seed, 40 steps, 4 clips of each product
 set -euo pipefail
-seeds=${SEEDS:-0 1 2} clips=24 steps=200 name=ablation
+seeds=${SEEDS:-0 1 2} clips=24 steps=100 name=ablation
 if [[ ${1:-} == --quick ]]; then
     seeds=${SEEDS:-0} clips=4 steps=40 name=ablation-quick
     shift

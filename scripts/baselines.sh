@@ -10,7 +10,7 @@ source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/baselines test=data/built/baselines-test
 
-prepare_data() { # the sample shop's training clips with 20 others, and 16 clips of each of 100 other products for $test
+prepare_data() { # the sample shop's training clips with 40 others, and 16 clips of each of 100 other products for $test
     local raw=data/raw/baselines
     prepare_sample 0
     if [ ! -e "$raw/complete" ]; then

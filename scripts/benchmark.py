@@ -44,6 +44,7 @@ page cache. It takes minutes and 1 GB in TMPDIR, and needs Linux.
 
 import argparse
 import ast
+import json
 import os
 import re
 import sys
@@ -61,6 +62,7 @@ from scripts.benchmarks.least import encoder_operations, least_operations
 from scripts.benchmarks.naive import NaiveRice
 from scripts.benchmarks.timing import on_cores, print_rows
 
+ENCODER = Path(__file__).resolve().parents[1] / "data/sample/encoder"
 SIZES = "20079x66358x110,200x1000000x1"  # LPR4M's, and one gallery of a million images
 
 
@@ -170,6 +172,9 @@ def live(overrides: Mapping, *, cores: int | None, images: int, rerank: int, fra
         configs = {"as set": settings({**default_dtype(), **overrides})}
         if not overrides:
             shop = load_config("sample")
+            encoder = json.loads((ENCODER / "config.json").read_text())
+            shop.model.update({name: encoder[name] for name in encoder.keys() & {*shop.model} - {"dtype"}})
+            shop.model.init_from = ""
             shop.loss.pmd_weight = 1.0  # for a decoder to re-rank with
             configs = {"sample": resolve(shop.to_dict()), "ViT-B/32": configs["as set"]}
         rows = live_speed.measure(configs, images, rerank, frames)

@@ -4,15 +4,14 @@
 encoder=weights/sample_encoder
 
 # prepare_sample SEED: builds data sets in $built and converts the shipped encoder to a checkpoint in $encoder.
-# Training clips show the training products and two variants of each; queries show products that are not trained on.
+# Two training clips show each of the 491 training products, four queries each of the 100 test products.
 prepare_sample() {
     local seed=$1 raw=data/raw/sample-$1 simulate="python data/sample/simulate.py --seed $1"
     built=data/built/sample-$1
     if [ ! -e "$raw/complete" ]; then
         rm -rf "$raw"
-        python data/sample/variants.py --products data/sample --out "$raw/variants" --variants 2 --seed "$seed"
-        $simulate --products "$raw/variants" --out "$raw/train" --clips_per_product 1 --max_frames 12 \
-            --test_products 20 --test_clips_per_product 1
+        $simulate --products data/sample --out "$raw/train" --galleries validation --clips_per_product 2 \
+            --max_frames 12 --test_clips_per_product 1
         $simulate --products data/sample --out "$raw/test" --categories --train_products 1
         touch "$raw/complete"
     fi

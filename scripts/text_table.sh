@@ -10,7 +10,7 @@ set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/texts-${CLIPS:=16} raw=data/raw/texts-$CLIPS test=data/built/texts-$CLIPS
-further=(--config.model.image_size=96 --config.data.resize=108 --config.eval.pixels=False "$@")
+further=(--config.eval.pixels=False "$@")
 
 prepare_data() { # the sample shop's training clips, and clips of 100 other products, all with titles, in $test
     if [ ! -e "$raw/complete" ]; then
@@ -31,7 +31,7 @@ run() { # MODE WORKDIR SETTINGS…
 
 train() { # NAME SETTINGS…
     run train "$out/$1-$seed" --config.data.data_dir="$built" --config.model.init_from="$encoder" \
-        --config.train.total_steps=200 --config.data.num_frames=2 "${@:2}"
+        --config.train.total_steps=100 --config.data.num_frames=2 "${@:2}"
 }
 
 evaluate() { # ROW RUN SETTINGS…

@@ -34,6 +34,7 @@ SIZES = {
     "data.resize": 20,
     "data.num_threads": 1,
     "model.image_size": 16,
+    "model.frozen_stages": 0,
     "model.patch_size": 8,
     "model.width": 32,
     "model.layers": 2,

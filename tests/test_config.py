@@ -101,16 +101,16 @@ def test_a_config_that_is_not_there(name, message):
 
 
 def test_every_stage_of_the_sample_encoder_resolves():
-    stages = [load("sample_pretrain", stage) for stage in ("close", "near", "far", "wide")]
-    assert [stage.model.image_size for stage in stages] == [64, 64, 96, 96]
-    with pytest.raises(ValueError, match="stage 'deep': expected close, near, far or wide"):
+    head, full = (load("sample_pretrain", stage) for stage in ("head", "full"))
+    assert head.model.init_from and head.model.frozen_stages > full.model.frozen_stages
+    with pytest.raises(ValueError, match="stage 'deep': expected head or full"):
         load_config("sample_pretrain", "deep")
 
 
 def test_both_stages_of_distillation_resolve():
     pictures, clips = (load("sample_distill", stage) for stage in ("pictures", "clips"))
     assert pictures.loss.distill_weight and clips.loss.distill_weight and pictures.loss.distill_direct_weight
-    assert pictures.model.encoder == clips.model.encoder == load("sample_pretrain", "wide").model.encoder
+    assert pictures.model.encoder == clips.model.encoder
     with pytest.raises(ValueError, match="stage 'frames': expected pictures or clips"):
         load_config("sample_distill", "frames")
 
@@ -384,9 +384,9 @@ def test_an_argument_that_a_config_refuses(value, message):
 
 def test_a_config_by_its_name():
     name = str(ROOT / "configs" / "sample_pretrain.py")
-    assert with_config_path(["rice", "--config=sample_pretrain:close"]) == ["rice", f"--config={name}:close"]
+    assert with_config_path(["rice", "--config=sample_pretrain:head"]) == ["rice", f"--config={name}:head"]
     assert with_config_path(["rice", "--config", "sample_pretrain", "--x"]) == ["rice", "--config", name, "--x"]
-    for argument in (f"--config={name}", f"--config={name}:close", "--config.mesh.fsdp=8", "--workdir=a", "--config"):
+    for argument in (f"--config={name}", f"--config={name}:head", "--config.mesh.fsdp=8", "--workdir=a", "--config"):
         assert with_config_path([argument]) == [argument]
     with pytest.raises(ConfigError, match="--config=lpr4n: found no such config, expected a .py file or .*lpr4m"):
         with_config_path(["--config=lpr4n"])

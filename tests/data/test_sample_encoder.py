@@ -10,8 +10,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from configs import sample_pretrain
-from rice_jax.config import resolve
+from data.sample import start
 from rice_jax.convert.clip import from_hugging_face, read_hugging_face
 from rice_jax.models.rice import Rice, RiceConfig
 
@@ -24,19 +23,18 @@ def encoder():
     return from_hugging_face(state, config)
 
 
-def test_it_is_small_and_has_the_sizes_of_the_stage_that_made_it(encoder):
-    params, sizes = encoder
+def test_it_is_small_and_has_the_sizes_of_the_weights_that_it_started_from(encoder):
+    _, config = encoder
     assert (SAMPLE / "encoder" / "model.safetensors").stat().st_size <= 8e6
-    model = sample_pretrain.get_config("wide").model.to_dict()
-    assert {key: model[key] for key in vars(sizes)} == vars(sizes)
-    assert json.loads((SAMPLE / "encoder" / "config.json").read_text())["model_type"] == "clip_vision_model"
+    assert config == start.ENCODER
+    assert json.loads((SAMPLE / "encoder" / "config.json").read_text())["model_type"] == "rice_jax"
 
 
 def test_it_tells_products_apart(encoder):
     """Among the shop images of 40 products a rendering on white finds its own far more often than by chance."""
-    params, _ = encoder
-    config = RiceConfig(resolve(sample_pretrain.get_config("wide").to_dict()).model.encoder)
-    model = nnx.merge(nnx.split(nnx.eval_shape(lambda: Rice(config, rngs=nnx.Rngs(0))))[0], _with_scale(params))
+    params, config = encoder
+    fresh = nnx.eval_shape(lambda: Rice(RiceConfig(config), rngs=nnx.Rngs(0)))
+    model = nnx.merge(nnx.split(fresh)[0], _with_scale(params))
     products = [row["product_id"] for row in csv.DictReader((SAMPLE / "products.csv").open())][::7][:40]
     images = np.stack([_square(Image.open(SAMPLE / "images" / f"{name}.jpg")) for name in products])
     views = np.stack([_square(_first_view(name)) for name in products])
@@ -56,4 +54,4 @@ def _first_view(name: str) -> Image.Image:
 
 
 def _square(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.convert("RGB").resize((96, 96), Image.Resampling.BICUBIC))
+    return np.asarray(picture.convert("RGB").resize((start.ENCODER.image_size,) * 2, Image.Resampling.BICUBIC))
