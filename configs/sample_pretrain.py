@@ -4,7 +4,7 @@
     python -m rice_jax.main --config=configs/sample_pretrain.py:full --workdir=runs/full --config.model.init_from=runs/head
 
 `data/sample/encoder/README.md` has the commands that make the data and the weights to start from. Hardware: 2 CPU cores,
-half an hour and 75 minutes.
+0.4 and 1.7 hours with other work beside them.
 """  # noqa: E501
 
 from rice_jax.config import load_config
