@@ -1,0 +1,67 @@
+"""Prints the runs of `scripts/demo_table.sh` as the README's table, and how the training changes rank-k.
+
+    python scripts/demo_table.py runs 0 1 2
+
+Each seed has its own clips of the same products. The difference is over the queries of all seeds, with its 95 %
+interval over products (`scripts/paired.py`).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need not be installed
+
+from rice_jax.eval.results import EMBEDDING, FILE, PIXELS, read_results
+from rice_jax.pages.tables import align
+from scripts.paired import NAMES, differences, read_rows
+
+START, TRAINED = "start", "demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the rankings of the runs and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="directory of the runs, named start-SEED and demo-SEED")
+    parser.add_argument("seeds", nargs="+", help="of the runs")
+    flags = parser.parse_args(arguments)
+    print(table(flags.runs, flags.seeds))
+
+
+def table(directory: Path, seeds: Sequence[str]) -> str:
+    """A line for chance, raw pixels, and both models of each seed, their means, and the difference.
+
+    Raises:
+        SystemExit: both models of a seed have different queries.
+    """
+    start, trained = (
+        [read_rows(directory / f"{name}-{seed}")[EMBEDDING] for seed in seeds] for name in (START, TRAINED)
+    )
+    pixels = [read_results(directory / f"{TRAINED}-{seed}" / FILE)[PIXELS].score for seed in seeds]
+    lines = [
+        ["chance", *_mean([[score.chance[name] for name in NAMES] for score in pixels])],
+        ["mean: nearest raw pixels", *_mean([[score.rank[name] for name in NAMES] for score in pixels])],
+    ]
+    for seed, before, after in zip(seeds, start, trained, strict=True):
+        if before.queries != after.queries:
+            sys.exit(f"error: {directory / TRAINED}-{seed}: found other queries than in {START}-{seed}, expected these")
+        lines.append([f"{seed}: start", *_mean([before.hits.mean(axis=0)])])
+        lines.append([f"{seed}: after training", *_mean([after.hits.mean(axis=0)])])
+    lines.append(["mean: start", *_mean([run.hits.mean(axis=0) for run in start])])
+    lines.append(["mean: after training", *_mean([run.hits.mean(axis=0) for run in trained])])
+    lead = np.concatenate(
+        [after.hits - before.hits.astype(np.float64) for before, after in zip(start, trained, strict=True)]
+    )
+    lines.append(["difference", *differences(lead, [product for run in start for product in run.products])])
+    return "\n".join(align(["seed: model", *NAMES], lines))
+
+
+def _mean(shares: Sequence[Sequence[float]]) -> list[str]:
+    return [f"{100 * share:.1f}" for share in np.mean(shares, axis=0)]
+
+
+if __name__ == "__main__":
+    main()
