@@ -1,8 +1,8 @@
 """Measures the speed and memory of training, encoding, ranking, recognition and the input pipeline.
 
-    python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
-    python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=3] [--seconds=2] [--profile=DIR] [--config.…]
-    python scripts/benchmark.py rank [--sizes=20079x66358x110,200x1000000x1] [--cores=N] [--rounds=3]
+    python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=5] [--seconds=2] [--profile=DIR] [--config.…]
+    python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=5] [--seconds=2] [--profile=DIR] [--config.…]
+    python scripts/benchmark.py rank [--sizes=20079x66358x110,200x1000000x1] [--cores=N] [--rounds=5]
     python scripts/benchmark.py live [--images=1000] [--rerank=50] [--frames=300] [--cores=N] [--config.…]
     python scripts/benchmark.py flops [--config.data.batch_size=16 …]
     python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
@@ -81,8 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("step", "encode", "rank", "live", "data"):
         add[name]("--cores", type=positive, help="use so many (default: all)")
     for name in ("step", "encode", "rank", "data"):
-        rounds = 5 if name == "data" else 3
-        add[name]("--rounds", type=positive, default=rounds, help=f"measure each so often (default: {rounds})")
+        add[name]("--rounds", type=positive, default=5, help="measure each so often (default: 5)")
     for name, seconds in (("step", 2.0), ("encode", 2.0), ("data", 5.0)):
         text = f"measure each so long in a round (default: {seconds:.0f})"
         add[name]("--seconds", type=_positive(float), default=seconds, help=text)
