@@ -4,7 +4,6 @@
 #
 #   scripts/detectors.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds
 set -euo pipefail
-export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}  # one device keeps two cores busy here
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/detectors

@@ -1,7 +1,6 @@
 """The notebook in docs/: its code runs, and its stored outputs are small."""
 
 import json
-import os
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -20,7 +19,6 @@ def test_it_trains_evaluates_and_shows(tmp_path, monkeypatch, capsys):
     figures = []
     monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", os.environ.get("JAX_NUM_CPU_DEVICES", ""))  # restored afterwards
     monkeypatch.chdir(NOTEBOOK.parent)
     names = {}
     for number, cell in enumerate(CELLS):
