@@ -16,7 +16,7 @@ fi
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/$name raw=data/raw/$name test=data/built/$name
-settings=(--config.data.num_frames=2 --config.eval.pixels=False "$@")
+settings=(--config.data.num_frames=2 --config.eval.num_frames=5 --config.eval.pixels=False "$@")
 
 prepare_data() { # the sample shop's training clips, and clips of 100 other products, in $test
     if [ ! -e "$raw/complete" ]; then

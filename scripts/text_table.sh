@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Measures what texts add on the sample shop: without texts, in PMD, in the embedding, and in both; for queries with and
 # without speech, and for titles that 0, 50, and 90 % of the gallery's images lack. A small text tower that is trained on
-# the sample's own sentences stands in for Chinese-CLIP's. All runs have the same 1,600 queries of products that are not
-# trained on, and the settings of scripts/ablation.sh. A finished run is kept, and a killed one continues.
+# the sample's own sentences stands in for Chinese-CLIP's. All runs have the same 1,000 queries of products that are not
+# trained on. A finished run is kept, and a killed one continues.
 #
-#   scripts/text_table.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds, CLIPS=16 how
+#   scripts/text_table.sh [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds, CLIPS=10 how
 #                                                 many queries a product has
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
-out=runs/texts-${CLIPS:=16} raw=data/raw/texts-$CLIPS test=data/built/texts-$CLIPS
+out=runs/texts-${CLIPS:=10} raw=data/raw/texts-$CLIPS test=data/built/texts-$CLIPS
 further=(--config.eval.pixels=False "$@")
 
 prepare_data() { # the sample shop's training clips, and clips of 100 other products, all with titles, in $test
@@ -31,11 +31,13 @@ run() { # MODE WORKDIR SETTINGS…
 
 train() { # NAME SETTINGS…
     run train "$out/$1-$seed" --config.data.data_dir="$built" --config.model.init_from="$encoder" \
-        --config.train.total_steps=100 --config.data.num_frames=2 "${@:2}"
+        --config.train.total_steps=100 --config.data.num_frames=2 \
+        --config.eval.rerank=0 --config.eval.num_frames=1 "${@:2}" # its own evaluations are of no use here
 }
 
 evaluate() { # ROW RUN SETTINGS…
-    run eval "$out/$1-$seed" --config.data.data_dir="$test" --config.model.init_from="$out/$2-$seed" "${@:3}"
+    run eval "$out/$1-$seed" --config.data.data_dir="$test" --config.model.init_from="$out/$2-$seed" \
+        --config.eval.num_frames=5 "${@:3}"
 }
 
 require_same_settings "$out" "$@"
