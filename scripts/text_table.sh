@@ -37,7 +37,7 @@ train() { # NAME SETTINGS…
 
 evaluate() { # ROW RUN SETTINGS…
     run eval "$out/$1-$seed" --config.data.data_dir="$test" --config.model.init_from="$out/$2-$seed" \
-        --config.eval.num_frames=5 "${@:3}"
+        --config.eval.num_frames=5 --config.eval.rerank=10 "${@:3}"
 }
 
 require_same_settings "$out" "$@"
@@ -52,19 +52,15 @@ for seed in ${SEEDS:-0 1 2}; do
     python -m rice_jax.commands.embed_text "$out/tower-$seed" "$texts" --data_dir="$test" \
         --sets=lpr4m/train,lpr4m/query,lpr4m/gallery
     read=(--config.model.text=embeddings --config.model.text_dim=128)
-    train icl
     train pmd "${pmd[@]}"
     train pmd_text "${pmd[@]}" "${read[@]}" --config.data.texts="$texts"
-    evaluate none icl
-    evaluate none_pmd pmd "${pmd[@]}" --config.eval.rerank=40
+    evaluate none pmd "${pmd[@]}"
     for percent in 0 50 90; do
         left=$out/embeddings-$seed-$percent
         [ -d "$left" ] || python scripts/text_tower.py drop "$test" "$texts" "$left" --percent="$percent"
-        own=("${read[@]}" --config.data.texts="$left")
-        evaluate "in_pmd_$percent" pmd_text "${pmd[@]}" "${own[@]}" --config.eval.rerank=40
-        evaluate "in_embedding_$percent" icl "${own[@]}" --config.eval.text_weight=fit
-        evaluate "in_both_$percent" pmd_text "${pmd[@]}" "${own[@]}" --config.eval.rerank=40 \
-            --config.eval.text_weight=fit
+        own=("${pmd[@]}" "${read[@]}" --config.data.texts="$left")
+        evaluate "in_pmd_$percent" pmd_text "${own[@]}"
+        evaluate "in_both_$percent" pmd_text "${own[@]}" --config.eval.text_weight=fit
     done
 done
 python scripts/text_table.py "$out"

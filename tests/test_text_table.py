@@ -7,32 +7,39 @@ import subprocess
 import numpy as np
 import pytest
 
-from rice_jax.eval.results import write_rankings
+from rice_jax.eval.results import EMBEDDING, FUSED, WEIGHTED_MATCH, Row, rankings_file, write_rankings, write_results
 from rice_jax.eval.texts import TextEmbedder, load_text_model, write_embeddings
 from rice_jax.input.source import Source
 from rice_jax.input.text_embeddings import known_fingerprint, read_embeddings
 from rice_jax.input.texts import stored_texts
 from scripts import text_table, text_tower
-from scripts.text_table import rows
+from scripts.text_table import ROWS
 from tests.eval.evaluations import evaluation
 from tests.fixtures import ROOT
 
-RANKED, _ = evaluation()  # 60 queries in three galleries
+RANKED, _RESULT = evaluation()  # 60 queries in three galleries
+RESULT = dataclasses.replace(_RESULT, score=dataclasses.replace(_RESULT.score, num_queries=60))
 TRUTHS = tuple((f"product-{number // 3}",) for number in range(60))
 
 
 def write_rows(directory, seeds=(0, 1)):
-    """Rows whose first queries are hits: 12 without texts, and more, the more titles there are."""
+    """Evaluations whose first queries are hits: 12 without texts, and more, the more titles there are."""
     hits = {"0": 30, "50": 24, "90": 18, "": 12}
     for seed in seeds:
-        for row, (_, missing, _) in rows().items():
-            rank = np.where(np.arange(60) < hits[missing] + 6 * seed * (missing == "0"), 1, 9)
-            place = directory / f"{row}-{seed}"
-            place.mkdir(parents=True)
+        for row in ROWS:
+            place = directory / f"{row.evaluation}-{seed}"
+            place.mkdir(parents=True, exist_ok=True)
+            rank = np.where(np.arange(60) < hits[row.missing] + 6 * seed * (row.missing == "0"), 1, 9)
             ranked = dataclasses.replace(RANKED, truth_ranks=tuple((own,) for own in rank.tolist()), truths=TRUTHS)
-            write_rankings(place / ("rankings_match.jsonl" if "pmd" in row else "rankings.jsonl"), ranked)
-            if "pmd" in row:  # also by embedding and PMD, which the table does not show
-                write_rankings(place / "rankings.jsonl", RANKED)
+            newest = row.ranking == WEIGHTED_MATCH
+            write_rankings(place / ("rankings.jsonl" if newest else rankings_file(row.ranking)), ranked)
+            fused = [Row(9, FUSED)] if row.evaluation.startswith("in_both") else []
+            results = dict.fromkeys([Row(9, EMBEDDING), *fused, Row(9, WEIGHTED_MATCH, 10)], RESULT)
+            write_rankings(place / rankings_file(EMBEDDING), ranked)
+            write_results(
+                place / "results.json", results, {"rankings": {"step": 9, "ranking": WEIGHTED_MATCH, "num_matched": 10}}
+            )
+            (place / "report.html").touch()
 
 
 class Fixed(TextEmbedder):
@@ -70,7 +77,7 @@ def test_the_table(tmp_path, start, capsys):
     # The queries of a product are equal here, so that there are only 20 independent ones.
     low, high = map(float, re.search(r"\(\+(.*?) to \+(.*?)\)", cells[place + 1][0]).groups())
     assert high - low == pytest.approx(2 * 1.96 * 100 * np.sqrt(0.35 * 0.65 / 20), rel=0.2)
-    (tmp_path / "in_both_90-1" / "rankings.jsonl").unlink()
+    (tmp_path / "in_both_90-1" / "report.html").unlink()
     with pytest.raises(SystemExit, match="in_both_90-1.*is missing, expected it"):
         text_table.main([str(tmp_path)])
 
