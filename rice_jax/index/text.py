@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from rice_jax.config import ConfigError, MeshConfig
+from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.texts import TextEmbedder, load_text_model
 from rice_jax.index.about import About
 from rice_jax.index.columns import from_int8, to_int8
@@ -131,13 +132,7 @@ class TextSettings(NamedTuple):
                     "of texts; set text_weight, too, or fit one (rice eval with config.eval.text_weight='fit')"
                 )
             return None
-        if weight != calibrated and calibration:
-            logger.warning(
-                "titles and speech have weight %g in this index and %g in the calibration, whose confidences may not "
-                "hold for clips with speech",
-                weight,
-                calibrated,
-            )
+        warn_of_weight(weight, calibration)
         source, fingerprint = self.model, old.fingerprint if old else None
         if old is None and calibration and calibration.text_fingerprint and calibrated:
             source, fingerprint = source or calibration.text_model or about.checkpoint, calibration.text_fingerprint
@@ -152,6 +147,22 @@ class TextSettings(NamedTuple):
 
 
 AS_BEFORE = TextSettings()
+
+
+def warn_of_weight(weight: float, calibration: Calibration | None) -> None:
+    """Warns if confidences were fitted to scores in which texts have another weight.
+
+    Args:
+        weight: of the cosine of title and speech in an index.
+        calibration: of the index; None = there are no confidences.
+    """
+    if calibration and weight != calibration.text_weight:
+        logger.warning(
+            "titles and speech have weight %g in this index and %g in the calibration, whose confidences may not "
+            "hold for clips with speech",
+            weight,
+            calibration.text_weight,
+        )
 
 
 class Texts:

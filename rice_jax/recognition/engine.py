@@ -17,7 +17,7 @@ from rice_jax.eval.scores import center, scores_by_frames
 from rice_jax.index.model import Model, load_index_model, same_model
 from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, fields_of, read_index
-from rice_jax.index.text import Texts
+from rice_jax.index.text import Texts, warn_of_weight
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.contract import SupportsDomains, SupportsMatching, SupportsStreaming, require
 from rice_jax.models.weights import CheckpointError
@@ -382,6 +382,8 @@ class Engine:
     def _warn(self, ipd: str) -> None:
         if ipd != "off":
             logger.warning("The model was trained with config.model.ipd=%r; here, frames are encoded whole.", ipd)
+        if self.index.text:
+            warn_of_weight(self.index.text.weight, self.calibration)
         if self.calibration is None and not self.naming.always:
             logger.warning(
                 "The index has no calibration: there are no confidences, and some product is always named. To get one, "

@@ -11,7 +11,9 @@ logger = logging.getLogger(__name__)
 
 
 def match_weight(about: About, *, by_frames: bool) -> float | None:
-    """The weight of the decoder's cosine in the calibration of an index; warns if it is missing or 0.
+    """The weight of the decoder's cosine in the calibration of an index.
+
+    Warns if it is missing or 0, or if the decoder was trained with texts, which it does not get here.
 
     Args:
         about: the index.
@@ -20,6 +22,11 @@ def match_weight(about: About, *, by_frames: bool) -> float | None:
     Returns:
         0 or more; None = the calibration has none of this decoder, so the first products are ordered by it alone.
     """
+    if about.model.text:
+        logger.warning(
+            "The decoder was trained with titles and speech, and gets neither here, so re-ranking may be worse than in "
+            "the run's evaluation."
+        )
     calibration, weight = about.calibration, None
     if calibration and calibration.match_fingerprint == about.match_fingerprint:
         weight = calibration.match_weight_by_frames if by_frames else calibration.match_weight

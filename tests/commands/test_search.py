@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import rice_jax
 from rice_jax import cli
 from rice_jax.commands import search as command
+from rice_jax.convert import clip as clip_pictures
 from rice_jax.convert import text
 from rice_jax.index.store import write_index
 from rice_jax.index.text import Texts, embed_titles
-from tests.convert.test_text import CLIP_CONFIG, EMBED, VOCAB, hugging_face_state, openai_state
-from tests.shop import make_shop
+from tests.convert.test_clip import MICRO, openai_micro
+from tests.convert.test_text import CLIP_CONFIG, EMBED, VOCAB, WIDTH, hugging_face_state, openai_state, oracle
+from tests.shop import draw, make_shop, png
 from tests.text_model import write_text_model
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -23,17 +26,23 @@ TITLES = ["red armchair", "blue lamp", "green mug", "old table", "", "new sofa",
 
 def write_clip(directory):
     """A converted text tower of a tiny CLIP."""
-    source = directory / "source"
-    source.mkdir(parents=True)
-    safetensors.numpy.save_file(hugging_face_state(openai_state()), source / "model.safetensors")
-    (source / "config.json").write_text(json.dumps(CLIP_CONFIG))
+    text.convert(
+        write_source(directory / "source", hugging_face_state(openai_state()), CLIP_CONFIG), directory / "text"
+    )
+    return directory / "text"
+
+
+def write_source(folder, state, config):
+    """A folder of Hugging Face's, with a tokenizer that knows `WORDS`."""
+    folder.mkdir(parents=True)
+    safetensors.numpy.save_file(state, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
     vocab = {word: number for number, word in enumerate(["?", *WORDS])}
     vocab |= {"<|startoftext|>": VOCAB - 2, "<|endoftext|>": VOCAB - 1}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="?"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.save(str(source / "tokenizer.json"))
-    text.convert(source, directory / "text")
-    return directory / "text"
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,37 @@ def test_words_find_pictures(capsys, shop, clip, index):
         "score": first["score"],
         "by": "pictures",
     }
+
+
+def test_the_folder_of_a_whole_clip_gives_the_encoder_and_the_tower(capsys, tmp_path):
+    """From Hugging Face's files to products, as a shop does it."""
+    rng, (vision, sizes) = (
+        np.random.default_rng(4),
+        clip_pictures.to_hugging_face(*clip_pictures.from_openai(openai_micro())),
+    )
+    words = openai_state() | {"text_projection": rng.normal(size=(WIDTH, MICRO.embed_dim)).astype(np.float32)}
+    config = CLIP_CONFIG | {"projection_dim": MICRO.embed_dim, "vision_config": sizes}
+    source = write_source(tmp_path / "clip", vision | hugging_face_state(words), config)
+    model, tower, shop, pictures = (tmp_path / name for name in ("model", "text", "shop", "pictures"))
+    pictures.mkdir()
+    for number in range(4):
+        (pictures / f"p{number}.png").write_bytes(png(draw(number)))
+    for arguments in (
+        ["convert", "clip", source, model],
+        ["convert", "text", source, tower],
+        ["index", pictures, f"--model={model}", f"--out={shop}"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        assert not ended.value.code, arguments
+    capsys.readouterr()
+    feature = oracle(words, np.array([[VOCAB - 2, 1, 2, VOCAB - 1]]), [3], heads=4)[0]
+    images = rice_jax.load(model).embed_images(sorted(pictures.iterdir()))
+    expected = {f"p{row}": image @ feature / np.linalg.norm(feature) for row, image in enumerate(images)}
+    lines = found(capsys, "red armchair", f"--index={shop}", f"--text_model={tower}")
+    assert [one["id"] for one in lines] == sorted(expected, key=lambda name: -expected[name])
+    for one in lines:
+        assert one["by"] == "pictures" and one["score"] == pytest.approx(expected[one["id"]], abs=2e-4)
 
 
 def test_a_table_has_the_products_best_first(capsys, shop, clip):

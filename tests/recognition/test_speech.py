@@ -104,6 +104,16 @@ def test_engines_share_a_tower(index, engine):
     assert Engine(index, others=iter([engine]))._texts is engine._texts
 
 
+def test_a_calibration_of_another_weight_is_told(index, engine, caplog):
+    """As `rice eval CLIPS.csv` leaves it in the index, since labeled clips have no speech."""
+    Engine(index, others=[engine])
+    assert f"weight {WEIGHT:g} in this index and 0 in the calibration" in caplog.text
+    caplog.clear()
+    fused = dataclasses.replace(index.about.calibration, text_weight=WEIGHT)
+    Engine(dataclasses.replace(index, about=dataclasses.replace(index.about, calibration=fused)), others=[engine])
+    assert "weight" not in caplog.text
+
+
 def test_a_stream_gets_what_is_said_while_its_window_is_shown(live_shop, index, engine):
     recognizer = Recognizer(index, top=8)
     recognizer.add_text(0.2, 0.8, WORDS[1])
