@@ -35,7 +35,7 @@ class Row(NamedTuple):
         evaluation: its directory, before the seed.
         ranking: which of the evaluation's rankings.
         missing: percent of the images that lack a title; "" = there are no texts.
-        other: the name of the row without texts that it is compared with; "" = it is one.
+        other: the name of the row without texts that it is compared with; "" = with none.
     """
 
     name: str
@@ -49,7 +49,7 @@ WITHOUT, WITHOUT_BY_BOTH = "no text", "no text, with PMD"
 ROWS = (
     Row(WITHOUT, "none", EMBEDDING),
     *(Row("text in the embedding", f"in_both_{share}", FUSED, share, WITHOUT) for share in MISSING),
-    Row(WITHOUT_BY_BOTH, "none", WEIGHTED_MATCH),
+    Row(WITHOUT_BY_BOTH, "none", WEIGHTED_MATCH, other=WITHOUT),
     *(Row("text in PMD", f"in_pmd_{share}", WEIGHTED_MATCH, share, WITHOUT_BY_BOTH) for share in MISSING),
     *(Row("text in both", f"in_both_{share}", WEIGHTED_MATCH, share, WITHOUT_BY_BOTH) for share in MISSING),
 )
@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     products = len({*hits.products} - {""})
     print(
         f"Rank-1 in percent, seeds {' '.join(hits.seeds)}. Below a row with text: its difference from the row without\n"
-        f"text that is ranked alike, with its 95 % interval over {products} products.\n\n{table(hits)}"
+        f"text that is ranked alike, with its 95 % interval over {products} products; below the row of PMD without\n"
+        f"text: its difference from the embedding alone.\n\n{table(hits)}"
     )
 
 
@@ -118,7 +119,7 @@ def table(hits: Hits) -> str:
     """A line for each row with its shares, and one with its differences."""
     parts = [np.ones(len(hits.spoken), bool), hits.spoken, ~hits.spoken]
     lines = [["queries", "", *(str(int(part.sum())) for part in parts)]]
-    without = {row.name: hits.hit[row] for row in ROWS if not row.other}
+    without = {row.name: hits.hit[row] for row in ROWS if not row.missing}
     for row, hit in hits.hit.items():
         lines.append([row.name, row.missing and f"{row.missing} %", *(_share(hit[:, part]) for part in parts)])
         if row.other:
