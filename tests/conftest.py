@@ -259,6 +259,15 @@ def live_shop(tmp_path_factory):
 
 
 @pytest.fixture
+def one_device(monkeypatch):
+    """Runs of `main.run` have one device, for which programs compile faster than for eight."""
+    from rice_jax.config import MeshConfig
+    from rice_jax.parallel.mesh import create_mesh
+
+    monkeypatch.setattr("rice_jax.main.create_mesh", lambda _: create_mesh(MeshConfig(1, 1), jax.devices()[:1]))
+
+
+@pytest.fixture
 def programs():
     """Programs that have been compiled since."""
     heard = []

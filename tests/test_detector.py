@@ -69,16 +69,6 @@ def test_trains_evaluates_and_reports(trained):
     assert all(row in result.stdout for row in rows) and "AP50" in result.stdout
 
 
-def test_training_continues_after_sigkill_on_other_devices(trained, clips, tmp_path):
-    process = start(detector(clips, tmp_path))
-    wait_for(process, lambda: any(path.name.isdigit() for path in (tmp_path / "checkpoints").glob("*")))
-    kill(process)
-    result = run(detector(clips, tmp_path), devices=8)
-    assert result.returncode == 0, result.stderr
-    assert "resuming" in result.stderr
-    assert losses(tmp_path) == pytest.approx(losses(trained[0]), rel=2e-5)
-
-
 def test_two_processes_train_and_find_what_one_does(trained, detected, clips, tmp_path):
     workdir, _ = trained
     for mode in ("train", "detect"):

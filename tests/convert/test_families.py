@@ -124,17 +124,27 @@ def run_of(ours, **settings):
     return small_config(model__init_from=str(ours), model__pmd__num_heads=4, **sizes | settings)
 
 
-def test_a_run_takes_the_encoders_settings_from_the_weights_and_trains(converted):
+def started(ours):
+    """Settings of a run, its devices, its model, and the parameters that it starts from."""
+    config = run_of(ours, loss__num_negatives=1, loss__pfr_weight=0.0)
+    mesh, model = create_mesh(MeshConfig(1, 1), jax.devices()[:1]), model_of(config)
+    return config, mesh, model, start_from(ours, create_params(model, mesh, seed=0), model)
+
+
+def test_a_run_takes_the_encoders_settings_from_the_weights(converted):
     _, _, ours = converted
     saved = load_weights(ours)[1]["model"]
-    config = run_of(ours, loss__num_negatives=1, loss__pfr_weight=0.0)
+    config, _, _, start = started(ours)
     assert {name: getattr(config.model, name) for name in saved} == saved
-    mesh = create_mesh(MeshConfig(1, 1), jax.devices()[:1])
-    model = model_of(config)
-    start = start_from(ours, create_params(model, mesh, seed=0), model)
     for part, first in (("self_blocks", 0), ("cross_blocks", 1)):  # PMD starts from the encoder's own kind of blocks
         blocks = jax.tree.map(lambda x, first=first: x[first : first + 1], start["encoder"]["blocks"])
         jax.tree.map(np.testing.assert_array_equal, start["pmd"][part], blocks)
+
+
+def test_a_run_trains_from_converted_weights(tmp_path):
+    """Of one family: `tests/train/test_steps.py` trains with the parts of all."""
+    convert(family(tmp_path / "theirs", "dinov3_vit"), tmp_path / "ours")
+    config, mesh, model, start = started(tmp_path / "ours")
     optimizer = create_optimizer(config.optimizer, config.train.total_steps, ("encoder", "logit_scale"))
     state = create_state(start, optimizer, mesh)
     step = training_step(create_model(model, mesh), optimizer, TASKS["retrieval"].loss(config, mesh))

@@ -118,7 +118,9 @@ def test_a_vision_tower_alone_and_a_missing_or_unknown_tensor_are_named(state, t
         convert(folder(tmp_path / "other", other), tmp_path / "out")
 
 
-def test_a_run_starts_from_an_encoder_of_pictures_trains_indexes_and_live_use_is_refused(shop, tmp_path, caplog):
+def test_a_run_starts_from_an_encoder_of_pictures_trains_indexes_and_live_use_is_refused(
+    shop, tmp_path, caplog, one_device
+):
     """The layers between frames are fresh, reported, and learn at the rate of new parts."""
     convert(family(tmp_path / "vit", "clip_vision_gelu"), tmp_path / "start")
     changes = dict(model__architecture="xclip", model__num_frames=5, model__integration_layers=2)

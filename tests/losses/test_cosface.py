@@ -105,8 +105,7 @@ def test_what_is_sampled_depends_on_the_key_alone():
             sample_classes(label, CLASSES, size, jax.random.key(0))
 
 
-@pytest.mark.parametrize("sampled", [False, True])
-@pytest.mark.parametrize("fsdp", [1, 4, 8])
+@pytest.mark.parametrize(("fsdp", "sampled"), [(1, False), (4, True), (8, False)])
 def test_eight_devices_give_the_value_and_gradients_of_one_and_gather_no_logits(fsdp, sampled):
     (embedding, centers), label = inputs()
     mesh = create_mesh(MeshConfig(-1, fsdp))

@@ -59,11 +59,10 @@ def test_a_batch_without_any_text_has_no_loss_of_texts(one):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_chunks", [1, 2])
-def test_many_devices_and_chunks_give_the_losses_and_gradients_of_one(one, num_chunks):
-    more = subject(8 // num_chunks)
+def test_many_devices_and_chunks_give_the_losses_and_gradients_of_one(one):
+    more = subject(devices=4)
     expected, expected_gradients = loss_and_gradients(*one, batch("tower"))
-    found, gradients = loss_and_gradients(*more[:3], one[3], batch("tower"), num_chunks)
+    found, gradients = loss_and_gradients(*more[:3], one[3], batch("tower"), num_chunks=2)
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=2e-5, err_msg=name)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), gradients, expected_gradients)

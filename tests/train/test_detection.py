@@ -75,7 +75,7 @@ def one_device():
 
 
 def test_eight_devices_give_the_losses_and_gradients_of_one(one_device):
-    """Split along both axes of the mesh; `test_steps.py` splits a step along either."""
+    """Split along both axes of the mesh."""
     expected, expected_gradients = one_device
     metrics, gradients = one_step(mesh_of(8, 4))
     assert sorted(metrics) == ["accuracy", "class", "giou", "gradient_norm", "l1", "loss"]

@@ -47,7 +47,7 @@ def test_one_frame_is_encoded_as_by_the_encoder_of_pictures_that_it_starts_from(
     jax.tree.map(np.testing.assert_array_equal, Timesformer.fit(params, config), params)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["siglip", "mean", "dinov3"])  # one of each pooling
 def test_padding_is_as_if_it_was_not_there(kind):
     encoder, apply = trained(of(kind)), nnx.jit(Timesformer.__call__)
     mask = np.arange(FRAMES) < np.array([[3], [2], [1]])

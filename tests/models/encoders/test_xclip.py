@@ -40,7 +40,7 @@ def trained(config):
 apply = nnx.jit(Xclip.__call__)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["siglip", "mean", "dinov3"])  # one of each pooling
 def test_padding_is_as_if_it_was_not_there(kind):
     encoder, mask = trained(of(kind)), np.arange(FRAMES) < np.array([[3], [2], [1]])
     found = apply(encoder, videos(), jnp.asarray(mask))
