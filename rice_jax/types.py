@@ -18,6 +18,12 @@ class DataError(ValueError):
     """Data that cannot be used; the message says what was found, where, and what to do."""
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as "1 query" and "1,200 clips"."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 class Decoded(NamedTuple):
     """Pictures of any size up to H × W, and the windows to resize to S × S pixels; see `models.resample`.
 

@@ -24,7 +24,7 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
     __package__ = "data.sample"
 
-from . import plan, scene, shop, simulate, speech
+from . import plan, scene, shop, shots, simulate, speech
 from .phrases import Language
 
 GAPS = (  # what a gap shows, and its probability
@@ -81,7 +81,7 @@ def film(flags: argparse.Namespace) -> None:
     _, backgrounds, train, test = shop.load(flags)
     shops = open_shops(train if flags.split == "train" else test, flags)
     (out / "videos").mkdir(parents=True)
-    _write_shops(shops[: flags.videos], flags, out)
+    _write_shops(shops[: flags.videos], backgrounds, flags, out)
     tasks = [(number, shops[number % len(shops)]) for number in range(flags.videos)]
     with multiprocessing.Pool(flags.workers, _start_worker, (flags, backgrounds, out)) as pool:
         videos = list(tqdm.tqdm(pool.imap(_film_one, tasks), total=len(tasks), unit="video", desc="filming"))
@@ -250,8 +250,8 @@ class _Mp4:
         self.file.close()
 
 
-def _write_shops(shops, flags, out):
-    """Copies the shops' pictures, and writes their titles to shop.csv and their creators to attribution.csv."""
+def _write_shops(shops, backgrounds, flags, out):
+    """Writes the shops' pictures, their titles to shop.csv, and their creators to attribution.csv."""
     with (
         (out / "shop.csv").open("w", newline="", encoding="utf-8") as titles,
         (out / "attribution.csv").open("w", newline="", encoding="utf-8") as attribution,
@@ -260,15 +260,27 @@ def _write_shops(shops, flags, out):
         titles.writeheader()
         attribution = csv.DictWriter(attribution, list(shops[0].products[0].row), lineterminator="\n")
         attribution.writeheader()
-        for store in shops:
-            (out / "shop" / store.name).mkdir(parents=True)
+        for number, store in enumerate(shops):
+            rng = np.random.default_rng([flags.seed, 6, number])
             for product in store.products:
                 name = product.product_id
-                path = f"shop/{store.name}/{name}.jpg"
-                shutil.copyfile(shop.image_path(flags.products, name), out / path)
                 title = speech.title(product, store.language, flags.seed)
-                titles.writerow({"id": name, "path": path, "gallery": store.name, "title": title})
+                for path in _write_pictures(f"shop/{store.name}/{name}", name, backgrounds, flags, out, rng):
+                    titles.writerow({"id": name, "path": path, "gallery": store.name, "title": title})
                 attribution.writerow(product.row)
+
+
+def _write_pictures(stem, name, backgrounds, flags, out, rng):
+    """Writes the pictures of a product, the catalog's first, and returns their paths, relative to the output."""
+    least, most = flags.pictures
+    further = shots.further(name, int(rng.integers(least, most + 1)) - 1, backgrounds, flags.products, rng)
+    paths = [f"{stem}.jpg", *(f"{stem}/{number}.jpg" for number in range(2, 2 + len(further)))]
+    for path in paths:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(shop.image_path(flags.products, name), out / paths[0])
+    for path, picture in zip(paths[1:], further, strict=True):
+        (out / path).write_bytes(picture)
+    return paths
 
 
 def _parse(argv):
@@ -279,6 +291,14 @@ def _parse(argv):
     add("--videos", type=int, default=20, help="number of videos, which take turns among the shops (default 20)")
     add("--products_per_video", type=int, default=8, help="number of different products in a video (default 8)")
     add("--shop_products", type=int, help="number of products in a shop (default: its livestream's whole gallery)")
+    add(
+        "--pictures",
+        type=int,
+        nargs=2,
+        default=(1, 1),
+        metavar=limits,
+        help="number of pictures of a product: the catalog's, and others as on a product's page (default 1 1)",
+    )
     add("--split", choices=("train", "test"), default="test", help="split of the shops' products (default test)")
     add(
         "--shown_seconds",
@@ -307,7 +327,7 @@ def _parse(argv):
     for name in ("videos", "products_per_video", "shop_products", "frame_rate", "workers"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             parser.error(f"--{name}={getattr(flags, name)}: expected at least 1")
-    for name in ("shown_seconds", "gap_seconds"):
+    for name in ("shown_seconds", "gap_seconds", "pictures"):
         least, most = getattr(flags, name)
         if not 1 <= least <= most:
             parser.error(f"--{name} {least} {most}: expected a minimum of at least 1 and no larger than the maximum")

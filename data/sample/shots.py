@@ -63,10 +63,40 @@ def page(
         first = _packshot(views, backgrounds, rng)
     if rng.random() < OFFER:
         _write(first, _offer(name, rng), 0.88 if rng.random() < 0.7 else 0.1, rng)
-    draw = {"packshot": _packshot, "room": _room, "detail": _detail, "collage": _collage}
-    others = [draw[_choose(PICTURES, rng)](views, backgrounds, rng) for _ in range(rng.integers(MAX_PICTURES))]
+    others = _others(int(rng.integers(MAX_PICTURES)), views, backgrounds, rng)
     quality = int(rng.integers(75, 93))
     return [_jpeg(picture, quality) for picture in (first, *others)]
+
+
+def further(
+    product_id: str,
+    count: int,
+    backgrounds: Sequence[pathlib.Path],
+    directory: str | pathlib.Path,
+    rng: np.random.Generator,
+) -> list[bytes]:
+    """Draws pictures of a product as they follow the first one of its page.
+
+    Args:
+        product_id: the product.
+        count: number of pictures, 0 or more.
+        backgrounds: paths of photographs.
+        directory: the product directory.
+        rng: the only source of randomness.
+
+    Returns:
+        JPEG files, square.
+
+    Raises:
+        ValueError: a picture is damaged or shows nothing.
+    """
+    pictures = _others(count, scene.load_views(str(directory), product_id), backgrounds, rng)
+    return [_jpeg(picture, int(rng.integers(75, 93))) for picture in pictures]
+
+
+def _others(count, views, backgrounds, rng):
+    draw = {"packshot": _packshot, "room": _room, "detail": _detail, "collage": _collage}
+    return [draw[_choose(PICTURES, rng)](views, backgrounds, rng) for _ in range(count)]
 
 
 def short_video(

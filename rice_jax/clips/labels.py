@@ -61,7 +61,7 @@ def read_clips(
     clips: list[Clip] = []
     wrong: list[str] = []
     shown: list[tuple[str, str]] = []  # place and product, also of lines that are wrong in another way
-    files: dict[str, Path] = {}  # {the file itself: its path as it is first written}
+    files: dict[str, str] = {}  # {the file itself: its path as it is first written}
     places: dict[Clip, str] = {}  # {what is labeled: where}
     lines = read_lines(path)
     columns = _columns(path, *next(lines))
@@ -205,7 +205,7 @@ def seconds(text: str) -> float:
     return total
 
 
-def _clip(path: Path, place: str, row: dict[str, str], files: dict[str, Path]) -> Clip:
+def _clip(path: Path, place: str, row: dict[str, str], files: dict[str, str]) -> Clip:
     if not row["clip"]:
         raise ValueError("found no clip, expected the path of a video")
     if "\0" in row["clip"]:
@@ -220,9 +220,9 @@ def _clip(path: Path, place: str, row: dict[str, str], files: dict[str, Path]) -
     start, end = times.get("start", 0.0), times.get("end")
     if end is not None and end <= start:
         raise ValueError(f"found the end {row['end']!r}, expected one after the start {row.get('start') or '0'!r}")
-    file = path.parent / row["clip"]
-    file = files.setdefault(os.path.realpath(file), file)
-    return Clip(file, row["product"], start, end, row.get("film") or str(file), place)
+    written = files.setdefault(os.path.realpath(path.parent / row["clip"]), row["clip"])
+    # As it is written, so that the division of films is the same wherever the labels lie.
+    return Clip(path.parent / written, row["product"], start, end, row.get("film") or written, place)
 
 
 def _columns(path: Path, line: int, names: Sequence[str]) -> list[str]:

@@ -24,11 +24,10 @@ from rice_jax.index.store import Index, read_index, require_one_file
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.clips import clip_tables, write_clips_page
-from rice_jax.pages.tables import counted
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.words import choose_products
-from rice_jax.types import DataError
+from rice_jax.types import DataError, counted
 
 DESCRIPTION = """\
 Evaluates recognition on labeled clips: ranks by product, what is named

@@ -136,8 +136,8 @@ def _embed_shards(options: argparse.Namespace) -> None:
     from rice_jax.index.model import load_model
     from rice_jax.index.shards import build_shards
     from rice_jax.index.text import TextSettings
-    from rice_jax.pages.tables import counted
     from rice_jax.parallel.compilation import keep_compiled
+    from rice_jax.types import counted
 
     keep_compiled()
     model = load_model(options.model)

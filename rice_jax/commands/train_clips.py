@@ -42,13 +42,12 @@ from rice_jax.index.update import build_index
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError, newest_step
 from rice_jax.pages.clips import clip_tables, write_clips_page
-from rice_jax.pages.tables import counted
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.parallel.processes import LOCK
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.naming import Naming
 from rice_jax.train.trackers import require_installed
-from rice_jax.types import DataError
+from rice_jax.types import DataError, counted
 
 DESCRIPTION = """\
 Trains the model of an index on labeled clips, and tells what it gives on films

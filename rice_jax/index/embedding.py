@@ -20,7 +20,7 @@ from rice_jax.index.store import About, Index
 from rice_jax.input import transforms
 from rice_jax.input.texts import clean
 from rice_jax.input.tokenizer import Tokenizer
-from rice_jax.types import DataError
+from rice_jax.types import DataError, counted
 
 NUM_NAMED = 10  # unusable pictures named in an error or in the log
 LOG_SECONDS = 30
@@ -93,7 +93,8 @@ def _picture_batches(
         yield {"image": image, "decoded": decoded, "index": index, "mask": index < len(pictures)} | texts
         if time.monotonic() > logged + LOG_SECONDS:
             logged = time.monotonic()
-            logger.info("embedded %d of %d pictures", min(start - first + batch_size, len(pictures)), len(pictures))
+            done = min(start - first + batch_size, len(pictures))
+            logger.info("embedded %d of %s", done, counted(len(pictures), "picture"))
 
 
 class _Titles:

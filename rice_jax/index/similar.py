@@ -53,10 +53,10 @@ def report_similar(directory: Path, index: Index) -> None:
     if hubs:
         named = [f"{of_gallery(hub.gallery, hub.image)} (mean cosine {hub.mean_cosine:.2f})" for hub in hubs]
         logger.warning(
-            "%s: %d pictures are near to all others, and their products may be named too often: %s. Pictures that show "
+            "%s: %s near to all others, and their products may be named too often: %s. Pictures that show "
             "the product larger, and less around it, help",
             directory,
-            len(hubs),
+            "1 picture is" if len(hubs) == 1 else f"{len(hubs)} pictures are",
             _some(named),
         )
 

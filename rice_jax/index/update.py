@@ -23,7 +23,7 @@ from rice_jax.index.text import AS_BEFORE, TextSettings, embed_titles
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import LOCK, agree, only_program
-from rice_jax.types import DataError
+from rice_jax.types import DataError, counted
 
 CHANGES = ("add", "mirror", "remove")
 
@@ -166,7 +166,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
             for picture, digest in zip(pictures, digests, strict=True)
             if not digest or known.get(_key(picture)) != content(about, digest, picture.title)
         ]
-        logger.info("%s: %d pictures, of which %d are new or have changed", images, len(pictures), len(fresh))
+        logger.info("%s: %s; new or changed: %d", images, counted(len(pictures), "picture"), len(fresh))
         if old and len(sources) > 1:
             _report_replaced(images, old, [picture for picture, _ in fresh])
         new, broken = embed_pictures(model, fresh, settings.batch_size, pool) if fresh else (None, [])
@@ -192,15 +192,14 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
         report_similar(directory, index)
     agree(True)  # a process that exits may end the others, so all wait until the index is on disk
     if index.image_ids:
-        galleries = len(set(index.gallery_ids))
-        unit = "gallery" if galleries == 1 else "galleries"
-        pictures_of = f" of {index.num_products} products" if index.num_products < len(index.image_ids) else ""
-        logger.info("%s: %d pictures%s in %d %s", directory, len(index.image_ids), pictures_of, galleries, unit)
+        held, galleries = len(index.image_ids), len(set(index.gallery_ids))
+        of_products = f" of {counted(index.num_products, 'product')}" if index.num_products < held else ""
+        logger.info("%s: %s%s in %s", directory, counted(held, "picture"), of_products, counted(galleries, "gallery"))
     if broken:
         reasons = [problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
         more = [f"and {len(broken) - NUM_NAMED} more"] if len(broken) > NUM_NAMED else []
         raise DataError(
-            "\n  ".join([f"{len(broken)} of {len(pictures)} pictures cannot be used:", *reasons, *more])
+            "\n  ".join([f"{len(broken)} of {counted(len(pictures), 'picture')} cannot be used:", *reasons, *more])
             + (
                 f"\nAll others are in {directory}. Repair these or leave them out, and run the same command again; the "
                 "others are not embedded again."
@@ -248,10 +247,10 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
     left = index.take(kept)
     write_index(directory, left)
     logger.info(
-        "%s: removed %d of %d pictures; in %s but not in the index: %d",
+        "%s: removed %d of %s; in %s but not in the index: %d",
         directory,
         num_removed,
-        len(found),
+        counted(len(found), "picture"),
         images,
         len(everything.difference(found)),
     )
@@ -296,8 +295,8 @@ def _report_replaced(images: str | os.PathLike, old: Index, fresh: Sequence[Pict
     paths = dict(zip(_keys(old), old.paths, strict=True))
     pairs = [(paths[_key(picture)], str(picture.path.absolute())) for picture in fresh if _key(picture) in paths]
     if replaced := [pair for pair in pairs if len(set(pair)) == 2]:
-        text = "%s: %d pictures replace those of another source with the same id, such as %s by %s"
-        logger.warning(text, images, len(replaced), *replaced[0])
+        found = "1 picture replaces one" if len(replaced) == 1 else f"{len(replaced)} pictures replace those"
+        logger.warning("%s: %s of another source with the same id, such as %s by %s", images, found, *replaced[0])
 
 
 def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, change: str) -> Index:

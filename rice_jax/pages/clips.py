@@ -9,7 +9,8 @@ from rice_jax.files import write_lines
 from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
 from rice_jax.pages.plots import Curve, Plot, lines
 from rice_jax.pages.report import MAX_CHARACTERS, render
-from rice_jax.pages.tables import align, counted
+from rice_jax.pages.tables import align
+from rice_jax.types import counted
 
 NUM_SHOWN = 60  # clips on the page
 

@@ -30,8 +30,7 @@ from rice_jax.pages import plots
 from rice_jax.pages.album import Album, Pictures
 from rice_jax.pages.attention import Attention
 from rice_jax.pages.plots import Curve, Plot
-from rice_jax.pages.tables import counted
-from rice_jax.types import DataError
+from rice_jax.types import DataError, counted
 
 NUM_QUERIES = 240  # shown at most; half of them misses if there are enough
 NUM_IMAGES = 10  # of a query

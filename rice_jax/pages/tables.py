@@ -7,7 +7,7 @@ from typing import Any
 from rice_jax.eval.coco import METRICS
 from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.metrics import Result, Score
-from rice_jax.types import DataError
+from rice_jax.types import DataError, counted
 
 _MAX_NAME = 36  # columns of a terminal, so that the widest table has 100
 
@@ -149,12 +149,6 @@ def detection_table(results: Mapping[str, Mapping[str, Any]], num_clips: int, nu
         [name, *("" if scores[m] is None else _percent(scores[m]) for m in METRICS)] for name, scores in results.items()
     ]
     return "\n".join([title, "", *align(["", *METRICS], rows)])
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things, such as "1 query" and "1,200 clips"."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def _about(result: Result) -> str:

@@ -98,7 +98,7 @@ def test_both_models_rank_the_products_of_an_index_updated_meanwhile(films, live
     [
         (["clips.csv", "--index=nowhere", "--out=run"], "FileNotFoundError: nowhere/index.parquet: found no index"),
         (["nowhere.csv", "--index={index}", "--out=run"], r"FileNotFoundError: nowhere\.csv: is no file"),
-        (["one.csv", "--index={index}", "--out=run"], "DataError: found clips of one film, .*a.mp4, expected at least"),
+        (["one.csv", "--index={index}", "--out=run"], "DataError: found clips of one film, a.mp4, expected at least"),
         (["none.csv", "--index={index}", "--out=run"], "DataError: .*: found no clip with a product among those held"),
     ],
 )

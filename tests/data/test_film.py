@@ -1,5 +1,6 @@
 """Tests of data/sample/film.py, run as its users run it; its plan is also drawn many times."""
 
+import collections
 import csv
 import hashlib
 import json
@@ -11,9 +12,11 @@ import types
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from data.sample import film as program
 from data.sample.phrases import ENGLISH
+from rice_jax.index.catalog import read_shop
 from tests.data.test_simulate import SAMPLE, refused
 
 SHORT = ("--videos=2", "--products_per_video=2", "--shown_seconds", "6", "8", "--gap_seconds", "2", "3")
@@ -102,6 +105,25 @@ def test_shop_can_be_indexed(plain):
     assert set(credits) == {r["id"] for r in rows} and all(row["licence"] for row in credits.values())
 
 
+def test_products_of_several_pictures_can_be_indexed(tmp_path):
+    flags = ["--videos=1", "--products_per_video=1", "--shown_seconds", "1", "1", "--gap_seconds", "1", "1"]
+    out = made(tmp_path / "several", *flags, "--pictures", "2", "4")
+    found = read_shop(out / "shop.csv")
+    assert list(map(as_in_both, found)) == list(map(as_in_both, read_shop(out / "shop")))
+    counts = collections.Counter(own.product for own in found)
+    assert len(counts) == 30 and set(counts.values()) == {2, 3, 4}
+    for own in found:
+        with Image.open(own.path) as picture:
+            assert own.id == own.product or picture.size == (240, 240)
+        if own.id == own.product:
+            assert own.path.read_bytes() == (SAMPLE / "images" / f"{own.product}.jpg").read_bytes()
+
+
+def as_in_both(picture):
+    """What a picture is, whether a CSV or a directory says it."""
+    return picture.gallery, picture.product, picture.id, picture.path.resolve()
+
+
 def test_speech_is_timed(plain):
     """Each video has subtitles in the order of time, within the video; the shops' languages differ."""
     letters = []
@@ -182,6 +204,7 @@ def test_gaps_show_nothing_of_the_shop():
         (["--shop_products=5"], ["--products_per_video=8", "found 5"]),
         (["--lives=1", "--test_products=30"], ["--lives=1", "another shop"]),
         (["--gap_seconds", "5", "4"], ["--gap_seconds 5 4"]),
+        (["--pictures", "0", "4"], ["--pictures 0 4", "at least 1"]),
         (["--videos=0"], ["--videos=0"]),
         (["--clutter=2"], ["--clutter=2"]),
         (["--products=nowhere"], ["nowhere/products.csv", "not found"]),

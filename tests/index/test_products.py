@@ -76,3 +76,12 @@ def test_further_columns_follow_the_csv(made, embedded):
     path.write_text("id,path\n1,pictures/a.jpg\n2,pictures/b.jpg\n")
     assert made.update(path).fields == [{}, {}] == read_index(made.directory).fields and not embedded
     assert "fields" not in pq.read_table(made.directory / FILE).column_names, "as before there were any"
+
+
+def test_one_picture_is_told_in_the_singular(made, embedded, caplog):
+    path = made.pictures.parent / "one.csv"
+    path.write_text("id,path\na,pictures/a.jpg\n")
+    with caplog.at_level(logging.INFO, "rice_jax"):
+        made.update(path)
+    assert f"{path}: 1 picture; new or changed: 1" in caplog.text
+    assert f"{made.directory}: 1 picture in 1 gallery" in caplog.text

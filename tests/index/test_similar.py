@@ -86,7 +86,7 @@ def test_what_the_log_says(vectors, caplog):
     assert f"{pairs[0].product!r} of gallery 'x' and {pairs[0].other!r} to 1.00, " in alike_line
     assert f", and {len(pairs) - 5} more. If they are one product" in alike_line
     assert hub_line.startswith(
-        "shop: 1 pictures are near to all others, and their products may be named too often: 'p39'"
+        "shop: 1 picture is near to all others, and their products may be named too often: 'p39'"
     )
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 

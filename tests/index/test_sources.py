@@ -38,13 +38,13 @@ def test_pictures_that_replace_those_of_another_source_are_counted(made, caplog)
         (made.pictures.parent / "more" / f"{name}.jpg").write_bytes(picture(number, size=(40, 30)))
     made.write(b=7)
     made.update()
-    assert not [message for message in caplog.messages if "pictures replace" in message], (
+    assert not [message for message in caplog.messages if "of another source" in message], (
         "a picture of this source has changed"
     )
     made.update(made.pictures.parent / "more")
-    message = next(message for message in caplog.messages if "pictures replace" in message)
+    message = next(message for message in caplog.messages if "of another source" in message)
     old, new = made.pictures / "a.jpg", made.pictures.parent / "more" / "a.jpg"
-    assert f"1 pictures replace those of another source with the same id, such as {old} by {new}" in message
+    assert f"1 picture replaces one of another source with the same id, such as {old} by {new}" in message
 
 
 def test_an_index_without_sources_learns_them(made, monkeypatch):

@@ -303,7 +303,7 @@ def test_the_command_line_even_if_it_is_killed(reference, shop, made):
     made.write(a=10, **{f"p{i}": 100 + i for i in range(200)})
     process = start([*program, "--config.eval.batch_size=1"])
     for line in process.stderr:
-        if "203 pictures, of which 201 are new" in line:
+        if "203 pictures; new or changed: 201" in line:
             break
     time.sleep(0.1)
     process.kill()
