@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need
 
 from rice_jax.eval.results import EMBEDDING, FILE, PIXELS, read_results
 from rice_jax.pages.tables import align
-from scripts.paired import NAMES, differences, read_rows
+from scripts.paired import NAMES, Ranked, differences, read_rows
 
 START, TRAINED = "start", "demo"
 
@@ -35,11 +35,9 @@ def table(directory: Path, seeds: Sequence[str]) -> str:
     """A line for chance, raw pixels, and both models of each seed, their means, and the difference.
 
     Raises:
-        SystemExit: both models of a seed have different queries.
+        SystemExit: a run is missing, or both models of a seed have different queries.
     """
-    start, trained = (
-        [read_rows(directory / f"{name}-{seed}")[EMBEDDING] for seed in seeds] for name in (START, TRAINED)
-    )
+    start, trained = ([_read(directory / f"{name}-{seed}") for seed in seeds] for name in (START, TRAINED))
     pixels = [read_results(directory / f"{TRAINED}-{seed}" / FILE)[PIXELS].score for seed in seeds]
     lines = [
         ["chance", *_mean([[score.chance[name] for name in NAMES] for score in pixels])],
@@ -57,6 +55,12 @@ def table(directory: Path, seeds: Sequence[str]) -> str:
     )
     lines.append(["difference", *differences(lead, [product for run in start for product in run.products])])
     return "\n".join(align(["seed: model", *NAMES], lines))
+
+
+def _read(workdir: Path) -> Ranked:
+    if not (workdir / FILE).exists():
+        sys.exit(f"error: {workdir / FILE}: is missing; run scripts/demo_table.sh with this seed")
+    return read_rows(workdir)[EMBEDDING]
 
 
 def _mean(shares: Sequence[Sequence[float]]) -> list[str]:

@@ -51,3 +51,8 @@ def test_other_queries_are_refused(runs):
     write_run(runs / "start-1", 0, 24, renamed)
     with pytest.raises(SystemExit, match="demo-1: found other queries than in start-1, expected these"):
         demo_table.main([str(runs), "0", "1"])
+
+
+def test_a_missing_run_is_named(runs):
+    with pytest.raises(SystemExit, match="start-2/results.json: is missing; run scripts/demo_table.sh with this seed"):
+        demo_table.main([str(runs), "0", "2"])
