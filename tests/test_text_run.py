@@ -53,11 +53,7 @@ def test_a_run_with_embeddings_is_trained_resumed_and_evaluated(shop, text_model
     config = settings(shop, model__text="embeddings", model__text_dim=EMBED_DIM, data__texts=str(texts))
     main.run(config, tmp_path / "whole", "train")
     assert {Row(0), Row(STEPS), Row(STEPS, "match", 2)} <= read_results(tmp_path / "whole" / "results.json").keys()
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    shutil.rmtree(tmp_path / "killed" / "checkpoints" / str(STEPS))
-    main.run(config, tmp_path / "killed", "train")
-    for expected, found in zip(*(_leaves(tmp_path / name) for name in ("whole", "killed")), strict=True):
-        np.testing.assert_array_equal(expected, found)
+    _check_resumed(config, tmp_path / "whole", tmp_path / "killed")
     assert load_model(tmp_path / "whole").config.text.embed_dim == EMBED_DIM, "an index can be made with it"
     other = embed(shop, write_text_model(tmp_path / "other", shift=0.1), tmp_path / "others")
     changed = dataclasses.replace(config, data=dataclasses.replace(config.data, texts=str(other)))
@@ -124,6 +120,7 @@ def test_a_run_trains_its_text_tower(shop, text_model, tmp_path):
     assert (config.model.text_tower.width, config.model.text_tower.embed_dim) == (24, EMBED_DIM)
     main.run(config, tmp_path, "train")
     assert Row(STEPS, "match", 2) in read_results(tmp_path / "results.json")
+    _check_resumed(config, tmp_path, tmp_path.with_name(f"{tmp_path.name}-killed"))
     start, trained = load_weights(text_model)[0]["text"], load_weights(tmp_path)[0]["text"]
     again = dataclasses.replace(config.eval, text_weight="0.25")
     main.run(dataclasses.replace(config, eval=again), tmp_path, "eval")
@@ -148,5 +145,11 @@ def test_a_run_trains_its_text_tower(shop, text_model, tmp_path):
     assert saved["text_tower"]["vocab_size"] == 187
 
 
-def _leaves(workdir):
-    return jax.tree.leaves(load_weights(workdir)[0])
+def _check_resumed(config, whole, killed):
+    """Killed before its last checkpoint and resumed, the run `whole` ends with the same weights in `killed`."""
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "checkpoints" / str(STEPS))
+    main.run(config, killed, "train")
+    weights = (jax.tree.leaves(load_weights(workdir)[0]) for workdir in (whole, killed))
+    for expected, found in zip(*weights, strict=True):
+        np.testing.assert_array_equal(expected, found)
