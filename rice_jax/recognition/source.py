@@ -308,12 +308,12 @@ def _decode(
 ) -> Iterator[Stamped]:
     """Decodes what is not late."""
     backlog, tick = Backlog(source.max_delay, late=file is not None), Fraction(stream.time_base or 0)
-    needs_key, latest = True, time.monotonic()
+    needs_key, latest = True, _seconds(file)
     for packet in _demux(container, file, backlog):
         if backlog.late:
-            needs_key, latest = True, time.monotonic()
+            needs_key, latest = True, _seconds(file)
             continue
-        if time.monotonic() - latest > SILENT_SECONDS:
+        if _seconds(file) - latest > SILENT_SECONDS:
             raise SourceLost(f"{source}: has sent no picture that can be decoded for {SILENT_SECONDS:.0f} seconds")
         if packet.stream.index != stream.index or not packet.size:
             continue
@@ -327,8 +327,13 @@ def _decode(
         except av.error.FFmpegError:
             continue
         for frame in frames:
-            latest = time.monotonic()
+            latest = _seconds(file)
             yield Stamped(None if frame.pts is None or not tick else frame.pts * tick, frame.duration * tick, frame)
+
+
+def _seconds(file: GrowingFile | None) -> float:
+    """A clock that stops at the end of a file: a new connection would wait for the same picture there."""
+    return time.monotonic() - (file.waited if file else 0.0)
 
 
 def _demux(container: av.container.InputContainer, file: GrowingFile | None, backlog: Backlog) -> Iterator[av.Packet]:

@@ -5,6 +5,7 @@ import socket
 import threading
 from fractions import Fraction
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -123,6 +124,17 @@ def test_a_file_that_grows_is_followed_from_its_end(tmp_path, pieces, caplog):
     times = [time for time, _ in found]
     assert times == sorted(times) and 6 < times[-1] < 9, "no time is made up, and none is lost"
     assert "its clock has jumped by -" in caplog.text and "now 96 × 96 pixels" in caplog.text
+
+
+def test_a_file_that_grows_rarely_is_not_lost(tmp_path, pieces, monkeypatch):
+    path = tmp_path / "live.ts"
+    path.write_bytes(pieces[0])
+    recorder = Recorder(path, pieces[1:])
+    monkeypatch.setattr(source_module, "SILENT_SECONDS", 0.5)  # half of the time between two pieces
+    elapsed = SimpleNamespace(monotonic=lambda: recorder.waits * source_module.LOOK_SECONDS)
+    monkeypatch.setattr(source_module, "time", elapsed)
+    found = numbers(live_pictures(Source(str(path)), HALF, recorder, Seen()))
+    assert found == [(1, 64), (2, 64), (3, 96), (4, 96)]
 
 
 @pytest.mark.parametrize("change", ["replaced", "cut", "removed"])
