@@ -25,6 +25,7 @@ def get_config(row: str = "cope"):
     config.data.resize = 108
     config.data.crop_around_box = False
     config.model.image_size = 96
+    config.train.total_steps = 120
     config.train.checkpoint_interval_steps = 30
     config.eval.num_frames = 4
     config.eval.batch_size = 64
