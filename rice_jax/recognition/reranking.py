@@ -1,13 +1,90 @@
 """How an engine re-ranks: by score + weight · match, as an evaluation does (`eval.rerank`)."""
 
 import logging
+import os
 
+import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import Float32, Int
 
 from rice_jax.index.about import About
+from rice_jax.index.model import Model
+from rice_jax.index.store import Index
+from rice_jax.models.contract import SupportsMatching, require
+from rice_jax.models.weights import CheckpointError
+from rice_jax.recognition.frames import Frames, fill
+from rice_jax.recognition.programs import compiled, matching
 
 logger = logging.getLogger(__name__)
+
+
+class Reranker:
+    """Re-orders the first products of a clip with the decoder, which matches the most similar image of each.
+
+    Attributes:
+        num_matched: number of products that are re-ordered.
+    """
+
+    def __init__(self, index: Index, model: Model, num_matched: int, frames: Frames, *, by_frames: bool):
+        """Compiles the decoder.
+
+        Args:
+            index: to search, with `queries`.
+            model: that made it.
+            num_matched: number of first products to re-order, at least 1; an index may have fewer.
+            frames: of any clip, encoded.
+            by_frames: whether products are ranked by frames, and otherwise by the mean.
+
+        Raises:
+            ConfigError: the model has no decoder.
+        """
+        require(nnx.merge(model.graphdef, model.params), SupportsMatching, "re-ranking")
+        self.num_matched = min(num_matched, index.num_products)
+        self._params, self._num_frames = model.params, index.about.num_frames
+        self._weight = match_weight(index.about, by_frames=by_frames)
+        [device] = jax.tree.leaves(model.params)[0].devices()
+        self._queries = jax.device_put(index.queries, device)
+        assert frames.tokens is not None
+        rows, filled = np.zeros(self.num_matched, np.int32), fill(frames.tokens, self._num_frames)
+        self._matcher = compiled(matching(model), self._params, self._queries, rows, *filled)
+
+    def reorder(
+        self, frames: Frames, rows: Int[np.ndarray, " k"], scores: Float32[np.ndarray, " k"]
+    ) -> tuple[Int[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+        """The new order of the first products, and the scores that they have in it.
+
+        Args:
+            frames: the clip's frames, at most as many as the model takes.
+            rows: the most similar image of each product, best product first.
+            scores: of the products.
+        """
+        matched = self.match(frames, rows[: self.num_matched])
+        return reorder(scores[: len(matched)], matched, self._weight)
+
+    def match(self, frames: Frames, rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        """The decoder's cosines of a clip and at most `num_matched` images; arguments as in `reorder`."""
+        candidates = np.resize(rows, self.num_matched).astype(np.int32)  # rows of a small gallery repeat
+        assert frames.tokens is not None
+        filled = fill(frames.tokens, self._num_frames)
+        return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
+
+
+def require_queries(index: Index, name: str | os.PathLike) -> None:
+    """Refuses an index that holds nothing to re-rank with.
+
+    Args:
+        index: to search.
+        name: of it, for the error.
+
+    Raises:
+        CheckpointError: its model has no trained decoder.
+    """
+    if index.queries is None:
+        raise CheckpointError(
+            f"{name}: holds nothing to re-rank with, since its model has no trained decoder; leave --rerank out, "
+            "or index the images with a run that was trained with config.loss.pmd_weight above 0"
+        )
 
 
 def match_weight(about: About, *, by_frames: bool) -> float | None:
