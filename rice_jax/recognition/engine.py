@@ -24,7 +24,7 @@ from rice_jax.recognition.matches import Match, Recognition, Scores
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, in_gallery, select
 from rice_jax.recognition.programs import comparing, compile_encoders, compiled
-from rice_jax.recognition.reranking import Reranker, require_queries
+from rice_jax.recognition.reranking import Reranker, load_speech, require_queries
 from rice_jax.recognition.titles import Titles, load_titles
 from rice_jax.types import DataError
 
@@ -70,7 +70,8 @@ class Engine:
         Args:
             index: directory of the index, or the index.
             model: the run or converted model that made the index; None = where it was when the index was made.
-            text_model: what embedded the index's titles, if it has any (`Index.text`); None = where it was then.
+            text_model: what embedded the index's titles, if it has any (`Index.text`) or the decoder reads them; None =
+                where it was then.
             rerank: number of first products that are re-ordered with the decoder (`recognition.reranking`), which
                 matches their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
@@ -110,12 +111,15 @@ class Engine:
         added = inflation(self.index.vectors, self._products[None], sharpness)
         self._pooling = Pooling(self._products[None].edges, sharpness, added)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
-        known = [other.texts for other in others if other.texts]
+        known = [texts for other in others for texts in other._loaded_texts]
         self._titles: Titles | None = load_titles(self.index, model, text_model, known)
+        known += [self._titles.texts] if self._titles else []
+        texts = load_speech(self.index.about, model, text_model, known) if rerank else None
         self._warn(self.index.about.ipd)
         frames = self._compile(loaded, sorted(batch_sizes), shared, with_tokens=rerank > 0)
-        by_frames = self.by_frames
-        self._reranker = Reranker(self.index, loaded, rerank, frames, by_frames=by_frames) if rerank else None
+        self._reranker = None
+        if rerank:
+            self._reranker = Reranker(self.index, loaded, rerank, frames, by_frames=self.by_frames, texts=texts)
 
     @property
     def reranks(self) -> bool:
@@ -124,8 +128,11 @@ class Engine:
 
     @property
     def reads_texts(self) -> bool:
-        """Whether what is said has a part in the ranking: the index holds titles as vectors (`Index.text`)."""
-        return self._titles is not None
+        """Whether what is said has a part in the ranking.
+
+        The index holds titles as vectors (`Index.text`), or the decoder that re-ranks reads texts.
+        """
+        return bool(self._loaded_texts)
 
     @property
     def texts(self) -> Texts | None:
@@ -207,8 +214,9 @@ class Engine:
     ) -> Recognition:
         """Ranks the products of a gallery for a clip, each by the pooled scores of its images.
 
-        If the index has titles as vectors (`reads_texts`), the score of an image is the cosine of the pictures plus
-        `index.text.weight` times the cosine of its title and the speech; otherwise speech has no part in it.
+        If the index has titles as vectors (`Index.text`), the score of an image is the cosine of the pictures plus
+        `index.text.weight` times the cosine of its title and the speech. If the decoder re-ranks and was trained with
+        texts, it reads both. Otherwise speech has no part in the ranking (`reads_texts`).
 
         Args:
             frames: the clip's frames in order, at least one.
@@ -243,7 +251,7 @@ class Engine:
         images = map(products.images, best.tolist())
         rows = np.array([own[of_images[own].argmax()] for own in images])
         if self._reranker:
-            order, by = self._reranker.reorder(frames, rows, scores)
+            order, by = self._reranker.reorder(frames, rows, scores, speech)
             best[: len(order)], rows[: len(order)], scores[: len(order)] = best[order], rows[order], by
         shares = None
         if self.calibration:
@@ -329,6 +337,10 @@ class Engine:
             }
             self._by_frames = compiled(by_frames, self._vectors, self._centers[None], *filled)
         return frames
+
+    @property
+    def _loaded_texts(self) -> list[Texts]:
+        return [part.texts for part in (self._titles, self._reranker) if part and part.texts]
 
     def _warn(self, ipd: str) -> None:
         if ipd != "off":
