@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from rice_jax.commands.naming_flags import add_naming_flags, naming_of
+from rice_jax.config import ConfigError
 from rice_jax.index.store import FILE
 from rice_jax.logs import JsonFormatter
 from rice_jax.models.weights import CheckpointError
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has stopped
             with contextlib.suppress(KeyboardInterrupt):
                 uvicorn.Server(config).run(sockets=[listening])
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
         message = f"{type(error).__name__}: {error}"
         if options.log_format == "text":
             sys.exit(message)

@@ -15,6 +15,8 @@ from rice_jax.eval.results import Row, read_about, read_results
 from rice_jax.eval.texts import TextEmbedder, load_text_model, write_embeddings
 from rice_jax.index.model import load_model
 from rice_jax.index.update import build_index
+from rice_jax.input.pipeline import eval_batches
+from rice_jax.input.source import Source
 from rice_jax.input.texts import collect, stored_texts
 from rice_jax.models.weights import CheckpointError, load_weights
 from rice_jax.parallel.mesh import create_mesh
@@ -55,10 +57,15 @@ def test_a_run_with_embeddings_is_trained_resumed_and_evaluated(shop, text_model
     assert {Row(0), Row(STEPS), Row(STEPS, "match", 2)} <= read_results(tmp_path / "whole" / "results.json").keys()
     _check_resumed(config, tmp_path / "whole", tmp_path / "killed")
     assert load_model(tmp_path / "whole").config.text.embed_dim == EMBED_DIM, "an index can be made with it"
+    _check_recognized(config, tmp_path / "whole", tmp_path / "live")
     other = embed(shop, write_text_model(tmp_path / "other", shift=0.1), tmp_path / "others")
     changed = dataclasses.replace(config, data=dataclasses.replace(config.data, texts=str(other)))
     with pytest.raises(CheckpointError, match="was trained with texts that another model embedded .*; embed them with"):
         main.run(changed, tmp_path / "whole", "eval")
+    with pytest.raises(CheckpointError, match="is not the text tower that embedded the texts of the decoder"):
+        build_index(
+            _titled(tmp_path), model=tmp_path / "whole", out=tmp_path / "index", text_model=tmp_path / "other/text"
+        )
     tower = settings(shop, model__text="tower", model__text_init_from=str(text_model))
     with pytest.raises(CheckpointError, match="has no trained text tower .*; evaluate a run of config.model.text="):
         main.run(tower, tmp_path / "whole", "eval")
@@ -121,6 +128,7 @@ def test_a_run_trains_its_text_tower(shop, text_model, tmp_path):
     main.run(config, tmp_path, "train")
     assert Row(STEPS, "match", 2) in read_results(tmp_path / "results.json")
     _check_resumed(config, tmp_path, tmp_path.with_name(f"{tmp_path.name}-killed"))
+    _check_recognized(config, tmp_path, tmp_path.with_name(f"{tmp_path.name}-live"))
     start, trained = load_weights(text_model)[0]["text"], load_weights(tmp_path)[0]["text"]
     again = dataclasses.replace(config.eval, text_weight="0.25")
     main.run(dataclasses.replace(config, eval=again), tmp_path, "eval")
@@ -143,6 +151,32 @@ def test_a_run_trains_its_text_tower(shop, text_model, tmp_path):
     assert {"image_title", "video_speech", "title_speech"} <= {name for line in logged for name in line}
     saved = json.loads((tmp_path / "run.json").read_text())["config"]["model"]
     assert saved["text_tower"]["vocab_size"] == 187
+
+
+def _check_recognized(config, run, directory):
+    """An index of the gallery ranks the queries, with what is said in them, as the run's evaluation does."""
+    directory.mkdir()
+    data, lines = config.eval_input, []
+    for row in Source(data.data_dir, data.gallery, ("gallery_id", "image_id", "title", "image")):
+        gallery, image_id, title = (row[name].decode() for name in ("gallery_id", "image_id", "title"))
+        (directory / f"{image_id}.jpg").write_bytes(row["image"])
+        lines.append(f"{gallery},{image_id},{image_id}.jpg,{title}\n")
+    (directory / "shop.csv").write_text("gallery,id,path,title\n" + "".join(lines), encoding="utf-8")
+    index = build_index(directory / "shop.csv", model=run, out=directory / "index")
+    about = dataclasses.replace(index.about, calibration=None)  # so that the decoder alone orders
+    engine = Engine(dataclasses.replace(index, about=about), rerank=2)
+    ranked = [json.loads(line) for line in (run / "rankings_match.jsonl").read_text().splitlines()]
+    queries, said = Source(data.data_dir, data.query, ("clip_id", "asr")), 0
+    [batch] = eval_batches(data, "query", len(queries))
+    for query, own, video, mask in zip(queries, ranked, batch["video"], batch["frame_mask"], strict=True):
+        assert query["clip_id"].decode() == own["query"]
+        speech, frames = query["asr"].decode(), engine.encode(video[mask])
+        found = engine.rank(frames, own["gallery"], top=2, speech=speech).products
+        assert [match.id for match in found] == [name for name, _ in own["top"][:2]]
+        np.testing.assert_allclose([one.score for one in found], [one for _, one in own["top"][:2]], atol=1e-5)
+        alone = {one.id: one.score for one in engine.rank(frames, own["gallery"], top=2).products}
+        said += any(abs(one.score - alone[one.id]) > 1e-4 for one in found)
+    assert said
 
 
 def _check_resumed(config, whole, killed):

@@ -34,6 +34,9 @@ class About:
             indexes of version 0.1, which do not say.
         tokenizer: folder of the tokenizer by which the model reads an image's title; "" = it reads none.
         text_context: tokens of the longest title.
+        text_model: what embeds the texts that the decoder reads, a converted tower or the run itself
+            (`decoder_texts`); "" = it reads none.
+        text_fingerprint: tells such towers apart (`models.text_weights.text_fingerprint`); "" = the decoder reads none.
     """
 
     model: RiceConfig | CopeConfig
@@ -46,6 +49,23 @@ class About:
     match_fingerprint: str | None = None
     tokenizer: str = ""
     text_context: int = 0
+    text_model: str = ""
+    text_fingerprint: str = ""
+
+    @property
+    def decoder_text(self) -> TextConfig | None:
+        """The texts that the decoder was trained with; None = none, or there is no decoder."""
+        return self.model.text if isinstance(self.model, RiceConfig) and self.model.pmd else None
+
+    @property
+    def fingerprints(self) -> tuple[str, str | None, str]:
+        """Of all that embeds and matches: rows with the same ones can be in one index."""
+        return self.fingerprint, self.match_fingerprint, self.text_fingerprint
+
+    @property
+    def reads_titles(self) -> bool:
+        """Whether what an index keeps of a picture depends on its title."""
+        return bool(self.tokenizer or self.text_fingerprint)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "About":

@@ -5,13 +5,13 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import PyTree, UInt8
+from jaxtyping import Float32, PyTree, UInt8
 
 from rice_jax.eval.embed import Images, compile_rows, compute_rows, model_embedder, padded_batch_size
 from rice_jax.index.catalog import Picture
@@ -24,20 +24,34 @@ from rice_jax.types import DataError, counted
 
 NUM_NAMED = 10  # unusable pictures named in an error or in the log
 LOG_SECONDS = 30
+_Texts = Callable[[Sequence[tuple[Picture, str]], int], dict[str, np.ndarray]]  # of pictures, filled up to some rows
 
 logger = logging.getLogger(__name__)
 
 
 def embed_pictures(
-    model: Model, pictures: Sequence[tuple[Picture, str]], batch_size: int, pool: Executor
+    model: Model,
+    pictures: Sequence[tuple[Picture, str]],
+    batch_size: int,
+    pool: Executor,
+    titles: Mapping[str, Float32[np.ndarray, " W"]] | None = None,
 ) -> tuple[Index, list[tuple[Picture, str]]]:
-    """An index of some pictures, and those of them that cannot be used."""
+    """An index of some pictures, and those of them that cannot be used.
+
+    Args:
+        model: what embeds them.
+        pictures: at least one, with its digest.
+        batch_size: largest number of pictures embedded together.
+        pool: decodes them.
+        titles: {title: its vector} for the decoder, 0 = there is no title; None = it reads none.
+    """
     about, mesh, params = model.about, model.mesh, model.params
     embed = compile_rows(_image_embedder(model.graphdef, about.model.pmd is not None), params, mesh)
     # Few pictures get a small batch, but of a power of two: every size is compiled anew.
     few = mesh.size * 2 ** math.ceil(math.log2(max(len(pictures) / mesh.size, 1)))
-    titles = _Titles(about) if about.tokenizer else None
-    batches = _picture_batches(about, pictures, min(padded_batch_size(batch_size, mesh), few), pool, titles)
+    texts: _Texts | None = functools.partial(_vectors, titles) if titles else None
+    texts = _Tokens(about) if about.tokenizer else texts
+    batches = _picture_batches(about, pictures, min(padded_batch_size(batch_size, mesh), few), pool, texts)
     images, decoded = compute_rows(embed, params, batches, len(pictures), mesh)
     if not np.isfinite(images.embedding[decoded]).all():
         raise DataError(f"{about.checkpoint}: an embedding is not finite. Has the training diverged?")
@@ -68,7 +82,7 @@ def _picture_batches(
     pictures: Sequence[tuple[Picture, str]],
     batch_size: int,
     pool: Executor,
-    titles: "_Titles | None",
+    titles: "_Texts | None",
 ) -> Iterator[dict]:
     """This process's share of the pictures, as `compute_rows` takes them; `decoded` is False where a picture is broken.
 
@@ -97,7 +111,7 @@ def _picture_batches(
             logger.info("embedded %d of %s", done, counted(len(pictures), "picture"))
 
 
-class _Titles:
+class _Tokens:
     """The tokens of pictures' titles, for models that read them; a title that is missing has none."""
 
     def __init__(self, about: About):
@@ -114,9 +128,19 @@ class _Titles:
         return {"text_ids": ids, "text_token_mask": token_mask & np.array([text != "" for text in texts])[:, None]}
 
 
+def _vectors(
+    titles: Mapping[str, Float32[np.ndarray, " W"]], pictures: Sequence[tuple[Picture, str]], num_rows: int
+) -> dict[str, np.ndarray]:
+    """The vectors of pictures' titles, for decoders that read them."""
+    vectors = np.zeros((num_rows, len(next(iter(titles.values())))), np.float32)
+    for place, (picture, _) in enumerate(pictures):
+        vectors[place] = titles[picture.title]
+    return {"title": vectors, "title_mask": np.asarray(vectors.any(axis=1))}
+
+
 def content(about: About, digest: str, title: str) -> tuple[str, str]:
     """What an embedding is made of: a picture, and its title if the model reads it."""
-    return digest, title if about.tokenizer else ""
+    return digest, title if about.reads_titles else ""
 
 
 def _decode(about: About, picture: Picture, digest: str) -> UInt8[np.ndarray, "S S 3"]:

@@ -24,13 +24,14 @@ from flax import nnx
 
 from rice_jax.files import write_lines
 from rice_jax.index.catalog import Picture, read_shop
+from rice_jax.index.decoder_texts import load_decoder_texts
 from rice_jax.index.embedding import digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, same_model
 from rice_jax.index.similar import report_similar
 from rice_jax.index.smaller import make_smaller
 from rice_jax.index.store import FILE, SHARDS, TEXTS, Index, Shard, read_index, read_shard, write_index
 from rice_jax.index.tars import Found, find_packs, read_pack
-from rice_jax.index.text import AS_BEFORE, TextSettings, embed_titles
+from rice_jax.index.text import AS_BEFORE, TextSettings, embed_distinct, embed_titles
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.types import DataError
@@ -97,7 +98,9 @@ def build_shards(
         raise DataError(f"{directory}: holds an index, expected a directory of its own for shards")
     directory.mkdir(parents=True, exist_ok=True)
     embedder = texts.load(None, model.about)
+    model, read = load_decoder_texts(model, None, texts.model, embedder and embedder[0])
     told = f" {embedder[0].fingerprint} {embedder[1]:g}" if embedder else ""
+    told += f" {read.fingerprint}" if read else ""
     pieces = [piece._replace(made_of=piece.made_of + told) for piece in find_pieces(Path(images), shard_size)]
     own = range(worker[0], len(pieces), worker[1])
     fresh = [number for number in own if not _is_finished(directory, number, pieces, model)]
@@ -112,7 +115,8 @@ def build_shards(
             began, piece = time.monotonic(), pieces[number]
             found = piece.read()
             pairs = list(zip(found.pictures, pool.map(digest_of, found.pictures), strict=True))
-            index, broken = embed_pictures(model, pairs, batch_size, pool) if pairs else (_empty(model), [])
+            titles = embed_distinct(read, (picture.title for picture in found.pictures)) if read else None
+            index, broken = embed_pictures(model, pairs, batch_size, pool, titles) if pairs else (_empty(model), [])
             problems = found.problems + [problem(model.about, *pair) for pair in broken]
             text = embed_titles(*embedder, index.titles, {}) if embedder else None
             index = dataclasses.replace(index, sources=(str(Path(images).absolute()),), text=text)

@@ -281,10 +281,7 @@ def _join(shards: Sequence[Index]) -> Index:
         DataError: they are of several models or types, or have a picture in common.
     """
     shards = [shard for shard in shards if shard.image_ids] or shards[:1]
-    kinds = {
-        (shard.about.fingerprint, shard.about.match_fingerprint, shard.dtype, shard.text and shard.text.about)
-        for shard in shards
-    }
+    kinds = {(shard.about.fingerprints, shard.dtype, shard.text and shard.text.about) for shard in shards}
     if len(kinds) > 1:
         raise DataError(f"found shards of {len(kinds)} models or types of vectors, expected those of one job")
     texts: dict[str, Any] = {name: [text for shard in shards for text in getattr(shard, name)] for name in TEXTS}

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,7 +126,7 @@ class TextSettings(NamedTuple):
         if not 0 <= weight < math.inf:
             raise ConfigError(f"text_weight: found {weight}, expected 0 or more")
         if not weight:
-            if self.model is not None and self.weight is None:
+            if self.model is not None and self.weight is None and not about.decoder_text:
                 raise ConfigError(
                     f"text_model: found {self.model}, but neither the index nor the model's calibration has a weight "
                     "of texts; set text_weight, too, or fit one (rice eval with config.eval.text_weight='fit')"
@@ -186,8 +186,7 @@ class Texts:
             raise CheckpointError(
                 f"{source}: is not the text tower that embedded the titles of the index (found "
                 f"{model.fingerprint[:12]}, expected {fingerprint[:12]}), and texts of different towers cannot be "
-                "compared. Use that tower, or index the pictures again without titles (--text_weight=0), and then with "
-                "this one"
+                "compared. Use that tower, or make another index with this one"
             )
         self.source, self.fingerprint, self.dimensions = str(source), model.fingerprint, model.config.embed_dim
         self.is_clip = model.config.head == "projection"  # its texts have a place among its CLIP's pictures
@@ -225,7 +224,7 @@ def embed_titles(
         known: {title: its vector}, by the same tower, which are not embedded again.
     """
     fresh = [title for title in dict.fromkeys(titles) if title not in known]
-    found = dict(zip(fresh, texts(fresh), strict=True)) if fresh else {}
+    found = embed_distinct(texts, fresh)
     vectors = np.zeros((len(titles), texts.dimensions), np.float32)
     for row, title in enumerate(titles):
         vectors[row] = found[title] if title in found else known[title]
@@ -233,3 +232,9 @@ def embed_titles(
         "%d of %d pictures have a title; %d titles are embedded", sum(map(bool, titles)), len(titles), len(fresh)
     )
     return IndexText(texts.source, texts.fingerprint, weight, vectors)
+
+
+def embed_distinct(texts: Texts, titles: Iterable[str]) -> dict[str, Float32[np.ndarray, " D"]]:
+    """{title: its vector}, each embedded once."""
+    distinct = list(dict.fromkeys(titles))
+    return dict(zip(distinct, texts(distinct), strict=True)) if distinct else {}

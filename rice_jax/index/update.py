@@ -14,12 +14,13 @@ from flax import nnx
 
 from rice_jax.files import leaving_no_trace, locked
 from rice_jax.index.catalog import Names, Picture, of_gallery, read_names, read_shop
+from rice_jax.index.decoder_texts import load_decoder_texts
 from rice_jax.index.embedding import NUM_NAMED, content, digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.similar import report_similar
 from rice_jax.index.smaller import make_smaller, project
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, require_one_file, write_index
-from rice_jax.index.text import AS_BEFORE, TextSettings, embed_titles
+from rice_jax.index.text import AS_BEFORE, TextSettings, embed_distinct, embed_titles
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.processes import LOCK, agree, only_program
@@ -66,7 +67,8 @@ def build_index(
         dimensions: of the vectors, fewer than the model's; None = those of the index, or the model's for a new one.
         store_as: "float32", or "int8" for a quarter of the bytes on disk; None = as the index is.
         text_model: a converted text tower, or a run that has trained one, which embeds the titles; None = that of the
-            index, or of the model's calibration.
+            index, or of the model's calibration, and for a decoder that was trained with embeddings the one that made
+            these (`decoder_texts`).
         text_weight: of the cosine of title and speech in the scores, beside 1 of the pictures; 0 = titles are not
             embedded; None = that of the index, or of the model's calibration.
 
@@ -156,6 +158,9 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
     old = _read_of_same_model(directory, about)
     texts = settings.texts.load(old.text if old else None, about)
+    of_old = old.about if old and old.image_ids else None
+    model, read = load_decoder_texts(model, of_old, settings.texts.model, texts and texts[0])
+    about = model.about
     sources = _sources(directory, old, images, settings)
     pictures = read_shop(images)
     with ThreadPoolExecutor(max(settings.num_threads, 1)) as pool:
@@ -169,7 +174,8 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
         logger.info("%s: %s; new or changed: %d", images, counted(len(pictures), "picture"), len(fresh))
         if old and len(sources) > 1:
             _report_replaced(images, old, [picture for picture, _ in fresh])
-        new, broken = embed_pictures(model, fresh, settings.batch_size, pool) if fresh else (None, [])
+        titles = embed_distinct(read, (picture.title for picture, _ in fresh)) if read else None
+        new, broken = embed_pictures(model, fresh, settings.batch_size, pool, titles) if fresh else (None, [])
     kept = old and old.about.calibration
     if kept and (kept.source or about.calibration is None):  # one of own clips is closer to the shop than the run's
         about = dataclasses.replace(about, calibration=kept.with_match(about.calibration))
@@ -184,7 +190,10 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     if old and new:
         new = dataclasses.replace(new, vectors=project(new.vectors, old.projection))
     index = _merge([index for index in (old, new) if index is not None], pictures, about, settings.change)
-    text = embed_titles(*texts, index.titles, old.known_titles if old else {}) if texts else None
+    text = None
+    if texts:
+        embedded = (old.known_titles if old else {}) | (titles if titles and read is texts[0] else {})
+        text = embed_titles(*texts, index.titles, embedded)
     index = dataclasses.replace(index, sources=sources, text=text)
     index = make_smaller(index, settings.dimensions, settings.store_as)
     if index.image_ids and jax.process_index() == 0:

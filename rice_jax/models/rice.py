@@ -200,7 +200,7 @@ class Rice(LearnedScale):
         """The title or the speech of a batch; None if it has none."""
         if f"{name}_mask" not in batch:
             return None
-        if hasattr(self, "text"):
+        if name not in batch:  # a text that is embedded already need not be so again
             encoded = self.text(batch[f"{name}_ids"], batch[f"{name}_token_mask"])
             return EmbeddedTexts(embed(encoded.features), batch[f"{name}_mask"])
         return EmbeddedTexts(batch[name], batch[f"{name}_mask"])

@@ -4,7 +4,6 @@ import functools
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,29 +16,22 @@ from rice_jax.eval.scores import center, scores_by_frames
 from rice_jax.index.model import Model, load_index_model, same_model
 from rice_jax.index.pictures import AnyPicture, show
 from rice_jax.index.store import Index, fields_of, read_index
-from rice_jax.index.text import Texts, warn_of_weight
+from rice_jax.index.text import Texts
 from rice_jax.input.transforms import sample_frames
-from rice_jax.models.contract import SupportsDomains, SupportsMatching, SupportsStreaming, require
-from rice_jax.models.weights import CheckpointError
+from rice_jax.models.contract import SupportsDomains, SupportsStreaming, require
 from rice_jax.recognition.frames import Frames, fill, join_frames
 from rice_jax.recognition.matches import Match, Recognition, Scores
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, in_gallery, select
-from rice_jax.recognition.programs import compare_texts, comparing, compile_encoders, compiled, matching
-from rice_jax.recognition.reranking import match_weight, reorder
+from rice_jax.recognition.programs import comparing, compile_encoders, compiled
+from rice_jax.recognition.reranking import Reranker, load_speech, require_queries
+from rice_jax.recognition.titles import Titles, load_titles
 from rice_jax.types import DataError
 
 DEFAULT = Naming()
 NUM_SELECTIONS = 64  # of products by `where` that are kept
 
 logger = logging.getLogger(__name__)
-
-
-class _Said(NamedTuple):
-    """What a clip's speech adds to the scores of all images, and to the mean of a gallery's."""
-
-    scores: Float32[np.ndarray, " G"]
-    mean: float
 
 
 class Engine:
@@ -57,7 +49,6 @@ class Engine:
         naming: when a product is named.
         by_frames: whether products are ranked by frames (`eval.scores`), and otherwise by the cosines of clips. Whether
             any product is shown is always told by the latter.
-        reranks: whether the first products are re-ordered with the decoder.
     """
 
     model: Model
@@ -79,7 +70,8 @@ class Engine:
         Args:
             index: directory of the index, or the index.
             model: the run or converted model that made the index; None = where it was when the index was made.
-            text_model: what embedded the index's titles, if it has any (`Index.text`); None = where it was then.
+            text_model: what embedded the index's titles, if it has any (`Index.text`) or the decoder reads them; None =
+                where it was then.
             rerank: number of first products that are re-ordered with the decoder (`recognition.reranking`), which
                 matches their most similar images; 0 = off.
             batch_sizes: numbers of pictures that are encoded together; other numbers are padded.
@@ -98,11 +90,8 @@ class Engine:
         name = "index" if isinstance(index, Index) else index
         if not len(self.index.vectors):
             raise DataError(f"{name}: found no images in the index, expected at least one; add some with `rice index`")
-        if rerank and self.index.queries is None:
-            raise CheckpointError(
-                f"{name}: holds nothing to re-rank with, since its model has no trained decoder; leave --rerank out, "
-                "or index the images with a run that was trained with config.loss.pmd_weight above 0"
-            )
+        if rerank:
+            require_queries(self.index, name)
         self.calibration: Calibration | None = self.index.about.calibration
         naming.require(self.calibration, name)
         self.naming, self.by_frames = naming, naming.by_frames(self.calibration)
@@ -113,13 +102,8 @@ class Engine:
         module = nnx.merge(loaded.graphdef, loaded.params)
         if SupportsDomains not in module.capabilities:  # which has a head for live clips
             require(module, SupportsStreaming, "recognition")
-        if rerank:
-            require(module, SupportsMatching, "re-ranking")
         # Replaces the calibration's scale if there is none: training multiplies similarities by it.
         self.logit_scale = float(module.similarity_scale())
-        self._num_matched = min(rerank, self.index.num_products)
-        self.reranks = self._num_matched > 0
-        self._match_weight = match_weight(self.index.about, by_frames=self.by_frames) if self.reranks else None
         self._products = by_gallery(self.index)
         # Not methods: a cycle would keep the index in memory after it is replaced.
         self._selected = functools.lru_cache(NUM_SELECTIONS)(functools.partial(select, self.index, self._products))
@@ -127,21 +111,33 @@ class Engine:
         added = inflation(self.index.vectors, self._products[None], sharpness)
         self._pooling = Pooling(self._products[None].edges, sharpness, added)
         self.galleries = [gallery for gallery in self._products if gallery is not None]
-        if text_model is None and self.index.text and self.index.text.model == self.index.about.checkpoint:
-            text_model = model  # the tower is the run's own
-        self._texts = self._load_texts(text_model, others)
+        known = [texts for other in others for texts in other._loaded_texts]
+        self._titles: Titles | None = load_titles(self.index, model, text_model, known)
+        known += [self._titles.texts] if self._titles else []
+        texts = load_speech(self.index.about, model, text_model, known) if rerank else None
         self._warn(self.index.about.ipd)
-        self._compile(loaded, sorted(batch_sizes), shared)
+        frames = self._compile(loaded, sorted(batch_sizes), shared, with_tokens=rerank > 0)
+        self._reranker = None
+        if rerank:
+            self._reranker = Reranker(self.index, loaded, rerank, frames, by_frames=self.by_frames, texts=texts)
+
+    @property
+    def reranks(self) -> bool:
+        """Whether the first products are re-ordered with the decoder."""
+        return self._reranker is not None
 
     @property
     def reads_texts(self) -> bool:
-        """Whether what is said has a part in the ranking: the index holds titles as vectors (`Index.text`)."""
-        return self._texts is not None
+        """Whether what is said has a part in the ranking.
+
+        The index holds titles as vectors (`Index.text`), or the decoder that re-ranks reads texts.
+        """
+        return bool(self._loaded_texts)
 
     @property
     def texts(self) -> Texts | None:
         """What embeds texts as the titles of the index are embedded; None = they are not."""
-        return self._texts
+        return self._titles.texts if self._titles else None
 
     def embed_texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "N D"]:
         """Embeds texts, such as speech, as the titles of the index are embedded.
@@ -155,12 +151,12 @@ class Engine:
         Raises:
             DataError: the index has no titles as vectors.
         """
-        if self._texts is None:
+        if self._titles is None:
             raise DataError(
                 "the index has no titles as vectors, so texts cannot be compared with it; index the pictures with "
                 "--text_model and --text_weight"
             )
-        return self._texts(texts)
+        return self._titles.texts(texts)
 
     def pooling(self, products: Products) -> Pooling:
         """How products are scored by their images."""
@@ -218,8 +214,9 @@ class Engine:
     ) -> Recognition:
         """Ranks the products of a gallery for a clip, each by the pooled scores of its images.
 
-        If the index has titles as vectors (`reads_texts`), the score of an image is the cosine of the pictures plus
-        `index.text.weight` times the cosine of its title and the speech; otherwise speech has no part in it.
+        If the index has titles as vectors (`Index.text`), the score of an image is the cosine of the pictures plus
+        `index.text.weight` times the cosine of its title and the speech. If the decoder re-ranks and was trained with
+        texts, it reads both. Otherwise speech has no part in the ranking (`reads_texts`).
 
         Args:
             frames: the clip's frames in order, at least one.
@@ -240,7 +237,8 @@ class Engine:
         cosines = self._cosines(frames)
         if not np.isfinite(cosines[products.rows]).all():
             raise DataError("the cosine of a frame and an image is not finite; has training diverged?")
-        pooling, said = self.pooling(products), self._said(speech, gallery)
+        pooling = self.pooling(products)
+        said = self._titles.compare(speech, self.rows(gallery), gallery) if self._titles else None
         cosines = cosines + said.scores if said else cosines
         of_images, mean = cosines, pooling.cosines(cosines[products.rows])
         of_products = mean
@@ -248,13 +246,12 @@ class Engine:
             of_images = self._scores_by_frames(frames, gallery)
             of_images = of_images + said.scores - said.mean if said else of_images
             of_products = pooling.scores(of_images[products.rows])
-        best = first_places(of_products, max(top, self._num_matched))
+        best = first_places(of_products, max(top, self._reranker.num_matched if self._reranker else 0))
         scores = of_products[best]
         images = map(products.images, best.tolist())
         rows = np.array([own[of_images[own].argmax()] for own in images])
-        if self.reranks:
-            matched = self._match(frames, rows[: self._num_matched])
-            order, by = reorder(scores[: len(matched)], matched, self._match_weight)
+        if self._reranker:
+            order, by = self._reranker.reorder(frames, rows, scores, speech)
             best[: len(order)], rows[: len(order)], scores[: len(order)] = best[order], rows[order], by
         shares = None
         if self.calibration:
@@ -318,31 +315,16 @@ class Engine:
         filled = fill(frames.features, self.num_frames)
         return np.asarray(self._by_frames(self._vectors, self._centers[gallery], *filled))
 
-    def _said(self, speech: str, gallery: str | None) -> _Said | None:
-        text = self.index.text
-        if not (self._texts and text and speech):
-            return None
-        [vector] = self._texts([speech])
-        if not vector.any():
-            return None
-        scores = np.asarray(self._compare_texts(self._titles, vector, self._weight))
-        if text.centers:
-            return _Said(scores, float(self._weight * text.centers[gallery] @ vector))
-        return _Said(scores, float(scores[self.rows(gallery)].mean()))
-
-    def _match(self, frames: Frames, rows: Int[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
-        candidates = np.resize(rows, self._num_matched).astype(np.int32)  # rows of a small gallery repeat
-        assert frames.tokens is not None
-        filled = fill(frames.tokens, self.num_frames)
-        return np.asarray(self._matcher(self._params, self._queries, candidates, *filled))[: len(rows)]
-
-    def _compile(self, loaded: Model, batch_sizes: Sequence[int], shared: "Engine | None") -> None:
+    def _compile(
+        self, loaded: Model, batch_sizes: Sequence[int], shared: "Engine | None", *, with_tokens: bool
+    ) -> Frames:
+        """Compiles what all engines have, and returns an encoded frame."""
         index, params, side = self.index, loaded.params, self.index.about.model.encoder.image_size
         self._params = params
         [device] = jax.tree.leaves(params)[0].devices()
         self._vectors = jax.device_put(index.vectors, device)
         self._encoders = (
-            shared._encoders if shared else compile_encoders(loaded, batch_sizes, side, with_tokens=self.reranks)
+            shared._encoders if shared else compile_encoders(loaded, batch_sizes, side, with_tokens=with_tokens)
         )
         frames = self._encode(np.zeros((1, side, side, 3), np.uint8))
         filled, (similar, by_frames) = fill(frames.features, self.num_frames), comparing(loaded, index)
@@ -354,36 +336,15 @@ class Engine:
                 for gallery, products in self._products.items()
             }
             self._by_frames = compiled(by_frames, self._vectors, self._centers[None], *filled)
-        if self.reranks:
-            self._queries = jax.device_put(index.queries, device)
-            assert frames.tokens is not None
-            rows = np.zeros(self._num_matched, np.int32)
-            self._matcher = compiled(
-                matching(loaded), params, self._queries, rows, *fill(frames.tokens, self.num_frames)
-            )
-        if self._texts and index.text:
-            self._titles = jax.device_put(index.text.vectors, device)
-            self._weight, speech = np.float32(index.text.weight), np.zeros(self._texts.dimensions, np.float32)
-            self._compare_texts = compiled(compare_texts, self._titles, speech, self._weight)
+        return frames
 
-    def _load_texts(self, source: str | os.PathLike | None, others: Iterable["Engine"]) -> Texts | None:
-        text = self.index.text
-        if text is None:
-            return None
-        loaded = (other._texts for other in others if other._texts)
-        shared = next((texts for texts in loaded if texts.fingerprint == text.fingerprint), None)
-        if not (shared or source or os.path.exists(text.model)):
-            raise CheckpointError(
-                f"{text.model}: has embedded the titles of the index, and is not there any more; tell where it is now "
-                "(--text_model)"
-            )
-        return shared or Texts(source or text.model, text.fingerprint)
+    @property
+    def _loaded_texts(self) -> list[Texts]:
+        return [part.texts for part in (self._titles, self._reranker) if part and part.texts]
 
     def _warn(self, ipd: str) -> None:
         if ipd != "off":
             logger.warning("The model was trained with config.model.ipd=%r; here, frames are encoded whole.", ipd)
-        if self.index.text:
-            warn_of_weight(self.index.text.weight, self.calibration)
         if self.calibration is None and not self.naming.always:
             logger.warning(
                 "The index has no calibration: there are no confidences, and some product is always named. To get one, "

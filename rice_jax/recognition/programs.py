@@ -71,7 +71,7 @@ def comparing(model: Model, index: Index) -> tuple[Callable, Callable]:
 
 
 def matching(model: Model) -> Callable:
-    """The function that matches a clip with some of an index's pictures."""
+    """The function that matches a clip, and its speech as a batch of one has it, with some of an index's pictures."""
     graphdef = model.graphdef
 
     def match(
@@ -80,8 +80,10 @@ def matching(model: Model) -> Callable:
         rows: Int[Array, " K"],
         tokens: Float[Array, "T L D"],
         frame_mask: Bool[Array, " T"],
+        said: dict[str, Array],
     ) -> Float[Array, " K"]:
-        return nnx.merge(graphdef, params).match(queries[rows][None], tokens[None], frame_mask[None])[0]
+        module = nnx.merge(graphdef, params)
+        return module.match(queries[rows][None], tokens[None], frame_mask[None], speech=module.speech(said))[0]
 
     return match
 

@@ -61,7 +61,8 @@ class Recognizer:
         Args:
             index: directory of the index, or the index, such as `MilvusIndex.read` returns.
             model: the run or converted model that made the index; None = where it was when the index was made.
-            text_model: what embedded the index's titles, if it has any; None = where it was when the index was made.
+            text_model: what embedded the index's titles, if it has any or the decoder reads them; None = where it was
+                when the index was made.
             gallery: id of the stream's gallery; None = all products of the index.
             top: number of products to return, at least 1.
             rerank: number of first products that are re-ordered with the decoder, by their most similar images, and
@@ -108,8 +109,8 @@ class Recognizer:
     def add_text(self, start: float, end: float, text: str) -> None:
         """Adds what is said in the stream from one moment to another.
 
-        It counts in the ranking of frames that are pushed later, if the index holds titles as vectors (`Index.text`):
-        a window's frames have the speech whose middle lies in the window.
+        It counts in the ranking of frames that are pushed later, if the engine reads texts (`Engine.reads_texts`): a
+        window's frames have the speech whose middle lies in the window.
 
         Args:
             start: seconds, of the same clock as the frames' times.
@@ -202,7 +203,8 @@ def products_over_time(
         top: number of products to return for each segment, at least 1.
         where: searches only these products, see `Engine.products`.
         speech: what is said in the video, by time; each segment gets what is said meanwhile, which counts in its
-            ranking, and in where segments begin and end, if the index holds titles as vectors. None = unknown.
+            ranking if the engine reads texts, and in where segments begin and end if the index holds titles as vectors.
+            None = unknown.
 
     Raises:
         DataError: there is no such gallery, column, or product, `top` is below 1, or a cosine is not finite.

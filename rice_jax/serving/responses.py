@@ -5,7 +5,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-TEXT_USED = "Whether what is said has a part in the scores: it does if the index holds titles as vectors."
+TEXT_USED = (
+    "Whether what is said has a part in the ranking: it does if the index holds titles as vectors, or if a decoder "
+    "re-ranks that reads texts."
+)
 
 
 class Product(BaseModel):

@@ -171,7 +171,7 @@ def test_the_decoder_is_added_with_the_weight_of_the_calibration(several, shop, 
         places = [index.image_ids.index(match.image_id) for match in ranked[:2]]
         sums = [
             match.score + weight * cosine
-            for match, cosine in zip(ranked, alone._match(frames, np.array(places)), strict=False)
+            for match, cosine in zip(ranked, alone._reranker.match(frames, np.array(places)), strict=False)
         ]
         order = sorted(range(2), key=lambda place: -sums[place])
         assert [match.image_id for match in found.rank(frames, top=8).products] == [

@@ -101,7 +101,7 @@ def test_another_tower_is_refused(index, tmp_path):
 
 
 def test_engines_share_a_tower(index, engine):
-    assert Engine(index, others=iter([engine]))._texts is engine._texts
+    assert Engine(index, others=iter([engine])).texts is engine.texts
 
 
 def test_a_calibration_of_another_weight_is_told(index, engine, caplog):
@@ -162,7 +162,8 @@ def test_speech_decides_where_pictures_do_not(live_shop, index):
     vectors[1] = vectors[0]
     text = dataclasses.replace(index.text, weight=0.5, vectors=titles)
     alike = Engine(dataclasses.replace(index, vectors=vectors, text=text), naming=Naming(none_prior=0.0))
-    alike._texts = lambda texts: np.stack([titles[int("second" in own)] * bool(own) for own in texts])  # says p0 or p1
+    says = lambda texts: np.stack([titles[int("second" in own)] * bool(own) for own in texts])  # noqa: E731
+    alike._titles.texts = says  # p0 or p1
     times = [float(second) for second in range(40)]
     frames = encode(alike, live_shop, [0] * 40)
     sentences = [Sentence(t, t + 1, "first" if t < 20 else "second") for t in times]

@@ -1,5 +1,6 @@
 """The server as a program: how it starts and stops."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from rice_jax import recognize, serve
+from rice_jax.config import ConfigError
 from rice_jax.serving.limits import Limits
 from tests import programs
 from tests.fixtures import ROOT
@@ -87,6 +89,18 @@ def test_the_log_is_json_on_request(tmp_path, capsys, monkeypatch):
     assert failed["error"].startswith("Traceback") and failed["error"].endswith("RuntimeError: broken")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", failed["time"])
     assert re.fullmatch(r"\d\d:\d\d:\d\d plain", plain)
+
+
+def test_a_package_that_is_missing_is_told_in_a_line(shop, monkeypatch):
+    def load(*_, **__):
+        raise ConfigError("texts need the package tokenizers")
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the server sets its own
+    monkeypatch.setattr(serve, "_start_log", lambda form: None)
+    monkeypatch.setattr(serve, "_listen", lambda host, port: contextlib.nullcontext())
+    monkeypatch.setattr(serve, "Shops", load)
+    with pytest.raises(SystemExit, match="^ConfigError: texts need the package tokenizers$"):
+        serve.main([f"--index={shop.directory}"])
 
 
 @pytest.mark.parametrize("command", [recognize, serve])

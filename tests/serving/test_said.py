@@ -6,6 +6,7 @@ import json
 import pytest
 
 from rice_jax.index.text import Texts, embed_titles
+from rice_jax.index.update import build_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.recognizer import encode_video, products_over_time
 from rice_jax.recognition.subtitles import parse_subtitles
@@ -17,6 +18,7 @@ from tests.serving.test_live import push
 from tests.serving.test_server import require_equal
 from tests.shop import write_mp4
 from tests.text_model import write_text_model
+from tests.text_shop import make_text_shop
 
 SRT = b"""1
 00:00:00,500 --> 00:00:02,000
@@ -100,6 +102,31 @@ def test_text_counts_where_the_index_holds_titles_as_vectors(reading_client, rea
         assert found["text_used"] is bool(text)
         require_equal(found["products"], reading.rank(frames, speech=text).products)
     assert found["products"] != reading_client.post("/recognize", files=clip(shop, 2)).json()["products"]
+
+
+def test_text_counts_where_the_decoder_reads_it(shop, tmp_path):
+    pytest.importorskip("tokenizers")
+    made = make_text_shop(tmp_path / "shop", write_text_model(tmp_path / "tower"), "embeddings")
+    index = build_index(made.csv, model=made.weights, out=tmp_path / "index")
+    decoding = Engine(index, rerank=4, batch_sizes=BATCH_SIZES)
+    frames = decoding.encode(decoding.prepare(shop.pictures[2])[None])
+
+    def scores(answer):
+        return {product["id"]: product["score"] for product in answer["products"]}
+
+    def decoder(speech):
+        return {product.id: product.score for product in decoding.rank(frames, speech=speech).products}
+
+    with asking(decoding) as client:
+        for text in ("", "红色"):
+            found = client.post("/recognize", files=clip(shop, 2), data={"text": text}).json()
+            assert found["text_used"] is bool(text)
+            assert scores(found) == pytest.approx(decoder(text), abs=1e-5)
+        alone = push(client, shop, 2, 0.5).json()
+        assert say(client, "红色", 0.2, 0.8).json() == {"text_used": True}
+        again = push(client, shop, 2, 0.5).json()
+    assert scores(alone) == pytest.approx(decoder(""), abs=1e-5) != decoder("红色")
+    assert scores(again) == pytest.approx(decoder("红色"), abs=1e-5)
 
 
 FRAME = [("frames", ("a.png", b"x", "image/png"))]
