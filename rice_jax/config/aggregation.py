@@ -18,8 +18,8 @@ class AttentionConfig:
     )
     pooling: str = setting(
         "score",
-        '"score": the frames are weighted by the softmax of a learned score, as SEAM does. "direction": the same, and the '
-        'score depends on a feature\'s direction alone, as in NAN. "mean": their mean, as NVAN does.',
+        '"score": the frames are weighted by the softmax of a learned score, as SEAM does. "direction": the same, but '
+        'the score is of the feature\'s direction alone, as NAN does. "mean": their mean, as NVAN does.',
         choices=("score", "direction", "mean"),
     )
 

@@ -19,9 +19,10 @@ class AttentionPooling(nnx.Module):
 
     Source: Godi et al. 2022, "MovingFashion: a Benchmark for the Video-to-Shop Challenge" (SEAM: `non_local="relu"`);
     Liu et al. 2019, "Spatially and Temporally Efficient Non-local Attention Network for Video-based Person
-    Re-Identification" (NVAN: `non_local="softmax"`, `pooling="mean"`); Yang et al. 2017, "Neural Aggregation Network for
-    Video Face Recognition" (NAN, its first attention block: `pooling="direction"`).
-    Differs: NAN sums features of unit length. NVAN's block works on places of feature maps, and has a batch norm, which starts at weight 0, as its end.
+    Re-Identification" (NVAN: `non_local="softmax"`, `pooling="mean"`); Yang et al. 2017, "Neural Aggregation Network
+    for Video Face Recognition" (NAN's first attention block: `pooling="direction"`).
+    Differs: NVAN's block works on places of feature maps, and has a batch norm, which starts at weight 0, as its end.
+    NAN sums features of unit length.
     """
 
     def __init__(self, config: AggregationConfig, embed_dim: int, *, rngs: nnx.Rngs):
