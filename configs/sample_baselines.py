@@ -16,7 +16,7 @@ def get_config(row: str = "icl"):
     """Settings of a row."""
     if row not in ROWS:
         raise ValueError(f"row {row!r}: expected one of {', '.join(ROWS)}")
-    config = load_config("sample")
+    config = load_config("sample_icl")
     config.data.data_dir = "data/built/baselines"
     config.data.batch_size = 16
     config.data.resize = 108

@@ -16,7 +16,7 @@ def get_config(row: str = "cope"):
     """Settings of a row: RICE (ICL), COPE without text, with titles of pages, and with texts in all domains."""
     if row not in ROWS:
         raise ValueError(f"row {row!r}: expected one of {', '.join(ROWS)}")
-    config = load_config("sample")
+    config = load_config("sample_icl")
     config.data.data_dir = "data/built/cope"
     config.data.train = ""
     config.data.query = ""

@@ -14,7 +14,7 @@ def get_config(kind: str = "clip"):
     """Settings of the single-frame ("frame") or multi-frame ("clip") detector, on the same frames a step."""
     if kind not in ("frame", "clip"):
         raise ValueError(f"detector {kind!r}: expected frame or clip")
-    config = load_config("sample")
+    config = load_config("sample_icl")
     config.task = "detection"
     config.data.train = "lpr4m/detection_train"
     config.data.query = "lpr4m/detection_test"

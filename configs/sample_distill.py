@@ -17,7 +17,7 @@ def get_config(stage: str = "pictures"):
     """
     if stage not in ("pictures", "clips"):
         raise ValueError(f"stage {stage!r}: expected pictures or clips")
-    config = load_config("sample")
+    config = load_config("sample_icl")
     config.data.teacher = "data/teacher"
     config.data.batch_size = 64
     config.data.pair_hue = 0.0

@@ -18,7 +18,7 @@ def get_config(stage: str = "head"):
     """
     if stage not in ("head", "full"):
         raise ValueError(f"stage {stage!r}: expected head or full")
-    config = load_config("sample")
+    config = load_config("sample_icl")
     config.data.data_dir = "data/built/clips"
     config.data.batch_size = 64
     config.data.num_frames = 2

@@ -29,7 +29,7 @@ prepare_data() { # the sample shop's training clips, and clips of 100 other prod
 }
 
 run() { # WORKDIR SETTINGS…
-    python -m rice_jax.main --config=configs/sample.py --workdir="$1" --config.model.init_from="$encoder" \
+    python -m rice_jax.main --config=configs/sample_icl.py --workdir="$1" --config.model.init_from="$encoder" \
         --config.train.total_steps="$steps" "${settings[@]}" "${@:2}"
 }
 

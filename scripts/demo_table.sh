@@ -10,7 +10,7 @@ for seed in ${SEEDS:=0 1 2}; do
     [ -e "runs/demo-$seed/report.html" ] || scripts/demo.sh --seed="$seed"
     prepare_sample "$seed"
     # The demo keeps its last rankings only.
-    [ -e "runs/start-$seed/report.html" ] || python -m rice_jax.main --config=configs/sample.py --mode=eval \
+    [ -e "runs/start-$seed/report.html" ] || python -m rice_jax.main --config=configs/sample_icl.py --mode=eval \
         --workdir="runs/start-$seed" --config.seed="$seed" --config.data.data_dir="$built" \
         --config.model.init_from="$encoder"
 done

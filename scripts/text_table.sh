@@ -25,7 +25,7 @@ prepare_data() { # the sample shop's training clips, and clips of 100 other prod
 
 run() { # MODE WORKDIR SETTINGS…
     [ -e "$2/report.html" ] && return # it is written last
-    python -m rice_jax.main --mode="$1" --config=configs/sample.py --workdir="$2" --config.seed="$seed" "${@:3}" \
+    python -m rice_jax.main --mode="$1" --config=configs/sample_icl.py --workdir="$2" --config.seed="$seed" "${@:3}" \
         "${further[@]}"
 }
 

@@ -47,7 +47,7 @@ SIZES = {
     "train.checkpoint_interval_steps": 2,
     "eval.batch_size": 8,
 }
-# With these `configs/sample.py` trains all losses, from random weights, and they change.
+# With these `configs/sample_icl.py` trains all losses, from random weights, and they change.
 TINY = SIZES | {
     "loss.pmd_weight": 1.0,
     "model.init_from": "",
@@ -94,7 +94,7 @@ def command(
     data_dir: Path,
     workdir: Path,
     *flags: str,
-    config: str = "configs/sample.py",
+    config: str = "configs/sample_icl.py",
     tiny: dict = TINY,
     module: str = "rice_jax.main",
     **overrides,

@@ -14,16 +14,20 @@ from rice_jax.tasks import TASKS, resolve
 from tests.fixtures import ROOT
 from tests.settings import small_config, small_values
 
-RETRIEVAL = ["lpr4m", "lpr750k", "movingfashion", "sample", "sample_baselines", "sample_pretrain", "sample_distill"]
+RETRIEVAL = [
+    *("lpr4m", "lpr750k", "movingfashion", "sample", "sample_icl"),
+    *("sample_baselines", "sample_pretrain", "sample_distill"),
+]
 DETECTION = ["detector_frame", "detector_clip", "sample_detector"]
 DOMAINS = ["rope", "cope", "sample_cope"]
 FILES = [*RETRIEVAL, *DOMAINS, *DETECTION]
 PARENTS = {
-    "sample_baselines": "sample",
-    "sample_pretrain": "sample",
-    "sample_distill": "sample",
-    "sample_detector": "sample",
-    "sample_cope": "sample",
+    "sample": "sample_icl",
+    "sample_baselines": "sample_icl",
+    "sample_pretrain": "sample_icl",
+    "sample_distill": "sample_icl",
+    "sample_detector": "sample_icl",
+    "sample_cope": "sample_icl",
     "detector_clip": "detector_frame",
     "lpr4m": "lpr750k",
     "movingfashion": "lpr750k",

@@ -18,9 +18,9 @@ class AttentionConfig:
     )
     pooling: str = setting(
         "score",
-        '"score": the frames are weighted by the softmax of a learned score, as SEAM does. "mean": their mean, as NVAN '
-        "does.",
-        choices=("score", "mean"),
+        '"score": the frames are weighted by the softmax of a learned score, as SEAM does. "direction": the same, but '
+        'the score is of the feature\'s direction alone, as NAN does. "mean": their mean, as NVAN does.',
+        choices=("score", "direction", "mean"),
     )
 
 

@@ -19,16 +19,20 @@ class AttentionPooling(nnx.Module):
 
     Source: Godi et al. 2022, "MovingFashion: a Benchmark for the Video-to-Shop Challenge" (SEAM: `non_local="relu"`);
     Liu et al. 2019, "Spatially and Temporally Efficient Non-local Attention Network for Video-based Person
-    Re-Identification" (NVAN: `non_local="softmax"`, `pooling="mean"`).
+    Re-Identification" (NVAN: `non_local="softmax"`, `pooling="mean"`); Yang et al. 2017, "Neural Aggregation Network
+    for Video Face Recognition" (NAN's first attention block: `pooling="direction"`).
     Differs: NVAN's block works on places of feature maps, and has a batch norm, which starts at weight 0, as its end.
+    NAN sums features of unit length.
     """
 
     def __init__(self, config: AggregationConfig, embed_dim: int, *, rngs: nnx.Rngs):
         settings = config.attention
         if settings.non_local != "none":
             self.block = NON_LOCAL[settings.non_local](embed_dim, rngs)
-        if settings.pooling == "score":
+        if settings.pooling != "mean":
             self.score = nnx.Linear(embed_dim, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        if settings.pooling == "direction":
+            self.norm = nnx.RMSNorm(embed_dim, use_scale=False, rngs=rngs)
 
     def __call__(self, features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
         x = features.astype(jnp.float32)
@@ -36,7 +40,8 @@ class AttentionPooling(nnx.Module):
             x = self.block(x, frame_mask)
         if not hasattr(self, "score"):
             return masked_mean(x, frame_mask)
-        scores = jnp.where(frame_mask, self.score(x)[..., 0], MASKED_SCORE)
+        scored = self.norm(x) if hasattr(self, "norm") else x
+        scores = jnp.where(frame_mask, self.score(scored)[..., 0], MASKED_SCORE)
         return jnp.einsum("bt,bte->be", jax.nn.softmax(scores), x)
 
 

@@ -17,6 +17,7 @@ CONFIGS = {
     "features": AggregationConfig("features"),
     "embeddings": AggregationConfig("embeddings"),
     "attention": AggregationConfig("attention"),
+    "direction": AggregationConfig("attention", AttentionConfig(pooling="direction")),
     "relu": AggregationConfig("attention", AttentionConfig("relu")),
     "softmax": AggregationConfig("attention", AttentionConfig("softmax", "mean")),
     "transformer": AggregationConfig("transformer", transformer=FrameTransformerConfig(2, 2, FRAMES)),
