@@ -143,7 +143,7 @@ def test_the_device_can_cut_and_resize_what_the_host_decodes(light_reference, sh
 
 def test_continues_after_sigkill(light_reference, shop, tmp_path):
     workdir, _ = light_reference
-    arguments = command(shop, tmp_path, config="sample", tiny=LIGHT, train__checkpoint_interval_steps=1)
+    arguments = command(shop, tmp_path, config="sample_icl", tiny=LIGHT, train__checkpoint_interval_steps=1)
     process = start(arguments)
     wait_for_checkpoint(process, tmp_path)
     process.kill()
