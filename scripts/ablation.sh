@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Measures what PMD, PFR, IPD, and ranking by the decoder add to ICL: trains each combination on the sample shop with
-# three seeds and prints rank-k on 2,400 clips of 100 products that are not trained on, with paired intervals. IPD with a
-# detector needs scripts/detectors.sh first and is left out without it. A finished run is kept, and a killed one
-# continues; meanwhile `python scripts/ablation_table.py runs/ablation --data_dir=data/built/ablation` prints what is
-# there.
+# Measures what weights of the frames, PMD, PFR, IPD, and ranking by the decoder add to ICL: trains each combination on
+# the sample shop with three seeds and prints rank-k on 2,400 clips of 100 products that are not trained on, with paired
+# intervals. IPD with a detector needs scripts/detectors.sh first and is left out without it. A finished run is kept,
+# and a killed one continues; meanwhile `python scripts/ablation_table.py runs/ablation --data_dir=data/built/ablation`
+# prints what is there.
 #
 #   scripts/ablation.sh [--quick] [--config.x.y=z …]      settings apply to all runs; SEEDS="0 1 2" sets the seeds.
 #                                                         --quick: one seed, 40 steps, 4 clips of each product
@@ -60,6 +60,8 @@ for seed in $seeds; do # the outer loop, so that tables of few seeds have all me
     prepare_sample "$seed"
     train_boxes=() test_boxes=()
     measure icl
+    measure weights --config.model.aggregation.kind=attention --config.model.aggregation.attention.pooling=direction \
+        --config.optimizer.new_learning_rate=1e-2
     measure pmd "${all[@]}" --config.loss.pfr_weight=0
     measure pfr "${all[@]}"
     for use in mask crop; do

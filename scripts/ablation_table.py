@@ -26,6 +26,7 @@ from scripts.paired import NAMES, Ranked, cell, cells, differences, find_evaluat
 BASELINE, UNTRAINED = "icl", "shipped"  # the latter is an evaluation without a training
 METHODS = {
     BASELINE: "ICL",
+    "weights": "ICL, weighted frames",
     "pmd": "ICL + PMD",
     "pfr": "ICL + PMD + PFR",
     "boxes_mask": "all + IPD (boxes), mask",
