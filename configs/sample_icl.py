@@ -1,6 +1,6 @@
 """RICE (ICL) on the simulated livestreams of `data/sample`, from the small encoder that the repository ships.
 
-What the other configs of the sample start from. Hardware: 2 CPU cores, about 3 minutes of training.
+The base of the sample's other configs. Hardware: 2 CPU cores, about 3 minutes of training.
 """
 
 from rice_jax.config import default_config

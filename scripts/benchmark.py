@@ -170,7 +170,7 @@ def live(overrides: Mapping, *, cores: int | None, images: int, rerank: int, fra
     with on_cores(cores) as used:
         configs = {"as set": settings({**default_dtype(), **overrides})}
         if not overrides:
-            shop = load_config("sample")
+            shop = load_config("sample_icl")
             encoder = json.loads((ENCODER / "config.json").read_text())
             shop.model.update({name: encoder[name] for name in encoder.keys() & {*shop.model} - {"dtype"}})
             shop.model.init_from = ""

@@ -188,7 +188,8 @@ class Texts:
                 f"{model.fingerprint[:12]}, expected {fingerprint[:12]}), and texts of different towers cannot be "
                 "compared. Use that tower, or make another index with this one"
             )
-        self.source, self.fingerprint, self.dimensions = str(source), model.fingerprint, model.config.embed_dim
+        self.source = str(Path(source).absolute())
+        self.fingerprint, self.dimensions = model.fingerprint, model.config.embed_dim
         self.is_clip = model.config.head == "projection"  # its texts have a place among its CLIP's pictures
         self._embedder = TextEmbedder(model, batch_size, create_mesh(MeshConfig(1, 1), jax.local_devices()[:1]))
         self._kept = functools.lru_cache(NUM_KEPT)(lambda text: self._embed([text])[0])

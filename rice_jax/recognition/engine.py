@@ -114,11 +114,11 @@ class Engine:
         known = [texts for other in others for texts in other._loaded_texts]
         self._titles: Titles | None = load_titles(self.index, model, text_model, known)
         known += [self._titles.texts] if self._titles else []
-        texts = load_speech(self.index.about, model, text_model, known) if rerank else None
+        texts = load_speech(self.index.about, model, text_model, known) if rerank > 0 else None
         self._warn(self.index.about.ipd)
         frames = self._compile(loaded, sorted(batch_sizes), shared, with_tokens=rerank > 0)
         self._reranker = None
-        if rerank:
+        if rerank > 0:
             self._reranker = Reranker(self.index, loaded, rerank, frames, by_frames=self.by_frames, texts=texts)
 
     @property

@@ -122,8 +122,9 @@ class GrowingFile:
                 logger.warning("%s: has not grown for %.0f seconds", self._path, SILENT_SECONDS)
             if silent >= check:
                 self.complete, check = is_complete(self._path), check + COMPLETE_SECONDS
+            before = time.monotonic()
             self._stop.wait(LOOK_SECONDS)
-            self.waited += LOOK_SECONDS
+            self.waited += max(LOOK_SECONDS, time.monotonic() - before)
             silent += LOOK_SECONDS
         return found
 
@@ -332,7 +333,7 @@ def _decode(
 
 
 def _seconds(file: GrowingFile | None) -> float:
-    """A clock that stops at the end of a file: a new connection would wait for the same picture there."""
+    """Seconds of a clock that stops while a file does not grow, since a new connection would wait there as well."""
     return time.monotonic() - (file.waited if file else 0.0)
 
 
