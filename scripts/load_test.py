@@ -10,9 +10,10 @@ images with the same scores up to rounding, and the same timeline. A bad request
 
 The script prints the server's memory before, at most, and after, and then compares the speed of the server with that of
 the recognizer, called by one thread and by as many threads as there are clients; for this, the clips alone are sent
-again. `core_ms_each` is the CPU time of the server or recognizer per request; other columns include the time of the
-clients and of other programs. The last line is the numbers as JSON. The exit code is 1 if any response was wrong. The
-script needs Linux and `pip install 'rice-jax[test]'`.
+again. Of these it prints how long a clip is in each stage, on average; `other` is the parsing of the request, the
+response, and waiting for the event loop. `core_ms_each` is the CPU time of the server or recognizer per request; other
+columns include the time of the clients and of other programs. The last line is the numbers as JSON. The exit code is 1
+if any response was wrong. The script needs Linux and `pip install 'rice-jax[test]'`.
 """
 
 import argparse
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `scripts`
 import httpx
 import numpy as np
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from rice_jax.recognition.engine import Engine, Match, join_frames
 from rice_jax.recognition.recognizer import Segment, products_over_time
@@ -94,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     problems = result.pop("problems")
     print("responses:", ", ".join(f"{count} {kind}" for kind, count in result["responses"].items()))
     print("MiB of the server:", ", ".join(f"{size:.0f} {when}" for when, size in result["memory_MiB"].items()))
+    print("ms of a clip in the server:", ", ".join(f"{ms:.1f} {stage}" for stage, ms in result["stages_ms"].items()))
     print_rows(COLUMNS, result.pop("rows"), cores=cores, clients=options.clients, wrong=len(problems), **result)
     if problems:
         sys.exit("\n".join(problems[:10]))
@@ -103,8 +106,8 @@ def measure(index: Path, num_requests: int, num_clients: int, seed: int) -> dict
     """Measures the recognizer in this process, then the server.
 
     Returns:
-        `problems`: a line for each wrong response; `responses`: their number by kind; `memory_MiB`; and `rows` of the
-        table.
+        `problems`: a line for each wrong response; `responses`: their number by kind; `memory_MiB`; `stages_ms`; and
+        `rows` of the table.
     """
     alone = Alone(index)
     first, asked = (
@@ -125,14 +128,23 @@ def measure(index: Path, num_requests: int, num_clients: int, seed: int) -> dict
             watch = Watch(process.pid)
             outcomes = ask(address, asked, truths)
             mixed = watch.row("server, all kinds", [outcome.seconds for outcome in outcomes])
-        watch = Watch(process.pid)
+        before, watch = stage_seconds(address), Watch(process.pid)
         again = ask(address, clips, truths)
         rows += [watch.row("server", [outcome.seconds for outcome in again]), mixed]
+        stages = {
+            stage: (seconds - before[stage]) / len(again) * 1000 for stage, seconds in stage_seconds(address).items()
+        }
         problems += [outcome.problem for outcome in (*outcomes, *again)]
         if process.poll() is not None:
             problems.append(f"the server has ended with code {process.returncode}")
     kinds = dict(collections.Counter(outcome.kind for outcome in outcomes).most_common())
-    return {"problems": list(filter(None, problems)), "responses": kinds, "memory_MiB": memory, "rows": rows}
+    return {
+        "problems": list(filter(None, problems)),
+        "responses": kinds,
+        "memory_MiB": memory,
+        "stages_ms": stages,
+        "rows": rows,
+    }
 
 
 class Alone:
@@ -243,6 +255,18 @@ def find_problem(request: Request, status: int, answer: dict, truths: dict[Clip,
         expected = [(part.start, part.end, part.product and part.product.id) for part in timeline]
         return "" if found == expected else f"found the timeline {found}, expected {expected}"
     return ""
+
+
+def stage_seconds(address: str) -> dict[str, float]:
+    """The seconds that all clips together have been in each stage so far, as the server's metrics have them."""
+    seconds, whole = {}, 0.0
+    for family in text_string_to_metric_families(httpx.get(f"{address}/metrics").text):
+        for sample in family.samples:
+            if sample.name == "rice_stage_seconds_sum":
+                seconds[sample.labels["stage"]] = sample.value
+            elif sample.name == "rice_request_seconds_sum" and sample.labels["route"] == "/recognize":
+                whole = sample.value
+    return seconds | {"other": whole - sum(seconds.values()), "in all": whole}
 
 
 @contextlib.contextmanager

@@ -118,7 +118,8 @@ def build_shards(
             titles = embed_distinct(read, (picture.title for picture in found.pictures)) if read else None
             index, broken = embed_pictures(model, pairs, batch_size, pool, titles) if pairs else (_empty(model), [])
             problems = found.problems + [problem(model.about, *pair) for pair in broken]
-            text = embed_titles(*embedder, index.titles, {}) if embedder else None
+            known = titles if titles and embedder and read is embedder[0] else {}
+            text = embed_titles(*embedder, index.titles, known) if embedder else None
             index = dataclasses.replace(index, sources=(str(Path(images).absolute()),), text=text)
             index = make_smaller(index, None, store_as)
             shard = Shard(number, len(pieces), piece.made_of, len(problems), found.num_missing)

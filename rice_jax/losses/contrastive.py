@@ -66,7 +66,7 @@ def masked_contrastive_loss(
     return jnp.where(mask, losses, 0).sum() / jnp.maximum(2 * mask.sum(), 1)
 
 
-def similarity(image: Float[Array, "A E"], video: Float[Array, "B E"]) -> Float[Array, "A B"]:
+def similarity(image: Float[Array, "*A E"], video: Float[Array, "B E"]) -> Float[Array, "*A B"]:
     """Inner products in full float32; by default a TPU rounds its inputs to bfloat16, and a GPU to TF32."""
     return jnp.matmul(image, video.T, precision=jax.lax.Precision.HIGHEST)
 

@@ -72,16 +72,18 @@ def cope_loss(
         both = rows[pair.first] & rows[pair.second]
         losses[str(pair)] = smoothed_contrastive_loss(views[pair.first], views[pair.second], mask, both)
         total += pair.weight * losses[str(pair)]
-    for name, weight in classified.items():
+    if classified:
         assert centers is not None
-        losses[f"class-{name}"] = loss = cosface_loss(
-            views[name],
+        each = cosface_loss(
+            jnp.stack([views[name] for name in classified], axis=1),
             product,
             centers.centers,
             number=centers.number,
             num_classes=centers.num_classes,
-            real=rows[name],
+            real=jnp.stack([rows[name] for name in classified], axis=1),
             split=centers.split,
         )
-        total += weight * loss
+        for place, (name, weight) in enumerate(classified.items()):
+            losses[f"class-{name}"] = each[place]
+            total += weight * each[place]
     return {"loss": total} | losses

@@ -10,26 +10,28 @@ from rice_jax.losses.contrastive import MASKED_LOGIT, similarity
 
 SCALE, MARGIN = 64.0, 0.4
 HIGHEST = 69.0776  # -log(1e-30), of a row's value
-# Pins the logits `[B, C]` to devices, which then need not hold them whole; see `parallel.blocks.split_classes`.
+# Pins the logits, the last axis of which is classes, to devices, which then need not hold them whole; see
+# `parallel.blocks.split_classes`.
 Split = Callable[[Array], Array]
 
 
 def cosface_loss(
-    embedding: Float[Array, "B E"],
+    embedding: Float[Array, "B *V E"],
     label: Int[Array, " B"],
     centers: Float[Array, "C E"],
     *,
     number: Int[Array, " C"] | None = None,
     num_classes: int | None = None,
-    real: Bool[Array, " B"] | None = None,
+    real: Bool[Array, "B *V"] | None = None,
     split: Split = lambda logits: logits,
-) -> Float[Array, ""]:
+) -> Float[Array, " *V"]:
     """Mean cross entropy of the scaled cosines of embeddings and classes, less a margin at the row's own class.
 
     The sums over classes are of each device's own ones first, then of the devices' maxima and sums.
 
     Args:
-        embedding: unit-length embeddings, float32.
+        embedding: unit-length embeddings, float32; of one view, or of V views, whose gradients for the centers are
+            then summed over devices once.
         label: the class of each row.
         centers: a row for each class, of any length, float32.
         number: the class of each row of `centers`, each at most once; None = its place. A row's own class is among
@@ -39,19 +41,19 @@ def cosface_loss(
         split: of the logits.
 
     Returns:
-        Scalar loss, float32. The value of a row is at most 69.08, its gradient goes on.
+        Loss of each view, float32. The value of a row is at most 69.08, its gradient goes on.
 
     Source: Wang et al. 2018, "CosFace"; An et al. 2022, "Partial FC", whose code has this bound.
     """
     number = jnp.arange(len(centers)) if number is None else number
-    real = jnp.ones(len(label), bool) if real is None else real
-    own = label[:, None] == number
+    real = jnp.ones(embedding.shape[:-1], bool) if real is None else real
+    own = label.reshape(-1, *[1] * (embedding.ndim - 1)) == number
     logits = split(SCALE * (similarity(embedding, _unit(centers)) - MARGIN * own))
     if num_classes is not None:
         logits = jnp.where(number < num_classes, logits, MASKED_LOGIT)
-    loss = jax.nn.logsumexp(logits, axis=1) - jnp.where(own, logits, 0).sum(axis=1)
+    loss = jax.nn.logsumexp(logits, axis=-1) - jnp.where(own, logits, 0).sum(axis=-1)
     loss += jax.lax.stop_gradient(jnp.minimum(loss, HIGHEST) - loss)
-    return jnp.where(real, loss, 0).sum() / jnp.maximum(real.sum(), 1)
+    return jnp.where(real, loss, 0).sum(axis=0) / jnp.maximum(real.sum(axis=0), 1)
 
 
 def sample_classes(label: Int[Array, " B"], num_classes: int, size: int, key: Array) -> Int[Array, " K"]:

@@ -59,7 +59,7 @@ def fold_pairs(mesh: Mesh, max_rows: int = MAX_ROWS):
 
 
 def split_classes(mesh: Mesh):
-    """Splits an array `[rows, classes]`: rows over `data`, classes over `fsdp`, as the classes' parameters are.
+    """Splits an array `[rows, …, classes]`: rows over `data`, classes over `fsdp`, as the classes' parameters are.
 
     A sum over classes is then one of each device's own classes, and of these sums. An axis that does not divide stays
     whole.
@@ -69,8 +69,9 @@ def split_classes(mesh: Mesh):
     """
 
     def split(x: jax.Array) -> jax.Array:
-        sizes = zip(AXES, x.shape, strict=True)
-        spec = PartitionSpec(*(axis if size % mesh.shape[axis] == 0 else None for axis, size in sizes))
+        sizes = zip(AXES, (x.shape[0], x.shape[-1]), strict=True)
+        rows, classes = (axis if size % mesh.shape[axis] == 0 else None for axis, size in sizes)
+        spec = PartitionSpec(rows, *[None] * (x.ndim - 2), classes)
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     return split

@@ -107,7 +107,7 @@ def load_speech(
         )
         return None
     own = about.text_model == about.checkpoint
-    return load_texts(about.text_model, about.text_fingerprint, model if own else text_model, known)
+    return load_texts(about.text_model, about.text_fingerprint, own, model, text_model, known)
 
 
 def require_queries(index: Index, name: str | os.PathLike) -> None:

@@ -65,7 +65,7 @@ def load_titles(
     Args:
         index: to search.
         model: the run that made it, if it has moved.
-        text_model: what embedded the titles, if it has moved.
+        text_model: what embedded the titles, if it has moved and is not that run.
         known: loaded for other indexes; shared if they are the same.
 
     Returns:
@@ -79,27 +79,33 @@ def load_titles(
     if text is None:
         return None
     warn_of_weight(text.weight, index.about.calibration)
-    if text_model is None and text.model == index.about.checkpoint:
-        text_model = model  # the tower is the run's own
-    return Titles(text, load_texts(text.model, text.fingerprint, text_model, known))
+    own = text.model == index.about.checkpoint
+    return Titles(text, load_texts(text.model, text.fingerprint, own, model, text_model, known))
 
 
-def load_texts(named: str, fingerprint: str, moved: str | os.PathLike | None, known: Iterable[Texts]) -> Texts:
+def load_texts(
+    named: str,
+    fingerprint: str,
+    own: bool,
+    model: str | os.PathLike | None,
+    text_model: str | os.PathLike | None,
+    known: Iterable[Texts],
+) -> Texts:
     """Loads what embedded texts of an index.
 
     Args:
         named: where it was then.
         fingerprint: of it.
-        moved: where it is now; None = there.
-        known: as in `load_titles`.
+        own: whether it is the tower of the run that made the index, and has moved with that.
+        model, text_model, known: as in `load_titles`.
 
     Raises:
         CheckpointError, DataError: as `load_titles`.
     """
     shared = next((texts for texts in known if texts.fingerprint == fingerprint), None)
+    moved, flag = (model, "--model") if own else (text_model, "--text_model")
     if not (shared or moved or os.path.exists(named)):
         raise CheckpointError(
-            f"{named}: has embedded the titles of the index, and is not there any more; tell where it is now "
-            "(--text_model)"
+            f"{named}: has embedded the titles of the index, and is not there any more; tell where it is now ({flag})"
         )
     return shared or Texts(moved or named, fingerprint)

@@ -37,6 +37,12 @@ class Metrics:
             ["route"],
             registry=registry,
         )
+        self.stages = prometheus_client.Histogram(
+            "rice_stage_seconds",
+            "Time of a request in a stage: upload, decode, queue, encode, or rank.",
+            ["stage"],
+            registry=registry,
+        )
         self.responses = prometheus_client.Counter(
             "rice_requests", "Requests by status.", ["route", "status"], registry=registry
         )
@@ -79,6 +85,15 @@ class Metrics:
                 ("stale", "1 if a newer index has been written that cannot be used."),
             )
         )
+
+    def stage(self, name: str) -> contextlib.AbstractContextManager:
+        """Measures the `with` block as a request's time in a stage."""
+        return self.stages.labels(name).time()
+
+    def spent(self, waiting: float, encoding: float) -> None:
+        """Notes the seconds that a request's pictures have waited for the encoder, and in which they were encoded."""
+        self.stages.labels("queue").observe(waiting)
+        self.stages.labels("encode").observe(encoding)
 
     def count(self, index: str, named: bool, score: float) -> None:
         """Counts an answer about an index: whether it names a product, and the best score."""

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -25,7 +26,13 @@ class Encodes(Protocol):
 class _Job(NamedTuple):
     engine: Encodes
     picture: UInt8[np.ndarray, "S S 3"]
-    future: Future
+    future: "Future[_Row]"
+
+
+class _Row(NamedTuple):
+    row: PyTree  # of the engine's arrays
+    start: float  # seconds, of the batch's encoding
+    end: float
 
 
 class Batcher:
@@ -37,14 +44,21 @@ class Batcher:
     that caused it.
     """
 
-    def __init__(self, sizes: Sequence[int], encoded: Callable[[int], None] = lambda count: None):
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        encoded: Callable[[int], None] = lambda count: None,
+        spent: Callable[[float, float], None] = lambda waiting, encoding: None,
+    ):
         """Starts the thread.
 
         Args:
             sizes: sizes of batches; 1 must be among them.
             encoded: called with the number of pictures of each batch.
+            spent: called with the seconds that a caller's pictures have waited, and those in which any of them was
+                encoded; together they are the time of the call.
         """
-        self._sizes, self._encoded = sorted(sizes), encoded
+        self._sizes, self._encoded, self._spent = sorted(sizes), encoded, spent
         self._waiting: collections.deque[_Job] = collections.deque()
         self._changed, self._closed = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -64,13 +78,15 @@ class Batcher:
             Exception: whatever `encode` raises for one of these pictures.
             RuntimeError: the batcher is closed.
         """
+        start = time.perf_counter()
         # A cancelled caller cancels its queued pictures, which are then not encoded.
         rows = await asyncio.gather(*map(asyncio.wrap_future, self._submit(engine, pictures)))
-        return _joined(rows)
+        return self._joined(rows, start)
 
     def encode_and_wait(self, engine: Encodes, pictures: Sequence[UInt8[np.ndarray, "S S 3"]]) -> PyTree:
         """Does the same for a thread, which waits."""
-        return _joined([future.result() for future in self._submit(engine, pictures)])
+        start = time.perf_counter()
+        return self._joined([future.result() for future in self._submit(engine, pictures)], start)
 
     @property
     def num_waiting(self) -> int:
@@ -84,7 +100,7 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
 
-    def _submit(self, engine: Encodes, pictures: Sequence[UInt8[np.ndarray, "S S 3"]]) -> list[Future]:
+    def _submit(self, engine: Encodes, pictures: Sequence[UInt8[np.ndarray, "S S 3"]]) -> "list[Future[_Row]]":
         jobs = [_Job(engine, picture, Future()) for picture in pictures]
         with self._changed:
             if self._closed:
@@ -112,6 +128,7 @@ class Batcher:
             return jobs
 
     def _encode(self, jobs: Sequence[_Job]) -> None:
+        start = time.perf_counter()
         try:
             rows = jax.device_get(jobs[0].engine.encode(np.stack([job.picture for job in jobs])))
         except Exception as error:
@@ -121,10 +138,13 @@ class Batcher:
                 for job in jobs:
                     self._encode([job])
             return
+        end = time.perf_counter()
         self._encoded(len(jobs))
         for place, job in enumerate(jobs):
-            job.future.set_result(jax.tree.map(lambda array, place=place: array[place], rows))
+            job.future.set_result(_Row(jax.tree.map(lambda array, place=place: array[place], rows), start, end))
 
-
-def _joined(rows: Sequence[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *parts: np.stack(parts), *rows)
+    def _joined(self, rows: Sequence[_Row], start: float) -> PyTree:
+        """The rows as arrays; `start` is when the caller came."""
+        encoding = sum(end - start for start, end in {(row.start, row.end) for row in rows})
+        self._spent(time.perf_counter() - start - encoding, encoding)
+        return jax.tree.map(lambda *parts: np.stack(parts), *(row.row for row in rows))

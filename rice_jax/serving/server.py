@@ -186,7 +186,8 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
         uploads.require_form(kind, request.query_params)
         with service.scratch.file() as stored:
             small = {SUBTITLES: SUBTITLE_BYTES}
-            form = await read_form(kind, request.stream(), stored, limits.frames, small)
+            with admission.metrics.stage("upload"):
+                form = await read_form(kind, request.stream(), stored, limits.frames, small)
             upload = uploads.check_form(form)
             with admission.place():
                 async with working(request, limits.decode_seconds) as work:
@@ -203,7 +204,8 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
         uploads.require_once(name for name, _ in request.query_params.multi_items())
         kind = request.headers.get("content-type", "")
         with service.scratch.file() as stored:
-            picture = await uploads.read_picture(kind, request.stream(), stored, limits)
+            with admission.metrics.stage("upload"):
+                picture = await uploads.read_picture(kind, request.stream(), stored, limits)
             with admission.place():
                 return await service.push(shops[_name(request)], picture, stream_id, query)
 
@@ -219,7 +221,8 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
         kind = request.headers.get("content-type", "")
         uploads.require_form(kind, request.query_params)
         with service.scratch.file() as stored:
-            form = await read_form(kind, request.stream(), stored, limits.frames)
+            with admission.metrics.stage("upload"):
+                form = await read_form(kind, request.stream(), stored, limits.frames)
             pictures = uploads.check_pictures(form)
             with admission.place():
                 async with working(request, limits.decode_seconds) as work:

@@ -107,7 +107,7 @@ class Service:
             self._decoders, self._rankers = (ThreadPoolExecutor(os.cpu_count(), name) for name in (DECODERS, "ranker"))
             stack.callback(self._rankers.shutdown)
             stack.callback(self._decoders.shutdown, wait=False, cancel_futures=True)
-            self._batcher = Batcher(self._batch_sizes, self._metrics.batches.observe)
+            self._batcher = Batcher(self._batch_sizes, self._metrics.batches.observe, self._metrics.spent)
             self._metrics.waiting.set_function(lambda: self._batcher.num_waiting)
             stack.callback(self._batcher.close)
             if watch:
@@ -136,7 +136,7 @@ class Service:
         speech = await _run(self._decoders, uploads.read_speech, upload, self._interval)  # refused before the work
         times, frames = await self._encode(shop, prepared, work)
         clip = Clip(times, frames, reading, speech, bool(upload.video))
-        found = await _run(self._rankers, _recognized, shop, clip, upload.query)
+        found = await self._timed("rank", self._rankers, _recognized, shop, clip, upload.query)
         for segment in found.timeline:
             self._metrics.count(shop.name, segment.product is not None, segment.products[0].score)
         return found
@@ -156,7 +156,7 @@ class Service:
             if not followed.log.is_closed:
                 raise HTTPException(409, f"stream {stream_id!r} follows a source; end it before you push its pictures")
             self.lives.end(name)
-        prepared = await _run(self._decoders, self._prepare, shop, picture)
+        prepared = await self._timed("decode", self._decoders, self._prepare, shop, picture)
         # Only now, since no stream starts with a refused picture.
         stream = self.streams.open(_key(shop, stream_id), lambda: Stream(shop.engine.num_frames, self._interval))
         window, restarted = stream.window(query.time)
@@ -174,7 +174,8 @@ class Service:
         newest, frames = kept
         where, said = parse_where(query.where), stream.said(window)
         speech = join_sentences(said)
-        found = await _run(self._rankers, shop.engine.rank, frames, query.gallery, query.top, newest, where, speech)
+        asked = frames, query.gallery, query.top, newest, where, speech
+        found = await self._timed("rank", self._rankers, shop.engine.rank, *asked)
         self._metrics.count(shop.name, found.product is not None, found.products[0].score)
         return StreamResponse(
             products=list(map(shop.product, found.products)),
@@ -315,7 +316,7 @@ class Service:
         times: list[float] = []
         parts: list[Frames] = []
         try:
-            while some := await _run(self._decoders, work.take, prepared, max(self._batch_sizes)):
+            while some := await self._timed("decode", self._decoders, work.take, prepared, max(self._batch_sizes)):
                 times += [frame.time for frame in some]
                 parts.append(await self._batcher.encode(shop.engine, [frame.picture for frame in some]))
         finally:
@@ -323,6 +324,10 @@ class Service:
             with contextlib.suppress(ValueError):  # the server stops, and a thread is still in the middle of a picture
                 prepared.close()
         return times, join_frames(parts)
+
+    async def _timed(self, stage: str, pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
+        with self._metrics.stage(stage):
+            return await _run(pool, function, *args)
 
     def _prepare(self, shop: Shop, picture: File) -> UInt8[np.ndarray, "S S 3"]:
         return uploads.prepare_picture(picture.read(), self._limits, shop.engine.prepare, "the picture")

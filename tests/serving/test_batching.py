@@ -74,6 +74,26 @@ def test_callers_share_batches_and_get_their_own_rows_in_order(start):
     assert counts == [1, 4, 2, 1]
 
 
+def test_waiting_and_encoding_are_the_time_of_a_call(start):
+    gate, spent = Gate(held=True), []
+    batcher = start((1, 2), spent=lambda *seconds: spent.append(seconds))
+
+    async def run():
+        first = asyncio.create_task(batcher.encode(gate, [picture(9)]))
+        await until(lambda: gate.entered == 1)
+        second = asyncio.create_task(batcher.encode(gate, [picture(1), picture(2), picture(3)]))
+        await until(lambda: batcher.num_waiting == 3)
+        await asyncio.sleep(0.2)
+        gate.open.set()
+        await first
+        await second
+
+    asyncio.run(run())
+    (waited, encoding), (waited_2, encoding_2) = spent
+    assert encoding > 0.2 > waited >= 0, "the first is held while it is encoded"
+    assert waited_2 > 0.2 > encoding_2 > 0, "the others wait for it, and are then encoded"
+
+
 def test_an_error_reaches_only_its_own_caller(start):
     gate = Gate(held=True)
     batcher = start((4, 1))

@@ -132,3 +132,16 @@ def test_answers_are_counted(client, shop):
     loaded = client.get("/healthz").json()["loaded"]
     stamp = datetime.datetime.fromisoformat(loaded).timestamp()
     assert after['rice_index_loaded_timestamp_seconds{index=""}'] == stamp
+
+
+def test_the_time_of_a_clip_is_divided_into_stages(client, shop):
+    def measured():
+        found = re.findall(r'^rice_(?:stage|request)_seconds_sum{\w+="(.*)"} (\S+)$', client.get("/metrics").text, re.M)
+        return {name: float(value) for name, value in found}
+
+    before = measured()
+    client.post("/recognize", files=clip(shop, 2))
+    after = measured()
+    spent = {name: after[name] - before.get(name, 0) for name in ("upload", "decode", "queue", "encode", "rank")}
+    assert min(spent.values()) > 0
+    assert sum(spent.values()) < after["/recognize"] - before.get("/recognize", 0)

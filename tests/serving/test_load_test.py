@@ -1,5 +1,6 @@
 """The load test finds wrong responses, and none on a server of the tiny shop."""
 
+import json
 import types
 
 import pytest
@@ -28,6 +29,8 @@ def test_no_answer_is_wrong(shop, capsys, forked):
     assert '"wrong": 0' in printed.out
     for kind in ("clip", "stream", "truncated", "50 megapixels", "unknown gallery"):
         assert kind in printed.out.splitlines()[0]
+    stages = json.loads(printed.out.splitlines()[-1])["stages_ms"]
+    assert list(stages)[-2:] == ["other", "in all"] and min(stages.values()) > 0
 
 
 def test_wrong_answers_are_found(shop):

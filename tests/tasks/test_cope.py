@@ -98,9 +98,9 @@ def test_the_step_computes_the_loss_of_the_models_views(config, expected):
     assert all(np.isfinite(x).all() and np.any(x) for x in jax.tree.leaves(gradients["page"]))
 
 
-@pytest.mark.parametrize(("fsdp", "chunks"), [(1, 1), (8, 2)])
+@pytest.mark.parametrize(("fsdp", "chunks"), [(1, 1), (4, 1), (8, 2)])
 def test_eight_devices_and_chunks_give_the_losses_and_gradients_of_one(config, expected, fsdp, chunks):
-    """No device gets the logits of all classes, or all centers."""
+    """No device gets the logits of all classes, or all centers, and gradients of centers are summed once."""
     chunked = dataclasses.replace(config, train=dataclasses.replace(config.train, grad_cache_chunks=chunks))
     found = one_step(chunked, 8, fsdp, start=params(config))
     assert_same(found, expected)
@@ -108,6 +108,8 @@ def test_eight_devices_and_chunks_give_the_losses_and_gradients_of_one(config, e
         matrix, logits = f"[{class_rows(NUM_CLASSES)},8]", f"[{BATCH},{class_rows(NUM_CLASSES)}]"
         shapes = [one.shape for one in collectives(found[2])]
         assert shapes and not any(matrix in shape or logits in shape for shape in shapes)
+        own = f"[{class_rows(NUM_CLASSES) // fsdp},8]"
+        assert sum(shape.count(own) for shape in shapes) == (fsdp < 8), shapes
 
 
 def test_sampled_classes_depend_on_seed_and_step_alone():
