@@ -1,24 +1,30 @@
 """Measures the speed and memory of training, encoding, ranking, recognition and the input pipeline.
 
-    python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=5] [--seconds=2] [--profile=DIR] [--config.…]
+    python scripts/benchmark.py step [--batch=4] [--cores=N] [--rounds=5] [--seconds=2] [--profile=DIR] [--alone]
+                                     [--config=lpr4m] [--config.…]
     python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=5] [--seconds=2] [--profile=DIR] [--config.…]
+    python scripts/benchmark.py attention [--batch=8] [--cores=N] [--rounds=5] [--seconds=2] [--config.…]
     python scripts/benchmark.py rank [--sizes=20079x66358x110,200x1000000x1] [--cores=N] [--rounds=5]
     python scripts/benchmark.py live [--images=1000] [--rerank=50] [--frames=300] [--cores=N] [--config.…]
     python scripts/benchmark.py flops [--config.data.batch_size=16 …]
     python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
     python scripts/benchmark.py data [--cores=N] [--clips=1500] [--rounds=5] [--seconds=5] [--config.data.resize=288 …]
 
-Settings are the defaults (docs/settings.md) unless `--config.…` changes them. `step`, `encode`, `rank`, `live` and
-`data` also print their numbers as a line of JSON. In `step`, `encode` and `rank` the programs that are compared take
-turns, once a round. Speeds and ratios of wall-clock speeds are medians over the rounds. A core-second is a second of
-one core's time, which other programs on the machine hardly affect. `step`, `encode` and `live` run on the first device
-that JAX finds: on a CPU in float32 and at one small batch size, elsewhere in bfloat16 and at several sizes. FLOP are
-the fewest with which any program can do the work (`scripts/benchmarks/least.py`), and utilization is their share of the
-device's peak, which is not known for CPUs. `--profile` writes a trace of our program for each row.
+Settings are the defaults (docs/settings.md), or those of `--config`, unless `--config.…` changes them. `step`,
+`encode`, `attention`, `rank`, `live` and `data` also print their numbers as a line of JSON. In the first four the
+programs that are compared take turns, once a round. Speeds and ratios of wall-clock speeds are medians over the rounds.
+A core-second is a second of one core's time, which other programs on the machine hardly affect. `step`, `encode`,
+`attention` and `live` run on the first device that JAX finds: on a CPU in float32 and at one small batch size,
+elsewhere in bfloat16 and at several sizes. FLOP are the fewest with which any program can do the work
+(`scripts/benchmarks/least.py`), and utilization is their share of the device's peak, which is not known for CPUs.
+`--profile` writes a trace of our program for each row.
 - `step` trains RICE with ICL, PMD, PFR and AdamW, and compares this with a naive step in JAX that matches as the
-  reference does, and with one that matches pair by pair. None has dropout.
+  reference does, and with one that matches pair by pair. None has dropout. With `--alone`, and where there is no
+  decoder (`--config.loss.pmd_weight=0`, `--config=cope`), our step is measured alone.
 - `encode` encodes pictures, and computes the gradients of the weights, and compares this with transformers' encoder of
   the same sizes in PyTorch on as many cores, if PyTorch is installed.
+- `attention` computes the attention of one block of the encoder, and its gradients, by the compiler, as our encoders
+  do, and by cuDNN where that can.
 - `rank` ranks random embeddings, by default with LPR4M's numbers of queries, images and galleries and with one gallery
   of a million images, and compares this with plain numpy, which holds all scores of a gallery, and with faiss, if it is
   installed, which finds only the first ten. Memory is the peak of the process. It needs Linux.
@@ -73,21 +79,24 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="step|encode|rank|live|flops|memory|data")
-    for command in (step, encode, rank, live, flops, memory, data):
+    commands = parser.add_subparsers(required=True, metavar="step|encode|attention|rank|live|flops|memory|data")
+    for command in (step, encode, attention, rank, live, flops, memory, data):
         subparser = commands.add_parser(command.__name__, description=command.__doc__)
         subparser.set_defaults(command=command)
     positive, add = _positive(int), {name: subparser.add_argument for name, subparser in commands.choices.items()}
-    for name in ("step", "encode", "rank", "live", "data"):
+    for name in ("step", "encode", "attention", "rank", "live", "data"):
         add[name]("--cores", type=positive, help="use so many (default: all)")
-    for name in ("step", "encode", "rank", "data"):
+    for name in ("step", "encode", "attention", "rank", "data"):
         add[name]("--rounds", type=positive, default=5, help="measure each so often (default: 5)")
-    for name, seconds in (("step", 2.0), ("encode", 2.0), ("data", 5.0)):
+    for name, seconds in (("step", 2.0), ("encode", 2.0), ("attention", 2.0), ("data", 5.0)):
         text = f"measure each so long in a round (default: {seconds:.0f})"
         add[name]("--seconds", type=_positive(float), default=seconds, help=text)
-    for name in ("step", "encode"):
+    for name in ("step", "encode", "attention"):
         add[name]("--batch", type=_several(positive), help="sizes of a batch, with commas between")
+    for name in ("step", "encode"):
         add[name]("--profile", type=Path, help="directory for traces, which TensorBoard and Perfetto show")
+    add["step"]("--alone", action="store_true", help="measure our step only")
+    add["step"]("--config", default="", metavar="NAME", help="settings that are not the defaults, such as cope")
     add["rank"](
         "--sizes", type=_several(_size), default=SIZES, help="queries x images x galleries, with commas between"
     )
@@ -102,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     overrides = dict(flag.removeprefix("--config.").split("=", 1) for flag in rest)
     options = vars(args)
     command = options.pop("command")
-    if command not in (step, encode, live):
+    if command not in (step, encode, attention, live):
         jax.config.update("jax_platforms", "cpu")
     try:
         command({name: _literal(value) for name, value in overrides.items()}, **options)
@@ -111,7 +120,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def step(
-    overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float, profile: Path | None
+    overrides: Mapping,
+    *,
+    batch: list[int] | None,
+    cores: int | None,
+    rounds: int,
+    seconds: float,
+    profile: Path | None,
+    alone: bool,
+    config: str,
 ) -> None:
     """Measures the speed of training RICE and of a step that matches as the reference does."""
     from scripts.benchmarks import step_speed
@@ -122,11 +139,11 @@ def step(
         if "data.batch_size" in overrides:
             sizes = [overrides["data.batch_size"]]
         configs = [
-            settings({**own, **default_dtype(), **overrides, "data.batch_size": size}) for size in batch or sizes
+            settings({**own, **default_dtype(), **overrides, "data.batch_size": size}, config)
+            for size in batch or sizes
         ]
-        if not configs[0].loss.pmd_weight:
-            raise ConfigError("config.loss.pmd_weight: found 0, expected more: the decoder is what is compared")
-        rows = step_speed.measure(configs, rounds, seconds, profile)
+        alone = alone or configs[0].task == "cope" or not configs[0].loss.pmd_weight  # nothing to match with
+        rows = step_speed.measure(configs, rounds, seconds, profile, alone)
         print_rows(step_speed.COLUMNS, rows, **about(configs[0], used))
 
 
@@ -148,6 +165,17 @@ def encode(
         print_rows(encode_speed.COLUMNS, rows, **about(config, used))
     if why := encode_speed.missing_torch(jax.devices()[0]):
         print(f"{why}: no rows of it", file=sys.stderr)
+
+
+def attention(overrides: Mapping, *, batch: list[int] | None, cores: int | None, rounds: int, seconds: float) -> None:
+    """Measures the speed of attention, by the compiler and by cuDNN."""
+    from scripts.benchmarks import attention_speed
+
+    with on_cores(cores) as used:
+        config = settings({**default_dtype(), **overrides})
+        sizes = batch or ([8] if on_cpu() else [64, 256, 1024])
+        rows = attention_speed.measure(config.model.encoder, sizes, rounds, seconds)
+        print_rows(attention_speed.COLUMNS, rows, **about(config, used))
 
 
 def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | None, rounds: int) -> None:
@@ -256,13 +284,13 @@ def about(config: Config, cores: int) -> dict:
     }
 
 
-def settings(overrides: Mapping) -> Config:
-    """The defaults with `{"data.batch_size": 8}` overridden.
+def settings(overrides: Mapping, name: str = "") -> Config:
+    """The defaults, or the settings of a config that comes with rice_jax, with `{"data.batch_size": 8}` overridden.
 
     Raises:
         ConfigError: a setting does not exist or has an impossible value.
     """
-    values = default_config()
+    values = load_config(name) if name else default_config()
     with values.ignore_type():  # `resolve` checks types with a clearer message
         values.update_from_flattened_dict(
             {"model.dtype": "float32", "model.pmd.attention_dropout": 0.0} | dict(overrides)

@@ -1,14 +1,15 @@
 """Compares models with what other implementations computed, number by number.
 
-    python scripts/check_parity.py CASE.npz [CASE.npz ...]
+    python scripts/check_parity.py CASE.npz|DIR [CASE.npz|DIR ...]
 
-A case holds weights, inputs, outputs, gradients and optimizer steps of any sizes; CASE.json beside it describes them,
-and `recipe.py` beside it makes weights or inputs that are not stored. Prints a line for every recorded array, and PASS
-or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not compared. Arrays of parts that
-rice_jax leaves out are named with the reason, and do not count. A case whose JSON names a `class` is of an encoder
-(`scripts/parity_encoders.py`), one whose JSON lists `cases` is of aggregations or losses (`scripts/parity_parts.py`),
-one whose JSON names a `case` is of a text tower (`scripts/parity_text.py`), of X-CLIP (`scripts/parity_xclip.py`), of
-COPE (`scripts/parity_cope.py`) or of its losses (`scripts/parity_losses.py`), all others are of the reference's RICE.
+DIR stands for all cases in it. A case holds weights, inputs, outputs, gradients and optimizer steps of any sizes;
+CASE.json beside it describes them, and `recipe.py` beside it makes weights or inputs that are not stored. Prints a line
+for every recorded array, and PASS or FAIL last; the exit code is 1 if anything differs, or if a recorded array is not
+compared. Arrays of parts that rice_jax leaves out are named with the reason, and do not count. A case whose JSON names
+a `class` is of an encoder (`scripts/parity_encoders.py`), one whose JSON lists `cases` is of aggregations or losses
+(`scripts/parity_parts.py`), one whose JSON names a `case` is of a text tower (`scripts/parity_text.py`), of X-CLIP
+(`scripts/parity_xclip.py`), of COPE (`scripts/parity_cope.py`) or of its losses (`scripts/parity_losses.py`), all
+others are of the reference's RICE.
 
 Of the latter, losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`;
 intermediate values that these do not return are computed from the model's parts.
@@ -89,8 +90,11 @@ LOSSES = {"vic_loss": "icl", "vim_loss": "pmd", "rec_loss": "pfr", "total_loss":
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE.npz")
-    paths = parser.parse_args(argv).cases
+    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE.npz|DIR")
+    named = parser.parse_args(argv).cases
+    paths = [path for one in named for path in (sorted(one.glob("*.npz")) if one.is_dir() else [one])]
+    if missing := [str(path) for path in paths or named if not path.with_suffix(".npz").is_file()]:
+        parser.error(f"found no recording {', '.join(missing)}")
     jax.config.update("jax_default_matmul_precision", "highest")  # accelerators would multiply fewer bits
     sys.exit(check(paths))
 

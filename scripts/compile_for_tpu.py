@@ -69,8 +69,7 @@ from rice_jax.tasks import TASKS, resolve
 from rice_jax.tasks.start import run_optimizer
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, training_step
-from rice_jax.types import Batch
-from scripts.benchmarks.compiled_step import abstract_batch, abstract_triplets
+from scripts.benchmarks.compiled_step import abstract_batch, abstract_rows
 from scripts.benchmarks.hlo import Collective, collectives
 from scripts.benchmarks.least import least_operations
 
@@ -269,9 +268,9 @@ def steps(config: Config, mesh: Mesh) -> dict[str, Callable[[], jax.stages.Lower
     embedder = compile_embedder(model_embedder(graphdef, with_queries=with_queries), params, mesh)
     batch_size = padded_batch_size(config.eval.batch_size, mesh)
     data = dataclasses.replace(config.data, batch_size=batch_size, num_frames=config.eval.num_frames)
-    rows = with_patch_mask(dataclasses.replace(config, data=data))
+    rows = abstract_batch(dataclasses.replace(config, data=data))
     return {
-        "training": lambda: step.lower(state, rows_to_train_on(config)),
+        "training": lambda: step.lower(state, abstract_rows(config)),
         "embedding images": lambda: embedder.image.lower(params, {"image": rows["image"]}),
         "embedding videos": lambda: embedder.video.lower(params, rows),
     }
@@ -301,20 +300,6 @@ def compile_program(lower: Callable[[], jax.stages.Lowered], chip: Chip) -> Prog
     if program.needed > chip.memory * 2**30:
         raise TooLarge(f"It needs {program.needed / 2**30:.2f}G of {chip.memory}G.")
     return program
-
-
-def rows_to_train_on(config: Config) -> Batch | dict:
-    """Shapes of a training batch."""
-    return abstract_triplets(config) if config.task == "cope" else with_patch_mask(config)
-
-
-def with_patch_mask(config: Config) -> Batch:
-    """Shapes of a training batch, with the mask that the pipeline adds where the settings ask for it."""
-    batch, model = abstract_batch(config), config.model
-    if model.ipd != "off" and model.ipd_use == "mask":
-        shape = (config.data.batch_size, config.data.num_frames, model.num_tokens - 1)
-        batch["patch_mask"] = jax.ShapeDtypeStruct(shape, jnp.bool_)
-    return batch
 
 
 def chip_of(topology: str) -> Chip:

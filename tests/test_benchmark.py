@@ -16,7 +16,7 @@ from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.rice import Rice
 from rice_jax.tasks.retrieval import retrieval_loss
 from scripts import benchmark
-from scripts.benchmarks import data_speed, encode_speed, peaks, rank_speed, step_speed, timing
+from scripts.benchmarks import accelerator, data_speed, encode_speed, peaks, rank_speed, step_speed, timing
 from scripts.benchmarks.least import encoder_operations, encoder_parameters, least_operations
 from scripts.benchmarks.naive import NaiveRice, PairwiseRice
 from tests import programs
@@ -339,7 +339,7 @@ def test_what_does_not_fit_is_left_out(capsys, monkeypatch):
         return {name: [timing.Speed(3.0, 2.0)] for name in tasks}
 
     configs = [benchmark.settings({**SIZES, "data.batch_size": size}) for size in (8, 4)]
-    monkeypatch.setattr(step_speed, "training_tasks", lambda config: {"ours": None, "naive": None})
+    monkeypatch.setattr(step_speed, "training_tasks", lambda config, alone: {"ours": None, "naive": None})
     monkeypatch.setattr(step_speed, "take_turns", take_turns)
     assert [row["pairs"] for row in step_speed.measure(configs, rounds=1, seconds=1.0)] == [4, 4]
     assert capsys.readouterr().err == "8 pairs: more memory than there is\n"
@@ -358,6 +358,63 @@ def test_training_is_measured(capsys, tmp_path):
     assert naive["of_naive"] == 1 and naive["utilization"] is None and naive["per_core_second"] > 0
     assert [result[name] for name in ("device", "peak", "dtype")] == ["cpu", "unknown", "float32"]
     assert len(list(tmp_path.glob("batch4/plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_copes_training_is_measured_alone(capsys):
+    small = [flag for flag in arguments(**{"model.width": 32, "model.layers": 1}) if "pmd" not in flag]
+    tower = ["text_tower.layers=1", "text_tower.width=16", "text_tower.heads=2", "text_tower.mlp_width=16"]
+    small += [f"--config.model.{setting}" for setting in ["integration_heads=2", "cope.num_classes=20", *tower]]
+    result, _ = run(capsys, "step", "--config=cope", "--rounds=1", "--seconds=0.01", *small)
+    [row] = result["rows"]
+    assert row["by"] == "ours" and row["pairs_per_second"] > 0
+    assert row["of_naive"] is row["GFLOP_per_pair"] is None, "of X-CLIP the fewest operations are not counted"
+
+
+def test_attention_is_measured(capsys):
+    small = ["--batch=2,3", "--rounds=1", "--seconds=0.01", *arguments(**{"model.width": 32})]
+    result, _ = run(capsys, "attention", *small)
+    rows = [(row["batch"], row["work"], row["by"]) for row in result["rows"]]
+    assert rows == [(batch, work, "xla") for batch in (2, 3) for work in encode_speed.WORKS], "a CPU has no cuDNN"
+    assert all(row["tokens"] == 17 and row["of_xla"] == 1 for row in result["rows"])
+
+
+def test_an_accelerators_parts_are_benchmarks_with_settings_that_exist(monkeypatch, tmp_path):
+    called = []
+    for name in ("step", "encode", "attention", "live"):
+
+        def command(overrides, *, name=name, batch=None, config="", **options):
+            called.extend((name, benchmark.settings(overrides, config), size) for size in batch or [0])
+
+        command.__name__ = name
+        monkeypatch.setattr(benchmark, name, command)
+    parts = accelerator.parts(tmp_path, accelerator.BATCHES, accelerator.PICTURES)
+    assert parts.pop("input")[0] == "data"
+    for part in parts.values():
+        benchmark.main(part)
+    widths = {(name, config.model.width, config.model.patch_size) for name, config, _ in called if name != "step"}
+    sizes = {(768, 32), (768, 16), (1024, 14)}
+    assert widths == {(name, *size) for name in ("encode", "attention", "live") for size in sizes}
+    steps = [(config.task, config.loss.pmd_weight > 0, size) for name, config, size in called if name == "step"]
+    assert {(task, decodes) for task, decodes, _ in steps} == {
+        ("retrieval", False),
+        ("retrieval", True),
+        ("cope", False),
+    }
+    assert len({size for *_, size in steps}) > 2
+
+
+def test_an_accelerators_results_are_kept_and_failures_named(monkeypatch, tmp_path, capsys):
+    small = ["--rounds=1", "--seconds=0.01", *arguments(**{"model.width": 32})]
+    parts = {"good": ["attention", "--batch=2"], "bad": ["encode", "--batch=none"], "late": ["encode"]}
+    monkeypatch.setattr(accelerator, "parts", lambda *found: parts)
+    clock = iter([0.0, 0.0, 0.0, 535.0])
+    monkeypatch.setattr(accelerator, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(SystemExit) as stopped:
+        accelerator.main([f"--out={tmp_path / 'out'}", *small])
+    assert str(stopped.value) == "bad: failed with code 2\nlate: no time was left"
+    text = (tmp_path / "out" / "benchmark.txt").read_text()
+    assert capsys.readouterr().out == text and "invalid" in text
+    assert json.loads(next(line for line in text.splitlines() if line.startswith("{")))["rows"]
 
 
 def test_a_batch_of_noise():

@@ -7,12 +7,12 @@ Differs: padding frames are masked; a text that is missing is left out of the su
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import ConfigError, ModelConfig, TextTowerConfig, VitConfig
 from rice_jax.config.cope import DOMAINS, LIVE, PAGE, VIDEO
@@ -21,6 +21,7 @@ from rice_jax.models.contract import SupportsDomains, SupportsEmbedding
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import normalize
 from rice_jax.models.text import TEXT_TOWERS
+from rice_jax.models.together import together, videos_together
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
 CLASSES = "classes"  # the part that holds the centers of products
@@ -126,7 +127,8 @@ class Cope(nnx.Module):
         """
         for domain, items in batch.items():
             self._check(items, domain)
-        visual = together(self._visual, {name: (x["video"], x["frame_mask"]) for name, x in batch.items()})
+        videos = {name: (normalize(x["video"], self.pixels), x["frame_mask"]) for name, x in batch.items()}
+        visual = {name: x.astype(jnp.float32) for name, x in videos_together(self.encoder, videos).items()}
         with_text = {name: (x["text_ids"], x["text_token_mask"]) for name, x in batch.items() if "text_ids" in x}
         text = together(self._text, with_text)
         heads: dict[str, Head] = {PAGE: self.page, VIDEO: self.video, LIVE: self.live}
@@ -146,9 +148,6 @@ class Cope(nnx.Module):
     def similarity_scale(self) -> Float[Array, ""]:
         return jnp.float32(SCALE)
 
-    def _visual(self, video: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B V"]:
-        return self.encoder(normalize(video, self.pixels), frame_mask).astype(jnp.float32)
-
     def _text(self, ids: Int[Array, "B L"], token_mask: Bool[Array, "B L"]) -> Float[Array, "B W"]:
         return self.text(ids, token_mask).features.astype(jnp.float32)
 
@@ -163,23 +162,6 @@ class Cope(nnx.Module):
                 f"text_ids: found texts of domain {domain!r} for a model that reads those of "
                 f"{', '.join(map(repr, self.text_domains)) or 'none'}; leave them out of the batch"
             )
-
-
-def together(encode: Callable[..., Array], inputs: Mapping[str, tuple[Array, ...]]) -> dict[str, Array]:
-    """Encodes inputs by name, those of equal shapes in one pass.
-
-    Their rows take turns, so that a device keeps those that it has.
-    """
-    groups: dict[Any, list[str]] = {}
-    for name, arrays in inputs.items():
-        groups.setdefault(tuple(x.shape for x in arrays), []).append(name)
-    found: dict[str, Array] = {}
-    for names in groups.values():
-        columns = zip(*(inputs[name] for name in names), strict=True)
-        rows = (jnp.stack(x, axis=1).reshape(-1, *x[0].shape[1:]) for x in columns)
-        outputs = encode(*rows)
-        found |= {name: outputs[number :: len(names)] for number, name in enumerate(names)}
-    return found
 
 
 class Head(nnx.Module):

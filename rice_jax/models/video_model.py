@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import ConfigError
 from rice_jax.models.aggregation.mean import embed
@@ -13,6 +13,7 @@ from rice_jax.models.contract import SupportsEmbedding
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig, normalize
 from rice_jax.models.similarity import LearnedScale
+from rice_jax.models.together import videos_together
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import Embeddings
 
@@ -41,15 +42,20 @@ class VideoModel(LearnedScale):
 
     def __call__(self, batch: Mapping[str, Any]) -> tuple[Embeddings, None]:
         """Encodes pairs of `image` and `video`; there are no tokens."""
-        return Embeddings(self.embed_image(batch), self.embed_video(batch)), None
+        found = videos_together(self.encoder, {"image": self._image(batch), "video": self._video(batch)})
+        return Embeddings(embed(found["image"]), embed(found["video"])), None
 
     def embed_image(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
-        return self._embed(batch["image"][:, None], jnp.ones((len(batch["image"]), 1), bool))
+        return embed(self.encoder(*self._image(batch)))
 
     def embed_video(self, batch: Mapping[str, Any]) -> Float[Array, "B E"]:
+        return embed(self.encoder(*self._video(batch)))
+
+    def _image(self, batch: Mapping[str, Any]) -> tuple[Float[Array, "B 1 S S 3"], Bool[Array, "B 1"]]:
+        """The shop images, each as a video of one frame, and their frame mask."""
+        return normalize(batch["image"][:, None], self.pixels), jnp.ones((len(batch["image"]), 1), bool)
+
+    def _video(self, batch: Mapping[str, Any]) -> tuple[Float[Array, "B T S S 3"], Bool[Array, "B T"]]:
         if "patch_mask" in batch:
             raise ConfigError("VideoModel cannot leave out patches; set config.model.ipd_use='crop'")
-        return self._embed(batch["video"], batch["frame_mask"])
-
-    def _embed(self, videos: UInt8[Array, "B T S S 3"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
-        return embed(self.encoder(normalize(videos, self.pixels), frame_mask))
+        return normalize(batch["video"], self.pixels), batch["frame_mask"]

@@ -130,6 +130,8 @@ def test_domains_encoded_together_are_those_encoded_alone():
     graphdef, params = nnx.split(model)
     encode = jax.jit(lambda params, batch: nnx.merge(graphdef, params)(batch))
     together = encode(params, batch)
+    scans = str(jax.make_jaxpr(encode)(params, batch)).count(" scan[")
+    assert scans == 3, "one pass of the blocks, one of those over the frames, and one of the text tower's"
     for domain, rows in batch.items():
         (alone,) = encode(params, {domain: rows}).values()
         for found, expected in zip(together[domain], alone, strict=True):

@@ -67,6 +67,22 @@ class VideoEncoder(Encoder, Protocol):
         """
 
 
+@runtime_checkable
+class EncodesRows(Protocol):
+    """A `VideoEncoder` that encodes several videos in one row of frames."""
+
+    def encode_rows(
+        self, videos: Float[Array, "B K S S 3"], frame_mask: Bool[Array, "B K"], lengths: tuple[int, ...]
+    ) -> Float[Array, "B V E"]:
+        """Encodes videos as they would be alone.
+
+        Args:
+            videos: the frames of V videos, one video after the other.
+            frame_mask: True = a real frame; others change nothing.
+            lengths: the number of frames of each video, K together.
+        """
+
+
 # By `config.architecture`.
 ENCODERS: dict[str, type[FrameEncoder]] = {"vit": Vit, "swin": Swin}
 VIDEO_ENCODERS: dict[str, type[VideoEncoder]] = {"timesformer": Timesformer, "xclip": Xclip}

@@ -127,7 +127,7 @@ class VitLayers(nnx.Module):
             pooled = jnp.mean(normed, axis=1, where=kept[..., None])
         return jnp.concatenate([pooled[:, None], patches], axis=1), pooled
 
-    def apply_blocks(self, x: Float[Array, "B L D"], mask: Bool[Array, "B M"] | None = None) -> Float[Array, "B L D"]:
+    def apply_blocks(self, x: Float[Array, "B L D"], mask: Bool[Array, "B *M"] | None = None) -> Float[Array, "B L D"]:
         """The output of the last block; `mask` is passed to every block."""
         constrain = self.placement.constrain
         rotary = rotary_positions(self.config, self.num_extra) if self.config.positions == "rotary" else None

@@ -41,8 +41,14 @@ class Xclip(VitLayers):
         Raises:
             ConfigError: there are more frames than positions of frames.
         """
-        x = self.apply_blocks(self.embed_videos(videos), frame_mask)
-        return self.integration(self.frame_features(x, frame_mask), frame_mask)
+        return self.encode_rows(videos, frame_mask, (frame_mask.shape[1],))[:, 0]
+
+    def encode_rows(
+        self, videos: Float[Array, "B K S S 3"], frame_mask: Bool[Array, "B K"], lengths: tuple[int, ...]
+    ) -> Float[Array, "B V E"]:
+        """Encodes several videos in one row of frames; see `encoders.EncodesRows`."""
+        x = self.apply_blocks(self.embed_videos(videos), _senders(frame_mask, lengths))
+        return self.integration.of_rows(self.frame_features(x, frame_mask), frame_mask, lengths)
 
     @staticmethod
     def fit(params: PyTree, config: VitConfig) -> PyTree:
@@ -76,18 +82,19 @@ class CrossFrameBlock(BlockLayers):
         self.message = Message(config, rngs)
 
     def __call__(
-        self, x: Float[Array, "B K D"], frame_mask: Bool[Array, "B T"], rotary: Rotary | None = None
+        self, x: Float[Array, "B K D"], senders: Bool[Array, "B *T T"], rotary: Rotary | None = None
     ) -> Float[Array, "B K D"]:
         """Updates all tokens.
 
         Args:
             x: the tokens, in the order of `Xclip`.
-            frame_mask: True = a frame that sends messages.
+            senders: True = a frame (last axis) that sends messages to a frame, or to all.
             rotary: rotates queries and keys within a frame, but not the message's; None = not at all.
         """
-        frames = x.reshape(frame_mask.size, -1, x.shape[-1])
+        num_rows, num_frames = len(senders), senders.shape[-1]
+        frames = x.reshape(num_rows * num_frames, -1, x.shape[-1])
         summaries = frames[:, 0] if self.has_cls else frames[:, self.num_extra :].mean(axis=1)
-        messages = self.message(summaries.reshape(*frame_mask.shape, -1), frame_mask)
+        messages = self.message(summaries.reshape(num_rows, num_frames, -1), senders)
         tokens = jnp.concatenate([frames, messages.reshape(len(frames), 1, -1)], axis=1)
         q, k, v = (self.split_heads(part) for part in self.project_all(self.ln_1(tokens)))
         q = q[:, :-1]  # what would become of the message is dropped
@@ -106,15 +113,16 @@ class Message(AttentionLayers):
         self.out.kernel[...] = jnp.zeros_like(self.out.kernel[...])
         self.dense = linear(config, config.width, config.width, _identity, rngs)
 
-    def __call__(self, summaries: Float[Array, "B T D"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(self, summaries: Float[Array, "B T D"], senders: Bool[Array, "B *T T"]) -> Float[Array, "B T D"]:
         """The messages of the frames."""
         x = self.dense(summaries)
-        return x + self.attend(x, frame_mask)
+        return x + self.attend(x, senders)
 
-    def attend(self, x: Float[Array, "B T D"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+    def attend(self, x: Float[Array, "B T D"], senders: Bool[Array, "B *T T"]) -> Float[Array, "B T D"]:
         """What is added to the projections."""
         q, k, v = (self.split_heads(part) for part in self.project_all(self.ln_1(x)))
-        attended = jax.nn.dot_product_attention(q, k, v, mask=frame_mask[:, None, None])
+        mask = senders[:, None] if senders.ndim == 3 else senders[:, None, None]
+        attended = jax.nn.dot_product_attention(q, k, v, mask=mask)
         return self.out(attended.reshape(x.shape))
 
 
@@ -130,8 +138,19 @@ class Integration(nnx.Module):
 
     def __call__(self, features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
         """The mean over the frames."""
-        rows, mask = self.fill(features, frame_mask)
-        return masked_mean(self.frames(rows, mask), mask).astype(features.dtype)
+        return self.of_rows(features, frame_mask, (frame_mask.shape[1],))[:, 0]
+
+    def of_rows(
+        self, features: Float[Array, "B K E"], frame_mask: Bool[Array, "B K"], lengths: tuple[int, ...]
+    ) -> Float[Array, "B V E"]:
+        """The means over the frames of each of V videos, which stand in a row one after the other."""
+        ends = np.cumsum(lengths)[:-1]
+        videos = zip(jnp.split(features, ends, axis=1), jnp.split(frame_mask, ends, axis=1), strict=True)
+        rows, mask = (jnp.stack(x, axis=1) for x in zip(*(self.fill(*video) for video in videos), strict=True))
+        num_rows, num_videos = mask.shape[:2]
+        rows, mask = (x.reshape(num_rows * num_videos, *x.shape[2:]) for x in (rows, mask))
+        means = masked_mean(self.frames(rows, mask), mask).astype(features.dtype)
+        return means.reshape(num_rows, num_videos, -1)
 
     def frames(self, rows: Float[Array, "B F E"], mask: Bool[Array, "B F"]) -> Float[Array, "B F E"]:
         """The frames' features and what the blocks make of them, added."""
@@ -155,6 +174,14 @@ class Integration(nnx.Module):
         only = jnp.where(frame_mask[..., None], features, 0).sum(axis=1, keepdims=True)
         is_single = frame_mask.sum(axis=1, keepdims=True) == 1
         return jnp.where(is_single[..., None], only, rows), mask | is_single
+
+
+def _senders(frame_mask: Bool[Array, "B K"], lengths: tuple[int, ...]) -> Bool[Array, "B *K K"]:
+    """Which frames send messages to which: the real ones, to those of the same video."""
+    if len(lengths) == 1:
+        return frame_mask
+    video = np.repeat(np.arange(len(lengths)), lengths)
+    return frame_mask[:, None] & jnp.asarray(video[:, None] == video)
 
 
 def integration_sizes(config: VitConfig) -> VitConfig:
