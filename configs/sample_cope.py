@@ -3,7 +3,7 @@
     scripts/cope_table.sh
 
 All rows see the same number of products, as pictures of 96 px and four frames of a video, and start from the shipped
-encoder. COPE's messages between frames, blocks over frames, heads, class matrix, and text tower start from random
+encoder. COPE's messages between frames, blocks over frames, heads, class matrix, and text tower start from fresh
 weights. docs/cope.md has the scores. Hardware: 2 CPU cores.
 """
 

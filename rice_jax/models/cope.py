@@ -109,8 +109,9 @@ class Cope(nnx.Module):
         if config.text and config.text_domains:
             self.text = TEXT_TOWERS[config.text.kind](config.text, placement=placement, rngs=rngs)
         widths = {name: config.text.embed_dim for name in config.text_domains if config.text}
-        head = lambda name: Head(config.encoder.embed_dim, widths.get(name), config.embed_dim, rngs)  # noqa: E731
-        self.page, self.video, self.live = map(head, DOMAINS)
+        shape = config.encoder.embed_dim, config.embed_dim
+        start = nnx.initializers.orthogonal()(rngs.params(), shape)
+        self.page, self.video, self.live = (Head(start, widths.get(name), rngs) for name in DOMAINS)
         if config.num_classes:
             normal = nnx.initializers.normal(0.01)
             self.classes = nnx.Embed(config.num_classes, config.embed_dim, embedding_init=normal, rngs=rngs)
@@ -167,19 +168,21 @@ class Cope(nnx.Module):
 class Head(nnx.Module):
     """Projects the features of a domain's items, and fuses those of picture and text, if the domain has text."""
 
-    def __init__(self, visual_dim: int, text_dim: int | None, embed_dim: int, rngs: nnx.Rngs):
-        """Fresh weights.
+    def __init__(self, visual: Float[Array, "V E"], text_dim: int | None, rngs: nnx.Rngs):
+        """Fresh weights, with which pictures resemble each other across domains as by the encoder.
 
         Args:
-            visual_dim: size of the visual feature.
-            text_dim: size of the text's feature; None = the domain has no text.
-            embed_dim: size of the result.
+            visual: the projection of the visual feature to start from, orthogonal, and the same for all domains.
+            text_dim: size of the text's feature, which has no part in what is fused at the start; None = the domain has
+                no text.
             rngs: key stream `params`.
         """
-        self.visual = nnx.Linear(visual_dim, embed_dim, rngs=rngs)
+        embed_dim = visual.shape[1]
+        self.visual = nnx.Linear(*visual.shape, kernel_init=lambda *_: visual, rngs=rngs)
         if text_dim is not None:
             self.text = nnx.Linear(text_dim, embed_dim, rngs=rngs)
-            self.fusion = nnx.Linear(2 * embed_dim, embed_dim, rngs=rngs)
+            only = jnp.eye(2 * embed_dim, embed_dim, -embed_dim)  # zeros for the text, and the picture as it is
+            self.fusion = nnx.Linear(2 * embed_dim, embed_dim, kernel_init=lambda *_: only, rngs=rngs)
 
     def __call__(
         self,

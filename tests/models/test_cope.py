@@ -11,9 +11,11 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from rice_jax.config import ConfigError, MeshConfig, TextTowerConfig, VitConfig
+from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.contract import AnyModel, SupportsDomains, SupportsEmbedding, SupportsStreaming, require
 from rice_jax.models.cope import DOMAINS, Cope, CopeConfig
 from rice_jax.models.create import abstract_params, model_class
+from rice_jax.models.rice import normalize
 from rice_jax.parallel.mesh import create_mesh
 
 ENCODER = VitConfig(
@@ -121,6 +123,16 @@ def test_gradients_of_missing_texts_are_numbers(pages):
 
     gradients = jax.jit(jax.grad(loss))(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+
+
+def test_fresh_heads_keep_what_the_encoder_finds_similar():
+    """In all domains alike, so that a pretrained encoder need not be aligned again."""
+    model = create(dataclasses.replace(ALL, embed_dim=ENCODER.embed_dim))  # a narrower one would keep it roughly
+    pictures = items(1)
+    features = embed(model.encoder(normalize(pictures["video"], model.pixels), pictures["frame_mask"]))
+    fused = model({"page": pictures | texts(), "live": pictures})
+    page, live = embed(fused["page"].fused), embed(fused["live"].fused)
+    np.testing.assert_allclose(page @ live.T, features @ features.T, rtol=1e-4, atol=1e-5)
 
 
 def test_domains_encoded_together_are_those_encoded_alone():
