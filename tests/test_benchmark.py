@@ -362,7 +362,13 @@ def test_training_is_measured(capsys, tmp_path):
 
 def test_copes_training_is_measured_alone(capsys):
     small = [flag for flag in arguments(**{"model.width": 32, "model.layers": 1}) if "pmd" not in flag]
-    tower = ["text_tower.layers=1", "text_tower.width=16", "text_tower.heads=2", "text_tower.mlp_width=16"]
+    tower = [
+        "text_tower.layers=1",
+        "text_tower.width=16",
+        "text_tower.heads=2",
+        "text_tower.mlp_width=16",
+        "text_tower.embed_dim=16",
+    ]
     small += [f"--config.model.{setting}" for setting in ["integration_heads=2", "cope.num_classes=20", *tower]]
     result, _ = run(capsys, "step", "--config=cope", "--rounds=1", "--seconds=0.01", *small)
     [row] = result["rows"]
