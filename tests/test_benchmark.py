@@ -16,7 +16,7 @@ from rice_jax.models.encoders.vit import Vit
 from rice_jax.models.rice import Rice
 from rice_jax.tasks.retrieval import retrieval_loss
 from scripts import benchmark
-from scripts.benchmarks import accelerator, data_speed, encode_speed, peaks, rank_speed, step_speed, timing
+from scripts.benchmarks import data_speed, encode_speed, peaks, rank_speed, step_speed, timing
 from scripts.benchmarks.least import encoder_operations, encoder_parameters, least_operations
 from scripts.benchmarks.naive import NaiveRice, PairwiseRice
 from tests import programs
@@ -382,45 +382,6 @@ def test_attention_is_measured(capsys):
     rows = [(row["batch"], row["work"], row["by"]) for row in result["rows"]]
     assert rows == [(batch, work, "xla") for batch in (2, 3) for work in encode_speed.WORKS], "a CPU has no cuDNN"
     assert all(row["tokens"] == 17 and row["of_xla"] == 1 for row in result["rows"])
-
-
-def test_an_accelerators_parts_are_benchmarks_with_settings_that_exist(monkeypatch, tmp_path):
-    called = []
-    for name in ("step", "encode", "attention", "live"):
-
-        def command(overrides, *, name=name, batch=None, config="", **options):
-            called.extend((name, benchmark.settings(overrides, config), size) for size in batch or [0])
-
-        command.__name__ = name
-        monkeypatch.setattr(benchmark, name, command)
-    parts = accelerator.parts(tmp_path, accelerator.BATCHES, accelerator.PICTURES)
-    assert parts.pop("input")[0] == "data"
-    for part in parts.values():
-        benchmark.main(part)
-    widths = {(name, config.model.width, config.model.patch_size) for name, config, _ in called if name != "step"}
-    sizes = {(768, 32), (768, 16), (1024, 14)}
-    assert widths == {(name, *size) for name in ("encode", "attention", "live") for size in sizes}
-    steps = [(config.task, config.loss.pmd_weight > 0, size) for name, config, size in called if name == "step"]
-    assert {(task, decodes) for task, decodes, _ in steps} == {
-        ("retrieval", False),
-        ("retrieval", True),
-        ("cope", False),
-    }
-    assert len({size for *_, size in steps}) > 2
-
-
-def test_an_accelerators_results_are_kept_and_failures_named(monkeypatch, tmp_path, capsys):
-    small = ["--rounds=1", "--seconds=0.01", *arguments(**{"model.width": 32})]
-    parts = {"good": ["attention", "--batch=2"], "bad": ["encode", "--batch=none"], "late": ["encode"]}
-    monkeypatch.setattr(accelerator, "parts", lambda *found: parts)
-    clock = iter([0.0, 0.0, 0.0, 535.0])
-    monkeypatch.setattr(accelerator, "time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    with pytest.raises(SystemExit) as stopped:
-        accelerator.main([f"--out={tmp_path / 'out'}", *small])
-    assert str(stopped.value) == "bad: failed with code 2\nlate: no time was left"
-    text = (tmp_path / "out" / "benchmark.txt").read_text()
-    assert capsys.readouterr().out == text and "invalid" in text
-    assert json.loads(next(line for line in text.splitlines() if line.startswith("{")))["rows"]
 
 
 def test_a_batch_of_noise():
