@@ -308,7 +308,13 @@ def _positive(kind: type) -> Callable[[str], float]:
 
 
 def _several(kind: Callable[[str], object]) -> Callable[[str], list]:
-    return lambda text: [kind(part) for part in text.split(",")]
+    def several(text: str) -> list:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"found {text}, expected numbers with commas between") from error
+
+    return several
 
 
 def _size(text: str) -> tuple[int, ...]:

@@ -145,6 +145,6 @@ class Batcher:
 
     def _joined(self, rows: Sequence[_Row], start: float) -> PyTree:
         """The rows as arrays; `start` is when the caller came."""
-        encoding = sum(end - start for start, end in {(row.start, row.end) for row in rows})
+        encoding = sum(last - first for first, last in {(row.start, row.end) for row in rows})
         self._spent(time.perf_counter() - start - encoding, encoding)
         return jax.tree.map(lambda *parts: np.stack(parts), *(row.row for row in rows))
