@@ -175,8 +175,12 @@ def _count_scans(encoded: bytes) -> int:
     scans = 0
     while (marker := _MARKER.search(encoded, place)) and marker[0] != b"\xff\xd9" and scans <= MAX_SCANS:
         scans += marker[0] == b"\xff\xda"
-        place = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
+        place = _segment_end(encoded, marker)
     return scans
+
+
+def _segment_end(encoded: bytes, marker: re.Match[bytes]) -> int:
+    return marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
 
 
 def orientation(picture: Image.Image) -> int:
@@ -265,7 +269,8 @@ def _gamma_levels(gamma: float) -> list[int]:
 
 def is_plain(encoded: bytes) -> bool:
     """Whether the decoded pixels of a JPEG are those that a viewer shows: it is not turned, and in sRGB."""
-    if not any(mark in encoded for mark in _MARKS):
+    end = _first_scan(encoded)
+    if not any(encoded.find(mark, 0, end) >= 0 for mark in _MARKS):
         return True
     try:
         picture = open_picture(encoded)
@@ -273,6 +278,14 @@ def is_plain(encoded: bytes) -> bool:
         return False
     profile = picture.info.get("icc_profile")
     return orientation(picture) == 1 and (not profile or _conversion(profile)[1] is None)
+
+
+def _first_scan(encoded: bytes) -> int:
+    """Where a JPEG's first scan begins, or the end of the file if what should be a segment before it is none."""
+    place = 2
+    while (marker := _MARKER.match(encoded, place)) and marker[0] != b"\xff\xda":
+        place = _segment_end(encoded, marker)
+    return place if marker else len(encoded)
 
 
 @functools.lru_cache(maxsize=8)

@@ -95,6 +95,14 @@ def test_a_jpeg_that_a_viewer_shows_otherwise_is_not_decoded_as_it_is():
     assert [decode_jpeg(file, WHOLE, SIDE, pixels) for file in other] == [None] * 3
 
 
+def test_only_what_precedes_the_pixels_turns_a_jpeg():
+    file = turned(scene(), 6)
+    comment = b"\xff\xfe\x00\x06\xff\xda\xff\xd9"  # of two bytes, as a scan begins
+    assert not any(map(is_plain, (file[:2] + comment + file[2:], file[:2] + b"\xff\xff" + file[2:], file[:-200])))
+    assert is_plain(encode(scene(), "JPEG") + file), "the pixels are those of the first picture"
+    assert is_plain(b"") and is_plain(b"\xff\xd8\xff\xe0"), "the decoder tells that these are no pictures"
+
+
 def scan_bomb(num_scans):
     """A progressive JPEG with further scans that change nothing."""
     file = encode(Image.new("L", (64, 64), 128), "JPEG", progressive=True)
