@@ -40,7 +40,7 @@ __all__ = [
 try:
     __version__ = importlib.metadata.version("rice-jax")
 except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0.2.0"
+    __version__ = "0.3.0.dev0"
 
 _MODULES = {
     "CheckpointError": "rice_jax.models.weights",

@@ -220,7 +220,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="only products of which the CSV says so; repeatable",
+        help="only products with this value in the CSV; repeatable",
     )
     search.add_argument(
         "--rerank", type=int, default=0, metavar="N", help="re-rank the first N by score and decoder (default: 0)"

@@ -101,6 +101,7 @@ SLOW_FILES = (
     "input/test_triplets.py",
     "commands/test_search.py",
     "serving/test_load_test.py",
+    "test_stream_capacity.py",
     "recognition/test_source.py",
     "data/test_variants.py",
     "serving/test_reload.py",

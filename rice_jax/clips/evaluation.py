@@ -143,7 +143,7 @@ def document(
         measured: the clips.
         judged: {name: what a calibration makes of them}, at least one; the last is that which stays.
         about: more about the evaluation.
-        max_wrong: wanted share of wrong names.
+        max_wrong: largest acceptable share of wrong names.
         max_curve: largest number of points of the curve; of more, some at equal distances are kept.
     """
     last = list(judged.values())[-1]

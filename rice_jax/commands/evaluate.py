@@ -134,7 +134,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing")
     add("--gallery", metavar="ID", help="search only this gallery (default: all products)")
     add("--interval_seconds", type=float, default=1.0, metavar="S", help="look at one frame every S seconds")
-    add("--max_wrong", type=share, default=0.1, metavar="P", help="wanted share of wrong names (default: 0.1)")
+    add("--max_wrong", type=share, default=0.1, metavar="P", help="largest share of wrong names (default: 0.1)")
     add("--keep_calibration", action="store_true", help="leave the index as it is")
     add("--report", type=Path, metavar="FILE", help="also write an HTML page with the curve and the mistakes")
     add("--json", type=Path, metavar="FILE", help="also write all numbers as JSON")

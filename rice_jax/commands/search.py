@@ -113,7 +113,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="search only products of which the shop's CSV says so; repeat it for other values and columns",
+        help="search only products with this value in the shop's CSV; repeat it for other values and columns",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON per product")
     return parser

@@ -306,7 +306,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     add("--config", metavar="FILE", help="settings of the run (default: those of the model, for few clips)")
     add("--interval_seconds", type=float, default=1.0, metavar="S", help="look at one frame every S seconds")
-    add("--max_wrong", type=share, default=0.1, metavar="P", help="wanted share of wrong names (default: 0.1)")
+    add("--max_wrong", type=share, default=0.1, metavar="P", help="largest share of wrong names (default: 0.1)")
     return parser
 
 

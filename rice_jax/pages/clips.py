@@ -65,14 +65,14 @@ def row_name(result: Mapping[str, Any]) -> str:
 
 
 def suggestion(found: Mapping[str, Any]) -> str:
-    """What the wanted share of wrong names takes, in a sentence."""
+    """The threshold that keeps wrong names rare enough, in a sentence."""
     most = _percent(found["about"]["max_wrong"])
     if suggested := found["suggested"]:
         num_names = suggested["right"] + suggested["wrong"]
         are = "is" if num_names == 1 else "are"
         return (
             f"With --min_confidence={suggested['min_confidence']:g}, {num_names:,} of these clips {are} named, "
-            f"{suggested['wrong']:,} of them wrongly; {most} may be."
+            f"{suggested['wrong']:,} of them wrongly (limit: {most})."
         )
     if not found["curve"]:
         return "Without a calibration there are no confidences, so no threshold can be suggested."

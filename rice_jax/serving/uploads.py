@@ -60,7 +60,7 @@ class Selection(pydantic.BaseModel, extra="forbid"):
     where: list[Annotated[str, pydantic.Field(max_length=MAX_TEXT, pattern=r"\S.*=")]] = pydantic.Field(
         [],
         max_length=MAX_CONDITIONS,
-        description="COLUMN=VALUE: search only products of which the shop's CSV says so. Repeat it for another value "
+        description="COLUMN=VALUE: search only products with this value in the shop's CSV. Repeat it for another value "
         "of a column, or for another column.",
     )
 

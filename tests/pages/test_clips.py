@@ -69,7 +69,7 @@ def test_tables(found):
     assert (
         "50.0 % (25-100)" in text and "bootstrapped over clips, none where all agree; of wrong names, binomial." in text
     )
-    assert text.endswith("With --min_confidence=0.6123, 6 of these clips are named, 1 of them wrongly; 15.0 % may be.")
+    assert text.endswith("With --min_confidence=0.6123, 6 of these clips are named, 1 of them wrongly (limit: 15.0 %).")
 
 
 def test_one_clip_is_one_and_an_interval_without_length_is_none(found, tmp_path):
