@@ -143,7 +143,7 @@ def run_training(this: Run, task: Task) -> int:
     config, workdir, mesh = this.config, this.workdir, this.mesh
     require_installed(config.train.tracker_names)
     require_even_batch(config.data.batch_size, mesh)
-    data = training_digests(config.data)
+    data = training_digests(config.input)
     require_same(data)
     log_epochs(config)
     optimizer = run_optimizer(config, this.model, mesh)

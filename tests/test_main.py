@@ -26,7 +26,7 @@ def test_trains_evaluates_and_reports(reference):
     for row in results:
         assert row.label in result.stdout
     assert "chance" in result.stdout
-    assert "6 steps of 8 examples are 2.00 epochs of the 24 of the data set" in result.stderr
+    assert "6 steps of 8 examples are 2.00 epochs of 24 clips" in result.stderr
     assert "step 6/6" in result.stderr and "examples/s" in result.stderr
     assert list((workdir / "tensorboard").iterdir())
     steps = [line for line in map(json.loads, (workdir / "metrics.jsonl").open()) if "loss" in line]
@@ -165,7 +165,7 @@ def test_continues_after_sigkill(light_reference, shop, tmp_path):
         ((), {"data__batch_size": 0}, "ConfigError: config.data.batch_size: found 0, expected 1 or more"),
         ((), {"task": "rope"}, "config.task: found 'rope', expected one of 'retrieval', 'domains', 'detection'"),
         ((), {"data__domains": "a,b"}, "config.data.domains: found 'a,b' with config.task='retrieval'"),
-        ((), {"data__data_dir": "/nowhere"}, "python data/build.py lpr4m --raw_dir RAW --data_dir /nowhere"),
+        ((), {"data__data_dir": "/nowhere"}, "rice build lpr4m --raw_dir RAW --data_dir /nowhere"),
         ((), {"model__heads": 5}, "config.model.width: found 32, expected a multiple of heads (5)"),
         ((), {"data__batch_size": 4000}, "lower config.data.batch_size"),
         ((), {"seed": -1}, "ConfigError: config.seed: found -1, expected 0 to 2147483647"),

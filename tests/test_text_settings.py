@@ -9,6 +9,12 @@ from tests.settings import model_of, small_config
 
 EMBEDDINGS = {"model__text": "embeddings", "data__texts": "texts"}
 TOWER = {"model__text": "tower", "model__text_init_from": "text"}
+XCLIP = {
+    "model__architecture": "xclip",
+    "model__embed_dim": 512,
+    "loss__pmd_weight": 0.0,
+    "loss__image_title_weight": 1.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -25,6 +31,10 @@ TOWER = {"model__text": "tower", "model__text_init_from": "text"}
         (
             TOWER | {"task": "detection"},
             "config.model.text: found 'tower' with config.task='detection'.* expected 'off'",
+        ),
+        (
+            TOWER | XCLIP,
+            "config.model.text: found 'tower' with config.model.architecture='xclip', expected 'off'",
         ),
         ({"optimizer__text_learning_rate": 0.1}, "config.optimizer.text_learning_rate: found 0.1 with .*text='off'"),
         (TOWER | {"model__text_tower__heads": 7}, "config.model.text_tower.heads: found 7, expected a divisor of the"),

@@ -16,9 +16,9 @@ from jax.tree_util import PyTreeDef
 from jaxtyping import Array, BFloat16, Bool, Float, PyTree, UInt8
 
 from rice_jax.eval.scores import VideoEmbeddings
+from rice_jax.models.aggregation.mean import embed, masked_mean
 from rice_jax.models.contract import SupportsMatching, SupportsStreaming, SupportsTexts, require
 from rice_jax.models.resample import show
-from rice_jax.models.rice import embed, embed_frames
 from rice_jax.parallel.mesh import BATCH, global_batch, parameter_shardings, replicated
 from rice_jax.types import EmbeddedTexts
 
@@ -55,6 +55,8 @@ def model_embedder(
 
     def image(params: PyTree, batch: dict) -> Images:
         model = nnx.merge(graphdef, params)
+        if with_texts:
+            require(model, SupportsTexts, "ranking by picture and text")
         title = _present(model.title(batch)) if with_texts else None
         if not with_queries:
             return Images(model.embed_image(batch), title=title)
@@ -101,10 +103,16 @@ def pixel_embedder(*, with_frames: bool = False) -> Embedder:
 
     def video(_: PyTree, batch: dict) -> jax.Array | VideoEmbeddings:
         features, frame_mask = thumbnail(batch["video"]), batch["frame_mask"]
-        mean = embed_frames(features, frame_mask)
-        return VideoEmbeddings(mean, *_embed_each(features, frame_mask)) if with_frames else mean
+        mean = _direction(masked_mean(features, frame_mask))
+        each = jnp.where(frame_mask[..., None], _direction(features), 0)
+        return VideoEmbeddings(mean, each, frame_mask) if with_frames else mean
 
-    return Embedder(image=lambda _, batch: Images(embed(thumbnail(batch["image"]))), video=video)
+    return Embedder(image=lambda _, batch: Images(_direction(thumbnail(batch["image"]))), video=video)
+
+
+def _direction(thumbnails: Float[Array, "*B P"]) -> Float[Array, "*B P"]:
+    """Thumbnails at unit length; those of pictures of one color are about 0, and similar to nothing."""
+    return thumbnails / jnp.maximum(jnp.linalg.norm(thumbnails, axis=-1, keepdims=True), 1.0)
 
 
 def _embed_each(

@@ -6,7 +6,7 @@ integer.
 
 import grain
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt8
 
 from rice_jax.config import InputConfig
 from rice_jax.input import pipeline
@@ -93,15 +93,12 @@ def window_batches(
         DataError: the batch does not divide by the number of processes; later, a picture cannot be decoded, or a
             frame's id is too long.
     """
-    local_size = pipeline.share(batch_size, process_index, process_count, "config.eval.batch_size")
     views = window_views(config, windows)
     source = open_source(config, name, views)
-    num_examples = len(windows) + -len(windows) % batch_size
-    examples = grain.MapDataset.range(num_examples).map(pipeline.EvalExamples(source, views, windows[:, 0]))
-    return pipeline.read(examples, config, local_size, process_index, process_count)
+    return pipeline.fixed_batches(config, source, views, windows[:, 0], batch_size, process_index, process_count)
 
 
-def frame_id(encoded: np.ndarray) -> str:
+def frame_id(encoded: UInt8[np.ndarray, " 128"]) -> str:
     """A frame's id from a row of `frame_ids`."""
     return encoded.tobytes().rstrip(b"\0").decode()
 

@@ -4,18 +4,19 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from rice_jax.config import TEXT_MODEL, DataConfig
+from rice_jax.config import TEXT_MODEL, InputConfig
 from rice_jax.input.source import version_directory
 from rice_jax.input.teacher import read_teacher
 from rice_jax.input.text_embeddings import read_embeddings
 from rice_jax.input.texts import KINDS
+from rice_jax.input.tokenizer import Tokenizer
 
 BLOCK = 2**14  # bytes
 NUM_BLOCKS = 8  # of a file
 
 
-def training_digests(config: DataConfig) -> dict[str, str]:
-    """{name: digest} of what a run trains on: data sets, files of boxes and products, texts, and the teacher.
+def training_digests(config: InputConfig) -> dict[str, str]:
+    """{name: digest} of what a run trains on: data sets, files of boxes and products, texts, tokenizer, and teacher.
 
     Raises:
         FileNotFoundError: a data set or the file is missing.
@@ -32,6 +33,9 @@ def training_digests(config: DataConfig) -> dict[str, str]:
         if embeddings := read_embeddings(config.texts, kind):
             digests[f"{kind} of config.data.texts"] = embeddings.digest
             digests[TEXT_MODEL] = embeddings.fingerprint
+    if config.text == "tower":
+        tokenizer = Tokenizer(config.tokenizer, config.text_context)
+        digests["the tokenizer in config.model.text_init_from"] = tokenizer.digest.hex()
     if config.teacher:
         for kind, embeddings in read_teacher(config.teacher).items():
             digests[f"{kind} of config.data.teacher"] = embeddings.digest

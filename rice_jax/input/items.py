@@ -162,7 +162,10 @@ def list_classes(path: str, products: Sequence[str]) -> list[str]:
         DataError: a line of the file is empty or repeats an earlier one.
     """
     known: dict[str, None] = {}
-    text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
+    try:
+        text = Path(path).read_text(encoding="utf-8") if path and Path(path).exists() else ""
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found bytes that are not UTF-8 ({error}); restore the file") from error
     for line, product in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
         if not product or product in known:
             raise DataError(

@@ -105,6 +105,21 @@ def eval_batches(
     return read(examples, config, local_size, process_index, process_count)
 
 
+def fixed_batches(
+    config: InputConfig,
+    source: Source,
+    views: Sequence[View],
+    rows: Sequence[int] | Int[np.ndarray, " N"],
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+) -> grain.DatasetIterator:
+    """Makes batches of evaluation examples of some rows in their order, the last one filled up; see `eval_batches`."""
+    local_size = share(batch_size, process_index, process_count, "the evaluation's batch size")
+    examples = grain.MapDataset.range(len(rows) + -len(rows) % batch_size).map(EvalExamples(source, views, rows))
+    return read(examples, config, local_size, process_index, process_count)
+
+
 def train_views(config: InputConfig) -> list[View]:
     """Views of a pair of a video and an image."""
     boxes = ProductBoxes(config, config.train_boxes, ("boxes",))

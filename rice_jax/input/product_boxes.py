@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int, UInt64
 
 from rice_jax.config import InputConfig
 from rice_jax.input.transforms import Box
@@ -89,7 +89,7 @@ class ProductBoxes:
         return None
 
 
-def read_box_file(path: str, min_score: float) -> tuple[np.ndarray, np.ndarray]:
+def read_box_file(path: str, min_score: float) -> tuple[UInt64[np.ndarray, " F"], Float32[np.ndarray, "F 4"]]:
     """Reads the box with the highest score of each frame: one product is intended.
 
     Args:
@@ -108,7 +108,7 @@ def read_box_file(path: str, min_score: float) -> tuple[np.ndarray, np.ndarray]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: found no file of boxes; rice detect writes one")
     frame_keys, best_boxes = [], []
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 frame_id, best = _parse(line, min_score)
@@ -129,7 +129,7 @@ def read_box_file(path: str, min_score: float) -> tuple[np.ndarray, np.ndarray]:
     return keys, boxes[first]
 
 
-def _parse(line: str, min_score: float) -> tuple[bytes, tuple[float, ...]]:
+def _parse(line: bytes, min_score: float) -> tuple[bytes, tuple[float, ...]]:
     found = json.loads(line)
     boxes, frame_id = found["boxes"], found["frame_id"].encode()
     scores = found.get("scores", [1.0] * len(boxes))

@@ -127,7 +127,7 @@ def version_directory(data_dir: str, name: str) -> epath.Path:
 
 def build_command(name: str, data_dir: str = "DATA") -> str:
     """The command line that builds the data set `name`, e.g. "lpr4m/train"."""
-    return f"python data/build.py {name.split('/')[0]} --raw_dir RAW --data_dir {data_dir}"
+    return f"rice build {name.split('/')[0]} --raw_dir RAW --data_dir {data_dir}"
 
 
 def _encoded(feature: "tfds.features.FeatureConnector") -> "tfds.features.FeatureConnector":

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
@@ -77,23 +78,24 @@ def read_kind(folder: Path, kind: str) -> TextEmbeddings | None:
         return None
     parts = [read_part(path) for path in found]
     _require_all_parts(folder / kind, found, parts)
+    size, first = max((part.vectors.shape[1], path.name) for path, part in zip(found, parts, strict=True))
     for path, part in zip(found, parts, strict=True):
-        if part.vectors.shape[1] != parts[0].vectors.shape[1]:
+        if part.keys and part.vectors.shape[1] != size:
             raise DataError(
-                f"{path}: found embeddings of {part.vectors.shape[1]} numbers, expected {parts[0].vectors.shape[1]} as "
-                f"in {found[0].name}"
+                f"{path}: found embeddings of {part.vectors.shape[1]} numbers, expected {size} as in {first}"
             )
         if part.fingerprint != parts[0].fingerprint:
             raise DataError(
                 f"{path}: is of another model ({part.fingerprint[:12] or 'unknown'}) than {found[0].name} "
-                f"({parts[0].fingerprint[:12] or 'unknown'}); embed all texts with one model"
+                f"({parts[0].fingerprint[:12] or 'unknown'}); embed all with one model"
             )
     keys = [key for part in parts for key in part.keys]
     rows = {key: row for row, key in enumerate(keys)}
     if len(rows) < len(keys):
         repeated = next(key for row, key in enumerate(keys) if rows[key] != row)
         raise DataError(f"{folder / kind}: found the id {repeated!r} twice, expected each once")
-    return TextEmbeddings(rows, np.concatenate([part.vectors for part in parts]), parts[0].fingerprint)
+    vectors = [part.vectors for part in parts if part.vectors.shape[1] == size]  # an empty file may not tell the size
+    return TextEmbeddings(rows, np.concatenate(vectors), parts[0].fingerprint)
 
 
 def known_fingerprint(directory: str) -> str:
@@ -142,8 +144,10 @@ def read_part(path: Path) -> EmbeddedPart:
         lists = table["embedding"].combine_chunks()
         if lists.null_count or None in keys:
             raise ValueError("a value is missing")
-        flat = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        vectors = flat.reshape(len(keys), -1) if keys else flat.reshape(0, lists.type.list_size)
+        sizes = pc.unique(pc.list_value_length(lists)).to_pylist() or [getattr(lists.type, "list_size", 0)]
+        if len(sizes) > 1:
+            raise ValueError(f"embeddings have {min(sizes)} to {max(sizes)} numbers")
+        vectors = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(keys), sizes[0])
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.isfinite(lengths).all() or (lengths == 0).any():
             raise ValueError(f"embedding {int(np.argmin(np.nan_to_num(lengths, nan=0, posinf=0)))} has no direction")

@@ -14,7 +14,7 @@ from rice_jax.config import InputConfig
 from rice_jax.config.cope import DOMAINS, PAGE
 from rice_jax.input import transforms
 from rice_jax.input.items import ItemTriplets
-from rice_jax.input.pipeline import EvalExamples, join, random_batches, read, share
+from rice_jax.input.pipeline import fixed_batches, join, random_batches
 from rice_jax.input.text_views import Kind, TokensView
 from rice_jax.input.texts import ITEM, KINDS, tidy
 from rice_jax.input.views import Example, FramesView, Part, RandomFramesView, TrainExample, View, open_source
@@ -68,14 +68,10 @@ def item_batches(
         Iterator over dicts of numpy arrays: what `triplet_batches` has of a domain but `real`, and `index` and `mask`
         as in `pipeline.eval_batches`.
     """
-    local_size = share(batch_size, process_index, process_count, "the evaluation's batch size")
     name = config.domain_names[DOMAINS.index(domain)]
     views = [FramesView(*_of_frames(config, domain)), *([ItemTextView(config)] if with_text else [])]
     source = open_source(config, name, views, split="test")
-    rows = range(len(source))
-    filled = range(len(rows) + -len(rows) % batch_size)
-    examples = grain.MapDataset.source([*filled]).map(EvalExamples(source, views, rows))
-    return read(examples, config, local_size, process_index, process_count)
+    return fixed_batches(config, source, views, range(len(source)), batch_size, process_index, process_count)
 
 
 class TripletView(View):

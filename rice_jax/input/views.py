@@ -153,7 +153,7 @@ class ImageView(View):
     def train(self, example: TrainExample) -> Part:
         config, rng, hue = self._config, example.rng, example.hue
         photos = [example.row["image"], *example.row.get("photos", ())]
-        photo = photos[rng.integers(len(photos))] if len(photos) > 1 else photos[0]  # one leaves the other draws alone
+        photo = photos[rng.integers(len(photos))] if len(photos) > 1 else photos[0]  # one draws nothing
         crop = transforms.random_crop(rng, config.resize, config.image_size, (config.image_crop_min_area, 1.0))
         return self._encode(example, photo, crop, draw_color(config, rng, hue))
 

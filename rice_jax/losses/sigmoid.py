@@ -50,7 +50,7 @@ def sigmoid_loss(
         fold: how the blocks of the B × B pairs are gone through, for batches of which no device should hold all.
 
     Returns:
-        Scalar loss, float32.
+        Scalar loss, float32; 0 if no pair is real.
 
     Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.
     Differs: `same_image`, `real`.
@@ -61,7 +61,7 @@ def sigmoid_loss(
         return losses + pair_losses(images, videos, *scales, same_image).sum(axis=1)
 
     losses = fold(add, (log_scale, bias), jnp.zeros(len(image)), *sides)
-    return losses.sum() / sides[0].real.sum()
+    return losses.sum() / jnp.maximum(sides[0].real.sum(), 1)
 
 
 def pair_losses(

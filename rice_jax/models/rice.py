@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rice_jax.config import PIXEL_STATISTICS, AggregationConfig, EncoderConfig, PfrConfig, PmdConfig, TextConfig
 from rice_jax.models.aggregation import AGGREGATIONS
-from rice_jax.models.aggregation.mean import embed, masked_mean
+from rice_jax.models.aggregation.mean import embed
 from rice_jax.models.contract import (
     SupportsAttention,
     SupportsEmbedding,
@@ -219,8 +219,3 @@ def normalize(pictures: UInt8[Array, "*B S S 3"], pixels: str) -> Float[Array, "
     """Bytes to an encoder's input: scaled to 0..1, then by the statistics of `config.model.pixels`; float32."""
     mean, std = PIXEL_STATISTICS[pixels]
     return (pictures.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
-
-
-def embed_frames(features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
-    """L2-normalizes the mean of the real frames' features."""
-    return embed(masked_mean(features, frame_mask))

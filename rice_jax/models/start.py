@@ -81,6 +81,11 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: AnyModelCon
         CheckpointError: there is no checkpoint, or its parameters have other names or shapes.
     """
     saved, saved_config = load_weights(directory)
+    if "encoder" not in saved or "model" not in saved_config:
+        raise CheckpointError(
+            f"{directory}: found {', '.join(sorted(saved))}, expected an encoder; a text tower goes to "
+            "config.model.text_init_from"
+        )
     saved.pop(CLASSES, None)
     for part in sorted(saved.keys() - params.keys()):
         logger.info("%s: has a part %s, which this model does not have; it is not loaded", directory, part)
@@ -131,6 +136,13 @@ def _require_same_parts(saved: dict, parts: PyTree, config: AnyModelConfig, dire
     if isinstance(config, RiceConfig) and config.aggregation.kind == "transformer" and "aggregation" in parts:
         found = saved["aggregation"]["transformer"]["heads"]
         pairs["aggregation.transformer.heads"] = found, config.aggregation.transformer.heads
+    if isinstance(config, RiceConfig) and config.aggregation.kind == "attention" and "aggregation" in parts:
+        pooling, expected = saved["aggregation"]["attention"]["pooling"], config.aggregation.attention.pooling
+        if pooling != expected:
+            raise CheckpointError(
+                f"{directory}: found pooling={pooling!r}, expected {expected!r} "
+                "(config.model.aggregation.attention.pooling)"
+            )
     if isinstance(config, DetrConfig) and "detector" in parts:
         pairs["detector.heads"] = (saved["detector"]["heads"], config.decoder.heads)
     for name, (theirs, ours) in pairs.items():

@@ -173,6 +173,8 @@ def embedding_fingerprint(params: PyTree, config: AnyModelConfig, resize: int) -
         sizes["aggregation"] = config.aggregation.kind
         if config.aggregation.kind == "transformer":
             sizes["aggregation_heads"] = config.aggregation.transformer.heads
+        if config.aggregation.kind == "attention" and config.aggregation.attention.pooling == "direction":
+            sizes["aggregation_pooling"] = "direction"  # the others differ in their parameters
     if isinstance(config, CopeConfig):
         sizes |= {"text_domains": list(config.text_domains), "text": config.text.own if config.text else None}
     model = model_class(config)

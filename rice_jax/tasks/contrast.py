@@ -31,7 +31,7 @@ class Contrast(Protocol):
 
         Returns:
             The loss, and the metrics: the loss by its name; `accuracy`, the share of videos whose nearest image in the
-            batch is their own; the learned scale.
+            batch is their shop image; the learned scale.
         """
 
 

@@ -10,6 +10,7 @@ import grain
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Int32, PyTree
 
@@ -63,6 +64,7 @@ class CopeTask(BetweenDomains):
             )
         if jax.process_index() == 0:
             write_lines(path, classes)
+        multihost_utils.sync_global_devices("the products are listed")  # before another process reads the list
         cope = dataclasses.replace(config.model.cope, num_classes=len(classes))
         return dataclasses.replace(
             config,

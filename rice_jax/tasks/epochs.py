@@ -9,8 +9,8 @@ from rice_jax.input.source import Source
 logger = logging.getLogger(__name__)
 
 
-def log_epochs(config: Config) -> float:
-    """Logs and returns the length of a run in epochs, each of all clips, or of all products with `config.data.domains`.
+def log_epochs(config: Config) -> None:
+    """Logs the length of a run in epochs, each of all clips, or of all products with `config.data.domains`.
 
     Raises:
         FileNotFoundError: a data set is missing.
@@ -18,6 +18,5 @@ def log_epochs(config: Config) -> float:
     data, steps = config.data, config.train.total_steps
     num_examples = len(ItemPairs(config.input) if data.domains else Source(data.data_dir, data.train, ()))
     epochs = steps * data.batch_size / num_examples
-    size = f"the {num_examples:,} of the data set"
+    size = f"{num_examples:,} {'products' if data.domains else 'clips'}"
     logger.info("%d steps of %d examples are %.2f epochs of %s", steps, data.batch_size, epochs, size)
-    return epochs

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PyTree
 
 from rice_jax.config import Config, ConfigError, LossConfig
+from rice_jax.config.model import OF_VIDEOS
 from rice_jax.eval.results import labeled, read_results
 from rice_jax.input.pipeline import train_batches
 from rice_jax.losses.contrastive import similarity
@@ -145,8 +146,8 @@ def retrieval_loss(
 
     Returns:
         The loss, and the metrics: `loss`; those of the loss that contrasts embeddings (`Contrast`; `icl` for ICL), and
-        of `tasks.distill` and `tasks.texts`; the unweighted `pmd` and `pfr`; `match_accuracy`, the share of images that
-        the decoder matches best with their own video.
+        of `tasks.distill` and `tasks.texts`; the unweighted `pmd` and `pfr`; `match_accuracy`, the share of images, of
+        those with a negative, that the decoder matches best with their own video.
     """
     model = nnx.merge(graphdef, params)
     each_part = each_device(mesh) if mesh else lambda function: function
@@ -171,7 +172,9 @@ def retrieval_loss(
         pmd = matching_loss(matches.cosine, config.match_scale, kept)
         loss += config.pmd_weight * pmd
         hardest = jnp.where(kept, matches.cosine[:, 1:], -jnp.inf).max(axis=1)
-        metrics |= {"pmd": pmd, "match_accuracy": jnp.mean(matches.cosine[:, 0] > hardest)}
+        judged = kept.any(axis=1)
+        right = (judged & (matches.cosine[:, 0] > hardest)).sum() / jnp.maximum(judged.sum(), 1)
+        metrics |= {"pmd": pmd, "match_accuracy": right}
         if config.pfr_weight:
             pfr = reconstruction_loss(model.reconstruct(batch, tokens, matches), tokens.image)
             loss += config.pfr_weight * pfr
@@ -192,6 +195,11 @@ def retrieval_problems(config: Config) -> Iterator[str]:
     data, model, loss = config.data, config.model, config.loss
     if data.batch_size < 2:
         yield f"config.data.batch_size: found {data.batch_size}, expected 2 or more: pairs are contrasted"
+    if model.architecture in OF_VIDEOS and model.text != "off":
+        yield (
+            f"config.model.text: found {model.text!r} with config.model.architecture={model.architecture!r}, expected "
+            "'off': in this task, an encoder of videos reads no texts"
+        )
     if loss.pmd_weight and model.architecture == "swin":
         yield (
             f"config.loss.pmd_weight: found {loss.pmd_weight} with config.model.architecture='swin', expected 0: PMD "

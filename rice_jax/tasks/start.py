@@ -128,11 +128,16 @@ def take_centers(source: Path, params: PyTree, path: str) -> PyTree:
         params: of this run.
         path: this run's list of products.
     """
-    saved, _ = load_weights(source)
-    places = [place / PRODUCTS for place in (source, source.parent.parent) if (place / PRODUCTS).exists()]
-    if CLASSES not in saved or not places:
+    saved, about = load_weights(source)
+    if CLASSES not in saved:
         return params
-    number = {product: row for row, product in enumerate(list_classes(str(places[0]), ()))}
+    listed = Path(about.get("data", {}).get("products") or source / PRODUCTS)
+    places = [place for place in (listed, source / PRODUCTS, source.parent.parent / PRODUCTS) if place.exists()]
+    if not places:
+        logger.warning("%s: found no list of its products (%s), so all centers start fresh", source, listed)
+        return params
+    products = list_classes(str(places[0]), ())[: len(saved[CLASSES]["embedding"])]
+    number = {product: row for row, product in enumerate(products)}
     own = list_classes(path, ())
     known = [row for row, product in enumerate(own) if product in number]
     logger.info("%s: has centers of %d of the %d products; the others start fresh", source, len(known), len(own))

@@ -35,7 +35,8 @@ def contrast_texts(
         config: the weights, and what pairs with the same image are.
 
     Returns:
-        The loss, and the unweighted metrics `image_title`, `video_speech` and `title_speech`, those with a weight.
+        The loss, and metrics of those with a weight: the unweighted `image_title`, `video_speech` and `title_speech`,
+        and the share of the batch that each had, such as `image_title_share`.
     """
     title, speech = texts
     assert title is not None and speech is not None, "the settings exclude a batch without texts"
@@ -49,5 +50,6 @@ def contrast_texts(
     for name, (weight, one, other, mask) in losses.items():
         if weight:
             metrics[name] = masked_contrastive_loss(one, other, scale, mask, negatives)
+            metrics[f"{name}_share"] = mask.mean()
             loss += weight * metrics[name]
     return loss, metrics

@@ -1,5 +1,7 @@
 """The log of a run: a progress bar or log lines, JSON lines of every step, trackers."""
 
+import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -59,22 +61,19 @@ class RunLog:
         return self
 
     def __exit__(self, error: type | None, *_) -> None:
-        failed = True
-        try:
-            self.flush()
-            failed = error is not None
-        finally:
-            for tracker in self._trackers:
-                tracker.close(failed)
+        with contextlib.ExitStack() as closing:  # all of them, whichever fails
             if self._writes:
-                self._file.close()
-                self._bar.close()
+                closing.callback(self._bar.close)
+                closing.callback(self._file.close)
+            for tracker in self._trackers:
+                closing.push(functools.partial(_close, tracker, error is not None))
+            self.flush()
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Records a step's metrics; waits for the device only at the end of an interval.
 
         Raises:
-            FloatingPointError: the loss is not finite.
+            FloatingPointError: the loss or the gradient is not finite.
         """
         self._pending.append((step, metrics))
         if step % self._interval == 0 or step == self._total:
@@ -93,13 +92,16 @@ class RunLog:
             return
         steps = [(step, {key: float(value) for key, value in metrics.items()}) for step, metrics in self._pending]
         self._pending = []
-        finite = list(itertools.takewhile(lambda entry: math.isfinite(entry[1]["loss"]), steps))
+        finite = list(itertools.takewhile(lambda entry: _not_finite(entry[1]) is None, steps))
         if finite:
             self._report(finite)
         if len(finite) < len(steps):
             step, metrics = steps[len(finite)]
+            name = _not_finite(metrics)
+            assert name
             raise FloatingPointError(
-                f"step {step}: the loss is {metrics['loss']}; lower the learning rate or set optimizer.clip_norm"
+                f"step {step}: the {name.replace('_', ' ')} is {metrics[name]}; lower the learning rate or set "
+                "optimizer.clip_norm"
             )
 
     def _report(self, steps: list[tuple[int, dict[str, float]]]) -> None:
@@ -140,6 +142,15 @@ class RunLog:
             logger.info("%s", line)
         else:
             self._bar.write(line)
+
+
+def _close(tracker: Tracker, failed: bool, error: type | None, *_) -> None:
+    tracker.close(failed or error is not None)
+
+
+def _not_finite(metrics: Mapping[str, float]) -> str | None:
+    """What is not finite: the loss, or the gradient, after which the parameters are not."""
+    return next((name for name in ("loss", "gradient_norm") if not math.isfinite(metrics.get(name, 0.0))), None)
 
 
 def _rate(means: Mapping[str, float]) -> str:

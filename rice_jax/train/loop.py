@@ -1,5 +1,6 @@
 """The training loop: runs a step and evaluators, and can be stopped at any moment."""
 
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Mapping
@@ -53,7 +54,7 @@ def train(
         The last state, which is also saved.
 
     Raises:
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss or the gradient is not finite.
         CheckpointError: a checkpoint cannot be written.
         ConfigError: a tracker cannot record the run.
     """
@@ -66,6 +67,7 @@ def train(
 
     trackers = open_trackers(plan.tracker_names, workdir, first, config.to_dict())
     with (
+        contextlib.closing(batches),
         RunLog(workdir, first, plan.total_steps, batch_size, plan.log_interval_steps, trackers) as log,
         Interruption() as interruption,
     ):
@@ -91,7 +93,6 @@ def train(
                 checkpoint.finish(checkpoints)  # a failing evaluation must not cost the checkpoint
                 evaluate(number)
         checkpoint.finish(checkpoints)
-    batches.close()
     return state
 
 

@@ -96,7 +96,10 @@ class Mlflow:
             logger.warning("mlflow lacks the metrics of step %d, which metrics.jsonl has: %s", step, _first_line(error))
 
     def close(self, failed: bool) -> None:
-        self._mlflow.end_run("FAILED" if failed else "FINISHED")
+        try:
+            self._mlflow.end_run("FAILED" if failed else "FINISHED")
+        except self._mlflow.MlflowException as error:
+            logger.warning("mlflow does not know that the run has ended: %s", _first_line(error))
 
 
 _SERVICES: dict[str, type[Wandb] | type[Mlflow]] = {"wandb": Wandb, "mlflow": Mlflow}

@@ -14,7 +14,8 @@ from rice_jax.convert import reference
 from rice_jax.convert.reference import from_reference, to_reference
 from rice_jax.convert.tensors import ConvertError
 from rice_jax.losses.matching import hardest_negatives
-from rice_jax.models.rice import Rice, RiceConfig, embed, embed_frames
+from rice_jax.models.aggregation.mean import embed, masked_mean
+from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.models.start import start_from
 from rice_jax.models.weights import load_weights, save_weights
 from rice_jax.train.checkpoint import open_checkpoints, save
@@ -235,7 +236,7 @@ def _compute(params):
         model = nnx.merge(graphdef, params)
         pictures = jnp.concatenate([image[:, None], video], axis=1).reshape(-1, *image.shape[1:])
         tokens, features = (x.reshape(batch, 1 + frames, *x.shape[1:]) for x in model.encoder(pictures))
-        images, videos = embed(features[:, 0]), embed_frames(features[:, 1:], jnp.asarray(frame_mask))
+        images, videos = embed(features[:, 0]), embed(masked_mean(features[:, 1:], jnp.asarray(frame_mask)))
         negatives, _ = hardest_negatives(images @ videos.T, 3)
         matches = model.match_batch(
             {"frame_mask": jnp.asarray(frame_mask)}, Tokens(tokens[:, 0], tokens[:, 1:]), negatives

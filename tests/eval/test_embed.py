@@ -49,6 +49,21 @@ def test_one_compilation_serves_all_batches():
     assert embedder.image._cache_size() == before + 1
 
 
+@pytest.mark.parametrize("level", [0, 255])
+def test_a_picture_of_one_color_is_similar_to_nothing(level):
+    pictures = np.random.default_rng(3).integers(0, 256, (8, 2, 32, 32, 3), np.uint8)
+    pictures[0], pictures[1, 0] = level, level
+    mesh, frame_mask = create_mesh(MeshConfig(fsdp=1)), np.ones((8, 2), bool)
+    embedder = compile_embedder(pixel_embedder(with_frames=True), {}, mesh)
+    images = np.asarray(embedder.image({}, {"image": pictures[:, 1]}).embedding)
+    videos = embedder.video({}, {"video": pictures, "frame_mask": frame_mask})
+    np.testing.assert_allclose(images[0], 0, atol=1e-3)
+    np.testing.assert_allclose(videos.embedding[0], 0, atol=1e-3)
+    np.testing.assert_allclose(videos.frames[1, 0], 0, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(images[1:], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(videos.embedding[1:], axis=1), 1, rtol=1e-5)
+
+
 def test_exposure_alone_makes_no_neighbor():
     pictures = np.random.default_rng(2).integers(60, 160, (2, 16, 16, 3), np.uint8)
     brighter = pictures[:1] + np.uint8(80)

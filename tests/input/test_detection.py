@@ -182,7 +182,7 @@ def test_errors(settings):
     with pytest.raises(DataError, match="found 6 examples, expected at least one batch of 7"):
         detection_batches(dataclasses.replace(settings, batch_size=7))
     windows = clip_windows(settings, "clips")
-    with pytest.raises(DataError, match="config.eval.batch_size: found 3, expected a multiple"):
+    with pytest.raises(DataError, match="the evaluation.s batch size: found 3, expected a multiple"):
         window_batches(settings, "clips", windows, 3, 0, 2)
 
 

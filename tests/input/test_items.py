@@ -183,9 +183,9 @@ def test_a_broken_pair_is_named(rope, tmp_path, shop, data_dir):
     def opened(**changes):
         return train_batches(dataclasses.replace(rope, **changes))
 
-    with pytest.raises(FileNotFoundError, match=r"rope/pages: found no data set.*data/build.py rope --raw_dir RAW"):
+    with pytest.raises(FileNotFoundError, match=r"rope/pages: found no data set.*rice build rope --raw_dir RAW"):
         opened(data_dir=str(tmp_path))
-    with pytest.raises(ValueError, match=r"found no feature \['item_id'\].*data/build.py lpr4m"):
+    with pytest.raises(ValueError, match=r"found no feature \['item_id'\].*rice build lpr4m"):
         opened(data_dir=str(shop), domains="lpr4m/train,lpr4m/train")
     with pytest.raises(ValueError, match=r"found 6 examples, expected at least one batch of 7"):
         opened(batch_size=7)

@@ -291,7 +291,7 @@ def test_a_damaged_picture_is_an_error_that_names_it(config, tmp_path):
     damaged[2]["boxes"] = damaged[2]["boxes"][:4]
     tiny_shop.build(tmp_path / "shop" / "train", "train", damaged, {})
     broken = dataclasses.replace(config, data_dir=str(tmp_path), cut_tail=False)
-    with pytest.raises(ValueError, match=r"shop/train/1.0.0: frame 3 of row 2 \(clip_id clip-2.*data/build.py shop"):
+    with pytest.raises(ValueError, match=r"shop/train/1.0.0: frame 3 of row 2 \(clip_id clip-2.*rice build shop"):
         take(train_batches(broken), 1)
 
 

@@ -89,6 +89,13 @@ def test_a_bad_line_is_named(tmp_path, config, line):
         ProductBoxes(settings(config, "boxes"), path, ())
 
 
+def test_a_byte_that_is_not_utf_8_is_named(tmp_path, config):
+    path = tmp_path / "boxes.jsonl"
+    path.write_bytes(b'{"frame_id": "a", "boxes": []}\n{"frame_id": "\xff", "boxes": []}\n')
+    with pytest.raises(DataError, match=r"boxes.jsonl:2: .*expected \{\"frame_id\""):
+        ProductBoxes(settings(config, "boxes"), str(path), ())
+
+
 def test_a_frame_twice_and_no_file(tmp_path, config):
     path = write(tmp_path / "boxes.jsonl", *[{"frame_id": "a", "boxes": []}] * 2)
     with pytest.raises(DataError, match="found 2 lines for 1 frames, expected one line per frame"):

@@ -51,7 +51,7 @@ def test_a_damaged_shard_is_named_with_the_record(data_dir, tmp_path):
             errors[row] = str(error)
     ((row, error),) = errors.items()
     assert error.startswith(f"{shard}: record {row} (row {row} of shop/train) cannot be read, so the file is damaged")
-    assert "build.py shop" in error and "\n" not in error
+    assert "rice build shop" in error and "\n" not in error
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=f"{shard}: record 0 .*cannot be read"):
         Source(str(tmp_path), "shop/train")[0]
@@ -66,7 +66,7 @@ def test_the_newest_version_is_read(tmp_path):
 
 def test_missing_data_names_the_command_that_builds_it(config, tmp_path):
     missing = dataclasses.replace(config, data_dir=str(tmp_path), train="lpr4m/train", query="lpr4m/query")
-    message = rf"{tmp_path}/lpr4m/train: found no .* python data/build.py lpr4m --raw_dir RAW --data_dir {tmp_path}$"
+    message = rf"{tmp_path}/lpr4m/train: found no .* rice build lpr4m --raw_dir RAW --data_dir {tmp_path}$"
     with pytest.raises(FileNotFoundError, match=message):
         train_batches(missing)
     with pytest.raises(FileNotFoundError, match="lpr4m/query"):
@@ -76,7 +76,7 @@ def test_missing_data_names_the_command_that_builds_it(config, tmp_path):
 
 
 def test_a_missing_feature_is_an_error(data_dir):
-    with pytest.raises(ValueError, match=r"no feature \['asr'\] among .*'clip_id'.*data/build.py shop"):
+    with pytest.raises(ValueError, match=r"no feature \['asr'\] among .*'clip_id'.*rice build shop"):
         Source(data_dir, "shop/train", ["clip_id", "asr"])
 
 

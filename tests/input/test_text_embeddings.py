@@ -40,7 +40,8 @@ def test_ids_are_texts_of_any_kind(tmp_path):
 @pytest.mark.parametrize(
     ("vectors", "options", "message"),
     [
-        ([[1.0, 0.0], [1.0]], {}, "all of one length"),
+        ([[1.0, 0.0], [1.0]], {}, "embeddings have 1 to 2 numbers"),
+        ([[1.0, 0.0, 0.0], [1.0, 2.0], [0.0, 1.0, 0.0, 0.0]], {}, "all of one length .*have 2 to 4 numbers"),
         ([[1.0, 0.0], [0.0, 0.0]], {}, "embedding 1 has no direction"),
         ([[np.inf, 0.0]], {}, "has no direction"),
         ([[np.nan, 0.0]], {}, "has no direction"),
@@ -54,6 +55,15 @@ def test_other_content_is_refused_in_one_line(tmp_path, vectors, options, messag
     with pytest.raises(DataError, match=message) as error:
         read_embeddings(str(tmp_path), "titles")
     assert "\n" not in str(error.value)
+
+
+def test_a_part_without_rows_does_not_tell_the_size(tmp_path):
+    for kind in (pa.list_(pa.float32()), pa.list_(pa.float32(), 2)):
+        write(tmp_path / "titles" / "a.parquet", pa.array([], kind), pa.array([], pa.string()))
+        write(tmp_path / "titles" / "b.parquet", [[3.0, 4.0]], ["b"])
+        found = read_embeddings(str(tmp_path), "titles")
+        np.testing.assert_allclose(found.vectors, [[0.6, 0.8]], rtol=1e-6)
+        read_embeddings.cache_clear()
 
 
 def test_a_damaged_file_is_refused(tmp_path):

@@ -164,3 +164,6 @@ def test_numbers_of_classes_stay_when_products_come_and_go(rope, tmp_path):
         path.write_text(content)
         with pytest.raises(DataError, match=f"products.txt:{line}, expected the id of a product, each once"):
             list_classes(str(path), [])
+    path.write_bytes(b"a\n\xff\n")
+    with pytest.raises(DataError, match="products.txt: found bytes that are not UTF-8 .*; restore the file"):
+        list_classes(str(path), [])

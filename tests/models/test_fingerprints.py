@@ -110,6 +110,11 @@ def test_an_aggregation_counts_with_all_that_decides_its_result():
     configs.append(settings("transformer", model__aggregation__transformer__heads=2))
     found = [embedding_fingerprint(create_params(config, ONE, seed=0), config, 20) for config in configs]
     assert len(set(found)) == len(configs) == 5
+    # Of these two, not even the parameters differ.
+    weighing = [settings("attention", model__aggregation__attention__pooling=kind) for kind in ("score", "direction")]
+    params = create_params(weighing[0], ONE, seed=0)
+    assert len({embedding_fingerprint(params, config, 20) for config in weighing}) == 2
+    assert embedding_fingerprint(params, weighing[0], 20) in found, "an index made before the other existed is valid"
     params = create_params(configs[-1], ONE, seed=0)
     for name in flatten_dict(params, sep="/"):
         differs = embedding_fingerprint(changed(params, name), configs[-1], 20) != found[-1]

@@ -168,7 +168,7 @@ def test_evaluation_needs_neither_the_products_nor_their_centers(whole, ropes, s
 def test_new_products_get_fresh_centers_and_all_else_goes_on(whole, ropes, settings, tmp_path, caplog):
     workdir = copy_until(whole, tmp_path / "run", STEPS)
     run = run_of(settings(ropes[1], train__total_steps=8), workdir)
-    data = training_digests(run.config.data)
+    data = training_digests(run.config.input)
     names = (workdir / PRODUCTS).read_text().splitlines()
     assert names[:12] == (whole / PRODUCTS).read_text().splitlines() and len(names) == 15
     pretrained = model_class(run.model).PRETRAINED

@@ -2,14 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rice_jax.config import MeshConfig
+from rice_jax.models.cope import CLASSES
 from rice_jax.models.create import abstract_params
 from rice_jax.models.encoders.timesformer import Timesformer
+from rice_jax.models.weights import save_weights
 from rice_jax.parallel.mesh import create_mesh
-from rice_jax.tasks.start import run_optimizer
+from rice_jax.tasks.start import run_optimizer, take_centers
 from tests.settings import model_of, small_config
 
 
@@ -35,3 +38,17 @@ def test_new_layers_of_an_encoder_learn_faster_and_frozen_ones_do_not_learn():
         assert float(update[0]) == pytest.approx(-expected, rel=1e-4), name
         found.add(expected)
     assert found == {0.0, 0.1, 0.2}
+
+
+def test_centers_come_with_the_list_that_their_run_names(tmp_path, caplog):
+    params = {CLASSES: {"embedding": jnp.zeros((4, 3))}}
+    mine, own = tmp_path / "mine.txt", tmp_path / "own.txt"
+    saved = {CLASSES: {"embedding": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+    save_weights(tmp_path / "old", saved, {"data": {"products": str(mine)}})
+    mine.write_text("a\nb\nc\n")  # has grown since, by a product that the checkpoint does not know
+    own.write_text("c\nb\n")
+    found = take_centers(tmp_path / "old", params, str(own))
+    np.testing.assert_array_equal(found[CLASSES]["embedding"], [[0, 0, 0], [3, 4, 5], [0, 0, 0], [0, 0, 0]])
+    mine.unlink()
+    assert take_centers(tmp_path / "old", params, str(own)) is params
+    assert "old: found no list of its products" in caplog.text and str(mine) in caplog.text

@@ -44,6 +44,8 @@ def test_the_losses_are_those_of_the_pairs_that_are_there(one):
     }
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+    for name, pairs in (("image_title", there["title"]), ("video_speech", there["speech"]), ("title_speech", both)):
+        assert 0 < metrics[f"{name}_share"] == len(pairs) / BATCH < 1
     added = sum(WEIGHTS[f"loss__{name}_weight"] * value for name, value in expected.items())
     np.testing.assert_allclose(metrics["loss"], metrics["icl"] + added, rtol=1e-5)
 

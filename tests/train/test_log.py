@@ -54,6 +54,39 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [1], "the steps before it are kept"
 
 
+def test_a_gradient_that_is_no_number_ends_the_run_before_its_parameters_are_saved(tmp_path):
+    with (
+        pytest.raises(FloatingPointError, match="step 1: the gradient norm is inf; lower the learning rate"),
+        RunLog(tmp_path, 0, 4, batch_size=8, interval_steps=1) as log,
+    ):
+        log.add(1, metrics(1.0) | {"gradient_norm": jnp.float32("inf")})
+    assert lines(tmp_path) == []
+
+
+def test_a_tracker_that_cannot_be_closed_leaves_no_other_open(tmp_path):
+    closed = []
+
+    class Tracker:
+        run_id = None
+
+        def __init__(self, breaks: bool):
+            self.breaks = breaks
+
+        def log(self, step, values):
+            pass
+
+        def close(self, failed):
+            closed.append(failed)
+            if self.breaks:
+                raise RuntimeError("the service is away")
+
+    log = RunLog(tmp_path, 0, 4, 8, 2, [Tracker(False), Tracker(True)])
+    with pytest.raises(RuntimeError, match="the service is away"), log:
+        log.add(1, metrics(1.0))
+    assert len(closed) == 2 and log._file.closed
+    assert [line["step"] for line in lines(tmp_path)] == [1]
+
+
 def test_log_lines_tell_speed_and_time_left(tmp_path, caplog):
     with caplog.at_level("INFO", logger="rice_jax"), RunLog(tmp_path, 0, 4, batch_size=8, interval_steps=2) as log:
         for step in (1, 2):

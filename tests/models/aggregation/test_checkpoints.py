@@ -51,6 +51,21 @@ def test_a_fresh_aggregation_is_trained_but_refused_everywhere_else(tmp_path):
             TASKS[task].evaluators(run)
 
 
+def test_weights_of_frames_are_those_of_their_pooling(tmp_path):
+    pooling = "model__aggregation__attention__pooling"
+    saved(tmp_path / "score", settings("attention", **{pooling: "score"}))
+    other = model_of(settings("attention", **{pooling: "direction"}))
+    with pytest.raises(CheckpointError, match="score: found pooling='score', expected 'direction'"):
+        start_from(tmp_path / "score", create_params(other, ONE, seed=0), other)
+
+
+def test_a_text_tower_is_no_start(tmp_path):
+    save_weights(tmp_path / "text", {"text": {"bias": np.zeros(3, np.float32)}}, {"text": {}})
+    model = model_of(settings("features"))
+    with pytest.raises(CheckpointError, match="text: found text, expected an encoder; a text tower goes to"):
+        start_from(tmp_path / "text", create_params(model, ONE, seed=0), model)
+
+
 def test_a_trained_aggregation_is_loaded_with_the_settings_saved_beside_it(tmp_path):
     params = saved(tmp_path / "run", settings("transformer", loss__kind="sigmoid"))
     model = place_model(tmp_path / "run", read_settings(tmp_path / "run"), ONE)
