@@ -132,8 +132,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         file = path.open("a+")
         try:
             _lock(file.fileno(), path, wait)
-            # The holder before may have removed the file that was opened here, and another one taken its place.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if _is_there(path, file.fileno()):
                 break
         except BaseException:
             file.close()
@@ -171,12 +170,22 @@ def leaving_no_trace(directory: Path, *subdirectories: str, file: str = "") -> I
         raise
 
 
+def _is_there(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still the one of its name; the holder of a lock before may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _lock(descriptor: int, path: Path, wait: bool) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return
     except BlockingIOError as error:
-        holder = path.read_text(errors="replace") if path.exists() else ""
+        holder = ""
+        with contextlib.suppress(FileNotFoundError):  # it has just become free
+            holder = path.read_text(errors="replace")
         message = f"{path.parent}: is in use by {holder or 'another process'}"
         if not wait:
             raise LockedError(f"{message}; wait until that one is done, or choose another directory") from error

@@ -5,7 +5,6 @@ python -m rice_jax.main --config=configs/lpr4m.py --workdir=runs/lpr4m --config.
 
 import contextlib
 import dataclasses
-import importlib.util
 import logging
 import sys
 import traceback
@@ -19,7 +18,7 @@ from ml_collections import config_flags
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import parse_flags
 from rice_jax.files import leaving_no_trace
-from rice_jax.index.export import KINDS, export_faiss
+from rice_jax.index.export import KINDS, export_faiss, require_faiss
 from rice_jax.index.model import ModelSettings, place_model
 from rice_jax.index.store import FILE, read_index
 from rice_jax.index.update import remove_pictures, update_index
@@ -191,8 +190,8 @@ def index(config: Config, task: Task, workdir: Path, mesh: Mesh) -> None:
     directory, images = Path(config.index.directory or workdir / "index"), config.index.images
     if not (images or EXPORT.value):
         raise ConfigError("index: found config.index.images='', expected a directory or CSV, or --export")
-    if EXPORT.value and not importlib.util.find_spec("faiss"):
-        raise ConfigError("--export=faiss: faiss is not installed; pip install 'rice-jax[faiss]'")
+    if EXPORT.value:
+        require_faiss()
     if images and config.index.change == "remove":
         if jax.process_index() == 0:
             remove_pictures(directory, images)

@@ -26,7 +26,7 @@ from PIL import Image
 from rice_jax.commands.naming_flags import add_naming_flags, naming_of
 from rice_jax.config import ConfigError
 from rice_jax.index.store import FILE
-from rice_jax.logs import JsonFormatter
+from rice_jax.logs import TIMED, JsonFormatter
 from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.allowed import Allowed, parse_allowed
@@ -126,8 +126,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.ser
 def _start_log(form: str) -> None:
     """Writes the log to stderr, as "text" or "json", Python's warnings included."""
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
-    handler.setFormatter(JsonFormatter() if form == "json" else plain)
+    handler.setFormatter(JsonFormatter() if form == "json" else TIMED)
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(form == "json")
     logging.getLogger("rice_jax.serving").setLevel(logging.INFO)

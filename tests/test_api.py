@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 import rice_jax
+from rice_jax.convert import clip, reference
+from rice_jax.convert.tensors import ConvertError
 from rice_jax.input.transforms import sample_frames
 from rice_jax.models.weights import load_weights, save_weights
 from tests.fixtures import ROOT
@@ -171,6 +173,16 @@ def test_a_detector_is_refused(live_shop, tmp_path):
     save_weights(tmp_path / "detector", {"encoder": params["encoder"], "detector": {"x": np.zeros(1)}}, config)
     with pytest.raises(rice_jax.CheckpointError, match="detector: holds a detector, expected a model of task"):
         rice_jax.load(tmp_path / "detector")
+
+
+def test_a_text_tower_is_no_encoder(tmp_path):
+    tower = tmp_path / "tower"
+    save_weights(tower, {"text": {"bias": np.zeros(3, np.float32)}}, {"text": {}})
+    with pytest.raises(rice_jax.CheckpointError, match="tower: holds a text tower, expected a run or a converted enc"):
+        rice_jax.load(tower)
+    for export in (clip.export, reference.export_file):
+        with pytest.raises(ConvertError, match="tower: found no encoder, expected a run or a converted encoder"):
+            export(tower, tmp_path / "out.safetensors")
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

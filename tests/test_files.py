@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -41,6 +42,22 @@ def test_a_lock_is_held_once(tmp_path):
     with locked(tmp_path / ".lock"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_that_becomes_free_meanwhile_is_waited_for(tmp_path):
+    path, counter = tmp_path / ".lock", []
+
+    def work():
+        for _ in range(300):
+            with locked(path, wait=True):
+                counter.append(len(counter))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counter == list(range(1200))
 
 
 def test_a_killed_process_frees_its_lock(tmp_path):

@@ -13,10 +13,10 @@ from rice_jax.clips.evaluation import MIN_CLIPS
 from rice_jax.clips.labels import Clip
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.fields import build
-from rice_jax.config.upgrade import upgrade
+from rice_jax.index.model import saved_settings
 from rice_jax.index.store import About
 from rice_jax.models.encoders import VIDEO_ENCODERS
-from rice_jax.models.weights import CHECKPOINTS, newest_step, parameter_names, read_config
+from rice_jax.models.weights import parameter_names
 from rice_jax.types import DataError
 
 SHARE, MOST = 0.2, 1 / 3  # of the clips that are held out, at least and at most
@@ -83,16 +83,6 @@ def hold_out(clips: Sequence[Clip], share: float | None = None) -> tuple[list[Cl
                 break
     held = set(films[: chosen + 1])
     return [clip for clip in clips if clip.film not in held], [clip for clip in clips if clip.film in held]
-
-
-def saved_settings(source: Path) -> dict[str, Any]:
-    """The settings of a run, or those of a converted model, which has only `model`.
-
-    Raises:
-        CheckpointError: there is no checkpoint, or it cannot be read.
-    """
-    step = None if (source / "weights").is_dir() else newest_step(source)
-    return upgrade(read_config(source if step is None else source / CHECKPOINTS / str(step)))
 
 
 def run_settings(about: About, data_dir: Path, num_pairs: int, num_devices: int) -> Config:

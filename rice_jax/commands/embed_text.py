@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     options = parser.parse_args(arguments)
     if not (options.sets or options.titles or options.speech):
         parser.error("expected --sets, --titles, or --speech")
+    if options.batch_size < 1:
+        parser.error(f"--batch_size={options.batch_size}: expected 1 or more")
     number, _, count = options.share.partition("/")
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         parser.error(f"--share={options.share}: expected I/N with I from 0 to N - 1")

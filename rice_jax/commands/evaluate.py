@@ -18,6 +18,7 @@ from rice_jax.clips.evaluation import MIN_CLIPS, calibrate, document, judge, mea
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import read_clips, refuse
 from rice_jax.commands.naming_flags import add_naming_flags, naming_of, share
+from rice_jax.config import ConfigError
 from rice_jax.files import write_lines
 from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.store import Index, read_index, require_one_file
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     keep_compiled()
     try:
         evaluate(options)
-    except (CheckpointError, DataError, OSError) as error:
+    except (CheckpointError, ConfigError, DataError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
@@ -78,7 +79,8 @@ def evaluate(options: argparse.Namespace) -> None:
     naming = naming_of(options)
     if not options.keep_calibration:
         require_one_file(options.index)
-    engine = Engine(options.index, model=options.checkpoint, batch_sizes=(BATCH_SIZE,), naming=naming)
+    places = {"model": options.checkpoint, "text_model": options.text_model}
+    engine = Engine(options.index, **places, batch_sizes=(BATCH_SIZE,), naming=naming)
     encoded, unusable = encode_clips(engine, clips, options.interval_seconds)
     title = f"{len(unusable)} of {len(clips)} clips cannot be used:"
     if not encoded:
@@ -132,6 +134,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("clips", type=Path, metavar="CLIPS.csv", help="labels of the clips")
     add("--index", required=True, type=Path, metavar="DIR", help="the index of the shop")
     add("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing")
+    add("--text_model", type=Path, metavar="DIR", help="new location of the text tower, if it has moved")
     add("--gallery", metavar="ID", help="search only this gallery (default: all products)")
     add("--interval_seconds", type=float, default=1.0, metavar="S", help="look at one frame every S seconds")
     add("--max_wrong", type=share, default=0.1, metavar="P", help="largest share of wrong names (default: 0.1)")

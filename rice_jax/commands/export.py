@@ -143,10 +143,10 @@ def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, 
 
 def _read_run(run: Path) -> tuple[Path, int | None, Config | None]:
     """The workdir, the step of its checkpoint, and the run's settings; no step and no settings of a converted model."""
-    checkpoint = run.absolute()
+    checkpoint = run.resolve()
     if not (run / "weights").is_dir():
         checkpoint = checkpoint / CHECKPOINTS / str(newest_step(run))
-    if checkpoint.parent.name != CHECKPOINTS:
+    if checkpoint.parent.name != CHECKPOINTS or not checkpoint.name.isdecimal():
         return run, None, None
     return checkpoint.parent.parent, int(checkpoint.name), build(Config, upgrade(read_config(checkpoint)))
 

@@ -34,7 +34,9 @@ def follow_live(options: argparse.Namespace, load: Callable[[], Engine]) -> None
     webhook = Webhook(options.webhook) if options.webhook else None
     engine, stop = load(), threading.Event()
     batches = follow(source, engine.prepare, stop, interval_seconds=options.interval_seconds)
-    with _set_by_signals(stop):
+    with _set_by_signals(stop), contextlib.ExitStack() as closing:
+        if webhook:
+            closing.callback(webhook.close, WEBHOOK_SECONDS)  # after an error, too
         for event in changes(batches, engine, gallery=options.gallery, top=options.top, where=options.where):
             line = event_line(event)
             if webhook:
@@ -44,8 +46,6 @@ def follow_live(options: argparse.Namespace, load: Callable[[], Engine]) -> None
             except BrokenPipeError:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what follows is written to nowhere
                 stop.set()
-        if webhook:
-            webhook.close(WEBHOOK_SECONDS)
 
 
 @contextlib.contextmanager

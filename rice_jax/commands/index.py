@@ -153,23 +153,19 @@ def _embed_shards(options: argparse.Namespace) -> None:
 
 
 def _merge_shards(options: argparse.Namespace) -> None:
-    from rice_jax.index.milvus import require_milvus
     from rice_jax.index.shards import merge_shards
 
-    if options.store:
-        require_milvus()  # before the shards are read
+    _require_packages(options)
     merge_shards(options.shards, options.out, dimensions=options.dimensions, store_as=options.store_as)
     _copy(options)
 
 
 def _change_index(options: argparse.Namespace) -> None:
-    from rice_jax.index.milvus import require_milvus
     from rice_jax.index.update import build_index
     from rice_jax.parallel.compilation import keep_compiled
 
     keep_compiled()
-    if options.store:
-        require_milvus()  # before the pictures are embedded
+    _require_packages(options)
     build_index(
         options.pictures,
         model=options.model,
@@ -182,6 +178,17 @@ def _change_index(options: argparse.Namespace) -> None:
         text_weight=options.text_weight,
     )
     _copy(options)
+
+
+def _require_packages(options: argparse.Namespace) -> None:
+    """Refuses what cannot be copied, before pictures are embedded."""
+    from rice_jax.index.export import require_faiss
+    from rice_jax.index.milvus import require_milvus
+
+    if options.store:
+        require_milvus()
+    if options.export:
+        require_faiss()
 
 
 def _copy(options: argparse.Namespace) -> None:

@@ -86,8 +86,13 @@ def _write(found: Sequence[Match], by: By, as_json: bool) -> None:
             values = {name: value for name, value in match._asdict().items() if name != "confidence"}
             print(json.dumps(values | {"score": round(match.score, 4), "by": by}, ensure_ascii=False))
         return
-    product = max(len("product"), *(len(match.id) for match in found))
-    gallery = max(len("gallery"), *(len(match.gallery) for match in found))
+    if not found:
+        print("no product found: none that was searched has a title", file=sys.stderr)
+        return
+    product, gallery = (
+        max(map(len, names))
+        for names in (["product", *(match.id for match in found)], ["gallery", *(match.gallery for match in found)])
+    )
     print(f"{by:8}  {'product':{product}}  {'gallery':{gallery}}  title")
     for match in found:
         print(f"{match.score:8.4f}  {match.id:{product}}  {match.gallery:{gallery}}  {match.title}".rstrip())

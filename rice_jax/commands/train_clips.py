@@ -198,6 +198,7 @@ def compare(options: argparse.Namespace, held: Sequence[Clip]) -> None:
         change="mirror",
         dimensions=width,
         store_as=index.dtype,
+        **_text_settings(index),
     )
     write_index(new, dataclasses.replace(built, sources=index.sources))  # so that the shop's own CSV may update it
     measured: list[Measured] = []
@@ -266,6 +267,16 @@ def _train(prog: str, out: Path, flags: Sequence[str]) -> None:
         raise SystemExit(f"{out}: has no checkpoint after the training")
 
 
+def _text_settings(index: Index) -> dict[str, Any]:
+    """How `build_index` embeds titles as an index has them."""
+    if not index.text:
+        return {}
+    if index.text.model == index.about.checkpoint:  # the new run's tower has other weights
+        logger.warning("the new index has no titles as vectors: those of the old one are of the model's own text tower")
+        return {}
+    return {"text_model": index.text.model, "text_weight": index.text.weight}
+
+
 def _catalog(index: Index) -> Iterator[str]:
     """The pictures of an index as a CSV that `rice index` takes."""
     columns = {
@@ -280,7 +291,7 @@ def _catalog(index: Index) -> Iterator[str]:
     rows = [[*row, *more] for *row, more in zip(*columns.values(), further, strict=True)]
     for row in [[*columns, *names], *rows]:
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(row)
+        csv.writer(line, lineterminator="", quoting=csv.QUOTE_ALL).writerow(row)  # cells may have several lines
         yield line.getvalue()
 
 

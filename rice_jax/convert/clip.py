@@ -130,6 +130,8 @@ def export(checkpoint: Path, out: Path) -> str:
         ConvertError: a value exceeds the range of float16, or `out` is not empty.
     """
     params, saved = load_weights(checkpoint)
+    if "model" not in saved or "encoder" not in params:
+        raise ConvertError(f"{checkpoint}: found no encoder, expected a run or a converted encoder")
     if saved["model"].get("architecture", "vit") != "vit":
         raise ConvertError(
             f"{checkpoint}: found architecture={saved['model']['architecture']!r}, expected an encoder that "
@@ -210,11 +212,7 @@ def told(
     Raises:
         ConvertError: they are not known.
     """
-    if not (found or activation):
-        raise ConvertError(
-            f"{source}: found no activation in this file; OpenAI's models compute QuickGELU, most of open_clip's GELU; "
-            "if this model uses QuickGELU, add --quick_gelu, if it uses GELU, --activation=gelu"
-        )
+    activation = known_activation(source, found, activation)
     patches = state.get("visual.conv1.weight")
     if heads is None and patches is not None and patches.ndim and patches.shape[0] > WIDEST:
         raise ConvertError(
@@ -223,7 +221,21 @@ def told(
         )
     if heads is not None and (heads < 1 or (patches is not None and patches.ndim and patches.shape[0] % heads)):
         raise ConvertError(f"{source}: found --heads={heads}, expected a divisor of the width")
-    return {"activation": found or activation} | ({"heads": heads} if heads else {})
+    return {"activation": activation} | ({"heads": heads} if heads else {})
+
+
+def known_activation(source: Path, found: str | None, given: str | None) -> str:
+    """The activation that a model's file names, or else the one that the user does.
+
+    Raises:
+        ConvertError: neither does.
+    """
+    if not (found or given):
+        raise ConvertError(
+            f"{source}: found no activation in this file; OpenAI's models compute QuickGELU, most of open_clip's GELU; "
+            "if this model uses QuickGELU, add --quick_gelu, if it uses GELU, --activation=gelu"
+        )
+    return found or given or ""
 
 
 def _project(params: PyTree, config: EncoderConfig, kernel: np.ndarray, source: Path) -> tuple[PyTree, EncoderConfig]:

@@ -136,6 +136,8 @@ def export_file(workdir: Path, file: Path) -> str:
     if file.exists():
         raise ConvertError(f"{file}: exists; choose another name or delete it")
     params, config = load_weights(workdir)
+    if "model" not in config or "encoder" not in params:
+        raise ConvertError(f"{workdir}: found no encoder, expected a run or a converted encoder")
     if (kind := config["model"].get("aggregation", {}).get("kind", "features")) != "features":
         raise ConvertError(f"{workdir}: aggregates frames by {kind!r}, expected 'features': the reference has no other")
     state = to_reference(params, config["model"])

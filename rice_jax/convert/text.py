@@ -24,7 +24,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from rice_jax.config import TOKENIZER_FILES, TOKENIZER_FOLDER, TextTowerConfig
-from rice_jax.convert.clip import found_activation, told
+from rice_jax.convert.clip import found_activation, known_activation
 from rice_jax.convert.hugging_face import read_hugging_face
 from rice_jax.convert.names import (
     ACTIVATIONS,
@@ -264,7 +264,7 @@ def _from_file(
 ) -> tuple[PyTree, TextTowerConfig, Names]:
     if any(name.removeprefix("module.").startswith("bert.") for name in state):
         activation = activation or "gelu"  # of all of Chinese-CLIP's models
-    return from_original_text(state, told(source, state, activation, activation, heads)["activation"], heads)
+    return from_original_text(state, known_activation(source, None, activation), heads)
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.convert.text") -> None:

@@ -154,7 +154,7 @@ def _read_evaluation(path: Path, evaluation: Mapping[str, Any]) -> dict[str, Any
 def _describe_weights(source: Path) -> str:
     """Path and steps of weights that do not come from the run."""
     source = source.absolute()
-    if source.parent.name == CHECKPOINTS:
+    if source.parent.name == CHECKPOINTS and source.name.isdecimal():
         return f"{source.parent.parent} after {int(source.name):,} steps"
     step = newest_step(source)
     return f"{source} after {step:,} steps" if step else str(source)

@@ -1,5 +1,6 @@
 """The vectors of an index for FAISS."""
 
+import importlib.util
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from rice_jax.config import ConfigError
 from rice_jax.files import replacing, write_lines
 from rice_jax.index.store import TEXTS, Index
 from rice_jax.types import DataError
@@ -21,6 +23,16 @@ FIRST = 10  # pictures that recall counts
 NUM_QUERIES = 256  # pictures that stand for clips when recall is measured
 
 logger = logging.getLogger(__name__)
+
+
+def require_faiss() -> None:
+    """Refuses an export for which a package is missing.
+
+    Raises:
+        ConfigError: naming what to install.
+    """
+    if not importlib.util.find_spec("faiss"):
+        raise ConfigError("--export=faiss: faiss is not installed; pip install 'rice-jax[faiss]'")
 
 
 def export_faiss(directory: str | os.PathLike, index: Index, kind: str = "flat") -> Path:

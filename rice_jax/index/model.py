@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax import nnx
@@ -209,10 +210,11 @@ def read_settings(source: Path) -> ModelSettings:
         CheckpointError: there is no checkpoint, it cannot be read, or it holds a detector.
     """
     names = parameter_names(source)
-    step = None if (source / "weights").is_dir() else newest_step(source)
-    saved = upgrade(read_config(source if step is None else source / CHECKPOINTS / str(step)))
+    saved = saved_settings(source)
     if any(name.startswith("detector/") for name in names):
-        raise CheckpointError(f"{source}: holds a detector, expected a model of task 'retrieval' or 'domains'")
+        raise CheckpointError(f"{source}: holds a detector, expected a model of task 'retrieval', 'domains', or 'cope'")
+    if "model" not in saved:
+        raise CheckpointError(f"{source}: holds a text tower, expected a run or a converted encoder")
     try:
         config = build(Config, saved)
     except ConfigError as error:
@@ -222,6 +224,16 @@ def read_settings(source: Path) -> ModelSettings:
         num_frames = min(num_frames, model.num_frames)
     resize = config.data.resize if "data" in saved else round(model.image_size * 8 / 7)
     return dataclasses.replace(ModelSettings.of(config), resize=resize, num_frames=num_frames)
+
+
+def saved_settings(source: Path) -> dict[str, Any]:
+    """The settings that were saved with a run's newest checkpoint, or with a converted model, which has only `model`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it cannot be read.
+    """
+    step = None if (source / "weights").is_dir() else newest_step(source)
+    return upgrade(read_config(source if step is None else source / CHECKPOINTS / str(step)))
 
 
 def same_model(found: About, expected: About) -> bool:

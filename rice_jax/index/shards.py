@@ -79,7 +79,7 @@ def build_shards(
         directory: of the shards; created if it does not exist.
         model: what embeds the pictures.
         worker: which of how many processes this is, from 0.
-        store_as: see `build_index`.
+        store_as: see `build_index`; shards of another type are embedded again.
         texts: how titles are embedded; shards with other ones are embedded again.
         shard_size: pictures of a shard, if they are not in tars or folders of img2dataset.
         batch_size: see `update_index`.
@@ -101,6 +101,7 @@ def build_shards(
     model, read = load_decoder_texts(model, None, texts.model, embedder and embedder[0])
     told = f" {embedder[0].fingerprint} {embedder[1]:g}" if embedder else ""
     told += f" {read.fingerprint}" if read else ""
+    told += " int8" if store_as == "int8" else ""
     pieces = [piece._replace(made_of=piece.made_of + told) for piece in find_pieces(Path(images), shard_size)]
     own = range(worker[0], len(pieces), worker[1])
     fresh = [number for number in own if not _is_finished(directory, number, pieces, model)]

@@ -37,19 +37,9 @@ def make_smaller(index: Index, dimensions: int | None = None, store_as: str | No
         DataError: the vectors have fewer dimensions, there are fewer pictures than dimensions, or `store_as` is
             unknown.
     """
-    if store_as is not None and store_as not in DTYPES:
-        raise DataError(f"store_as: found {store_as!r}, expected one of {', '.join(map(repr, DTYPES))}")
-    num, width = index.vectors.shape
+    width = index.vectors.shape[1]
+    require_smaller(len(index.vectors), width, index.projection is not None, dimensions, store_as)
     if dimensions is not None and dimensions != width:
-        if index.projection is not None:
-            raise DataError(
-                f"dimensions: found {dimensions}, but the vectors of the index have been reduced to {width} already; "
-                "leave it out, or make another index"
-            )
-        if not 1 <= dimensions < width:
-            raise DataError(f"dimensions: found {dimensions}, expected 1 to {width}, the model's")
-        if num < dimensions:
-            raise DataError(f"dimensions: found {num} pictures, expected at least as many as dimensions ({dimensions})")
         projection = fit_projection(index.vectors, dimensions)
         kept = np.mean(np.linalg.norm(index.vectors @ projection, axis=1))
         index = dataclasses.replace(index, vectors=project(index.vectors, projection), projection=projection)
@@ -60,6 +50,33 @@ def make_smaller(index: Index, dimensions: int | None = None, store_as: str | No
         return index
     text = index.text and dataclasses.replace(index.text, vectors=from_int8(to_int8(index.text.vectors)))
     return dataclasses.replace(index, vectors=from_int8(to_int8(index.vectors)), text=text)
+
+
+def require_smaller(num: int, width: int, is_smaller: bool, dimensions: int | None, store_as: str | None) -> None:
+    """Refuses what `make_smaller` cannot do, which is known before pictures are embedded.
+
+    Args:
+        num: pictures of the index, at most.
+        width: dimensions of the vectors.
+        is_smaller: whether they have been reduced already.
+        dimensions, store_as: as in `make_smaller`.
+
+    Raises:
+        DataError: as `make_smaller`.
+    """
+    if store_as is not None and store_as not in DTYPES:
+        raise DataError(f"store_as: found {store_as!r}, expected one of {', '.join(map(repr, DTYPES))}")
+    if dimensions is None or dimensions == width:
+        return
+    if is_smaller:
+        raise DataError(
+            f"dimensions: found {dimensions}, but the vectors of the index have been reduced to {width} already; "
+            "leave it out, or make another index"
+        )
+    if not 1 <= dimensions < width:
+        raise DataError(f"dimensions: found {dimensions}, expected 1 to {width}, the model's")
+    if num < dimensions:
+        raise DataError(f"dimensions: found {num} pictures, expected at least as many as dimensions ({dimensions})")
 
 
 def project(

@@ -60,7 +60,11 @@ def read_pack(path: Path) -> Found:
         try:
             picture = _picture(path / shown[0], stem, files, shown[1])
         except (ValueError, AttributeError) as error:
-            problems.append(f"{path}/{stem}.json: {error}; expected names and values as JSON")
+            problems.append(f"{path}/{_utf_8(stem)}.json: {error}; expected names and values as JSON")
+            continue
+        name = str(picture.path)
+        if name != _utf_8(name):
+            problems.append(f"{_utf_8(name)}: found a name that is not UTF-8; rename the file")
             continue
         if (picture.gallery, picture.id) in pictures:
             problems.append(f"{picture.place}: found the id {picture.id!r} a second time, expected every id once")
@@ -70,7 +74,8 @@ def read_pack(path: Path) -> Found:
 
 def _picture(place: Path, stem: str, files: dict[str, tuple[str, bytes]], content: bytes) -> Packed:
     told: dict[str, Any] = json.loads(files[".json"][1]) if ".json" in files else {}
-    cells = {name.casefold(): _text(value) for name, value in told.items()}
+    told = {_utf_8(name): _text(value) for name, value in told.items() if value is not None}
+    cells = {name.casefold(): value for name, value in told.items()}
     caption = files[".txt"][1].decode(errors="replace").strip() if ".txt" in files else ""
     name = cells.get("id") or stem
     known = {"id", "product", "gallery", "title", "caption", *TECHNICAL}
@@ -81,16 +86,19 @@ def _picture(place: Path, stem: str, files: dict[str, tuple[str, bytes]], conten
         place,
         cells.get("title") or cells.get("caption") or caption,
         str(place),
-        {name: _text(value) for name, value in told.items() if name.casefold() not in known and value is not None},
+        {name: value for name, value in told.items() if name.casefold() not in known},
     )
     packed.content = content
     return packed
 
 
 def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _utf_8(value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _utf_8(text: str) -> str:
+    """A text with ? in place of halves of surrogate pairs, as bytes that are not UTF-8 are read."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _members_of_tar(path: Path, problems: list[str]) -> Iterator[tuple[str, bytes]]:

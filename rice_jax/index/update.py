@@ -18,7 +18,7 @@ from rice_jax.index.decoder_texts import load_decoder_texts
 from rice_jax.index.embedding import NUM_NAMED, content, digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
 from rice_jax.index.similar import report_similar
-from rice_jax.index.smaller import make_smaller, project
+from rice_jax.index.smaller import make_smaller, project, require_smaller
 from rice_jax.index.store import FILE, TEXTS, About, Index, read_index, require_one_file, write_index
 from rice_jax.index.text import AS_BEFORE, TextSettings, embed_distinct, embed_titles
 from rice_jax.models.contract import SupportsEmbedding, require
@@ -163,6 +163,11 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     about = model.about
     sources = _sources(directory, old, images, settings)
     pictures = read_shop(images)
+    num, width = (
+        len(pictures) + len(old.image_ids if old else ()),
+        old.vectors.shape[1] if old else about.model.embed_dim,
+    )
+    require_smaller(num, width, bool(old and old.projection is not None), settings.dimensions, settings.store_as)
     with ThreadPoolExecutor(max(settings.num_threads, 1)) as pool:
         digests = list(pool.map(digest_of, pictures))
         known = {} if old is None else _contents(old)

@@ -82,6 +82,7 @@ class Engine:
         Raises:
             CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
                 with; or the text tower is missing or another one.
+            ConfigError: the model cannot recognize, or the package that its texts need is not installed.
             DataError: the index cannot be read, is empty, or lacks the calibration that `naming` needs.
             FileNotFoundError: there is no index.
         """

@@ -75,6 +75,7 @@ class Recognizer:
         Raises:
             CheckpointError: there is no checkpoint, it did not make the index, or it has no trained decoder to re-rank
                 with.
+            ConfigError: the model cannot recognize, or the package that its texts need is not installed.
             DataError: the index cannot be read or is empty, it has no such gallery, column, or product, it lacks the
                 calibration that `naming` needs, or `interval_seconds` is not above 0.
             FileNotFoundError: there is no index.

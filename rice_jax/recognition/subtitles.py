@@ -236,7 +236,10 @@ def _line(text: str, segment: Any) -> int:
 
     decoder.parse_object = parse
     decoder.scan_once = json.scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
-    decoder.decode(text)
+    try:
+        decoder.decode(text)
+    except RecursionError:  # the parser in Python takes fewer levels than the one in C
+        return 1
     first = segment[0] if isinstance(segment, list) and segment else segment
     return 1 + text.count("\n", 0, min((place for place, found in places if found == first), default=0))
 

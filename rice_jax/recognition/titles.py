@@ -103,7 +103,7 @@ def load_texts(
         CheckpointError, DataError: as `load_titles`.
     """
     shared = next((texts for texts in known if texts.fingerprint == fingerprint), None)
-    moved, flag = (model, "--model") if own else (text_model, "--text_model")
+    moved, flag = (model, "--checkpoint, model=") if own else (text_model, "--text_model, text_model=")
     if not (shared or moved or os.path.exists(named)):
         raise CheckpointError(
             f"{named}: has embedded the titles of the index, and is not there any more; tell where it is now ({flag})"

@@ -46,6 +46,8 @@ def choose_space(index: Index, texts: Texts, by: By | None = None) -> By:
     Raises:
         DataError: the texts cannot be compared with it.
     """
+    if not index.image_ids:
+        raise DataError("found no images in the index, expected at least one; add some with `rice index`")
     size = len(index.vectors[0] if index.projection is None else index.projection)
     has_titles = index.text is not None and index.text.fingerprint == texts.fingerprint
     if by == TITLES and not has_titles:

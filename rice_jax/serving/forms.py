@@ -123,7 +123,7 @@ class _Reader:
     def _begin_content(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if b"name" not in options:
-            raise HTTPException(400, "found a part of the form without a name, expected frames, video, gallery, or top")
+            raise HTTPException(400, "found a part of the form without a name, expected one for each part")
         self._name, self._is_file = self._decode(options[b"name"]), b"filename" in options
         self._start = self._spool.size
         self._text.clear()

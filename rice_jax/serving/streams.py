@@ -150,26 +150,31 @@ class Lives:
         """
         for name, pushed in list(self.pushed.items()):
             if name not in streams:
-                self.end(name)
+                self._end_pushed(name, pushed)
                 continue
             try:
                 await asyncio.get_running_loop().run_in_executor(pool, pushed.wait)
             except Exception:
                 logger.exception("stream %r: an event cannot be told, so its listeners are ended", name.id)
-                self.end(name)
+                self._end_pushed(name, pushed)
 
     def end(self, name: StreamName) -> bool:
         """Ends a stream; returns whether there was one."""
-        followed, pushed = self._followed.pop(name, None), self.pushed.pop(name, None)
+        followed, pushed = self._followed.pop(name, None), self.pushed.get(name)
         if followed:
             followed.end()
             self._ended.append(followed)
         if pushed:
-            try:
-                pushed.end()
-            except Exception:  # its listeners are ended all the same
-                logger.exception("stream %r: its last event cannot be told", name.id)
+            self._end_pushed(name, pushed)
         return bool(followed or pushed)
+
+    def _end_pushed(self, name: StreamName, pushed: Pushed) -> None:
+        if self.pushed.get(name) is pushed:  # and not a newer one of this name
+            del self.pushed[name]
+        try:
+            pushed.end()
+        except Exception:  # its listeners are ended all the same
+            logger.exception("stream %r: its last event cannot be told", name.id)
 
     def end_all(self) -> Iterable[Followed]:
         """Ends all streams; returns those whose threads are to be waited for."""

@@ -113,6 +113,13 @@ class SpokenText(pydantic.BaseModel, extra="forbid"):
     )
     end: float = pydantic.Field(ge=-1e12, le=1e12, allow_inf_nan=False, description="Seconds, at least `start`.")
 
+    @pydantic.field_validator("text")
+    @classmethod
+    def _has_words(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("expected words")
+        return text
+
     @pydantic.model_validator(mode="after")
     def _in_order(self) -> "SpokenText":
         if self.end < self.start:

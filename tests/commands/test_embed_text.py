@@ -115,7 +115,11 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [([], "expected --sets, --titles, or --speech"), (["--sets=a", "--share=2/2"], "--share=2/2: expected I/N with")],
+    [
+        ([], "expected --sets, --titles, or --speech"),
+        (["--sets=a", "--share=2/2"], "--share=2/2: expected I/N with"),
+        (["--sets=a", "--batch_size=0"], "--batch_size=0: expected 1 or more"),
+    ],
 )
 def test_flags_are_checked(flags, message, capsys):
     with pytest.raises(SystemExit):

@@ -88,4 +88,12 @@ def test_events_go_to_the_webhook_too(run, monkeypatch, capsys):
     monkeypatch.setattr(follow, "Webhook", Webhook)
     run(webhook="http://localhost/hook")
     assert sent == ["http://localhost/hook", *LINES, follow.WEBHOOK_SECONDS]
+    sent.clear()
+
+    def fail():
+        raise OSError("the source is broken")
+
+    with pytest.raises(OSError, match="the source is broken"):
+        run(fail, webhook="http://localhost/hook")
+    assert sent == ["http://localhost/hook", LINES[0], follow.WEBHOOK_SECONDS], "what waits is sent all the same"
     capsys.readouterr()

@@ -208,6 +208,18 @@ def test_what_cannot_be_searched_is_told_in_one_sentence(capsys, index, shop, cl
         assert message in str(ended.value) and "\n" not in str(ended.value), ended.value
 
 
+def test_nothing_to_search_is_told(capsys, index, shop, clip, bert, tmp_path):
+    empty = dataclasses.replace(index.take([]), sources=index.sources)
+    write_index(tmp_path / "empty", empty)
+    with pytest.raises(SystemExit, match="found no images in the index, expected at least one; add some with"):
+        cli.main(["search", "red", f"--index={tmp_path / 'empty'}", f"--text_model={clip}"])
+    without = dataclasses.replace(index, titles=[""] * len(index.titles))
+    text = embed_titles(Texts(bert, batch_size=25), 0.5, without.titles, {})
+    write_index(tmp_path / "without", dataclasses.replace(without, text=text))
+    done = search(capsys, "red", f"--index={tmp_path / 'without'}", "--by=titles")
+    assert done.out == "" and "no product found: none that was searched has a title" in done.err
+
+
 def write_pooler(out):
     """A converted BERT of random weights."""
     import jax

@@ -13,8 +13,11 @@ import pytest
 from rice_jax import cli, read_index
 from rice_jax.commands import train_clips
 from rice_jax.config import Config, MeshConfig
+from rice_jax.files import write_lines
+from rice_jax.index.catalog import read_shop
 from rice_jax.index.update import build_index
 from rice_jax.parallel.mesh import create_mesh
+from tests.index.test_store import make_index
 from tests.programs import run, start, wait_for
 from tests.shop import png, write_mp4
 
@@ -31,6 +34,22 @@ def films(live_shop, tmp_path_factory):
             lines.append(f"{film}.mp4,{f'p{row}' if row < 8 else ''},{3 * place},{3 * place + 3}")
     (directory / "clips.csv").write_text("\n".join(lines))
     return directory
+
+
+def test_a_shop_is_listed_with_all_that_its_cells_hold(tmp_path):
+    cells = "a title\nof two lines", 'with "quotes", commas', "and\rreturns"
+    index = make_index(3)
+    index = dataclasses.replace(
+        index,
+        paths=[str(tmp_path / f"{row}.jpg") for row in range(3)],
+        titles=list(cells),
+        fields=[{"more": cell} for cell in reversed(cells)],
+    )
+    write_lines(tmp_path / "pictures.csv", train_clips._catalog(index))
+    found = {picture.id: picture for picture in read_shop(tmp_path / "pictures.csv")}
+    for row, name in enumerate(index.image_ids):
+        assert (found[name].title, str(found[name].path)) == (index.titles[row], index.paths[row])
+        assert found[name].fields == index.fields[row] and found[name].product == index.product_ids[row]
 
 
 def test_trains_compares_and_continues_after_kills(films, live_shop, tmp_path):

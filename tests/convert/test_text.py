@@ -237,6 +237,17 @@ def test_a_file_without_configuration(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params["text"], from_original_text(state, "quick_gelu", 4)[0])
 
 
+def test_a_texts_heads_divide_the_width_of_texts_and_not_of_pictures(tmp_path):
+    state = openai_state() | {"visual.conv1.weight": np.zeros((1664, 3, 1, 1), np.float32)}
+    safetensors.numpy.save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "merges.txt").write_text("#version\nt h\n")
+    width = state["ln_final.weight"].shape[0]
+    _, config, _ = text.read_source(tmp_path / "model.safetensors", activation="gelu", heads=4)
+    assert config.heads == 4 and 1664 % 3 and width % 3
+    with pytest.raises(ConvertError, match="3"):
+        text.read_source(tmp_path / "model.safetensors", activation="gelu", heads=3)
+
+
 def test_open_clip_folders(tmp_path):
     state = openai_state() | PICTURES
     safetensors.numpy.save_file(state, tmp_path / "open_clip_model.safetensors")

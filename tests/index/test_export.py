@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from rice_jax import cli
 from rice_jax.index.export import KINDS, export_faiss, nearest, recall
 from rice_jax.types import DataError
 from tests.index.test_store import make_index
@@ -39,6 +40,14 @@ def test_an_approximate_index_tells_its_recall(tmp_path, caplog, kind):
     shares = [len({*own} & {*other}) / 10 for own, other in zip(found.tolist(), exact.tolist(), strict=True)]
     assert told == pytest.approx(100 * np.mean(shares), abs=0.06) and told > 80
     assert "with 250 pictures as queries" in caplog.text
+
+
+def test_a_missing_package_is_told_before_pictures_are_embedded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    monkeypatch.setattr("rice_jax.index.update.build_index", lambda *_, **__: pytest.fail("pictures are embedded"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["index", str(tmp_path), f"--model={tmp_path}", f"--out={tmp_path / 'out'}", "--export=faiss"])
+    assert "faiss is not installed; pip install 'rice-jax[faiss]'" in str(ended.value) + capsys.readouterr().err
 
 
 def test_an_approximate_index_needs_pictures(tmp_path):

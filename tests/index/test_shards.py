@@ -163,6 +163,28 @@ def test_what_is_wrong_with_a_tar_is_told(tmp_path):
     assert any(f"{path}: is damaged after" in text and "download it again" in text for text in found.problems)
 
 
+def test_texts_and_names_that_are_not_utf_8(made, tmp_path):
+    directory = tmp_path / "tars"
+    directory.mkdir()
+    good = sample(1, id="a", title="half an emoji \ud83d", **{"na\ud83dme": "more \ud83d"})
+    bad = {name.replace("000000002", "\udcff"): content for name, content in sample(2).items()}
+    write_tar(directory / "00000.tar", good | bad)
+    done = build(made, directory, tmp_path / "shards")
+    assert (done.num_embedded, done.num_unusable) == (1, 1)
+    index = read_index(tmp_path / "shards")
+    assert index.titles == ["half an emoji ?"] and index.fields[0]["na?me"] == "more ?"
+    listed = (tmp_path / "shards" / "part-00000.txt").read_text()
+    assert "00000.tar/?.jpg: found a name that is not UTF-8; rename the file" in listed
+
+
+def test_another_type_is_embedded_again(made, tmp_path, tars):
+    out = tmp_path / "shards"
+    build(made, tars, out)
+    assert build(made, tars, out, store_as="float32").num_finished == 3
+    assert build(made, tars, out, store_as="int8").num_finished == 0
+    assert build(made, tars, out, store_as="int8").num_finished == 3 and read_index(out).dtype == "int8"
+
+
 def test_a_shard_without_a_usable_picture_is_finished(made, tmp_path, tars):
     for number, files in enumerate([{"1.jpg": b"broken"}, {"readme.txt": b""}]):
         write_tar(tars / f"0000{number}.tar", files)

@@ -91,6 +91,13 @@ def test_vectors_are_reduced_once():
         make_smaller(index, 3)
 
 
+def test_what_cannot_be_done_is_said_before_pictures_are_embedded(made, embedded):
+    for dimensions, message in ((0, "found 0, expected 1 to 16"), (15, "found 3 pictures, expected at least as many")):
+        with pytest.raises(DataError, match=message):
+            made.update(dimensions=dimensions)
+    assert not embedded and not made.directory.exists()
+
+
 def test_new_pictures_get_the_projection_of_the_index(made, embedded):
     whole = made.update()
     embedded.clear()

@@ -168,6 +168,11 @@ def test_a_segment_is_named_with_its_line():
         ("a.json", '[{"start": 2, "end": 1, "text": "a"}]', "second 2 to 1, expected it to begin before it ends"),
         ("a.json", '[{"start": 0, "end": 1, "text": "a", "confidence": 2}]', "a confidence of 2, expected 0 to 1"),
         ("a.json", '[{"start": 0, "end": 1%s, "text": "a"}]' % ("0" * 400), "found 10+… as `end`, expected a number"),
+        (
+            "a.json",
+            '[{"start": 0, "end": 1, "text": "a", "words": %s}, 1]' % ("[" * 400 + "]" * 400),
+            "a.json:1: segment 2: found 1, expected",
+        ),
         ("a.json", "[" * 100_000, "a.json: is nested too deeply; expected JSON such as"),
         ("a.json", '{"segments": [\n\n"a"]}', "a.json:1: segment 1: found 'a', expected `start`, `end`, and a `text`"),
         ("a.json", '{"segments": [\n{"words": 1}]}', "a.json:2: segment 1: found {'words': 1}, expected `start`"),

@@ -203,6 +203,7 @@ def test_what_is_said_in_a_stream_counts(reading_client, shop):
     [
         ({"text": "a", "start": 2, "end": 1}, 422, "expected an end of 2 or later"),
         ({"text": "", "start": 0, "end": 1}, 422, "text"),
+        ({"text": " \n ", "start": 0, "end": 1}, 422, "expected words"),
         ({"text": "a" * 1001, "start": 0, "end": 1}, 422, "at most 1000 characters"),
         ({"text": "a", "start": 0}, 422, "end: Field required"),
         ({"text": "a", "start": 0, "end": 1, "more": 1}, 422, "more: Extra inputs"),
