@@ -7,6 +7,8 @@ import io
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from rice_jax.serving import live as live_module
 from rice_jax.serving import service as service_module
 from rice_jax.serving.admission import Access
 from rice_jax.serving.limits import Limits
-from rice_jax.serving.live import Followed
+from rice_jax.serving.live import Followed, Pushed
 from rice_jax.serving.shops import Shop
 from rice_jax.serving.streams import Lives, StreamName, Streams
 from rice_jax.serving.tokens import read_tokens
@@ -35,31 +37,16 @@ from tests.shop import SIDE, png
 SECONDS = 20.0  # generous
 
 
-class Own:
-    """A stream, as far as `Lives` knows it."""
-
-    def __init__(self):
-        self.ended, self.log = False, self
-
-    @property
-    def is_closed(self):
-        return self.ended
-
-    @property
-    def is_running(self):
-        return not self.ended
-
-    def end(self):
-        self.ended = True
-
-
 def test_a_source_takes_the_place_of_pictures_that_are_pushed_no_longer():
-    lives, name, pushed, followed = Lives(Limits()), StreamName("", "s"), Own(), Own()
+    lives, name = Lives(Limits()), StreamName("", "s")
+    pushed, followed = (create_autospec(kind, instance=True) for kind in (Pushed, Followed))
     lives.pushed[name] = pushed
     assert lives.follow(name, lambda: followed) is followed
-    asyncio.run(lives.wait(Streams(Limits()), None))
-    assert pushed.ended and not followed.ended and lives.get(name) is followed
-    assert lives.end(name) and followed.ended and not lives.end(name)
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(lives.wait(Streams(Limits()), pool))
+    pushed.end.assert_called_once()
+    assert not followed.end.called and lives.get(name) is followed
+    assert lives.end(name) and followed.end.called and not lives.end(name)
 
 
 @pytest.fixture(autouse=True)
