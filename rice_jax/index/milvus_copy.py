@@ -68,8 +68,13 @@ def write_milvus(index: Index, uri: str, *, name: str = NAME, kind: str = "flat"
     client = connect(uri)
     with naming_errors(uri):
         lists = _require_collections(client, name, index, kind)
+        *galleries, everything = _gallery_rows(index, {"kind": kind, "lists": lists})
+        _upsert(client, galleries_of(name), galleries)  # before the first picture of a new one can be found
         _write_pictures(client, uri, name, index)
-        _write_galleries(client, name, index, {"kind": kind, "lists": lists})
+        _upsert(client, galleries_of(name), [everything])  # last, as an index that has no such row is not whole
+        kept = {row["key"] for row in (*galleries, everything)}
+        stored = [row["key"] for row in read_rows(client, galleries_of(name), "", ["key"])]
+        _delete(client, galleries_of(name), [key for key in stored if key not in kept])
     written = MilvusIndex(uri, name)
     if kind != "flat":
         vectors = index.rows
@@ -138,13 +143,11 @@ def _write_pictures(client: Any, uri: str, name: str, index: Index) -> None:
             changed += 1
             pending.append(row)
         if len(pending) == BATCH:
-            client.upsert(name, pending)
+            _upsert(client, name, pending)
             pending = []
-    if pending:
-        client.upsert(name, pending)
+    _upsert(client, name, pending)
     gone = sorted(stored.keys() - keys)
-    for batch in batches(gone):
-        client.delete(name, ids=batch)
+    _delete(client, name, gone)
     logger.info("%s: %d pictures, of which %d are written, and %d removed", uri, len(keys), changed, len(gone))
 
 
@@ -175,9 +178,18 @@ def _picture_rows(index: Index) -> Iterator[dict[str, Any]]:
         yield values | {"stamp": stamp, "vector": vectors[row].tolist()}
 
 
-def _write_galleries(client: Any, name: str, index: Index, settings: dict[str, Any]) -> None:
-    """Writes the means of the galleries, and deletes those that are gone; the row of all is last, as an index that has
-    none is not whole."""
+def _upsert(client: Any, collection: str, rows: list[dict[str, Any]]) -> None:
+    for start in range(0, len(rows), BATCH):
+        client.upsert(collection, rows[start : start + BATCH])
+
+
+def _delete(client: Any, collection: str, keys: list[str]) -> None:
+    for batch in batches(keys):
+        client.delete(collection, ids=batch)
+
+
+def _gallery_rows(index: Index, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The means of the galleries, the last one of all pictures, with what there is to know about the index."""
     rows: dict[str, list[int]] = {}
     for row, gallery in enumerate(index.gallery_ids):
         rows.setdefault(key_of(gallery), []).append(row)
@@ -191,8 +203,6 @@ def _write_galleries(client: Any, name: str, index: Index, settings: dict[str, A
         "text": index.text and index.text.about.decode(),
         "dimensions": index.vectors.shape[1],
     }
-    collection = galleries_of(name)
-    stored = [row["key"] for row in read_rows(client, collection, "", ["key"])]
     everything = range(len(index.image_ids))
     compared = index.rows
     vectors = {}
@@ -200,13 +210,9 @@ def _write_galleries(client: Any, name: str, index: Index, settings: dict[str, A
         padded = np.pad(index.projection, ((0, 0), (0, compared.shape[1] - index.projection.shape[1])))
         vectors = {row_name(row): own for row, own in enumerate(padded)}
     vectors |= {key: _center(compared, own) for key, own in [*rows.items(), (ALL, everything)]}
-    written = [
+    return [
         {"key": key, "vector": vector.tolist(), "about": about if key == ALL else {}} for key, vector in vectors.items()
     ]
-    for start in range(0, len(written), BATCH):
-        client.upsert(collection, written[start : start + BATCH])
-    for batch in batches([key for key in stored if key not in vectors]):
-        client.delete(collection, ids=batch)
 
 
 def _center(vectors: Float32[np.ndarray, "G M"], rows: Sequence[int]) -> Float32[np.ndarray, " M"]:

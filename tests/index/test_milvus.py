@@ -10,7 +10,7 @@ import pytest
 from rice_jax import cli
 from rice_jax.config import ConfigError
 from rice_jax.eval.scores import center
-from rice_jax.index import milvus, update
+from rice_jax.index import milvus, milvus_copy, update
 from rice_jax.index.milvus import MilvusIndex, key_of
 from rice_jax.index.milvus_copy import keys_of, write_milvus
 from rice_jax.index.smaller import make_smaller
@@ -160,6 +160,34 @@ def test_only_what_has_changed_is_written(uri, caplog):
     without = changed.take([row for row in range(59) if changed.gallery_ids[row] != ""])
     with pytest.raises(DataError, match="found no gallery ''"):
         write_milvus(without, uri).read("")
+
+
+@needs_milvus
+def test_a_copy_that_was_stopped_has_the_mean_of_each_gallery_with_pictures(uri, monkeypatch):
+    index = shop()
+    write_milvus(index.take([row for row in range(60) if index.gallery_ids[row] != "直播"]), uri)
+    written = []
+
+    def stop(client, collection, rows):
+        upsert(client, collection, rows)
+        written.append(collection)
+        if collection == "rice" and rows:
+            raise KeyboardInterrupt
+
+    upsert = milvus_copy._upsert
+    monkeypatch.setattr(milvus_copy, "_upsert", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_milvus(index, uri)
+    assert written == [milvus.galleries_of("rice"), "rice"]
+    found = MilvusIndex(uri).read("直播")
+    assert "直播" in found.gallery_ids
+    np.testing.assert_allclose(
+        found.centers["直播"],
+        index.take([r for r in range(60) if index.gallery_ids[r] == "直播"]).vectors.mean(axis=0),
+        atol=1e-6,
+    )
+    monkeypatch.setattr(milvus_copy, "_upsert", upsert)
+    assert_same(write_milvus(index, uri).read(), index)
 
 
 @needs_milvus
