@@ -3,8 +3,8 @@
     scripts/baselines.sh
 
 Each row has the same data, pictures of 96 px, four frames a clip, and 30 steps of 16 pairs. All but `swin`
-start from the shipped encoder; `swin` starts from random weights. docs/results.md has the scores and says what "-style"
-leaves out. Hardware: 2 CPU cores.
+start from the shipped encoder; `swin` starts from random weights. docs/baselines.md has the scores and says what
+"-style" leaves out. Hardware: 2 CPU cores.
 """
 
 from rice_jax.config import load_config

@@ -57,13 +57,19 @@ Several processes (Cloud TPU, Slurm and Open MPI are detected):
 Logging:
   --verbosity=0      also show the log of the libraries
 
-A run can be stopped at any moment; the same command resumes it. On SIGTERM it
-saves first and exits with 143."""
+{stopped}"""
 
 MODES = {
     "train": "Trains a model, or resumes its run, and evaluates it before and after.",
     "eval": "Evaluates a run's newest checkpoint or, without one, config.model.init_from.",
-    "detect": "Writes the boxes that a trained detector finds, one JSON line per frame.",
+    "detect": "Writes the boxes that a trained detector finds in the data set\n"
+    "config.data.detect, one JSON line per frame.",
+}
+STOPPED = {
+    "train": "A run can be stopped at any moment; the same command resumes it. On SIGTERM it\n"
+    "saves first and exits with 143.",
+    "eval": "If it is stopped, the same command evaluates again.",
+    "detect": "It can be stopped at any moment; the same command continues.",
 }
 
 
@@ -100,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(command: str, arguments: list[str]) -> None:
     if {"-h", "--help", "-help"} & set(arguments):
         on_clips = ON_CLIPS.format(command=command, out=CLIPS[command]) if command in CLIPS else ""
-        print(RUN_HELP.format(command=command, what=MODES[command], clips=on_clips))
+        print(RUN_HELP.format(command=command, what=MODES[command], clips=on_clips, stopped=STOPPED[command]))
         return
     from rice_jax import main as program
 
@@ -200,7 +206,7 @@ def _index(arguments: list[str]) -> None:
 def _compare(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="rice compare",
-        description="Writes a page that compares evaluated runs of the same queries with the first of them.",
+        description="Writes a page that compares runs evaluated on the same queries; the first run is the baseline.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="workdir of an evaluated run")
     parser.add_argument("--workdir", type=Path, required=True, help="directory to write compare.html into")

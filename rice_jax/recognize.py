@@ -183,7 +183,7 @@ def _stored_gallery(options: argparse.Namespace) -> Index | None:
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage=f"{prog} (VIDEO | --follow=URL) (--index=DIR | --uri=URI) [options]",
+        usage=f"{prog} (VIDEO | --follow=URL) (--index=DIR | --store … --uri …) …",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -203,8 +203,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     search = parser.add_argument_group("search")
     search.add_argument("--index", type=Path, metavar="DIR", help="the index of the shop")
     search.add_argument("--store", choices=("milvus",), help="search a database in place of --index; needs --uri")
-    search.add_argument("--uri", help="of the database, as for rice index")
-    search.add_argument("--collection", default=NAME, metavar="NAME", help=f"in the database (default: {NAME})")
+    search.add_argument("--uri", help="address of the database, as for rice index")
+    search.add_argument(
+        "--collection", default=NAME, metavar="NAME", help=f"collection in the database (default: {NAME})"
+    )
     search.add_argument(
         "--candidates",
         type=int,
@@ -212,8 +214,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         metavar="N",
         help=f"pictures fetched for each frame (default: {LIMIT})",
     )
-    search.add_argument("--checkpoint", type=Path, metavar="RUN", help="where the model is, if it has moved since")
-    search.add_argument("--text_model", type=Path, metavar="DIR", help="where the text tower is, if it has moved since")
+    search.add_argument("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved")
+    search.add_argument(
+        "--text_model", type=Path, metavar="DIR", help="new location of the text tower, if it has moved"
+    )
     search.add_argument("--gallery", metavar="ID", help="search only this gallery (default: all products)")
     search.add_argument(
         "--where",

@@ -179,12 +179,21 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     address.add_argument(
         "--allow_hosts", type=_names, default=[], metavar="NAMES", help="further names of this server; *: any name"
     )
-    address.add_argument("--token_file", type=Path, metavar="FILE", help="tokens, of which every request must show one")
+    address.add_argument("--token_file", type=Path, metavar="FILE", help="file of tokens; every request must carry one")
     address.add_argument(
-        "--log_format", choices=("text", "json"), default="text", metavar="FORM", help="text or json, on stderr"
+        "--log_format",
+        choices=("text", "json"),
+        default="text",
+        metavar="FORM",
+        help="log on stderr: text (default) or json",
     )
     address.add_argument(
-        "--cors_origin", type=_origin, action="append", default=[], metavar="URL", help="site whose pages may ask too"
+        "--cors_origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="URL",
+        help="site whose pages may call the API; repeatable",
     )
     address.add_argument(
         "--allow_sources", type=_sources, default=Allowed(), metavar="LIST", help="hosts and paths that may be followed"

@@ -49,13 +49,13 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
         help="embed share I of N, from 0, of a large catalog, and write shards; PICTURES may also be tars",
     )
     parser.add_argument(
-        "--text_model", type=Path, metavar="DIR", help="converted text tower, or run, that embeds titles"
+        "--text_model", type=Path, metavar="DIR", help="text tower, or run, that embeds titles (default: the index's)"
     )
     parser.add_argument(
         "--text_weight",
         type=float,
         metavar="W",
-        help="of titles and speech in the scores; 0: none (both default to the index's, or the calibration's)",
+        help="weight of titles and speech in the scores; 0: none (default: the index's, else the calibration's)",
     )
     _add_form(parser)
     options = parser.parse_args(arguments)
@@ -93,7 +93,7 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
         "--dimensions",
         type=int,
         metavar="N",
-        help="of the vectors, fewer than the model's, by a projection that is fitted on this index (default: all)",
+        help="project the vectors onto N dimensions, by a projection fitted on this index (default: no projection)",
     )
     parser.add_argument(
         "--store_as", choices=("float32", "int8"), help="int8: a quarter of the bytes (default: float32)"
@@ -103,14 +103,16 @@ def _add_form(parser: argparse.ArgumentParser) -> None:
         "--store", choices=("milvus",), help="also copy the index to this database, which rice recognize can search"
     )
     parser.add_argument(
-        "--uri", help="of the database: a file that ends in .db (Milvus Lite), or an address (http://localhost:19530)"
+        "--uri", help="the database: a file that ends in .db (Milvus Lite), or an address (http://localhost:19530)"
     )
-    parser.add_argument("--collection", default="rice", metavar="NAME", help="in the database (default: rice)")
+    parser.add_argument(
+        "--collection", default="rice", metavar="NAME", help="collection in the database (default: rice)"
+    )
     parser.add_argument(
         "--kind",
         choices=("flat", "hnsw", "ivf"),
         default="flat",
-        help="of --export and --store: exact (flat, default) or approximate, with the recall told",
+        help="index type of --export and --store: exact (flat, default), or approximate, whose recall is logged",
     )
 
 

@@ -13,9 +13,9 @@ def add_naming_flags(parser: argparse._ActionsContainer) -> None:
         "--min_confidence", type=share, metavar="P", help="name only products at least this likely, 0 to 1"
     )
     least.add_argument("--name_always", action="store_true", help="always name the most similar product")
-    prior = "how often none is shown, 0 to 1 (default: 0.5)"
+    prior = "assumed share of clips with no product (default: 0.5)"
     parser.add_argument("--none_prior", type=share, default=0.5, metavar="P", help=prior)
-    parser.add_argument("--score", choices=SCORES, help="rank by the mean of the frames, or the best")
+    parser.add_argument("--score", choices=SCORES, help="rank by mean or best frame (default: as calibrated)")
 
 
 def naming_of(options: argparse.Namespace) -> Naming:

@@ -54,7 +54,7 @@ class IndexConfig:
     images: str = setting(
         "",
         "Pictures for `--mode=index`: a directory with ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg, or a "
-        "CSV with the columns id, path (relative to the CSV) and optionally gallery, title, and product.",
+        "CSV with the columns path (relative to the CSV), and id or product or both, and optionally gallery and title.",
     )
     directory: str = setting("", "Directory of the index; empty: `index` in the workdir.")
     change: str = setting(

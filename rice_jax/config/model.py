@@ -32,7 +32,7 @@ class VitConfig:
     embed_dim: int = setting(512, "Size of an embedding.", minimum=1)
     dtype: str = setting(
         "bfloat16",
-        "Compute type; parameters, losses and similarities are float32.",
+        'Compute type, "float32" or "bfloat16"; parameters, losses, and similarities are float32.',
         choices=("float32", "bfloat16"),
     )
     remat: str = setting(
@@ -75,13 +75,14 @@ class VitConfig:
     )
     pixels: str = setting(
         "clip",
-        "Mean and standard deviation by which pixels are normalized: CLIP's, ImageNet's, 0.5 and 0.5, or TimeSformer's "
-        "0.45 and 0.225.",
+        'Mean and standard deviation by which pixels are normalized. "clip": CLIP\'s. "imagenet": ImageNet\'s. "half": '
+        '0.5 and 0.5. "kinetics": 0.45 and 0.225, as TimeSformer has.',
         choices=tuple(PIXEL_STATISTICS),
     )
     activation: str = setting(
         "quick_gelu",
-        'Activation of the MLPs. "gelu_tanh" is the approximation of GELU by a hyperbolic tangent.',
+        'Activation of the MLPs: "quick_gelu", "gelu", "gelu_tanh" (GELU approximated by a hyperbolic tangent), or '
+        '"silu".',
         choices=("quick_gelu", "gelu", "gelu_tanh", "silu"),
     )
     mlp_ratio: float = setting(4.0, "Width of an MLP's hidden layer, rounded.", unit="times `width`", above=0)
@@ -238,7 +239,9 @@ class DetectorConfig:
 @dataclasses.dataclass(frozen=True)
 class ModelConfig(VitConfig):
     logit_scale: float = setting(
-        4.0, 'Initial value with `loss.kind` "softmax"; similarities are multiplied by its square.'
+        4.0,
+        'Initial value of the learned logit scale, with `loss.kind` "softmax"; similarities are multiplied by its '
+        "square.",
     )
     init_from: str = setting(
         "",

@@ -17,7 +17,9 @@ class SwinSettings:
     heads: str = setting("3,6,12,24", "Attention heads of each stage.")
     window: int = setting(7, "Side of the windows in which patches attend to each other.", unit="patches", minimum=2)
     mlp_ratio: float = setting(4.0, "Width of an MLP's hidden layer, rounded.", unit="times its stage's width", above=0)
-    activation: str = setting("gelu", "Activation of the MLPs.", choices=("quick_gelu", "gelu", "gelu_tanh", "silu"))
+    activation: str = setting(
+        "gelu", "Activation of the MLPs, as in `config.model`.", choices=("quick_gelu", "gelu", "gelu_tanh", "silu")
+    )
     epsilon: float = setting(1e-5, "Epsilon of the layer norms.", above=0)
 
 

@@ -40,7 +40,9 @@ class TextTowerSettings:
     layers: int = setting(12, "Blocks.", minimum=1)
     heads: int = setting(12, "Attention heads of a block.", minimum=1)
     mlp_width: int = setting(3072, "Width of an MLP's hidden layer.", minimum=1)
-    activation: str = setting("gelu", "Activation of the MLPs.", choices=("quick_gelu", "gelu", "gelu_tanh", "silu"))
+    activation: str = setting(
+        "gelu", "Activation of the MLPs, as in `config.model`.", choices=("quick_gelu", "gelu", "gelu_tanh", "silu")
+    )
     epsilon: float = setting(1e-12, "Epsilon of the layer norms.", above=0)
     head: str = setting(
         "projection",

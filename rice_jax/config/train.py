@@ -24,8 +24,8 @@ class OptimizerConfig:
     between_frames: str = setting(
         "encoder",
         'Peak learning rate of an encoder\'s layers between frames (`config.model.architecture` "timesformer" or '
-        '"xclip"). "encoder": that of pretrained parts, as the weights have them. "new": that of new parts, since the '
-        "weights are an encoder's of pictures.",
+        '"xclip"). "encoder": that of pretrained parts, for weights that include these layers. "new": that of new '
+        "parts, for weights of a picture encoder, which lack them.",
         choices=("encoder", "new"),
     )
     beta1: float = setting(0.9, "Decay of Adam's first moment.", minimum=0, below=1)

@@ -1,15 +1,17 @@
-r"""Converts a checkpoint of the reference's RICE (PyTorch, MMF), or exports a checkpoint as a state dict for it.
+r"""Converts checkpoints of the reference's RICE (PyTorch, MMF) in both directions.
 
     rice convert reference import FILE OUT
     rice convert reference export WORKDIR FILE
 
-FILE is a `.safetensors`, `.pth`, `.pt` or `.ckpt`; writing the last three needs PyTorch: `pip install
-'rice-jax[torch]'`. It holds a state dict; an imported file may be a whole MMF checkpoint, of which only `model` is
-read. No code in the file is run. OUT is a new directory, from which training starts with
+FILE is a `.safetensors`, `.pth`, `.pt` or `.ckpt`; writing the last three needs
+PyTorch: `pip install 'rice-jax[torch]'`. It holds a state dict; an imported
+file may be a whole MMF checkpoint, of which only `model` is read. No code in
+the file is run. OUT is a new directory, from which training starts with
 `--config.model.init_from=OUT`; WORKDIR is such a directory, or that of a run.
 
-The reference's decoder declares embeddings that no forward pass uses. An import drops them; an export contains their
-initial values: the encoder's positions, a layer norm of ones and zeros, and zeros for the class embedding, which the
+The reference's decoder declares embeddings that no forward pass uses. An import
+drops them; an export contains their initial values: the encoder's positions, a
+layer norm of ones and zeros, and zeros for the class embedding, which the
 reference draws at random.
 """
 

@@ -2,13 +2,17 @@ r"""Converts the text tower of another program's model, with its tokenizer.
 
     rice convert text SOURCE OUT
 
-SOURCE is
-    a folder of Hugging Face's with `config.json` and `model.safetensors` of a Chinese-CLIP, CLIP or BERT;
-    a folder of open_clip's with `open_clip_config.json` and the weights of a CLIP;
-    a file of Chinese-CLIP's or OpenAI's own programs, or another `.pt`, `.pth` or `.safetensors` file with their names.
-No code in SOURCE is run. OUT is a new directory with the weights and, in `tokenizer`, the files of the tokenizer:
-`tokenizer.json`, `vocab.txt`, `merges.txt` or `bpe_simple_vocab_16e6.txt.gz`, copied from the folder of SOURCE or from
---tokenizer. `rice embed-text` reads it.
+SOURCE is one of
+    a folder of Hugging Face's with `config.json` and `model.safetensors` of a
+        Chinese-CLIP, CLIP or BERT;
+    a folder of open_clip's with `open_clip_config.json` and the weights of a
+        CLIP;
+    a file of Chinese-CLIP's or OpenAI's own programs, or another `.pt`, `.pth`
+        or `.safetensors` file with their names.
+No code in SOURCE is run. OUT is a new directory with the weights and, in
+`tokenizer`, the files of the tokenizer: `tokenizer.json`, `vocab.txt`,
+`merges.txt` or `bpe_simple_vocab_16e6.txt.gz`, copied from the folder of SOURCE
+or from --tokenizer. `rice embed-text` reads it.
 """
 
 import argparse

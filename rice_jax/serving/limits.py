@@ -17,7 +17,7 @@ class Limits:
     """Limits of each request, then limits of the server."""
 
     upload_bytes: int = _limit(200 * MEGA, "size of a request", flag="upload_megabytes", unit=MEGA)
-    upload_seconds: float = _limit(60.0, "time in which it must arrive")
+    upload_seconds: float = _limit(60.0, "time in which a request must arrive")
     frames: int = _limit(100, "pictures of a clip")
     picture_bytes: int = _limit(20 * MEGA, "size of a picture's file", flag="picture_megabytes", unit=MEGA)
     pixels: int = _limit(25 * MEGA, "size of a picture or of a video's frames", flag="megapixels", unit=MEGA)
