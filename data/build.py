@@ -7,9 +7,8 @@ import inspect
 import io
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import tensorflow_datasets as tfds  # noqa: E402
 
 from .builder import ShardedBuilder  # noqa: E402
 from .errors import RawDataError  # noqa: E402
+from .processes import cleaning_up_on_sigterm, locked  # noqa: E402
 
 DESCRIPTION = """\
 Builds a data set from its raw files, as ArrayRecord files in DATA_DIR/NAME/CONFIG/VERSION. A set that already exists
@@ -41,8 +41,11 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """
     parser = _parser(prog)
     args = parser.parse_args(arguments)
+    if args.max_short_side < 0 or args.workers < 1 or not 0 <= args.max_skipped_percent <= 100:
+        expected = "--max_short_side of 0 or more, --workers of 1 or more, and --max_skipped_percent of 0 to 100"
+        parser.error(f"expected {expected}")
     try:
-        with _cleaning_up_on_sigterm():
+        with cleaning_up_on_sigterm():
             for builder in _builders(args):
                 build(builder, args.raw_dir, args.overwrite, _beam(args))
     except RawDataError as error:
@@ -61,39 +64,40 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam:
     Args:
         builder: a builder of one config; after a build its `summary` describes what was skipped.
         raw_dir: the raw files.
-        overwrite: build again if the set exists, and discard the shards of an interrupted build.
+        overwrite: build again if the set exists, and discard the shards of an interrupted build. If the build fails,
+            the former set stays.
         beam: `beam_runner` and `beam_options` of `tfds.download.DownloadConfig`, or nothing.
 
     Raises:
         RawDataError: the raw data is wrong, or too much of it is unusable.
     """
     target = Path(builder.data_dir)
-    if overwrite:
-        shutil.rmtree(builder.unfinished_dir, ignore_errors=True)
-    if target.exists() and not overwrite:
-        print(f"{target}: already exists; --overwrite builds it again")
-        return
-    for leftover in target.parent.glob(f"incomplete.*{target.name}"):
-        print(f"{leftover}: left by a build that was killed; remove it if no other build is running")
-    if target.exists():
-        doomed = target.with_name(f"incomplete.{os.getpid()}_{target.name}")
-        target.rename(doomed)  # first: an interrupted removal must not leave a part under the version's name
-        shutil.rmtree(doomed)
-    print(f"{target}: building", flush=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download of unknown size, but nothing is fetched
-        config = tfds.download.DownloadConfig(manual_dir=raw_dir, **(beam or {}))
-        builder.download_and_prepare(download_config=config)
+    replaced = target.with_name(f"replaced_{target.name}")
+    with locked(target.parent):
+        if overwrite:
+            shutil.rmtree(builder.unfinished_dir, ignore_errors=True)
+        if replaced.exists() and not target.exists():  # a build that was to replace it was killed
+            replaced.rename(target)
+        if target.exists() and not overwrite:
+            print(f"{target}: already exists; --overwrite builds it again")
+            return
+        for leftover in target.parent.glob(f"incomplete.*{target.name}"):
+            print(f"{leftover}: left by a build that was killed; remove it if no other build is running")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if target.exists():
+            target.rename(replaced)  # until the new one is complete
+        print(f"{target}: building", flush=True)
+        try:
+            # TFDS announces a download of unknown size, but nothing is fetched.
+            with contextlib.redirect_stdout(io.StringIO()):
+                config = tfds.download.DownloadConfig(manual_dir=raw_dir, **(beam or {}))
+                builder.download_and_prepare(download_config=config)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(target)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
     print(f"{target}: {builder.info.splits.total_num_examples} examples; {builder.summary}")
-
-
-@contextlib.contextmanager
-def _cleaning_up_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM end the program as Ctrl-C does, with an exception, so that the partial data set is removed."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _builders(args: argparse.Namespace) -> list[ShardedBuilder]:
@@ -109,7 +113,9 @@ def _builders(args: argparse.Namespace) -> list[ShardedBuilder]:
     configs = args.configs.split(",") if args.configs else builder_cls.configs_for(args.raw_dir)
     _check_known("--configs", configs, builder_cls.builder_configs)
     options = dict(option.partition("=")[::2] for option in args.option)
-    _check_known("--option", options, inspect.getfullargspec(builder_cls).kwonlyargs)
+    common = inspect.getfullargspec(ShardedBuilder).kwonlyargs
+    own = [name for name in inspect.getfullargspec(builder_cls).kwonlyargs if name not in common]
+    _check_known("--option", options, own)
     shared = {name: getattr(args, name) for name in ("max_skipped_percent", "max_short_side", "workers")}
     return [builder_cls(config=config, data_dir=args.data_dir, **shared, **options) for config in configs]
 
@@ -129,10 +135,11 @@ def _beam(args: argparse.Namespace) -> dict[str, Any]:
     return {"beam_runner": args.beam_runner, "beam_options": PipelineOptions(flags)}
 
 
-def _check_known(flag: str, names: Iterable[str], known: Iterable[str]) -> None:
+def _check_known(flag: str, names: Iterable[str], known: Collection[str]) -> None:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise RawDataError(f"{flag}: found {', '.join(unknown)}, expected some of {', '.join(known)}")
+        expected = f"some of {', '.join(known)}" if known else "none for this data set"
+        raise RawDataError(f"{flag}: found {', '.join(unknown)}, expected {expected}")
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -24,6 +23,7 @@ from .atomic import replacing
 from .errors import RawDataError
 from .img2dataset import build_index, find_outputs
 from .pictures import RawPictures
+from .processes import in_workers
 from .skip_report import SkipReport, SkipSummary
 
 RECORD = "build.json"  # beside the records: the options of the build, and what was read and skipped
@@ -156,7 +156,11 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             for split, split_tasks in tasks_of.items()
         ]
         self.info.set_splits(tfds.core.SplitDict(infos))
-        shutil.rmtree(self.unfinished_dir)
+
+    def _post_download_and_prepare_hook(self) -> None:
+        """Removes the finished shards, once the data set is complete under its own name."""
+        super()._post_download_and_prepare_hook()
+        shutil.rmtree(self.unfinished_dir, ignore_errors=True)
 
     def _run(
         self, tasks: Sequence["_Task"], download_config: tfds.download.DownloadConfig
@@ -171,8 +175,7 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         if workers <= 1:
             yield from zip(tasks, progress(map(write, tasks)), strict=True)
         else:
-            with multiprocessing.get_context("spawn").Pool(workers) as pool:
-                yield from zip(tasks, progress(pool.imap(write, tasks)), strict=True)
+            yield from zip(tasks, progress(in_workers(write, tasks, workers)), strict=True)
 
     def _length(self, task: "_Task", error: str, summary: SkipSummary) -> int:
         """Adds a shard's report to the summary and returns its number of examples."""
@@ -183,13 +186,20 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         return done["num_examples"]
 
     def _take(self, split: str, tasks: Sequence["_Task"], lengths: Sequence[int]) -> tfds.core.SplitInfo:
-        """Moves a split's shards to where TFDS expects them, writes their index, and describes them for TFDS."""
+        """Puts a split's shards where TFDS expects them, writes their index, and describes them for TFDS.
+
+        TFDS removes what is there after an error, so the shards also stay in `unfinished_dir`.
+        """
         if self.index_features:
             _save(Path(self.data_dir) / f"{split}_index.npy", _index(self.index_features, tasks))
         template = self._get_filename_template(split)
         num_bytes = sum(task.records.stat().st_size for task in tasks)
         for number, task in enumerate(tasks):
-            task.records.rename(template.sharded_filepath(shard_index=number, num_shards=len(tasks)))
+            target = template.sharded_filepath(shard_index=number, num_shards=len(tasks))
+            try:
+                os.link(task.records, target)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(task.records, target)
         return tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template)
 
 

@@ -200,8 +200,6 @@ def _languages(builder: str) -> list[str]:
 def size_category(num_examples: int) -> str:
     """The hub's category of a data set's size."""
     step = len(str(num_examples)) - 4
+    if step >= len(SIZES) - 1:
+        return f"n>{SIZES[-1]}"
     return f"n<{SIZES[0]}" if step < 0 else f"{SIZES[step]}<n<{SIZES[step + 1]}"
-
-
-if __name__ == "__main__":
-    main()

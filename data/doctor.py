@@ -18,6 +18,7 @@ from .errors import FormatError, RawDataError  # noqa: E402
 from .findings import Findings  # noqa: E402
 from .img2dataset import build_index, find_outputs, name_in, open_index  # noqa: E402
 from .pictures import RawPictures  # noqa: E402
+from .processes import cleaning_up_on_sigterm  # noqa: E402
 from .text import read_lines  # noqa: E402
 
 DESCRIPTION = """\
@@ -41,7 +42,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     """
     args = _parse(arguments, prog)
     try:
-        return _examine(args)
+        with cleaning_up_on_sigterm():
+            return _examine(args)
     except OSError as error:  # a full disk, a directory that cannot be written
         where = f"{error.filename or args.out or args.raw_dir}: {error.strerror or error}"
         sys.exit(f"{args.prog}: error: {where}")

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from .atomic import replacing
 from .errors import FormatError, fail
+from .processes import in_workers, locked
 
 STATUSES = ("success", "failed_to_download", "failed_to_resize")
 COLUMNS = ["url", "key", "status", "original_width", "original_height"]
@@ -161,7 +161,7 @@ def build_index(
 
     Args:
         outputs: directories, from `find_outputs`.
-        directory: the directory of the index; its content is replaced.
+        directory: the directory of the index; its content is replaced, by one program at a time.
         workers: number of processes that read the shards.
         on_error: called with an error for unfinished or damaged shards, which are left out if it returns.
 
@@ -171,6 +171,13 @@ def build_index(
     Raises:
         FormatError: no shard has a row, or `on_error` raised it.
     """
+    with locked(directory.parent):
+        return _build_index(outputs, directory, workers, on_error)
+
+
+def _build_index(
+    outputs: Sequence[Path], directory: Path, workers: int, on_error: Callable[[FormatError], None]
+) -> Path:
     shards = [shard for output in outputs for shard in _finished_shards(output, on_error)]
     path = directory / f"{_fingerprint(shards)}.index"
     if path.exists():
@@ -202,8 +209,7 @@ def _deal(shards: Sequence[_Shard], buckets: Path, workers: int, on_error: Calla
         files = [stack.enter_context((buckets / f"{byte:03}").open("wb")) for byte in range(256)]
         scan: Iterable[tuple[np.ndarray, int] | FormatError] = map(_scan, enumerate(shards))
         if min(workers, len(shards)) > 1:
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(workers))
-            scan = pool.imap(_scan, enumerate(shards))
+            scan = in_workers(_scan, enumerate(shards), workers)
         for scanned in tqdm(scan, total=len(shards), desc="index", unit="shard", disable=None):
             if isinstance(scanned, FormatError):
                 on_error(scanned)

@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 OTHER_SPELLINGS = (".JPG", ".jpeg", ".JPEG")  # of .jpg, which annotation files imply
+MOST_EXIF = 65_533  # bytes, of a JPEG's segment
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # other decoders of Pillow start programs
 
 # Pillow refuses a PNG with a larger text or color profile; editors write a megabyte of history.
@@ -160,7 +161,7 @@ def _check(encoded: bytes) -> tuple[int, int, int]:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             width, height = image.size
             # A JPEG is then read completely, but most of the arithmetic is skipped.
-            image.draft("L", (width // 8, height // 8))
+            image.draft("L", (max(1, width // 8), max(1, height // 8)))
             image.load()
             if image.mode in ("I", "F"):
                 raise ValueError("numbers of 32 bits have no defined white")  # so training would refuse it
@@ -182,13 +183,14 @@ def _shrink(picture: Picture, max_short_side: int) -> Picture:
     """Shrinks a picture to a short side of at most `max_short_side` pixels, keeping its proportions.
 
     A picture that is transparent, of 16 bits, with a gamma, or with the color profile of gray or CMYK stays as it is:
-    as an RGB JPEG it would look different.
+    as an RGB JPEG it would look different. So does one with more EXIF data than a JPEG can hold.
     """
     with Image.open(io.BytesIO(picture.encoded)) as image:
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         is_transparent = alpha is not None and alpha.getextrema() != (255, 255)
         gamma = 1 / 2.2 if "srgb" in image.info else image.info.get("gamma", 1 / 2.2)
         differs = is_transparent or image.mode[0] in "IF" or abs(gamma * 2.2 - 1) > 0.05
+        differs = differs or len(image.info.get("exif", b"")) > MOST_EXIF
         if differs or (image.mode != "RGB" and "icc_profile" in image.info) or min(image.size) <= max_short_side:
             return picture
         scale = max_short_side / min(image.size)

@@ -32,6 +32,7 @@ run() { # ROW WORKDIR FLAGS…
     python -m rice_jax.main --config="configs/sample_baselines.py:$1" --workdir="$2" "${@:3}"
 }
 
+require_same_settings "$out" "$@"
 prepare_data
 shipped=(icl "$out/shipped" --mode=eval "$@" --config.data.data_dir="$test" --config.eval.pixels=True)
 [ -e "$out/shipped/report.html" ] || run "${shipped[@]}"

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package need
 from rice_jax.eval.domain_leads import Asked, DomainRun, Pair, mean_lead, read_domain_run, require_same_queries
 from rice_jax.eval.results import EMBEDDING, WITHOUT_TEXT, Row
 from rice_jax.types import DataError
-from scripts.paired import cell
+from scripts.paired import cell, find_evaluation
 
 BASELINE, UNTRAINED = "icl", "shipped"  # the latter is an evaluation without a training
 ROWS = {  # of configs/sample_cope.py: names
@@ -61,12 +61,8 @@ def read_runs(directory: Path) -> tuple[DomainRun, Runs]:
     runs: Runs = {row: {} for row in ROWS}
     for row in ROWS:
         for workdir in sorted(directory.glob(f"{row}-*")):
-            places = sorted(path.parent for path in workdir.glob("eval-*/rankings.jsonl"))
-            if len(places) > 1:
-                names = ", ".join(place.name for place in places)
-                sys.exit(f"error: {workdir}: found the evaluations {names}, expected one; delete the others")
-            if places:
-                runs[row][workdir.name.removeprefix(f"{row}-")] = read_domain_run(places[0])
+            if place := find_evaluation(workdir):
+                runs[row][workdir.name.removeprefix(f"{row}-")] = read_domain_run(place)
     if not runs[BASELINE]:
         sys.exit(f"error: {directory}: found no results of {BASELINE}-SEED, expected some")
     everything = {f"{row}-{seed}": run for row, by_seed in runs.items() for seed, run in by_seed.items()}

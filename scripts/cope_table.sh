@@ -11,6 +11,10 @@ source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
 out=runs/cope built=data/built/cope test=data/built/cope-test raw=data/raw/cope tower=weights/sample_text
 
+is_simulated() { # DIRECTORY
+    [ -e "$1/attribution.csv" ] && [ ! -e "$1/unfinished" ]
+}
+
 prepare_data() { # items of the training products and two variants of each in $built; of 100 others in $test
     if [ ! -e "$raw/complete" ]; then
         [ -e "$raw/variants/complete" ] || {
@@ -18,9 +22,10 @@ prepare_data() { # items of the training products and two variants of each in $b
             python data/sample/variants.py --products data/sample --out "$raw/variants" --variants 2
             touch "$raw/variants/complete"
         }
-        python data/sample/rope.py --products "$raw/variants" --out "$raw/train" --train_items 2 --test_products 20 \
+        is_simulated "$raw/train" || python data/sample/rope.py --products "$raw/variants" --out "$raw/train" --train_items 2 --test_products 20 \
             --test_items 2
-        python data/sample/rope.py --products data/sample --out "$raw/test" --train_products 1
+        is_simulated "$raw/test" ||
+            python data/sample/rope.py --products data/sample --out "$raw/test" --train_products 1
         touch "$raw/complete"
     fi
     python data/build.py rope --raw_dir "$raw/train" --data_dir "$built"

@@ -20,9 +20,9 @@ list=${positional[0]} out=${positional[1]%/}
 if [[ $(head -n 1 "$list") != *://* ]]; then
     urls=${out}_urls.txt
     mkdir -p "$(dirname "$out")"
+    prefix=$(sed 's/[&|\\]/\\&/g' <<< "${ROPE_URL_PREFIX:-https://js-ad.a.yximgs.com/bs2/ad-material-video/}")
     # Written to another name and moved, so that an interruption leaves no incomplete list.
-    sed -E 's|.*,||; s|^ *||; s| *$||; s|^|'"${ROPE_URL_PREFIX:-https://js-ad.a.yximgs.com/bs2/ad-material-video/}"'|' \
-        "$list" > "$urls.partial"
+    sed -E $'s|\r$||; s|.*,||; s|^ *||; s| *$||; s|^|'"$prefix|" "$list" > "$urls.partial"
     mv "$urls.partial" "$urls"
     list=$urls
 fi

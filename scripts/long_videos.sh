@@ -14,9 +14,9 @@ fi
 
 measured=()
 for seed in ${SEEDS:-0 1 2}; do
-    [ -e "runs/demo-$seed/results.json" ] || scripts/demo.sh --seed="$seed"
+    [ -e "runs/demo-$seed/report.html" ] || scripts/demo.sh --seed="$seed"
     prepare_sample "$seed"
-    index=runs/long_videos/index-$seed
+    index=runs/long_videos/index-$VIDEOS-$seed
     python -m rice_jax.main --config=configs/sample.py --workdir="runs/demo-$seed" --config.seed="$seed" \
         --config.data.data_dir="$built" --config.model.init_from="$encoder" \
         --mode=index --config.index.images="$films/shop.csv" --config.index.directory="$index"

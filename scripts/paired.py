@@ -66,7 +66,7 @@ def find_evaluation(workdir: Path) -> Path | None:
     Raises:
         SystemExit: there are several.
     """
-    places = sorted(path.parent for path in workdir.glob("eval-*/results.json"))
+    places = sorted(path.parent for path in workdir.glob("eval-*/report.html"))  # it is written last
     if len(places) > 1:
         names = ", ".join(place.name for place in places)
         sys.exit(f"error: {workdir}: found the evaluations {names}, expected one; delete the others")

@@ -28,6 +28,7 @@ def write_run(place, ranks, queries=RANKED, file="rankings.jsonl"):
     row = Row(30)
     write_results(place / "results.json", {PIXELS: RESULT, row: RESULT}, {"rankings": dataclasses.asdict(row)})
     write_rankings(place / file, dataclasses.replace(queries, truth_ranks=tuple((place,) for place in rank.tolist())))
+    (place / "report.html").touch()
 
 
 def write_runs(directory):
@@ -37,6 +38,8 @@ def write_runs(directory):
     write_run(directory / "icl-1" / "eval-a", [1] * 24)
     write_run(directory / "sgmn-1" / "eval-a", [1] * 24 + [10] * 6)
     (directory / "swin-0" / "checkpoints").mkdir(parents=True)  # has not been evaluated yet
+    write_run(directory / "seam-0" / "eval-a", [1] * 60)
+    (directory / "seam-0" / "eval-a" / "report.html").unlink()  # an evaluation that was killed before its end
 
 
 def tables(directory, capsys):

@@ -168,5 +168,3 @@ CHINESE = Language(
     ),
     sounds=dict(zip("的在是这家好里一个有来看想都大点", "得再事着加号理以各又莱砍相读打店", strict=True)),
 )
-
-LANGUAGES = {"en": ENGLISH, "zh": CHINESE}

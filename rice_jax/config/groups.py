@@ -207,7 +207,8 @@ class Config:
         if model.text != "off" and not reads:
             yield (
                 f"config.model.text: found {model.text!r} with config.task={self.task!r} and config.loss.pmd_weight="
-                f"{self.loss.pmd_weight}, expected 'off': only PMD of task 'retrieval' and task 'cope' read texts"
+                f"{self.loss.pmd_weight}, expected 'off', since nothing reads texts: task 'cope' does, and task "
+                "'retrieval' with config.loss.pmd_weight, a weight of a contrast of texts, or config.eval.text_weight"
             )
         yield from self.loss.text_loss_problems(model.text, model.encoder.embed_dim, model.texts)
         yield from self.eval.text_weight_problems(model.text, self.task)

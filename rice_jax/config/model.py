@@ -268,7 +268,7 @@ class ModelConfig(VitConfig):
     )
     text: str = setting(
         "off",
-        'What PMD reads of texts, an image\'s title and a video\'s speech. "off": nothing. "embeddings": those in '
+        'What the model reads of an image\'s title and a video\'s speech. "off": nothing. "embeddings": those in '
         '`data.texts`. "tower": the texts themselves, with a text tower that is trained.',
         choices=("off", "embeddings", "tower"),
     )

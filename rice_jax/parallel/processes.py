@@ -51,7 +51,7 @@ def join(
         ProcessError: this is one host of a TPU slice, and joining is off. A failure to join ends the program.
     """
     if together is None:
-        together = coordinator is not None or told_of_others(os.environ)
+        together = coordinator is not None or (num_processes or 1) > 1 or told_of_others(os.environ)
     if not together:
         # The hosts of a TPU slice are always connected, but the checkpoints of hosts that have not joined conflict.
         if jax.process_count() > 1:
@@ -93,10 +93,17 @@ def join(
 
 
 def told_of_others(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher has started this process as one of several.
+
+    Raises:
+        ProcessError: a variable holds no number of processes.
+    """
     counts = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     hosts = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
-    return any(int(environment.get(name, 1)) > 1 for name in counts) or any(
+    for name in counts:
+        if not (environment.get(name) or "1").isdecimal():
+            raise ProcessError(f"{name}: found {environment[name]!r}, expected a number of processes")
+    return any(int(environment.get(name) or 1) > 1 for name in counts) or any(
         "," in environment.get(name, "") for name in hosts
     )
 

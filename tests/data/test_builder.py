@@ -32,6 +32,35 @@ def test_a_picture_is_made_smaller_by_its_short_side_only_where_it_is_larger(tmp
     assert RawPictures(tmp_path).read("a.jpg", SkipReport()).encoded == encoded
 
 
+def test_the_smallest_jpeg_and_the_longest_exif_are_read(tmp_path):
+    for number, size in enumerate([(7, 200), (200, 7), (5, 5)]):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(3, size))
+        picture = RawPictures(tmp_path, max_short_side=30).read(f"{number}.jpg", SkipReport())
+        assert (picture.width, picture.height) == size
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 70_000
+    for suffix in ("PNG", "WEBP"):
+        Image.new("RGB", (60, 80)).save(tmp_path / f"a.{suffix.lower()}", suffix, exif=exif)
+        stored = (tmp_path / f"a.{suffix.lower()}").read_bytes()
+        picture = RawPictures(tmp_path, max_short_side=30).read(f"a.{suffix.lower()}", SkipReport())
+        assert picture.encoded == stored, "a JPEG has no place for it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max_short_side", "-5"], "expected --max_short_side of 0 or more"),
+        (["--workers", "0"], "--workers of 1 or more"),
+        (["--max_skipped_percent", "101"], "--max_skipped_percent of 0 to 100"),
+        (["--option", "workers=4"], "--option: found workers, expected some of"),
+    ],
+)
+def test_what_a_build_cannot_be_told(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        build(write_raw(tmp_path / "raw"), tmp_path / "data", *arguments)
+    assert message in f"{ended.value} {capsys.readouterr().err}"
+
+
 def test_boxes_stay_where_they_are_in_a_smaller_picture(tmp_path):
     raw = write_raw(tmp_path / "raw")
     build(raw, tmp_path / "data", "--configs", "train", "--max_short_side", "9")

@@ -168,7 +168,8 @@ def test_the_command_refuses_what_is_not_one_data_set(built, one, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("num_examples", "category"), [(999, "n<1K"), (1000, "1K<n<10K"), (4_013_617, "1M<n<10M"), (10**7, "10M<n<100M")]
+    ("num_examples", "category"),
+    [(999, "n<1K"), (1000, "1K<n<10K"), (4_013_617, "1M<n<10M"), (10**7, "10M<n<100M"), (10**9, "n>1B")],
 )
 def test_sizes_have_the_hubs_names(num_examples, category):
     assert size_category(num_examples) == category

@@ -112,6 +112,13 @@ def test_names_of_rope_become_urls(img2dataset):
     arguments = [raw / "test_video_frames.txt", out]
     assert run_script(img2dataset, *arguments, script="download_rope.sh", **environment).returncode == 0
     assert Path(f"{out}_urls.txt").read_text().startswith("https://example.org/a b/00000000-0000-")
+    lists = raw / "test_video_frames.txt"
+    lists.write_bytes(lists.read_bytes().replace(b"\n", b"\r\n"))
+    environment = {"ROPE_URL_PREFIX": r"https://example.org/?a=1&b=\2|c="}
+    assert run_script(img2dataset, *arguments, script="download_rope.sh", **environment).returncode == 0
+    for line in Path(f"{out}_urls.txt").read_bytes().splitlines(keepends=True):
+        assert line.startswith(rb"https://example.org/?a=1&b=\2|c=00000000-0000-") and line.endswith(b".jpg\n")
+        assert b"\r" not in line
 
 
 def test_what_stops_a_download_of_rope(img2dataset):

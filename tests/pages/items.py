@@ -53,4 +53,5 @@ def write_run(workdir, ranked: DomainRanking, data_dir=""):
     about |= {"rankings": dataclasses.asdict(Row(6))}
     write_results(workdir / "results.json", {Row(6): ranked.score()}, about)
     write_domain_rankings(workdir / "rankings.jsonl", ranked)
+    (workdir / "report.html").touch()
     return workdir
