@@ -20,7 +20,7 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
 import tensorflow_datasets as tfds  # noqa: E402
 
 from .builder import ShardedBuilder  # noqa: E402
-from .errors import RawDataError  # noqa: E402
+from .errors import RawDataError, WorkerError  # noqa: E402
 from .processes import cleaning_up_on_sigterm, locked  # noqa: E402
 
 DESCRIPTION = """\
@@ -41,17 +41,20 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """
     parser = _parser(prog)
     args = parser.parse_args(arguments)
-    if args.max_short_side < 0 or args.workers < 1 or not 0 <= args.max_skipped_percent <= 100:
-        expected = "--max_short_side of 0 or more, --workers of 1 or more, and --max_skipped_percent of 0 to 100"
-        parser.error(f"expected {expected}")
+    if args.max_short_side < 0:
+        parser.error(f"--max_short_side={args.max_short_side}: expected 0 or more")
+    if args.workers < 1:
+        parser.error(f"--workers={args.workers}: expected 1 or more")
+    if not 0 <= args.max_skipped_percent <= 100:
+        parser.error(f"--max_skipped_percent={args.max_skipped_percent}: expected 0 to 100")
     try:
         with cleaning_up_on_sigterm():
             for builder in _builders(args):
                 build(builder, args.raw_dir, args.overwrite, _beam(args))
     except RawDataError as error:
         sys.exit(f"{parser.prog}: error: {error}")
-    except OSError as error:  # a full disk, a directory that cannot be written
-        where = f"{error.filename or args.data_dir}: {error.strerror or error}"
+    except (OSError, WorkerError) as error:  # a full disk, a directory that cannot be written
+        where = f"{error.filename or args.data_dir}: {error.strerror or error}" if isinstance(error, OSError) else error
         sys.exit(f"{parser.prog}: error: {where}; finished shards are kept, and the same command continues from them")
 
 
@@ -64,8 +67,8 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam:
     Args:
         builder: a builder of one config; after a build its `summary` describes what was skipped.
         raw_dir: the raw files.
-        overwrite: build again if the set exists, and discard the shards of an interrupted build. If the build fails,
-            the former set stays.
+        overwrite: build again if the set exists, from the start, unless a build like this was interrupted: it goes on.
+            If the build fails, the former set stays.
         beam: `beam_runner` and `beam_options` of `tfds.download.DownloadConfig`, or nothing.
 
     Raises:
@@ -73,12 +76,16 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam:
     """
     target = Path(builder.data_dir)
     replaced = target.with_name(f"replaced_{target.name}")
+    overwriting = builder.unfinished_dir / "overwriting"  # what finished shards beside it belong to
     with locked(target.parent):
-        if overwrite:
+        if overwrite and not overwriting.exists():
             shutil.rmtree(builder.unfinished_dir, ignore_errors=True)
+            overwriting.parent.mkdir(parents=True)
+            overwriting.touch()
         if replaced.exists() and not target.exists():  # a build that was to replace it was killed
             replaced.rename(target)
         if target.exists() and not overwrite:
+            shutil.rmtree(replaced, ignore_errors=True)
             print(f"{target}: already exists; --overwrite builds it again")
             return
         for leftover in target.parent.glob(f"incomplete.*{target.name}"):
@@ -92,9 +99,11 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam:
             with contextlib.redirect_stdout(io.StringIO()):
                 config = tfds.download.DownloadConfig(manual_dir=raw_dir, **(beam or {}))
                 builder.download_and_prepare(download_config=config)
-        except BaseException:
-            if replaced.exists():
+        except BaseException as error:
+            if replaced.exists() and not target.exists():
                 replaced.rename(target)
+            if isinstance(error, RawDataError):  # after it has been mended, pictures are to be read again
+                overwriting.unlink(missing_ok=True)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
     print(f"{target}: {builder.info.splits.total_num_examples} examples; {builder.summary}")

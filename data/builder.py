@@ -10,7 +10,7 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,8 +136,11 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             kept = f"{finished} of {len(tasks)} shards already exist; --overwrite builds them again"
             print(f"{self.unfinished_dir}: {kept}", file=sys.stderr)
         # Not in the version's directory, because the report must survive a failed build.
-        with SkipSummary(self.unfinished_dir.with_name("skipped.jsonl")) as summary:
-            lengths = {task: self._length(task, error, summary) for task, error in self._run(tasks, download_config)}
+        with (
+            SkipSummary(self.unfinished_dir.with_name("skipped.jsonl")) as summary,
+            contextlib.closing(self._run(tasks, download_config)) as written,
+        ):
+            lengths = {task: self._length(task, error, summary) for task, error in written}
             summary.fail_above(self._max_skipped_percent)
             for split, split_tasks in tasks_of.items():
                 if not any(lengths[task] for task in split_tasks):
@@ -164,7 +167,7 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
 
     def _run(
         self, tasks: Sequence["_Task"], download_config: tfds.download.DownloadConfig
-    ) -> Iterator[tuple["_Task", str]]:
+    ) -> Generator[tuple["_Task", str], None, None]:
         """Runs the tasks and yields them in order, each with the error in its raw files or ''."""
         write = functools.partial(_write, self.info.features, self.index_features)
         if download_config.beam_runner:
@@ -175,7 +178,8 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         if workers <= 1:
             yield from zip(tasks, progress(map(write, tasks)), strict=True)
         else:
-            yield from zip(tasks, progress(in_workers(write, tasks, workers)), strict=True)
+            with contextlib.closing(in_workers(write, tasks, workers)) as written:
+                yield from zip(tasks, progress(written), strict=True)
 
     def _length(self, task: "_Task", error: str, summary: SkipSummary) -> int:
         """Adds a shard's report to the summary and returns its number of examples."""

@@ -14,7 +14,7 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     __package__ = "data"
 
 from .atomic import replacing  # noqa: E402
-from .errors import FormatError, RawDataError  # noqa: E402
+from .errors import FormatError, RawDataError, WorkerError  # noqa: E402
 from .findings import Findings  # noqa: E402
 from .img2dataset import build_index, find_outputs, name_in, open_index  # noqa: E402
 from .pictures import RawPictures  # noqa: E402
@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None, prog: str | None = None) -> int:
     try:
         with cleaning_up_on_sigterm():
             return _examine(args)
+    except WorkerError as error:
+        sys.exit(f"{args.prog}: error: {error}")
     except OSError as error:  # a full disk, a directory that cannot be written
         where = f"{error.filename or args.out or args.raw_dir}: {error.strerror or error}"
         sys.exit(f"{args.prog}: error: {where}")
@@ -159,6 +161,8 @@ def _parse(arguments: list[str] | None, prog: str | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help="Write retry_urls.txt into this directory (default: RAW_DIR).")
     add("--json", action="store_true", help="Print the report as JSON.")
     args = parser.parse_args(arguments)
+    if args.workers < 1:
+        parser.error(f"--workers={args.workers}: expected 1 or more")
     if not args.raw_dir.is_dir():
         parser.error(f"{args.raw_dir}: found no such directory, expected the raw files")
     if args.out and not args.out.is_dir():

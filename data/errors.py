@@ -8,6 +8,10 @@ class RawDataError(Exception):
     """
 
 
+class WorkerError(Exception):
+    """A worker process has ended in the middle of its work."""
+
+
 class FormatError(RawDataError):
     """A raw file that violates its format."""
 

@@ -209,7 +209,7 @@ def _deal(shards: Sequence[_Shard], buckets: Path, workers: int, on_error: Calla
         files = [stack.enter_context((buckets / f"{byte:03}").open("wb")) for byte in range(256)]
         scan: Iterable[tuple[np.ndarray, int] | FormatError] = map(_scan, enumerate(shards))
         if min(workers, len(shards)) > 1:
-            scan = in_workers(_scan, enumerate(shards), workers)
+            scan = stack.enter_context(contextlib.closing(in_workers(_scan, enumerate(shards), workers)))
         for scanned in tqdm(scan, total=len(shards), desc="index", unit="shard", disable=None):
             if isinstance(scanned, FormatError):
                 on_error(scanned)

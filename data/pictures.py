@@ -186,6 +186,7 @@ def _shrink(picture: Picture, max_short_side: int) -> Picture:
     as an RGB JPEG it would look different. So does one with more EXIF data than a JPEG can hold.
     """
     with Image.open(io.BytesIO(picture.encoded)) as image:
+        image.load()  # a PNG's EXIF data may follow its pixels
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         is_transparent = alpha is not None and alpha.getextrema() != (255, 255)
         gamma = 1 / 2.2 if "srgb" in image.info else image.info.get("gamma", 1 / 2.2)

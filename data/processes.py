@@ -6,31 +6,32 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-from .errors import RawDataError
+from .errors import WorkerError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_workers(function: Callable[[T], R], arguments: Iterable[T], workers: int) -> Iterator[R]:
-    """Calls a function in worker processes and yields the results in order.
+def in_workers(function: Callable[[T], R], arguments: Iterable[T], workers: int) -> Generator[R, None, None]:
+    """Calls a function in worker processes and yields the results in order; close it to end them before the last one.
 
     Raises:
-        RawDataError: a worker was killed, which a pool of `multiprocessing` would wait for forever.
+        WorkerError: a worker was killed, which a pool of `multiprocessing` would wait for forever.
     """
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
         yield from pool.map(function, arguments)
     except BrokenProcessPool as error:
-        raise RawDataError(
-            "a worker process was killed, probably for lack of memory: lower --workers; finished shards are kept, and "
-            "the same command continues from them"
+        cause = f" ({error.__cause__})" if error.__cause__ else ""
+        raise WorkerError(
+            f"a worker process has ended unexpectedly, for example for lack of memory{cause}; lower --workers"
         ) from error
     except BaseException:
         for worker in multiprocessing.active_children():
@@ -38,6 +39,18 @@ def in_workers(function: Callable[[T], R], arguments: Iterable[T], workers: int)
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent is killed: nothing else would tell it, and the next build would meet it."""
+    parent = multiprocessing.parent_process()
+    assert parent
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

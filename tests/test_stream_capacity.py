@@ -29,7 +29,10 @@ def test_batches_carry_more_streams_and_no_latency_is_below_that_of_one_frame():
 
 
 def test_an_accelerator_encodes_while_the_cores_decode():
-    assert largest(TOGETHER._replace(accelerated=True), 1.0) == 100
+    accelerated = TOGETHER._replace(accelerated=True)
+    assert largest(accelerated, 1.0) == 100
+    np.testing.assert_allclose(simulate(accelerated, 1).latencies, 0.05, err_msg="a frame has both behind it")
+    assert largest(accelerated, 0.049) == 0
 
 
 def test_what_was_simulated_is_measured_too(live_shop, capsys):

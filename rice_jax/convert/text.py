@@ -157,11 +157,12 @@ def from_original_text(
     if not all(len(shape) == 2 for shape in (tokens, positions, hidden, projection)):
         raise ConvertError(f"tensors that do not fit {names.what}: found {tokens}, {positions}, {hidden}, {projection}")
     width = tokens[1]
-    if (heads is None and width % 64) or width % (heads or 64):
+    if heads is None and width % 64:
         raise ConvertError(
-            f"found a width of {width} in {names.what}; expected a multiple of {heads or 64} (set --heads, which no "
-            "tensor shows)"
+            f"found a width of {width} in {names.what}, which is no multiple of 64; set --heads, which no tensor shows"
         )
+    if heads is not None and (heads < 1 or width % heads):
+        raise ConvertError(f"found --heads={heads}, expected a divisor of the width of {width} in {names.what}")
     tower = TextTowerConfig(
         kind="bert" if is_bert else "clip",
         vocab_size=tokens[0],

@@ -16,7 +16,7 @@ COLUMNS = {
     "product": ("product_id", "sku", "item_id", "article_id"),
     "id": ("sku", "image_id", "photo_id", "picture_id"),
     "path": (
-        "image", "photo", "picture", "img", "file", "filename", "file_name", "file_path",
+        "image", "photo", "picture", "img", "file", "filename", "file_name",
         "image_path", "photo_path", "picture_path", "image_file", "photo_file", "picture_file",
     ),
     "gallery": ("gallery_id", "live", "live_id", "livestream"),

@@ -138,7 +138,7 @@ def _require_same_parts(saved: dict, parts: PyTree, config: AnyModelConfig, dire
         pairs["aggregation.transformer.heads"] = found, config.aggregation.transformer.heads
     if isinstance(config, RiceConfig) and config.aggregation.kind == "attention" and "aggregation" in parts:
         pooling, expected = saved["aggregation"]["attention"]["pooling"], config.aggregation.attention.pooling
-        if pooling != expected:
+        if saved["aggregation"]["kind"] == "attention" and pooling != expected:
             raise CheckpointError(
                 f"{directory}: found pooling={pooling!r}, expected {expected!r} "
                 "(config.model.aggregation.attention.pooling)"

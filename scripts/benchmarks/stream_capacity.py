@@ -152,8 +152,8 @@ def simulate(costs: Costs, streams: int, seed: int = 0) -> Load:
         now = max(now, sent[taken])
         waiting = int(np.searchsorted(sent, now, side="right")) - taken
         size = max(size for size in costs.encode if size <= waiting)
+        latencies[taken : taken + size] = now + costs.encode[size] + size * costs.frame - sent[taken : taken + size]
         busy, now = busy + costs.batch(size), now + costs.batch(size)
-        latencies[taken : taken + size] = now - sent[taken : taken + size]
         taken, batches = taken + size, batches + 1
     return Load(latencies[sent >= IGNORED], busy / max(now, SIMULATED), len(sent) / batches)
 
@@ -189,12 +189,11 @@ def follow(
             with lock:
                 latencies.append(time.perf_counter() - sent)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(streams)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    batcher.close()
+    try:
+        with ThreadPoolExecutor(streams) as pool:
+            list(pool.map(run, range(streams)))
+    finally:
+        batcher.close()
     return np.array(latencies)
 
 

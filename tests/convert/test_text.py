@@ -244,8 +244,9 @@ def test_a_texts_heads_divide_the_width_of_texts_and_not_of_pictures(tmp_path):
     width = state["ln_final.weight"].shape[0]
     _, config, _ = text.read_source(tmp_path / "model.safetensors", activation="gelu", heads=4)
     assert config.heads == 4 and 1664 % 3 and width % 3
-    with pytest.raises(ConvertError, match="3"):
-        text.read_source(tmp_path / "model.safetensors", activation="gelu", heads=3)
+    for heads in (3, 0, -1):
+        with pytest.raises(ConvertError, match=f"found --heads={heads}, expected a divisor of the width of {width}"):
+            text.read_source(tmp_path / "model.safetensors", activation="gelu", heads=heads)
 
 
 def test_open_clip_folders(tmp_path):

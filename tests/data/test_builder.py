@@ -44,14 +44,20 @@ def test_the_smallest_jpeg_and_the_longest_exif_are_read(tmp_path):
         stored = (tmp_path / f"a.{suffix.lower()}").read_bytes()
         picture = RawPictures(tmp_path, max_short_side=30).read(f"a.{suffix.lower()}", SkipReport())
         assert picture.encoded == stored, "a JPEG has no place for it"
+    chunks, end = (tmp_path / "a.png").read_bytes(), b"\0\0\0\0IEND"
+    start = chunks.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(chunks[start : start + 4], "big")
+    moved = chunks[:start] + chunks[start + length :].replace(end, chunks[start : start + length] + end)
+    (tmp_path / "late.png").write_bytes(moved)
+    assert RawPictures(tmp_path, max_short_side=30).read("late.png", SkipReport()).encoded == moved
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max_short_side", "-5"], "expected --max_short_side of 0 or more"),
-        (["--workers", "0"], "--workers of 1 or more"),
-        (["--max_skipped_percent", "101"], "--max_skipped_percent of 0 to 100"),
+        (["--max_short_side", "-5"], "--max_short_side=-5: expected 0 or more"),
+        (["--workers", "0"], "--workers=0: expected 1 or more"),
+        (["--max_skipped_percent", "101"], "--max_skipped_percent=101.0: expected 0 to 100"),
         (["--option", "workers=4"], "--option: found workers, expected some of"),
     ],
 )

@@ -1,16 +1,18 @@
 """Builds that are killed, stopped, or started twice."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from data import build as program
 from data import builder
-from data.errors import RawDataError
+from data.errors import WorkerError
 from data.processes import in_workers, locked
 from tests.data.raw_lpr4m import write_raw as write_lpr4m
 from tests.data.raw_rope import write_raw
@@ -43,6 +45,15 @@ def die(number: int) -> int:
     return number
 
 
+def slow(directory: Path, number: int) -> list[Path]:
+    return [directory / str(place) for place in range(number)]
+
+
+def touch(path: Path) -> None:
+    time.sleep(0.1)
+    path.touch()
+
+
 def fail(number: int) -> int:
     raise ValueError(f"number {number}")
 
@@ -52,13 +63,32 @@ def test_results_come_in_order():
 
 
 def test_a_killed_worker_ends_a_build():
-    with pytest.raises(RawDataError, match="a worker process was killed, probably for lack of memory: lower --workers"):
+    with pytest.raises(WorkerError, match="a worker process has ended unexpectedly, for example for lack of memory"):
         list(in_workers(die, range(4), 2))
 
 
 def test_an_error_of_a_worker_is_that_of_the_build():
     with pytest.raises(ValueError, match="number 0"):
         list(in_workers(fail, range(4), 2))
+
+
+def test_workers_end_with_the_consumer_and_with_a_parent_that_is_killed(tmp_path):
+    with pytest.raises(ZeroDivisionError), contextlib.closing(in_workers(touch, slow(tmp_path, 40), 2)) as results:
+        next(results)
+        raise ZeroDivisionError
+    done = len(list(tmp_path.iterdir()))
+    time.sleep(0.6)
+    assert len(list(tmp_path.iterdir())) == done < 40
+    (killed := tmp_path / "killed").mkdir()
+    parent = subprocess.Popen([sys.executable, "-m", "tests.data.test_processes", killed], cwd=ROOT)
+    while not any(killed.iterdir()):
+        time.sleep(0.02)
+    parent.kill()
+    parent.wait()
+    time.sleep(0.6)
+    done = len(list(killed.iterdir()))
+    time.sleep(0.6)
+    assert len(list(killed.iterdir())) == done < 40
 
 
 def test_a_second_program_waits(tmp_path, capfd):
@@ -112,6 +142,33 @@ def test_a_set_stays_until_it_is_replaced(tmp_path):
     assert not list(target.parent.glob("replaced_*"))
 
 
+def test_a_set_that_is_replaced_is_made_of_finished_shards_unless_pictures_were_mended(tmp_path, monkeypatch, capsys):
+    raw, data = write_lpr4m(tmp_path / "raw"), tmp_path / "data"
+    arguments = ["lpr4m", "--raw_dir", str(raw), "--data_dir", str(data), "--configs=train"]
+    program.main(arguments)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "_save", full)
+        patch.setattr(builder.ShardedBuilder, "_take", full)
+        with pytest.raises(SystemExit, match="No space left on device; finished shards are kept"):
+            program.main([*arguments, "--overwrite"])
+    program.main(arguments)
+    told = capsys.readouterr()
+    assert "already exists" in told.out and "shards already exist" not in told.err
+    program.main([*arguments, "--overwrite"])
+    assert "2 of 2 shards already exist" in capsys.readouterr().err
+    (raw / "frames").rename(tmp_path / "away")
+    with pytest.raises(SystemExit, match="skipped"):
+        program.main([*arguments, "--overwrite"])
+    (tmp_path / "away").rename(raw / "frames")
+    program.main([*arguments, "--overwrite"])
+    assert "shards already exist" not in capsys.readouterr().err and len(open_set(data, "train")[0]) == 6
+    assert sorted(path.name for path in (data / "lpr4m" / "train").iterdir()) == ["1.0.0", "skipped.jsonl"]
+
+
 def test_a_doctor_that_is_terminated_leaves_nothing(tmp_path):
     raw = write_lpr4m(tmp_path / "raw")
     before = sorted(raw.iterdir())
@@ -119,3 +176,7 @@ def test_a_doctor_that_is_terminated_leaves_nothing(tmp_path):
     assert process.stdout.readline() == b"scratch\n" and sorted(raw.iterdir()) != before
     process.terminate()
     assert process.wait(timeout=60) == 1 and sorted(raw.iterdir()) == before
+
+
+if __name__ == "__main__":
+    list(in_workers(touch, slow(Path(sys.argv[1]), 40), 2))
