@@ -203,3 +203,7 @@ def size_category(num_examples: int) -> str:
     if step >= len(SIZES) - 1:
         return f"n>{SIZES[-1]}"
     return f"n<{SIZES[0]}" if step < 0 else f"{SIZES[step]}<n<{SIZES[step + 1]}"
+
+
+if __name__ == "__main__":
+    main()

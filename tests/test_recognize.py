@@ -76,7 +76,10 @@ def test_a_text_tower_may_have_moved(shop, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         recognize.main(arguments)
     message = str(stopped.value)
-    assert message.startswith(f"CheckpointError: {tower}: has embedded the titles") and "(--text_model)" in message
+    assert (
+        message.startswith(f"CheckpointError: {tower}: has embedded the titles")
+        and "(--text_model, text_model=)" in message
+    )
     [line] = run(capsys, *arguments, f"--text_model={moved}", "--top=8")
     assert line["speech"][0]["text"] == "红色" and line["products"][0]["id"] in ("p0", "p7"), "titles count"
 

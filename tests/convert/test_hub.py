@@ -153,7 +153,10 @@ def test_what_images_and_products_are_ranked_by(run, folder, tmp_path):
     rice, card = read_json(folder / "rice.json"), (folder / "README.md").read_text(encoding="utf-8")
     assert (rice["score"], rice["evaluation"][0]["about"]["score"], rice["recognition_score"]) == ("mean",) * 3
     assert "gallery in lpr4m/gallery, ranked by the cosine of their embeddings. Rank-k" in card
-    assert "rank products by the cosine of the embeddings; a product" in card and "by frames" not in card.lower()
+    assert (
+        "rank products by the cosine of the embeddings; the scores of a\nproduct's pictures are pooled" in card
+        and "by frames" not in card.lower()
+    )
 
     other = shutil.copytree(run, tmp_path / "run")
     write_results(other / "results.json", {Row(6): RESULT}, ABOUT | {"score": "frames"})
@@ -164,7 +167,10 @@ def test_what_images_and_products_are_ranked_by(run, folder, tmp_path):
     found = rice["score"], rice["evaluation"][0]["about"]["score"], rice["recognition_score"]
     assert found == ("mean", "frames", "frames") and rice["calibration"]["scale_by_frames"] == 12.0
     assert "gallery in lpr4m/gallery, ranked by frames. Rank-k" in card
-    assert "rank products by frames; a product" in card and "By frames, a picture's score is the largest" in card
+    assert (
+        "rank products by frames; the scores of a\nproduct's pictures are pooled" in card
+        and "By frames, a picture's score is the largest" in card
+    )
     clip.main([str(tmp_path / "out"), str(tmp_path / "back")])
     assert load_model(tmp_path / "back").about.calibration == fitted
 

@@ -109,8 +109,9 @@ def test_help_fits_on_a_screen(command, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         command.main(["--help"], prog="rice command")
     lines = capsys.readouterr().out.splitlines()
-    shown = "(VIDEO | --follow=URL) (--index=DIR | --uri=URI)" if command is recognize else "--index=DIR"
-    assert lines[0] == f"usage: rice command {shown} [options]"
+    of_recognize = "(VIDEO | --follow=URL) (--index=DIR | --store … --uri …) …"
+    shown = of_recognize if command is recognize else "--index=DIR [options]"
+    assert lines[0] == f"usage: rice command {shown}"
     assert len(lines) <= 50 and max(map(len, lines)) <= 80
 
 
