@@ -26,6 +26,7 @@ from rice_jax.input.digest import training_digests
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.create import abstract_params, create_model, create_params
 from rice_jax.models.start import start_from
+from rice_jax.models.text_weights import keep_tokenizer
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, newest_weights
 from rice_jax.pages.compare import write_comparison
 from rice_jax.parallel.compilation import keep_compiled
@@ -160,6 +161,8 @@ def run_training(this: Run, task: Task) -> int:
         start = first_step * config.data.batch_size
         batches = task.batches(config, start, jax.process_index(), jax.process_count())
         if jax.process_index() == 0:
+            if config.model.text == "tower":
+                keep_tokenizer(Path(config.input.tokenizer), workdir)
             write_record(workdir / "run.json", config, sys.argv[1:], mesh, data, first_step)
         state = train(config, mesh, step, state, batches, checkpoints, evaluators, data)
     return int(state.step)

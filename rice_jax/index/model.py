@@ -24,6 +24,7 @@ from rice_jax.models.detr import DetrConfig
 from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.start import start_from
+from rice_jax.models.text_weights import tokenizer_folder
 from rice_jax.models.weights import (
     CHECKPOINTS,
     CheckpointError,
@@ -223,7 +224,10 @@ def read_settings(source: Path) -> ModelSettings:
     if "eval" not in saved and model.architecture in VIDEO_ENCODERS:
         num_frames = min(num_frames, model.num_frames)
     resize = config.data.resize if "data" in saved else round(model.image_size * 8 / 7)
-    return dataclasses.replace(ModelSettings.of(config), resize=resize, num_frames=num_frames)
+    settings = dataclasses.replace(ModelSettings.of(config), resize=resize, num_frames=num_frames)
+    if not settings.tokenizer:
+        return settings
+    return dataclasses.replace(settings, tokenizer=str(tokenizer_folder(source).absolute()))
 
 
 def saved_settings(source: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ import jax
 from jaxtyping import PyTree
 
 from rice_jax.config import TEXT_MODEL, TOKENIZER_FOLDER, ConfigError, ModelConfig, TextTowerConfig, TextTowerSettings
-from rice_jax.models.weights import CheckpointError, digest_params, find_weights, load_weights, read_config, read_data
+from rice_jax.models.weights import (
+    CHECKPOINTS,
+    CheckpointError,
+    digest_params,
+    find_weights,
+    load_weights,
+    read_config,
+    read_data,
+)
 
 
 def load_text(source: Path) -> tuple[PyTree, TextTowerConfig]:
@@ -29,14 +38,35 @@ def load_text(source: Path) -> tuple[PyTree, TextTowerConfig]:
 
 
 def tokenizer_folder(source: Path) -> Path:
-    """The files of a text tower's tokenizer, which a run has where its tower started.
+    """The files of a text tower's tokenizer, which a run has kept, or else where its tower started.
+
+    Args:
+        source: what `rice convert text` wrote, a run, or one of its checkpoints.
 
     Raises:
         CheckpointError: there are no weights.
     """
-    saved = read_config(find_weights(source.absolute()))
-    start = source if "text" in saved else Path(saved.get("model", {}).get("text_init_from") or source)
-    return start / TOKENIZER_FOLDER
+    directory = source.absolute()
+    saved = read_config(find_weights(directory))
+    kept = directory.parent.parent if directory.parent.name == CHECKPOINTS else directory
+    if "text" in saved or (kept / TOKENIZER_FOLDER).is_dir():
+        return kept / TOKENIZER_FOLDER
+    return Path(saved.get("model", {}).get("text_init_from") or source) / TOKENIZER_FOLDER
+
+
+def keep_tokenizer(folder: Path, workdir: Path) -> None:
+    """Copies the files of a tokenizer into a run, unless it has them, so that the run may be moved.
+
+    Args:
+        folder: of the tokenizer.
+        workdir: of the run. Only one process may call this.
+    """
+    kept = workdir / TOKENIZER_FOLDER
+    if not kept.exists():
+        partial = kept.with_name(f"{kept.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        partial.rename(kept)
 
 
 def start_text(source: Path, params: PyTree) -> PyTree:

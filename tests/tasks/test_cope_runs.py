@@ -13,9 +13,12 @@ from rice_jax.config.cope import DOMAINS
 from rice_jax.eval.domains import DomainResult
 from rice_jax.eval.results import Row, read_results
 from rice_jax.files import leaving_no_trace
+from rice_jax.index.model import read_settings
 from rice_jax.input.digest import training_digests
+from rice_jax.input.tokenizer import Tokenizer
 from rice_jax.main import run as run_main
 from rice_jax.models.create import abstract_params, create_model, create_params, model_class
+from rice_jax.models.text_weights import tokenizer_folder
 from rice_jax.models.weights import CHECKPOINTS, CheckpointError, load_weights, read_config
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.tasks import TASKS, resolve
@@ -150,6 +153,14 @@ def test_a_run_logs_each_loss_and_rate_and_evaluates_with_texts_and_without(whol
     assert saved["model"]["cope"]["num_classes"] == 12 and saved["data"]["products"] == str(whole / PRODUCTS)
     products = (whole / PRODUCTS).read_text().splitlines()
     assert products == sorted(product_of(product) for product in range(KNOWN) if product not in (0, 5))
+
+
+def test_a_run_keeps_its_tokenizer_and_can_be_moved(whole, text_model, tmp_path):
+    moved = shutil.copytree(whole, tmp_path / "moved")
+    assert tokenizer_folder(moved) == tokenizer_folder(moved / CHECKPOINTS / str(STEPS)) == moved / "tokenizer"
+    assert read_settings(moved).tokenizer == str(moved / "tokenizer")
+    kept, first = (Tokenizer(str(place / "tokenizer"), 8) for place in (moved, text_model))
+    assert kept.digest == first.digest
 
 
 def test_evaluation_needs_neither_the_products_nor_their_centers(whole, ropes, settings, tmp_path):
