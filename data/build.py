@@ -76,7 +76,7 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam:
     """
     target = Path(builder.data_dir)
     replaced = target.with_name(f"replaced_{target.name}")
-    overwriting = builder.unfinished_dir / "overwriting"  # what finished shards beside it belong to
+    overwriting = builder.unfinished_dir / "overwriting"  # marks the shards of a build that replaces a set
     with locked(target.parent):
         if overwrite and not overwriting.exists():
             shutil.rmtree(builder.unfinished_dir, ignore_errors=True)

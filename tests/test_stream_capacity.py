@@ -35,6 +35,18 @@ def test_an_accelerator_encodes_while_the_cores_decode():
     assert largest(accelerated, 0.049) == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "FileNotFoundError: .*found no index; make one"), (["--streams=0"], "2"), (["--seconds=0"], "2")],
+)
+def test_what_cannot_be_measured_is_told_in_one_line(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit, match=message) as ended:
+        main([f"--index={tmp_path}", *arguments])
+    assert "\n" not in str(ended.value)
+    if arguments:
+        assert "expected --streams and --rounds of 1 or more, and --seconds above 0" in capsys.readouterr().err
+
+
 def test_what_was_simulated_is_measured_too(live_shop, capsys):
     main([f"--index={live_shop.directory}", "--streams=1000", "--rounds=1", "--seconds=1"])
     costs, about, header, *cells, result = capsys.readouterr().out.splitlines()

@@ -90,7 +90,7 @@ def with_saved_tower(model: ModelConfig) -> ModelConfig:
     try:
         saved: Any = read_config(Path(model.text_init_from).absolute()).get("text")
     except CheckpointError:
-        return model  # the tokenizer, which is there, too, is missed later
+        return model  # without weights there is no tokenizer either, and `Tokenizer` raises the error
     own = TextTowerSettings(**saved) if saved else model.text_tower
     if model.text_tower not in (TextTowerSettings(), own):
         raise ConfigError(

@@ -17,6 +17,7 @@ import argparse
 import math
 import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -28,16 +29,18 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.stream import Stream
 from rice_jax.serving.batching import Batcher
+from rice_jax.types import DataError
 from scripts.benchmarks.live_speed import NUM_PICTURES, TOP, jpeg
 from scripts.benchmarks.timing import print_rows
 
 SIZES = 1, 2, 4, 8, 16  # of batches: those of `rice serve`
 LIMITS = 0.05, 0.1, 1.0  # seconds, for the 99th percentile
 SIMULATED, IGNORED = 20, 5  # seconds; queues are empty at first
-THREADS = 500
+THREADS = 500  # streams that are followed at most, with a thread each
 COLUMNS = {
     "p99_limit_ms": ".0f",
     "streams": "",
@@ -88,10 +91,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, required=True)
     parser.add_argument("--streams", type=int, default=1000, help="streams to follow in all (default: 1000)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each measurement, for the median (default: 5)")
-    parser.add_argument("--seconds", type=float, default=20, help="for which streams are followed (default: 20)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement, for medians (default: 5)")
+    parser.add_argument("--seconds", type=float, default=20, help="time for which streams are followed (default: 20)")
     options = parser.parse_args(arguments)
-    engine = Engine(options.index, batch_sizes=SIZES)
+    if options.streams < 1 or options.rounds < 1 or not options.seconds > 0:
+        parser.error("expected --streams and --rounds of 1 or more, and --seconds above 0")
+    try:
+        engine = Engine(options.index, batch_sizes=SIZES)
+    except (CheckpointError, DataError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     pictures = [jpeg(seed) for seed in range(NUM_PICTURES)]
     costs = measure(engine, pictures, options.rounds)
     encode = ", ".join(f"{1000 * seconds:.1f} ms for {size}" for size, seconds in costs.encode.items())
