@@ -1,4 +1,4 @@
-"""What builders and the doctor share with the operating system: worker processes, locks, and SIGTERM."""
+"""What programs that read or write data share with the operating system: worker processes, locks, and SIGTERM."""
 
 import contextlib
 import fcntl
@@ -19,15 +19,23 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_workers(function: Callable[[T], R], arguments: Iterable[T], workers: int) -> Generator[R, None, None]:
+def in_workers(
+    function: Callable[[T], R], arguments: Iterable[T], workers: int, *, chunksize: int = 1
+) -> Generator[R, None, None]:
     """Calls a function in worker processes and yields the results in order; close it to end them before the last one.
+
+    Args:
+        function: to call; it and the arguments are pickled.
+        arguments: of the calls.
+        workers: number of processes.
+        chunksize: calls that a worker is given at a time.
 
     Raises:
         WorkerError: a worker was killed, which a pool of `multiprocessing` would wait for forever.
     """
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent)
     try:
-        yield from pool.map(function, arguments)
+        yield from pool.map(function, arguments, chunksize=chunksize)
     except BrokenProcessPool as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
         raise WorkerError(

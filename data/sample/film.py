@@ -9,8 +9,8 @@ import argparse
 import csv
 import dataclasses
 import fractions
+import functools
 import json
-import multiprocessing
 import pathlib
 import shutil
 import sys
@@ -24,6 +24,8 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
     __package__ = "data.sample"
 
+from ..errors import WorkerError
+from ..processes import in_workers
 from . import plan, scene, shop, shots, simulate, speech
 from .phrases import Language
 
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     flags = _parse(argv)
     try:
         film(flags)
-    except ValueError as error:
+    except (ValueError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
@@ -83,8 +85,8 @@ def film(flags: argparse.Namespace) -> None:
     (out / "videos").mkdir(parents=True)
     _write_shops(shops[: flags.videos], backgrounds, flags, out)
     tasks = [(number, shops[number % len(shops)]) for number in range(flags.videos)]
-    with multiprocessing.Pool(flags.workers, _start_worker, (flags, backgrounds, out)) as pool:
-        videos = list(tqdm.tqdm(pool.imap(_film_one, tasks), total=len(tasks), unit="video", desc="filming"))
+    filmed = in_workers(functools.partial(_film_one, flags, backgrounds, out), tasks, flags.workers)
+    videos = list(tqdm.tqdm(filmed, total=len(tasks), unit="video", desc="filming"))
     with (out / "truth.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(video) + "\n" for video in videos)
 
@@ -161,15 +163,9 @@ def _settings(flags):
     return plan.Settings(1, 1, max_distractors=flags.distractors, clutter=flags.clutter)
 
 
-def _start_worker(*context):
-    global _context  # the constants of a worker process
-    _context = context
-
-
-def _film_one(task):
+def _film_one(flags, backgrounds, out, task):
     """Films one video and returns its line of truth.jsonl."""
     number, store = task
-    flags, backgrounds, out = _context
     rng = np.random.default_rng([flags.seed, 4, number])  # 1 to 3 are those of simulate.py and shop.py
     settings = _settings(flags)
     segments = plan_video(store, flags, rng)

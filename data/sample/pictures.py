@@ -22,6 +22,7 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
     __package__ = "data.sample"
 
+from ..atomic import replacing
 from . import props, shop
 from .scene import load_views
 
@@ -67,10 +68,10 @@ def make_pairs(flags: argparse.Namespace) -> None:
     backgrounds = shop.read_backgrounds(flags.products)
     categories = sorted({product.category for product in products})
     live = shop.new_uuid(np.random.default_rng([flags.seed, 0]))
-    if any(out.glob(f"frames/{live}-*")):
+    if any(line.startswith(f"{live}-") for part in parts for line in part.read_text(encoding="utf-8").splitlines()):
         raise ValueError(f"--out={out} has pairs of --seed={flags.seed} already: choose another seed or directory")
     (out / "images").mkdir(parents=True, exist_ok=True)
-    with (out / PART.format(f"{len(parts):02d}")).open("w", encoding="utf-8") as rows:
+    with replacing(out / PART.format(f"{len(parts):02d}")) as part, part.open("w", encoding="utf-8") as rows:
         for number, product in enumerate(tqdm.tqdm(products, unit="product")):
             rng = np.random.default_rng([flags.seed, 1, number])
             shown = Image.open(shop.image_path(flags.products, product.product_id)).convert("RGB")
@@ -86,7 +87,7 @@ def make_pairs(flags: argparse.Namespace) -> None:
                     image = draw(views[first], None if rng.random() < WHITE else backgrounds, rng)
                 image.save(out / "images" / f"{image_id}.jpg", quality=QUALITY)
                 frame = out / "frames" / clip_id / f"{clip_id}-0000.jpg"
-                frame.parent.mkdir(parents=True)
+                frame.parent.mkdir(parents=True, exist_ok=True)  # a run that was stopped has drawn it
                 draw(views[second], backgrounds, rng).save(frame, quality=QUALITY)
                 category = categories.index(product.category) + 1001
                 whole = [[0, 0, SIDE, SIDE]]

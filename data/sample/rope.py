@@ -8,8 +8,8 @@ started again with the same flags.
 
 import argparse
 import csv
+import functools
 import json
-import multiprocessing
 import pathlib
 import shutil
 import sys
@@ -22,6 +22,8 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     __package__ = "data.sample"
 
 from ..atomic import replacing
+from ..errors import WorkerError
+from ..processes import in_workers
 from . import plan, scene, shop, shots, simulate, speech
 
 DOMAINS = {  # {folder: its files of pairs, texts, and pictures, without the split's prefix}
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     flags = _parse(argv)
     try:
         simulate_rope(flags)
-    except ValueError as error:
+    except (ValueError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
@@ -65,8 +67,8 @@ def simulate_rope(flags: argparse.Namespace) -> None:
         for split, lives, per_product in zip(SPLITS, splits, (flags.train_items, flags.test_items), strict=True)
         for task in plan_items(lives, split, per_product, flags.seed)
     ]
-    with multiprocessing.Pool(flags.workers, _start_worker, (flags, backgrounds, out)) as pool:
-        items = list(tqdm.tqdm(pool.imap(_draw, tasks, chunksize=4), total=len(tasks), unit="item", desc="drawing"))
+    drawn = in_workers(functools.partial(_draw, flags, backgrounds, out), tasks, flags.workers, chunksize=4)
+    items = list(tqdm.tqdm(drawn, total=len(tasks), unit="item", desc="drawing"))
     for split, prefix in SPLITS.items():
         for domain, names in DOMAINS.items():
             chosen = [item for item in items if (item["split"], item["domain"]) == (split, domain)]
@@ -133,14 +135,8 @@ def _begin(out, flags):
         (out / folder).mkdir(exist_ok=True)
 
 
-def _start_worker(*context):
-    global _context  # the constants of a worker process
-    _context = context
-
-
-def _draw(task):
+def _draw(flags, backgrounds, out, task):
     """Draws an item, writes its pictures, and returns what the text files say of it; a finished item is only read."""
-    flags, backgrounds, out = _context
     split, domain, product, item = task["split"], task["domain"], task["product"], task["item"]
     done = out / UNFINISHED / f"{split}-{domain}-{item}.json"
     if done.exists():

@@ -141,6 +141,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--train_products", type=int, help="number of training products (default: all that are not in a gallery)")
 
 
+def check_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Ends the program if a flag of `add_flags` is out of range."""
+    for name in ("seed", "split_seed"):
+        if (getattr(flags, name) or 0) < 0:
+            parser.error(f"--{name}={getattr(flags, name)}: expected at least 0")
+    if flags.lives is not None and flags.lives < 1:
+        parser.error(f"--lives={flags.lives}: expected at least 1")
+
+
 def load(flags: argparse.Namespace) -> tuple[list[Product], list[pathlib.Path], list[Live], list[Live]]:
     """Reads a product directory and splits its products as the flags of a program say.
 

@@ -7,8 +7,8 @@ README.md beside this file describes the product directory and the output.
 
 import argparse
 import csv
+import functools
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
@@ -22,6 +22,8 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
     __package__ = "data.sample"
 
+from ..errors import WorkerError
+from ..processes import in_workers
 from . import plan, scene, shop, speech
 
 PARTS = 10  # number of files of training rows, as in LPR4M
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     flags = _parse(argv)
     try:
         simulate(flags)
-    except ValueError as error:
+    except (ValueError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
@@ -62,8 +64,9 @@ def simulate(flags: argparse.Namespace) -> None:
     )
     out.mkdir(parents=True, exist_ok=True)
     _write_images(train + test, flags.products, out)
-    context = (flags.products, backgrounds, settings, out)
-    clips = list(_rendered(tasks, context, flags.workers))
+    render = functools.partial(_render, flags.products, backgrounds, settings, out)
+    rendered = in_workers(render, tasks, flags.workers, chunksize=4)
+    clips = list(tqdm.tqdm(rendered, total=len(tasks), unit="clip", desc="rendering"))
     _write_training(out, [c for c in clips if c["split"] == "train"], products)
     _write_test(out, test, [c for c in clips if c["split"] == "test"], flags)
 
@@ -103,14 +106,12 @@ def count_cores() -> int:
 
 
 def check_common(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
-    """Ends the program if a flag of both simulate.py and film.py is out of range."""
-    for name in ("distractors", "seed", "split_seed"):
-        if (getattr(flags, name) or 0) < 0:
-            parser.error(f"--{name}={getattr(flags, name)}: expected at least 0")
+    """Ends the program if a flag that simulate.py, film.py and rope.py share is out of range."""
+    shop.check_flags(parser, flags)
+    if flags.distractors < 0:
+        parser.error(f"--distractors={flags.distractors}: expected at least 0")
     if not 0 <= flags.clutter <= 1:
         parser.error(f"--clutter={flags.clutter}: expected 0 to 1")
-    if flags.lives is not None and flags.lives < 1:
-        parser.error(f"--lives={flags.lives}: expected at least 1")
 
 
 def _tasks(lives, clips_per_product, split, flags):
@@ -144,20 +145,8 @@ def _tasks(lives, clips_per_product, split, flags):
     return tasks
 
 
-def _rendered(tasks, context, workers):
-    """Yields the clips in the order of the tasks."""
-    with multiprocessing.Pool(workers, _start_worker, context) as pool:
-        yield from tqdm.tqdm(pool.imap(_render, tasks, chunksize=4), total=len(tasks), unit="clip", desc="rendering")
-
-
-def _start_worker(*context):
-    global _context  # the constants of a worker process
-    _context = context
-
-
-def _render(task):
+def _render(directory, backgrounds, settings, out, task):
     """Renders one clip, writes its frames and returns its annotations."""
-    directory, backgrounds, settings, out = _context
     rng = np.random.default_rng(task["seed"])
     product, language = task["product"], task["language"]
     nearby = [p.product_id for p in task["shop"]]

@@ -9,7 +9,7 @@ are left out, so that the output is safe to train on.
 
 import argparse
 import csv
-import multiprocessing
+import functools
 import pathlib
 import shutil
 import sys
@@ -23,6 +23,8 @@ if not __package__:  # Run as a script, whose relative imports need a package: P
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
     __package__ = "data.sample"
 
+from ..errors import WorkerError
+from ..processes import in_workers
 from . import shop, simulate
 from .scene import load_views
 
@@ -40,9 +42,13 @@ def main(argv: list[str] | None = None) -> None:
     add("--variants", type=int, default=5, help="number of variants per product (default 5)")
     add("--workers", type=int, default=simulate.count_cores(), help="number of processes (default: all cores)")
     flags = parser.parse_args(argv)
+    for name in ("variants", "workers"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name}={getattr(flags, name)}: expected at least 1")
+    shop.check_flags(parser, flags)
     try:
         make_variants(flags)
-    except ValueError as error:
+    except (ValueError, WorkerError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
@@ -64,25 +70,17 @@ def make_variants(flags: argparse.Namespace) -> None:
         (out / folder).mkdir(parents=True, exist_ok=True)
     for path in backgrounds:
         shutil.copyfile(path, out / "backgrounds" / path.name)
-    context = (source, out, products, flags)
-    with (
-        multiprocessing.Pool(flags.workers, _start_worker, context) as pool,
-        (out / "products.csv").open("w", newline="", encoding="utf-8") as file,
-    ):
+    write = functools.partial(_write, source, out, products, flags)
+    with (out / "products.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [*products[0].row, "made_from"], lineterminator="\n")
         writer.writeheader()
-        for rows in tqdm.tqdm(pool.imap(_write, range(len(products))), total=len(products), unit="product"):
+        written = in_workers(write, range(len(products)), flags.workers, chunksize=4)
+        for rows in tqdm.tqdm(written, total=len(products), unit="product"):
             writer.writerows(rows)
 
 
-def _start_worker(*context):
-    global _context  # the constants of a worker process
-    _context = context
-
-
-def _write(number):
+def _write(source, out, products, flags, number):
     """Writes the pictures of a product and its variants, and returns their rows."""
-    source, out, products, flags = _context
     product = products[number]
     for path_of in (shop.image_path, shop.views_path):
         shutil.copyfile(path_of(source, product.product_id), path_of(out, product.product_id))

@@ -77,6 +77,9 @@ def test_pairs_are_added_to_other_training_rows(shop, made, tmp_path):
     out = shutil.copytree(made, tmp_path / "raw")
     make(shop, out, seed=1)
     parts = [path.read_text() for path in sorted(out.glob("training_videoinfo_full_part_*.txt"))]
+    (out / "training_videoinfo_full_part_01.txt").unlink()  # as if the program had been stopped
+    make(shop, out, seed=1)
+    assert parts == [path.read_text() for path in sorted(out.glob("training_videoinfo_full_part_*.txt"))]
     assert len(parts) == 2 and parts[0] == (made / "training_videoinfo_full_part_00.txt").read_text()
     assert len(dict(teacher.single_frames(out))) == len(list((out / "images").iterdir())) == 2 * PRODUCTS * PAIRS
 

@@ -92,8 +92,7 @@ def test_a_program_that_was_stopped_continues(raw, tmp_path):
     flags = rope._parse(["--products", str(SAMPLE), "--out", str(out), *FLAGS])
     rope._begin(out, flags)
     _, backgrounds, _, test = shop.load(flags)
-    rope._start_worker(flags, backgrounds, out)
-    finished = [rope._draw(task) for task in rope.plan_items(test, "test", 1, 0)[:5]]
+    finished = [rope._draw(flags, backgrounds, out, task) for task in rope.plan_items(test, "test", 1, 0)[:5]]
     times = {path: path.stat().st_mtime_ns for path in out.rglob("*.jpg")}
     assert len(times) == sum(len(item["pictures"]) for item in finished) > 5
     other = simulate(out, "--workers=1", "--seed=1")

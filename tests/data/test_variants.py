@@ -106,3 +106,6 @@ def test_errors(shop, made, tmp_path):
     assert done.returncode == 1 and done.stderr.startswith("error: --out=") and "is not empty" in done.stderr
     done = run("variants.py", "--products", tmp_path, "--out", tmp_path / "out")
     assert done.returncode == 1 and "products.csv: not found" in done.stderr
+    for flag, expected in (("--variants=0", 1), ("--workers=0", 1), ("--seed=-1", 0), ("--lives=0", 1)):
+        done = run("variants.py", "--products", shop, "--out", tmp_path / "out", flag)
+        assert done.returncode == 2 and f"error: {flag}: expected at least {expected}\n" in done.stderr
