@@ -85,6 +85,11 @@ NAMED: dict[str, Callable[[Case], Iterator[Line]]] = {
     "cope_tiny": compare_cope,
     "cope_all_text": compare_cope,
 }
+# Recordings of a model that rice_jax does not have, by the same name.
+OTHER_MODELS = {
+    "rice_text": "its decoder is that of an earlier revision of the reference, without an output projection; "
+    "rice_text_head holds the decoder that rice_jax has, with texts"
+}
 LOSSES = {"vic_loss": "icl", "vim_loss": "pmd", "rec_loss": "pfr", "total_loss": "loss", "total": "loss"}
 
 
@@ -107,6 +112,10 @@ def check(paths: Sequence[Path]) -> bool:
         print(path)
         case = Case(path)
         left = {key for key in case.recorded if not key.startswith(given(case))}
+        if reason := OTHER_MODELS.get(case.facts.get("case", "")):
+            print(f"--- {len(left)} arrays: not compared: {reason}")
+            skipped += len(left)
+            continue
         for line in comparison(case)(case):
             print(line, flush=True)
             compared += 1

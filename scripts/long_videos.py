@@ -1,12 +1,14 @@
 """Measures recognition on the long videos of `data/sample/film.py`, over time and in their gaps.
 
-    python scripts/long_videos.py --films FILMS --run INDEX CLIPS [--run INDEX CLIPS …]
+    python scripts/long_videos.py --films FILMS --run INDEX CLIPS [--run INDEX CLIPS …] [--max_gaps PERCENT]
 
 FILMS is what film.py wrote, INDEX an index of its shops made with a trained run, and CLIPS what simulate.py wrote, with
 clips of the same products. The videos of each shop are recognized with a calibration fitted on the clips of all other
 shops, so nothing is chosen or fitted on the products that are measured. `scripts/long_videos.sh` makes all of these.
-With several runs, the table has means and sample standard deviations. `--score=mean` ranks products by the cosines of
-clips instead of by frames.
+With several runs, the tables have means and sample standard deviations. `--score=mean` ranks products by the cosines of
+clips instead of by frames. `--max_gaps` adds a table with a least confidence, `--min_confidence` of `rice recognize`:
+for each shop the lowest with which a product is named in at most this share of the gaps in the other shops' films, each
+of these recognized with a calibration that is fitted on neither its own shop's clips nor those of the measured one.
 """
 
 import argparse
@@ -18,7 +20,8 @@ import json
 import pathlib
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +31,7 @@ from rice_jax.eval.ranking import GalleryImages, Queries
 from rice_jax.index.store import read_index
 from rice_jax.input.transforms import sample_frames
 from rice_jax.recognition.engine import Engine, Frames
+from rice_jax.recognition.matches import Recognition
 from rice_jax.recognition.naming import Naming
 from rice_jax.recognition.recognizer import encode_video, products_over_time
 from rice_jax.recognition.stream import Window
@@ -35,6 +39,7 @@ from rice_jax.recognition.timeline import timeline
 from rice_jax.recognition.video import Frame, read_video
 
 BATCH_SIZE = 32
+CONFIDENCES = tuple(round(0.05 * step, 2) for step in range(1, 20))  # that `--max_gaps` chooses from
 WAYS = {
     "timeline": "the whole video at once (rice recognize)",
     "live": "each second by the last frames (Recognizer)",
@@ -47,17 +52,31 @@ GAPS = {
 }
 
 
+class Film(NamedTuple):
+    """A video with its encoded frames, one a second."""
+
+    video: dict  # a line of truth.jsonl
+    truth: list[dict]  # its segment at each of the times
+    times: list[float]
+    frames: Frames
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Recognizes all videos with each run and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--films", type=pathlib.Path, required=True)
     parser.add_argument("--run", nargs=2, action="append", required=True, metavar=("INDEX", "CLIPS"))
     parser.add_argument("--score", choices=("frames", "mean"), default="frames")
+    parser.add_argument("--max_gaps", type=float, metavar="PERCENT")
     flags = parser.parse_args(arguments)
-    videos = read_truth(flags.films)
-    runs = [measure(open_engine(index, flags.score), pathlib.Path(clips), flags.films, videos)
+    videos = read_truth(flags.films, 2 if flags.max_gaps is None else 3)
+    runs = [measure(open_engine(index, flags.score), pathlib.Path(clips), flags.films, videos, flags.max_gaps)
             for index, clips in flags.run]  # fmt: skip
-    print(table(videos, runs))
+    print(summary(videos))
+    for number, of_table in enumerate(zip(*runs, strict=True)):
+        if number:
+            print(f"\nwith a least confidence, by which at most {flags.max_gaps:g} % of other shops' gaps are named")
+        print(f"\n{table(of_table)}")
 
 
 def open_engine(index: str, score: str) -> Engine:
@@ -72,73 +91,138 @@ def open_engine(index: str, score: str) -> Engine:
     return Engine(index, batch_sizes=(BATCH_SIZE,), naming=Naming(score=score))
 
 
-def read_truth(films: pathlib.Path) -> list[dict]:
+def read_truth(films: pathlib.Path, least_shops: int = 2) -> list[dict]:
     """The lines of film.py's truth.jsonl.
 
     Raises:
-        SystemExit: the file does not exist, or all videos are of one shop, which leaves no other shop to calibrate on.
+        SystemExit: the file does not exist, or the videos are of too few shops to calibrate each on others.
     """
     path = films / "truth.jsonl"
     if not path.is_file():
         sys.exit(f"error: {path} does not exist; expected what data/sample/film.py writes")
     videos = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    if len({video["gallery"] for video in videos}) < 2:
-        sys.exit(f"error: {path}: found videos of one shop, expected several: each is calibrated on the others")
+    found = len({video["gallery"] for video in videos})
+    if found < least_shops:
+        sys.exit(f"error: {path}: found videos of {found} shops, expected {least_shops}: others serve to calibrate one")
     return videos
 
 
-def measure(engine: Engine, clips: pathlib.Path, films: pathlib.Path, videos: Sequence[dict]) -> dict[str, float]:
-    """Percentages over all videos, with the names that `table` uses."""
+def measure(
+    engine: Engine,
+    clips: pathlib.Path,
+    films: pathlib.Path,
+    videos: Sequence[dict],
+    max_gaps: float | None = None,
+) -> list[dict[str, float]]:
+    """Percentages over all videos, with the names that `table` uses: by default, and those with `max_gaps`."""
     galleries = {video["gallery"] for video in videos}
     known = read_clips(clips)
     encoded = [encode_video(engine, pictures, BATCH_SIZE)[1] for pictures in frames_of(clips, known, engine)]
-    total: dict[str, float] = collections.Counter()
-    calibrations = {gallery: calibrate(engine, known, encoded, galleries - {gallery}) for gallery in galleries}
-    for video in videos:
-        engine.calibration = calibrations[video["gallery"]]
-        times, frames = encode_video(engine, read_video(films / video["video"]), BATCH_SIZE)
-        truth = [at(video["segments"], [s["start"] for s in video["segments"]], time) for time in times]
-        total["chance"] += sum(segment["product"] is not None for segment in truth) / len(engine.rows(video["gallery"]))
-        for way, (named, forced) in recognize(engine, video, truth, times, frames).items():
-            total.update({f"{way} {name}": count for name, count in tally(truth, named, forced).items()})
-    return percentages(total)
+    filmed = [encode_film(engine, films, video) for video in videos]
+    by_default: collections.Counter = collections.Counter()
+    chosen: collections.Counter = collections.Counter()
+    for gallery in sorted(galleries):
+        rest = galleries - {gallery}
+        own = [film for film in filmed if film.video["gallery"] == gallery]
+        others = [film for film in filmed if film.video["gallery"] != gallery]
+        namings = [engine.naming]
+        if max_gaps is not None:
+            of_others = {other: calibrate(engine, known, encoded, rest - {other}) for other in rest}
+            least = least_confidences(engine, others, of_others, max_gaps)
+            namings += [dataclasses.replace(engine.naming, min_confidence=value) for value in least.values()]
+        first, *with_least = count(engine, own, {gallery: calibrate(engine, known, encoded, rest)}, namings)
+        by_default.update(first)
+        if max_gaps is not None:
+            for way, found in zip(WAYS, with_least, strict=True):
+                chosen.update({name: number for name, number in found.items() if name.startswith(way)})
+                chosen[f"{way} least"] += 100 * least[way] / len(galleries)
+            chosen["chance"] = by_default["chance"]
+    return [percentages(total) for total in (by_default, chosen) if total]
+
+
+def encode_film(engine: Engine, films: pathlib.Path, video: dict) -> Film:
+    """Reads and encodes a video."""
+    times, frames = encode_video(engine, read_video(films / video["video"]), BATCH_SIZE)
+    starts = [segment["start"] for segment in video["segments"]]
+    return Film(video, [at(video["segments"], starts, time) for time in times], times, frames)
+
+
+def least_confidences(
+    engine: Engine, films: Sequence[Film], calibrations: Mapping[str, Calibration], max_gaps: float
+) -> dict[str, float]:
+    """For each of `WAYS`, the lowest of `CONFIDENCES` that names a product in at most so many percent of the gaps."""
+    namings = [dataclasses.replace(engine.naming, min_confidence=value) for value in CONFIDENCES]
+    alarms = [percentages(total) for total in count(engine, films, calibrations, namings)]
+    return {
+        way: next(
+            (value for value, found in zip(CONFIDENCES, alarms, strict=True) if found[f"{way} alarm"] <= max_gaps),
+            CONFIDENCES[-1],
+        )
+        for way in WAYS
+    }
+
+
+def count(
+    engine: Engine, films: Sequence[Film], calibrations: Mapping[str, Calibration], namings: Sequence[Naming]
+) -> list[collections.Counter]:
+    """What `percentages` takes, of all films, for each of the namings."""
+    totals: list[collections.Counter] = [collections.Counter() for _ in namings]
+    for film in films:
+        gallery = film.video["gallery"]
+        engine.calibration = calibrations[gallery]
+        shown = sum(segment["product"] is not None for segment in film.truth)
+        for total, found in zip(totals, recognize(engine, film, namings), strict=True):
+            total["chance"] += shown / len(engine.rows(gallery))
+            for way, (named, forced) in found.items():
+                total.update({f"{way} {name}": number for name, number in tally(film.truth, named, forced).items()})
+    return totals
 
 
 def recognize(
-    engine: Engine, video: dict, truth: Sequence[dict], times: Sequence[float], frames: Frames
-) -> dict[str, tuple[list[str | None], list[str]]]:
-    """For each of `WAYS`, the product named in each sampled frame: with "none" allowed, and without."""
+    engine: Engine, film: Film, namings: Sequence[Naming]
+) -> list[dict[str, tuple[list[str | None], list[str]]]]:
+    """For each of the namings and each of `WAYS`, the product in each frame: with "none" allowed, and without."""
+    video, truth, times, frames = film
     gallery = video["gallery"]
     searched, calibration = engine.products(gallery), engine.calibration
     vectors = engine.index.vectors[searched.rows]
-    shown = products_over_time(engine, times, frames, gallery=gallery)
-    found = [at(shown, [s.start for s in shown], time).product for time in times]
     segments = timeline(
         frames.features, np.asarray(times), vectors, calibration.scale, None,
         num_frames=engine.num_frames, end=times[-1] + 1.0, pooling=engine.pooling(searched),
     )  # fmt: skip
     first = [engine.rank(frames.take(segment.frames), gallery, 1).products[0].id for segment in segments]
     forced = [name for segment, name in zip(segments, first, strict=True) for _ in range(len(times))[segment.frames]]
-    results = {"timeline": ([match and match.id for match in found], forced)}
-
     window, live = Window(engine.num_frames), []
     for place, time in enumerate(times):
         window.put(time, frames.take(slice(place, place + 1)))
-        live.append(best(engine, window.frames()[1], gallery))
-    results["live"] = tuple(zip(*live, strict=True))
+        live.append(engine.rank(window.frames()[1], gallery, 1))
 
     parts = [[place for place, own in enumerate(truth) if own is segment] for segment in video["segments"]]
-    clips = [best(engine, frames.take(np.array(part)), gallery) for part in parts]
+    clips = [engine.rank(frames.take(np.array(part)), gallery, 1) for part in parts]
     known = [clip for part, clip in zip(parts, clips, strict=True) for _ in part]
-    results["known"] = tuple(zip(*known, strict=True))
+
+    results, before = [], engine.naming
+    for naming in namings:
+        engine.naming = naming
+        shown = products_over_time(engine, times, frames, gallery=gallery)
+        found = [at(shown, [segment.start for segment in shown], time).product for time in times]
+        results.append(
+            {
+                "timeline": ([match and match.id for match in found], forced),
+                "live": names(naming, live),
+                "known": names(naming, known),
+            }
+        )
+    engine.naming = before
     return results
 
 
-def best(engine: Engine, frames: Frames, gallery: str) -> tuple[str | None, str]:
-    """The product named for a clip, or None where "none" is likelier; and the one named with "none" not allowed."""
-    found = engine.rank(frames, gallery, 1)
-    first = found.products[0].id
-    return (first if found.none < 0.5 else None), first
+def names(naming: Naming, ranked: Sequence[Recognition]) -> tuple[list[str | None], list[str]]:
+    """The best product of each clip where it is named, None elsewhere; and everywhere."""
+    first = [found.products[0] for found in ranked]
+    are_named = [naming.names(match.confidence, found.none) for match, found in zip(first, ranked, strict=True)]
+    every = [match.id for match in first]
+    return [name if named else None for name, named in zip(every, are_named, strict=True)], every
 
 
 def tally(truth: Sequence[dict], named: Sequence[str | None], forced: Sequence[str]) -> dict[str, int]:
@@ -181,6 +265,8 @@ def percentages(total: dict[str, float]) -> dict[str, float]:
         for kind in ("", *(f" {kind}" for kind in GAPS)):
             found[f"{way} alarm{kind}"] = 100 * total.get(f"{way} alarm{kind}", 0) / max(of[f"gap{kind}"], 1)
         found[f"{way} chance"] = 100 * total.get("chance", 0) / of["shown"]
+        if f"{way} least" in total:
+            found[f"{way} least"] = total[f"{way} least"]
         found[f"{way} false segments"] = 60 * total.get(f"{way} false segments", 0) / of["gap"]
     return found
 
@@ -252,8 +338,8 @@ def at(segments: Sequence, starts: Sequence[float], time: float):
     return segments[max(bisect.bisect_right(starts, time) - 1, 0)]
 
 
-def table(videos: Sequence[dict], runs: Sequence[dict[str, float]]) -> str:
-    """The table as text."""
+def summary(videos: Sequence[dict]) -> str:
+    """What the films hold, and what the tables' columns mean."""
     segments = [segment for video in videos for segment in video["segments"]]
     shown = sum(segment["end"] - segment["start"] for segment in segments if segment["product"])
     total = sum(video["seconds"] for video in videos)
@@ -263,7 +349,13 @@ def table(videos: Sequence[dict], runs: Sequence[dict[str, float]]) -> str:
         f"none of the shop's for {(total - shown) / 60:.0f}",
         "",
         *(f"{way:<10}{meaning}" for way, meaning in WAYS.items()),
-        "",
+    ]
+    return "\n".join(lines)
+
+
+def table(runs: Sequence[dict[str, float]]) -> str:
+    """The table of some runs as text."""
+    lines = [
         f"{'':<44}" + "".join(f"{way:>16}" for way in WAYS),
         "percent of the time with a product",
         _line("  the right one is named", "right", runs),
@@ -276,6 +368,8 @@ def table(videos: Sequence[dict], runs: Sequence[dict[str, float]]) -> str:
         *(_line(f"    while {meaning}", f"alarm {kind}", runs) for kind, meaning in GAPS.items()),
         _line("false segments per minute of gap", "false segments", runs),
     ]
+    if "timeline least" in runs[0]:
+        lines.append(_line("least confidence of a name, percent", "least", runs))
     return "\n".join(lines)
 
 

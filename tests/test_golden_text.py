@@ -1,5 +1,8 @@
 """Text towers' outputs and gradients against what transformers' models computed."""
 
+import json
+
+import numpy as np
 import pytest
 
 from scripts import check_parity
@@ -19,6 +22,19 @@ def test_a_case_computes_what_was_recorded_and_all_of_it_is_compared(name, capsy
     recorded = [key for key in case(name).recorded if key.startswith(("out/", "grad/", "grad_in/"))]
     assert len(lines) == len(recorded) and {line.split()[1] for line in lines} == set(recorded)
     assert verdict.startswith("PASS: ")
+
+
+def test_a_recording_of_another_model_is_left_out_with_the_reason(tmp_path, capsys):
+    np.savez(tmp_path / "a.npz", **{"params/x": np.ones(2), "out/y": np.ones(2), "grad/x": np.ones(2)})
+    facts = {"case": "rice_text", "config": {}}
+    (tmp_path / "a.json").write_text(json.dumps(facts))
+    assert not check_parity.check([tmp_path / "a.npz"])
+    printed = capsys.readouterr().out
+    assert "--- 2 arrays: not compared: its decoder is that of an earlier revision" in printed
+    assert printed.endswith("PASS: 0 compared, 0 of them beyond tolerance, 0 recorded arrays not compared; "
+                            "2 more of parts that rice_jax leaves out\n")  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(facts | {"case": "unknown"}))
+    assert check_parity.check([tmp_path / "a.npz"])
 
 
 @pytest.mark.parametrize(("name", "key"), [("chinese_clip", "out/embedding"), ("text", "out/hidden1")])

@@ -26,10 +26,13 @@ def engine(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index_by_frames(engine, tmp_path_factory):
-    """The same index with a calibration by frames."""
+    """The same index with three galleries, of four, two and two images, and a calibration by frames."""
     directory, about = tmp_path_factory.mktemp("by_frames"), engine.index.about
     calibration = dataclasses.replace(about.calibration, scale_by_frames=9.0)
-    write_index(directory, dataclasses.replace(engine.index, about=dataclasses.replace(about, calibration=calibration)))
+    about = dataclasses.replace(about, calibration=calibration)
+    write_index(
+        directory, dataclasses.replace(engine.index, gallery_ids=["a"] * 4 + ["c"] * 2 + ["b"] * 2, about=about)
+    )
     return directory
 
 
@@ -64,9 +67,11 @@ def test_recognizes_what_it_knows(engine):
         truth += [segments[-1]] * 8
     frames = [Frame(float(t), draw(picture)) for t, (_, picture) in enumerate(shows)]
     times, encoded = encode_video(engine, frames, 32)
-    video = {"gallery": "a", "segments": segments}
-    found = long_videos.recognize(engine, video, truth, times, encoded)
-    assert list(found) == list(long_videos.WAYS)
+    film = long_videos.Film({"gallery": "a", "segments": segments}, truth, times, encoded)
+    never = dataclasses.replace(engine.naming, min_confidence=1.0)
+    found, nothing = long_videos.recognize(engine, film, [engine.naming, never])
+    assert list(found) == list(nothing) == list(long_videos.WAYS) and engine.naming != never
+    assert all(named == [None] * 32 and forced == found[way][1] for way, (named, forced) in nothing.items())
     expected = [product for product, _ in shows]
     for way, (named, forced) in found.items():
         right = np.array([name == product for name, product in zip(named, expected, strict=True)])
@@ -76,6 +81,17 @@ def test_recognizes_what_it_knows(engine):
         else:
             assert right.sum() >= 24 and right[[4, 12, 20, 28]].all()
     assert set(found["known"][1][8:24]) == {"p0", "p3"}
+
+
+def test_the_least_confidence_is_the_lowest_that_names_in_few_gaps(engine):
+    vectors, gap, part = engine.index.vectors, {"product": None, "gap": "other"}, {"product": "p3"}
+    features = np.repeat([vectors[2] + 0.3 * vectors[0], vectors[3]], 8, axis=0)  # the gap resembles a product
+    times, video = [float(time) for time in range(16)], {"gallery": "a", "segments": [gap, part]}
+    film = long_videos.Film(video, [gap] * 8 + [part] * 8, times, Frames(features, None))
+    [found] = engine.rank(film.frames.take(slice(0, 8)), "a", 1).products
+    least = long_videos.least_confidences(engine, [film], {"a": engine.calibration}, 0)
+    assert 0.05 < found.confidence < least["known"] < found.confidence + 0.05 < 1
+    assert set(long_videos.least_confidences(engine, [film], {"a": engine.calibration}, 100).values()) == {0.05}
 
 
 def test_calibrates_with_the_other_shops_clips_alone(engine):
@@ -109,24 +125,29 @@ def test_measures_films_and_clips(index_by_frames, score, tmp_path, monkeypatch)
     (tmp_path / "test_videoid_to_gtimage_8.json").write_text(json.dumps(truth))
     videos = [
         {"video": name, "gallery": galleries[name], "seconds": 8, "segments": [{"start": 0, "end": 8, "product": name}]}
-        for name in ("p2", "p6")
+        for name in ("p2", "p4", "p6")
     ]
     for video in videos:
         video["segments"] = [
             {"start": 0, "end": 6, "product": video["video"]},
             {"start": 6, "end": 8, "product": None, "gap": "empty"},
         ]
-    shown = {"p2": 2, "p6": 6}
+    shown = {"p2": 2, "p4": 4, "p6": 6}
     monkeypatch.setattr(
         long_videos, "read_video", lambda path: [Frame(float(t), draw(shown[path.name])) for t in range(8)]
     )
     (tmp_path / "truth.jsonl").write_text("".join(json.dumps(video) + "\n" for video in videos))
-    found = long_videos.measure(engine, tmp_path, tmp_path, long_videos.read_truth(tmp_path))
+    [found] = long_videos.measure(engine, tmp_path, tmp_path, long_videos.read_truth(tmp_path))
+    again, all_gaps = long_videos.measure(engine, tmp_path, tmp_path, videos, max_gaps=100)
+    _, no_gap = long_videos.measure(engine, tmp_path, tmp_path, videos, max_gaps=-1)
+    assert again == found and {all_gaps["known least"], no_gap["known least"]} == {5, 95}
+    assert (
+        all_gaps["known alarm"] == 100 and all_gaps["known chance"] == no_gap["known chance"] == found["known chance"]
+    )
     assert found["known right"] == found["timeline forced"] == 100
-    assert found["timeline chance"] == pytest.approx((100 / 6 + 100 / 2) / 2), "a gallery has six images, the other two"
+    assert found["timeline chance"] == pytest.approx((100 / 4 + 100 / 2 + 100 / 2) / 3)
     assert found["timeline alarm"] == found["timeline alarm empty"] == 100, "the gap shows the product still"
-    printed = long_videos.table(videos, [found, found])
-    assert "2 videos of 2 shops" in printed and "100.0 ± 0.0" in printed
+    assert "3 videos of 3 shops" in long_videos.summary(videos) and "100.0 ± 0.0" in long_videos.table([found, found])
 
 
 def test_says_what_is_missing(engine, tmp_path):
@@ -136,7 +157,7 @@ def test_says_what_is_missing(engine, tmp_path):
     with pytest.raises(SystemExit, match="does not exist"):
         long_videos.read_truth(tmp_path)
     (tmp_path / "truth.jsonl").write_text(json.dumps({"gallery": "a"}) + "\n")
-    with pytest.raises(SystemExit, match="one shop"):
+    with pytest.raises(SystemExit, match="videos of 1 shops, expected 2"):
         long_videos.read_truth(tmp_path)
     with pytest.raises(SystemExit, match="simulate.py"):
         long_videos.read_clips(tmp_path)
