@@ -37,8 +37,10 @@ import numpy as np
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from rice_jax.models.weights import CheckpointError
 from rice_jax.recognition.engine import Engine, Match, join_frames
 from rice_jax.recognition.recognizer import Segment, products_over_time
+from rice_jax.types import DataError
 from scripts.benchmarks.timing import on_cores, print_rows
 
 ROUNDING = 2e-5  # largest difference of a score
@@ -91,8 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the clips and their order (default: 0)")
     parser.add_argument("--cores", type=int, help="cores that server and clients share (default: all)")
     options = parser.parse_args(arguments)
-    with on_cores(options.cores) as cores:
-        result = measure(options.index, options.requests, options.clients, options.seed)
+    try:
+        with on_cores(options.cores) as cores:
+            result = measure(options.index, options.requests, options.clients, options.seed)
+    except (CheckpointError, DataError, FileNotFoundError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
     problems = result.pop("problems")
     print("responses:", ", ".join(f"{count} {kind}" for kind, count in result["responses"].items()))
     print("MiB of the server:", ", ".join(f"{size:.0f} {when}" for when, size in result["memory_MiB"].items()))

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import VitConfig
 
+# Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
+MASKED_SCORE = -1e9
 # Cosines and sines by which queries and keys are rotated, of every token and half of a head's channels; float32.
 Rotary = tuple[Float[Array, "L C2"], Float[Array, "L C2"]]
 
@@ -56,6 +58,7 @@ class AttentionLayers(nnx.Module):
         return [self.query_bias[...], None, self.value_bias[...]]
 
     def split_heads(self, x: Float[Array, "B L D"]) -> Float[Array, "B L H C"]:
+        """Splits the channels over the heads; C = D / H."""
         return x.reshape(*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
 
 
@@ -109,6 +112,21 @@ class Block(BlockLayers):
         return self.residuals(x, jax.nn.dot_product_attention(q, k, v, mask=mask))
 
 
+def fresh_block(config: VitConfig, rngs: nnx.Rngs, epsilon: float | None = None) -> Block:
+    """A block that changes nothing yet: the layers that end its two parts are zero.
+
+    Args:
+        config: sizes, parts and compute dtype.
+        rngs: key stream `params`.
+        epsilon: of the layer norms; None = `config.epsilon`.
+    """
+    block = Block(config, rngs, epsilon=epsilon)
+    for last in (block.out, block.down):
+        assert last.kernel is not None
+        last.kernel[...] = jnp.zeros_like(last.kernel[...])
+    return block
+
+
 def rotate(x: Float[Array, "B L H C"], rotary: Rotary) -> Float[Array, "B L H C"]:
     """Rotates channel i of each head with channel i + C / 2."""
     cos, sin = (part[:, None] for part in rotary)
@@ -134,7 +152,8 @@ def split3(x: Float[Array, "*B D3"]) -> list[Array]:
     return [x[..., i * x.shape[-1] // 3 : (i + 1) * x.shape[-1] // 3] for i in range(3)]
 
 
-def quick_gelu(x: Array) -> Array:
+def quick_gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """GELU approximated by a sigmoid, as OpenAI's CLIP has it."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -147,6 +166,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def layer_norm(config: VitConfig, rngs: nnx.Rngs, epsilon: float | None = None) -> nnx.LayerNorm:
+    """A layer norm over `config.width` channels; its epsilon is that of the config if None."""
     # The fast variance, E[x²] - E[x]², rounds to 0 for nearly constant tokens, which shows with a tiny epsilon.
     return nnx.LayerNorm(
         config.width, epsilon=epsilon or config.epsilon, dtype=config.dtype, use_fast_variance=False, rngs=rngs
@@ -156,6 +176,7 @@ def layer_norm(config: VitConfig, rngs: nnx.Rngs, epsilon: float | None = None) 
 def linear(
     config: VitConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs, *, use_bias: bool = True
 ) -> nnx.Linear:
+    """A fresh linear layer with float32 parameters that computes in the config's dtype."""
     return nnx.Linear(inputs, outputs, use_bias=use_bias, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
 
 

@@ -10,8 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import PfrConfig, PmdConfig
-from rice_jax.models.layers import kernel_and_bias, video_token_mask
-from rice_jax.models.pmd import MASKED_SCORE
+from rice_jax.models.layers import MASKED_SCORE, kernel_and_bias, video_token_mask
 
 # Relative spread of the initial weights around the reference's ones, so that the hidden maps can become different.
 SPREAD = 0.3

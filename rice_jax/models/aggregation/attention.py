@@ -7,9 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import AggregationConfig
 from rice_jax.models.aggregation.mean import masked_mean
-
-# Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
-MASKED_SCORE = -1e9
+from rice_jax.models.layers import MASKED_SCORE
 
 
 class AttentionPooling(nnx.Module):

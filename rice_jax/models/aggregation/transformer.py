@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import AggregationConfig, ConfigError, VitConfig
 from rice_jax.models.aggregation.mean import mean_of_embeddings
-from rice_jax.models.layers import Block, layer_norm, stack, unstack
+from rice_jax.models.layers import fresh_block, layer_norm, stack, unstack
 
 EPSILON = 1e-12
 DIFFERENCE, FRAME = 0, 1  # rows of `type`
@@ -30,10 +30,10 @@ class FrameTransformer(nnx.Module):
         normal = nnx.initializers.normal(0.01)
         self.position = nnx.Param(normal(rngs.params(), (settings.num_frames, embed_dim)))
         self.num_layers = settings.layers
-        self.blocks = stack(lambda rngs: _fresh_block(sizes, rngs), settings.layers, rngs)
+        self.blocks = stack(lambda rngs: fresh_block(sizes, rngs, EPSILON), settings.layers, rngs)
         if settings.differences:
             self.type = nnx.Param(normal(rngs.params(), (2, embed_dim)))
-            self.difference = _fresh_block(sizes, rngs)
+            self.difference = fresh_block(sizes, rngs, EPSILON)
             self.ln_difference = layer_norm(sizes, rngs, EPSILON)
 
     def __call__(self, features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
@@ -72,11 +72,3 @@ class FrameTransformer(nnx.Module):
         pair_mask = jnp.stack([frame_mask[:, :-1], mask], axis=2).reshape(len(frames), -1)
         append = lambda most, last: jnp.concatenate([most, last[:, -1:]], axis=1)  # noqa: E731
         return append(pairs, frames), append(pair_mask, frame_mask)
-
-
-def _fresh_block(sizes: VitConfig, rngs: nnx.Rngs) -> Block:
-    """A block that changes nothing yet."""
-    block = Block(sizes, rngs, epsilon=EPSILON)
-    for last in (block.out, block.down):
-        last.kernel[...] = jnp.zeros_like(last.kernel[...])
-    return block

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from rice_jax.config import ConfigError, VitConfig
 from rice_jax.models.aggregation.mean import masked_mean
 from rice_jax.models.encoders.vit import VitLayers
-from rice_jax.models.layers import AttentionLayers, Block, BlockLayers, Rotary, linear, rotate, stack
+from rice_jax.models.layers import AttentionLayers, BlockLayers, Rotary, fresh_block, linear, rotate, stack
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
 
@@ -134,7 +134,7 @@ class Integration(nnx.Module):
         sizes = integration_sizes(config)
         self.num_layers = sizes.layers
         self.position = nnx.Param(jnp.zeros((config.num_frames, sizes.width), jnp.float32))
-        self.blocks = stack(lambda rngs: _fresh_block(sizes, rngs), sizes.layers, rngs)
+        self.blocks = stack(lambda rngs: fresh_block(sizes, rngs), sizes.layers, rngs)
 
     def __call__(self, features: Float[Array, "B T E"], frame_mask: Bool[Array, "B T"]) -> Float[Array, "B E"]:
         """The mean over the frames."""
@@ -195,14 +195,6 @@ def integration_sizes(config: VitConfig) -> VitConfig:
         epsilon=config.epsilon,
         dtype=config.dtype,
     )
-
-
-def _fresh_block(sizes: VitConfig, rngs: nnx.Rngs) -> Block:
-    """A block that changes nothing yet."""
-    block = Block(sizes, rngs)
-    for last in (block.out, block.down):
-        last.kernel[...] = jnp.zeros_like(last.kernel[...])
-    return block
 
 
 def _identity(_key: Array, shape: tuple[int, int], dtype=jnp.float32) -> Float[Array, "D D"]:
