@@ -225,9 +225,13 @@ def test_peaks(kind, peak):
 def test_all_rank_alike():
     data = rank_speed.make_data(rank_speed.Size(queries=50, images=333, galleries=7))
     np.testing.assert_allclose(np.linalg.norm(data.images, axis=1), 1, rtol=1e-6)
-    ours, (ranks, first) = rank_speed.rank(data), rank_speed.rank_with_numpy(data)
+    ours, (ranks, first, scores) = rank_speed.rank(data), rank_speed.rank_with_numpy(data)
     np.testing.assert_array_equal(ours.rank, ranks)
     np.testing.assert_array_equal([[int(name[1:]) for name, _ in top] for top in ours.top], first)
+    np.testing.assert_allclose([[score for _, score in top] for top in ours.top], scores, atol=1e-6)
+    own, top, images = rank_speed.name_with_numpy(data)
+    assert tuple(own) == ours.truth_ranks and tuple(images) == ours.images
+    assert [[name for name, _ in of_query] for of_query in top] == [[name for name, _ in best] for best in ours.top]
     if "faiss" in rank_speed.methods():
         np.testing.assert_array_equal(rank_speed.find_with_faiss(data), first)
 

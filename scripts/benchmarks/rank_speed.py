@@ -95,7 +95,7 @@ def measure(sizes: list[Size], rounds: int) -> Iterator[dict]:
 
 def methods() -> dict[str, Callable[[Data], object]]:
     """The installed methods, by name."""
-    installed = {"ours": rank, "numpy": rank_with_numpy}
+    installed = {"ours": rank, "numpy": rank_with_numpy, "numpy, named": name_with_numpy}
     return installed | ({"faiss": find_with_faiss} if importlib.util.find_spec("faiss") else {})
 
 
@@ -124,18 +124,36 @@ def rank(data: Data) -> ranking.Ranking:
     return ranking.rank(queries, ranking.GalleryImages(data.images, data.gallery_ids, data.image_ids), num_top=FIRST)
 
 
-def rank_with_numpy(data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks in float32, all scores of a gallery at once, without a rule for ties."""
+def rank_with_numpy(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ranks in float32, all scores of a gallery at once, without a rule for ties.
+
+    Returns:
+        The ranks of the truths [Q], and the rows and scores of the first images [Q, FIRST].
+    """
     found, first = np.zeros(data.size.queries, np.int64), np.zeros((data.size.queries, FIRST), np.int64)
+    first_scores = np.zeros(first.shape, np.float32)
     for gallery in range(data.size.galleries):
         own = slice(gallery, None, data.size.galleries)
         scores = data.queries[own] @ data.images[own].T
         truth_scores = np.take_along_axis(scores, data.truths[own, None] // data.size.galleries, axis=1)
         found[own] = np.count_nonzero(scores >= truth_scores, axis=1)
         best = np.argpartition(scores, -FIRST, axis=1)[:, -FIRST:]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+        own_scores = np.take_along_axis(scores, best, axis=1)
+        order = np.argsort(-own_scores, axis=1)
         first[own] = gallery + data.size.galleries * np.take_along_axis(best, order, axis=1)
-    return found, first
+        first_scores[own] = np.take_along_axis(own_scores, order, axis=1)
+    return found, first, first_scores
+
+
+def name_with_numpy(data: Data) -> tuple[list[tuple[int]], list[tuple[tuple[str, float], ...]], list[tuple[str, ...]]]:
+    """Ranks as `rank_with_numpy` does, and gives the result as ours has it, with the ids of the images."""
+    found, first, scores = rank_with_numpy(data)
+    top, images = [], []
+    for rows, of_rows in zip(first.tolist(), scores.tolist(), strict=True):
+        names = tuple(data.image_ids[row] for row in rows)
+        top.append(tuple(zip(names, of_rows, strict=True)))
+        images.append(names)
+    return [(rank,) for rank in found.tolist()], top, images
 
 
 def find_with_faiss(data: Data) -> np.ndarray:
