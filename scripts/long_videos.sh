@@ -22,4 +22,4 @@ for seed in ${SEEDS:-0 1 2}; do
         --mode=index --config.index.images="$films/shop.csv" --config.index.directory="$index"
     measured+=(--run "$index" "data/raw/sample-$seed/test")
 done
-python scripts/long_videos.py --films "$films" "${measured[@]}"
+python scripts/long_videos.py --films "$films" --max_gaps=10 "${measured[@]}"
