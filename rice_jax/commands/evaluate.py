@@ -118,9 +118,10 @@ def evaluate(options: argparse.Namespace) -> None:
     refuse([str(entry) for entry in unusable], f"{title[:-1]}; all others have been evaluated:")
 
 
-def pictures_of(index: Index) -> Mapping[str, str]:
-    """The path of each product's first picture."""
-    return dict(reversed(list(zip(index.product_ids, index.paths, strict=True))))
+def pictures_of(index: Index) -> dict[tuple[str, str], str]:
+    """The path of each product's first picture, by its gallery and id."""
+    products = list(zip(index.gallery_ids, index.product_ids, strict=True))
+    return dict(reversed(list(zip(products, index.paths, strict=True))))
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

@@ -33,7 +33,7 @@ from rice_jax.files import write_lines
 from rice_jax.types import DataError
 
 FILE = "calibration.json"
-FAR = 10.0  # a cosine that no frame has
+FAR = 1000.0  # from the threshold to a score that no clip has, also with texts of some weight
 CERTAIN = 1e6  # log-odds
 MAX_SCALE = 1000.0  # of scale and slope, which would grow without bound if all of a few clips are ranked correctly
 
@@ -105,12 +105,12 @@ class Calibration:
         return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 
     def cosine_at(self, confidence: float = 0.5, none_prior: float = 0.5) -> float:
-        """The cosine at which any product is shown with a probability of `confidence`, at most `FAR` from 0."""
+        """The cosine at which any product is shown with probability `confidence`, at most `FAR` from the threshold."""
         shift = _logit(confidence) + _logit(none_prior)
         if not shift:
             return self.threshold
         with np.errstate(divide="ignore"):
-            return float(np.clip(self.threshold + np.float64(shift) / self.slope, -FAR, FAR))
+            return self.threshold + float(np.clip(np.float64(shift) / self.slope, -FAR, FAR))
 
 
 def fit_calibration(
@@ -252,5 +252,7 @@ def _fit_threshold(
         return float(np.logaddexp(0, -there).mean() + np.logaddexp(0, missing).mean())
 
     start = [10.0, float((present.mean() + absent.mean()) / 2)]
-    slope, threshold = minimize(loss, start, method="L-BFGS-B", bounds=[(0.0, MAX_SCALE), (-1.0, 1.0)]).x
+    scores = np.concatenate([present, absent])
+    ends = min(-1.0, scores.min()), max(1.0, scores.max())  # those of cosines, or further with texts of some weight
+    slope, threshold = minimize(loss, start, method="L-BFGS-B", bounds=[(0.0, MAX_SCALE), ends]).x
     return float(slope), float(threshold)

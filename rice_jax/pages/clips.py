@@ -79,24 +79,29 @@ def suggestion(found: Mapping[str, Any]) -> str:
     return f"No threshold gives at most {most} of wrong names on these clips."
 
 
-def write_clips_page(path: str | os.PathLike, found: Mapping[str, Any], pictures: Mapping[str, str]) -> None:
+def write_clips_page(
+    path: str | os.PathLike, found: Mapping[str, Any], pictures: Mapping[tuple[str, str], str]
+) -> None:
     """Writes the page of an evaluation, whole or not at all.
 
     Args:
         path: of the page.
         found: of `clips.evaluation.document`.
-        pictures: {id of a product: path of its picture}; those that are gone are left out.
+        pictures: {(gallery, id of a product): path of its picture}; those that are gone are left out.
 
     Raises:
         OSError: the file cannot be written.
     """
     album = Pictures()
 
-    def image(product: str) -> Thumbnail | None:
-        if product not in pictures or album.num_characters > MAX_CHARACTERS:
+    homes = {product: gallery for gallery, product in reversed(pictures)}  # the first gallery that has it
+
+    def image(gallery: str, product: str) -> Thumbnail | None:
+        key = (gallery, product) if (gallery, product) in pictures else (homes.get(product, ""), product)
+        if key not in pictures or album.num_characters > MAX_CHARACTERS:
             return None
         try:
-            return album.add(("image", product), lambda: thumbnail(Path(pictures[product])))
+            return album.add(("image", key), lambda: thumbnail(Path(pictures[key])))
         except OSError:
             return None
 
@@ -124,7 +129,7 @@ def write_clips_page(path: str | os.PathLike, found: Mapping[str, Any], pictures
 
 
 def _card(clip: Mapping[str, Any], image: Any) -> dict[str, Any]:
-    return dict(clip) | {"true": image(clip["product"]), "found": image(clip["best"])}
+    return dict(clip) | {"true": image(clip["gallery"], clip["product"]), "found": image(clip["gallery"], clip["best"])}
 
 
 def _plot(curve: Sequence[Mapping[str, Any]]) -> Plot:

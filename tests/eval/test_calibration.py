@@ -8,7 +8,14 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logsumexp, softmax
 
-from rice_jax.eval.calibration import MAX_SCALE, Calibration, fit_calibration, read_calibration, write_calibration
+from rice_jax.eval.calibration import (
+    MAX_SCALE,
+    Calibration,
+    fit_calibration,
+    fit_scores,
+    read_calibration,
+    write_calibration,
+)
 from rice_jax.eval.ranking import GalleryImages, Queries
 from rice_jax.types import DataError
 
@@ -135,6 +142,19 @@ def test_a_gallery_of_nothing_but_truths_and_clips_without():
     assert fit(videos[:1], ["a"], [["skipped"]], images, gallery_ids, image_ids) is None
     alone = fit(videos, ["only"] * 50, [["p"]] * 50, images[:1], ["only"], ["p"])
     assert np.isfinite(dataclasses.astuple(alone)[:3]).all() and alone.slope == 0
+
+
+@pytest.mark.parametrize("offset", [0.6, 40.0])
+def test_a_fit_moves_with_the_scores_as_texts_of_some_weight_move_them(offset):
+    rng = np.random.default_rng(0)
+    others, own = rng.normal(0.4, 0.03, (300, 20)), rng.normal(0.6, 0.03, (300, 1))
+    cosines, is_truth = np.concatenate([own, others], axis=1), [np.arange(21) == 0] * 300
+    plain, moved = (
+        fit_scores(list(scores), is_truth, num_frames=10, fingerprint="f") for scores in (cosines, cosines + offset)
+    )
+    assert moved.threshold == pytest.approx(plain.threshold + offset, abs=1e-3)
+    assert moved.slope == pytest.approx(plain.slope, rel=1e-2) and plain.slope > 50
+    assert moved.cosine_at(0.9) - offset == pytest.approx(plain.cosine_at(0.9), abs=1e-3)
 
 
 def test_of_very_many_scores_some_are_enough():

@@ -95,7 +95,7 @@ def test_where_nothing_can_be_suggested(found):
 
 def test_the_page_shows_the_mistakes_the_surest_first(found, tmp_path):
     (tmp_path / "mug.png").write_bytes(png(draw(1)))
-    pictures = {"mug": str(tmp_path / "mug.png"), "sofa": str(tmp_path / "gone.png")}
+    pictures = {("", "mug"): str(tmp_path / "mug.png"), ("", "sofa"): str(tmp_path / "gone.png")}
     write_clips_page(tmp_path / "out.html", found, pictures)
     page = (tmp_path / "out.html").read_text(encoding="utf-8")
     assert EVIL not in page, "it is escaped"
@@ -104,6 +104,12 @@ def test_the_page_shows_the_mistakes_the_surest_first(found, tmp_path):
     assert [int(number) for number in re.findall(r"clips\.csv:(\d)", page)] == [2, 1, 6, 4]
     assert "<svg" in page and "named rightly" in page
     assert page.count("<img data-picture") == 3, "those of the mug"
+    # Of two galleries with the same ids, the pictures are those of the gallery in which the product was found.
+    pictures = {("a", "mug"): str(tmp_path / "gone.png"), ("b", "mug"): str(tmp_path / "mug.png")}
+    for gallery, count in (("a", 0), ("b", 3)):
+        clips = [clip | {"gallery": gallery} for clip in found["clips"]]
+        write_clips_page(tmp_path / "out.html", found | {"clips": clips}, pictures)
+        assert (tmp_path / "out.html").read_text(encoding="utf-8").count("<img data-picture") == count
     found |= {"curve": [], "suggested": None}
     write_clips_page(tmp_path / "out.html", found, {})
     assert "<svg" not in (tmp_path / "out.html").read_text(encoding="utf-8")
