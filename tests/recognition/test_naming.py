@@ -61,7 +61,7 @@ def test_a_cosine_has_the_confidence_that_it_was_asked_for(confidence, prior):
 def test_a_cosine_is_finite_where_none_has_the_confidence():
     blind = dataclasses.replace(CALIBRATION, slope=0.0)
     assert (blind.cosine_at(0.5), blind.cosine_at(0.6), blind.cosine_at(0.4)) == (0.6, 1000.6, -999.4)
-    assert (CALIBRATION.cosine_at(1.0), CALIBRATION.cosine_at(0.7, 0.0)) == (10, -10)
+    assert (CALIBRATION.cosine_at(1.0), CALIBRATION.cosine_at(0.7, 0.0)) == (1000.6, -999.4)
 
 
 @pytest.mark.parametrize(
