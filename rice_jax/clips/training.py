@@ -51,9 +51,9 @@ def hold_out(clips: Sequence[Clip], share: float | None = None) -> tuple[list[Cl
 
     Args:
         clips: at least one.
-        share: of the clips, at least, that are held out, above 0 and below 1; but one film is left to train on. None =
-            `SHARE`, or as many films more as hold enough clips for a calibration, if these are at most `MOST`, also of
-            the clips that show a product.
+        share: of the clips, at least, that are held out, above 0 and below 1; but one film is left to train on, and if
+            possible both parts show products. None = `SHARE`, or as many films more as hold enough clips for a
+            calibration, if these are at most `MOST`, also of the clips that show a product.
 
     Returns:
         The clips to train on, and those held out, in their order.
@@ -74,7 +74,9 @@ def hold_out(clips: Sequence[Clip], share: float | None = None) -> tuple[list[Cl
     )
     all_shown = sum(bool(clip.product) for clip in clips)
     last = len(films) - 2
-    chosen = next((n for n, count in enumerate(num_held) if count / len(clips) >= (share or SHARE)), last)
+    enough = [n for n, count in enumerate(num_held) if count / len(clips) >= (share or SHARE)] or [last]
+    both = [n for n, count in enumerate(num_shown) if 0 < count < all_shown]
+    chosen = next((n for n in both if n >= enough[0]), both[-1] if both else enough[0])
     if share is None:
         for n in range(chosen, last + 1):
             few = num_held[n] / len(clips) <= MOST and num_shown[n] <= MOST * all_shown
@@ -104,6 +106,10 @@ def run_settings(about: About, data_dir: Path, num_pairs: int, num_devices: int)
     if about.ipd != "off":
         raise ConfigError(
             f"{source}: was trained with config.model.ipd={about.ipd!r}, which needs boxes; clips have none"
+        )
+    if model.get("text", "off") != "off":
+        raise ConfigError(
+            f"{source}: its decoder reads texts (config.model.text={model['text']!r}), which labeled clips do not have"
         )
     if model.get("architecture") in VIDEO_ENCODERS:
         raise ConfigError(f"{source}: encodes a video as a whole, expected a model that recognition can use")

@@ -163,22 +163,26 @@ def _merge_shards(options: argparse.Namespace) -> None:
 
 
 def _change_index(options: argparse.Namespace) -> None:
-    from rice_jax.index.update import build_index
+    from rice_jax.index.update import UnusablePictures, build_index
     from rice_jax.parallel.compilation import keep_compiled
 
     keep_compiled()
     _require_packages(options)
-    build_index(
-        options.pictures,
-        model=options.model,
-        out=options.out,
-        change=options.change,
-        mix=options.mix,
-        dimensions=options.dimensions,
-        store_as=options.store_as,
-        text_model=options.text_model,
-        text_weight=options.text_weight,
-    )
+    try:
+        build_index(
+            options.pictures,
+            model=options.model,
+            out=options.out,
+            change=options.change,
+            mix=options.mix,
+            dimensions=options.dimensions,
+            store_as=options.store_as,
+            text_model=options.text_model,
+            text_weight=options.text_weight,
+        )
+    except UnusablePictures:
+        _copy(options)  # of all others
+        raise
     _copy(options)
 
 

@@ -37,7 +37,11 @@ from rice_jax.config.resolve import resolve
 from rice_jax.eval.metrics import CUTOFFS, confidence_intervals
 from rice_jax.files import locked, write_lines
 from rice_jax.index.calibrate import calibrate_index
-from rice_jax.index.store import Index, read_index, write_index
+from rice_jax.index.model import load_index_model, load_model, same_model
+from rice_jax.index.smaller import require_smaller
+from rice_jax.index.spreadsheet import plain_name
+from rice_jax.index.store import FILE, Index, read_index, write_index
+from rice_jax.index.text import TextSettings
 from rice_jax.index.update import build_index
 from rice_jax.logs import log_to_stderr
 from rice_jax.models.weights import CheckpointError, newest_step
@@ -124,9 +128,10 @@ def prepare(
         config = dataclasses.replace(own, data=data, model=model)
     else:
         config = shorten_warmup(config, flags)
-    check(override(config.to_dict(), config_flags(flags)), options.out, num_pairs)
+    checked = check(override(config.to_dict(), config_flags(flags)), options.out, num_pairs)
+    check_comparison(index)
     data_dir = options.out / "data"
-    making = Making(options.interval_seconds, round(SHORT_SIDE * index.about.resize))
+    making = Making(options.interval_seconds, round(SHORT_SIDE * checked.data.resize))
     data_dir.mkdir(parents=True, exist_ok=True)
     with locked(data_dir / LOCK, wait=True):  # the run has a lock of its own
         is_new = newest_step(options.out) is None
@@ -149,8 +154,8 @@ def shorten_warmup(config: Config, flags: Sequence[str]) -> Config:
     return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, warmup_steps=warmup))
 
 
-def check(values: dict[str, Any], out: Path, num_pairs: int) -> None:
-    """Checks a run's settings before any video is read, which may take long.
+def check(values: dict[str, Any], out: Path, num_pairs: int) -> Config:
+    """Checks and returns a run's settings before any video is read, which may take long.
 
     Raises:
         ConfigError: they are wrong, exclude each other, or do not fit the data or the devices.
@@ -167,6 +172,20 @@ def check(values: dict[str, Any], out: Path, num_pairs: int) -> None:
     require_even_batch(config.data.batch_size, mesh)
     require_installed(config.train.tracker_names)
     tasks.TASKS[config.task].loss(config, mesh)
+    return config
+
+
+def check_comparison(index: Index) -> None:
+    """Checks what `compare` needs of the index after the training: its model, its text tower, and its form.
+
+    Raises:
+        CheckpointError: the model or the text tower is gone, or another one than the index was made with.
+        DataError: the index holds fewer pictures than its projection needs.
+    """
+    load_index_model(index.about)
+    if texts := _text_settings(index):
+        TextSettings(texts["text_model"], texts["text_weight"]).load(index.text, index.about)
+    require_smaller(len(index.image_ids), index.about.model.embed_dim, False, _reduced_to(index), index.dtype)
 
 
 def few_clips(num: int) -> str:
@@ -190,13 +209,14 @@ def compare(options: argparse.Namespace, held: Sequence[Clip]) -> None:
     require_products(held, set(index.product_ids), options.index)
     new = options.out / "index"
     write_lines(options.out / "pictures.csv", _catalog(index))
-    width = None if index.projection is None else index.vectors.shape[1]
+    if (new / FILE).exists() and not same_model(read_index(new).about, load_model(options.out).about):
+        (new / FILE).unlink()  # made before the run was trained further
     built = build_index(
         options.out / "pictures.csv",
         model=options.out,
         out=new,
         change="mirror",
-        dimensions=width,
+        dimensions=_reduced_to(index),
         store_as=index.dtype,
         **_text_settings(index),
     )
@@ -267,6 +287,11 @@ def _train(prog: str, out: Path, flags: Sequence[str]) -> None:
         raise SystemExit(f"{out}: has no checkpoint after the training")
 
 
+def _reduced_to(index: Index) -> int | None:
+    """The dimensions that the vectors of an index have been reduced to; None = they have those of the model."""
+    return None if index.projection is None else index.vectors.shape[1]
+
+
 def _text_settings(index: Index) -> dict[str, Any]:
     """How `build_index` embeds titles as an index has them."""
     if not index.text:
@@ -286,10 +311,14 @@ def _catalog(index: Index) -> Iterator[str]:
         "title": index.titles,
         "product": index.product_ids,
     }
-    names = dict.fromkeys(name for fields in index.fields for name in fields)
-    further = [[fields.get(name, "") for name in names] for fields in index.fields]
+    names: dict[str, str] = {}  # that two sources of the shop write differently, such as "Price" and "price", are one
+    for fields in index.fields:
+        for name in fields:
+            names.setdefault(plain_name(name), name)
+    plain = [{plain_name(name): value for name, value in fields.items()} for fields in index.fields]
+    further = [[fields.get(name, "") for name in names] for fields in plain]
     rows = [[*row, *more] for *row, more in zip(*columns.values(), further, strict=True)]
-    for row in [[*columns, *names], *rows]:
+    for row in [[*columns, *names.values()], *rows]:
         line = io.StringIO()
         csv.writer(line, lineterminator="", quoting=csv.QUOTE_ALL).writerow(row)  # cells may have several lines
         yield line.getvalue()

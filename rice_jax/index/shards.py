@@ -22,18 +22,20 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from rice_jax.files import write_lines
+from rice_jax.files import locked, write_lines
 from rice_jax.index.catalog import Picture, read_shop
 from rice_jax.index.decoder_texts import load_decoder_texts
 from rice_jax.index.embedding import digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, same_model
 from rice_jax.index.similar import report_similar
 from rice_jax.index.smaller import make_smaller
-from rice_jax.index.store import FILE, SHARDS, TEXTS, Index, Shard, read_index, read_shard, write_index
+from rice_jax.index.store import FILE, SHARDS, TEXTS, Index, Shard, read_file, read_index, read_shard, write_index
 from rice_jax.index.tars import Found, find_packs, read_pack
 from rice_jax.index.text import AS_BEFORE, TextSettings, embed_distinct, embed_titles
+from rice_jax.index.update import keep_calibration, read_of_same_model
 from rice_jax.models.contract import SupportsEmbedding, require
 from rice_jax.models.weights import CheckpointError
+from rice_jax.parallel.processes import LOCK
 from rice_jax.types import DataError
 
 SHARD_SIZE = 10_000  # pictures of a list, as many as img2dataset puts into a tar
@@ -105,6 +107,8 @@ def build_shards(
     pieces = [piece._replace(made_of=piece.made_of + told) for piece in find_pieces(Path(images), shard_size)]
     own = range(worker[0], len(pieces), worker[1])
     fresh = [number for number in own if not _is_finished(directory, number, pieces, model)]
+    for number in sorted({*own} - {*fresh}):
+        _tell_number(directory, number, len(pieces))
     logger.info(
         "%s: %d shards, of which %d are of process %d of %d, and %d of these are finished",
         images, len(pieces), len(own), *worker, len(own) - len(fresh),
@@ -154,8 +158,13 @@ def merge_shards(
         dimensions: see `build_index`.
         store_as: see `build_index`.
 
+    An index that is there already is replaced if the same model made it of the same pictures' directory or list; it
+    keeps a calibration of own clips. If another program changes it, this one waits until that one is done.
+
     Raises:
-        DataError: a shard is missing or damaged, or `make_smaller` raises.
+        CheckpointError: another model made the index that is there.
+        DataError: a shard is missing or damaged, the index that is there is of another source, or `make_smaller`
+            raises.
         FileNotFoundError: there is no shard.
     """
     paths = sorted(Path(shards).glob(SHARDS))
@@ -164,7 +173,16 @@ def merge_shards(
     if directory.exists() and directory.samefile(shards):
         raise DataError(f"{directory}: holds the shards, expected another directory for the index")
     index = make_smaller(read_index(shards), dimensions, store_as)
-    write_index(directory, index)
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory / LOCK, wait=True):
+        old = read_of_same_model(directory, index.about)
+        if old and old.sources and set(old.sources) != set(index.sources):
+            raise DataError(
+                f"{directory}: holds an index of {', '.join(old.sources)}, and the shards are of "
+                f"{', '.join(index.sources)}; choose another directory for the index, or remove it"
+            )
+        index = dataclasses.replace(index, about=keep_calibration(index.about, old))
+        write_index(directory, index)
     report_similar(directory, index)
     told = [found[1] for found in map(read_shard, paths) if found]
     logger.info(
@@ -218,7 +236,15 @@ def _is_finished(directory: Path, number: int, pieces: Sequence[Piece], model: M
             f"{directory / expected.file}: another model made this shard (found {describe(about)}; expected "
             f"{describe(model.about)}). Use the model that made it, or another directory for the shards"
         )
-    return (shard.of, shard.made_of) == (expected.of, expected.made_of)
+    return shard.made_of == expected.made_of
+
+
+def _tell_number(directory: Path, number: int, of: int) -> None:
+    """Writes into a finished shard how many there are now, if the catalog has got more or fewer since."""
+    path = directory / Shard(number, of).file
+    found = read_shard(path)
+    if found and found[1].of != of:
+        write_index(directory, read_file(path), dataclasses.replace(found[1], of=of))
 
 
 def _empty(model: Model) -> Index:

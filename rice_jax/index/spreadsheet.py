@@ -92,9 +92,14 @@ def _delimiter(header: str) -> str:
     return max(DELIMITERS, key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
 
 
+def plain_name(name: str) -> str:
+    """The name of a column without what does not tell names apart: case, and spaces, dashes or underscores."""
+    return re.sub(r"[\s_-]+", "_", name.casefold())
+
+
 def _columns(place: str, names: Sequence[str], with_paths: bool) -> dict[str, int]:
     """{column: its place}, for those of `COLUMNS` that the file has."""
-    plain = [re.sub(r"[\s_-]+", "_", name.casefold()) for name in names]
+    plain = [plain_name(name) for name in names]
     found = ", ".join(map(repr, names)) or "of an empty file"
     if any(name and plain.count(name) > 1 for name in plain):
         raise DataError(f"{place}: found the columns {found}, expected every name once")

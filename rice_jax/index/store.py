@@ -179,10 +179,10 @@ def read_index(directory: str | os.PathLike) -> Index:
     """
     path = Path(directory) / FILE
     if path.exists():
-        return _read_file(path)
+        return read_file(path)
     if shards := sorted(Path(directory).glob(SHARDS)):
         _require_all(Path(directory), shards)
-        return _join([_read_file(shard) for shard in shards])
+        return _join([read_file(shard) for shard in shards])
     raise FileNotFoundError(
         f"{path}: found no index; make one: rice index PICTURES --model=RUN --out={directory} (or, with a config "
         "file, python -m rice_jax.main --mode=index)"
@@ -194,11 +194,12 @@ def read_shard(path: Path) -> tuple[About, Shard] | None:
     try:
         stored = pq.read_schema(path).metadata
         return About.from_dict(json.loads(stored[SETTINGS])), Shard(**json.loads(stored[SHARD]))
-    except Exception:  # see `_read_file`
+    except Exception:  # see `read_file`
         return None
 
 
-def _read_file(path: Path) -> Index:
+def read_file(path: Path) -> Index:
+    """Reads an index of one file, or a shard; the errors are those of `read_index`."""
     file = path.open("rb")  # by name, Arrow would open it twice, and it may be replaced in between
     try:
         with file:

@@ -108,12 +108,13 @@ class TextSettings(NamedTuple):
     model: str | os.PathLike | None = None
     weight: float | None = None
 
-    def load(self, old: IndexText | None, about: About) -> "tuple[Texts, float] | None":
+    def load(self, old: IndexText | None, about: About, *, is_new: bool = True) -> "tuple[Texts, float] | None":
         """Loads what embeds titles, and their weight; None = they are not embedded.
 
         Args:
-            old: titles of the index that is updated.
+            old: titles of the index that is updated; None = it has none, or is new.
             about: the model that embeds the pictures.
+            is_new: whether the index is new, and so takes the calibration's weight.
 
         Raises:
             ConfigError: the weight is below 0, or one of model and weight is unknown.
@@ -122,7 +123,7 @@ class TextSettings(NamedTuple):
         calibration, weight = about.calibration, self.weight
         calibrated = calibration.text_weight if calibration else 0.0
         if weight is None:
-            weight = old.weight if old else calibrated
+            weight = old.weight if old else calibrated if is_new else 0.0
         if not 0 <= weight < math.inf:
             raise ConfigError(f"text_weight: found {weight}, expected 0 or more")
         if not weight:

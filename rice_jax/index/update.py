@@ -28,6 +28,11 @@ from rice_jax.types import DataError, counted
 
 CHANGES = ("add", "mirror", "remove")
 
+
+class UnusablePictures(DataError):
+    """Some pictures cannot be used; all others are in the index."""
+
+
 logger = logging.getLogger(__name__)
 
 
@@ -156,8 +161,8 @@ class _Settings(NamedTuple):
 def _update(directory: Path, images: str | os.PathLike, model: Model, settings: _Settings) -> Index:
     about = model.about
     require(nnx.merge(model.graphdef, model.params), SupportsEmbedding, "an index")
-    old = _read_of_same_model(directory, about)
-    texts = settings.texts.load(old.text if old else None, about)
+    old = read_of_same_model(directory, about)
+    texts = settings.texts.load(old.text if old else None, about, is_new=old is None)
     of_old = old.about if old and old.image_ids else None
     model, read = load_decoder_texts(model, of_old, settings.texts.model, texts and texts[0])
     about = model.about
@@ -181,9 +186,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
             _report_replaced(images, old, [picture for picture, _ in fresh])
         titles = embed_distinct(read, (picture.title for picture, _ in fresh)) if read else None
         new, broken = embed_pictures(model, fresh, settings.batch_size, pool, titles) if fresh else (None, [])
-    kept = old and old.about.calibration
-    if kept and (kept.source or about.calibration is None):  # one of own clips is closer to the shop than the run's
-        about = dataclasses.replace(about, calibration=kept.with_match(about.calibration))
+    about = keep_calibration(about, old)
     if about.calibration is None:
         logger.info(
             "%s: has no calibration of this model, so recognition cannot give confidences; to get one, label some "
@@ -212,7 +215,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
     if broken:
         reasons = [problem(about, picture, digest) for picture, digest in broken[:NUM_NAMED]]
         more = [f"and {len(broken) - NUM_NAMED} more"] if len(broken) > NUM_NAMED else []
-        raise DataError(
+        raise (UnusablePictures if index.image_ids else DataError)(
             "\n  ".join([f"{len(broken)} of {counted(len(pictures), 'picture')} cannot be used:", *reasons, *more])
             + (
                 f"\nAll others are in {directory}. Repair these or leave them out, and run the same command again; the "
@@ -271,8 +274,24 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
     return left
 
 
-def _read_of_same_model(directory: Path, about: About) -> Index | None:
-    """The index to change; None if there is none yet."""
+def keep_calibration(about: About, old: Index | None) -> About:
+    """The model with the calibration of the index that is changed, if that is one of own clips, or the only one.
+
+    A calibration of own clips is closer to the shop than the run's.
+    """
+    kept = old and old.about.calibration
+    if kept and (kept.source or about.calibration is None):
+        return dataclasses.replace(about, calibration=kept.with_match(about.calibration))
+    return about
+
+
+def read_of_same_model(directory: Path, about: About) -> Index | None:
+    """The index to change; None if there is none yet.
+
+    Raises:
+        CheckpointError: another model made it.
+        DataError: it is in several files, or damaged.
+    """
     require_one_file(directory)
     if not (directory / FILE).exists():
         return None

@@ -94,7 +94,7 @@ def write_clips_page(
     """
     album = Pictures()
 
-    homes = {product: gallery for gallery, product in reversed(pictures)}  # the first gallery that has it
+    homes = {product: gallery for gallery, product in reversed(list(pictures))}  # the first gallery that has it
 
     def image(gallery: str, product: str) -> Thumbnail | None:
         key = (gallery, product) if (gallery, product) in pictures else (homes.get(product, ""), product)

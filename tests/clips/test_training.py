@@ -74,6 +74,14 @@ def test_a_calibration_takes_at_most_a_third_of_the_clips_with_a_product(seed):
     assert held == hold_out(clips, 0.2)[1] or shown <= 20 / 3
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_both_parts_show_products_where_they_can(seed):
+    films = {f"{seed} {name}": "" if name == "c" else "p" for name in "abc"}
+    clips = [clip(film, number, product=product) for film, product in films.items() for number in range(4)]
+    for parts in (hold_out(clips), hold_out(clips, 0.1), hold_out(clips, 0.9)):
+        assert all(any(own.product for own in part) for part in parts)
+
+
 def test_a_film_is_left_to_train_on():
     train, held = hold_out([clip("a", 1), clip("b", 2)], 0.99)
     assert len(train) == len(held) == 1

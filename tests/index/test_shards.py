@@ -1,5 +1,6 @@
 """A large catalog, embedded in shards by several processes."""
 
+import dataclasses
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rice_jax import cli
+from rice_jax.eval.calibration import Calibration
 from rice_jax.index import shards
 from rice_jax.index.shards import build_shards, merge_shards
 from rice_jax.index.store import FILE, read_index, write_index
@@ -212,6 +214,32 @@ def test_shards_are_merged(made, tmp_path, caplog):
         merge_shards(tmp_path / "shards", tmp_path / "shards")
     with pytest.raises(FileNotFoundError, match="shop: found no shards"):
         merge_shards(tmp_path / "shop", tmp_path / "other")
+
+
+def test_only_the_shards_that_a_catalog_has_got_are_embedded(made, tmp_path, tars):
+    last = (tars / "00002.tar").rename(tmp_path / "00002.tar")
+    out = tmp_path / "shards"
+    assert build(made, tars, out).num_embedded == 3
+    last.rename(tars / last.name)
+    done = build(made, tars, out)
+    assert (done.num_embedded, done.num_shards, done.num_finished) == (2, 1, 2)
+    assert len(read_index(out).image_ids) == 5
+    assert build(made, tars, out).num_finished == 3
+
+
+def test_merging_again_keeps_a_calibration_of_own_clips_and_no_other_index(made, tmp_path):
+    build(made, made.pictures, tmp_path / "shards", shard_size=2)
+    shop = tmp_path / "shop"
+    index = merge_shards(tmp_path / "shards", shop)
+    own = Calibration(30.0, 9.0, 0.6, 40, 4, index.about.fingerprint, source="clips.csv")
+    write_index(shop, dataclasses.replace(index, about=dataclasses.replace(index.about, calibration=own)))
+    assert merge_shards(tmp_path / "shards", shop).about.calibration == own == read_index(shop).about.calibration
+    write_index(shop, dataclasses.replace(index, sources=("/another/shop.csv",)))
+    with pytest.raises(DataError, match="shop: holds an index of /another/shop.csv, and the shards are of .*pictures"):
+        merge_shards(tmp_path / "shards", shop)
+    write_index(shop, dataclasses.replace(index, about=dataclasses.replace(index.about, fingerprint="f" * 64)))
+    with pytest.raises(CheckpointError, match="shop: another model made this index"):
+        merge_shards(tmp_path / "shards", shop)
 
 
 def test_shards_and_an_index_have_directories_of_their_own(made, tmp_path):
