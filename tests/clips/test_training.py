@@ -11,6 +11,7 @@ from rice_jax.clips.training import config_file, hold_out, run_settings
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.files import load_config
 from rice_jax.config.resolve import resolve
+from rice_jax.index.model import saved_settings
 from rice_jax.input.ground_truth import read_gallery_index, read_metadata, read_query_index
 from rice_jax.input.pipeline import train_batches
 from rice_jax.input.source import Source
@@ -113,6 +114,16 @@ def test_settings_start_from_the_index_and_survive_their_file(live_shop, tmp_pat
 def test_what_clips_cannot_train(live_shop, tmp_path, changes, num_pairs, num_devices, message):
     with pytest.raises(ConfigError, match=message):
         run_settings(dataclasses.replace(live_shop.index.about, **changes), tmp_path, num_pairs, num_devices)
+
+
+def test_a_decoder_that_reads_texts_cannot_be_trained_on_clips(live_shop, tmp_path, monkeypatch):
+    saved = saved_settings(Path(live_shop.index.about.checkpoint))
+    reads = saved | {"model": dict(saved["model"]) | {"text": "tower"}}
+    monkeypatch.setattr("rice_jax.clips.training.saved_settings", lambda _: reads)
+    with pytest.raises(
+        ConfigError, match=r"its decoder reads texts \(config.model.text='tower'\), which labeled clips"
+    ):
+        run_settings(live_shop.index.about, tmp_path, 8, 1)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 
 from rice_jax import cli, read_index
@@ -15,8 +16,11 @@ from rice_jax.commands import train_clips
 from rice_jax.config import Config, MeshConfig
 from rice_jax.files import write_lines
 from rice_jax.index.catalog import read_shop
+from rice_jax.index.store import write_index
 from rice_jax.index.update import build_index
+from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.mesh import create_mesh
+from rice_jax.types import DataError
 from tests.index.test_store import make_index
 from tests.programs import run, start, wait_for
 from tests.shop import png, write_mp4
@@ -50,6 +54,19 @@ def test_a_shop_is_listed_with_all_that_its_cells_hold(tmp_path):
     for row, name in enumerate(index.image_ids):
         assert (found[name].title, str(found[name].path)) == (index.titles[row], index.paths[row])
         assert found[name].fields == index.fields[row] and found[name].product == index.product_ids[row]
+
+
+def test_a_column_that_two_sources_write_differently_is_listed_once(tmp_path):
+    index = make_index(3)
+    index = dataclasses.replace(
+        index,
+        paths=[str(tmp_path / f"{row}.jpg") for row in range(3)],
+        fields=[{"Unit price": "1", "color": "red"}, {"unit_price": "2"}, {}],
+    )
+    write_lines(tmp_path / "pictures.csv", train_clips._catalog(index))
+    found = {picture.id: dict(picture.fields) for picture in read_shop(tmp_path / "pictures.csv")}
+    listed = [{name: value for name, value in found[name].items() if value} for name in index.image_ids]
+    assert listed == [{"Unit price": "1", "color": "red"}, {"Unit price": "2"}, {}]
 
 
 def test_trains_compares_and_continues_after_kills(films, live_shop, tmp_path):
@@ -99,6 +116,9 @@ def test_both_models_rank_the_products_of_an_index_updated_meanwhile(films, live
 
     def update(*_):
         shutil.copytree(live_shop.index.about.checkpoint, out, dirs_exist_ok=True)
+        (out / "index").mkdir()  # of the run's weights before it was trained further
+        earlier = dataclasses.replace(live_shop.index.about, fingerprint="0" * 64)
+        write_index(out / "index", dataclasses.replace(live_shop.index, about=earlier))
         (tmp_path / "new" / "a").mkdir(parents=True)
         (tmp_path / "new" / "a" / "p9.png").write_bytes(png(live_shop.pictures[9]))
         build_index(tmp_path / "new", out=index)
@@ -171,6 +191,29 @@ def test_wrong_settings_are_refused_before_a_video_is_read(films, live_shop, tmp
     with pytest.raises(SystemExit, match=message):
         cli.main(["train", str(films / "clips.csv"), f"--index={live_shop.directory}", f"--out={out}", *flags])
     assert not out.exists()
+
+
+def test_what_the_comparison_needs_is_checked_before_a_video_is_read(live_shop):
+    index = live_shop.index
+    gone = dataclasses.replace(index, about=dataclasses.replace(index.about, checkpoint="gone"))
+    with pytest.raises(CheckpointError, match="gone: found no checkpoint"):
+        train_clips.check_comparison(gone)
+    small = dataclasses.replace(index, projection=np.eye(16, 12, dtype=np.float32), vectors=index.vectors[:, :12])
+    with pytest.raises(DataError, match="found 8 pictures, expected at least as many as dimensions"):
+        train_clips.check_comparison(small)
+    train_clips.check_comparison(index)
+
+
+def test_frames_are_stored_for_the_size_that_is_trained(films, live_shop, tmp_path, monkeypatch):
+    makings = []
+    monkeypatch.setattr(train_clips, "write_data_sets", lambda *values, **_: makings.append(values[4]))
+    monkeypatch.setattr(train_clips, "_train", lambda *_: sys.exit(3))
+    monkeypatch.setattr(train_clips.jax, "device_count", lambda: 1)
+    monkeypatch.setattr(train_clips, "create_mesh", lambda _: create_mesh(MeshConfig(), jax.devices()[:1]))
+    arguments = [f"--index={live_shop.directory}", f"--out={tmp_path / 'run'}", "--config.data.resize=40"]
+    with pytest.raises(SystemExit, match="3"):
+        cli.main(["train", str(films / "clips.csv"), *arguments])
+    assert makings[0].short_side == 45
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import pytest
 
 from rice_jax import cli
 from rice_jax.index.export import KINDS, export_faiss, nearest, recall
+from rice_jax.index.store import write_index
+from rice_jax.index.update import UnusablePictures
 from rice_jax.types import DataError
 from tests.index.test_store import make_index
 
@@ -48,6 +50,20 @@ def test_a_missing_package_is_told_before_pictures_are_embedded(tmp_path, monkey
     with pytest.raises(SystemExit) as ended:
         cli.main(["index", str(tmp_path), f"--model={tmp_path}", f"--out={tmp_path / 'out'}", "--export=faiss"])
     assert "faiss is not installed; pip install 'rice-jax[faiss]'" in str(ended.value) + capsys.readouterr().err
+
+
+def test_a_copy_is_made_of_all_pictures_that_can_be_used(tmp_path, monkeypatch):
+    def build(*_, **__):
+        write_index(tmp_path, make_index(3))
+        raise UnusablePictures("1 of 4 pictures cannot be used")
+
+    exported = []
+    monkeypatch.setattr("rice_jax.index.update.build_index", build)
+    monkeypatch.setattr("rice_jax.index.export.require_faiss", lambda: None)
+    monkeypatch.setattr("rice_jax.index.export.export_faiss", lambda _, index, kind: exported.extend(index.image_ids))
+    with pytest.raises(SystemExit, match="UnusablePictures: 1 of 4 pictures cannot be used"):
+        cli.main(["index", "pictures", f"--out={tmp_path}", "--export=faiss"])
+    assert exported == make_index(3).image_ids
 
 
 def test_an_approximate_index_needs_pictures(tmp_path):

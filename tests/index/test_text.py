@@ -139,6 +139,7 @@ def test_the_weight_of_the_calibration_counts(made, tower, other_tower, caplog):
         update(made, path, other_tower)
     assert update(made, path, weight=0.2).text.weight == 0.2
     assert "weight 0.2 in this index and 0.4 in the calibration" in caplog.text
+    assert update(made, path, weight=0.0).text is None and update(made, path).text is None, "not for a new index alone"
 
 
 def test_what_is_wrong_is_said_in_a_line(made, tower, other_tower, tmp_path):

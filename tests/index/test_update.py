@@ -317,7 +317,7 @@ def test_the_command_line_even_if_it_is_killed(reference, shop, made):
     result = run(program)
     assert result.returncode == 1 and "Traceback" not in result.stderr and "Warning" not in result.stderr
     assert f"{made.directory}: 203 pictures in 1 gallery\n" in result.stderr
-    message = f"DataError: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: it is empty; expected"
+    message = f"UnusablePictures: 1 of 204 pictures cannot be used:\n  {made.pictures / 'd.jpg'}: it is empty; expected"
     assert message in result.stderr
     assert len(read_index(made.directory).image_ids) == 203
 
