@@ -190,10 +190,9 @@ def products_over_time(
 ) -> list[Segment]:
     """Finds which product a video shows, and from when to when.
 
-    `timeline` decides where segments begin and end, and which of them show no product of the gallery. The product of
-    any other segment is the best match of `Engine.rank` for the segment's frames taken as one clip, and so are the
-    confidences; with `Naming.min_confidence`, it is named only if its confidence is at least this. Neighboring segments
-    with the same product are merged.
+    `timeline` decides where segments begin and end, and which of them show no product of the gallery. Any other
+    segment's frames are taken as one clip: its confidences are those of `Engine.rank`, and so is the product, if
+    `Engine.naming` names one. Neighboring segments with the same product, or without one, are merged.
 
     Args:
         engine: the engine that encoded the frames.
@@ -211,7 +210,7 @@ def products_over_time(
         DataError: there is no such gallery, column, or product, `top` is below 1, or a cosine is not finite.
     """
     calibration, searched = engine.calibration, engine.products(gallery, where)
-    none_cosine, least = engine.naming.none_cosine(calibration), engine.naming.min_confidence
+    none_cosine = engine.naming.none_cosine(calibration)
     end = times[-1] + 1.0 if end is None else end
     said = said_around(times, speech or (), engine.num_frames, end)
     spans = timeline(
@@ -229,9 +228,7 @@ def products_over_time(
     def recognized(span: Span) -> Segment:
         own = join_sentences(said_between(speech or (), span.start, span.end))
         ranked = engine.rank(frames.take(span.frames), gallery, top, where=where, speech=own)
-        product = None if span.product is None else ranked.products[0]
-        if product and least and product.confidence is not None and product.confidence < least:
-            product = None
+        product = None if span.product is None else ranked.product
         if product:
             return Segment(span.start, span.end, product, product.confidence, ranked.products, span.frames)
         similarity = engine.naming.best_cosine(calibration, ranked.none)
