@@ -3,10 +3,12 @@
     python scripts/demo_table.py runs 0 1 2
 
 Each seed has its own clips of the same products. The difference is over the queries of all seeds, with its 95 %
-interval over products (`scripts/paired.py`).
+interval over products (`scripts/paired.py`). The simulation draws new image ids for each seed, so its
+`attribution.csv` names the products.
 """
 
 import argparse
+import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,15 +29,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="directory of the runs, named start-SEED and demo-SEED")
     parser.add_argument("seeds", nargs="+", help="of the runs")
+    parser.add_argument(
+        "--raw_dir", type=Path, default=Path("data/raw"), help="directory of the simulations, named sample-SEED"
+    )
     flags = parser.parse_args(arguments)
-    print(table(flags.runs, flags.seeds))
+    print(table(flags.runs, flags.seeds, flags.raw_dir))
 
 
-def table(directory: Path, seeds: Sequence[str]) -> str:
+def table(directory: Path, seeds: Sequence[str], raw_dir: Path) -> str:
     """A line for chance, raw pixels, and both models of each seed, their means, and the difference.
 
+    Args:
+        directory: of the runs, named start-SEED and demo-SEED.
+        seeds: of the runs.
+        raw_dir: directory of the simulations, named sample-SEED.
+
     Raises:
-        SystemExit: a run is missing, or both models of a seed have different queries.
+        SystemExit: a run or a simulation is missing, both models of a seed have different queries, or a simulation
+            lacks an image of its queries.
     """
     start, trained = ([_read(directory / f"{name}-{seed}") for seed in seeds] for name in (START, TRAINED))
     pixels = [read_results(directory / f"{TRAINED}-{seed}" / FILE)[PIXELS].score for seed in seeds]
@@ -53,7 +64,12 @@ def table(directory: Path, seeds: Sequence[str]) -> str:
     lead = np.concatenate(
         [after.hits - before.hits.astype(np.float64) for before, after in zip(start, trained, strict=True)]
     )
-    lines.append(["difference", *differences(lead, [product for run in start for product in run.products])])
+    products = [
+        product
+        for seed, run in zip(seeds, start, strict=True)
+        for product in _products(run, raw_dir / f"sample-{seed}" / "test" / "attribution.csv")
+    ]
+    lines.append(["difference", *differences(lead, products)])
     return "\n".join(align(["seed: model", *NAMES], lines))
 
 
@@ -61,6 +77,17 @@ def _read(workdir: Path) -> Ranked:
     if not (workdir / FILE).exists():
         sys.exit(f"error: {workdir / FILE}: is missing; run scripts/demo_table.sh with this seed")
     return read_rows(workdir)[EMBEDDING]
+
+
+def _products(run: Ranked, path: Path) -> list[str]:
+    """The product of each query, the same one for all seeds; "" = the query could not be ranked."""
+    if not path.exists():
+        sys.exit(f"error: {path}: is missing; run scripts/demo_table.sh with this seed, or give --raw_dir")
+    with path.open(newline="", encoding="utf-8") as file:
+        product_of = {"": ""} | {row["image_id"]: row["product_id"] for row in csv.DictReader(file)}
+    if missing := set(run.products) - product_of.keys():
+        sys.exit(f"error: {path}: found no image {min(missing)}, expected all images of the queries")
+    return [product_of[image] for image in run.products]
 
 
 def _mean(shares: Sequence[Sequence[float]]) -> list[str]:
