@@ -38,7 +38,7 @@ class GalleryImage:
         gallery_id: the livestream.
         product_id: the published image id, `<image_id>` of `<image_id>-<k>`.
         number: `<k>`, 0 = the main photo.
-        path: relative to the raw directory; '' in the full layout.
+        path: relative to the raw directory; '' for a main photo of the full layout, which `product_id` names.
         image_id: equals `product_id` for the product's photo of the lowest number in the gallery, and is
             `<image_id>-<k>` for the others.
         is_repeated: whether the same gallery lists the photo before.
@@ -77,9 +77,10 @@ def read_gallery(raw_dir: Path) -> list[GalleryImage]:
     """Reads `test_liveid_to_gallery_*.json`: all galleries, in the order of the file."""
     path = find_file(raw_dir, "test_liveid_to_gallery_*.json")
     return name_photos(
-        GalleryImage(f"{path}: {live_id}", live_id, *parse_photo(image))
+        GalleryImage(where, live_id, product_id, number, f"images/{product_id}-{number}.jpg" if number else "")
         for live_id, images in read_object(path).items()
-        for image in check_strings(images, f"{path}: {live_id}")
+        for where in (f"{path}: {live_id}",)
+        for product_id, number in map(parse_photo, check_strings(images, where))
     )
 
 

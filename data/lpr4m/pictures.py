@@ -71,8 +71,8 @@ def read_image(pictures: RawPictures, image_id: str, path: str, report: SkipRepo
 
     Args:
         pictures: the reader of the raw directory's pictures.
-        image_id: the image, which names its file in the full layout.
-        path: the file relative to the raw directory in the subset; '' in the full layout.
+        image_id: the image, which names its file if `path` is empty.
+        path: the file relative to the raw directory; '' = `images/<image_id>.jpg`.
         report: counts the picture and lists it if it cannot be used.
 
     Raises:
@@ -90,7 +90,7 @@ def photos_of(pictures: RawPictures, image_id: str, path: str) -> list[tuple[int
     Args:
         pictures: the reader of the raw directory's pictures.
         image_id: the product's image.
-        path: of the image, relative to the raw directory, in the subset; '' in the full layout.
+        path: of the image, relative to the raw directory; '' = `images/<image_id>.jpg`.
 
     Returns:
         (k, path relative to the raw directory) of each, ordered by k.

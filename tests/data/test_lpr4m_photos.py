@@ -57,6 +57,20 @@ def test_photos_that_a_gallery_lists_are_of_one_product(tmp_path, num_columns):
     assert gallery.product_ids.count(product) == 3 and gallery.rows[live, product] == gallery.image_ids.index(product)
 
 
+def test_without_the_main_photo_the_lowest_one_is_read_from_its_own_file(tmp_path):
+    raw = write_raw(tmp_path / "raw")
+    file = next(raw.glob("test_liveid_to_gallery_*.json"))
+    galleries = json.loads(file.read_text())
+    product = image_id_of(1001)
+    others = [image for image in galleries[live_id_of(1000)] if product not in image]
+    galleries[live_id_of(1000)] = [*others, f"{product}-2", f"{product}-1"]
+    file.write_text(json.dumps(galleries))
+    photos = {number: add_photo(raw, "images", 1001, number) for number in (1, 2)}
+    build(raw, tmp_path / "data", "--configs", "gallery")
+    found = {name: encoded for name, own, encoded in gallery_of(tmp_path / "data", "gallery") if own == product}
+    assert found == {product: photos[1], f"{product}-2": photos[2]}
+
+
 def test_a_photo_that_is_listed_twice_is_left_out(tmp_path):
     raw = write_raw(tmp_path / "raw")
     file = next(raw.glob("test_liveid_to_gallery_*.json"))
