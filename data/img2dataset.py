@@ -238,6 +238,7 @@ def _entries(number: int, shard: _Shard) -> tuple[np.ndarray, int]:
         raise FormatError(parquet, str(error), f"columns {', '.join(COLUMNS)}", "download the shard again") from None
     members = _tar_members(f"{shard.path}.tar") if shard.is_tar else {}
     entries = np.zeros(len(rows["key"]), ENTRY)
+    is_named = np.ones(len(entries), bool)
     for place, (url, key, status) in enumerate(zip(rows["url"], rows["key"], rows["status"], strict=True)):
         if status not in STATUSES:
             raise FormatError(parquet, f"status {status!r} for {url}", ", ".join(STATUSES), "download the shard again")
@@ -246,8 +247,13 @@ def _entries(number: int, shard: _Shard) -> tuple[np.ndarray, int]:
             raise FormatError(f"{shard.path}.tar", found, expected, "download the shard again")
         at, size = members.get(key, (0, 0)) if shard.is_tar else (int(key), 0)
         original = rows["original_width"][place] or 0, rows["original_height"][place] or 0  # a failure has none
-        entries[place] = _digest(name_in(url, parquet)), number, at, size, *original, STATUSES.index(status)
-    return entries, len(rows["key"][0]) if rows["key"] else 0
+        try:
+            name = name_in(url, parquet)
+        except FormatError:  # nothing looks it up; the doctor lists the URL
+            is_named[place] = False
+            continue
+        entries[place] = _digest(name), number, at, size, *original, STATUSES.index(status)
+    return entries[is_named], len(rows["key"][0]) if rows["key"] else 0
 
 
 def _tar_members(path: str) -> dict[str, tuple[int, int]]:

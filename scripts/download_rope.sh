@@ -22,7 +22,7 @@ if [[ $(head -n 1 "$list") != *://* ]]; then
     mkdir -p "$(dirname "$out")"
     prefix=$(sed 's/[&|\\]/\\&/g' <<< "${ROPE_URL_PREFIX:-https://js-ad.a.yximgs.com/bs2/ad-material-video/}")
     # Written to another name and moved, so that an interruption leaves no incomplete list.
-    sed -E $'s|\r$||; s|.*,||; s|^ *||; s| *$||; s|^|'"$prefix|" "$list" > "$urls.partial"
+    sed -E $'s|\r$||; s|.*,||; s|^ *||; s| *$||; /^$/d; s|^|'"$prefix|" "$list" > "$urls.partial"
     mv "$urls.partial" "$urls"
     list=$urls
 fi

@@ -105,6 +105,11 @@ def test_names_of_rope_become_urls(img2dataset):
         columns = [line.split(",") for line in (raw / f"{name}.txt").read_text().splitlines()]
         prefix = "https://js-ad.a.yximgs.com/bs2/ad-material-video/"
         assert Path(f"{out}_urls.txt").read_text() == "".join(f"{prefix}{fields[-1].strip()}\n" for fields in columns)
+    # Blank lines name no picture.
+    blank = img2dataset / "blank.txt"
+    blank.write_text("1,a.jpg\n\n  \n2,b.jpg\n\r\n")
+    assert run_script(img2dataset, blank, out, script="download_rope.sh").returncode == 0
+    assert Path(f"{out}_urls.txt").read_text() == f"{prefix}a.jpg\n{prefix}b.jpg\n"
     # A list of URLs is taken as it is; elsewhere the pictures may have another prefix.
     done = run_script(img2dataset, img2dataset / "my urls.txt", out, script="download_rope.sh")
     assert done.returncode == 0 and options_of(img2dataset / "arguments")["--url_list"].endswith("/my urls.txt")

@@ -123,6 +123,24 @@ def test_of_a_url_that_comes_twice_the_first_success_is_taken(tmp_path, pictures
     assert index.read("picture-4").encoded == pictures["picture-4"]
 
 
+@pytest.mark.parametrize("is_tar", [True, False])
+def test_a_url_without_a_name_leaves_the_rest_of_its_shard_usable(tmp_path, pictures, is_tar):
+    out = download(tmp_path / "raw", "images", is_tar=is_tar, failures=["picture-0"])
+    rename_url(out / "00000.parquet", "picture-0")
+    rename_url(out / "00001.parquet", "picture-20")
+    index = index_of(tmp_path / "raw", tmp_path / "index")
+    found = {name: index.read(name).encoded for name in pictures if name in index}
+    assert found == {name: pictures[name] for name in pictures.keys() - {"picture-0", "picture-20"}}
+
+
+def rename_url(path, name):
+    """Gives the picture a URL that ends in no file name."""
+    table = pq.read_table(path)
+    urls = ["https://example.org/" if f"/{name}." in url else url for url in table["url"].to_pylist()]
+    assert "https://example.org/" in urls
+    pq.write_table(table.set_column(table.schema.get_field_index("url"), "url", [urls]), path)
+
+
 def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
