@@ -13,10 +13,12 @@ from rice_jax.eval.domain_leads import Asked, DomainRun, Pair, mean_lead, read_d
 from rice_jax.eval.domains import short_names
 from rice_jax.eval.metrics import MIN_GALLERIES
 from rice_jax.files import write_lines
+from rice_jax.input.digest import data_digest
 from rice_jax.input.items import read_items
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages import report
 from rice_jax.pages.shelf import Shelf
+from rice_jax.types import DataError
 
 NUM_QUERIES = 20  # of a pair of domains, shown at most
 TASKS = {"retrieval": "Rank-1", "one_shot": "One-shot"}
@@ -34,7 +36,8 @@ def write_domain_comparison(path: Path, workdirs: Mapping[str, Path]) -> None:
         workdirs: {name of a run: directory with its `results.json` and `rankings.jsonl`}, two or more.
 
     Raises:
-        DataError: runs of another task, or with different queries.
+        DataError: runs of another task, or with different queries, or the data sets of the first are no longer those
+            that were evaluated.
         FileNotFoundError: a run has not been evaluated.
         OSError: the page cannot be written.
     """
@@ -75,9 +78,15 @@ def _open_shelf(run: DomainRun) -> Shelf | None:
     data = DataConfig(data_dir=run.about["data_dir"], domains=run.about["domains"])
     try:
         items = {name: read_items(data, name) for name in data.domain_names}
+        digests = [data_digest(data.data_dir, name, "test") for name in data.domain_names]
     except FileNotFoundError as error:
         logger.warning("the page has no pictures: %s", error)
         return None
+    if digests != run.about.get("evaluation", {}).get("data", digests):  # version 0.2 did not write them
+        raise DataError(
+            f"{data.data_dir}: found other data sets than those that were evaluated, expected the same: evaluate the "
+            "runs again (rice eval)"
+        )
     return Shelf(data.data_dir, items, short_names(list(items)), run.about["num_frames"])
 
 

@@ -8,6 +8,7 @@ from rice_jax.input.items import Items
 from rice_jax.input.source import Source
 from rice_jax.input.transforms import sample_frames
 from rice_jax.pages.album import Pictures, thumbnail
+from rice_jax.types import DataError
 
 
 class Shelf(Pictures):
@@ -37,14 +38,22 @@ class Shelf(Pictures):
                 self._products.setdefault(product, (names[domain], item))
 
     def item(self, domain: str, item: str) -> dict[str, Any]:
-        """Reads an item as a query: its `id`, `text` ("" = unknown), and `pictures`."""
+        """Reads an item as a query: its `id`, `text` ("" = unknown), and `pictures`.
+
+        Raises:
+            DataError: the domain has no such item.
+        """
         row, stored = self._read(domain, item)
         chosen = sample_frames(len(stored["frames"]), self._num_frames).tolist()
         pictures = [self._add(domain, row, stored, place) for place in chosen]
         return {"id": item, "text": _text(stored), "pictures": pictures}
 
     def answer(self, domain: str, item: str) -> dict[str, Any]:
-        """Reads an item as an answer: its `id`, `text`, and its middle picture, `thumbnail`."""
+        """Reads an item as an answer: its `id`, `text`, and its middle picture, `thumbnail`.
+
+        Raises:
+            DataError: the domain has no such item.
+        """
         row, stored = self._read(domain, item)
         middle = self._add(domain, row, stored, (len(stored["frames"]) - 1) // 2)
         return {"id": item, "text": _text(stored), "thumbnail": middle}
@@ -56,7 +65,12 @@ class Shelf(Pictures):
         return {"id": product, "text": _text(stored), "thumbnail": self._add(domain, row, stored, 0)}
 
     def _read(self, domain: str, item: str) -> tuple[int, dict]:
-        row = self._rows[domain][item]
+        row = self._rows[domain].get(item)
+        if row is None:
+            raise DataError(
+                f"{self._sources[domain].directory}: found no item {item}, expected that of the evaluation: the data "
+                "set is not the one that was evaluated; evaluate again (rice eval)"
+            )
         return row, self._sources[domain][row]
 
     def _add(self, domain: str, row: int, stored: dict, place: int) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 from data.build import main as build
 from rice_jax.eval.domains import DomainRanking, rank_domains, short_names, write_domain_rankings
 from rice_jax.eval.results import Row, write_results
+from rice_jax.input.digest import data_digest
 from rice_jax.input.items import Items, read_items
 from rice_jax.pages.shelf import Shelf
 from tests.data.raw_rope import write_raw
@@ -17,9 +18,9 @@ NAMES = "rope/pages,rope/videos,rope/lives"
 NUM_PRODUCTS = 5  # 1 to 5; the odd ones have two items in a domain, the others one
 
 
-def build_items(directory):
+def build_items(directory, num_products=NUM_PRODUCTS):
     """Raw files with the texts, and the data sets; returns `data_dir`."""
-    raw = write_raw(directory / "raw", num_train=1, num_test=NUM_PRODUCTS)
+    raw = write_raw(directory / "raw", num_train=1, num_test=num_products)
     for path in raw.glob("test_*_[ta]*s.txt"):  # titles and speech
         if path.stem.endswith(("titles", "asrs")):
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -51,6 +52,8 @@ def write_run(workdir, ranked: DomainRanking, data_dir=""):
     """The files that an evaluation writes into a workdir."""
     about = {"step": 6, "data_dir": str(data_dir), "domains": NAMES, "num_frames": 3}
     about |= {"rankings": dataclasses.asdict(Row(6))}
+    if data_dir:
+        about["evaluation"] = {"data": [data_digest(str(data_dir), name, "test") for name in NAMES.split(",")]}
     write_results(workdir / "results.json", {Row(6): ranked.score()}, about)
     write_domain_rankings(workdir / "rankings.jsonl", ranked)
     (workdir / "report.html").touch()

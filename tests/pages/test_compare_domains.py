@@ -51,6 +51,22 @@ def test_without_the_data_the_page_has_no_pictures(runs, tmp_path, caplog):
     assert "the page has no pictures" in caplog.text
 
 
+def test_data_that_were_built_again_are_refused(runs, tmp_path):
+    """Items are found by id, and others may have taken the ids."""
+    data_dir = build_items(tmp_path, num_products=4)
+    moved = [shutil.copytree(run, tmp_path / run.name) for run in runs]
+    for run in moved:
+        path = run / "results.json"
+        path.write_text(path.read_text().replace(str(runs[0].parent / "data"), str(data_dir)))
+    with pytest.raises(DataError, match=f"{data_dir}: found other data sets than those that were evaluated"):
+        compare.write_comparison(tmp_path / "compare.html", moved)
+    for run in moved:  # version 0.2 did not record what was evaluated
+        path = run / "results.json"
+        path.write_text(path.read_text().replace('"evaluation"', '"other"'))
+    with pytest.raises(DataError, match=r"found no item \S+, expected that of the evaluation: the data set is not the"):
+        compare.write_comparison(tmp_path / "compare.html", moved)
+
+
 def test_runs_of_other_tasks_are_refused(runs, tmp_path):
     other = write_retrieval_run(tmp_path / "retrieval", [1, 1, 2])
     with pytest.raises(DataError, match="found no results between domains"):
