@@ -1,6 +1,7 @@
 """The evaluation of a shop's own clips, as plain text and as a page."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rice_jax.pages.tables import align
 from rice_jax.types import counted
 
 NUM_SHOWN = 60  # clips on the page
+WIDTH = 100  # of the text, characters
 
 
 def clip_tables(found: Mapping[str, Any]) -> str:
@@ -34,8 +36,7 @@ def clip_tables(found: Mapping[str, Any]) -> str:
         ranks.append(["difference", *differences])
     named = [[row_name(result), *_counts(result["naming"])] for result in found["results"]]
     if found["suggested"]:
-        least = found["suggested"]["min_confidence"]
-        named.append([f"--min_confidence={least:g}", *_counts(found["suggested"])])
+        named.append([threshold(found["suggested"]), *_counts(found["suggested"])])
     return "\n".join(
         [
             summary(found["about"]),
@@ -45,7 +46,7 @@ def clip_tables(found: Mapping[str, Any]) -> str:
             *align(["", "right", "wrong", "silent", "rightly silent", "wrong names"], named),
             "",
             f"95 % confidence intervals: bootstrapped over {over}, none where all agree; of wrong names, binomial.",
-            suggestion(found),
+            textwrap.fill(suggestion(found), WIDTH, break_on_hyphens=False),
         ]
     )
 
@@ -64,6 +65,11 @@ def row_name(result: Mapping[str, Any]) -> str:
     return f"{result['name']}, by {result['ranked_by']}"
 
 
+def threshold(suggested: Mapping[str, Any]) -> str:
+    """The flag that sets the suggested threshold, with all digits: a rounded one may name other clips."""
+    return f"--min_confidence={suggested['min_confidence']}"
+
+
 def suggestion(found: Mapping[str, Any]) -> str:
     """The threshold that keeps wrong names rare enough, in a sentence."""
     most = _percent(found["about"]["max_wrong"])
@@ -71,7 +77,7 @@ def suggestion(found: Mapping[str, Any]) -> str:
         num_names = suggested["right"] + suggested["wrong"]
         are = "is" if num_names == 1 else "are"
         return (
-            f"With --min_confidence={suggested['min_confidence']:g}, {num_names:,} of these clips {are} named, "
+            f"With {threshold(suggested)}, {num_names:,} of these clips {are} named, "
             f"{suggested['wrong']:,} of them wrongly (limit: {most})."
         )
     if not found["curve"]:
@@ -120,6 +126,7 @@ def write_clips_page(
         about=found["about"],
         results=[result | {"name": row_name(result)} for result in found["results"]],
         suggested=found["suggested"],
+        threshold=threshold(found["suggested"]) if found["suggested"] else "",
         difference=found.get("difference"),
         cutoffs=list(found["results"][0]["score"]["rank"]),
         plot=_plot(found["curve"]) if found["curve"] else None,

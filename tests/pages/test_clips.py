@@ -85,6 +85,15 @@ def test_one_clip_is_one_and_an_interval_without_length_is_none(found, tmp_path)
     assert "0.0–0.0" not in (tmp_path / "out.html").read_text(encoding="utf-8")
 
 
+def test_the_threshold_has_all_its_digits(found, tmp_path):
+    """A rounded one may name another clip."""
+    found["suggested"]["min_confidence"] = 0.6123456789012345
+    assert max(map(len, clip_tables(found).splitlines())) <= 100
+    write_clips_page(tmp_path / "out.html", found, {})
+    for text in (clip_tables(found), (tmp_path / "out.html").read_text(encoding="utf-8")):
+        assert re.findall(r"--min_confidence=([\d.]*\d)", text) == ["0.6123456789012345"] * 2
+
+
 def test_where_nothing_can_be_suggested(found):
     found["suggested"] = None
     assert suggestion(found) == "No threshold gives at most 15.0 % of wrong names on these clips."
