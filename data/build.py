@@ -76,12 +76,11 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam:
     """
     target = Path(builder.data_dir)
     replaced = target.with_name(f"replaced_{target.name}")
-    overwriting = builder.unfinished_dir / "overwriting"  # marks the shards of a build that replaces a set
     with locked(target.parent):
-        if overwrite and not overwriting.exists():
+        if overwrite and not builder.overwriting.exists():
             shutil.rmtree(builder.unfinished_dir, ignore_errors=True)
-            overwriting.parent.mkdir(parents=True)
-            overwriting.touch()
+            builder.overwriting.parent.mkdir(parents=True)
+            builder.overwriting.touch()
         if replaced.exists() and not target.exists():  # a build that was to replace it was killed
             replaced.rename(target)
         if target.exists() and not overwrite:
@@ -103,7 +102,7 @@ def build(builder: ShardedBuilder, raw_dir: Path, overwrite: bool = False, beam:
             if replaced.exists() and not target.exists():
                 replaced.rename(target)
             if isinstance(error, RawDataError):  # after it has been mended, pictures are to be read again
-                overwriting.unlink(missing_ok=True)
+                builder.overwriting.unlink(missing_ok=True)
             raise
         shutil.rmtree(replaced, ignore_errors=True)
     print(f"{target}: {builder.info.splits.total_num_examples} examples; {builder.summary}")
@@ -162,7 +161,7 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     add = parser.add_argument_group("files").add_argument
     add("--raw_dir", type=Path, required=True, metavar="DIR", help="Read the raw files from this directory.")
     add("--data_dir", type=Path, required=True, metavar="DIR", help="Write the data set below this directory.")
-    add("--overwrite", action="store_true", help="Build sets that already exist again, from the start.")
+    add("--overwrite", action="store_true", help="Build sets that already exist again, or continue such a build.")
     add = parser.add_argument_group("contents").add_argument
     add("--configs", metavar="A,B", help="Build these configs (default: all that fit the raw files).")
     add(

@@ -124,6 +124,11 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         """The directory of finished shards until the data set is complete."""
         return Path(self.data_dir).parent / f"unfinished_{self.version}"
 
+    @property
+    def overwriting(self) -> Path:
+        """The file that marks the finished shards of a build that replaces a data set."""
+        return self.unfinished_dir / "overwriting"
+
     def _download_and_prepare(self, dl_manager, download_config: tfds.download.DownloadConfig) -> None:
         raw_dir = Path(dl_manager.manual_dir)
         tasks_of = {
@@ -133,7 +138,10 @@ class ShardedBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         self.unfinished_dir.mkdir(parents=True, exist_ok=True)
         tasks = [task for split_tasks in tasks_of.values() for task in split_tasks]
         if finished := sum(task.is_finished for task in tasks):
-            kept = f"{finished} of {len(tasks)} shards already exist; --overwrite builds them again"
+            again = "--overwrite builds them again"
+            if self.overwriting.exists():
+                again = "they are of an interrupted --overwrite; remove this directory to build them again"
+            kept = f"{finished} of {len(tasks)} shards already exist; {again}"
             print(f"{self.unfinished_dir}: {kept}", file=sys.stderr)
         # Not in the version's directory, because the report must survive a failed build.
         with (

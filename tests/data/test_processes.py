@@ -129,7 +129,7 @@ def test_shards_survive_an_error_at_the_end(tmp_path, monkeypatch, capsys):
     [kept] = (tmp_path / "data").glob("rope/pages/unfinished_*")
     assert len(list(kept.glob("*.array_record"))) == len(list(kept.glob("*.json"))) == 2
     program.main(arguments)
-    assert "2 of 2 shards already exist" in capsys.readouterr().err
+    assert "2 of 2 shards already exist; --overwrite builds them again" in capsys.readouterr().err
     assert not kept.exists() and list((tmp_path / "data").glob("rope/pages/1.*/*.array_record*"))
 
 
@@ -166,7 +166,9 @@ def test_a_set_that_is_replaced_is_made_of_finished_shards_unless_pictures_were_
     told = capsys.readouterr()
     assert "already exists" in told.out and "shards already exist" not in told.err
     program.main([*arguments, "--overwrite"])
-    assert "2 of 2 shards already exist" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "unfinished_1.0.0: 2 of 2 shards already exist; they are of an interrupted --overwrite; remove this" in told
+    assert "--overwrite builds" not in told
     (raw / "frames").rename(tmp_path / "away")
     with pytest.raises(SystemExit, match="skipped"):
         program.main([*arguments, "--overwrite"])
