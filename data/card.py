@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ class BuiltSet:
         directory: relative to that of the data set, e.g. "train/1.0.0".
         info: TFDS's record of it.
         record: content of `build.json`; empty if an earlier version built the set.
-        licenses: license of each picture in `attribution.csv`, by the line's first column.
+        licenses: how often `attribution.csv` has each line, with its license.
     """
 
     directory: Path
     info: tfds.core.DatasetInfo
     record: dict[str, Any]
-    licenses: dict[str, str]
+    licenses: collections.Counter[tuple[str, tuple[str, ...]]]
 
 
 def main(arguments: list[str] | None = None, prog: str | None = None) -> None:
@@ -112,7 +112,12 @@ def data_card(directory: Path, name: str | None = None) -> str:
     """
     sets = [_read(directory, path) for path in _versions(directory)]
     info = sets[0].info
-    licenses = {key: value for built in sets for key, value in built.licenses.items()}
+    lines: collections.Counter[tuple[str, tuple[str, ...]]] = collections.Counter()
+    licenses: collections.Counter[str] = collections.Counter()
+    for built in sets:
+        lines |= built.licenses  # the larger number of each line: sets from the same raw files have the same lines
+    for (license, _), number in lines.items():
+        licenses[license] += number
     own = bool(name or licenses)
     example = next((built for built in sets if "train" in built.info.splits), sets[0])
     num_examples = sum(built.info.splits.total_num_examples for built in sets)
@@ -129,7 +134,7 @@ def data_card(directory: Path, name: str | None = None) -> str:
         terms="" if own else _terms(info.description),
         citation="" if own else info.citation,
         languages=[] if own else _languages(info.name),
-        licenses=collections.Counter(licenses.values()).most_common(),
+        licenses=licenses.most_common(),
         attribution=ATTRIBUTION,
         size=size_category(num_examples),
         num_examples=num_examples,
@@ -153,17 +158,23 @@ def _read(directory: Path, path: Path) -> BuiltSet:
         found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
         if record.exists() and not (isinstance(found, dict) and {"options", "counts"} <= found.keys()):
             raise ValueError(f"{RECORD} holds no options and counts")
-        return BuiltSet(path.relative_to(directory), info, found, dict(_licenses(path / ATTRIBUTION)))
+        return BuiltSet(path.relative_to(directory), info, found, _licenses(path / ATTRIBUTION))
     except (ValueError, KeyError, ParseError) as error:
         reason = " ".join(str(error).split())
         raise RawDataError(f"{path}: is damaged ({reason}); build the set again with --overwrite") from error
 
 
-def _licenses(path: Path) -> Iterator[tuple[str, str]]:
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                yield next(iter(row.values())), row.get("license") or row.get("licence") or "not stated"
+def _licenses(path: Path) -> collections.Counter[tuple[str, tuple[str, ...]]]:
+    if not path.exists():
+        return collections.Counter()
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
+            return collections.Counter(
+                (row.get("license") or row.get("licence") or "not stated", tuple(map(str, row.values())))
+                for row in csv.DictReader(file)
+            )
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RawDataError(f"{path}: found {error}, expected CSV in UTF-8; fix it here and in the raw files") from error
 
 
 def _features(sets: Sequence[BuiltSet]) -> dict[tuple[str, str], list[str]]:

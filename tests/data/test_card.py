@@ -113,6 +113,28 @@ def test_the_pictures_own_licenses_are_kept_and_counted(tmp_path):
     assert "4,013,617" not in text and "streamers" not in text
 
 
+def test_licenses_are_counted_by_line_whatever_the_first_column_is(one):
+    """The sets from the same raw files have the same lines, another set has lines of its own."""
+    shared = "\ufefflicense,creator\nCC0-1.0,Ann\nCC0-1.0,Ann\nCC0-1.0,Bob\nCC-BY-4.0,Cyd\n"
+    for config, text in (("gallery", shared), ("query", shared), ("train", "license,creator\nCC-BY-4.0,Dan\n")):
+        (one / config / "1.0.0" / "attribution.csv").write_text(text, encoding="utf-8")
+    assert rows(data_card(one), "Terms") == [["CC0-1.0", "3"], ["CC-BY-4.0", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (f"license,creator\nCC0-1.0,{'a' * 200_000}\n".encode(), "field larger than field limit"),
+        ("license,creator\nCC0-1.0,王\n".encode("gbk"), "'utf-8' codec can't decode"),
+    ],
+)
+def test_attributions_that_cannot_be_read_are_named(one, content, found):
+    (one / "query" / "1.0.0" / "attribution.csv").write_bytes(content)
+    message = rf"query/1\.0\.0/attribution\.csv: found {found}.*, expected CSV in UTF-8; fix it here and in the raw"
+    with pytest.raises(SystemExit, match=message):
+        main(["dataset", str(one)])
+
+
 def test_a_set_of_an_earlier_version_says_that_it_has_no_record(one):
     (one / "train" / "1.0.0" / "build.json").unlink()
     text = data_card(one)
