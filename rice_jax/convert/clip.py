@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import PyTree
 
-from rice_jax.config import EncoderConfig
+from rice_jax.config import EncoderConfig, TextTowerConfig
 from rice_jax.convert import hub
 from rice_jax.convert.hub_families import to_hugging_face
 from rice_jax.convert.hugging_face import (
@@ -71,15 +71,13 @@ def convert(source: Path, out: Path, activation: str | None = None, heads: int |
         heads: of a model whose files do not tell; None = one per 64 channels.
 
     Raises:
-        ConvertError: `source` is not an encoder that rice_jax computes; or its activation is unknown.
+        ConvertError: `source` is not an encoder that rice_jax computes; or its activation is unknown, or it or the
+            number of heads is another than the files say.
     """
     if not source.exists():
         raise ConvertError(f"{source}: not found")
     state, params, config = read_source(source, activation, heads)
-    if activation not in (None, config.activation):
-        raise ConvertError(
-            f"{source}: its files say that it computes {config.activation!r}, found --activation={activation}"
-        )
+    check_given(source, config, activation, heads)
     rest = hub.read_rest(source if source.is_dir() else source.parent)  # of a folder that `rice export hf` wrote
     if rest.projection is not None:
         params, config = _project(params, config, rest.projection, source)
@@ -236,6 +234,18 @@ def known_activation(source: Path, found: str | None, given: str | None) -> str:
             "if this model uses QuickGELU, add --quick_gelu, if it uses GELU, --activation=gelu"
         )
     return found or given or ""
+
+
+def check_given(
+    source: Path, config: EncoderConfig | TextTowerConfig, activation: str | None, heads: int | None
+) -> None:
+    """Raises a ConvertError if the user names another activation or number of heads than the model has."""
+    if activation not in (None, config.activation):
+        raise ConvertError(
+            f"{source}: its files say that it computes {config.activation!r}, found --activation={activation}"
+        )
+    if heads not in (None, config.heads):
+        raise ConvertError(f"{source}: its files say that it has {config.heads} heads, found --heads={heads}")
 
 
 def _project(params: PyTree, config: EncoderConfig, kernel: np.ndarray, source: Path) -> tuple[PyTree, EncoderConfig]:

@@ -28,7 +28,7 @@ from flax import nnx
 from jaxtyping import PyTree
 
 from rice_jax.config import TOKENIZER_FILES, TOKENIZER_FOLDER, TextTowerConfig
-from rice_jax.convert.clip import found_activation, known_activation
+from rice_jax.convert.clip import check_given, found_activation, known_activation
 from rice_jax.convert.hugging_face import read_hugging_face
 from rice_jax.convert.names import (
     ACTIVATIONS,
@@ -216,7 +216,8 @@ def convert(
         heads: of a model whose files do not tell; None = one per 64 channels.
 
     Raises:
-        ConvertError: `source` holds no text tower that rice_jax computes, or no tokenizer is beside it.
+        ConvertError: `source` holds no text tower that rice_jax computes, or one of another activation or number of
+            heads, or no tokenizer is beside it.
     """
     if not source.exists():
         raise ConvertError(f"{source}: not found")
@@ -228,6 +229,7 @@ def convert(
             "folder that has them"
         )
     params, config, names = read_source(source, activation, heads)
+    check_given(source, config, activation, heads)
     save_weights(out, {"text": params}, {"text": config.own})
     (out / TOKENIZER_FOLDER).mkdir()
     for file in files:

@@ -58,6 +58,9 @@ def test_a_folder_says_its_activation(tmp_path, weights, quick):
     jax.tree.map(np.testing.assert_array_equal, params["encoder"], clip.from_openai(openai_micro())[0])
     with pytest.raises(SystemExit, match="its files say that it computes"):
         convert(source, tmp_path / "other", f"--activation={'gelu' if quick else 'quick_gelu'}")
+    with pytest.raises(SystemExit, match="theirs: its files say that it has 1 heads, found --heads=2"):
+        convert(source, tmp_path / "other", "--heads=2")
+    convert(source, tmp_path / "same", "--heads=1")
 
 
 def test_a_folder_of_another_program_may_hold_it_too(tmp_path):

@@ -223,6 +223,10 @@ def test_the_command_writes_weights_settings_and_tokenizer(tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, params["text"], expected)
     assert saved["text"] == tower.own
     assert (tmp_path / "out" / "tokenizer" / "vocab.txt").read_bytes() == (source / "vocab.txt").read_bytes()
+    for flag, found in (("--heads=2", "has 3 heads"), ("--activation=quick_gelu", "computes 'gelu'")):
+        with pytest.raises(SystemExit, match=f"source: its files say that it {found}, found {flag}"):
+            main(["convert", "text", str(source), str(tmp_path / "other"), flag])
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_file_without_configuration(tmp_path):
