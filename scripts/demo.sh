@@ -11,6 +11,7 @@ if [[ ${1:-} == --seed=* ]]; then
 fi
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
+require_same_settings "runs/demo-$seed" "$@"
 prepare_sample "$seed"
 python -m rice_jax.main --config=configs/sample.py --workdir="runs/demo-$seed" --config.seed="$seed" \
     --config.data.data_dir="$built" --config.model.init_from="$encoder" "$@"

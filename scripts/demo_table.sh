@@ -6,7 +6,10 @@
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 source scripts/sample.sh
-for seed in ${SEEDS:=0 1 2}; do
+for seed in ${SEEDS:=0 1 2}; do # before the first training
+    require_same_settings "runs/demo-$seed"
+done
+for seed in $SEEDS; do
     [ -e "runs/demo-$seed/report.html" ] || scripts/demo.sh --seed="$seed"
     prepare_sample "$seed"
     # The demo keeps its last rankings only.

@@ -1,12 +1,16 @@
 """The demo's table: the queries of each seed are paired with those of the untrained model."""
 
 import dataclasses
+import os
+import shutil
+import subprocess
 
 import pytest
 
 from rice_jax.eval.results import PIXELS, Row, write_rankings, write_results
 from scripts import demo_table
 from tests.eval.evaluations import evaluation
+from tests.fixtures import ROOT
 
 RANKED, RESULT = evaluation()  # 60 queries in three galleries, and two that could not be ranked
 
@@ -108,3 +112,33 @@ def test_other_queries_are_refused(runs):
 def test_a_missing_run_is_named(runs):
     with pytest.raises(SystemExit, match="start-2/results.json: is missing; run scripts/demo_table.sh with this seed"):
         print_table(runs, "0", "2")
+
+
+def run_script(directory, name, **environment):
+    """Runs a script of a checkout with nothing but scripts."""
+    (directory / "scripts").mkdir(exist_ok=True)
+    for own in (name, "sample.sh"):
+        shutil.copy(ROOT / "scripts" / own, directory / "scripts")
+    (directory / "scripts" / "setup.sh").write_text('cd "$(dirname "${BASH_SOURCE[0]}")/.."\n')
+    environment = os.environ | environment
+    command = ["bash", f"scripts/{name}"]
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", ["demo.sh", "demo_table.sh", "long_videos.sh"])
+def test_runs_of_other_settings_are_not_taken(tmp_path, name):
+    run = tmp_path / "runs" / "demo-0"
+    run.mkdir(parents=True)
+    (run / "report.html").touch()
+    (run / "settings.txt").write_text("--config.train.total_steps=400\n")
+    done = run_script(tmp_path, name, SEEDS="1 0")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (
+        "runs/demo-0/settings.txt: found the settings '--config.train.total_steps=400', expected '': give these, or "
+        "delete runs/demo-0\n"
+    )
+
+
+def test_too_few_films_are_refused_at_once(tmp_path):
+    done = run_script(tmp_path, "long_videos.sh", VIDEOS="2")
+    assert done.returncode == 1 and done.stderr == "VIDEOS=2: expected at least 3, a film of each shop\n"
