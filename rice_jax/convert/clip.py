@@ -261,7 +261,7 @@ def _project(params: PyTree, config: EncoderConfig, kernel: np.ndarray, source: 
 
 def _is_known(path: Path) -> bool:
     """Whether a `config.json` is there and describes a family of Hugging Face's."""
-    return path.is_file() and read_json(path).get("model_type") in (*FAMILIES, *OTHERS)
+    return path.is_file() and str(read_json(path).get("model_type")) in (*FAMILIES, *OTHERS)
 
 
 def _num_ignored(state: Mapping) -> int:

@@ -15,7 +15,7 @@ from rice_jax.convert import names
 from rice_jax.convert.names import ACTIVATIONS, Table, prefixed
 from rice_jax.convert.own import MODEL_TYPE, from_own
 from rice_jax.convert.swin import from_swin
-from rice_jax.convert.tensors import ConvertError, bullets, read_sharded
+from rice_jax.convert.tensors import ConvertError, bullets, read_sharded, require_possible
 from rice_jax.convert.torch_files import read_torch
 from rice_jax.convert.vit import convert_vit, find_pixels
 
@@ -219,7 +219,7 @@ def from_hugging_face(state: Mapping[str, np.ndarray], config: Values) -> tuple[
         ConvertError: the config does not describe an encoder that rice_jax supports; or listing every unknown name,
             missing name and wrong shape.
     """
-    if config.get("model_type") in OTHERS:
+    if str(config.get("model_type")) in OTHERS:
         return OTHERS[config["model_type"]](state, config)
     family, values = read_family(config)
     vit = vit_config(family, values)
@@ -229,12 +229,14 @@ def from_hugging_face(state: Mapping[str, np.ndarray], config: Values) -> tuple[
 def read_family(config: Values) -> tuple[Family, dict[str, Any]]:
     """The family of a `config.json`, and the settings that count, with the family's defaults."""
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if str(kind) not in FAMILIES:
         reason = UNKNOWN.get(str(kind), "")
         known = ", ".join((*FAMILIES, *OTHERS))
         raise ConvertError(f"config.json: found model_type {kind!r}, expected one of {known}{reason}")
     family, values = FAMILIES[kind], dict(FAMILIES[kind].defaults)
     vision = config.get("vision_config", config)
+    if not isinstance(vision, Mapping):
+        raise ConvertError(f"config.json: found vision_config {vision!r}, expected an object")
     values |= {name: vision[name] for name in values if name in vision}
     if "projection_dim" in values and "vision_config" in config:
         # A config of a whole model has the embedding's width at its top level; in `vision_config` it may be wrong.
@@ -263,7 +265,7 @@ def vit_config(family: Family, values: Values) -> VitConfig:
     problems += [
         f"{name} {values[name]!r}: expected {want!r}" for name, want in expected.items() if values[name] != want
     ]
-    if values["hidden_act"] not in ACTIVATIONS:
+    if str(values["hidden_act"]) not in ACTIVATIONS:
         problems.append(f"hidden_act {values['hidden_act']!r}: expected one of {', '.join(map(repr, ACTIVATIONS))}")
     if not problems:
         problems = [
@@ -279,8 +281,10 @@ def vit_config(family: Family, values: Values) -> VitConfig:
         "activation": ACTIVATIONS[values["hidden_act"]],
         **family.switches(values),
         "epsilon": values["layer_norm_eps"],
+        "dtype": "float32",
     }
-    return VitConfig(**found, dtype="float32")
+    require_possible(VitConfig, found, family.what)
+    return VitConfig(**found)
 
 
 def find_table(family: Family, values: Values, state: Mapping) -> Table:

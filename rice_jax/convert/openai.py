@@ -12,7 +12,14 @@ from jaxtyping import PyTree
 from rice_jax.config import VitConfig
 from rice_jax.convert.hugging_face import SIGLIP_PARTS, read_json
 from rice_jax.convert.names import OPEN_CLIP, OPENAI, OPENAI_IGNORED, TIMM_SIGLIP
-from rice_jax.convert.tensors import ConvertError, check_names, find_places, num_layers, read_safetensors
+from rice_jax.convert.tensors import (
+    ConvertError,
+    check_names,
+    find_places,
+    num_layers,
+    read_safetensors,
+    require_possible,
+)
 from rice_jax.convert.torch_files import read_torch
 from rice_jax.convert.vit import convert_vit, find_pixels
 
@@ -93,8 +100,8 @@ def from_open_clip(state: Mapping[str, np.ndarray], config: Mapping[str, Any]) -
         ConvertError: the config does not describe a vision transformer that `Vit` supports; or listing every unknown
             name, missing name and wrong shape.
     """
-    model = config.get("model_cfg", config)
-    vision, shown = model.get("vision_cfg"), config.get("preprocess_cfg", {})
+    model, shown = config.get("model_cfg", config), config.get("preprocess_cfg") or {}
+    vision = model.get("vision_cfg") if isinstance(model, Mapping) else None
     if not isinstance(vision, Mapping):
         raise ConvertError(f"{OPEN_CLIP_CONFIG}: found no vision_cfg, expected a model of open_clip")
     timm = vision.get("timm_model_name")
@@ -137,7 +144,7 @@ def open_clip_config(model: Mapping[str, Any], vision: Mapping[str, Any]) -> Vit
         raise ConvertError(f"{OPEN_CLIP_CONFIG}: found vision_cfg with {listed}, which rice_jax does not compute")
     width = values["width"]
     quick = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    return VitConfig(
+    found: dict[str, Any] = dict(
         image_size=_side(values["image_size"]),
         patch_size=values["patch_size"],
         width=width,
@@ -151,6 +158,8 @@ def open_clip_config(model: Mapping[str, Any], vision: Mapping[str, Any]) -> Vit
         epsilon=norm.get("eps", 1e-5),
         dtype="float32",
     )
+    require_possible(VitConfig, found, _WHAT)
+    return VitConfig(**found)
 
 
 def timm_config(name: str, vision: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> VitConfig:
@@ -168,7 +177,7 @@ def timm_config(name: str, vision: Mapping[str, Any], state: Mapping[str, np.nda
     patches, hidden = (
         state[f"visual.trunk.{tensor}.weight"].shape for tensor in ("patch_embed.proj", "blocks.0.mlp.fc1")
     )
-    return VitConfig(
+    found: dict[str, Any] = dict(
         image_size=_side(vision["image_size"]),
         patch_size=patches[-1],
         width=patches[0],
@@ -180,6 +189,8 @@ def timm_config(name: str, vision: Mapping[str, Any], state: Mapping[str, np.nda
         **SIGLIP_PARTS,
         dtype="float32",
     )
+    require_possible(VitConfig, found, "a SigLIP vision transformer of timm")
+    return VitConfig(**found)
 
 
 def join_timm(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -201,8 +212,8 @@ def read_open_clip(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     return read_torch(weights)[0] if weights.suffix == ".bin" else read_safetensors(weights), values
 
 
-def _side(size: Any) -> int:
-    """The side of a square picture, which open_clip writes as a number or as height and width."""
+def _side(size: Any) -> Any:
+    """The side of a square picture, which open_clip writes as a number or as height and width; a number if valid."""
     sides = set(size) if isinstance(size, list) else {size}
     if len(sides) != 1:
         raise ConvertError(f"{OPEN_CLIP_CONFIG}: found image_size {size}, expected a square")

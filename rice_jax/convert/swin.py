@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.config import SwinConfig
+from rice_jax.config import SwinConfig, SwinSettings
 from rice_jax.convert import names
 from rice_jax.convert.tensors import (
     ConvertError,
@@ -16,6 +16,7 @@ from rice_jax.convert.tensors import (
     check_names,
     find_places,
     parameter_shapes,
+    require_possible,
     to_ours,
 )
 from rice_jax.models.encoders.swin import Swin
@@ -69,21 +70,25 @@ def swin_config(config: Mapping[str, Any]) -> SwinConfig:
         for name in ("depths", "num_heads")
         if not isinstance(values[name], list) or not all(isinstance(number, int) for number in values[name])
     ]
-    if values["hidden_act"] not in names.ACTIVATIONS:
+    if str(values["hidden_act"]) not in names.ACTIVATIONS:
         known = ", ".join(map(repr, names.ACTIVATIONS))
         problems.append(f"hidden_act {values['hidden_act']!r}: expected one of {known}")
     if not problems:
-        found = SwinConfig(
-            image_size=values["image_size"],
+        own: dict[str, Any] = dict(
             patch_size=values["patch_size"],
             width=values["embed_dim"],
-            embed_dim=values["embed_dim"] * 2 ** (len(values["depths"]) - 1),
             depths=",".join(map(str, values["depths"])),
             heads=",".join(map(str, values["num_heads"])),
             window=values["window_size"],
             mlp_ratio=values["mlp_ratio"],
             activation=names.ACTIVATIONS[values["hidden_act"]],
             epsilon=values["layer_norm_eps"],
+        )
+        require_possible(SwinSettings, own, WHAT, "config.model.swin")
+        found = SwinConfig(
+            **own,
+            image_size=values["image_size"],
+            embed_dim=values["embed_dim"] * 2 ** (len(values["depths"]) - 1),
             pixels="imagenet",
             dtype="float32",
         )

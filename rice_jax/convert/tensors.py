@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -11,6 +12,8 @@ import safetensors.numpy
 from flax import nnx, traverse_util
 from jaxtyping import PyTree
 
+from rice_jax.config import ConfigError
+from rice_jax.config.fields import build
 from rice_jax.convert.names import Layout, Table
 from rice_jax.files import replacing
 
@@ -22,6 +25,24 @@ Places = dict[str, tuple[Layout, list[list[str]]]]
 
 class ConvertError(ValueError):
     """Weights that cannot be converted; the message says what was found and what was expected."""
+
+
+def require_possible(group: type, values: Mapping[str, Any], what: str, path: str = "config.model") -> None:
+    """Refuses settings in another program's files that no encoder can have.
+
+    Args:
+        group: class of the settings.
+        values: {name: value}.
+        what: the family, for errors.
+        path: of the group, for errors.
+
+    Raises:
+        ConvertError: a value has the wrong type or breaks its constraint.
+    """
+    try:
+        build(group, values, path)
+    except ConfigError as error:
+        raise ConvertError(f"not {what} that rice_jax computes: {error}") from error
 
 
 def find_places(table: Table, num_blocks: Mapping[str, int]) -> Places:
@@ -126,6 +147,8 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ConvertError(f"{path}: not a safetensors file: {error}") from error
+    except (AttributeError, KeyError) as error:  # numpy has no such type
+        raise ConvertError(f"{path}: found tensors of a type that cannot be read, expected float32: {error}") from error
 
 
 def read_sharded(path: Path) -> dict[str, np.ndarray]:
@@ -136,6 +159,8 @@ def read_sharded(path: Path) -> dict[str, np.ndarray]:
         files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConvertError(f"{path}: not an index of safetensors files: {error!r}") from error
+    if wrong := [file for file in files if not isinstance(file, str) or not file or Path(file).name != file]:
+        raise ConvertError(f"{path}: found the file {wrong[0]!r}, expected names of safetensors files beside it")
     return {name: tensor for file in files for name, tensor in read_safetensors(path.with_name(file)).items()}
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import PyTree
 
-from rice_jax.config import TOKENIZER_FILES, TOKENIZER_FOLDER, TextTowerConfig
+from rice_jax.config import TOKENIZER_FILES, TOKENIZER_FOLDER, TextTowerConfig, TextTowerSettings
 from rice_jax.convert.clip import check_given, found_activation, known_activation
 from rice_jax.convert.hugging_face import read_hugging_face
 from rice_jax.convert.names import (
@@ -50,6 +50,7 @@ from rice_jax.convert.tensors import (
     num_layers,
     parameter_shapes,
     read_safetensors,
+    require_possible,
     to_ours,
 )
 from rice_jax.convert.torch_files import read_torch
@@ -97,7 +98,7 @@ def from_hugging_face_text(
         )
     is_clip = kind.startswith("clip")
     values = (_CLIP_DEFAULTS if is_clip else _BERT_DEFAULTS) | dict(config.get("text_config") or config)
-    if values["hidden_act"] not in ACTIVATIONS:
+    if str(values["hidden_act"]) not in ACTIVATIONS:
         raise ConvertError(
             f"config.json: found hidden_act {values['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}"
         )
@@ -110,7 +111,7 @@ def from_hugging_face_text(
         )
     positions = values["max_position_embeddings"]
     embed_dim = config.get("projection_dim", values.get("projection_dim", 512))
-    tower = TextTowerConfig(
+    found: dict[str, Any] = dict(
         kind="clip" if is_clip else "bert",
         vocab_size=values["vocab_size"],
         positions=positions,
@@ -125,6 +126,8 @@ def from_hugging_face_text(
         head="pooler" if kind == "bert" else "projection",
         embed_dim=values["hidden_size"] if kind == "bert" else embed_dim,
     )
+    require_possible(TextTowerSettings, found, names.what, "config.model.text_tower")
+    tower = TextTowerConfig(**found)
     return convert_text(state, names, tower), tower, names
 
 
@@ -252,7 +255,7 @@ def read_source(
         return _from_file(source, state, found_activation(source, classes) or activation, heads)
     if source.is_dir() and (folder / OPEN_CLIP_CONFIG).is_file() and not (folder / "config.json").is_file():
         state, values = read_open_clip(folder)
-        model = values.get("model_cfg", values)
+        model = values.get("model_cfg") or values
         text = model.get("text_cfg") or {}
         if other := sorted(name for name, value in text.items() if value and name not in _OPEN_CLIP):
             listed = ", ".join(f"{name}={text[name]!r}" for name in other)

@@ -33,8 +33,10 @@ def convert_vit(
         what: the family, for errors.
 
     Raises:
-        ConvertError: listing every unknown name, missing name and wrong shape.
+        ConvertError: settings exclude each other; or listing every unknown name, missing name and wrong shape.
     """
+    for problem in config.problems():
+        raise ConvertError(f"not {what} that rice_jax computes: {problem}")
     where = places(table, config)
     check_names(state, where, ignored, f"{what} of {config.layers} blocks")
     return to_ours(state, where, shapes(config), f"{what} of {settings(config)}")

@@ -213,6 +213,11 @@ def test_bad_openai_weights(change, message):
 @pytest.mark.parametrize(
     "change, message",
     [
+        ({"layer_norm_eps": None}, r"epsilon: found None \(NoneType\), expected float"),
+        ({"layer_norm_eps": "1e-6"}, r"epsilon: found '1e-6' \(str\), expected float"),
+        ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\]: expected one of"),
+        ({"model_type": ["clip"]}, r"found model_type \['clip'\], expected one of clip, "),
+        ({"vision_config": None}, "found vision_config None, expected an object"),
         ({"hidden_act": "relu"}, "hidden_act 'relu': expected one of 'quick_gelu', 'gelu', 'gelu_pytorch_tanh', "),
         ({"num_channels": 4}, "num_channels 4: expected 3"),
         ({"model_type": "vit"}, "found model_type 'vit', expected one of clip, clip_vision_model, "),
@@ -263,6 +268,15 @@ def with_files(folder, **files):
     return folder
 
 
+_HEADER = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}).encode()
+FLOAT8 = len(_HEADER).to_bytes(8, "little") + _HEADER + b"\0"  # numpy has no such type
+
+
+def with_index(folder, file):
+    content = json.dumps({"weight_map": {"a": file}}).encode()
+    return with_files(folder, model__safetensors__index__json=content, config__json=b"{}")
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -272,6 +286,10 @@ def with_files(folder, **files):
         (lambda p: with_files(p, model__safetensors=b"", config__json=b"{"), r"config\.json: not JSON"),
         (lambda p: with_files(p, model__safetensors=b"", config__json=b"[]"), r"config\.json: found a list"),
         (lambda p: with_files(p, model__safetensors=b"x" * 99, config__json=b"{}"), r"not a safetensors file"),
+        (lambda p: with_files(p, model__safetensors=FLOAT8, config__json=b"{}"), "found tensors of a type that cannot"),
+        (lambda p: with_index(p, "sub/x.safetensors"), "found the file 'sub/x.safetensors', expected names of"),
+        (lambda p: with_index(p, ""), "found the file '', expected names of"),
+        (lambda p: with_index(p, 3), "found the file 3, expected names of"),
         (lambda p: with_files(p, model__bin=b"x") / "model.bin", r"model\.bin: expected a directory with"),
     ],
 )

@@ -106,6 +106,9 @@ def test_other_widths_of_the_mlp():
         ({"act_kwargs": {"negative_slope": 0.1}}, "act_kwargs="),
         ({"width": 128}, r"mlp\.c_proj\.bias: found shape \(64,\), expected \(128,\)"),
         ({"image_size": [16, 32]}, r"image_size \[16, 32\], expected a square"),
+        ({"image_size": "16"}, r"image_size: found '16' \(str\), expected int"),
+        ({"image_size": 17}, r"image_size: found 17, expected a multiple of patch_size \(8\)"),
+        ({"norm_kwargs": {"eps": None}}, r"epsilon: found None \(NoneType\), expected float"),
         ({"head_width": 0}, "not the settings of a vision transformer: ZeroDivisionError"),
         (TIMM | {"timm_model_name": "eva02_base_patch16_clip_224"}, "timm_model_name 'eva02_base_patch16_clip_224'"),
     ],
@@ -113,6 +116,13 @@ def test_other_widths_of_the_mlp():
 def test_what_is_not_computed_is_named(vision, message):
     with pytest.raises(clip.ConvertError, match=message):
         from_open_clip(openai_micro(), values(**vision))
+
+
+def test_what_is_null():
+    for found in ({"model_cfg": None}, {"model_cfg": []}):
+        with pytest.raises(clip.ConvertError, match="found no vision_cfg, expected a model of open_clip"):
+            from_open_clip(openai_micro(), found)
+    assert from_open_clip(openai_micro(), values() | {"preprocess_cfg": None})[1].pixels == "clip"
 
 
 def test_a_siglip_of_timm(tmp_path):
@@ -124,12 +134,13 @@ def test_a_siglip_of_timm(tmp_path):
         joined = state.pop(f"visual.trunk.attn_pool.qkv.{kind}")
         state[f"visual.trunk.attn_pool.q.{kind}"], state[f"visual.trunk.attn_pool.kv.{kind}"] = np.split(joined, [32])
     state["text.token_embedding.weight"] = np.ones((9, 8), np.float32)
-    config = {"model_cfg": {"embed_dim": 32, "vision_cfg": TIMM}}
+    vision = TIMM | {"timm_model_name": "vit_large_patch16_siglip_256"}
+    config = {"model_cfg": {"embed_dim": 32, "vision_cfg": vision}}
     convert(write(tmp_path / "theirs", state, config), tmp_path / "ours")
     found, saved = load_weights(tmp_path / "ours")
     jax.tree.map(np.testing.assert_array_equal, found["encoder"], params)
     model = saved["model"]
-    assert (model["heads"], model["activation"], model["pixels"], model["patch_size"]) == (12, "gelu", "half", 4)
+    assert (model["heads"], model["activation"], model["pixels"], model["patch_size"]) == (16, "gelu", "half", 4)
 
 
 def test_a_state_dict_must_be_told(tmp_path):

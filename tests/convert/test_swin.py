@@ -105,6 +105,8 @@ def test_files_of_whole_models_give_the_same(ours, tmp_path):
         ({"depths": [2, 3]}, r"tensors are missing:\n  encoder\.layers\.1\.blocks\.2\."),
         ({"num_heads": [2, 5]}, "found 5 heads in a stage of width 32, expected a divisor"),
         ({"num_heads": 4}, "num_heads 4: expected a list of whole numbers"),
+        ({"layer_norm_eps": None}, r"swin\.epsilon: found None \(NoneType\), expected float"),
+        ({"hidden_act": ["gelu"]}, r"hidden_act \['gelu'\]: expected one of"),
         ({"hidden_act": "relu"}, "hidden_act 'relu': expected one of"),
         ({"use_absolute_embeddings": True}, "use_absolute_embeddings True: expected False"),
         ({"model_type": "swinv2"}, r"config\.json: found model_type 'swinv2', expected one of .*, swin, rice_jax$"),

@@ -194,6 +194,11 @@ def test_every_tensor_finds_its_place_or_is_named(change, message):
     [
         ({"model_type": "t5"}, "found model_type 't5', expected a text tower of one of chinese_clip, clip, bert"),
         ({"model_type": "bert", "hidden_act": "relu"}, "found hidden_act 'relu', expected one of"),
+        ({"model_type": "bert", "hidden_act": ["gelu"]}, r"found hidden_act \['gelu'\], expected one of"),
+        (
+            {"model_type": "bert", "layer_norm_eps": None},
+            r"text_tower\.epsilon: found None \(NoneType\), expected float",
+        ),
         ({"model_type": "bert", "num_attention_heads": 7}, "found 7, expected a divisor of the width"),
     ],
 )
