@@ -5,6 +5,7 @@ import importlib
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _urls_to_retry(index: Path | None, lists: list[Path], findings: Findings) ->
     damaged = findings.ids("pictures")
     downloads = open_index(index) if index else None
     sources = {"URLs tried": downloads.urls()} if downloads else {}
-    sources["URLs listed"] = (line for path in lists for line in read_lines(path) if line[1].strip())
+    sources["URLs listed"] = _read_lists(lists, findings)
     retry: dict[str, str] = {}
     for kind, urls in sources.items():
         for where, url in findings.counted(kind, urls):
@@ -107,6 +108,15 @@ def _urls_to_retry(index: Path | None, lists: list[Path], findings: Findings) ->
             if status != "success" or name in damaged:
                 retry[name] = url.strip()
     return list(retry.values())
+
+
+def _read_lists(lists: list[Path], findings: Findings) -> Iterator[tuple[str, str]]:
+    """Yields (`file:line`, URL) of every list; one that cannot be read is listed as a fault."""
+    for path in lists:
+        try:
+            yield from (line for line in read_lines(path) if line[1].strip())
+        except FormatError as error:
+            findings.error("files", error)
 
 
 def _report(findings: Findings, urls: list[str], retry: Path, limit: int) -> dict[str, Any]:

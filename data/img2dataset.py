@@ -31,8 +31,8 @@ ENTRY = np.dtype(
         ("shard", np.uint32),
         ("key", np.uint64),  # number of the picture, or its offset in the tar
         ("size", np.uint32),  # in bytes; 0 = the picture is a separate file
-        ("width", np.uint16),
-        ("height", np.uint16),
+        ("width", np.uint32),
+        ("height", np.uint32),
         ("status", np.uint8),
     ]
 )
@@ -157,7 +157,7 @@ def build_index(
     """Indexes the shards in img2dataset's output directories, unless an index of the same shards exists.
 
     Names are hashed and distributed to 256 files by their first byte, which are sorted one at a time. So memory holds a
-    256th of the index, which takes 39 bytes per picture. Of a repeated name, the first successful download is kept.
+    256th of the index, which takes 41 bytes per picture. Of a repeated name, the first successful download is kept.
 
     Args:
         outputs: directories, from `find_outputs`.
@@ -301,7 +301,7 @@ def _entries_of_shards(directory: str | Path) -> Iterator[tuple[os.DirEntry[str]
 
 
 def _fingerprint(shards: Sequence[_Shard]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(str(ENTRY).encode(), digest_size=16)  # indexes of other layouts are not read
     for shard in shards:
         for suffix in (".parquet", "_stats.json", ".tar" if shard.is_tar else ""):
             status = os.stat(shard.path + suffix)

@@ -4,10 +4,13 @@ import ast
 import codecs
 import collections
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import FormatError, RawDataError, RepeatedId
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -92,8 +95,11 @@ def read_object(path: Path) -> dict:
         return members
 
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        value = json.loads(text, object_pairs_hook=without_repeats)
+        if _SURROGATE.search(text):  # half of a pair is no character, and cannot be stored
+            json.dumps(value, ensure_ascii=False).encode()
+    except (json.JSONDecodeError, UnicodeError) as error:
         line = getattr(error, "lineno", 1)
         raise FormatError(f"{path}:{line}", str(error), "JSON in UTF-8", "download the file again") from error
     if not isinstance(value, dict):

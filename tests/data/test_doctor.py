@@ -197,6 +197,17 @@ def test_few_frames_and_where_the_list_goes(tmp_path, capsys):
     assert not (raw / "retry_urls.txt").exists()
 
 
+def test_a_list_that_is_no_text_is_a_fault(tmp_path, capsys):
+    raw = raw_lpr4m.write_raw(tmp_path / "raw")
+    (tmp_path / "gbk.txt").write_bytes("https://example.org/王.jpg\n".encode("gbk"))
+    (tmp_path / "urls.txt").write_text(f"{url_of('another')}\n")
+    status, report = examine(
+        capsys, "lpr4m", raw, "--urls", *(str(tmp_path / f"{name}.txt") for name in ("gbk", "urls"))
+    )
+    assert status == 1 and "bytes that are not UTF-8" in faults_of(report).pop("files")["gbk.txt:1"]
+    assert report["counts"]["URLs listed"]["found"] == 1, "the other list is read"
+
+
 def test_the_words_of_a_report(tmp_path, capsys):
     raw = raw_lpr4m.write_raw(tmp_path / "raw")
     assert main(["lpr4m", str(raw)]) == 0

@@ -133,6 +133,18 @@ def test_a_url_without_a_name_leaves_the_rest_of_its_shard_usable(tmp_path, pict
     assert found == {name: pictures[name] for name in pictures.keys() - {"picture-0", "picture-20"}}
 
 
+def test_a_picture_of_any_size_is_indexed(tmp_path, pictures):
+    out = download(tmp_path / "raw", "images", is_tar=True)
+    table = pq.read_table(out / "00000.parquet")
+    sizes = [[70_000] * len(table)]
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("original_height"), "original_height", sizes),
+        out / "00000.parquet",
+    )
+    found = index_of(tmp_path / "raw", tmp_path / "index").read("picture-0")
+    assert (found.width, found.height) == (20, 70_000)
+
+
 def rename_url(path, name):
     """Gives the picture a URL that ends in no file name."""
     table = pq.read_table(path)

@@ -55,6 +55,15 @@ def test_lines_that_end_in_carriage_returns_alone(tmp_path):
         read_texts(tmp_path / "asr.txt")
 
 
+def test_half_of_a_surrogate_pair_is_no_text(tmp_path):
+    path = tmp_path / "test_videoid_to_gtimage_1.json"
+    path.write_text('{"live-1-2": ["\\ud83d\\ude00"]}')
+    assert read_queries(tmp_path)[0].image_ids == ("\N{GRINNING FACE}",)
+    path.write_text('{"live-1-2": ["\\ud83d"]}')
+    with pytest.raises(FormatError, match=r"gtimage_1\.json:1: found .*surrogates not allowed, expected JSON in UTF-8"):
+        read_queries(tmp_path)
+
+
 def test_an_id_that_is_no_clip(tmp_path):
     (tmp_path / "test_videoid_to_gtimage_1.json").write_text(json.dumps({"clip_0001": ["a-0.jpg"]}))
     with pytest.raises(FormatError, match="found query 'clip_0001', expected a clip id LIVE-START-END: .*; rename the"):
