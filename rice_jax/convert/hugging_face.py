@@ -229,11 +229,12 @@ def from_hugging_face(state: Mapping[str, np.ndarray], config: Values) -> tuple[
 def read_family(config: Values) -> tuple[Family, dict[str, Any]]:
     """The family of a `config.json`, and the settings that count, with the family's defaults."""
     kind = config.get("model_type")
-    if str(kind) not in FAMILIES:
+    family = FAMILIES.get(str(kind))
+    if family is None:
         reason = UNKNOWN.get(str(kind), "")
         known = ", ".join((*FAMILIES, *OTHERS))
         raise ConvertError(f"config.json: found model_type {kind!r}, expected one of {known}{reason}")
-    family, values = FAMILIES[kind], dict(FAMILIES[kind].defaults)
+    values = dict(family.defaults)
     vision = config.get("vision_config", config)
     if not isinstance(vision, Mapping):
         raise ConvertError(f"config.json: found vision_config {vision!r}, expected an object")
