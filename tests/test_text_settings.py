@@ -59,6 +59,10 @@ XCLIP = {
             EMBEDDINGS | {"loss__title_speech_weight": 1.0},
             "config.loss.title_speech_weight: found 1.0 with config.model.text='embeddings', expected 0",
         ),
+        (
+            TOWER | {"loss__title_speech_weight": 1.0, "loss__kind": "triplet"},
+            "config.loss.kind: found 'triplet', expected 'softmax' or 'sigmoid' with image_title_weight",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other(settings, message):

@@ -210,7 +210,7 @@ class Config:
                 f"{self.loss.pmd_weight}, expected 'off', since nothing reads texts: task 'cope' does, and task "
                 "'retrieval' with config.loss.pmd_weight, a weight of a contrast of texts, or config.eval.text_weight"
             )
-        yield from self.loss.text_loss_problems(model.text, model.encoder.embed_dim, model.texts)
+        yield from self.loss.text_loss_problems(self.loss.kind, model.text, model.encoder.embed_dim, model.texts)
         yield from self.eval.text_weight_problems(model.text, self.task)
 
     def _aggregation_problems(self) -> Iterator[str]:
