@@ -113,6 +113,18 @@ def test_texts_need_no_decoder_if_something_else_reads_them(used):
     assert small_config(**EMBEDDINGS, loss__pmd_weight=0.0, **used).model.text == "embeddings"
 
 
+def test_domains_read_texts_in_training_only():
+    domains = {"task": "domains", "data__domains": "rope/pages,rope/lives"}
+    domains |= dict.fromkeys(("data__train", "data__query", "data__gallery"), "")
+    assert small_config(**EMBEDDINGS, **domains).model.text == "embeddings"
+    contrast = {"loss__image_title_weight": 1.0, "model__text_dim": 16}
+    assert small_config(**EMBEDDINGS, **domains, loss__pmd_weight=0.0, **contrast).loss.contrasts_texts
+    with pytest.raises(ConfigError, match="config.model.text: found 'embeddings' with .*pmd_weight=0.0, expected 'off"):
+        small_config(**EMBEDDINGS, **domains, loss__pmd_weight=0.0)
+    with pytest.raises(ConfigError, match="config.eval.text_weight: found '0.3' .* only task 'retrieval' compares"):
+        small_config(**EMBEDDINGS, **domains, eval__text_weight="0.3")
+
+
 @pytest.mark.parametrize(
     ("weight", "fuses", "fixed"), [("off", False, 0), ("0", False, 0), ("fit", True, 0), ("2", True, 2)]
 )
