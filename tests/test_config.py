@@ -236,6 +236,7 @@ def detector(values: dict, **changes) -> None:
         (lambda v: v.update(losses={}), "config.losses: unknown, expected one of the groups task, seed, data, model,"),
         (lambda v: v["data"].update(image_size=3), "config.data.image_size: unknown"),
         (lambda v: v.update(task="rope"), "config.task: found 'rope', expected one of 'retrieval', 'domains', 'detec"),
+        (lambda v: v["model"].update(architecture="vitt"), "found 'vitt', .* 'vit', 'swin', 'timesformer', 'xclip'"),
         # Numbers that no run can use.
         (lambda v: v.update(seed=-1), "config.seed: found -1, expected 0 to 2147483647"),
         (lambda v: v.update(seed=2**31), "config.seed: found 2147483648, expected 0 to 2147483647"),

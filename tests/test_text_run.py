@@ -22,6 +22,7 @@ from rice_jax.models.weights import CheckpointError, load_weights
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.recognition.engine import Engine
 from rice_jax.tasks import resolve
+from tests.input.rope import BUILT, write_rope
 from tests.settings import small_values
 from tests.shop import draw, png
 from tests.text_model import EMBED_DIM, write_text_model
@@ -151,6 +152,22 @@ def test_a_run_trains_its_text_tower(shop, text_model, tmp_path):
     assert {"image_title", "video_speech", "title_speech"} <= {name for line in logged for name in line}
     saved = json.loads((tmp_path / "run.json").read_text())["config"]["model"]
     assert saved["text_tower"]["vocab_size"] == 187
+
+
+def test_pairs_of_items_bring_their_texts(text_model, tmp_path, one_device):
+    write_rope(tmp_path)
+    domains = dict.fromkeys(("data__train", "data__query", "data__gallery"), "")
+    config = settings(
+        tmp_path / BUILT, task="domains", data__domains="rope/pages,rope/videos,rope/lives", data__batch_size=4,
+        eval__rerank=0, model__text="tower", model__text_init_from=str(text_model), loss__title_speech_weight=0.1,
+        loss__pfr_weight=0.0, **domains,
+    )  # fmt: skip
+    main.run(config, tmp_path / "run", "train")
+    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in logged if "loss" in line]
+    assert len(trained) == STEPS and all(line["pmd"] > 0 and line["title_speech_share"] > 0 for line in trained)
+    before, after = (load_weights(source)[0]["text"] for source in (text_model, tmp_path / "run"))
+    assert (before["projection"]["kernel"] != after["projection"]["kernel"]).any()
 
 
 def _check_recognized(config, run, directory):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rice_jax.config import ConfigError, TextConfig, TextTowerConfig, TextTowerSettings
-from rice_jax.models.weights import save_weights
+from rice_jax.models.text_weights import start_text
+from rice_jax.models.weights import CheckpointError, save_weights
 from tests.settings import model_of, small_config
 
 EMBEDDINGS = {"model__text": "embeddings", "data__texts": "texts"}
@@ -58,6 +59,10 @@ XCLIP = {
             EMBEDDINGS | {"loss__title_speech_weight": 1.0},
             "config.loss.title_speech_weight: found 1.0 with config.model.text='embeddings', expected 0",
         ),
+        (
+            TOWER | {"loss__title_speech_weight": 1.0, "loss__kind": "triplet"},
+            "config.loss.kind: found 'triplet', expected 'softmax' or 'sigmoid' with image_title_weight",
+        ),
     ],
 )
 def test_settings_that_exclude_each_other(settings, message):
@@ -81,11 +86,43 @@ def test_the_towers_settings_are_those_of_its_weights(tmp_path):
         small_config(**tower, model__text_tower__width=48)
 
 
+def test_the_towers_settings_are_those_of_the_run_that_trained_it(tmp_path):
+    saved = vars(TextTowerSettings(width=24, heads=3, layers=1))
+    other = {"text": "off", "text_tower": vars(TextTowerSettings())}  # it has settings of a tower, but none
+    for step, model in ((1, other), (2, {"text": "tower", "text_tower": saved})):
+        save_weights(tmp_path / "checkpoints" / str(step), {"text": {"x": np.ones(2)}}, {"model": model})
+    tower = TOWER | {"model__text_init_from": str(tmp_path)}
+    assert small_config(**tower).model.text_tower == TextTowerSettings(**saved)
+    with pytest.raises(ConfigError, match="config.model.text_tower: found .*, expected the settings of .*; leave the"):
+        small_config(**tower, model__text_tower__width=48)
+
+
+def test_a_tower_of_other_sizes_is_refused(tmp_path):
+    kernel = {"projection": {"kernel": np.zeros((4, 2))}}
+    save_weights(tmp_path / "text", {"text": kernel}, {"text": vars(TextTowerSettings())})
+    with pytest.raises(CheckpointError, match=r"projection/kernel: found \(4, 2\), expected \(4, 3\)"):
+        start_text(tmp_path / "text", {"text": {"projection": {"kernel": np.zeros((4, 3))}}})
+    with pytest.raises(CheckpointError, match=r"pooler/kernel: found None, expected \(4, 2\)"):
+        start_text(tmp_path / "text", {"text": kernel | {"pooler": kernel["projection"]}})
+
+
 @pytest.mark.parametrize(
     "used", [{"eval__text_weight": "0.3"}, {"loss__image_title_weight": 1.0, "model__text_dim": 16}]
 )
 def test_texts_need_no_decoder_if_something_else_reads_them(used):
     assert small_config(**EMBEDDINGS, loss__pmd_weight=0.0, **used).model.text == "embeddings"
+
+
+def test_domains_read_texts_in_training_only():
+    domains = {"task": "domains", "data__domains": "rope/pages,rope/lives"}
+    domains |= dict.fromkeys(("data__train", "data__query", "data__gallery"), "")
+    assert small_config(**EMBEDDINGS, **domains).model.text == "embeddings"
+    contrast = {"loss__image_title_weight": 1.0, "model__text_dim": 16}
+    assert small_config(**EMBEDDINGS, **domains, loss__pmd_weight=0.0, **contrast).loss.contrasts_texts
+    with pytest.raises(ConfigError, match="config.model.text: found 'embeddings' with .*pmd_weight=0.0, expected 'off"):
+        small_config(**EMBEDDINGS, **domains, loss__pmd_weight=0.0)
+    with pytest.raises(ConfigError, match="config.eval.text_weight: found '0.3' .* only task 'retrieval' compares"):
+        small_config(**EMBEDDINGS, **domains, eval__text_weight="0.3")
 
 
 @pytest.mark.parametrize(

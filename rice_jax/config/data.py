@@ -39,7 +39,7 @@ class DataConfig:
     image_crop_min_area: float = setting(
         1.0,
         "1: crops of `model.image_size` out of `resize`, as in the reference. Below 1: windows of shop images that "
-        "cover a random share of the area, between this and 1.",
+        'cover a random share of the area, between this and 1. Task "cope" crops a page as a frame instead.',
         unit="share",
         above=0,
         maximum=1,

@@ -202,15 +202,16 @@ class Config:
                 f"config.optimizer.text_learning_rate: found {self.optimizer.text_learning_rate} with "
                 f"config.model.text={model.text!r}, which has no text tower; set it to 0"
             )
-        used = self.loss.pmd_weight or self.loss.contrasts_texts or self.eval.fuses
-        reads = self.task == "retrieval" and used or self.task == "cope"
-        if model.text != "off" and not reads:
+        trains = self.loss.pmd_weight or self.loss.contrasts_texts
+        reads = {"retrieval": trains or self.eval.fuses, "domains": trains, "cope": True}
+        if model.text != "off" and not reads.get(self.task):
             yield (
                 f"config.model.text: found {model.text!r} with config.task={self.task!r} and config.loss.pmd_weight="
-                f"{self.loss.pmd_weight}, expected 'off', since nothing reads texts: task 'cope' does, and task "
-                "'retrieval' with config.loss.pmd_weight, a weight of a contrast of texts, or config.eval.text_weight"
+                f"{self.loss.pmd_weight}, expected 'off', since nothing reads texts: task 'cope' does, tasks "
+                "'retrieval' and 'domains' with config.loss.pmd_weight or a weight of a contrast of texts, and "
+                "'retrieval' with config.eval.text_weight"
             )
-        yield from self.loss.text_loss_problems(model.text, model.encoder.embed_dim, model.texts)
+        yield from self.loss.text_loss_problems(self.loss.kind, model.text, model.encoder.embed_dim, model.texts)
         yield from self.eval.text_weight_problems(model.text, self.task)
 
     def _aggregation_problems(self) -> Iterator[str]:

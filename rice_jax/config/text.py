@@ -117,10 +117,11 @@ class TextLossSettings:
         """Whether any text is contrasted."""
         return bool(self.image_title_weight or self.video_speech_weight or self.title_speech_weight)
 
-    def text_loss_problems(self, text: str, embed_dim: int, texts: TextConfig | None) -> Iterator[str]:
+    def text_loss_problems(self, kind: str, text: str, embed_dim: int, texts: TextConfig | None) -> Iterator[str]:
         """Settings that exclude each other.
 
         Args:
+            kind: `config.loss.kind`.
             text: `config.model.text`.
             embed_dim: size of the embeddings of images and videos.
             texts: that the model reads.
@@ -133,6 +134,11 @@ class TextLossSettings:
                     f"config.loss.{name}: found {getattr(self, name)} with texts of {texts.embed_dim} numbers and "
                     f"pictures of {embed_dim}, expected 0, or config.model.embed_dim={texts.embed_dim}"
                 )
+        if self.contrasts_texts and kind == "triplet":
+            yield (
+                "config.loss.kind: found 'triplet', expected 'softmax' or 'sigmoid' with image_title_weight, "
+                "video_speech_weight, or title_speech_weight, which need its scale"
+            )
         if self.title_speech_weight and text != "tower":
             yield (
                 f"config.loss.title_speech_weight: found {self.title_speech_weight} with config.model.text={text!r}, "

@@ -5,6 +5,7 @@ endless stream of shuffled epochs. Both are fixed before the stream is divided a
 global batch is therefore the same for any number of them, and the position of a run is one integer.
 """
 
+import signal
 from collections.abc import Sequence
 
 import grain
@@ -228,11 +229,19 @@ def read(
     batches = examples.batch(local_size, drop_remainder=True, batch_fn=Collate(config))[process_index::process_count]
     # An element is a whole batch: all threads decode it together while the rows of the next one are read.
     ahead = min(2, config.num_threads)
-    options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=max(1, ahead))
-    dataset = batches.to_iter_dataset(options)
+    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=max(1, ahead)))
     if config.num_workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=config.num_workers))
+        options = grain.MultiprocessingOptions(num_workers=config.num_workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_ignore_sigterm)
     return iter(dataset)
+
+
+def _ignore_sigterm(*_) -> None:
+    """Leaves SIGTERM to the run, which takes the batches of a last step and then ends its workers.
+
+    A scheduler sends it to all processes of a job, workers included.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def share(batch_size: int, process_index: int, process_count: int, name: str) -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jaxtyping import PyTree
 
 from rice_jax.config import TEXT_MODEL, TOKENIZER_FOLDER, ConfigError, ModelConfig, TextTowerConfig, TextTowerSettings
@@ -70,12 +72,18 @@ def keep_tokenizer(folder: Path, workdir: Path) -> None:
 
 
 def start_text(source: Path, params: PyTree) -> PyTree:
-    """Replaces the fresh parameters of a model's text tower by those of a converted one.
+    """Replaces the fresh parameters of a model's text tower by those of a converted one, or of a run's.
 
     Raises:
-        CheckpointError: as `load_text`.
+        CheckpointError: as `load_text`; or the parameters have other names or shapes.
     """
     loaded, _ = load_text(source)
+    found, expected = (jax.tree.map(jnp.shape, flatten_dict(text, sep="/")) for text in (loaded, params["text"]))
+    if wrong := sorted(name for name in found | expected if found.get(name) != expected.get(name)):
+        raise CheckpointError(
+            f"{source}: does not fit config.model.text_tower: {wrong[0]}: found {found.get(wrong[0])}, expected "
+            f"{expected.get(wrong[0])}; leave the group out"
+        )
     return params | {"text": jax.tree.map(lambda x, fresh: jax.device_put(x, fresh.sharding), loaded, params["text"])}
 
 
@@ -88,9 +96,12 @@ def with_saved_tower(model: ModelConfig) -> ModelConfig:
     if model.text != "tower" or not model.text_init_from:
         return model
     try:
-        saved: Any = read_config(Path(model.text_init_from).absolute()).get("text")
+        config: dict[str, Any] = read_config(find_weights(Path(model.text_init_from).absolute()))
     except CheckpointError:
         return model  # without weights there is no tokenizer either, and `Tokenizer` raises the error
+    saved, run_model = config.get("text"), config.get("model", {})
+    if saved is None and run_model.get("text") == "tower":
+        saved = run_model["text_tower"]
     own = TextTowerSettings(**saved) if saved else model.text_tower
     if model.text_tower not in (TextTowerSettings(), own):
         raise ConfigError(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -24,7 +26,7 @@ EXCEPTIONS = (
 
 
 def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arranges devices as `data` × `fsdp`.
+    """Arranges devices as `data` × `fsdp`, a group of `fsdp` within a slice (a node, with GPUs) if it fits.
 
     Args:
         config: sizes of both axes; -1 = as many as the other leaves.
@@ -33,7 +35,8 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
     Raises:
         ConfigError: the number of devices is not the product of the two.
     """
-    num_devices = jax.device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else devices
+    num_devices = len(devices)
     data = num_devices // config.fsdp if config.data == -1 else config.data
     fsdp = num_devices // config.data if config.fsdp == -1 else config.fsdp
     if data * fsdp != num_devices:
@@ -41,7 +44,12 @@ def create_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None)
             f"config.mesh.data and fsdp: found {config.data} and {config.fsdp}, expected {num_devices} devices in all; "
             "-1 for one of them takes what the other leaves"
         )
-    return jax.make_mesh((data, fsdp), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    # `jax.make_mesh` takes no devices of several slices, and splits a physical axis only on v5e.
+    if len({getattr(device, "slice_index", 0) for device in devices}) > 1:
+        arranged = np.array(sorted(devices, key=lambda device: (device.slice_index, device.id))).reshape(data, fsdp)
+    else:
+        arranged = create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 @dataclasses.dataclass(frozen=True)

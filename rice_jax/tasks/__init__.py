@@ -7,6 +7,7 @@ from typing import Any
 
 from rice_jax.config import Config, ConfigError
 from rice_jax.config import resolve as resolve_settings
+from rice_jax.models.encoders import ENCODERS, VIDEO_ENCODERS
 from rice_jax.models.start import with_saved_encoder
 from rice_jax.models.text_weights import with_saved_tower
 from rice_jax.tasks.cope import CopeTask
@@ -41,5 +42,7 @@ def resolve(values: Mapping[str, Any], workdir: Path | None = None) -> Config:
     config = resolve_settings(values, complete)
     if config.task not in TASKS:
         raise ConfigError(f"config.task: found {config.task!r}, expected one of {', '.join(map(repr, TASKS))}")
+    if (found := config.model.architecture) not in (names := [*ENCODERS, *VIDEO_ENCODERS]):
+        raise ConfigError(f"config.model.architecture: found {found!r}, expected one of {', '.join(map(repr, names))}")
     TASKS[config.task].check(config)
     return config

@@ -174,6 +174,13 @@ def _problems(config: Config) -> Iterator[str]:
             f"config.loss.kind: found {loss.kind!r} with config.task='cope', which does not read it; leave it out, and "
             "see config.loss.cope"
         )
+    if loss.contrasts_texts:
+        weights = loss.image_title_weight, loss.video_speech_weight, loss.title_speech_weight
+        yield (
+            f"config.loss.image_title_weight, video_speech_weight, and title_speech_weight: found {weights} with "
+            "config.task='cope', expected 0; add pairs of texts to config.loss.cope.pairs, such as "
+            "page_visual-page_text:1"
+        )
     if model.text == "embeddings":
         yield "config.model.text: found 'embeddings' with config.task='cope', expected 'off' or 'tower'"
     if model.text != "off":

@@ -21,7 +21,7 @@ from rice_jax.pages import tables
 from rice_jax.pages.draw import draw_clips
 from rice_jax.tasks.detection_evaluation import DetectionEvaluator
 from rice_jax.tasks.detections import write_detections
-from rice_jax.tasks.task import Evaluator, Run
+from rice_jax.tasks.task import Evaluator, Run, require_data_sets
 from rice_jax.train.steps import Batch, Loss, Metrics
 
 
@@ -33,6 +33,7 @@ class Detection:
             raise ConfigError(problem)
 
     def prepare(self, config: Config, workdir: Path) -> Config:
+        require_data_sets(config, "train", "query")
         return config
 
     def model(self, config: Config) -> DetrConfig:
@@ -50,6 +51,7 @@ class Detection:
         return loss
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
+        require_data_sets(run.config, "query")
         if run.source:
             _require_trained(run.source, run.params)
         return {run.place.name("detection"): DetectionEvaluator(run).evaluate}

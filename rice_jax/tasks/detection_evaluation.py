@@ -75,7 +75,7 @@ class DetectionEvaluator:
         batch_size = padded_batch_size(run.config.eval.batch_size, run.mesh)
         batches = window_batches(data, data.query, windows, batch_size, jax.process_index(), jax.process_count())
         found = compute_rows(self._detect, params, batches, len(windows), run.mesh)
-        return {name: values[found["frame_mask"]] for name, values in found.items()}
+        return {name: values[found["frame_mask"]] for name, values in found.items() if name != "index"}
 
 
 def mean_box(config: InputConfig) -> Float[np.ndarray, "4"]:

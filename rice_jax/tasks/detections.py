@@ -93,7 +93,8 @@ def write_detections(run: Run, params: PyTree, directory: Path, source: str) -> 
 def detect_function(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], dict[str, jax.Array]]:
     """The function of (params, batch) that finds boxes in windows.
 
-    It returns `boxes` [b, T, Q, 4], as corners, and `scores` [b, T, Q], with the batch's masks, ids and true boxes.
+    It returns `boxes` [b, T, Q, 4], as corners, and `scores` [b, T, Q], with the batch's index, masks, ids and true
+    boxes.
     """
 
     def detect(params: PyTree, batch: dict) -> dict[str, jax.Array]:
@@ -101,6 +102,7 @@ def detect_function(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], dict[str
         return {
             "boxes": jnp.clip(to_corners(found.boxes[-1]), 0, 1),
             "scores": jax.nn.sigmoid(found.logits[-1]),
+            "index": batch["index"],
             "truths": batch["boxes"],
             "truth_mask": batch["box_mask"],
             "frame_mask": batch["frame_mask"],
@@ -111,8 +113,9 @@ def detect_function(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], dict[str
 
 
 def _lines(found: Mapping[str, np.ndarray], min_score: float) -> list[str]:
-    """The lines of a batch's frames."""
-    lines = []
+    """The lines of a batch's frames, in the order of its windows, which the devices may hold in another."""
+    windows, lines = np.argsort(found["index"]), []
+    found = {name: rows[windows] for name, rows in found.items()}
     for place in zip(*np.nonzero(found["frame_mask"]), strict=True):
         order = np.argsort(-found["scores"][place], kind="stable")
         boxes = found["boxes"][place][order].astype(float).round(5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -56,6 +57,9 @@ class Domains(BetweenDomains, Retrieval):
     def check(self, config: Config) -> None:
         for problem in (*retrieval_problems(config), *domain_problems(config)):
             raise ConfigError(problem)
+
+    def prepare(self, config: Config, workdir: Path) -> Config:
+        return config
 
 
 class DomainEvaluator:

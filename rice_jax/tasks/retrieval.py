@@ -33,7 +33,7 @@ from rice_jax.tasks.retrieval_evaluation import (
     match_row,
     weighted_match_row,
 )
-from rice_jax.tasks.task import Evaluator, Run
+from rice_jax.tasks.task import Evaluator, Run, require_data_sets
 from rice_jax.tasks.texts import PairedTexts, contrast_texts
 from rice_jax.train.chunks import in_chunks
 from rice_jax.train.steps import Batch, Loss, Metrics
@@ -53,6 +53,7 @@ class Retrieval:
             )
 
     def prepare(self, config: Config, workdir: Path) -> Config:
+        require_data_sets(config, "train", "query", "gallery")
         return config
 
     def model(self, config: Config) -> RiceConfig:
@@ -87,6 +88,7 @@ class Retrieval:
         return loss
 
     def evaluators(self, run: Run) -> Mapping[str, Evaluator]:
+        require_data_sets(run.config, "query", "gallery")
         if run.source:
             require_trained_embedding(run.source, run.params)
         return {run.place.name("retrieval"): RetrievalEvaluator(run).evaluate}

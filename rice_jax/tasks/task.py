@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from rice_jax.config import Config
+from rice_jax.config import Config, ConfigError
 from rice_jax.eval.place import Place, find_place
 from rice_jax.models.create import AnyModelConfig
 from rice_jax.train.loop import Evaluator
@@ -63,6 +63,7 @@ class Task(Protocol):
         All processes call it together.
 
         Raises:
+            ConfigError: a data set that the training needs is not set.
             FileNotFoundError: a data set is missing.
             DataError: a data set or a file in the workdir is damaged.
         """
@@ -84,8 +85,24 @@ class Task(Protocol):
         """{name: evaluator} for the run's parameters.
 
         Raises:
+            ConfigError: a data set that the evaluation needs is not set.
             CheckpointError: the checkpoint to evaluate lacks a part that the evaluation needs.
         """
 
     def summary(self, run: Run, step: int) -> str:
         """Tables of the evaluation after `step` steps as plain text; "" if there is none."""
+
+
+def require_data_sets(config: Config, *names: str) -> None:
+    """Refuses a run whose data sets are not set; an index, for example, needs none.
+
+    Args:
+        config: settings of the run.
+        names: of settings in `config.data`.
+
+    Raises:
+        ConfigError: one is empty.
+    """
+    for name in names:
+        if not getattr(config.data, name):
+            raise ConfigError(f"config.data.{name}: found '', expected a data set such as lpr4m/{name}")

@@ -32,6 +32,7 @@ class RunLog:
         batch_size: int,
         interval_steps: int,
         trackers: Sequence[Tracker] = (),
+        evaluates_first: bool = False,
     ):
         """Continues a run's files after `first_step` steps; what a killed run wrote beyond that is dropped.
 
@@ -42,6 +43,7 @@ class RunLog:
             batch_size: examples per step.
             interval_steps: steps between lines on the terminal and points in trackers.
             trackers: of the run (`open_trackers`); closed with the log.
+            evaluates_first: whether `first_step` is evaluated again; its evaluation so far is dropped, too.
         """
         self._writes = jax.process_index() == 0
         self._batch_size, self._interval, self._total = batch_size, interval_steps, total_steps
@@ -51,7 +53,7 @@ class RunLog:
         if self._writes:
             workdir.mkdir(parents=True, exist_ok=True)
             path = workdir / "metrics.jsonl"
-            kept = _lines_until(path, first_step) if path.exists() else []
+            kept = _lines_until(path, first_step, not evaluates_first) if path.exists() else []
             with replacing(path) as partial:
                 partial.write_text("".join(kept))
             self._file = path.open("a")
@@ -159,8 +161,8 @@ def _rate(means: Mapping[str, float]) -> str:
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _lines_until(path: Path, step: int) -> list[str]:
-    """The whole lines up to `step` without its evaluation, which runs again; the last line may be cut.
+def _lines_until(path: Path, step: int, with_evaluation: bool) -> list[str]:
+    """The whole lines up to `step`, with its evaluation or without; the last line may be cut.
 
     Damaged lines before it are left out, and the file that held them is kept.
     """
@@ -169,7 +171,7 @@ def _lines_until(path: Path, step: int) -> list[str]:
     for number, line in enumerate(whole, start=1):
         try:
             values = json.loads(line)
-            is_before = values["step"] < step or (values["step"] == step and "loss" in values)
+            is_before = values["step"] < step or (values["step"] == step and ("loss" in values or with_evaluation))
         except (ValueError, KeyError, TypeError):
             damaged.append(number)
             continue

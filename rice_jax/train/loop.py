@@ -65,10 +65,12 @@ def train(
     def due(number: int, interval_steps: int) -> bool:
         return number == plan.total_steps or (interval_steps > 0 and number % interval_steps == 0)
 
+    # The first step is due again if the run was killed between a checkpoint and its evaluation.
+    evaluates_first = first == 0 or due(first, plan.eval_interval_steps)
     trackers = open_trackers(plan.tracker_names, workdir, first, config.to_dict())
     with (
         contextlib.closing(batches),
-        RunLog(workdir, first, plan.total_steps, batch_size, plan.log_interval_steps, trackers) as log,
+        RunLog(workdir, first, plan.total_steps, batch_size, plan.log_interval_steps, trackers, evaluates_first) as log,
         Interruption() as interruption,
     ):
 
@@ -76,8 +78,8 @@ def train(
             for name, evaluator in evaluators.items():
                 log.add_evaluation(number, name, evaluator(number, state.params))
 
-        if first == 0 or due(first, plan.eval_interval_steps):
-            evaluate(first)  # due again if the run was killed between a checkpoint and its evaluation
+        if evaluates_first:
+            evaluate(first)
         for number in range(first + 1, plan.total_steps + 1):
             state, metrics = compiled(state, global_batch(mesh, next(batches)))
             log.add(number, metrics)

@@ -7,7 +7,7 @@ import pytest
 
 from rice_jax.input import detection, pipeline
 from rice_jax.input.pipeline import eval_batches, train_batches
-from rice_jax.input.views import ImageKeyView, View, open_source, required_columns
+from rice_jax.input.views import ImageKeyView, View, image_key, open_source, required_columns
 from rice_jax.types import DataError
 from tests.input import tiny_shop
 from tests.input.test_pipeline import assert_same, joined, take
@@ -84,3 +84,8 @@ def test_a_view_says_which_examples_it_does_not_make(config, monkeypatch):
     monkeypatch.setattr(pipeline, "train_views", lambda config: [View()])
     with pytest.raises(NotImplementedError, match="View makes no training examples"):
         take(train_batches(config), 1)
+
+
+def test_image_key_is_stable():
+    assert image_key(b"fff8b484-2eeb-11ee-b7bb-77cb20e634dc") == 1906432925
+    assert len({int(image_key(str(number).encode())) for number in range(10_000)}) == 10_000

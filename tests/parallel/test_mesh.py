@@ -1,4 +1,5 @@
 import re
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -119,6 +120,28 @@ def test_fresh_weights_are_the_same_on_every_mesh():
 def test_one_axis_takes_what_the_other_leaves(sizes, shape):
     mesh = create_mesh(MeshConfig(*sizes))
     assert (mesh.shape["data"], mesh.shape["fsdp"]) == shape
+
+
+def fake_device(number: int, platform: str, kind: str, slice_size: int) -> Mock:
+    """What an arrangement of devices asks of one."""
+    node = number // slice_size
+    places = {"coords": (number % 4, number // 4, 0), "core_on_chip": 0, "slice_index": node, "process_index": node}
+    return Mock(jax.Device, id=number, platform=platform, device_kind=kind, **places)
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_groups_stay_within_a_slice(platform):
+    """Each node of a cluster of GPUs is a slice, and its number need not follow the devices' order."""
+    nodes = [fake_device(number, platform, "", slice_size=8) for number in (*range(8, 16), *range(8))]
+    mesh = create_mesh(MeshConfig(fsdp=4), nodes)
+    assert [[device.id for device in group] for group in mesh.devices] == np.arange(16).reshape(4, 4).tolist()
+
+
+def test_groups_may_be_parts_of_a_physical_axis():
+    chips = [fake_device(number, "tpu", "TPU v6 lite", slice_size=16) for number in range(16)]  # 4 x 4
+    mesh = create_mesh(MeshConfig(fsdp=8), chips)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 8}
+    assert sorted(device.id for device in mesh.devices.flat) == list(range(16))
 
 
 def test_errors():

@@ -192,6 +192,9 @@ def test_settings_of_texts(text_model):
         with_text(text_model, model__cope__text_domains="page,page")
     with pytest.raises(ConfigError, match="pairs: found 'page_visual', expected some of live, live_text, live_vis"):
         with_text(text_model, model__cope__text_domains="live")
+    for name in ("image_title", "video_speech", "title_speech"):
+        with pytest.raises(ConfigError, match="expected 0; add pairs of texts to config.loss.cope.pairs, such as"):
+            with_text(text_model, **{f"loss__{name}_weight": 1.0})
     config = with_text(text_model, model__cope__max_tokens=99)
     assert config.input.text_context == config.model.text_tower.context < 99
     assert model_of(with_text(text_model)).text_domains == ("page",) and model_of(cope_config()).text_domains == ()

@@ -126,6 +126,18 @@ def test_eight_devices_find_what_one_finds(config, whole, tmp_path):
         np.testing.assert_allclose(line["scores"], expected["scores"], atol=2e-4)
 
 
+def test_lines_are_written_window_by_window_however_devices_are_arranged():
+    names = [np.frombuffer(name.ljust(128, b"\0"), np.uint8) for name in (b"c", b"a", b"b")]
+    found = {
+        "boxes": np.tile(np.float32([0, 0, 1, 1]), (3, 1, 1, 1)),
+        "scores": np.full((3, 1, 1), 0.5, np.float32),
+        "index": np.int32([2, 0, 1]),
+        "frame_mask": np.ones((3, 1), bool),
+        "frame_ids": np.stack(names)[:, None],
+    }
+    assert [json.loads(line)["frame_id"] for line in detections._lines(found, 0.4)] == ["a", "b", "c"]
+
+
 def test_another_detectors_file_is_not_continued(config, whole):
     with pytest.raises(DataError, match="is of other detections .source: found 'a run', now 'another'.; delete it"):
         write(config, 1, whole.parent, "another")

@@ -25,12 +25,22 @@ def test_every_step_is_written_once_and_what_a_killed_run_did_beyond_its_checkpo
         log.add_evaluation(2, "retrieval", {"rank-1": 0.2})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # the process died while writing
-    with RunLog(tmp_path, 2, 4, batch_size=8, interval_steps=2) as log:
+    with RunLog(tmp_path, 2, 4, batch_size=8, interval_steps=2, evaluates_first=True) as log:
         log.add(3, metrics(1.0))
         log.add(4, metrics(2.0))
     found = lines(tmp_path)
     assert [(line["step"], line.get("loss")) for line in found] == [(0, None), (1, 9.0), (2, 8.0), (3, 1.0), (4, 2.0)]
     assert found[0] == {"step": 0, "retrieval/rank-1": 0.1}
+
+
+def test_a_longer_run_keeps_the_evaluation_that_ended_the_shorter_one(tmp_path):
+    with RunLog(tmp_path, 0, 1, batch_size=8, interval_steps=2) as log:
+        log.add(1, metrics(3.0))
+        log.add_evaluation(1, "retrieval", {"rank-1": 0.2})
+    before = lines(tmp_path)
+    with RunLog(tmp_path, 1, 2, batch_size=8, interval_steps=2) as log:
+        log.add(2, metrics(1.0))
+    assert lines(tmp_path)[:-1] == before
 
 
 def test_damaged_lines_are_left_out_and_told(tmp_path, caplog):
