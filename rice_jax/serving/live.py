@@ -17,6 +17,7 @@ from rice_jax.recognition.changes import LOST_SECONDS, Changes, Event, Search
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.follow import LiveFrame, follow
 from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
+from rice_jax.recognition.stream import Window
 from rice_jax.serving.events import EventLog
 from rice_jax.serving.stills import Still, Stills
 from rice_jax.types import DataError
@@ -104,7 +105,8 @@ class Pushed:
         self._teller, self._lock, self._now = Teller(write), threading.Lock(), now
         self._changes = Changes(now=now)
         self._last: LiveFrame | None = None
-        self._ahead = 0.0  # of the events' clock to that of the pictures
+        self._window: Window | None = None  # of the latest picture
+        self._ahead = 0.0  # of the events' clock to that of the window's pictures
 
     @property
     def log(self) -> EventLog:
@@ -116,18 +118,19 @@ class Pushed:
         """The event since which a product is shown."""
         return self._teller.shown
 
-    def push(self, engine: Engine, picture: PushedPicture, restarted: bool, search: Search) -> None:
+    def push(self, engine: Engine, picture: PushedPicture, window: Window, search: Search) -> None:
         """Adds a picture; one that is late is left out.
 
         Args:
             engine: ranks, and has encoded the picture.
             picture: to add.
-            restarted: whether the clock of the pictures has jumped.
+            window: that the picture belongs to; each has a clock of its own.
             search: which products are searched.
         """
         with self._lock:
             now, last = self._now(), self._last
-            if last is None or restarted:
+            if window is not self._window:
+                self._window = window
                 self._ahead = (last.second + now - last.arrived if last else 0.0) - picture.time
             second = picture.time + self._ahead
             if last is None or second > last.second:

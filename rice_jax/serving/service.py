@@ -168,7 +168,7 @@ class Service:
                 # would see other pixels while somebody listens.
                 small, _ = await _run(self._decoders, thumbnail, picture.read())
                 own = PushedPicture(query.time, frame, small)
-                await _run(self._rankers, pushed.push, shop.engine, own, restarted, _search(query))
+                await _run(self._rankers, pushed.push, shop.engine, own, window, _search(query))
         kept = window.frames()
         assert kept, "an empty window wants every frame"
         newest, frames = kept
