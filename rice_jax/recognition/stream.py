@@ -74,7 +74,7 @@ class Window:
     def _interval_of(self, time: float) -> int:
         if not math.isfinite(time):
             raise DataError(f"time: found {time}, expected a number of seconds")
-        return math.floor(time / self._interval)
+        return math.floor(round(time / self._interval, 3))  # 0.3 / 0.1 is less than 3 in floating point
 
 
 class Stream:
