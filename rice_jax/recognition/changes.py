@@ -39,8 +39,8 @@ class Event(NamedTuple):
     product: Match
     confidence: float | None  # probability that it is shown, or was at last; None = the index has no calibration
     products: tuple[Match, ...]  # those most similar then, best first
-    # "changed", "corrected" (another product was shown all the time), "lost" (no frame has come), or "stopped"; None =
-    # it is shown
+    # "changed", "corrected" (another product was shown all the time), "lost" (no frame has come, or none can be
+    # recognized), or "stopped"; None = it is shown
     reason: str | None = None
     seconds: float | None = None  # for which it was shown; None = it is shown
 
@@ -141,10 +141,15 @@ class Changes:
         if self._last is not None:
             yield from self._dated(self._state.leave(self._last.second, "stopped"))
 
-    def _lose(self, newest: float) -> Iterator[Event]:
-        if self._last is not None and newest - self._last.arrived > LOST_SECONDS:
+    def lose(self) -> Iterator[Event]:
+        """The event that the product is lost, if one is shown; frames that follow begin anew."""
+        if self._last is not None:
             yield from self._dated(self._state.leave(self._last.second, "lost"))
             self._state = _State()
+
+    def _lose(self, newest: float) -> Iterator[Event]:
+        if self._last is not None and newest - self._last.arrived > LOST_SECONDS:
+            yield from self.lose()
 
     def _dated(self, events: Iterable[Event]) -> Iterator[Event]:
         assert self._last is not None

@@ -161,7 +161,7 @@ class State(NamedTuple):
     """The state of a followed source."""
 
     state: str  # "connecting", "live", "waiting" (for the next try), "ended", or "failed"
-    reason: str | None = None  # why it waits, has ended, or has failed
+    reason: str | None = None  # why it waits, has ended, or has failed, or why its pictures are not recognized
     pictures: int = 0  # that have been looked at
 
 
@@ -197,6 +197,7 @@ class Followed:
         self._teller, self._stop = Teller(write), threading.Event()
         self._connection, self._latest = State("connecting"), time.monotonic()
         self._final: State | None = None
+        self._trouble: str | None = None  # why the latest pictures could not be recognized
         self._engine_now, self._engine, self._encode = engine, engine(), encode
         self._changes, self._interval = Changes(search), interval
         self._connected = threading.Lock()  # held while there is a connection
@@ -219,7 +220,7 @@ class Followed:
         state, patience = self._final or self._connection, max(LOST_SECONDS, 2 * self._interval)
         if state.state == "live" and time.monotonic() - self._latest > patience:
             return state._replace(state="waiting", reason=f"no picture has come for {patience:g} seconds")
-        return state
+        return state._replace(reason=self._trouble) if state.state == "live" else state
 
     @property
     def is_running(self) -> bool:
@@ -238,12 +239,11 @@ class Followed:
         state = "ended"
         try:
             for batch in self._batches():
-                if batch:
-                    frames = self._encode(self._engine, [frame.picture.prepared for frame in batch])
-                    self._teller.look(self._engine, [(own.second, own.picture.small) for own in batch], frames)
-                    self._teller.tell(self._changes.add(self._engine, batch, frames))
-                else:
-                    self._teller.tell(self._changes.wait())
+                try:
+                    self._recognize(batch)
+                except Exception as error:  # the next picture or index may be better
+                    self._report(error)
+                    self._teller.tell(self._changes.lose())
             reason = "it was stopped" if self._stop.is_set() else "it is complete"
         except Exception as error:
             expected = isinstance(error, DataError)
@@ -253,6 +253,22 @@ class Followed:
             self._stop.set()
         self._final = State(state, reason, self._connection.pictures)
         self._teller.tell(self._changes.end(), close=True)
+
+    def _recognize(self, batch: Sequence[LiveFrame]) -> None:
+        if not batch:
+            return self._teller.tell(self._changes.wait())
+        frames = self._encode(self._engine, [frame.picture.prepared for frame in batch])
+        self._teller.look(self._engine, [(own.second, own.picture.small) for own in batch], frames)
+        self._teller.tell(self._changes.add(self._engine, batch, frames))
+        self._trouble = None
+
+    def _report(self, error: Exception) -> None:
+        """Says why pictures are not recognized, once for all that follow one another."""
+        expected = isinstance(error, DataError)
+        reason = f"pictures are not recognized: {error if expected else type(error).__name__}"
+        if reason != self._trouble:
+            logger.warning("%s: %s", self.source, reason, exc_info=None if expected else error)
+        self._trouble = reason
 
     def _batches(self) -> Iterator[list[LiveFrame]]:
         """Pictures, prepared for the engine; those that were for another model are left out."""
