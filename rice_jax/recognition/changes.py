@@ -198,7 +198,7 @@ class _State:
 
     def __init__(self) -> None:
         self.window: deque[tuple[float, Frames]] = deque(maxlen=WINDOW)
-        self._shown: Event | None = None  # with the confidence and products of its latest frames
+        self._shown: Event | None = None  # with the product, confidence, and products of its latest frames
         self._changed = -math.inf  # when the newest part began that has counted
 
     def update(self, parts: Sequence[Segment], turn: Turn) -> Iterator[Event]:
@@ -221,7 +221,9 @@ class _State:
                     yield self._shown
                 self._changed = begin
             elif self._shown and part.product:
-                self._shown = self._shown._replace(confidence=part.confidence, products=part.products)
+                self._shown = self._shown._replace(
+                    product=part.product, confidence=part.confidence, products=part.products
+                )
 
     def leave(self, second: float, reason: str | None = None) -> Iterator[Event]:
         """The event that the product is gone, if one is shown; without a reason, since something else is shown."""

@@ -205,6 +205,17 @@ def test_a_product_that_has_left_the_index_is_gone(monkeypatch):
     assert told(events((0, 20)))[1:3] == [("gone", "old", 0), ("shown", "p1", 0)]
 
 
+def test_a_product_that_is_gone_is_told_as_it_was_at_last(monkeypatch):
+    def find(engine, times, frames, end, **_):
+        match = Match("p0", "a", f"title {len(times)}", len(times) / 100, None, "")
+        return [Segment(times[0], end, match, len(times) / 100, (match,), slice(0, len(times)))]
+
+    monkeypatch.setattr(changes_module, "products_over_time", find)
+    shown, gone = events((0, 20))
+    assert shown.product.title == "title 3" and shown.product == shown.products[0]
+    assert gone.product.title == "title 20" and gone.product == gone.products[0] and gone.confidence == 0.2
+
+
 def test_another_model_begins_anew_and_the_product_stays(parts):
     engines = [FakeEngine(), FakeEngine()]
     engines[1].model = "other"
