@@ -17,7 +17,7 @@ from rice_jax.recognition.recognizer import Segment, products_over_time
 CONFIRMED = 3  # frames of a part after which it counts
 WINDOW = 60  # frames that are kept, and whose likeliest parts are searched
 TICK = 0.001  # seconds between the dates of two events of one kind, which are written in milliseconds
-LOST_SECONDS = 30.0  # without a frame, after which the product is gone; longer than a segment of HLS
+LOST_SECONDS = 30.0  # without a frame, after which the product is gone, at least; longer than a segment of HLS
 
 Turn = Callable[[Segment, Match], float]
 
@@ -52,6 +52,7 @@ def changes(
     gallery: str | None = None,
     top: int = 5,
     where: Where | None = None,
+    interval_seconds: float = 1.0,
     now: Callable[[], float] = time.monotonic,
     date: Callable[[], float] = time.time,
 ) -> Iterator[Event]:
@@ -63,6 +64,7 @@ def changes(
         gallery: id of the gallery that is searched; None = all products of the index.
         top: number of products that an event lists, at least 1.
         where: searches only these products, see `Engine.products`.
+        interval_seconds: time between frames, above 0.
         now: the clock of `LiveFrame.arrived`.
         date: seconds since 1970.
 
@@ -72,7 +74,7 @@ def changes(
     Raises:
         DataError: there is no such gallery, column, or product, or a cosine is not finite.
     """
-    found = Changes(Search(gallery, top, where), now=now, date=date)
+    found = Changes(Search(gallery, top, where), interval_seconds, now=now, date=date)
     for batch in batches:
         if batch:
             encoded = engine.encode(np.stack([frame.picture for frame in batch]))
@@ -80,6 +82,11 @@ def changes(
         else:
             yield from found.wait()
     yield from found.end()
+
+
+def lost_after(interval_seconds: float) -> float:
+    """Seconds without a frame after which the product is gone, if frames come at an interval."""
+    return max(LOST_SECONDS, 2 * interval_seconds)
 
 
 class Changes:
@@ -95,11 +102,12 @@ class Changes:
     def __init__(
         self,
         search: Search = Search(),  # noqa: B008 (it cannot change)
+        interval_seconds: float = 1.0,
         now: Callable[[], float] = time.monotonic,
         date: Callable[[], float] = time.time,
     ):
-        """Starts without frames; for the clocks, see `changes`."""
-        self.search, self._now, self._date = search, now, date
+        """Starts without frames; for the interval and the clocks, see `changes`."""
+        self.search, self._interval, self._now, self._date = search, interval_seconds, now, date
         self._model: object = None  # that has encoded the window
         self._last: LiveFrame | None = None
         self._state = _State()
@@ -148,7 +156,7 @@ class Changes:
             self._state = _State()
 
     def _lose(self, newest: float) -> Iterator[Event]:
-        if self._last is not None and newest - self._last.arrived > LOST_SECONDS:
+        if self._last is not None and newest - self._last.arrived > lost_after(self._interval):
             yield from self.lose()
 
     def _dated(self, events: Iterable[Event]) -> Iterator[Event]:

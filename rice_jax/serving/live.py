@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.pages.album import thumbnail
-from rice_jax.recognition.changes import LOST_SECONDS, Changes, Event, Search
+from rice_jax.recognition.changes import Changes, Event, Search, lost_after
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.follow import LiveFrame, follow
 from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
@@ -95,15 +95,16 @@ class PushedPicture(NamedTuple):
 class Pushed:
     """The events of a stream whose pictures are pushed. Any number of threads may push."""
 
-    def __init__(self, write: Write, now: Callable[[], float] = time.monotonic):
+    def __init__(self, write: Write, interval: float = 1.0, now: Callable[[], float] = time.monotonic):
         """Starts without pictures.
 
         Args:
             write: writes an event as JSON.
+            interval: distance in seconds between the pictures.
             now: the clock, in seconds.
         """
         self._teller, self._lock, self._now = Teller(write), threading.Lock(), now
-        self._changes = Changes(now=now)
+        self._changes = Changes(interval_seconds=interval, now=now)
         self._last: LiveFrame | None = None
         self._window: Window | None = None  # of the latest picture
         self._ahead = 0.0  # of the events' clock to that of the window's pictures
@@ -199,7 +200,7 @@ class Followed:
         self._final: State | None = None
         self._trouble: str | None = None  # why the latest pictures could not be recognized
         self._engine_now, self._engine, self._encode = engine, engine(), encode
-        self._changes, self._interval = Changes(search), interval
+        self._changes, self._interval = Changes(search, interval), interval
         self._connected = threading.Lock()  # held while there is a connection
         self._thread = threading.Thread(target=self._run, name=f"{THREAD} {name}", daemon=True)
         self._thread.start()
@@ -217,7 +218,7 @@ class Followed:
     @property
     def state(self) -> State:
         """Of the source; one that is connected but silent, such as a file that no longer grows, is waited for."""
-        state, patience = self._final or self._connection, max(LOST_SECONDS, 2 * self._interval)
+        state, patience = self._final or self._connection, lost_after(self._interval)
         if state.state == "live" and time.monotonic() - self._latest > patience:
             return state._replace(state="waiting", reason=f"no picture has come for {patience:g} seconds")
         return state._replace(reason=self._trouble) if state.state == "live" else state

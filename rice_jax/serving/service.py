@@ -263,7 +263,7 @@ class Service:
         name = self._require_stream(shop, stream_id)
         live = self.lives.get(name)
         if live is None:
-            live = self.lives.pushed[name] = Pushed(self._writes(shop, stream_id))
+            live = self.lives.pushed[name] = Pushed(self._writes(shop, stream_id), self._interval)
         return live.log
 
     def _require_stream(self, shop: Shop, stream_id: str) -> StreamName:

@@ -133,6 +133,20 @@ def test_a_short_cut_leaves_the_product_and_a_long_one_loses_it():
     assert [event.reason for event in found] == [None, "lost", None, "stopped"]
 
 
+def test_a_product_is_not_lost_between_frames_that_come_slowly():
+    times = [40.0 * place for place in range(10)]
+    batches = [[], *([frame(time, int(time >= 200), late=0.0)] for time in times), [], []]
+    clock, now = [0.0, *times, times[-1] + 79, times[-1] + 81], [0.0]
+
+    def played():
+        for now[0], batch in zip(clock, batches, strict=True):
+            yield batch
+
+    found = list(changes(played(), FakeEngine(), interval_seconds=40.0, now=lambda: now[0]))
+    assert told(found) == [("shown", "p0", 0), ("gone", "p0", 180), ("shown", "p1", 180), ("gone", "p1", 360)]
+    assert found[-1].reason == "lost"
+
+
 def test_a_product_is_lost_even_if_no_empty_batch_tells():
     batches = [[frame(float(second), 0)] for second in [*range(10), *range(100, 110)]]
     found = list(changes(batches, FakeEngine()))
