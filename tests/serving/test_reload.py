@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rice_jax.index.store import FILE, read_index, write_index
+from rice_jax.index.store import FILE, Shard, read_index, write_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.products import by_gallery
 from rice_jax.serving import service, shops
@@ -129,6 +129,19 @@ def test_an_index_that_cannot_be_used_does_not_replace_the_old_one(engine, shop,
         write_index(file.parent, shop.index.take(range(4)))
         until(lambda: client.get("/healthz").json()["products"] == 4)
         assert "its model is on its way" in caplog.text, "it is tried again"
+
+
+def test_an_index_of_shards_is_replaced_when_a_shard_is(engine, shop, tmp_path):
+    for number, rows in enumerate((range(4), range(4, 8))):
+        write_index(tmp_path, shop.index.take(rows), Shard(number, 2))
+    found = Shops({"": tmp_path / FILE}, load(engine))
+    before = found[""].health(1.0, False)
+    assert before.products == 8 and abs(before.loaded - before.written).total_seconds() < 60
+    assert not found.refresh("")
+    write_index(tmp_path, shop.index.take(range(4, 6)), Shard(1, 2))
+    assert found.refresh("") and found[""].num_products == 6
+    (tmp_path / Shard(1, 2).file).unlink()
+    assert not found.refresh("") and found.stale == {""}, "one is missing"
 
 
 @pytest.fixture
