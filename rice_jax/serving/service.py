@@ -125,7 +125,7 @@ class Service:
 
     async def recognize(self, shop: Shop, upload: Upload, work: Work) -> RecognitionResponse:
         """Encodes a clip or video, a few frames at a time, together with those of other requests, and ranks."""
-        shop.require_products(upload.query)
+        await _run(self._rankers, shop.require_products, upload.query)
         settings = self._limits, self._interval, shop.engine.prepare
         reading = Reading()
         if upload.video:
@@ -150,7 +150,7 @@ class Service:
 
     async def push(self, shop: Shop, picture: File, stream_id: str, query: StreamQuery) -> StreamResponse:
         """Puts a picture into a stream's window and ranks."""
-        shop.require_products(query)
+        await _run(self._rankers, shop.require_products, query)
         name = StreamName(shop.name, stream_id)
         if followed := self.lives.followed(name):
             if not followed.log.is_closed:
@@ -208,14 +208,14 @@ class Service:
         found = self.streams.end(_key(shop, stream_id)), self.lives.end(StreamName(shop.name, stream_id))
         return any(found)
 
-    def follow(self, shop: Shop, stream_id: str, query: SourceQuery) -> StreamStateResponse:
+    async def follow(self, shop: Shop, stream_id: str, query: SourceQuery) -> StreamStateResponse:
         """Follows a source.
 
         Raises:
             HTTPException: it is not allowed (403), there are no such products (404), the stream has a source or pushed
                 pictures already (409), or too many are followed (503).
         """
-        shop.require_products(query)
+        await _run(self._rankers, shop.require_products, query)
         name = StreamName(shop.name, stream_id)
         try:
             self._allowed.require(query.url)
