@@ -252,8 +252,9 @@ class Followed:
             logger.warning("%s; it is no longer followed", reason, exc_info=None if expected else error)
         finally:
             self._stop.set()
-        self._final = State(state, reason, self._connection.pictures)
-        self._teller.tell(self._changes.end(), close=True)
+        self._final, changes = State(state, reason, self._connection.pictures), self._changes
+        del self._engine, self._changes  # it may be remembered for long, and would keep an index and a model in memory
+        self._teller.tell(changes.end(), close=True)
 
     def _recognize(self, batch: Sequence[LiveFrame]) -> None:
         if not batch:
