@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from fastapi import HTTPException
 
-from rice_jax.index.store import SHARDS
 from rice_jax.pages.album import thumbnail
 from rice_jax.recognition.changes import Event
 from rice_jax.recognition.engine import Engine, Match
@@ -246,7 +245,8 @@ class Shops:
     def _version(self, name: str) -> Version | None:
         with contextlib.suppress(OSError):
             file = self._files[name]
-            found = [os.stat(own) for own in ([file] if file.exists() else sorted(file.parent.glob(SHARDS)))]
+            shards = sorted(file.parent.glob(f"*{file.suffix}"))
+            found = [os.stat(own) for own in ([file] if file.exists() else shards)]
             if found:
                 written, size = max(own.st_mtime_ns for own in found), sum(own.st_size for own in found)
                 return Version(written, size, tuple(own.st_ino for own in found))
