@@ -84,6 +84,18 @@ def test_nginx_lets_the_server_refuse_large_uploads():
     assert text.count("{") == text.count("}")
 
 
+def test_all_requests_of_a_stream_reach_one_server():
+    [pattern] = re.findall(r'"~(\S+)" \$rice_stream;', (ROOT / "docs" / "deploy.md").read_text())
+    pattern = pattern.replace("(?<", "(?P<")  # Python's form of a name
+    endpoints = (ROOT / "docs" / "serving.md").read_text().partition("## Endpoints")[2].partition("###")[0]
+    addresses = re.findall(r"`(?:GET|POST|DELETE) (/[^`?]*)", endpoints)
+    for index in ("", "/indexes/lamps"):
+        keys = {address: re.match(pattern, index + address) for address in addresses}
+        streams = {address: found["rice_stream"] for address, found in keys.items() if found}
+        assert set(streams.values()) == {f"{index}/streams/ID"}
+        assert set(streams) == {address for address in addresses if "ID" in address} and len(streams) >= 6
+
+
 def test_the_dashboard_shows_metrics_that_exist():
     metrics = Metrics()
     metrics.count("shop", True, 0.5)

@@ -17,7 +17,7 @@ from rice_jax.recognition.recognizer import Segment, products_over_time
 CONFIRMED = 3  # frames of a part after which it counts
 WINDOW = 60  # frames that are kept, and whose likeliest parts are searched
 TICK = 0.001  # seconds between the dates of two events of one kind, which are written in milliseconds
-LOST_SECONDS = 30.0  # without a frame, after which the product is gone; longer than a segment of HLS
+LOST_SECONDS = 30.0  # without a frame, after which the product is gone, at least; longer than a segment of HLS
 
 Turn = Callable[[Segment, Match], float]
 
@@ -39,8 +39,8 @@ class Event(NamedTuple):
     product: Match
     confidence: float | None  # probability that it is shown, or was at last; None = the index has no calibration
     products: tuple[Match, ...]  # those most similar then, best first
-    # "changed", "corrected" (another product was shown all the time), "lost" (no frame has come), or "stopped"; None =
-    # it is shown
+    # "changed", "corrected" (another product was shown all the time), "lost" (no frame has come, or none can be
+    # recognized), or "stopped"; None = it is shown
     reason: str | None = None
     seconds: float | None = None  # for which it was shown; None = it is shown
 
@@ -52,6 +52,7 @@ def changes(
     gallery: str | None = None,
     top: int = 5,
     where: Where | None = None,
+    interval_seconds: float = 1.0,
     now: Callable[[], float] = time.monotonic,
     date: Callable[[], float] = time.time,
 ) -> Iterator[Event]:
@@ -63,6 +64,7 @@ def changes(
         gallery: id of the gallery that is searched; None = all products of the index.
         top: number of products that an event lists, at least 1.
         where: searches only these products, see `Engine.products`.
+        interval_seconds: time between frames, above 0.
         now: the clock of `LiveFrame.arrived`.
         date: seconds since 1970.
 
@@ -72,7 +74,7 @@ def changes(
     Raises:
         DataError: there is no such gallery, column, or product, or a cosine is not finite.
     """
-    found = Changes(Search(gallery, top, where), now=now, date=date)
+    found = Changes(Search(gallery, top, where), interval_seconds, now=now, date=date)
     for batch in batches:
         if batch:
             encoded = engine.encode(np.stack([frame.picture for frame in batch]))
@@ -80,6 +82,11 @@ def changes(
         else:
             yield from found.wait()
     yield from found.end()
+
+
+def lost_after(interval_seconds: float) -> float:
+    """Seconds without a frame after which the product is gone, if frames come at an interval."""
+    return max(LOST_SECONDS, 2 * interval_seconds)
 
 
 class Changes:
@@ -95,11 +102,12 @@ class Changes:
     def __init__(
         self,
         search: Search = Search(),  # noqa: B008 (it cannot change)
+        interval_seconds: float = 1.0,
         now: Callable[[], float] = time.monotonic,
         date: Callable[[], float] = time.time,
     ):
-        """Starts without frames; for the clocks, see `changes`."""
-        self.search, self._now, self._date = search, now, date
+        """Starts without frames; for the interval and the clocks, see `changes`."""
+        self.search, self._interval, self._now, self._date = search, interval_seconds, now, date
         self._model: object = None  # that has encoded the window
         self._last: LiveFrame | None = None
         self._state = _State()
@@ -141,10 +149,15 @@ class Changes:
         if self._last is not None:
             yield from self._dated(self._state.leave(self._last.second, "stopped"))
 
-    def _lose(self, newest: float) -> Iterator[Event]:
-        if self._last is not None and newest - self._last.arrived > LOST_SECONDS:
+    def lose(self) -> Iterator[Event]:
+        """The event that the product is lost, if one is shown; frames that follow begin anew."""
+        if self._last is not None:
             yield from self._dated(self._state.leave(self._last.second, "lost"))
             self._state = _State()
+
+    def _lose(self, newest: float) -> Iterator[Event]:
+        if self._last is not None and newest - self._last.arrived > lost_after(self._interval):
+            yield from self.lose()
 
     def _dated(self, events: Iterable[Event]) -> Iterator[Event]:
         assert self._last is not None
@@ -193,7 +206,7 @@ class _State:
 
     def __init__(self) -> None:
         self.window: deque[tuple[float, Frames]] = deque(maxlen=WINDOW)
-        self._shown: Event | None = None  # with the confidence and products of its latest frames
+        self._shown: Event | None = None  # with the product, confidence, and products of its latest frames
         self._changed = -math.inf  # when the newest part began that has counted
 
     def update(self, parts: Sequence[Segment], turn: Turn) -> Iterator[Event]:
@@ -216,7 +229,9 @@ class _State:
                     yield self._shown
                 self._changed = begin
             elif self._shown and part.product:
-                self._shown = self._shown._replace(confidence=part.confidence, products=part.products)
+                self._shown = self._shown._replace(
+                    product=part.product, confidence=part.confidence, products=part.products
+                )
 
     def leave(self, second: float, reason: str | None = None) -> Iterator[Event]:
         """The event that the product is gone, if one is shown; without a reason, since something else is shown."""

@@ -74,7 +74,7 @@ class Window:
     def _interval_of(self, time: float) -> int:
         if not math.isfinite(time):
             raise DataError(f"time: found {time}, expected a number of seconds")
-        return math.floor(time / self._interval)
+        return math.floor(round(time / self._interval, 3))  # 0.3 / 0.1 is less than 3 in floating point
 
 
 class Stream:
@@ -86,8 +86,8 @@ class Stream:
     - when it jumps back by more than a window, as after a reconnection;
     - when `LATE_FRAMES` frames in a row are late and bring nothing new, as after a small jump back.
 
-    Until the new window has `CONFIRMED` frames, a frame that belongs to the previous one goes on with that: a single
-    stray time loses nothing.
+    Until the new window has `CONFIRMED` frames, a frame that belongs to the previous one goes on with that and its
+    sentences: a single stray time loses nothing.
 
     Any number of threads may use a stream at once.
     """
@@ -110,7 +110,8 @@ class Stream:
         self._previous: tuple[Window, float] | None = None
         self._count = 0  # frames since the current window has begun or has been returned to
         self._late: list[float] = []  # times of late frames in a row
-        self._sentences = collections.deque[Sentence](maxlen=NUM_SENTENCES)
+        self._sentences = _no_sentences()
+        self._previous_sentences = _no_sentences()  # of the previous window
 
     def window(self, time: float) -> tuple[Window, bool]:
         """The window that a frame of this time belongs to, and whether it has been started for it.
@@ -126,13 +127,17 @@ class Stream:
                 other = self._previous if self._previous and returns else (self._new(), time)
                 restarted = not returns
                 if restarted:  # a speech recognizer is behind the frames: what it has told was said before
-                    self._sentences.clear()
+                    self._previous_sentences, self._sentences = self._sentences, _no_sentences()
+                else:
+                    self._previous_sentences.extend(self._sentences)
+                    self._sentences, self._previous_sentences = self._previous_sentences, _no_sentences()
                 self._previous, self._count = (self._current, self._newest), 0
                 self._current, self._newest = other
             self._newest = time if self._newest is None else max(self._newest, time)
             self._count += 1
             if self._count >= CONFIRMED:
                 self._previous = None
+                self._previous_sentences.clear()
             if not useless:
                 self._late.clear()
             return self._current, restarted
@@ -140,7 +145,7 @@ class Stream:
     def add_text(self, start: float, end: float, text: str) -> None:
         """Adds what is said from one moment to another, in any order; times are of the same clock as the frames'.
 
-        The newest `NUM_SENTENCES` texts are kept, and none when the clock jumps and a new window begins.
+        The newest `NUM_SENTENCES` texts are kept. A new window begins without any.
 
         Args:
             start: seconds.
@@ -186,3 +191,7 @@ class Stream:
             return False
         self._late.clear()
         return True
+
+
+def _no_sentences() -> collections.deque[Sentence]:
+    return collections.deque(maxlen=NUM_SENTENCES)

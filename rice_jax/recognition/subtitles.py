@@ -18,6 +18,10 @@ SUFFIXES = (".srt", ".vtt", ".json")
 TIME = r"(?:\d+:)?\d\d?:\d\d[.,]\d+"
 TIMES = re.compile(rf"\s*({TIME})\s+-->\s+({TIME})(\s.*)?")
 STYLE = re.compile(r"\{\\[^}]*\}")  # FFmpeg turns tags into those of ASS
+# The same in WebVTT, where FFmpeg also escapes what ASS would take for a tag or a sign of its own.
+ESCAPED = re.compile(r"\\(N|h|\{\{\}|\u2060)|\{[^}]*\}")
+PLAIN = {"N": "\n", "h": " ", "{{}": "{", "\u2060": "\\"}
+SILENCE = ({"text": ""}, {"text": "", "result": []})  # an utterance of Vosk in which nothing is said
 RECOGNIZED = '{"segments": [{"start": 0.0, "end": 1.5, "text": "…"}]}'
 # Whisper takes a segment for silence if both are exceeded.
 NO_SPEECH, LOGPROB = 0.6, -1.0
@@ -98,13 +102,19 @@ def _subtitles(text: str, name: str) -> Iterator[Sentence]:
                 for subtitle in packet.decode():
                     if isinstance(subtitle, AssSubtitle) and packet.pts is not None and packet.time_base:
                         start, length = packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base
-                        said = STYLE.sub("", subtitle.dialogue.decode(errors="replace"))
                         num_read += 1
-                        yield Sentence(float(start), float(start + length), _one_line(said))
+                        yield Sentence(float(start), float(start + length), _one_line(_said(subtitle, kind)))
     except (av.FFmpegError, IndexError) as error:
         raise DataError(f"{name}: found no subtitles ({error}); expected SubRip, WebVTT, or JSON") from error
     if not num_read and kind == "srt":
         raise DataError(f"{name}: found no subtitles, expected SubRip, WebVTT, or JSON")
+
+
+def _said(subtitle: AssSubtitle, kind: str) -> str:
+    if kind == "srt":
+        return STYLE.sub("", subtitle.dialogue.decode(errors="replace"))
+    text = subtitle.ass.decode(errors="replace").split(",", 8)[-1]  # `dialogue` takes an escaped brace for a comment
+    return ESCAPED.sub(lambda found: PLAIN.get(found[1], ""), text)
 
 
 class _Malformed(Exception):
@@ -116,10 +126,14 @@ def _recognized(text: str, name: str) -> Iterator[Sentence]:
         found = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{name}:{error.lineno}: {error.msg}; expected JSON such as {RECOGNIZED}") from error
+    except ValueError as error:  # Python limits the digits that it reads
+        raise DataError(f"{name}: found a number with too many digits; expected JSON such as {RECOGNIZED}") from error
     except RecursionError as error:
         raise DataError(f"{name}: is nested too deeply; expected JSON such as {RECOGNIZED}") from error
     number = 0
     for value in found if isinstance(found, list) else [found]:
+        if value in SILENCE:
+            continue
         key = next((key for key in FORMS if isinstance(value, dict) and isinstance(value.get(key), list)), None)
         if key is None and value is found:
             raise DataError(f"{name}: found no list of segments, expected JSON such as {RECOGNIZED}")

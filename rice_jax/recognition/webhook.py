@@ -13,7 +13,8 @@ from urllib3.util import parse_url
 from rice_jax.types import DataError
 
 MAX_QUEUED = 1000  # events; then the oldest are dropped
-TRIES, BACK_OFF, LONGEST_BACK_OFF = 10, 1.0, 60.0  # about five minutes for an event
+# About five minutes for an event, whatever its receiver asks for: later ones wait for it.
+TRIES, BACK_OFF, LONGEST_BACK_OFF = 10, 1.0, 60.0
 TIMEOUT_SECONDS = 10.0  # of one request
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses after which another try may succeed
 
@@ -46,7 +47,7 @@ class Webhook:
         self._url, self._name = url, f"{parts.scheme}://{parts.host}"  # the rest may hold secrets
         self._retry = urllib3.Retry(
             TRIES, backoff_factor=back_off, backoff_max=LONGEST_BACK_OFF, status_forcelist=PASSING,
-            allowed_methods=None, redirect=False, raise_on_status=False,
+            allowed_methods=None, redirect=False, raise_on_status=False, respect_retry_after_header=False,
         )  # fmt: skip
         self._queue: Queue[dict] = Queue(MAX_QUEUED)
         self._dropped = 0

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from rice_jax.pages.album import thumbnail
-from rice_jax.recognition.changes import LOST_SECONDS, Changes, Event, Search
+from rice_jax.recognition.changes import Changes, Event, Search, lost_after
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.follow import LiveFrame, follow
 from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
+from rice_jax.recognition.stream import Window
 from rice_jax.serving.events import EventLog
 from rice_jax.serving.stills import Still, Stills
 from rice_jax.types import DataError
@@ -94,17 +95,19 @@ class PushedPicture(NamedTuple):
 class Pushed:
     """The events of a stream whose pictures are pushed. Any number of threads may push."""
 
-    def __init__(self, write: Write, now: Callable[[], float] = time.monotonic):
+    def __init__(self, write: Write, interval: float = 1.0, now: Callable[[], float] = time.monotonic):
         """Starts without pictures.
 
         Args:
             write: writes an event as JSON.
+            interval: distance in seconds between the pictures.
             now: the clock, in seconds.
         """
         self._teller, self._lock, self._now = Teller(write), threading.Lock(), now
-        self._changes = Changes(now=now)
+        self._changes = Changes(interval_seconds=interval, now=now)
         self._last: LiveFrame | None = None
-        self._ahead = 0.0  # of the events' clock to that of the pictures
+        self._window: Window | None = None  # of the latest picture
+        self._ahead = 0.0  # of the events' clock to that of the window's pictures
 
     @property
     def log(self) -> EventLog:
@@ -116,18 +119,19 @@ class Pushed:
         """The event since which a product is shown."""
         return self._teller.shown
 
-    def push(self, engine: Engine, picture: PushedPicture, restarted: bool, search: Search) -> None:
+    def push(self, engine: Engine, picture: PushedPicture, window: Window, search: Search) -> None:
         """Adds a picture; one that is late is left out.
 
         Args:
             engine: ranks, and has encoded the picture.
             picture: to add.
-            restarted: whether the clock of the pictures has jumped.
+            window: that the picture belongs to; each has a clock of its own.
             search: which products are searched.
         """
         with self._lock:
             now, last = self._now(), self._last
-            if last is None or restarted:
+            if window is not self._window:
+                self._window = window
                 self._ahead = (last.second + now - last.arrived if last else 0.0) - picture.time
             second = picture.time + self._ahead
             if last is None or second > last.second:
@@ -158,7 +162,7 @@ class State(NamedTuple):
     """The state of a followed source."""
 
     state: str  # "connecting", "live", "waiting" (for the next try), "ended", or "failed"
-    reason: str | None = None  # why it waits, has ended, or has failed
+    reason: str | None = None  # why it waits, has ended, or has failed, or why its pictures are not recognized
     pictures: int = 0  # that have been looked at
 
 
@@ -194,8 +198,9 @@ class Followed:
         self._teller, self._stop = Teller(write), threading.Event()
         self._connection, self._latest = State("connecting"), time.monotonic()
         self._final: State | None = None
+        self._trouble: str | None = None  # why the latest pictures could not be recognized
         self._engine_now, self._engine, self._encode = engine, engine(), encode
-        self._changes, self._interval = Changes(search), interval
+        self._changes, self._interval = Changes(search, interval), interval
         self._connected = threading.Lock()  # held while there is a connection
         self._thread = threading.Thread(target=self._run, name=f"{THREAD} {name}", daemon=True)
         self._thread.start()
@@ -213,10 +218,10 @@ class Followed:
     @property
     def state(self) -> State:
         """Of the source; one that is connected but silent, such as a file that no longer grows, is waited for."""
-        state, patience = self._final or self._connection, max(LOST_SECONDS, 2 * self._interval)
+        state, patience = self._final or self._connection, lost_after(self._interval)
         if state.state == "live" and time.monotonic() - self._latest > patience:
             return state._replace(state="waiting", reason=f"no picture has come for {patience:g} seconds")
-        return state
+        return state._replace(reason=self._trouble) if state.state == "live" else state
 
     @property
     def is_running(self) -> bool:
@@ -235,12 +240,11 @@ class Followed:
         state = "ended"
         try:
             for batch in self._batches():
-                if batch:
-                    frames = self._encode(self._engine, [frame.picture.prepared for frame in batch])
-                    self._teller.look(self._engine, [(own.second, own.picture.small) for own in batch], frames)
-                    self._teller.tell(self._changes.add(self._engine, batch, frames))
-                else:
-                    self._teller.tell(self._changes.wait())
+                try:
+                    self._recognize(batch)
+                except Exception as error:  # the next picture or index may be better
+                    self._report(error)
+                    self._teller.tell(self._changes.lose())
             reason = "it was stopped" if self._stop.is_set() else "it is complete"
         except Exception as error:
             expected = isinstance(error, DataError)
@@ -248,8 +252,25 @@ class Followed:
             logger.warning("%s; it is no longer followed", reason, exc_info=None if expected else error)
         finally:
             self._stop.set()
-        self._final = State(state, reason, self._connection.pictures)
-        self._teller.tell(self._changes.end(), close=True)
+        self._final, changes = State(state, reason, self._connection.pictures), self._changes
+        del self._engine, self._changes  # it may be remembered for long, and would keep an index and a model in memory
+        self._teller.tell(changes.end(), close=True)
+
+    def _recognize(self, batch: Sequence[LiveFrame]) -> None:
+        if not batch:
+            return self._teller.tell(self._changes.wait())
+        frames = self._encode(self._engine, [frame.picture.prepared for frame in batch])
+        self._teller.look(self._engine, [(own.second, own.picture.small) for own in batch], frames)
+        self._teller.tell(self._changes.add(self._engine, batch, frames))
+        self._trouble = None
+
+    def _report(self, error: Exception) -> None:
+        """Says why pictures are not recognized, once for all that follow one another."""
+        expected = isinstance(error, DataError)
+        reason = f"pictures are not recognized: {error if expected else type(error).__name__}"
+        if reason != self._trouble:
+            logger.warning("%s: %s", self.source, reason, exc_info=None if expected else error)
+        self._trouble = reason
 
     def _batches(self) -> Iterator[list[LiveFrame]]:
         """Pictures, prepared for the engine; those that were for another model are left out."""

@@ -247,7 +247,7 @@ def _live(service: Service, shops: Shops, listeners: Listeners) -> APIRouter:
     async def follow(request: Request, stream_id: StreamId) -> StreamStateResponse:
         """Follows a source, until the stream is ended."""
         query = await uploads.read_json(request.headers.get("content-type", ""), request.stream(), SourceQuery)
-        return service.follow(shops[_name(request)], stream_id, query)
+        return await service.follow(shops[_name(request)], stream_id, query)
 
     @router.get("/streams/{stream_id}")
     async def stream(request: Request, stream_id: StreamId) -> StreamStateResponse:

@@ -125,7 +125,7 @@ class Service:
 
     async def recognize(self, shop: Shop, upload: Upload, work: Work) -> RecognitionResponse:
         """Encodes a clip or video, a few frames at a time, together with those of other requests, and ranks."""
-        shop.require_products(upload.query)
+        await _run(self._rankers, shop.require_products, upload.query)
         settings = self._limits, self._interval, shop.engine.prepare
         reading = Reading()
         if upload.video:
@@ -150,7 +150,7 @@ class Service:
 
     async def push(self, shop: Shop, picture: File, stream_id: str, query: StreamQuery) -> StreamResponse:
         """Puts a picture into a stream's window and ranks."""
-        shop.require_products(query)
+        await _run(self._rankers, shop.require_products, query)
         name = StreamName(shop.name, stream_id)
         if followed := self.lives.followed(name):
             if not followed.log.is_closed:
@@ -168,7 +168,7 @@ class Service:
                 # would see other pixels while somebody listens.
                 small, _ = await _run(self._decoders, thumbnail, picture.read())
                 own = PushedPicture(query.time, frame, small)
-                await _run(self._rankers, pushed.push, shop.engine, own, restarted, _search(query))
+                await _run(self._rankers, pushed.push, shop.engine, own, window, _search(query))
         kept = window.frames()
         assert kept, "an empty window wants every frame"
         newest, frames = kept
@@ -208,14 +208,14 @@ class Service:
         found = self.streams.end(_key(shop, stream_id)), self.lives.end(StreamName(shop.name, stream_id))
         return any(found)
 
-    def follow(self, shop: Shop, stream_id: str, query: SourceQuery) -> StreamStateResponse:
+    async def follow(self, shop: Shop, stream_id: str, query: SourceQuery) -> StreamStateResponse:
         """Follows a source.
 
         Raises:
             HTTPException: it is not allowed (403), there are no such products (404), the stream has a source or pushed
                 pictures already (409), or too many are followed (503).
         """
-        shop.require_products(query)
+        await _run(self._rankers, shop.require_products, query)
         name = StreamName(shop.name, stream_id)
         try:
             self._allowed.require(query.url)
@@ -228,9 +228,9 @@ class Service:
             return Followed(
                 stream_id,
                 Source(query.url, max_delay=query.max_delay, allowed=self._allowed),
-                lambda: self._shops[shop.name].engine,
+                lambda: self._shops[name.shop].engine,
                 self._batcher.encode_and_wait,
-                self._writes(shop, stream_id),
+                self._writes(name),
                 self._interval,
                 _search(query),
             )
@@ -244,14 +244,14 @@ class Service:
         Raises:
             HTTPException: there is none (404).
         """
-        live = self.lives.get(self._require_stream(shop, stream_id))
-        source = None
+        name, source = self._require_stream(shop, stream_id), None
+        live = self.lives.get(name)
         if isinstance(live, Followed):
             source = SourceResponse(url=str(live.source), **live.state._asdict())
         shown = live.shown if live else None
         stream = self.streams.get(_key(shop, stream_id))
         speech = _said(stream.sentences[-NUM_SAID:]) if stream else []
-        written = shown and self._writes(shop, stream_id)(*shown)
+        written = shown and self._writes(name)(*shown)
         return StreamStateResponse(id=stream_id, source=source, shown=written, speech=speech)
 
     def events(self, shop: Shop, stream_id: str) -> EventLog:
@@ -263,7 +263,7 @@ class Service:
         name = self._require_stream(shop, stream_id)
         live = self.lives.get(name)
         if live is None:
-            live = self.lives.pushed[name] = Pushed(self._writes(shop, stream_id))
+            live = self.lives.pushed[name] = Pushed(self._writes(name), self._interval)
         return live.log
 
     def _require_stream(self, shop: Shop, stream_id: str) -> StreamName:
@@ -272,8 +272,8 @@ class Service:
             raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")
         return name
 
-    def _writes(self, shop: Shop, stream_id: str) -> Write:
-        return lambda event, frame: self._shops[shop.name].written(event, stream_id, frame)
+    def _writes(self, name: StreamName) -> Write:
+        return lambda event, frame: self._shops[name.shop].written(event, name.id, frame)
 
     async def listed(self, shop: Shop, listing: Listing) -> ProductsResponse:
         """Lists products of the index."""

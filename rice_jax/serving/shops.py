@@ -38,11 +38,11 @@ logger = logging.getLogger(__name__)
 
 
 class Version(NamedTuple):
-    """Tells one content of a file from the next."""
+    """Tells one content of an index's files from the next."""
 
-    written: int  # nanoseconds
-    size: int
-    number: int  # of the file; another one takes its place when an index is replaced
+    written: int  # nanoseconds, the latest
+    size: int  # of all
+    numbers: tuple[int, ...]  # of the files; others take their places when an index is replaced
 
 
 class Shop:
@@ -181,7 +181,7 @@ class Shops:
         """Loads the indexes.
 
         Args:
-            files: {name of an index: its file}.
+            files: {name of an index: its file; if there is none, its shards are in the same directory}.
             load: loads the index of a file; may share the models of the engines that are given to it.
 
         Raises:
@@ -210,7 +210,7 @@ class Shops:
         return self._shops[name]
 
     def refresh(self, name: str) -> bool:
-        """Replaces a shop if its file has been replaced; returns whether it was.
+        """Replaces a shop if a file of it has been replaced; returns whether it was.
 
         If the new index cannot be used, the log says why, and it is tried again after `RETRY_SECONDS`.
         """
@@ -244,8 +244,12 @@ class Shops:
 
     def _version(self, name: str) -> Version | None:
         with contextlib.suppress(OSError):
-            found = os.stat(self._files[name])
-            return Version(found.st_mtime_ns, found.st_size, found.st_ino)
+            file = self._files[name]
+            shards = sorted(file.parent.glob(f"*{file.suffix}"))
+            found = [os.stat(own) for own in ([file] if file.exists() else shards)]
+            if found:
+                written, size = max(own.st_mtime_ns for own in found), sum(own.st_size for own in found)
+                return Version(written, size, tuple(own.st_ino for own in found))
         return None
 
 

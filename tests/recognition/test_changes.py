@@ -133,6 +133,20 @@ def test_a_short_cut_leaves_the_product_and_a_long_one_loses_it():
     assert [event.reason for event in found] == [None, "lost", None, "stopped"]
 
 
+def test_a_product_is_not_lost_between_frames_that_come_slowly():
+    times = [40.0 * place for place in range(10)]
+    batches = [[], *([frame(time, int(time >= 200), late=0.0)] for time in times), [], []]
+    clock, now = [0.0, *times, times[-1] + 79, times[-1] + 81], [0.0]
+
+    def played():
+        for now[0], batch in zip(clock, batches, strict=True):
+            yield batch
+
+    found = list(changes(played(), FakeEngine(), interval_seconds=40.0, now=lambda: now[0]))
+    assert told(found) == [("shown", "p0", 0), ("gone", "p0", 180), ("shown", "p1", 180), ("gone", "p1", 360)]
+    assert found[-1].reason == "lost"
+
+
 def test_a_product_is_lost_even_if_no_empty_batch_tells():
     batches = [[frame(float(second), 0)] for second in [*range(10), *range(100, 110)]]
     found = list(changes(batches, FakeEngine()))
@@ -203,6 +217,17 @@ def test_a_product_that_has_left_the_index_is_gone(monkeypatch):
 
     monkeypatch.setattr(changes_module, "products_over_time", find)
     assert told(events((0, 20)))[1:3] == [("gone", "old", 0), ("shown", "p1", 0)]
+
+
+def test_a_product_that_is_gone_is_told_as_it_was_at_last(monkeypatch):
+    def find(engine, times, frames, end, **_):
+        match = Match("p0", "a", f"title {len(times)}", len(times) / 100, None, "")
+        return [Segment(times[0], end, match, len(times) / 100, (match,), slice(0, len(times)))]
+
+    monkeypatch.setattr(changes_module, "products_over_time", find)
+    shown, gone = events((0, 20))
+    assert shown.product.title == "title 3" and shown.product == shown.products[0]
+    assert gone.product.title == "title 20" and gone.product == gone.products[0] and gone.confidence == 0.2
 
 
 def test_another_model_begins_anew_and_the_product_stays(parts):

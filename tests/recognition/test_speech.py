@@ -136,6 +136,20 @@ def test_what_was_said_is_forgotten_when_the_clock_jumps():
     assert restarted and stream.speech(window) == "" and stream.speech(later) == ""
 
 
+def test_a_single_stray_time_forgets_nothing_that_was_said():
+    stream = Stream(4)
+    stream.window(100.0)
+    stream.add_text(100.0, 101.0, "before")
+    stream.window(5.0)
+    assert not stream.sentences, "they are of another clock"
+    stream.add_text(101.0, 102.0, "meanwhile")
+    stream.window(101.0)
+    assert [one.text for one in stream.sentences] == ["before", "meanwhile"]
+    for time in (5.0, 6.0, 7.0, 100.0):
+        stream.window(time)
+    assert not stream.sentences, "the window with them has been forgotten"
+
+
 @pytest.mark.parametrize(("start", "end"), [(2.0, 1.0), (float("nan"), 1.0), (0.0, float("inf"))])
 def test_times_that_are_none_are_refused(start, end):
     with pytest.raises(DataError, match="text: found second"):

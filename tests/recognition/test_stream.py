@@ -38,6 +38,14 @@ def test_of_two_frames_of_an_interval_the_first_to_come_stays():
     assert numbers(window) == [1]
 
 
+@pytest.mark.parametrize("begin", [0.0, 1_700_000_000.0])
+@pytest.mark.parametrize("interval", [0.1, 0.2, 0.3, 1 / 30])
+def test_each_picture_of_a_regular_stream_has_an_interval(interval, begin):
+    window = Window(100, interval)
+    begin = round(begin / interval) * interval
+    assert all(window.put(begin + place * interval, numbered(place)) for place in range(100))
+
+
 @pytest.mark.parametrize("interval", [0.0, -1.0, float("nan"), float("inf")])
 def test_no_interval(interval):
     with pytest.raises(DataError, match="interval_seconds: found"):

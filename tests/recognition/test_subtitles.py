@@ -45,6 +45,13 @@ def test_subtitle_files(tmp_path, newline):
     assert read_subtitles(tmp_path / "a.VTT") == [Sentence(1.25, 3.0, "一"), Sentence(4.5, 6.0, "A & B")]
 
 
+def test_signs_with_a_meaning_in_ass_are_only_text():
+    """FFmpeg turns subtitles into ASS, where a brace begins a tag and a backslash a sign."""
+    said = r"A&nbsp;B {x} \o/ \N \h, <b>b</b> {\an8}c"
+    text = f"WEBVTT\n\n00:01.000 --> 00:02.000\n{said}\n{{d"
+    assert [one.text for one in parse_subtitles(text.encode(), "x")] == [r"A B {x} \o/ \N \h, b {\an8}c {d"]
+
+
 def test_speech_recognizers(tmp_path):
     """Whisper's object with a logarithm, and a list with confidences or without."""
     path = tmp_path / "a.json"
@@ -102,6 +109,7 @@ FORMS = {
         [{"key": "x", "text": "好", "sentence_info": [{"start": 430, "end": 1500, "text": "好", "spk": 0}]}],
         Sentence(0.43, 1.5, "好"),
     ),
+    "vosk in silence": ({"text": ""},),
     "vosk": (
         [
             {
@@ -111,6 +119,8 @@ FORMS = {
                 ],
                 "text": "the mug",
             },
+            {"text": ""},
+            {"text": "", "result": []},
             {"text": "lamp", "start": 3, "end": 4},
         ],
         Sentence(1, 2, "the mug", 0.75),
@@ -173,6 +183,7 @@ def test_a_segment_is_named_with_its_line():
             '[{"start": 0, "end": 1, "text": "a", "words": %s}, 1]' % ("[" * 400 + "]" * 400),
             "a.json:1: segment 2: found 1, expected",
         ),
+        ("a.json", '[{"start": %s}]' % ("9" * 5000), "a.json: found a number with too many digits; expected JSON"),
         ("a.json", "[" * 100_000, "a.json: is nested too deeply; expected JSON such as"),
         ("a.json", '{"segments": [\n\n"a"]}', "a.json:1: segment 1: found 'a', expected `start`, `end`, and a `text`"),
         ("a.json", '{"segments": [\n{"words": 1}]}', "a.json:2: segment 1: found {'words': 1}, expected `start`"),

@@ -24,6 +24,7 @@ def receiver():
             server.received.append((self.headers["Content-Type"], json.loads(body)))
             self.send_response(server.statuses.pop(0) if server.statuses else 200)
             self.send_header("Content-Length", "0")
+            self.send_header("Retry-After", "3600")
             self.end_headers()
 
         def log_message(self, *arguments):
@@ -54,6 +55,7 @@ def test_events_arrive_in_order(receiver, caplog):
 
 
 def test_an_event_that_fails_is_sent_again(receiver, caplog):
+    """Soon, however late the receiver asks for it."""
     receiver.statuses += [503, 500, 429]
     webhook = Webhook(receiver.url, back_off=0.001)
     webhook.send({"number": 0})

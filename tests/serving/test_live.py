@@ -367,6 +367,6 @@ def test_a_source_that_falls_silent_is_not_live(engine, shop, monkeypatch):
         return state, followed.state.state
 
     monkeypatch.setattr(live_module, "live_pictures", pictures)
-    monkeypatch.setattr(live_module, "LOST_SECONDS", 0.2)
+    monkeypatch.setattr(changes_module, "LOST_SECONDS", 0.2)
     state, at_last = asyncio.run(follow())
     assert (state.reason, state.pictures, at_last) == ("no picture has come for 0.2 seconds", 1, "ended")

@@ -1,5 +1,6 @@
 """An index is replaced while it is searched."""
 
+import contextlib
 import copy
 import dataclasses
 import gc
@@ -10,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rice_jax.index.store import FILE, read_index, write_index
+from rice_jax.index.store import FILE, Shard, read_index, write_index
+from rice_jax.recognition.allowed import parse_allowed
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.products import by_gallery
 from rice_jax.serving import service, shops
 from rice_jax.serving.shops import Shops
+from tests.serving.live import listening
 from tests.serving.serving import BATCH_SIZES, asking, clip, until
 from tests.shop import make_shop, png
 
@@ -131,6 +134,19 @@ def test_an_index_that_cannot_be_used_does_not_replace_the_old_one(engine, shop,
         assert "its model is on its way" in caplog.text, "it is tried again"
 
 
+def test_an_index_of_shards_is_replaced_when_a_shard_is(engine, shop, tmp_path):
+    for number, rows in enumerate((range(4), range(4, 8))):
+        write_index(tmp_path, shop.index.take(rows), Shard(number, 2))
+    found = Shops({"": tmp_path / FILE}, load(engine))
+    before = found[""].health(1.0, False)
+    assert before.products == 8 and abs(before.loaded - before.written).total_seconds() < 60
+    assert not found.refresh("")
+    write_index(tmp_path, shop.index.take(range(4, 6)), Shard(1, 2))
+    assert found.refresh("") and found[""].num_products == 6
+    (tmp_path / Shard(1, 2).file).unlink()
+    assert not found.refresh("") and found.stale == {""}, "one is missing"
+
+
 @pytest.fixture
 def no_collection():
     """Python frees only what nothing refers to, as it would long before it looks for cycles."""
@@ -140,17 +156,28 @@ def no_collection():
 
 
 def test_the_old_index_does_not_stay_in_memory(engine, file, shop, no_collection):
+    """Not even for a stream whose events are listened to, or for one that has ended and is remembered."""
     found = Shops({"": file}, load(engine))
-    with asking(found, watch=True) as client:
+    film = file.parent / "film.mp4"
+    film.write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x08mdat")  # its index would come at its end
+    allowed = parse_allowed([str(film)])
+    with asking(found, watch=True, allowed=allowed) as client, contextlib.ExitStack() as stack:
         old = weakref.ref(found[""].engine)
         assert client.post("/recognize", files=clip(shop, 2)).status_code == 200
         client.get("/images/" + shop.index.digests[2])
         push = {"content": png(shop.pictures[1]), "headers": {"content-type": "image/png"}}
         assert client.post("/streams/s/frames?time=1", **push).status_code == 200
+        next_event = stack.enter_context(listening(client, "/streams/s/events"))
+        for second in range(2, 9):
+            client.post(f"/streams/s/frames?time={second}", **push)
+        assert next_event()[0]["event"] == "shown"
+        assert client.post("/streams/t/source", json={"url": str(film)}).status_code == 201
+        until(lambda: client.get("/streams/t").json()["source"]["state"] == "failed")
         write_index(file.parent, shop.index.take(range(5)))
         until(lambda: client.get("/healthz").json()["products"] == 5)
-        assert client.post("/streams/s/frames?time=2", **push).json()["num_frames"] == 2, "the stream goes on"
+        assert client.post("/streams/s/frames?time=9", **push).json()["num_frames"] == 4, "the stream goes on"
         until(lambda: old() is None)
+        assert client.get("/streams/t").json()["source"]["state"] == "failed"
 
 
 def test_streams_begin_anew_with_another_model(engine, shop, file):

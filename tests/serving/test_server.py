@@ -3,6 +3,7 @@
 import copy
 import io
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rice_jax.recognition.allowed import parse_allowed
 from rice_jax.recognition.recognizer import Recognizer, encode_video, products_over_time
 from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.video import read_video
 from rice_jax.serving.limits import Limits
+from rice_jax.serving.shops import Shop
 from rice_jax.serving.streams import StreamKey, Streams
 from tests.serving.serving import asking, clip, frames, until, video
 from tests.shop import png, write_mp4
@@ -139,6 +142,27 @@ def test_a_broken_frame_is_named(client, shop):
     for kind in ("image/jpeg", "application/octet-stream", "IMAGE/JPEG; charset=utf-8"):
         answer = client.post("/recognize", files=[("frames", ("x", jpeg.getvalue()[:-200], kind))])
         assert answer.status_code == 400 and "truncated" in answer.json()["detail"], answer.text
+
+
+def test_conditions_hold_no_other_request_up(engine, shop, monkeypatch):
+    """They are compared with all products, which takes long."""
+    threads, require = [], Shop.require_products
+
+    def record(self, selection):
+        threads.append(threading.current_thread().name)
+        return require(self, selection)
+
+    monkeypatch.setattr(Shop, "require_products", record)
+    with asking(engine, allowed=parse_allowed(["127.0.0.1:9"])) as client:
+        picture = {"content": png(shop.pictures[1]), "headers": {"content-type": "image/png"}}
+        source = {"url": "http://127.0.0.1:9/a.ts", "where": ["color=red"]}
+        for answer in (
+            client.post("/recognize", files=clip(shop, 1), data={"where": "color=red"}),
+            client.post("/streams/s/frames?time=1&where=color=red", **picture),
+            client.post("/streams/s/source", json=source),
+        ):
+            assert answer.status_code == 404 and "no column 'color'" in answer.json()["detail"], answer.text
+    assert len(threads) == 3 and all(name.startswith("ranker") for name in threads)
 
 
 def test_videos_are_measured(client, shop, tmp_path):
