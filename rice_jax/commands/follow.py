@@ -37,7 +37,8 @@ def follow_live(options: argparse.Namespace, load: Callable[[], Engine]) -> None
     with _set_by_signals(stop), contextlib.ExitStack() as closing:
         if webhook:
             closing.callback(webhook.close, WEBHOOK_SECONDS)  # after an error, too
-        for event in changes(batches, engine, gallery=options.gallery, top=options.top, where=options.where):
+        asked = {"gallery": options.gallery, "top": options.top, "where": options.where}
+        for event in changes(batches, engine, interval_seconds=options.interval_seconds, **asked):
             line = event_line(event)
             if webhook:
                 webhook.send(line)
