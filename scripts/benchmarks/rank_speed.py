@@ -23,7 +23,7 @@ COLUMNS = {
     "queries": ",",
     "images": ",",
     "galleries": ",",
-    "by": "",
+    "by": "12",
     "seconds": ".2f",
     "core_seconds": ".2f",
     "of_our_seconds": ".2f",
