@@ -37,8 +37,15 @@ def follow_live(options: argparse.Namespace, load: Callable[[], Engine]) -> None
     with _set_by_signals(stop), contextlib.ExitStack() as closing:
         if webhook:
             closing.callback(webhook.close, WEBHOOK_SECONDS)  # after an error, too
-        asked = {"gallery": options.gallery, "top": options.top, "where": options.where}
-        for event in changes(batches, engine, interval_seconds=options.interval_seconds, **asked):
+        events = changes(
+            batches,
+            engine,
+            gallery=options.gallery,
+            top=options.top,
+            where=options.where,
+            interval_seconds=options.interval_seconds,
+        )
+        for event in events:
             line = event_line(event)
             if webhook:
                 webhook.send(line)

@@ -158,13 +158,12 @@ def merge_shards(
         dimensions: see `build_index`.
         store_as: see `build_index`.
 
-    An index that is there already is replaced if the same model made it of the same pictures' directory or list; it
-    keeps a calibration of own clips. If another program changes it, this one waits until that one is done.
+    An existing index is replaced if the same model made it from the same source; its calibration is kept if it is one
+    of own clips. If another program changes the index, this one waits until that one is done.
 
     Raises:
-        CheckpointError: another model made the index that is there.
-        DataError: a shard is missing or damaged, the index that is there is of another source, or `make_smaller`
-            raises.
+        CheckpointError: another model made the existing index.
+        DataError: a shard is missing or damaged, the existing index is of another source, or `make_smaller` raises.
         FileNotFoundError: there is no shard.
     """
     paths = sorted(Path(shards).glob(SHARDS))

@@ -28,12 +28,11 @@ from rice_jax.types import DataError, counted
 
 CHANGES = ("add", "mirror", "remove")
 
+logger = logging.getLogger(__name__)
+
 
 class UnusablePictures(DataError):
     """Some pictures cannot be used; all others are in the index."""
-
-
-logger = logging.getLogger(__name__)
 
 
 def build_index(

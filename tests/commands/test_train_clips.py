@@ -204,12 +204,18 @@ def test_what_the_comparison_needs_is_checked_before_a_video_is_read(live_shop):
     train_clips.check_comparison(index)
 
 
-def test_frames_are_stored_for_the_size_that_is_trained(films, live_shop, tmp_path, monkeypatch):
-    makings = []
-    monkeypatch.setattr(train_clips, "write_data_sets", lambda *values, **_: makings.append(values[4]))
+@pytest.fixture
+def makings(monkeypatch):
+    """How the data sets of a command that ends before its training, on one device, are made."""
+    found = []
+    monkeypatch.setattr(train_clips, "write_data_sets", lambda *values, **_: found.append(values[4]))
     monkeypatch.setattr(train_clips, "_train", lambda *_: sys.exit(3))
     monkeypatch.setattr(train_clips.jax, "device_count", lambda: 1)
     monkeypatch.setattr(train_clips, "create_mesh", lambda _: create_mesh(MeshConfig(), jax.devices()[:1]))
+    return found
+
+
+def test_frames_are_stored_for_the_size_that_is_trained(films, live_shop, tmp_path, makings):
     arguments = [f"--index={live_shop.directory}", f"--out={tmp_path / 'run'}", "--config.data.resize=40"]
     with pytest.raises(SystemExit, match="3"):
         cli.main(["train", str(films / "clips.csv"), *arguments])
@@ -232,11 +238,8 @@ def test_the_warm_up_is_at_most_a_tenth_of_the_steps(flags, expected):
     assert train_clips.shorten_warmup(config, flags).optimizer.warmup_steps == expected
 
 
-def test_few_clips_for_a_calibration_are_told_at_the_start(films, live_shop, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_clips, "write_data_sets", lambda *_, **__: None)
-    monkeypatch.setattr(train_clips, "_train", lambda *_: sys.exit(3))
-    monkeypatch.setattr(train_clips.jax, "device_count", lambda: 1)
-    monkeypatch.setattr(train_clips, "create_mesh", lambda _: create_mesh(MeshConfig(), jax.devices()[:1]))
+@pytest.mark.usefixtures("makings")
+def test_few_clips_for_a_calibration_are_told_at_the_start(films, live_shop, tmp_path, capsys):
     arguments = [f"--index={live_shop.directory}", f"--out={tmp_path / 'run'}", "--config.train.total_steps=4"]
     with pytest.raises(SystemExit, match="3"):
         cli.main(["train", str(films / "clips.csv"), *arguments])
