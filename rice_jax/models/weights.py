@@ -77,9 +77,8 @@ def load_weights(directory: str | os.PathLike) -> tuple[PyTree, dict]:
         raise CheckpointError(f"{directory}: is damaged: {damage}; {_ADVICE}")
     handler = ocp.PyTreeCheckpointHandler()
     with explain_damage(directory):
-        saved = handler.metadata(directory / "weights").tree
         # On the host, since the devices that wrote them may not exist here.
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _stored_tree(directory))
         params = handler.restore(directory / "weights", args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return params, read_config(directory)
 
@@ -95,8 +94,18 @@ def parameter_names(directory: str | os.PathLike) -> set[str]:
     """
     found = find_weights(Path(directory).absolute())
     with explain_damage(found):
-        saved = ocp.PyTreeCheckpointHandler().metadata(found / "weights").tree
-    return set(flatten_dict(saved, sep="/"))
+        return set(flatten_dict(_stored_tree(found), sep="/"))
+
+
+def _stored_tree(checkpoint: Path) -> dict:
+    """The description of each stored parameter, as a nested dict; Orbax needs about as long for it as for the values."""
+    weights = checkpoint / "weights"
+    return _read_tree(weights, (weights / "_METADATA").stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)  # a command asks several times
+def _read_tree(weights: Path, changed: int) -> dict:
+    return ocp.PyTreeCheckpointHandler().metadata(weights).tree
 
 
 def newest_weights(workdir: Path, init_from: str) -> tuple[Path, int]:
