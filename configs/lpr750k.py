@@ -10,6 +10,7 @@
 | `full` (default) | ICL, PMD, PFR | 33.77 |
 | `ipd` | the same on the patches that a detector finds | not known; the article credits IPD with +1.0 |
 
+The model leaves out faults of the reference, of which four can change a score (docs/reference.md, section 9).
 5,000 steps of 384 pairs (the reference's 4 GPUs with 96 pairs each) are 2.99 epochs, at learning rates of 1e-6 for the
 encoder and 1e-4 for new modules. `ipd` reads the boxes of `configs/detector_clip.py`; run `rice detect` on
 lpr4m/train_750k and on lpr4m/query_750k first. Hardware: any. Score: not yet run.

@@ -3,8 +3,7 @@
     scripts/detectors.sh
 
 Frames without the product are only in the evaluation; `--config.data.train=lpr4m/train` trains on some, too. Hardware:
-2 CPU cores, 0.9 seconds a step, about 8 minutes each. Score, mean of three seeds: AP50 29.6 % (frame) and 29.2 % (clip)
-on products that are not trained on; the mean training box has 9.5 %.
+2 CPU cores, 0.9 seconds a step, about 8 minutes each. Scores: docs/detection.md.
 """
 
 from rice_jax.config import load_config

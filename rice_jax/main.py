@@ -118,6 +118,8 @@ def run(config: Config, workdir: Path, mode: str) -> None:
     mesh = create_mesh(config.mesh)
     logger.info("%d %s devices as %s", mesh.size, jax.default_backend(), dict(mesh.shape))
     task = TASKS[config.task]
+    for setting in config.model.aggregation.unread:
+        logger.warning("%s: is not read with config.model.aggregation.kind=%r", setting, config.model.aggregation.kind)
     if mode == "index":
         return index(config, task, workdir, mesh)
     if mode == "train":

@@ -1,5 +1,7 @@
 """Settings of losses and aggregations that exclude each other."""
 
+import dataclasses
+
 import pytest
 
 from rice_jax.config import ConfigError
@@ -53,6 +55,14 @@ def test_bad_settings(change, message):
     with pytest.raises(ConfigError, match=message) as caught:
         resolve(values)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_another_kind_are_told():
+    aggregation = small_config(model__aggregation__transformer__differences=True).model.aggregation
+    assert [*aggregation.unread] == ["config.model.aggregation.transformer.differences=True"]
+    aggregation = small_config(model__aggregation__attention__pooling="direction").model.aggregation
+    assert [*aggregation.unread] == ["config.model.aggregation.attention.pooling='direction'"]
+    assert not [*dataclasses.replace(aggregation, kind="attention").unread]
 
 
 def test_settings_of_another_kind_do_not_matter():

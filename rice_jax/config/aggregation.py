@@ -70,3 +70,11 @@ class AggregationConfig:
                 f"config.model.aggregation.transformer.heads: found {self.transformer.heads}, expected a divisor of "
                 f"config.model.embed_dim ({embed_dim})"
             )
+
+    @property
+    def unread(self) -> Iterator[str]:
+        """Settings that someone has set, of a kind that is not chosen."""
+        for kind, defaults in (("attention", AttentionConfig()), ("transformer", FrameTransformerConfig())):
+            for name, default in vars(defaults).items() if kind != self.kind else ():
+                if (found := getattr(getattr(self, kind), name)) != default:
+                    yield f"config.model.aggregation.{kind}.{name}={found!r}"

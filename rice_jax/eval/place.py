@@ -17,11 +17,13 @@ from rice_jax.config import Config, resolve
 from rice_jax.config.upgrade import upgrade
 from rice_jax.eval.results import FILE, read_about
 from rice_jax.input.digest import data_digest
+from rice_jax.input.text_embeddings import read_embeddings
+from rice_jax.input.texts import KINDS
 from rice_jax.models.weights import CHECKPOINTS, newest_step, read_config
 
 PREFIX = "eval-"  # of the directories of further evaluations
-SETTINGS = ("num_frames", "resize", "image_size", "num_boxes", "ipd", "ipd_use", "ipd_margin")
-DIGESTS = ("data", "query_boxes")  # what a digest stands for
+SETTINGS = ("num_frames", "resize", "image_size", "num_boxes", "ipd", "ipd_use", "ipd_margin", "aggregation")
+DIGESTS = ("data", "query_boxes", "texts")  # what a digest stands for
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,9 @@ def describe(config: Config) -> dict[str, Any]:
         with open(data.query_boxes, "rb") as file:
             about["query_boxes"] = hashlib.file_digest(file, "sha256").hexdigest()
         about["box_min_score"] = data.box_min_score
+    if data.texts:
+        embeddings = [read_embeddings(data.texts, kind) for kind in KINDS]
+        about["texts"] = [own.digest if own else "" for own in embeddings]
     return about
 
 
@@ -121,7 +126,10 @@ def _settings(config: Config) -> dict[str, Any]:
         about["num_boxes"] = model.detector.num_boxes
     if model.ipd != "off":
         about |= {"ipd": model.ipd, "ipd_use": model.ipd_use, "ipd_margin": model.ipd_margin}
-    if config.eval.score != "mean":  # version 0.2 knew no other
+    if model.aggregation.kind != "features":  # version 0.2 knew no other
+        own = getattr(model.aggregation, model.aggregation.kind, None)
+        about["aggregation"] = {"kind": model.aggregation.kind} | (dataclasses.asdict(own) if own else {})
+    if config.eval.score != "mean":  # nor this
         about["score"] = config.eval.score
     return about
 

@@ -98,7 +98,7 @@ def parameter_names(directory: str | os.PathLike) -> set[str]:
 
 
 def _stored_tree(checkpoint: Path) -> dict:
-    """The description of each stored parameter, as a nested dict; Orbax needs about as long for it as for the values."""
+    """Describes each stored parameter, as a nested dict; Orbax takes about as long for it as for the values."""
     weights = checkpoint / "weights"
     return _read_tree(weights, (weights / "_METADATA").stat().st_mtime_ns)
 

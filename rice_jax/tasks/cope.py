@@ -165,6 +165,13 @@ def _problems(config: Config) -> Iterator[str]:
         )
     if data.batch_size < 2:
         yield f"config.data.batch_size: found {data.batch_size}, expected 2 or more: products are contrasted"
+    if data.random_frames:
+        yield (
+            "config.data.random_frames: found True with config.task='cope', expected False: a page's first picture is "
+            "its main one, and a video's frames are spread evenly"
+        )
+    if not loss.mask_same_image:
+        yield ("config.loss.mask_same_image: found False with config.task='cope', which does not read it; leave it out")
     if loss.pmd_weight:
         yield (
             f"config.loss.pmd_weight: found {loss.pmd_weight} with config.task='cope', expected 0: COPE has no decoder"

@@ -31,6 +31,7 @@ from rice_jax.eval.results import (
     WEIGHTED_MATCH,
     Row,
     rankings_file,
+    read_about,
     read_results,
     write_rankings,
     write_results,
@@ -52,6 +53,7 @@ from rice_jax.parallel.processes import agree
 from rice_jax.tasks.task import Run
 
 LABELS = ("scale", "duration", "number", "category", "source", "speech")
+WEIGHTS = "text_weights", "match_weights"  # that rows of `results.json` were ranked with
 NUM_TOP = 10  # products of a query in `rankings.jsonl`, unless more are matched
 
 
@@ -338,8 +340,11 @@ class RetrievalEvaluator:
         """Writes the results and the rankings of this evaluation, the newest of which comes last."""
         if jax.process_index():
             return
-        data, directory = self._data, self._run.place.directory
+        data, place = self._data, self._run.place
         *_, row = rankings
+        former = read_about(place.results) if place.results.exists() else {}
+        if former.get("step") == row.step:  # an evaluation with fewer rows leaves the others as they are
+            further = {name: former[name] for name in WEIGHTS if name in former} | further
         about = {
             "step": row.step,
             "data_dir": data.data_dir,
@@ -347,13 +352,13 @@ class RetrievalEvaluator:
             "gallery": data.gallery,
             "num_frames": data.num_frames,
             "rankings": dataclasses.asdict(row),
-            "evaluation": self._run.place.evaluation,
+            "evaluation": place.evaluation,
             **further,
         }
-        write_results(self._run.place.results, results, about)
+        write_results(place.results, results, about)
         for own, ranked in rankings.items():
             name = "rankings.jsonl" if own == row else rankings_file(own.ranking)
-            write_rankings(directory / name, ranked)
+            write_rankings(place.directory / name, ranked)
 
     def _score(self, ranked: ranking.Ranking, seconds: float | None = None) -> metrics.Result:
         values = {label: [getattr(query, label) for query in self._queries] for label in LABELS}

@@ -12,6 +12,7 @@ from rice_jax.eval.results import Row, read_results, write_results
 from rice_jax.models.weights import save_weights
 from rice_jax.types import DataError
 from tests.eval.evaluations import evaluation
+from tests.input.test_text_embeddings import write as write_embeddings
 from tests.settings import small_config
 
 
@@ -53,6 +54,8 @@ def test_the_own_evaluation_stays_where_it_is(shop, workdir, overrides):
         ({"model__image_size": 24, "data__resize": 24}, "image_size is 24 instead of 16, resize is 24 instead of 20"),
         ({"model__ipd": "boxes"}, "ipd is 'boxes' instead of None"),
         ({"eval__score": "frames"}, "score is 'frames' instead of None"),
+        ({"model__aggregation__kind": "embeddings"}, r"aggregation is \{'kind': 'embeddings'\} instead of None"),
+        ({"model__aggregation__kind": "attention"}, r"aggregation is \{'kind': 'attention', 'non_local': 'none', "),
         ({"data__query": "lpr4m/train"}, "other data, query is 'lpr4m/train' instead of 'lpr4m/query'"),
     ],
 )
@@ -83,6 +86,15 @@ def test_a_file_of_boxes_counts_by_its_content(shop, tmp_path):
         boxes = str(tmp_path / f"{number}.jsonl")
         overrides = {"model__ipd": "detector", "data__query_boxes": boxes, "data__train_boxes": boxes}
         found.append(describe(config_of(shop, **overrides)))
+    assert found[0] == found[1] != found[2]
+
+
+def test_embeddings_of_texts_count_by_their_content(shop, tmp_path):
+    found = []
+    for number, vectors in enumerate([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]]):
+        write_embeddings(tmp_path / str(number) / "titles.parquet", vectors)
+        texts = {"model__text": "embeddings", "model__text_dim": 2, "data__texts": str(tmp_path / str(number))}
+        found.append(describe(config_of(shop, loss__pmd_weight=1.0, **texts)))
     assert found[0] == found[1] != found[2]
 
 

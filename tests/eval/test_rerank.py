@@ -263,6 +263,8 @@ def test_weights_with_a_decoder_are_matched_before_any_training(shop, trained, t
         assert scores == sorted(scores, reverse=True)
         assert all_["rank"] == 1 + [image in all_["truths"] for image, _ in all_["top"]].index(True)
     assert [line["top"][0][0] for line in lines[1]] != [line["top"][0][0] for line in lines[50]]
+    main.run(small_config(**settings), tmp_path, "eval")
+    assert read_about(tmp_path / "results.json")["match_weights"] == about["match_weights"], "their rows stay, too"
 
 
 def test_a_run_matches_after_training_and_two_processes_read_pictures_again(shop, tmp_path):

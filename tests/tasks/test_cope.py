@@ -165,6 +165,8 @@ def test_a_class_matrix_grows_by_fresh_rows_without_moments():
             {"loss__kind": "triplet"},
             "config.loss.kind: found 'triplet' with config.task='cope', which does not read it",
         ),
+        ({"data__random_frames": True}, "random_frames: found True with config.task='cope', expected False"),
+        ({"loss__mask_same_image": False}, "mask_same_image: found False with config.task='cope', which does not"),
         ({"loss__cope__pairs": "page-video"}, "config.loss.cope.pairs: found 'page-video', expected pairs and weights"),
         ({"loss__cope__pairs": "page-page:1"}, "config.loss.cope.pairs: found 'page-page:1', expected pairs"),
         ({"loss__cope__pairs": "page-live:0"}, "config.loss.cope.pairs: found 'page-live:0', expected pairs"),
