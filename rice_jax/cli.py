@@ -1,6 +1,7 @@
 """The command `rice`; each subcommand imports only what it needs."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -79,15 +80,29 @@ rice {command} CLIPS.csv --help describes it.
 """
 CLIPS = {"eval": "", "train": " --out=RUN"}
 ALIASES = {"evaluate": "eval"}
+INTERRUPTED, PIPE_CLOSED = 130, 141  # exit codes, as shells number them
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command.
+    """Runs one command; Ctrl-C and a reader of stdout that leaves (`| head`) end it without a traceback.
 
     Args:
         arguments: of the command line, `sys.argv[1:]` by default.
     """
-    command, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    try:
+        try:
+            _run_command(sys.argv[1:] if arguments is None else arguments)
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes once more
+        sys.exit(PIPE_CLOSED)
+
+
+def _run_command(arguments: Sequence[str]) -> None:
+    command, *rest = arguments or [""]
     command = ALIASES.get(command, command)
     if command in ("", "-h", "--help", "help"):
         print(HELP)
@@ -224,16 +239,12 @@ def _compare(arguments: list[str]) -> None:
 
 def _report(job: Callable[[], None]) -> None:
     """Runs a job and logs to stderr; an expected error ends the program with one line."""
-    from rice_jax.config import ConfigError
+    from rice_jax.commands.errors import errors_in_one_line
     from rice_jax.logs import log_to_stderr
-    from rice_jax.models.weights import CheckpointError
-    from rice_jax.types import DataError
 
     log_to_stderr()
-    try:
+    with errors_in_one_line():
         job()
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, checksums of directories, and locks."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -8,12 +9,15 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+STREAMS = Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")  # directories of devices and open files
 ABANDONED_SECONDS = 24 * 3600  # a temporary file that nobody has written to for so long belongs to a killed process
 
 logger = logging.getLogger(__name__)
@@ -31,9 +35,16 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     was. If the block raises, nothing changes. Of several processes that replace a file at once, the last one wins.
 
     Args:
-        path: the file to replace or create; its directory is created if it does not exist.
+        path: the file to replace or create; its directory is created if it does not exist. A device or pipe, such as
+            /dev/stdout, is no file: the content is appended to it.
     """
     path = Path(path)
+    if path.absolute().parent in STREAMS or (path.exists() and not path.is_file()):
+        with tempfile.TemporaryDirectory() as directory:
+            yield (whole := Path(directory) / "file")
+            with whole.open("rb") as source, path.open("ab") as stream:
+                shutil.copyfileobj(source, stream)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
@@ -42,8 +53,10 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            error.filename = str(path)  # which disk is full
         raise
 
 
@@ -129,6 +142,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         LockedError: another process holds the lock, and `wait` is off.
     """
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # the holder before may have removed it
         file = path.open("a+")
         try:
             _lock(file.fileno(), path, wait)

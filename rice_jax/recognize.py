@@ -23,12 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rice_jax.commands.errors import errors_in_one_line
 from rice_jax.commands.naming_flags import add_naming_flags, naming_of
-from rice_jax.config import ConfigError
 from rice_jax.index.milvus import MAX_LIMIT, NAME, MilvusIndex
 from rice_jax.index.store import Index
 from rice_jax.logs import warnings_to_stderr
-from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.candidates import LIMIT, find_candidates
 from rice_jax.recognition.container import Reading
@@ -38,7 +37,7 @@ from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import encode_video, products_over_time
 from rice_jax.recognition.speech import said_around
 from rice_jax.recognition.subtitles import Sentence, confident, read_subtitles
-from rice_jax.recognition.video import Frame, read_video
+from rice_jax.recognition.video import Frame, read_video, require_video
 from rice_jax.types import DataError
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
     if options.report and options.video.exists() and options.report.exists() and options.report.samefile(options.video):
         parser.error(f"--report={options.report}: is the video, expected another file")
     keep_compiled()
-    try:
+    with errors_in_one_line():
         if options.follow is not None:
             from rice_jax.commands.follow import follow_live
 
@@ -98,12 +97,11 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.rec
             return
         with warnings_to_stderr():
             recognize(options)
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def recognize(options: argparse.Namespace) -> None:
     """Prints one line for each part of the video, and writes the page if `options.report` is set."""
+    require_video(options.video)  # before the model is loaded
     speech = _speech(options.subtitles, options.min_speech) if options.subtitles else None
     stored = MilvusIndex(options.uri, options.collection) if options.store else None
     engine = _engine(options, (BATCH_SIZE,), stored.first() if stored else None)

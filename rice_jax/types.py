@@ -9,13 +9,22 @@ D width, E embedding, H heads, K candidates, G gallery images, Q queries. Of a d
 of a frame, P layers of its decoder.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
+NUM_LISTED = 10  # faults named in an error
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message says what was found, where, and what to do."""
+
+
+def listed(title: str, lines: Sequence[str]) -> str:
+    """A title with the first `NUM_LISTED` of some lines below it, and the number of the others."""
+    more = [f"and {len(lines) - NUM_LISTED} more"] if len(lines) > NUM_LISTED else []
+    return "\n  ".join([title, *lines[:NUM_LISTED], *more])
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,5 +1,7 @@
 """The command `rice`."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -45,6 +47,27 @@ def test_an_unknown_command_gets_one_line():
         cli.main(["fly"])
 
 
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+def test_the_end_without_a_traceback(error, code, monkeypatch):
+    def fail(_):
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "search", fail)
+    monkeypatch.setattr(cli.os, "dup2", lambda *_: None)  # stdout is pytest's
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["search"])
+    assert stop.value.code == code
+
+
+def test_a_reader_of_the_help_that_has_left():
+    reader, writer = os.pipe()
+    os.close(reader)
+    help_of_rice = [sys.executable, "-m", "rice_jax.cli", "--help"]
+    ended = subprocess.run(help_of_rice, stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
 def test_version(capsys):
     cli.main(["--version"])
     found = capsys.readouterr().out
@@ -57,12 +80,13 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["index", "nowhere", "--model=none", "--out=shop"], "CheckpointError: .*none: found no checkpoint"),
+        (["index", "nowhere", "--model=none", "--out=shop"], "FileNotFoundError: nowhere: does not exist, expected a"),
+        (["index", ".", "--model=none", "--out=shop"], "CheckpointError: .*none: found no checkpoint"),
         (
             ["index", "nowhere", "--out=shop", "--change=remove"],
             "FileNotFoundError: shop/index.parquet: found no index",
         ),
-        (["index", "nowhere", "--out=shop"], "FileNotFoundError: shop/index.parquet: found no index"),
+        (["index", ".", "--out=shop"], "FileNotFoundError: shop/index.parquet: found no index"),
         (["compare", "a", "--workdir=b"], "DataError: found 1 runs to compare, expected two or more"),
         (["compare", "a", "c", "--workdir=b"], "FileNotFoundError: a/results.json: not found"),
     ],

@@ -26,6 +26,24 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path):
     assert path.read_text() == "one" and os.listdir(tmp_path) == ["file"]
 
 
+def test_a_device_or_a_pipe_is_written_to(tmp_path, capfd):
+    write_lines("/dev/stdout", ["to the terminal"])
+    assert capfd.readouterr().out == "to the terminal\n" and os.path.islink("/dev/stdout")
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    write_lines(pipe, ["one", "two"])
+    reader.join()
+    assert found == ["one\ntwo\n"] and pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'file'}'"), replacing(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_killed_writers_left_is_removed_after_a_day(tmp_path):
     old, new = tmp_path / "file.0123.tmp", tmp_path / "file.4567.tmp"
     for path in (old, new):

@@ -128,18 +128,18 @@ def test_a_broken_frame_is_left_out_of_the_page_too(shop, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["video.mp4"], "DataError: video.mp4: does not exist"),
-        (["video.mp4", "--gallery=c"], "DataError: found no gallery 'c'"),
+        (["video.mp4", "--index=nowhere"], "DataError: video.mp4: does not exist"),
+        (["broken.txt", "--gallery=c"], "DataError: found no gallery 'c'"),
         (
-            ["video.mp4", "--subtitles=broken.txt"],
+            ["broken.txt", "--subtitles=broken.txt"],
             "DataError: broken.txt: expected a subtitle file, whose name ends in",
         ),
         (
             ["broken.txt", "--report=out.html"],
             "DataError: 1 of 2 frames cannot be decoded; .* second 1: .*: it is empty",
         ),
-        (["video.mp4", "--checkpoint=nowhere"], "CheckpointError: .*nowhere: found no checkpoint"),
-        (["video.mp4", "--index=nowhere"], "FileNotFoundError: nowhere/index.parquet: found no index"),
+        (["broken.txt", "--checkpoint=nowhere"], "CheckpointError: .*nowhere: found no checkpoint"),
+        (["broken.txt", "--index=nowhere"], "FileNotFoundError: nowhere/index.parquet: found no index"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(shop, tmp_path, monkeypatch, capsys, arguments, message):

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rice_jax.index.spreadsheet import read_lines
-from rice_jax.types import DataError
+from rice_jax.types import NUM_LISTED, DataError, listed
 
 REQUIRED, OPTIONAL = ("clip", "product"), ("start", "end", "film")
 COLUMNS = f"{' and '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)}"
-NUM_NAMED = 10  # bad lines or clips named in an error
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +82,8 @@ def read_clips(
         for own in _overlaps(clips, lambda clip: bool(clip.product))
     ]
     are, them = ("line is", "it") if len(wrong) == 1 else ("lines are", "them")
-    found = _list(wrong, f"{path}: {len(wrong)} {are} wrong; correct {them} and run the same command again:")
+    title = f"{path}: {len(wrong)} {are} wrong; correct {them} and run the same command again:"
+    found = listed(title, wrong) if wrong else ""
     unknown = "" if products is None else _unknown(shown, products, index)
     if found or unknown:
         raise DataError("\n".join(filter(None, (found, unknown))))
@@ -119,13 +119,7 @@ def refuse(wrong: Sequence[str], title: str) -> None:
         DataError: there is something in the list.
     """
     if wrong:
-        raise DataError(_list(wrong, title))
-
-
-def _list(wrong: Sequence[str], title: str) -> str:
-    """What is wrong, under a title; "" = nothing is."""
-    more = [f"and {len(wrong) - NUM_NAMED} more"] if len(wrong) > NUM_NAMED else []
-    return "\n  ".join([title, *wrong[:NUM_NAMED], *more]) if wrong else ""
+        raise DataError(listed(title, wrong))
 
 
 def _unknown(shown: Iterable[tuple[str, str]], products: Collection[str], index: object) -> str:
@@ -134,18 +128,17 @@ def _unknown(shown: Iterable[tuple[str, str]], products: Collection[str], index:
     for place, product in shown:
         if product and product not in products:
             # Only for those that are listed, since the search takes long in a large index.
-            listed = len(wrong) < NUM_NAMED
-            similar = difflib.get_close_matches(product, products, n=1) if listed else []
+            similar = difflib.get_close_matches(product, products, n=1) if len(wrong) < NUM_LISTED else []
             wrong.append(
                 f"{place}: found the product {product!r}, expected the id of one in {index}"
                 + (f", such as {similar[0]!r}" if similar else "")
             )
     show = "1 clip shows a product" if len(wrong) == 1 else f"{len(wrong)} clips show products"
-    return _list(
-        wrong,
+    title = (
         f"{show} that the index does not have; correct the ids, index the products, or leave the column empty if the "
-        "clip shows none of the shop's:",
+        "clip shows none of the shop's:"
     )
+    return listed(title, wrong) if wrong else ""
 
 
 class _Overlap(NamedTuple):

@@ -6,18 +6,15 @@ rice embed-text MODEL OUT --titles=titles.csv --speech=speech.jsonl
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from rice_jax.config import ConfigError
+from rice_jax.commands.errors import errors_in_one_line
 from rice_jax.eval.texts import TextEmbedder, load_text_model, write_embeddings
 from rice_jax.input.texts import KINDS, collect, listed_texts, stored_texts
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.compilation import keep_compiled
-from rice_jax.types import DataError
 
 DESCRIPTION = """\
 Embeds the titles of images and the speech of clips into OUT/titles and
@@ -50,12 +47,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
         parser.error(f"--share={options.share}: expected I/N with I from 0 to N - 1")
     log_to_stderr()
     keep_compiled()
-    try:
+    with errors_in_one_line():
         embedder = TextEmbedder(load_text_model(options.model), options.batch_size)
         for kind in KINDS:
             _embed(kind, embedder, options, (int(number), int(count)))
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     print(options.out)
 
 

@@ -9,7 +9,6 @@ wrong names takes. The index gets a calibration of these clips, which `rice reco
 import argparse
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,17 @@ from typing import Any
 from rice_jax.clips.evaluation import MIN_CLIPS, calibrate, document, judge, measure, require_shown
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import read_clips, refuse
+from rice_jax.commands.errors import errors_in_one_line
 from rice_jax.commands.naming_flags import add_naming_flags, naming_of, share
-from rice_jax.config import ConfigError
 from rice_jax.files import write_lines
 from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.store import Index, read_index, require_one_file
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.weights import CheckpointError
 from rice_jax.pages.clips import clip_tables, write_clips_page
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.words import choose_products
-from rice_jax.types import DataError, counted
+from rice_jax.types import counted
 
 DESCRIPTION = """\
 Evaluates recognition on labeled clips: ranks by product, what is named
@@ -58,12 +56,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
             parser.error(f"--{flag}={file}: is a directory, expected a file")
         if file and file.exists() and options.clips.exists() and file.samefile(options.clips):
             parser.error(f"--{flag}={file}: holds the labels, expected another file")
+    if options.report and options.json and options.report.absolute() == options.json.absolute():
+        parser.error(f"--report and --json: found {options.report} twice, expected two files")
     log_to_stderr()
     keep_compiled()
-    try:
+    with errors_in_one_line():
         evaluate(options)
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -101,10 +99,6 @@ def evaluate(options: argparse.Namespace) -> None:
     found = document(measured, judged, about, options.max_wrong)
     print(clip_tables(found))
     found["unusable"] = [str(entry) for entry in unusable]
-    if options.json:
-        write_lines(options.json, [json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)])
-    if options.report:
-        write_clips_page(options.report, found, pictures_of(engine.index))
     if own:
         calibrate_index(options.index, own)
         print(f"{options.index}: calibrated on {own.num_clips:,} clips that show a product")
@@ -115,6 +109,10 @@ def evaluate(options: argparse.Namespace) -> None:
             f"{options.index}: keeps its calibration, as only {counted(num, 'clip')} {show} a product; {MIN_CLIPS} or "
             "more are needed for another"
         )
+    if options.json:
+        write_lines(options.json, [json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)])
+    if options.report:
+        write_clips_page(options.report, found, pictures_of(engine.index))
     refuse([str(entry) for entry in unusable], f"{title[:-1]}; all others have been evaluated:")
 
 

@@ -12,7 +12,6 @@ transformers has no place for. `rice convert OUT MODEL` reads the folder back.
 import argparse
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from typing import Any
 import jax
 
 import rice_jax
-from rice_jax.config import Config, ConfigError
+from rice_jax.commands.errors import errors_in_one_line
+from rice_jax.config import Config
 from rice_jax.config.fields import build
 from rice_jax.config.upgrade import upgrade
 from rice_jax.convert import hub
@@ -36,14 +36,12 @@ from rice_jax.models.encoders import VIDEO_ENCODERS
 from rice_jax.models.rice import RiceConfig
 from rice_jax.models.weights import (
     CHECKPOINTS,
-    CheckpointError,
     embedding_fingerprint,
     match_fingerprint,
     newest_step,
     read_config,
 )
 from rice_jax.pages.card import Card, Evaluation, model_card
-from rice_jax.types import DataError
 
 PRIVATE = "data_dir", "weights"  # of what results say about themselves: paths of the machine that made them
 
@@ -100,11 +98,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.com
         "--dtype", choices=tuple(hub.DTYPES), default="float32", help="type of the weights (default: float32, exact)"
     )
     options = parser.parse_args(arguments)
-    try:
-        with warnings_to_stderr():
-            print(export_hf(options.run, options.out, options.dtype))
-    except (CheckpointError, ConfigError, ConvertError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    with errors_in_one_line(ConvertError), warnings_to_stderr():
+        print(export_hf(options.run, options.out, options.dtype))
 
 
 def _describe(model: Model, params: Mapping[str, Any], dtype: str) -> dict[str, Any]:

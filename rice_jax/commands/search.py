@@ -9,10 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rice_jax.config import ConfigError
+from rice_jax.commands.errors import errors_in_one_line
 from rice_jax.index.store import Index, read_index
 from rice_jax.index.text import Texts
-from rice_jax.models.weights import CheckpointError
 from rice_jax.parallel.compilation import keep_compiled
 from rice_jax.recognition.matches import Match
 from rice_jax.recognition.products import parse_where
@@ -48,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     if options.top < 1:
         parser.error("expected --top of 1 or more")
     keep_compiled()
-    try:
+    with errors_in_one_line():
         index = read_index(options.index)
         products = choose_products(index, options.gallery, parse_where(options.where))
         texts = _load_texts(index, options)
@@ -64,8 +63,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
                 file=sys.stderr,
             )
         _write(search_words(index, vectors[0], by, products, options.top), by, options.json)
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def _load_texts(index: Index, options: argparse.Namespace) -> Texts:

@@ -14,7 +14,6 @@ import io
 import json
 import logging
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from rice_jax.clips.evaluation import MIN_CLIPS, Judged, Measured, calibrate, do
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import Clip, read_clips, refuse, require_products
 from rice_jax.clips.training import SHARE, config_file, hold_out, run_settings
+from rice_jax.commands.errors import errors_in_one_line
 from rice_jax.commands.evaluate import pictures_of
 from rice_jax.commands.naming_flags import share
 from rice_jax.config import Config, ConfigError
@@ -44,7 +44,7 @@ from rice_jax.index.store import FILE, Index, read_index, write_index
 from rice_jax.index.text import TextSettings
 from rice_jax.index.update import build_index
 from rice_jax.logs import log_to_stderr
-from rice_jax.models.weights import CheckpointError, newest_step
+from rice_jax.models.weights import newest_step
 from rice_jax.pages.clips import clip_tables, write_clips_page
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.parallel.processes import LOCK
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
     if wrong := [flag for flag in flags if not _belongs(flag)]:
         parser.error(f"found {wrong[0]}, expected only flags of rice train, without --workdir and --mode")
     log_to_stderr()
-    try:
+    with errors_in_one_line():
         index = read_index(options.index)
         clips = read_clips(options.clips, set(index.product_ids), options.index)
         train, held = hold_out(clips, options.holdout)
@@ -92,8 +92,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m rice_jax
         write_lines(options.out / "config.py", config_file(config))
         _train(prog, options.out, flags)
         compare(options, held)
-    except (CheckpointError, ConfigError, DataError, OSError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def prepare(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rice_jax.index.spreadsheet import read_rows
 from rice_jax.input.pictures import is_hidden, read_file
-from rice_jax.types import DataError
+from rice_jax.types import DataError, counted, listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -61,27 +61,36 @@ def read_shop(path: str | os.PathLike) -> list[Picture]:
             directory has another form.
         FileNotFoundError: `path` does not exist.
     """
-    path = _existing(path)
+    path = require_shop(path)
     pictures = list(_read_directory(path) if path.is_dir() else _read_csv(path))
     _require_some(path, pictures)
     places: dict[tuple[str, str], str] = {}
+    wrong = []
     for picture in pictures:
-        try:
-            f"{picture.gallery}/{picture.id}/{picture.path}".encode()
-        except UnicodeEncodeError:
-            raise DataError(
-                f"{picture.place!r}: found a name that is not UTF-8, expected one that is; rename it"
-            ) from None
-        if not picture.id.strip():
-            raise DataError(f"{picture.place}: found no id, expected one for each picture")
         other = places.setdefault((picture.gallery, picture.id), picture.place)
-        if other != picture.place:
-            raise DataError(
+        if not _is_utf_8(f"{picture.gallery}/{picture.id}/{picture.path}"):
+            wrong.append(f"{picture.place!r}: found a name that is not UTF-8, expected one that is; rename it")
+        elif not picture.id.strip():
+            wrong.append(f"{picture.place}: found no id, expected one for each picture")
+        elif other != picture.place:
+            wrong.append(
                 f"{picture.place}: found the id {of_gallery(picture.gallery, picture.id)}, which {other} has too; "
                 "expected every id once in its gallery; pictures of one product have ids of their own and the same "
                 "`product`"
             )
+    if wrong:
+        some = f"{path}: {len(wrong)} of {counted(len(pictures), 'picture')} cannot be told from others or named:"
+        raise DataError(wrong[0] if len(wrong) == 1 else listed(some, wrong))
     return sorted(pictures)
+
+
+def _is_utf_8(text: str) -> bool:
+    """Whether a text has no bytes of a file's name that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def of_gallery(gallery: str, name: str) -> str:
@@ -100,7 +109,7 @@ def read_names(path: str | os.PathLike) -> Names:
         DataError: there is no name, or the CSV or directory has another form.
         FileNotFoundError: `path` does not exist.
     """
-    path = _existing(path)
+    path = require_shop(path)
     if path.is_dir():
         return Names({(picture.gallery, picture.id) for picture in read_shop(path)}, set())
     names = Names(set(), set())
@@ -113,7 +122,12 @@ def read_names(path: str | os.PathLike) -> Names:
     return names
 
 
-def _existing(path: str | os.PathLike) -> Path:
+def require_shop(path: str | os.PathLike) -> Path:
+    """Refuses a path at which there is nothing.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: does not exist, expected a directory of pictures or a CSV")
@@ -129,16 +143,19 @@ def _require_some(path: Path, pictures: Collection) -> None:
 
 
 def _read_directory(directory: Path) -> Iterator[Picture]:
-    left_out = 0
+    others = []
     for file in _files(directory, 2):
         gallery, product = [*file.relative_to(directory).parts[:-1], "", ""][:2]
         name = f"{product}/{file.stem}" if product else file.stem
         if file.suffix.lower() in SUFFIXES:
             yield Picture(gallery, name, product or name, file, "", str(file))
         else:
-            left_out += 1
-    if left_out:
-        logger.info("%s: left out %d files that do not end in %s", directory, left_out, ", ".join(SUFFIXES))
+            others.append(ascii(file.name)[1:-1])
+    if others:
+        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        suffixes = ", ".join(SUFFIXES)
+        number = counted(len(others), "file")
+        logger.info("%s: left out %s whose names do not end in %s: %s", directory, number, suffixes, named)
 
 
 def _files(directory: Path, depth: int) -> Iterator[Path]:

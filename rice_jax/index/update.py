@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from rice_jax.files import leaving_no_trace, locked
-from rice_jax.index.catalog import Names, Picture, of_gallery, read_names, read_shop
+from rice_jax.index.catalog import Names, Picture, of_gallery, read_names, read_shop, require_shop
 from rice_jax.index.decoder_texts import load_decoder_texts
 from rice_jax.index.embedding import NUM_NAMED, content, digest_of, embed_pictures, problem
 from rice_jax.index.model import Model, describe, load_index_model, load_model, same_model
@@ -92,6 +93,7 @@ def build_index(
     directory = Path(out)
     if change == "remove":
         return remove_pictures(directory, images)
+    require_shop(images)  # before the model is loaded
     loaded = load_index_model(read_index(directory).about) if model is None else load_model(model)
     texts = TextSettings(text_model, text_weight)
     return update_index(
@@ -192,7 +194,7 @@ def _update(directory: Path, images: str | os.PathLike, model: Model, settings: 
             "clips (rice eval CLIPS.csv --index=%s), or evaluate the run (rice eval) and index again; unchanged "
             "pictures are not embedded again",
             about.checkpoint,
-            directory,
+            shlex.quote(str(directory)),
         )
     if old and new:
         new = dataclasses.replace(new, vectors=project(new.vectors, old.projection))

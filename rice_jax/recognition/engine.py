@@ -344,7 +344,7 @@ class Engine:
         if self.calibration is None and not self.naming.always:
             logger.warning(
                 "The index has no calibration: there are no confidences, and some product is always named. To get one, "
-                "label some clips (rice eval CLIPS.csv --index=INDEX), or evaluate the run (rice eval) and index its "
+                "label some clips (rice eval CLIPS.csv --index=DIR), or evaluate the run (rice eval) and index its "
                 "images again (rice index)."
             )
 

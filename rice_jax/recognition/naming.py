@@ -1,6 +1,7 @@
 """When a product is named, and what it is ranked by."""
 
 import dataclasses
+import shlex
 
 from rice_jax.eval.calibration import Calibration
 from rice_jax.types import DataError
@@ -44,7 +45,7 @@ class Naming:
         Raises:
             DataError: it has no calibration, or none for ranking by frames.
         """
-        advice = f"label some clips and run rice eval CLIPS.csv --index={index}"
+        advice = f"label some clips and run rice eval CLIPS.csv --index={shlex.quote(str(index))}"
         if calibration is None and (self.min_confidence or self.none_prior != 0.5):
             raise DataError(
                 f"{index}: has no calibration, so there are no confidences, which min_confidence and none_prior need; "

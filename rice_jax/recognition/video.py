@@ -31,6 +31,17 @@ class Frame(NamedTuple):
     picture: Path | bytes | UInt8[np.ndarray, "H W 3"]  # a picture's file, its content, or RGB, 0 to 255
 
 
+def require_video(path: Path) -> None:
+    """Refuses a path at which there is nothing.
+
+    Raises:
+        DataError: it does not exist.
+    """
+    if not path.exists():
+        found = "is a URL" if _URL.match(str(path)) else "does not exist"
+        raise DataError(f"{path}: {found}; expected the path of a video, a directory of frames, or their list ({LIST})")
+
+
 def read_video(
     path: str | os.PathLike,
     interval_seconds: float = 1.0,
@@ -58,9 +69,7 @@ def read_video(
     path, given = Path(path), Reading() if reading is None else reading
     if not 0 < interval_seconds < math.inf:
         raise DataError(f"interval_seconds: found {interval_seconds}, expected more than 0, and finite")
-    if not path.exists():
-        found = "is a URL" if _URL.match(str(path)) else "does not exist"
-        raise DataError(f"{path}: {found}; expected the path of a video, a directory of frames, or their list ({LIST})")
+    require_video(path)
     if not path.is_dir() and path.suffix.lower() != LIST:
         interval = Fraction(repr(float(interval_seconds)))  # 0.1 is a tenth
         yield from (Frame(*looked) for looked in decode_video(path, interval, limits, given))

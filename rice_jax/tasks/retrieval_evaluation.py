@@ -344,7 +344,7 @@ class RetrievalEvaluator:
         *_, row = rankings
         former = read_about(place.results) if place.results.exists() else {}
         if former.get("step") == row.step:  # an evaluation with fewer rows leaves the others as they are
-            further = {name: former[name] for name in WEIGHTS if name in former} | further
+            further = {**{name: former[name] for name in WEIGHTS if name in former}, **further}
         about = {
             "step": row.step,
             "data_dir": data.data_dir,

@@ -194,6 +194,20 @@ def test_the_labels_are_not_overwritten(tmp_path, flag, capsys):
     assert labels.read_text().startswith("clip,product")
 
 
+def test_one_file_for_two_outputs(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["clips.csv", "--index=index", f"--report={tmp_path / 'o'}", f"--json={tmp_path / 'o'}"])
+    assert "--report and --json: found" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_costs_no_calibration(films, index, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert read_index(index).about.calibration.num_clips != 24
+    with pytest.raises(SystemExit, match="NotADirectoryError|FileExistsError"):
+        run(capsys, films / "clips.csv", f"--index={index}", f"--report={tmp_path / 'file' / 'page.html'}")
+    assert read_index(index).about.calibration.num_clips == 24
+
+
 def test_both_names_and_both_forms_of_the_command(capsys):
     for arguments in (["eval", "x.csv", "--help"], ["evaluate", "x.csv", "--help"], ["eval", "--index=x", "--help"]):
         with pytest.raises(SystemExit) as stop:

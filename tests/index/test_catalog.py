@@ -25,7 +25,7 @@ def test_a_directory_with_and_without_galleries(tmp_path, caplog):
     ]
     assert pictures[2].path == tmp_path / "live 1" / "b.webp" and pictures[2].place == str(pictures[2].path)
     assert {picture.title for picture in pictures} == {""}
-    assert f"{tmp_path}: left out 1 files that do not end in" in caplog.text
+    assert f"{tmp_path}: left out 1 file whose names do not end in .jpg, .jpeg, .png, .webp: notes.txt" in caplog.text
 
 
 def test_what_systems_put_beside_pictures_is_left_out(tmp_path):
@@ -223,6 +223,8 @@ def test_a_bad_directory(tmp_path):
         read_shop(touch(tmp_path / "empty", "notes.txt"))
     with pytest.raises(DataError, match="a.png: found the id 'a', which .*a.jpg has too"):
         read_shop(touch(tmp_path / "twice", "a.jpg", "a.png"))
+    with pytest.raises(DataError, match="2 of 5 pictures cannot .*:\n  .*a.png: found the id 'a', .*\n  .*b.png: fou"):
+        read_shop(touch(tmp_path / "more", "a.jpg", "a.png", "b.jpg", "b.png", "c.jpg"))
     for name in ("shop/caf\udce9.jpg", "shop\udce9/cafe.jpg", "shop/gallery\udce9/cafe.jpg"):
         with pytest.raises(DataError, match=r"\\udce9.*found a name that is not UTF-8, .*rename it"):
             read_shop(touch(tmp_path / str(len(name)), name) / name.split("/")[0])
