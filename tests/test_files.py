@@ -78,6 +78,25 @@ def test_a_lock_that_becomes_free_meanwhile_is_waited_for(tmp_path):
     assert counter == list(range(1200))
 
 
+def test_a_lock_whose_directory_is_removed_meanwhile(tmp_path, caplog):
+    path, held = tmp_path / "new" / ".lock", []
+
+    def wait():
+        with locked(path, wait=True):
+            held.append(path.exists())
+
+    path.parent.mkdir()
+    with locked(path):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while "waiting until that one is done" not in caplog.text:
+            time.sleep(0.001)
+        path.unlink()
+        path.parent.rmdir()
+    waiting.join()
+    assert held == [True]
+
+
 def test_a_killed_process_frees_its_lock(tmp_path):
     path = tmp_path / ".lock"
     process = subprocess.Popen([sys.executable, "-c", HOLD, path], cwd=ROOT, stdout=subprocess.PIPE)
