@@ -105,7 +105,7 @@ def describe(config: Config) -> dict[str, Any]:
     if data.domains:
         about |= {"domains": data.domains, "data": _digests(data.data_dir, data.domain_names, "test")}
     else:
-        names = {"query": data.query} | ({"gallery": data.gallery} if config.task == "retrieval" else {})
+        names = {"query": data.query} | ({"gallery": data.gallery} if config.task != "detection" else {})
         about |= names | {"data": _digests(data.data_dir, names.values())}
     about |= _settings(config)
     if data.query_boxes:

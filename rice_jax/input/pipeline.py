@@ -45,7 +45,8 @@ def train_batches(
         start: number of examples that all processes together have taken before. The stream continues there, whatever
             the number of processes, workers and threads that took them.
         process_index: which share of each global batch to yield, 0..process_count - 1.
-        process_count: processes that share a global batch; their shares, joined in this order, are the global batch.
+        process_count: processes that share a global batch. Its rows are those of all shares, in the order of the mesh's
+            devices, which a TPU slice need not number by process.
 
     Returns:
         Iterator over dicts of numpy arrays, b = batch_size / process_count, T = num_frames, S = image_size:

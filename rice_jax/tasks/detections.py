@@ -20,6 +20,7 @@ from rice_jax.input.detection import clip_windows, frame_id, window_batches
 from rice_jax.input.source import Source
 from rice_jax.ops.boxes import to_corners
 from rice_jax.parallel.mesh import global_batch
+from rice_jax.parallel.processes import agree
 from rice_jax.tasks.task import Run
 from rice_jax.types import DataError
 
@@ -64,7 +65,7 @@ def write_detections(run: Run, params: PyTree, directory: Path, source: str) -> 
         "min_score": config.eval.min_score,
     }
     _require_same(path.with_suffix(".about.json"), about)
-    if path.exists():
+    if agree(path.exists()):  # a process may see the disk as it was before
         logger.info("%s: already complete", path)
         return path
     windows = clip_windows(data, data.detect)

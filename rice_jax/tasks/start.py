@@ -143,8 +143,9 @@ def take_centers(source: Path, params: PyTree, path: str) -> PyTree:
     logger.info("%s: has centers of %d of the %d products; the others start fresh", source, len(known), len(own))
     theirs = np.asarray(saved[CLASSES]["embedding"])[[number[own[row]] for row in known]]
     fresh = params[CLASSES]["embedding"]
-    replace = jax.jit(lambda rows: rows.at[np.array(known, int)].set(theirs), out_shardings=fresh.sharding)
-    return params | {CLASSES: {"embedding": replace(fresh)}} if known else params
+    # As arguments, since a program would hold closed-over rows as constants.
+    replace = jax.jit(lambda rows, places, others: rows.at[places].set(others), out_shardings=fresh.sharding)
+    return params | {CLASSES: {"embedding": replace(fresh, np.array(known, int), theirs)}} if known else params
 
 
 def _require_same_start(directory: Path, path: str, before: int) -> None:

@@ -50,7 +50,12 @@ def open_checkpoints(workdir: str | os.PathLike, keep: int) -> ocp.CheckpointMan
         CheckpointError: all checkpoints are damaged.
     """
     directory = Path(workdir).absolute() / CHECKPOINTS
-    problem = _set_aside_damaged(directory) if jax.process_index() == 0 else ""
+    problem = ""
+    if jax.process_index() == 0:
+        try:
+            problem = _set_aside_damaged(directory)
+        except OSError as error:  # the others wait for an answer
+            problem = f"{directory}: {error}"
     if not agree(not problem):
         raise CheckpointError(problem or f"{directory}: cannot be used, see the output of the first process")
 

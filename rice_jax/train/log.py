@@ -92,8 +92,8 @@ class RunLog:
         """Waits for the pending steps and writes their metrics to disk."""
         if not self._pending:
             return
-        steps = [(step, {key: float(value) for key, value in metrics.items()}) for step, metrics in self._pending]
-        self._pending = []
+        pending, self._pending = jax.device_get(self._pending), []  # all at once
+        steps = [(step, {key: float(value) for key, value in metrics.items()}) for step, metrics in pending]
         finite = list(itertools.takewhile(lambda entry: _not_finite(entry[1]) is None, steps))
         if finite:
             self._report(finite)
