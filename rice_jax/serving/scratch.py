@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LARGE = 1 << 18  # bytes that are worth a thread
+PREFIX = "rice_jax-"  # of the names of these directories
 
 
 @contextlib.contextmanager
@@ -26,11 +29,15 @@ def storing() -> Iterator[None]:
 
 
 class Scratch:
-    """A temporary directory for requests; it is made anew if something has removed it."""
+    """A temporary directory for requests; it is made anew if something has removed it.
+
+    It is locked while its process lives, so that the next start can tell what a killed server has left.
+    """
 
     def __init__(self) -> None:
-        """Creates the directory, where `tempfile` does."""
-        self._directory = _create()
+        """Creates the directory, where `tempfile` does, and removes those of servers that were killed."""
+        _remove_abandoned()
+        self._directory, self._lock = _create()
 
     @contextlib.contextmanager
     def file(self) -> Iterator[IO[bytes]]:
@@ -60,12 +67,14 @@ class Scratch:
     def close(self) -> None:
         """Removes the directory."""
         self._directory.cleanup()
+        os.close(self._lock)
 
     def _open(self) -> IO[bytes]:
         try:
             return tempfile.NamedTemporaryFile(dir=self._directory.name)
         except FileNotFoundError:
-            self._directory = _create()
+            former, (self._directory, self._lock) = self._lock, _create()
+            os.close(former)
             return tempfile.NamedTemporaryFile(dir=self._directory.name)
 
 
@@ -106,7 +115,25 @@ class Spool:
             self.file.flush()
 
 
-def _create() -> tempfile.TemporaryDirectory[str]:
+def _create() -> tuple[tempfile.TemporaryDirectory[str], int]:
+    """A new directory, and the descriptor that holds its lock."""
     parent = Path(tempfile.gettempdir())
     os.makedirs(parent, exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix="rice_jax-", dir=parent, ignore_cleanup_errors=True)
+    directory = tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True)
+    descriptor = os.open(directory.name, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # e.g. NFS without a lock service, where nothing is removed either
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return directory, descriptor
+
+
+def _remove_abandoned() -> None:
+    """Removes the directories of this user that no process holds."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # it is no directory, or in use
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if os.fstat(descriptor).st_uid == os.geteuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)

@@ -2,6 +2,9 @@
 
 import errno
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,48 @@ def test_a_removed_directory_is_made_anew(engine, shop, tmp_path, monkeypatch):
         assert client.get("/healthz").status_code == 200
         assert client.post("/recognize", files=clip(shop, 0)).status_code == 200
     assert not list(temporary.iterdir())
+
+
+HOLD = """
+import time
+from rice_jax.serving.scratch import Scratch
+with Scratch().file() as file:
+    print(file.name, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_a_start_removes_what_killed_servers_have_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    processes = [subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        killed, alive = (Path(process.stdout.readline().strip()) for process in processes)
+        assert killed.exists() and alive.exists(), "a start keeps what others use"
+        processes[0].kill()
+        processes[0].wait()
+        assert killed.exists()
+        (tmp_path / "rice_jax-file").touch()
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "rice_jax-link").symlink_to(tmp_path / "elsewhere")
+        others = {path.name for path in tmp_path.iterdir()} - {killed.parent.name}
+        mine = scratch.Scratch()
+        assert alive.exists() and not killed.parent.exists()
+        assert len({path.name for path in tmp_path.iterdir()} - others) == 1
+        mine.close()
+        assert {path.name for path in tmp_path.iterdir()} == others
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_a_start_keeps_directories_of_other_users(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "rice_jax-other").mkdir()
+    monkeypatch.setattr("os.geteuid", lambda: 1 + (tmp_path / "rice_jax-other").stat().st_uid)
+    scratch.Scratch().close()
+    assert (tmp_path / "rice_jax-other").exists()
 
 
 def full(*_, **__):
