@@ -358,3 +358,16 @@ def test_the_other_files(opened, index, frames):
     assert list(json.loads(plain)) == ["timeline", "film"] and json.loads(plain)["timeline"][0]["product"]["id"] == "p1"
     rows = list(csv.DictReader(table.removeprefix("\ufeff").splitlines()))
     assert [row["product"] for row in rows] == ["p1", "", "p2", "p1"] and rows[2]["title"] == EVIL
+
+
+@pytest.mark.parametrize(
+    ("title", "written"),
+    [("=1+1", "'=1+1"), ("+1", "'+1"), ("-1", "'-1"), ("@a", "'@a"), (" =1", "' =1"), ("a=1", "a=1"), ("'a", "'a")],
+)
+def test_a_spreadsheet_takes_no_title_for_a_formula(opened, title, written):
+    product = match(1, title)._asdict() | {"id": title, "gallery": title, "score": -0.5}
+    shown = {"timeline": [{"start": 0.0, "end": 9.5, "product": product, "confidence": 0.5}]}
+    table = opened.execute_script("return timelineCsv(arguments[0])", shown)
+    [row] = csv.DictReader(table.removeprefix("\ufeff").splitlines())
+    assert [row[name] for name in ("product", "gallery", "title")] == [written] * 3
+    assert row["score"] == "-0.5", "it stays a number"

@@ -153,9 +153,12 @@ function labelsCsv(state) {
   ]);
 }
 
+// A spreadsheet takes a text with an apostrophe for no formula.
+const plainText = (text) => /^\s*[=+@-]/.test(text) ? `'${text}` : text;
+
 function timelineCsv({ timeline }) {
   const rows = timeline.map(({ start, end, product, confidence }) => [
-    start, end, product?.id ?? "", product?.gallery ?? "", product?.title ?? "",
+    start, end, ...[product?.id, product?.gallery, product?.title].map((text) => plainText(text ?? "")),
     product?.score ?? "", confidence ?? "",
   ]);
   return csv([["start", "end", "product", "gallery", "title", "score", "confidence"], ...rows]);
