@@ -6,6 +6,7 @@ its own network.
 
 import dataclasses
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urljoin
@@ -66,10 +67,11 @@ class Allowed:
             raise SourceRefused(f"{host[:200]}:{port} is no source of this server; --allow_sources adds it")
 
     def _require_path(self, path: Path) -> None:
-        found = path.resolve()
-        allowed = found in self.paths or (
-            any(own in found.parents for own in self.paths) and (found.is_file() or not found.exists())
-        )
+        try:
+            found = path.resolve()
+            allowed = found in self.paths or (any(own in found.parents for own in self.paths) and _may_be_file(found))
+        except (OSError, ValueError):  # its name is too long, or has a null character
+            allowed = False
         if not path.is_absolute() or not allowed:
             raise SourceRefused(f"{str(path)[:200]!r} is no source of this server; --allow_sources adds it")
 
@@ -163,6 +165,14 @@ class _Body:
     def close(self) -> None:
         """Closes the connection."""
         self._answer.close()
+
+
+def _may_be_file(path: Path) -> bool:
+    """Whether a path is that of a file, or free for one."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _parse(address: str) -> Url:

@@ -45,6 +45,8 @@ def test_only_named_hosts_and_ports_are_allowed(tmp_path):
         "/etc/passwd": "'/etc/passwd' is no source of this server",
         "a.ts": "'a.ts' is no source",
         f"{tmp_path}/../a.ts": "is no source",
+        f"{tmp_path}/\0": "is no source",
+        f"{tmp_path}/{'a' * 300}": "is no source",
         "/dev/zero": "is no source",
     }.items():
         with pytest.raises(SourceRefused, match=message):

@@ -140,6 +140,7 @@ def test_what_may_not_be_followed_is_refused(following, engine, tmp_path):
             ({"url": "x" * 30_000}, 413, "20,000 bytes"),
         ):
             answer = client.post("/streams/s/source", json=body)
+            ({"url": "/srv/live/\0"}, 403, "no source"),
             assert answer.status_code == status and reason in answer.json()["detail"], answer.text
         assert client.post("/streams/s/source", content="{}").status_code == 415
         broken = client.post("/streams/s/source", content="{", headers={"content-type": "application/json"})
