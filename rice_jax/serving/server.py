@@ -296,6 +296,7 @@ def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
         return _jpeg(await service.thumbnail(shops[_name(request)], digest))
 
     @router.get(HEALTH, response_model=HealthResponse, responses=_ANONYMOUS)
+    @router.head(HEALTH, response_model=HealthResponse, include_in_schema=False)
     async def health(request: Request) -> HealthResponse | Response:
         """Reports that the server is up and can store requests, and describes its index."""
         return _unless_anonymous(request, service.health(shops[_name(request)]))
@@ -316,6 +317,7 @@ def _overview(service: Service, shops: Shops, page: Page) -> APIRouter:
     router = APIRouter()
 
     @router.get(HEALTH, response_model=IndexesResponse, responses=_ANONYMOUS)
+    @router.head(HEALTH, response_model=IndexesResponse, include_in_schema=False)
     async def health(request: Request) -> IndexesResponse | Response:
         """Reports that the server is up and can store requests, and describes its indexes."""
         indexes = {name: service.health(shops[name]) for name in shops.names}

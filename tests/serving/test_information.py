@@ -13,6 +13,8 @@ from PIL import Image
 
 from rice_jax.eval.pooling import Pooling
 from rice_jax.recognition.products import by_gallery, select
+from rice_jax.serving.admission import Access
+from rice_jax.serving.shops import Shops
 from tests.serving.serving import asking, clip
 from tests.shop import png
 
@@ -97,6 +99,16 @@ def test_the_server_describes_itself(client, engine):
         assert "http" not in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
     assert "unsafe" not in client.get("/").headers["content-security-policy"]
+
+
+def test_monitors_may_ask_by_head(client, engine):
+    shops = Shops({name: Path(__file__) for name in ("a", "b")}, lambda file, others: engine)
+    with asking(shops, access=Access(tokens=[b"x" * 16])) as several:
+        for one, path, status in ((client, "", 200), (several, "", 204), (several, "/indexes/a", 401)):
+            answers = [one.request(method, f"{path}/healthz") for method in ("HEAD", "GET")]
+            assert [answer.status_code for answer in answers] == [status] * 2
+            assert not answers[0].content
+    assert "head" not in client.get("/openapi.json").json()["paths"]["/healthz"]
 
 
 def test_metrics_have_few_labels(client):
