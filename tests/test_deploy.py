@@ -48,6 +48,8 @@ def test_compose_starts_the_server_with_its_files(compose):
     command = services["serve"]["command"]
     assert command[0] == "serve" and services["index"]["command"][0] == "index"
     require_flags(command)
+    assert all(service["init"] for service in services.values()), "a first process ignores SIGTERM while it starts"
+    assert all("--init" in line for line in re.findall("`docker run .*", (ROOT / "docs" / "deploy.md").read_text()))
     context = (DEPLOY / services["serve"]["build"]["context"]).resolve()
     assert context == ROOT and (context / services["serve"]["build"]["dockerfile"]).exists()
     assert compose["compose.gpu.yaml"]["services"].keys() <= services.keys()
