@@ -18,6 +18,7 @@ from rice_jax.serving.tokens import require_token
 
 POLICY = "default-src 'none'; frame-ancestors 'none'"  # Content-Security-Policy of everything but pages
 HEALTH = "/healthz"  # needs no token: what asks for it, such as a load balancer, may have none
+SOURCE_STATES = ("connecting", "live", "waiting", "ended", "failed")  # `State.state` of a followed source
 HEADERS = {  # of all responses
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -60,13 +61,13 @@ class Metrics:
         )
         self.waiting = prometheus_client.Gauge("rice_pictures_waiting", "Pictures in the queue.", registry=registry)
         self.streams = prometheus_client.Gauge("rice_streams", "Streams in memory.", registry=registry)
-        self.sources, self.listeners = (
-            prometheus_client.Gauge(f"rice_{name}", text, registry=registry)
-            for name, text in (("sources", "Followed sources."), ("listeners", "Listeners to events."))
+        self.sources = prometheus_client.Gauge(
+            "rice_sources", "Sources of streams, by their state.", ["state"], registry=registry
         )
+        self.listeners = prometheus_client.Gauge("rice_listeners", "Listeners to events.", registry=registry)
         self.answers = prometheus_client.Counter(
             "rice_answers",
-            "Parts of clips and videos, and pictures of streams, by whether a product is named.",
+            "Parts of clips and videos, and pictures pushed to streams, by whether a product is named.",
             ["index", "answer"],
             registry=registry,
         )

@@ -33,7 +33,7 @@ from rice_jax.serving.responses import (
     TextResponse,
     WordsResponse,
 )
-from rice_jax.serving.service import Service, StreamQuery
+from rice_jax.serving.service import Service
 from rice_jax.serving.shops import Shops
 from rice_jax.serving.streams import StreamName
 from rice_jax.serving.uploads import (
@@ -46,6 +46,7 @@ from rice_jax.serving.uploads import (
     Listing,
     SourceQuery,
     SpokenText,
+    StreamQuery,
     WordsQuery,
 )
 from rice_jax.serving.work import working
@@ -295,8 +296,8 @@ def _information(service: Service, shops: Shops, page: Page) -> APIRouter:
         """A small picture of an image of the index, by the SHA-256 of its file."""
         return _jpeg(await service.thumbnail(shops[_name(request)], digest))
 
-    @router.get(HEALTH, response_model=HealthResponse, responses=_ANONYMOUS)
     @router.head(HEALTH, response_model=HealthResponse, include_in_schema=False)
+    @router.get(HEALTH, response_model=HealthResponse, responses=_ANONYMOUS)
     async def health(request: Request) -> HealthResponse | Response:
         """Reports that the server is up and can store requests, and describes its index."""
         return _unless_anonymous(request, service.health(shops[_name(request)]))
@@ -316,8 +317,8 @@ def _overview(service: Service, shops: Shops, page: Page) -> APIRouter:
     """The routes of a server of several indexes that are of none of them."""
     router = APIRouter()
 
-    @router.get(HEALTH, response_model=IndexesResponse, responses=_ANONYMOUS)
     @router.head(HEALTH, response_model=IndexesResponse, include_in_schema=False)
+    @router.get(HEALTH, response_model=IndexesResponse, responses=_ANONYMOUS)
     async def health(request: Request) -> IndexesResponse | Response:
         """Reports that the server is up and can store requests, and describes its indexes."""
         indexes = {name: service.health(shops[name]) for name in shops.names}

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import pydantic
 from fastapi import HTTPException
 from jaxtyping import UInt8
 
@@ -23,7 +22,7 @@ from rice_jax.recognition.source import Source
 from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.subtitles import Sentence, join_sentences, said_between
 from rice_jax.serving import uploads
-from rice_jax.serving.admission import Metrics
+from rice_jax.serving.admission import SOURCE_STATES, Metrics
 from rice_jax.serving.batching import Batcher
 from rice_jax.serving.events import EventLog
 from rice_jax.serving.forms import File
@@ -55,14 +54,6 @@ NUM_SAID = 20  # sentences in the state of a stream
 DECODERS, LOADER = "decoder", "loader"  # names of the threads that decode pictures, and of the one that loads indexes
 
 
-class StreamQuery(Query):
-    """A query about a stream's picture."""
-
-    time: float = pydantic.Field(
-        ge=-1e12, le=1e12, allow_inf_nan=False, description="Time of the picture, seconds from any starting point."
-    )
-
-
 class Service:
     """Recognizes uploads.
 
@@ -86,7 +77,9 @@ class Service:
         self._batch_sizes, self._metrics = batch_sizes, metrics
         self._allowed = allowed
         self.streams, self.lives = Streams(limits), Lives(limits)
-        metrics.sources.set_function(lambda: len(self.lives))
+        self._sources: set[StreamName] = set()  # streams that follow one, or did
+        for state in SOURCE_STATES:
+            metrics.sources.labels(state).set_function(lambda state=state: self._num_sources(state))
         metrics.streams.set_function(lambda: len(self.streams))
         for name in shops.names:
             metrics.products.labels(name).set_function(lambda name=name: shops[name].num_products)
@@ -148,7 +141,7 @@ class Service:
         vectors = frames.features / np.linalg.norm(frames.features, axis=1, keepdims=True)
         return EmbeddingsResponse(embeddings=vectors.tolist(), fingerprint=shop.model)
 
-    async def push(self, shop: Shop, picture: File, stream_id: str, query: StreamQuery) -> StreamResponse:
+    async def push(self, shop: Shop, picture: File, stream_id: str, query: uploads.StreamQuery) -> StreamResponse:
         """Puts a picture into a stream's window and ranks."""
         await _run(self._rankers, shop.require_products, query)
         name = StreamName(shop.name, stream_id)
@@ -236,6 +229,7 @@ class Service:
             )
 
         self.lives.follow(name, new)
+        self._sources = {own for own in (*self._sources, name) if self.lives.followed(own)}
         return self.state(shop, stream_id)
 
     def state(self, shop: Shop, stream_id: str) -> StreamStateResponse:
@@ -265,6 +259,9 @@ class Service:
         if live is None:
             live = self.lives.pushed[name] = Pushed(self._writes(name), self._interval)
         return live.log
+
+    def _num_sources(self, state: str) -> int:
+        return sum(own.state.state == state for own in map(self.lives.followed, self._sources) if own)
 
     def _require_stream(self, shop: Shop, stream_id: str) -> StreamName:
         name = StreamName(shop.name, stream_id)

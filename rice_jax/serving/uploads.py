@@ -79,6 +79,14 @@ class ClipQuery(Query):
     )
 
 
+class StreamQuery(Query):
+    """A query about a stream's picture."""
+
+    time: float = pydantic.Field(
+        ge=-1e12, le=1e12, allow_inf_nan=False, description="Time of the picture, seconds from any starting point."
+    )
+
+
 class WordsQuery(Query):
     """Words to search with."""
 

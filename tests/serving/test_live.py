@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import io
+import re
 import socket
 import threading
 import time
@@ -85,6 +86,13 @@ def row_of(shop, jpeg):
     return int(np.argmin([np.abs(found - picture).mean() for picture in shop.pictures]))
 
 
+def num_sources(client):
+    """{state: number of sources}, of the server's metrics."""
+    found = re.findall(r'^rice_sources{state="(\w+)"} (\S+)$', client.get("/metrics").text, re.M)
+    assert len(found) == 5
+    return {state: float(number) for state, number in found if float(number)}
+
+
 def told(event):
     return event["event"], event["product"]["id"]
 
@@ -104,13 +112,14 @@ def test_a_source_is_followed_through_cuts_restarts_and_sizes(following, shop, t
             assert state["source"] | {"pictures": 0} == {
                 "url": f"http://127.0.0.1:{port}/live.ts", "state": "live", "reason": None, "pictures": 0
             }  # fmt: skip
-            assert state["shown"] == found[-1][0] and "rice_sources 1.0" in client.get("/metrics").text
+            assert state["shown"] == found[-1][0] and num_sources(client) == {"live": 1}
             frames = [client.get(f"/{event['frame']['image']}").content for event, _ in found]
             assert [row_of(shop, jpeg) for jpeg in frames] == [1, 1, 5, 5, 3, 3, 0]
             assert Image.open(io.BytesIO(frames[-1])).size == (2 * SIDE, 2 * SIDE), "they are not cropped"
             assert push(client, shop, 1, 1).status_code == 409
             assert client.post("/streams/s/source", json=source(port)).status_code == 409
             assert client.delete("/streams/s").status_code == 204
+            assert not num_sources(client), "an ended stream is of no interest"
             last, end = next_event(), next_event()
         assert client.get("/streams/s").status_code == client.delete("/streams/s").status_code == 404
     events = [event for event, _ in (*found, last)]
@@ -131,6 +140,7 @@ def test_what_may_not_be_followed_is_refused(following, engine, tmp_path):
             ({"url": "file:///etc/passwd"}, 403, "the scheme 'file'"),
             ({"url": "/etc/passwd"}, 403, "'/etc/passwd' is no source"),
             ({"url": "/dev/video0"}, 403, "no source"),
+            ({"url": "/srv/live/\0"}, 403, "no source"),
             (source(port, gallery="none"), 404, "no gallery 'none'"),
             (source(port, where=["a=b"]), 404, "no column 'a'"),
             (source(port, max_delay=0), 422, "max_delay: "),
@@ -140,7 +150,6 @@ def test_what_may_not_be_followed_is_refused(following, engine, tmp_path):
             ({"url": "x" * 30_000}, 413, "20,000 bytes"),
         ):
             answer = client.post("/streams/s/source", json=body)
-            ({"url": "/srv/live/\0"}, 403, "no source"),
             assert answer.status_code == status and reason in answer.json()["detail"], answer.text
         assert client.post("/streams/s/source", content="{}").status_code == 415
         broken = client.post("/streams/s/source", content="{", headers={"content-type": "application/json"})
@@ -151,6 +160,7 @@ def test_what_may_not_be_followed_is_refused(following, engine, tmp_path):
         answer = client.post("/streams/t/source", json=source(port))
         assert answer.status_code == 503 and "1 source is followed, which" in answer.json()["detail"]
         until(lambda: client.get("/streams/s").json()["source"]["state"] == "waiting")
+        until(lambda: num_sources(client) == {"waiting": 1})
         assert "cannot be reached" in client.get("/streams/s").json()["source"]["reason"]
         client.delete("/streams/s")
         until(lambda: client.post("/streams/t/source", json=source(port)).status_code == 201)
@@ -187,10 +197,12 @@ def test_a_source_that_fails_says_why(shop, tmp_path, engine, caplog):
         film.write_bytes(b"\0\0\0\x10ftypisom\0\0\0\0\0\0\0\x08mdat")
         assert client.post("/streams/s/source", json={"url": str(film)}).status_code == 201
         until(lambda: client.get("/streams/s").json()["source"]["state"] == "failed")
+        assert num_sources(client) == {"failed": 1}
         assert "is an MP4 whose index is written at its end" in client.get("/streams/s").json()["source"]["reason"]
         assert caplog.messages[-1].endswith("or fragmented MP4; it is no longer followed")
         assert client.get("/streams/s/events").status_code == 204, "nothing will come"
         assert push(client, shop, 1, 1).status_code == 200, "what has failed can be replaced"
+        assert not num_sources(client)
         assert client.get("/streams/s").json() == {"id": "s", "source": None, "shown": None, "speech": []}
         assert client.post("/streams/s/source", json={"url": str(path)}).status_code == 409
 
