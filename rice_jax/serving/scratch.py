@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -15,7 +16,8 @@ from starlette.concurrency import run_in_threadpool
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 LARGE = 1 << 18  # bytes that are worth a thread
-PREFIX = "rice_jax-"  # of the names of these directories
+PREFIX = "rice_jax-requests-"  # of the names of these directories; people may call theirs rice_jax-…
+NEW_SECONDS = 60  # a directory that has just been made may not be locked yet
 
 
 @contextlib.contextmanager
@@ -132,7 +134,8 @@ def _remove_abandoned() -> None:
         with contextlib.suppress(OSError):  # it is no directory, or in use
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                if os.fstat(descriptor).st_uid == os.geteuid():
+                found = os.fstat(descriptor)
+                if found.st_uid == os.geteuid() and time.time() - found.st_mtime > NEW_SECONDS:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(path, ignore_errors=True)
             finally:

@@ -1,9 +1,11 @@
 """Full disks and removed directories get a reason, and do no lasting harm."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,10 +54,14 @@ def test_a_start_removes_what_killed_servers_have_left(tmp_path, monkeypatch):
         assert killed.exists() and alive.exists(), "a start keeps what others use"
         processes[0].kill()
         processes[0].wait()
-        assert killed.exists()
-        (tmp_path / "rice_jax-file").touch()
+        scratch.Scratch().close()
+        assert killed.exists(), "a new one may not be locked yet"
+        (tmp_path / "rice_jax-main").mkdir()
+        (tmp_path / f"{scratch.PREFIX}file").touch()
         (tmp_path / "elsewhere").mkdir()
-        (tmp_path / "rice_jax-link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / f"{scratch.PREFIX}link").symlink_to(tmp_path / "elsewhere")
+        for directory in (killed.parent, alive.parent, tmp_path / "rice_jax-main", tmp_path / "elsewhere"):
+            os.utime(directory, (0, time.time() - 2 * scratch.NEW_SECONDS))
         others = {path.name for path in tmp_path.iterdir()} - {killed.parent.name}
         mine = scratch.Scratch()
         assert alive.exists() and not killed.parent.exists()
@@ -70,10 +76,12 @@ def test_a_start_removes_what_killed_servers_have_left(tmp_path, monkeypatch):
 
 def test_a_start_keeps_directories_of_other_users(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (tmp_path / "rice_jax-other").mkdir()
-    monkeypatch.setattr("os.geteuid", lambda: 1 + (tmp_path / "rice_jax-other").stat().st_uid)
+    other = tmp_path / f"{scratch.PREFIX}other"
+    other.mkdir()
+    os.utime(other, (0, 0))
+    monkeypatch.setattr("os.geteuid", lambda: 1 + other.stat().st_uid)
     scratch.Scratch().close()
-    assert (tmp_path / "rice_jax-other").exists()
+    assert other.exists()
 
 
 def full(*_, **__):
