@@ -17,7 +17,7 @@ from rice_jax.types import DataError
 SUFFIXES = (".srt", ".vtt", ".json")
 TIME = r"(?:\d+:)?\d\d?:\d\d[.,]\d+"
 TIMES = re.compile(rf"\s*({TIME})\s+-->\s+({TIME})(\s.*)?")
-STYLE = re.compile(r"\{\\[^}]*\}")  # FFmpeg turns tags into those of ASS
+STYLE = re.compile(r"\{\\[^{}]*\}")  # FFmpeg turns tags into those of ASS
 # The same in WebVTT, where FFmpeg also escapes what ASS would take for a tag or a sign of its own.
 ESCAPED = re.compile(r"\\(N|h|\{\{\}|\u2060)|\{[^}]*\}")
 PLAIN = {"N": "\n", "h": " ", "{{}": "{", "\u2060": "\\"}

@@ -52,6 +52,14 @@ def test_signs_with_a_meaning_in_ass_are_only_text():
     assert [one.text for one in parse_subtitles(text.encode(), "x")] == [r"A B {x} \o/ \N \h, b {\an8}c {d"]
 
 
+def test_tags_that_do_not_end_are_text():
+    """A megabyte of them is read in a moment; looking for the end of each would take most of an hour."""
+    said = r"{\b" * 350_000
+    for file in ("1\n00:00:01,000 --> 00:00:02,000\n", "WEBVTT\n\n00:01.000 --> 00:02.000\n"):
+        [sentence] = parse_subtitles((file + said + "red").encode(), "x")
+        assert sentence.text.replace(" ", "") == said + "red", "FFmpeg may divide it"
+
+
 def test_speech_recognizers(tmp_path):
     """Whisper's object with a logarithm, and a list with confidences or without."""
     path = tmp_path / "a.json"
