@@ -7,15 +7,15 @@ import time
 from queue import Empty, Full, Queue
 
 import urllib3
-from urllib3.exceptions import LocationParseError
+from urllib3.exceptions import HTTPError, LocationParseError
 from urllib3.util import parse_url
 
 from rice_jax.types import DataError
 
 MAX_QUEUED = 1000  # events; then the oldest are dropped
 # About five minutes for an event, whatever its receiver asks for: later ones wait for it.
-TRIES, BACK_OFF, LONGEST_BACK_OFF = 10, 1.0, 60.0
-TIMEOUT_SECONDS = 10.0  # of one request
+TRIES, BACK_OFF, LONGEST_BACK_OFF = 11, 1.0, 60.0
+TIMEOUT_SECONDS = 10.0  # without an answer, after which a try has failed
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses after which another try may succeed
 
 logger = logging.getLogger(__name__)
@@ -45,13 +45,10 @@ class Webhook:
         if parts.scheme not in ("http", "https") or not parts.host:
             raise DataError(f"webhook: found {url!r}, expected a URL that begins with http:// or https://")
         self._url, self._name = url, f"{parts.scheme}://{parts.host}"  # the rest may hold secrets
-        self._retry = urllib3.Retry(
-            TRIES, backoff_factor=back_off, backoff_max=LONGEST_BACK_OFF, status_forcelist=PASSING,
-            allowed_methods=None, redirect=False, raise_on_status=False, respect_retry_after_header=False,
-        )  # fmt: skip
+        self._back_off = back_off
         self._queue: Queue[dict] = Queue(MAX_QUEUED)
         self._dropped = 0
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it logs each try
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # its warnings name the URL
         threading.Thread(target=self._run, name="webhook", daemon=True).start()
 
     def send(self, event: dict) -> None:
@@ -81,18 +78,35 @@ class Webhook:
             logger.warning("webhook: %s is too slow; %d events have been dropped", self._name, self._dropped)
 
     def _run(self) -> None:
-        pool = urllib3.PoolManager(timeout=TIMEOUT_SECONDS)
+        pool = urllib3.PoolManager(timeout=TIMEOUT_SECONDS, retries=False)
         while True:
             event = self._queue.get()
             try:
-                body = json.dumps(event, ensure_ascii=False, allow_nan=False).encode()
-                headers = {"Content-Type": "application/json"}
-                answer = pool.request(
-                    "POST", self._url, body=body, headers=headers, retries=self._retry, redirect=False
-                )
-                if not 200 <= answer.status < 300:
-                    logger.warning("webhook: %s has answered %d; the event is dropped", self._name, answer.status)
+                status = self._post(pool, event)
+                if not 200 <= status < 300:
+                    logger.warning("webhook: %s has answered %d; the event is dropped", self._name, status)
             except Exception as error:  # whatever it is, the next event gets its turn
                 logger.warning("webhook: %s: %s; the event is dropped", self._name, type(error).__name__)
             finally:
                 self._queue.task_done()
+
+    def _post(self, pool: urllib3.PoolManager, event: dict) -> int:
+        """Posts an event, again while another try may succeed; returns the last status.
+
+        Only the header of an answer is read, as its body may never end. urllib3's own retries read the whole body.
+        """
+        body = json.dumps(event, ensure_ascii=False, allow_nan=False).encode()
+        headers, number = {"Content-Type": "application/json"}, 1
+        while True:
+            try:
+                answer = pool.request(
+                    "POST", self._url, body=body, headers=headers, redirect=False, preload_content=False
+                )
+                answer.close()
+                if answer.status not in PASSING or number == TRIES:
+                    return answer.status
+            except HTTPError:
+                if number == TRIES:
+                    raise
+            time.sleep(min(self._back_off * 2 ** (number - 1), LONGEST_BACK_OFF))
+            number += 1

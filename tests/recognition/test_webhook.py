@@ -1,7 +1,9 @@
 """Events that are posted to a URL."""
 
+import contextlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -23,19 +25,26 @@ def receiver():
             server.go_on.wait(SECONDS)
             server.received.append((self.headers["Content-Type"], json.loads(body)))
             self.send_response(server.statuses.pop(0) if server.statuses else 200)
-            self.send_header("Content-Length", "0")
             self.send_header("Retry-After", "3600")
+            if not server.is_endless:
+                self.send_header("Content-Length", "0")
             self.end_headers()
+            with contextlib.suppress(OSError):  # until the sender closes the connection
+                while server.is_endless:
+                    self.wfile.write(b": keep-alive\n\n")
+                    time.sleep(0.01)
 
         def log_message(self, *arguments):
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.received, server.statuses, server.go_on = [], [], threading.Event()
+    server.is_endless = False
     server.go_on.set()
     server.url = f"http://127.0.0.1:{server.server_port}/hook?secret=1"
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
+    server.is_endless = False
     server.go_on.set()
     server.shutdown()
     server.server_close()
@@ -76,6 +85,19 @@ def test_an_event_that_is_refused_is_named_and_dropped(receiver, caplog, statuse
     assert reason in record.getMessage() and "secret" not in record.getMessage()
 
 
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_an_answer_that_never_ends_holds_no_event_up(receiver, caplog, status):
+    """As that of a proxy, or of an address that tells events itself."""
+    receiver.is_endless = True
+    receiver.statuses.append(status)
+    webhook = Webhook(receiver.url, back_off=0.001)
+    for number in range(3):
+        webhook.send({"number": number})
+    webhook.close(SECONDS)
+    assert numbers(receiver) == [0] * (status == 503) + [0, 1, 2]
+    assert len(caplog.records) == (status == 400)
+
+
 def test_nothing_waits_for_a_slow_receiver(receiver, monkeypatch, caplog):
     monkeypatch.setattr(webhook_module, "MAX_QUEUED", 3)
     receiver.go_on.clear()
@@ -93,7 +115,7 @@ def test_a_receiver_that_is_not_there(caplog):
     webhook = Webhook("http://127.0.0.1:9/", back_off=0.0001)
     webhook.send({"number": 0})
     webhook.close(SECONDS)
-    assert "127.0.0.1: MaxRetryError; the event is dropped" in caplog.text
+    assert "127.0.0.1: NewConnectionError; the event is dropped" in caplog.text
 
 
 @pytest.mark.parametrize("url", ["", "hook", "ftp://example.com/", "http://", "https:///hook"])
