@@ -2,6 +2,7 @@
 
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from rice_jax.index.model import Model
 from rice_jax.recognition.engine import Engine, Frames, Match, join_frames
 from rice_jax.recognition.follow import LiveFrame
 from rice_jax.recognition.products import Where
@@ -108,7 +110,8 @@ class Changes:
     ):
         """Starts without frames; for the interval and the clocks, see `changes`."""
         self.search, self._interval, self._now, self._date = search, interval_seconds, now, date
-        self._model: object = None  # that has encoded the window
+        # That has encoded the window; weak, as a silent stream would keep a model in memory that has been replaced.
+        self._model: weakref.ref[Model] | None = None
         self._last: LiveFrame | None = None
         self._state = _State()
         self._told = -math.inf  # date of the latest event
@@ -126,9 +129,9 @@ class Changes:
             DataError: there is no such gallery, column, or product, or a cosine is not finite.
         """
         yield from self._lose(batch[-1].arrived)
-        if engine.model is not self._model:
+        if self._model is None or engine.model is not self._model():
             self._state.window.clear()
-            self._model = engine.model
+            self._model = weakref.ref(engine.model)
         for place, frame in enumerate(batch):
             self._state.window.append((frame.second, encoded.take(slice(place, place + 1))))
         last = self._last = batch[-1]

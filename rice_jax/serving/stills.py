@@ -4,11 +4,13 @@ import collections
 import dataclasses
 import functools
 import hashlib
+import weakref
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
 
+from rice_jax.index.model import Model
 from rice_jax.recognition.changes import WINDOW, Event, product_vectors
 from rice_jax.recognition.engine import Engine, Frames
 
@@ -31,7 +33,9 @@ class Stills:
 
     def __init__(self) -> None:
         """Starts without frames."""
-        self._engine: Engine | None = None
+        # Weak, as a silent stream would keep an index and a model in memory that have been replaced.
+        self._engine: weakref.ref[Engine] | None = None
+        self._model: weakref.ref[Model] | None = None
         self._latest: collections.deque[tuple[Still, Float[np.ndarray, " E"]]] = collections.deque()
         self._begin = 0.0  # of the part
         self._vectors = np.zeros((0, 0))  # of its product
@@ -39,19 +43,24 @@ class Stills:
 
     def add(self, engine: Engine, stills: Iterable[Still], encoded: Frames) -> None:
         """Adds frames, later than all before, that the engine has encoded; those of another model are forgotten."""
-        if self._engine is None or engine.model is not self._engine.model:
+        if self._model is None or engine.model is not self._model():
             self._latest.clear()
             self._vectors = np.zeros((0, encoded.features.shape[1]))
-        self._engine = engine
+            self._model = weakref.ref(engine.model)
+        self._engine = weakref.ref(engine)
         unit = encoded.features / np.linalg.norm(encoded.features, axis=1, keepdims=True)
         self._latest.extend(zip(stills, unit, strict=True))
         while len(self._latest) > WINDOW:
             self._best = self._better(self._best, *self._latest.popleft())
 
     def of(self, event: Event) -> Still | None:
-        """The best frame until now of the part that begins, or the best one of the part that ends; None = unknown."""
-        if event.event == "shown" and self._engine:
-            self._begin, self._vectors = event.second, product_vectors(self._engine, event.product)
+        """The best frame until now of the part that begins, or the best one of the part that ends; None = unknown.
+
+        A part begins only while the engine is in use that has encoded the latest frame.
+        """
+        engine = self._engine() if self._engine else None
+        if event.event == "shown" and engine:
+            self._begin, self._vectors = event.second, product_vectors(engine, event.product)
             self._best = None
         best = self._best
         for still, unit in self._latest:

@@ -17,10 +17,14 @@ NOTHING = NUM_PRODUCTS  # a picture of no product
 LAG = 0.5  # seconds between a frame's time and its arrival
 
 
+class FakeModel:
+    """Has frames in a space of its own."""
+
+
 class FakeEngine(Engine):
     """Encodes pictures, which are the numbers of products, as unit vectors."""
 
-    model = None
+    model = FakeModel()
     vectors = np.eye(NUM_PRODUCTS, NUM_PRODUCTS + 1, dtype=np.float32)
     index = SimpleNamespace(
         gallery_ids=["a"] * NUM_PRODUCTS,
@@ -232,7 +236,7 @@ def test_a_product_that_is_gone_is_told_as_it_was_at_last(monkeypatch):
 
 def test_another_model_begins_anew_and_the_product_stays(parts):
     engines = [FakeEngine(), FakeEngine()]
-    engines[1].model = "other"
+    engines[1].model = FakeModel()
     found = Changes(now=lambda: 0.0, date=lambda: 0.0)
     events = []
     for second in range(30):

@@ -1,11 +1,14 @@
 """The events of streams, with an engine that only compares."""
 
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 import pytest
 
 from rice_jax.recognition import changes as changes_module
+from rice_jax.recognition import follow as follow_module
 from rice_jax.recognition.changes import Search
 from rice_jax.recognition.lines import event_line
 from rice_jax.recognition.source import Source
@@ -13,7 +16,8 @@ from rice_jax.recognition.stream import Stream
 from rice_jax.serving import live as live_module
 from rice_jax.serving.live import Followed, Pushed, PushedPicture
 from rice_jax.types import DataError
-from tests.recognition.test_changes import FakeEngine, parts_of
+from tests.recognition.test_changes import FakeEngine, FakeModel, parts_of
+from tests.serving.serving import until
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +115,38 @@ def test_a_source_outlives_pictures_that_cannot_be_recognized(follow, monkeypatc
     reason = f"pictures are not recognized: {error if isinstance(error, DataError) else 'RuntimeError'}"
     assert [state.reason for state in states] == [None] * 9 + [reason] * 8 + [None] * 7
     assert caplog.messages == [f"rtmp://localhost: {reason}"] and end.state == "ended"
+
+
+def test_a_silent_source_frees_what_is_replaced(monkeypatch):
+    """Nothing but the server's list of indexes keeps an engine and its model in memory."""
+
+    def pictures(source, interval, stop, seen):
+        for second in range(4):
+            yield float(second), np.zeros((8, 8, 3), np.uint8)
+        stop.wait()
+
+    def new():
+        engine = LiveEngine()
+        engine.model = FakeModel()
+        return engine
+
+    def is_free(*parts):
+        gc.collect()
+        return [part() for part in parts] == [None] * len(parts)
+
+    async def run():
+        engines, lines = [new()], []
+        write = lambda event, frame: lines.append(event_line(event))  # noqa: E731
+        encode = lambda engine, pictures: engine.encode(pictures)  # noqa: E731
+        followed = Followed("s", Source("rtmp://localhost"), lambda: engines[0], encode, write, 1.0, Search())
+        await asyncio.to_thread(until, lambda: lines)
+        former = weakref.ref(engines[0]), weakref.ref(engines[0].model)
+        engines[0] = new()
+        await asyncio.to_thread(until, lambda: is_free(*former))
+        followed.end()
+        await asyncio.to_thread(followed.join)
+        return [(line["event"], line.get("reason")) for line in lines]
+
+    monkeypatch.setattr(follow_module, "TICK", 0.01)
+    monkeypatch.setattr(live_module, "live_pictures", pictures)
+    assert asyncio.run(run()) == [("shown", None), ("gone", "stopped")]

@@ -9,8 +9,9 @@ from rice_jax.index.smaller import make_smaller
 from rice_jax.recognition.changes import WINDOW, Event, product_vectors
 from rice_jax.recognition.engine import Frames, Match
 from rice_jax.serving.stills import Still, Stills
-from tests.recognition.test_changes import FakeEngine
+from tests.recognition.test_changes import FakeEngine, FakeModel
 
+ENGINE = FakeEngine()
 WIDTH = 6  # of the fake engine's embeddings
 
 
@@ -18,13 +19,13 @@ def event(kind, second, product=0):
     return Event(kind, 0.0, second, Match(f"p{product}", "a", "", 0.9, 0.9, ""), 0.9, ())
 
 
-def add(stills, cosines, product=0, begin=0, engine=None):
+def add(stills, cosines, product=0, begin=0, engine=ENGINE):
     """Adds a frame a second; each has some cosine with a product, and what is left with no other one."""
     for place, cosine in enumerate(cosines):
         features = np.zeros((1, WIDTH), np.float32)
         features[0, [product, -1]] = 3 * np.array([cosine, np.sqrt(1 - cosine**2)])
         second = float(begin + place)
-        stills.add(engine or FakeEngine(), [Still(second, str(second).encode())], Frames(features, None))
+        stills.add(engine, [Still(second, str(second).encode())], Frames(features, None))
 
 
 def second_of(still):
@@ -56,7 +57,7 @@ def test_long_parts_keep_their_best_frame_and_no_others(best):
 
 def test_frames_of_another_model_are_not_compared():
     stills, other = Stills(), FakeEngine()
-    other.model = "other"
+    other.model = FakeModel()
     add(stills, [0.9] * 3)
     assert second_of(stills.of(event("shown", 0.0))) == 0
     add(stills, [0.5, 0.99], begin=3, engine=other)
