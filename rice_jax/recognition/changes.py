@@ -1,5 +1,6 @@
 """What changes in a live stream: when a product is shown, and when it is gone."""
 
+import logging
 import math
 import time
 import weakref
@@ -19,7 +20,10 @@ from rice_jax.recognition.recognizer import Segment, products_over_time
 CONFIRMED = 3  # frames of a part after which it counts
 WINDOW = 60  # frames that are kept, and whose likeliest parts are searched
 TICK = 0.001  # seconds between the dates of two events of one kind, which are written in milliseconds
+SET_BACK_SECONDS = 60.0  # behind the latest event, from which on a clock has been put right, and dates follow it
 LOST_SECONDS = 30.0  # without a frame, after which the product is gone, at least; longer than a segment of HLS
+
+logger = logging.getLogger(__name__)
 
 Turn = Callable[[Segment, Match], float]
 
@@ -164,8 +168,13 @@ class Changes:
 
     def _dated(self, events: Iterable[Event]) -> Iterator[Event]:
         assert self._last is not None
+        date = self._date()
         # Of the stream; earlier with every quicker frame.
-        begin = self._last.shown - self._last.second + self._date() - self._now()
+        begin = self._last.shown - self._last.second + date - self._now()
+        if self._told - date > SET_BACK_SECONDS:
+            behind = self._told - date
+            logger.warning("this machine's clock is %.0f s behind the latest event; the next ones follow it", behind)
+            self._told, self._latest = -math.inf, {}
         for event in events:
             self._told = max(self._told, begin + event.second, self._latest.get(event.event, -math.inf) + TICK)
             self._latest[event.event] = self._told

@@ -69,8 +69,11 @@ def frame(second: float, product: int, late: float = LAG) -> LiveFrame:
     return LiveFrame(second, second, second + late, np.int64(product))
 
 
-def events(*parts, batch=1):
-    """The events of a stream of parts, each a product and for how many seconds it is shown; a part of None is a cut."""
+def events(*parts, batch=1, ahead=lambda now: 0.0):
+    """The events of a stream of parts, each a product and for how many seconds it is shown; a part of None is a cut.
+
+    The wall clock may be ahead at some times.
+    """
     second, batches = 0.0, [[]]
     for product, seconds in parts:
         for _ in range(int(seconds)):
@@ -90,7 +93,7 @@ def events(*parts, batch=1):
             yield each
 
     times = [0.0]
-    return list(changes(played(), FakeEngine(), now=lambda: times[0], date=lambda: 1000.0 + times[0]))
+    return list(changes(played(), FakeEngine(), now=lambda: times[0], date=lambda: 1000.0 + times[0] + ahead(times[0])))
 
 
 def told(found):
@@ -266,3 +269,13 @@ def test_dates_ascend_if_a_sender_is_faster_than_time():
     found = list(changes(batches, FakeEngine(), now=lambda: 20.0, date=lambda: 1020.0))
     dates = [event.date for event in found]
     assert len(found) == 8 and dates == sorted(dates) and dates[0] < 1020.0
+
+
+@pytest.mark.parametrize(("seconds", "follows"), [(3600.0, True), (60.0, False)])
+def test_dates_follow_a_clock_that_is_put_right(caplog, seconds, follows):
+    """A small step back is waited for, so that dates ascend."""
+    found = events((0, 10), (1, 10), (2, 10), (3, 40), (4, 10), ahead=lambda now: seconds * (10 < now < 20))
+    dates, right = [event.date for event in found], [1000 + event.second for event in found]
+    assert dates[0] == right[0] and dates[1:3] == [date + seconds for date in right[1:3]]
+    assert (dates[3:] == right[3:]) == follows and (dates == sorted(dates)) == (not follows)
+    assert len(caplog.records) == follows and ("behind the latest event" in caplog.text) == follows
