@@ -232,7 +232,7 @@ def _recognition(service: Service, shops: Shops, admission: Admission, limits: L
     @router.delete("/streams/{stream_id}", status_code=204)
     async def end_stream(request: Request, stream_id: StreamId) -> None:
         """Ends a stream."""
-        if not service.end(shops[_name(request)], stream_id):
+        if not await service.end(shops[_name(request)], stream_id):
             raise HTTPException(404, f"found no stream {stream_id!r}; it may have been idle for too long")
 
     return router

@@ -113,7 +113,7 @@ class Service:
             try:
                 yield
             finally:
-                for followed in self.lives.end_all():
+                for followed in await self.lives.end_all(self._rankers):
                     await asyncio.to_thread(followed.join)
 
     async def recognize(self, shop: Shop, upload: Upload, work: Work) -> RecognitionResponse:
@@ -148,7 +148,7 @@ class Service:
         if followed := self.lives.followed(name):
             if not followed.log.is_closed:
                 raise HTTPException(409, f"stream {stream_id!r} follows a source; end it before you push its pictures")
-            self.lives.end(name)
+            await self.lives.end(name, self._rankers)
         prepared = await self._timed("decode", self._decoders, self._prepare, shop, picture)
         # Only now, since no stream starts with a refused picture.
         stream = self.streams.open(_key(shop, stream_id), lambda: Stream(shop.engine.num_frames, self._interval))
@@ -196,10 +196,10 @@ class Service:
         stream.add_text(said.start, said.end, " ".join(said.text.split()))
         return TextResponse(text_used=shop.engine.reads_texts)
 
-    def end(self, shop: Shop, stream_id: str) -> bool:
+    async def end(self, shop: Shop, stream_id: str) -> bool:
         """Ends a stream; returns whether there was one."""
-        found = self.streams.end(_key(shop, stream_id)), self.lives.end(StreamName(shop.name, stream_id))
-        return any(found)
+        was_pushed = self.streams.end(_key(shop, stream_id))
+        return await self.lives.end(StreamName(shop.name, stream_id), self._rankers) or was_pushed
 
     async def follow(self, shop: Shop, stream_id: str, query: SourceQuery) -> StreamStateResponse:
         """Follows a source.

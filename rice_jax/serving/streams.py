@@ -150,34 +150,38 @@ class Lives:
         """
         for name, pushed in list(self.pushed.items()):
             if name not in streams:
-                self._end_pushed(name, pushed)
+                await self._end_pushed(name, pushed, pool)
                 continue
             try:
                 await asyncio.get_running_loop().run_in_executor(pool, pushed.wait)
             except Exception:
                 logger.exception("stream %r: an event cannot be told, so its listeners are ended", name.id)
-                self._end_pushed(name, pushed)
+                await self._end_pushed(name, pushed, pool)
 
-    def end(self, name: StreamName) -> bool:
-        """Ends a stream; returns whether there was one."""
+    async def end(self, name: StreamName, pool: ThreadPoolExecutor) -> bool:
+        """Ends a stream; returns whether there was one.
+
+        Args:
+            name: of the stream.
+            pool: of the threads that tell events.
+        """
         followed, pushed = self._followed.pop(name, None), self.pushed.get(name)
         if followed:
             followed.end()
             self._ended.append(followed)
         if pushed:
-            self._end_pushed(name, pushed)
+            await self._end_pushed(name, pushed, pool)
         return bool(followed or pushed)
 
-    def _end_pushed(self, name: StreamName, pushed: Pushed) -> None:
+    async def _end_pushed(self, name: StreamName, pushed: Pushed, pool: ThreadPoolExecutor) -> None:
         if self.pushed.get(name) is pushed:  # and not a newer one of this name
             del self.pushed[name]
-        try:
-            pushed.end()
+        try:  # in a thread, as it waits while a picture of the stream is ranked
+            await asyncio.get_running_loop().run_in_executor(pool, pushed.end)
         except Exception:  # its listeners are ended all the same
             logger.exception("stream %r: its last event cannot be told", name.id)
 
-    def end_all(self) -> Iterable[Followed]:
-        """Ends all streams; returns those whose threads are to be waited for."""
-        for name in [*self._followed, *self.pushed]:
-            self.end(name)
+    async def end_all(self, pool: ThreadPoolExecutor) -> Iterable[Followed]:
+        """Ends all streams, as `end`; returns those whose threads are to be waited for."""
+        await asyncio.gather(*(self.end(name, pool) for name in [*self._followed, *self.pushed]))
         return self._ended

@@ -45,9 +45,9 @@ def test_a_source_takes_the_place_of_pictures_that_are_pushed_no_longer():
     assert lives.follow(name, lambda: followed) is followed
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(lives.wait(Streams(Limits()), pool))
-    pushed.end.assert_called_once()
-    assert not followed.end.called and lives.get(name) is followed
-    assert lives.end(name) and followed.end.called and not lives.end(name)
+        pushed.end.assert_called_once()
+        assert not followed.end.called and lives.get(name) is followed
+        assert asyncio.run(lives.end(name, pool)) and followed.end.called and not asyncio.run(lives.end(name, pool))
 
 
 @pytest.fixture(autouse=True)
