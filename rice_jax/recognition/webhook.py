@@ -105,8 +105,8 @@ class Webhook:
                 answer.close()
                 if answer.status not in PASSING or number == TRIES:
                     return answer.status
-            except HTTPError:
-                if number == TRIES:
+            except HTTPError as error:
+                if number == TRIES or isinstance(error, LocationParseError):  # no host has such a name
                     raise
             time.sleep(min(self._back_off * 2 ** (number - 1), LONGEST_BACK_OFF))
             number += 1

@@ -118,6 +118,13 @@ def test_a_receiver_that_is_not_there(caplog):
     assert "127.0.0.1: NewConnectionError; the event is dropped" in caplog.text
 
 
+def test_a_host_that_cannot_be_is_not_tried_again(caplog):
+    webhook = Webhook("http://a..b/", back_off=SECONDS)
+    webhook.send({"number": 0})
+    webhook.close(SECONDS)
+    assert "a..b: LocationParseError; the event is dropped" in caplog.text
+
+
 @pytest.mark.parametrize("url", ["", "hook", "ftp://example.com/", "http://", "https:///hook"])
 def test_what_is_no_url_is_refused(url):
     with pytest.raises(DataError, match="expected a URL that begins with http:// or https://"):
