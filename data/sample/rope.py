@@ -72,7 +72,7 @@ def simulate_rope(flags: argparse.Namespace) -> None:
     for split, prefix in SPLITS.items():
         for domain, names in DOMAINS.items():
             chosen = [item for item in items if (item["split"], item["domain"]) == (split, domain)]
-            _write(out, prefix, domain, names, chosen, numbers)
+            _write(out, prefix, names, chosen, numbers)
     _write_attribution(out, [product for lives in splits for live in lives for product in live.products], numbers)
     shutil.rmtree(out / UNFINISHED)
 
@@ -177,7 +177,7 @@ def _draw(flags, backgrounds, out, task):
     return found
 
 
-def _write(out, prefix, domain, names, items, numbers):
+def _write(out, prefix, names, items, numbers):
     """Writes the three files of a domain; an item without text has no line in the second."""
     pairs, texts, pictures = [], [], []
     for item in sorted(items, key=lambda item: item["item"]):
