@@ -66,9 +66,9 @@ def _patches(theirs: str) -> Table:
 
 
 # {our path: (layout, their names)}. Several names are parts of one tensor of ours, in order, along its output axis.
-# A table lists all parameters that a model of the family may have; those of a certain model are a part of them. A path
-# through blocks/ is of a tensor whose first axis is the block, of number i; in their names, {} is i, {even} is
-# 2 * i, {odd} is 2 * i + 1.
+# A table lists all parameters that a model of the family may have; those of a certain model are a part of them. Names
+# with braces are of a tensor of ours whose first axis is the block, of number i: {} is i, {even} is 2 * i, {odd} is
+# 2 * i + 1.
 _BLOCK = {
     "ln_1/scale": (_SAME, ["ln_1.weight"]),
     "ln_1/bias": (_SAME, ["ln_1.bias"]),

@@ -14,7 +14,7 @@ from rice_jax.convert.tensors import (
     Places,
     bullets,
     check_names,
-    find_places,
+    parameter_places,
     parameter_shapes,
     require_possible,
     to_ours,
@@ -135,8 +135,7 @@ def places(config: SwinConfig, state: Mapping[str, Any]) -> Places:
     """The names of each parameter in a file."""
     table = names.swin(len(config.stages))
     table = names.prefixed(table, "", PREFIX if any(name.startswith(PREFIX) for name in state) else "")
-    depths = {f"stage_{number}/blocks/": depth for number, (depth, *_) in enumerate(config.stages)}
-    return find_places({path: table[path] for path in shapes(config)}, depths)
+    return parameter_places(table, shapes(config))
 
 
 def shapes(config: SwinConfig) -> dict[str, tuple[int, ...]]:

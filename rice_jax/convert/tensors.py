@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -19,8 +19,22 @@ from rice_jax.files import replacing
 
 _MAX_LISTED = 20  # of each kind of problem listed in an error
 
-# {our path: (layout, their names in each block)}; a tensor outside the blocks has a single entry.
-Places = dict[str, tuple[Layout, list[list[str]]]]
+
+class Place(NamedTuple):
+    """Where a parameter is in another program's file.
+
+    Attributes:
+        layout: of its tensors.
+        blocks: their names in each block; a tensor outside the blocks has a single entry.
+        is_stacked: whether the parameter's first axis is the block.
+    """
+
+    layout: Layout
+    blocks: list[list[str]]
+    is_stacked: bool
+
+
+Places = dict[str, Place]  # by our path
 
 
 class ConvertError(ValueError):
@@ -49,14 +63,21 @@ def find_places(table: Table, num_blocks: Mapping[str, int]) -> Places:
     """Expands the names of all blocks; `num_blocks` is {prefix of our path: number of blocks}."""
     written = {}
     for path, (layout, names) in table.items():
-        blocks = range(next((num for start, num in num_blocks.items() if path.startswith(start)), 1))
-        written[path] = layout, [[name.format(i, even=2 * i, odd=2 * i + 1) for name in names] for i in blocks]
+        num = next((num for start, num in num_blocks.items() if path.startswith(start)), None)
+        blocks = [[name.format(i, even=2 * i, odd=2 * i + 1) for name in names] for i in range(num or 1)]
+        written[path] = Place(layout, blocks, is_stacked=num is not None)
     return written
+
+
+def parameter_places(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> Places:
+    """The names of a model's parameters; where names have braces, the parameter's first axis is the block."""
+    blocks = {path: shape[0] for path, shape in shapes.items() if "{" in "".join(table[path][1])}
+    return find_places({path: table[path] for path in shapes}, blocks)
 
 
 def check_names(state: Iterable[str], places: Places, ignored: re.Pattern, expected: str) -> None:
     """Raises a ConvertError, "not <expected>", that lists the missing and unknown names, if there are any."""
-    wanted = {name for _, blocks in places.values() for names in blocks for name in names}
+    wanted = {name for place in places.values() for names in place.blocks for name in names}
     missing = sorted(wanted - set(state))
     unknown = sorted(name for name in set(state) - wanted if not ignored.fullmatch(name))
     if missing or unknown:
@@ -86,8 +107,8 @@ def to_ours(
     """
     flat, problems = {}, []
     for path, shape in shapes.items():
-        layout, blocks = places[path]
-        one = layout.to_theirs(np.empty(shape[1:] if _is_stacked(path) else shape, np.float32))
+        layout, blocks, is_stacked = places[path]
+        one = layout.to_theirs(np.empty(shape[1:] if is_stacked else shape, np.float32))
         theirs = _split(one, len(blocks[0]))[0].shape
         tensors = {name: np.asarray(state[name]) for names in blocks for name in names}
         wrong = [
@@ -100,7 +121,7 @@ def to_ours(
             problems += wrong
             continue
         values = [layout.to_ours(_join([tensors[name].astype(np.float32) for name in names])) for names in blocks]
-        flat[path] = np.stack(values) if _is_stacked(path) else np.asarray(values[0], order="C")
+        flat[path] = np.stack(values) if is_stacked else np.asarray(values[0], order="C")
     if problems:
         raise ConvertError(f"tensors that do not fit {expected}:" + bullets(problems))
     return traverse_util.unflatten_dict(flat, sep="/")
@@ -123,8 +144,8 @@ def to_theirs(
         value = np.asarray(flat[path])
         if value.shape != shape:
             raise ConvertError(f"parameter {path}: found shape {value.shape}, expected {shape}")
-        layout, blocks = places[path]
-        for names, block in zip(blocks, value if _is_stacked(path) else [value], strict=True):
+        layout, blocks, is_stacked = places[path]
+        for names, block in zip(blocks, value if is_stacked else [value], strict=True):
             parts = _split(layout.to_theirs(block), len(names))
             state |= {name: np.asarray(part, order="C") for name, part in zip(names, parts, strict=True)}
     return state
@@ -174,10 +195,6 @@ def bullets(lines: list[str]) -> str:
     """The first lines of a list, and how many more there are."""
     rest = len(lines) - _MAX_LISTED
     return "".join(f"\n  {line}" for line in lines[:_MAX_LISTED]) + (f"\n  and {rest} more" if rest > 0 else "")
-
-
-def _is_stacked(path: str) -> bool:
-    return "blocks/" in path
 
 
 def _join(parts: list[np.ndarray]) -> np.ndarray:

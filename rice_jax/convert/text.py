@@ -48,6 +48,7 @@ from rice_jax.convert.tensors import (
     check_names,
     find_places,
     num_layers,
+    parameter_places,
     parameter_shapes,
     read_safetensors,
     require_possible,
@@ -194,7 +195,7 @@ def convert_text(state: Mapping[str, np.ndarray], names: Names, config: TextTowe
 
 def text_places(table: Table, config: TextTowerConfig) -> Places:
     """Their names of each parameter of a tower."""
-    return find_places({path: table[path] for path in text_shapes(config)}, {"blocks/": config.layers})
+    return parameter_places(table, text_shapes(config))
 
 
 def text_shapes(config: TextTowerConfig) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from rice_jax.config import PIXEL_STATISTICS, EncoderConfig, SwinConfig, VitConfig
 from rice_jax.config.model import SIZES, SWITCHES
 from rice_jax.convert.names import Table
-from rice_jax.convert.tensors import ConvertError, Places, check_names, find_places, parameter_shapes, to_ours
+from rice_jax.convert.tensors import ConvertError, Places, check_names, parameter_places, parameter_shapes, to_ours
 from rice_jax.models.encoders import encoder_class
 from rice_jax.parallel.mesh import ONE_PLACE
 
@@ -44,8 +44,7 @@ def convert_vit(
 
 def places(table: Table, config: VitConfig) -> Places:
     """Their names of each parameter of an encoder."""
-    num_blocks = {"blocks/": config.layers, "integration/blocks/": config.integration_layers}
-    return find_places({path: table[path] for path in shapes(config)}, num_blocks)
+    return parameter_places(table, shapes(config))
 
 
 def shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
