@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rice_jax.config import ConfigError
+from rice_jax.config import ConfigError, LossConfig, TextConfig
 from rice_jax.tasks import resolve
 from tests.settings import small_config, small_values
 
@@ -16,7 +16,7 @@ def aggregation(values: dict, kind: str, **changes) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v["loss"].update(kind="icl"), "config.loss.kind: found 'icl', expected 'softmax', 'sigmoid' or 'tr"),
+        (lambda v: v["loss"].update(kind="icl"), "config.loss.kind: found 'icl', expected 'softmax', 'sigmoid'"),
         (lambda v: v["loss"].update(multi_positive=True), "multi_positive: found True with config.loss.kind='softmax'"),
         (
             lambda v: v["loss"].update(kind="sigmoid", multi_positive=True, mask_same_image=False),
@@ -70,3 +70,14 @@ def test_settings_of_another_kind_do_not_matter():
     small_config(model__aggregation__attention__pooling="mean")
     small_config(model__aggregation__kind="transformer", data__num_frames=10)
     small_config(loss__kind="triplet", loss__multi_positive=True)
+
+
+def test_another_kind_has_what_it_is_not_said_to_have_refused():
+    """Until the rules name it."""
+    [problem] = LossConfig(kind="margin", multi_positive=True).problems()
+    assert "multi_positive: found True with config.loss.kind='margin', which has one positive for each row" in problem
+    loss = LossConfig(kind="margin", image_title_weight=1.0)
+    [problem] = loss.text_loss_problems(loss.kind, "embeddings", 8, TextConfig(8))
+    assert problem.startswith("config.loss.kind: found 'margin', expected 'softmax' or 'sigmoid' with image_title_wei")
+    for kind in ("softmax", "sigmoid"):
+        assert not [*loss.text_loss_problems(kind, "embeddings", 8, TextConfig(8))]

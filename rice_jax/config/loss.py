@@ -49,10 +49,10 @@ class LossConfig(DistillSettings, TextLossSettings):
 
     def problems(self) -> Iterator[str]:
         """A line for each pair of settings that exclude each other."""
-        if self.multi_positive and self.kind == "softmax":
+        if self.multi_positive and self.kind not in ("sigmoid", "triplet"):
             yield (
-                "config.loss.multi_positive: found True with config.loss.kind='softmax', which has one positive for "
-                "each row; set the kind to 'sigmoid' or 'triplet'"
+                f"config.loss.multi_positive: found True with config.loss.kind={self.kind!r}, which has one positive "
+                "for each row; set the kind to 'sigmoid' or 'triplet'"
             )
         if self.multi_positive and not self.mask_same_image:
             yield (

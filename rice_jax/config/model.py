@@ -11,6 +11,8 @@ from rice_jax.config.text import TextConfig, TextTowerConfig, TextTowerSettings
 
 # Architectures that encode a video as a whole, and have learned positions of frames.
 OF_VIDEOS = "timesformer", "xclip"
+# Architectures whose patches are a grid that PMD and a detector attend to, and of which a mask leaves out any.
+OF_PATCHES = ("vit",)
 # {name: (mean, standard deviation)} of the RGB values in 0..1 of the pictures that an encoder was trained on.
 PIXEL_STATISTICS = {
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
@@ -314,6 +316,11 @@ class ModelConfig(VitConfig):
         if self.text == "tower":
             for problem in TextTowerConfig(**vars(self.text_tower)).problems():
                 yield f"config.model.text_tower.{problem}"
+        if self.architecture not in (*OF_PATCHES, *OF_VIDEOS) and self.ipd != "off" and self.ipd_use == "mask":
+            yield (
+                f"config.model.ipd_use: found 'mask' with config.model.architecture={self.architecture!r}, which "
+                "cannot leave out patches; set it to 'crop'"
+            )
         if self.architecture != "swin":
             yield from super().problems()
             return
@@ -325,8 +332,3 @@ class ModelConfig(VitConfig):
                     f"config.model.{name}: found {value!r} with config.model.architecture='swin', which does not read "
                     f"it; leave it at its default ({default!r}), and see config.model.swin"
                 )
-        if self.ipd != "off" and self.ipd_use == "mask":
-            yield (
-                "config.model.ipd_use: found 'mask' with config.model.architecture='swin', whose windows cannot leave "
-                "out patches; set it to 'crop'"
-            )

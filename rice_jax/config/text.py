@@ -134,9 +134,9 @@ class TextLossSettings:
                     f"config.loss.{name}: found {getattr(self, name)} with texts of {texts.embed_dim} numbers and "
                     f"pictures of {embed_dim}, expected 0, or config.model.embed_dim={texts.embed_dim}"
                 )
-        if self.contrasts_texts and kind == "triplet":
+        if self.contrasts_texts and kind not in ("softmax", "sigmoid"):
             yield (
-                "config.loss.kind: found 'triplet', expected 'softmax' or 'sigmoid' with image_title_weight, "
+                f"config.loss.kind: found {kind!r}, expected 'softmax' or 'sigmoid' with image_title_weight, "
                 "video_speech_weight, or title_speech_weight, which need its scale"
             )
         if self.title_speech_weight and text != "tower":

@@ -46,14 +46,14 @@ def abstract_params(config: AnyModelConfig, mesh: Mesh) -> PyTree:
     return abstract_arrays(mesh, _structure(config, mesh)[1])
 
 
-def start_decoder(params: PyTree) -> PyTree:
+def start_decoder(params: PyTree, config: AnyModelConfig) -> PyTree:
     """Lets the decoder's pairs start from the encoder's last blocks, in order.
 
-    Without a decoder, or with an encoder that has no such blocks, nothing changes.
+    Without a decoder, or with an encoder that is no vision transformer, nothing changes.
 
     Source: docs/reference.md, section 3; recorded from the reference's initialization.
     """
-    if "pmd" not in params or "blocks" not in params["encoder"]:
+    if "pmd" not in params or config.encoder.architecture != "vit":
         return params
     num_pairs = params["pmd"]["self_blocks"]["qkv"]["kernel"].shape[0]
     last = jax.tree.map(lambda x: x[-2 * num_pairs :], params["encoder"]["blocks"])
@@ -72,7 +72,7 @@ def _structure(config: AnyModelConfig, mesh: Mesh) -> tuple[nnx.GraphDef, PyTree
 
 @functools.cache
 def _creator(config: AnyModelConfig, mesh: Mesh, seed: int) -> Callable[[], PyTree]:
-    create = lambda: start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]))  # noqa: E731
+    create = lambda: start_decoder(nnx.to_pure_dict(nnx.split(_model(config, mesh, seed))[1]), config)  # noqa: E731
     return jax.jit(create, out_shardings=parameter_shardings(mesh, _structure(config, mesh)[1]))
 
 

@@ -92,7 +92,7 @@ def start_from(directory: str | os.PathLike, params: PyTree, config: AnyModelCon
         del saved[part]
     _require_same_parts(saved_config["model"], saved, config, directory)
     if "pmd" in params and "pmd" not in saved:
-        saved = start_decoder(saved | {"pmd": params["pmd"]})
+        saved = start_decoder(saved | {"pmd": params["pmd"]}, config)
     saved["encoder"] = encoder_class(config.encoder).fit(saved["encoder"], config.encoder)
 
     fresh = flatten_dict(params, sep="/")

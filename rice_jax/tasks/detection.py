@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int32, PyTree
 
 from rice_jax.config import Config, ConfigError, DetectionLossConfig
+from rice_jax.config.model import OF_PATCHES
 from rice_jax.eval.results import labeled, read_about, read_results
 from rice_jax.input.detection import detection_batches
 from rice_jax.losses.detection import detection_loss
@@ -153,10 +154,11 @@ def _problems(config: Config) -> Iterator[str]:
             f"config.data.domains: found {config.data.domains!r} with config.task='detection', which does not read it; "
             "set config.task='domains'"
         )
-    if config.model.architecture == "swin":
+    if config.model.architecture not in OF_PATCHES:
         yield (
-            "config.model.architecture: found 'swin' with config.task='detection', expected 'vit': a detector attends "
-            "to patches of a single grid, which a Swin transformer does not have"
+            f"config.model.architecture: found {config.model.architecture!r} with config.task='detection', expected "
+            f"{' or '.join(map(repr, OF_PATCHES))}: a detector attends to patches of a single grid, which this encoder "
+            "does not have"
         )
     if config.model.ipd != "off":
         yield (

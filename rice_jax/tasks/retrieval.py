@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, PyTree
 
 from rice_jax.config import Config, ConfigError, LossConfig
-from rice_jax.config.model import OF_VIDEOS
+from rice_jax.config.model import OF_PATCHES, OF_VIDEOS
 from rice_jax.eval.results import labeled, read_results
 from rice_jax.input.pipeline import train_batches
 from rice_jax.losses.contrastive import similarity
@@ -202,10 +202,10 @@ def retrieval_problems(config: Config) -> Iterator[str]:
             f"config.model.text: found {model.text!r} with config.model.architecture={model.architecture!r}, expected "
             "'off': in this task, an encoder of videos reads no texts"
         )
-    if loss.pmd_weight and model.architecture == "swin":
+    if loss.pmd_weight and model.architecture not in OF_PATCHES:
         yield (
-            f"config.loss.pmd_weight: found {loss.pmd_weight} with config.model.architecture='swin', expected 0: PMD "
-            "and PFR attend to patches of a single grid, which a Swin transformer does not have"
+            f"config.loss.pmd_weight: found {loss.pmd_weight} with config.model.architecture={model.architecture!r}, "
+            "expected 0: PMD and PFR attend to patches of a single grid, which this encoder does not have"
         )
     elif loss.pmd_weight:
         pmd = model.pmd

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import ConfigError, EncoderConfig, VitConfig
+from rice_jax.config.model import OF_PATCHES
 from rice_jax.models.encoders.swin import Swin
 from rice_jax.models.encoders.timesformer import Timesformer
 from rice_jax.models.encoders.vit import Vit
@@ -133,9 +134,9 @@ def require_patches(config: EncoderConfig, purpose: str) -> VitConfig:
     Raises:
         ConfigError: naming `purpose`.
     """
-    if not isinstance(config, VitConfig):
+    if not isinstance(config, VitConfig) or config.architecture not in OF_PATCHES:
         raise ConfigError(
-            f"config.model.architecture: found {config.architecture!r}, expected 'vit' with {purpose}, which attends "
-            "to the encoder's patches"
+            f"config.model.architecture: found {config.architecture!r}, expected {' or '.join(map(repr, OF_PATCHES))} "
+            f"with {purpose}, which attends to the encoder's patches"
         )
     return config

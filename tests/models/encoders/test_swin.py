@@ -129,7 +129,7 @@ def test_no_pixel_passes_a_window_in_the_first_block_and_all_meet_in_the_last():
         ({"loss__pmd_weight": 1.0}, r"config\.loss\.pmd_weight: found 1\.0 with .*'swin', expected 0: PMD and PFR "),
         (
             {"model__ipd": "boxes"},
-            r"config\.model\.ipd_use: found 'mask' with .*, whose windows cannot leave out ",
+            r"config\.model\.ipd_use: found 'mask' with .*'swin', which cannot leave out ",
         ),
         ({"task": "detection"}, r"config\.model\.architecture: found 'swin' with config\.task='detection', expected "),
         ({"model__width": 64}, r"config\.model\.width: found 64 with .*'swin', which does not read it"),
