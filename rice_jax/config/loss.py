@@ -8,6 +8,8 @@ from rice_jax.config.distill import DistillSettings
 from rice_jax.config.fields import group, setting
 from rice_jax.config.text import TextLossSettings
 
+KINDS = "softmax", "sigmoid", "triplet"  # of the loss that contrasts embeddings
+
 
 @dataclasses.dataclass(frozen=True)
 class DetectionLossConfig:
@@ -25,7 +27,7 @@ class LossConfig(DistillSettings, TextLossSettings):
         'Loss that contrasts the embeddings of a batch. "softmax": ICL. "sigmoid": SigLIP\'s, which judges every pair '
         'by itself, with a learned scale and bias. "triplet": the furthest of the same product against the nearest '
         "other, by distance.",
-        choices=("softmax", "sigmoid", "triplet"),
+        choices=KINDS,
     )
     multi_positive: bool = setting(
         False,
@@ -59,3 +61,11 @@ class LossConfig(DistillSettings, TextLossSettings):
                 "config.loss.multi_positive: found True with config.loss.mask_same_image=False, which makes the same "
                 "pairs negatives; set one of the two"
             )
+
+
+# The names of the losses in `metrics.jsonl`: those of `kind`, and all of a retrieval run.
+CONTRAST_METRICS = tuple("icl" if kind == "softmax" else kind for kind in KINDS)
+LOSS_METRICS = (
+    *("loss", *CONTRAST_METRICS),
+    *(field.name.removesuffix("_weight") for field in dataclasses.fields(LossConfig) if field.name.endswith("_weight")),
+)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from rice_jax.config.loss import CONTRAST_METRICS
 from rice_jax.eval.metrics import MIN_GALLERIES, Result, confidence_intervals
 from rice_jax.eval.order import NAMES, measure_order
 from rice_jax.eval.place import PREFIX
@@ -25,9 +26,7 @@ from rice_jax.types import DataError
 NUM_QUERIES = 120  # shown at most
 NUM_IMAGES = 5  # of each run
 CURVES = {
-    "ICL": ("icl",),
-    "Sigmoid loss": ("sigmoid",),
-    "Triplet loss": ("triplet",),
+    **{"ICL" if name == "icl" else f"{name.capitalize()} loss": (name,) for name in CONTRAST_METRICS},
     "Accuracy in the batch": ("accuracy",),
     "Rank-1 while training": ("retrieval/rank-1",),
 }

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rice_jax.config.loss import CONTRAST_METRICS
 from rice_jax.eval.domains import DomainRanking, DomainResult, PairRanking
 from rice_jax.eval.metrics import MIN_GALLERIES
 from rice_jax.eval.results import Row
@@ -20,7 +21,7 @@ from rice_jax.pages.shelf import Shelf
 
 NUM_QUERIES = 40  # of a pair of domains, shown at most
 LAST_PLACE = 50  # of the plot of rank-k
-LOSSES = ("loss", "icl", "sigmoid", "triplet")  # and those of pairs of domains, such as "page-video"
+LOSSES = ("loss", *CONTRAST_METRICS)  # and those of pairs of domains, such as "page-video"
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Int64
 
+from rice_jax.config.loss import LOSS_METRICS
 from rice_jax.eval.metrics import MIN_GALLERIES, Result
 from rice_jax.eval.ranking import Ranking
 from rice_jax.eval.results import Row, labeled
@@ -39,9 +40,8 @@ NUM_SUBSETS = 60  # of a label, the largest ones
 NUM_POINTS = 300  # of a training curve
 MAX_CHARACTERS = 12_000_000  # of pictures; even with attention and very long titles a report stays below 20 MB
 MAX_TEXT = 160  # characters of a title or name
-LOSSES = ("loss", "icl", "sigmoid", "triplet", "pmd", "pfr", "distill", "distill_direct")
 CURVES = {
-    "Loss": LOSSES,
+    "Loss": LOSS_METRICS,
     "Accuracy in the batch": ("accuracy", "match_accuracy"),
     "Rank-1 while training": ("retrieval/rank-1", "retrieval/matched-rank-1"),
 }
@@ -249,7 +249,7 @@ def training_plots(logs: Mapping[str, Sequence[Line]], curves: Mapping[str, Sequ
                     metric = "" if run and len(keys) == 1 else key.removeprefix("retrieval/")
                     drawn[" ".join(filter(None, (run, metric)))] = _thin(points)
         if drawn:
-            shares = not any(key in LOSSES for key in keys)
+            shares = not any(key in LOSS_METRICS for key in keys)
             found.append(plots.lines(title, drawn, xlabel="step", percent=shares))
     return found
 

@@ -30,8 +30,8 @@ class Contrast(Protocol):
             fold: goes through pairs of rows in blocks.
 
         Returns:
-            The loss, and the metrics: the loss by its name; `accuracy`, the share of videos whose nearest image in the
-            batch is their shop image; the learned scale.
+            The loss, and the metrics: the loss by the name of its kind, but ICL by `icl`; `accuracy`, the share of
+            videos whose nearest image in the batch is their shop image; the learned scale.
         """
 
 

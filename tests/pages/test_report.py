@@ -182,6 +182,12 @@ def test_a_long_training_becomes_few_points():
     assert len(plot.svg) < 30_000
 
 
+def test_every_loss_with_a_weight_has_a_curve():
+    names = ["loss", "icl", "pmd", "pfr", "distill", "distill_direct", "image_title", "video_speech", "title_speech"]
+    [plot] = report.training_plots({"": [{"step": step, **dict.fromkeys(names, 1.0)} for step in (1, 2)]})
+    assert plot.title == "Loss" and sorted(name for name, _ in plot.legend) == sorted(names)
+
+
 @pytest.mark.parametrize("size", [(27, 48), (2000, 100), (480, 854)])
 def test_thumbnails_are_small_and_keep_their_shape(size):
     file = io.BytesIO()

@@ -3,19 +3,27 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh
 
+from rice_jax.config import LossConfig
+from rice_jax.config.loss import CONTRAST_METRICS, KINDS
+from rice_jax.losses.sigmoid import one_block
 from rice_jax.models.create import create_model, create_params
 from rice_jax.models.rice import Rice
+from rice_jax.models.similarity import LearnedScale
+from rice_jax.pages import compare, domains, report
 from rice_jax.parallel.mesh import global_batch, parameter_shardings
 from rice_jax.tasks import TASKS
+from rice_jax.tasks.contrast import CONTRASTS
 from rice_jax.tasks.retrieval import retrieval_loss
 from rice_jax.train.optimizer import learning_rate_groups
 from rice_jax.train.state import create_state
 from rice_jax.train.steps import compile_step, training_step
+from rice_jax.types import Embeddings
 from tests.settings import model_of, small_config
 
 BATCH, FRAMES, STEPS = 16, 3, 5
@@ -92,6 +100,22 @@ def test_the_decoder_learns_the_same_whatever_loss_contrasts():
         return {key: float(found[key]) for key in ("pmd", "match_accuracy", "accuracy")}
 
     assert metrics("softmax") == pytest.approx(metrics("sigmoid")) == metrics("triplet")
+
+
+def test_there_is_a_loss_of_every_kind():
+    assert [*CONTRASTS] == [*KINDS]
+
+
+@pytest.mark.parametrize(("kind", "metric"), zip(KINDS, CONTRAST_METRICS, strict=True))
+def test_pages_draw_every_loss_that_contrasts(kind, metric):
+    rows = jnp.eye(4)
+    loss, metrics = CONTRASTS[kind](
+        LearnedScale(kind, 4.0), Embeddings(rows, rows[::-1]), jnp.arange(4), LossConfig(kind=kind), one_block
+    )
+    assert metrics[metric] == loss
+    log = [{"step": step, metric: 1.0} for step in (1, 2)]
+    for curves in (report.CURVES, compare.CURVES, {"Loss": domains.LOSSES}):
+        assert len(report.training_plots({"run": log}, curves)) == 1
 
 
 def test_a_scale_a_bias_and_an_aggregation_are_new_parts():
