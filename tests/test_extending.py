@@ -12,14 +12,15 @@ from rice_jax import config as settings
 from rice_jax.config import AggregationConfig, ConfigError, LossConfig, MeshConfig, VitConfig
 from rice_jax.models import layers, rice
 from rice_jax.models.aggregation import Aggregation, transformer
-from rice_jax.models.create import create_model, create_params
-from rice_jax.models.encoders import FrameEncoder, vit
+from rice_jax.models.create import create_model, create_params, start_decoder
+from rice_jax.models.encoders import ENCODERS, FrameEncoder, vit
+from rice_jax.models.rice import RiceConfig
 from rice_jax.parallel.mesh import create_mesh
 from rice_jax.tasks import contrast, retrieval
 from rice_jax.tasks.task import Task
 from rice_jax.types import Embeddings
 from tests.fixtures import ROOT
-from tests.settings import small_config
+from tests.settings import model_of, small_config
 
 # What the examples use is defined or imported there.
 MODULES = settings, layers, rice, transformer, vit, contrast, retrieval
@@ -59,6 +60,31 @@ def test_the_encoder(names):
         encoder(pictures, jnp.ones((3, 4), bool))
 
 
+def test_what_the_encoder_cannot_do_is_refused(names, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "mixer", names["Mixer"])
+    settings = {"model__architecture": "mixer", "loss__pmd_weight": 0.0}
+    mesh = create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    params = jax.eval_shape(lambda: create_params(model_of(small_config(**settings)), mesh, 0))
+    assert "layers" in params["encoder"]
+    for changes, message in (
+        (
+            {"loss__pmd_weight": 1.0},
+            r"pmd_weight: found 1\.0 with .*'mixer', expected 0: PMD and PFR attend to patches",
+        ),
+        ({"model__ipd": "boxes"}, "ipd_use: found 'mask' with .*'mixer', which cannot leave out patches"),
+        ({"task": "detection"}, "architecture: found 'mixer' with config.task='detection', expected 'vit': a detector"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            small_config(**settings | changes)
+
+
+def test_no_decoder_starts_from_an_encoder_that_is_no_vit():
+    """Whatever the encoder's parts are called."""
+    pmd = {"self_blocks": {"qkv": {"kernel": jnp.zeros((1, 2, 6))}}}
+    params = {"encoder": {"blocks": {"places": {"kernel": jnp.ones((2, 5, 5))}}}, "pmd": pmd}
+    assert start_decoder(params, RiceConfig(VitConfig(architecture="mixer"))) is params
+
+
 def test_the_aggregation(names):
     largest = names["Largest"](AggregationConfig(), 2, rngs=nnx.Rngs(0))
     assert isinstance(largest, Aggregation)
@@ -67,7 +93,9 @@ def test_the_aggregation(names):
 
 
 def test_the_task(names):
-    task, config, mesh = names["Margin"](), small_config(), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    task, mesh = names["Margin"](), create_mesh(MeshConfig(1, 1), jax.devices()[:1])
+    config = small_config(loss__pmd_weight=0.0, model__aggregation__kind="attention")
+    task.check(config)
     assert isinstance(task, Task) and names["get_config"]().task == "margin"
     rows = {
         "image": jnp.zeros((4, 16, 16, 3), jnp.uint8),
@@ -79,3 +107,13 @@ def test_the_task(names):
     params = jax.eval_shape(lambda: create_params(model, mesh, 0))
     _, metrics = jax.eval_shape(lambda params: loss(create_model(model, mesh), params, rows, jnp.int32(0)), params)
     assert metrics.keys() == {"loss", "accuracy"}
+    assert params.keys() == {"encoder", "aggregation"}
+
+
+@pytest.mark.parametrize(
+    "ignored", [{}, {"loss__kind": "triplet"}, {"loss__mask_same_image": False}, {"train__grad_cache_chunks": 2}]
+)
+def test_the_task_refuses_what_it_does_not_read(names, ignored):
+    config = small_config(**{"loss__pmd_weight": 0.0} | ignored if ignored else {})
+    with pytest.raises(ConfigError, match="expected their defaults, but pmd_weight=0, with config.task='retrieval'"):
+        names["Margin"]().check(config)
