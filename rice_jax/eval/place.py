@@ -77,7 +77,11 @@ def find_place(config: Config, workdir: Path, source: Path | None) -> Place:
         known = _read_evaluation(path, evaluation)
         # The row tells the run's own weights from those that were evaluated before the training.
         names = sorted((known.keys() | evaluation.keys()) - (set() if weights else {"weights"}))
-        different = [name for name in names if known.get(name) != evaluation.get(name)]
+        # A ranking by pictures is the same without texts, so embeddings of texts may come or go, but not change.
+        evaluation = {**{name: known[name] for name in known.keys() & {"texts"}}, **evaluation}
+        different = [
+            name for name in names if known.get(name) != evaluation.get(name) and (name != "texts" or name in known)
+        ]
     short = "/".join(Path(weights).parts[-2:])
     if not different:
         return Place(workdir, evaluation, short, is_own=True)

@@ -6,11 +6,11 @@ import functools
 import hashlib
 import weakref
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from rice_jax.index.model import Model
 from rice_jax.recognition.changes import WINDOW, Event, product_vectors
 from rice_jax.recognition.engine import Engine, Frames
 
@@ -35,7 +35,7 @@ class Stills:
         """Starts without frames."""
         # Weak, as a silent stream would keep an index and a model in memory that have been replaced.
         self._engine: weakref.ref[Engine] | None = None
-        self._model: weakref.ref[Model] | None = None
+        self._model: weakref.ref[Any] | None = None
         self._latest: collections.deque[tuple[Still, Float[np.ndarray, " E"]]] = collections.deque()
         self._begin = 0.0  # of the part
         self._vectors = np.zeros((0, 0))  # of its product

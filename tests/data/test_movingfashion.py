@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -239,7 +240,7 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
 
 FAKE_FFMPEG = """#!/usr/bin/env bash
 # Writes as many frames as the video's file says, and fails after them if it says so.
-printf '%s\\n' "$@" >> "$ARGUMENTS" # at once, since two may run side by side
+printf '%s\\n' "$@" > "$ARGUMENTS/$$" # a file each, since two may run side by side
 while [ $# -gt 1 ]; do
     [ "$1" != -i ] || video=$2
     shift
@@ -254,6 +255,7 @@ def extract(tmp_path: Path, *arguments: str, fake: str = FAKE_FFMPEG) -> subproc
     if fake:
         write(tmp_path / "bin" / "ffmpeg", fake.encode())
         (tmp_path / "bin" / "ffmpeg").chmod(0o755)
+    (tmp_path / "arguments").mkdir(exist_ok=True)
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "ARGUMENTS": str(tmp_path / "arguments")}
     return subprocess.run([SCRIPT, *arguments], env=environment, capture_output=True, text=True)
 
@@ -270,15 +272,15 @@ def test_extraction_can_be_resumed_and_keeps_no_half_video(tmp_path):
     assert "2 of 4 videos have frames" in done.stderr
     files = sorted(str(path.relative_to(raw / "frames")) for path in (raw / "frames").rglob("*"))
     assert files == ["a", "a/0000.jpg", "a/0001.jpg", "a/0002.jpg", "b.c", "b.c/0000.jpg", "b.c/0001.jpg"]
-    arguments = (tmp_path / "arguments").read_text().split("\n")
-    assert arguments[arguments.index("-vf") + 1] == "fps=1" and "-nostdin" in arguments
+    calls = [path.read_text().split("\n") for path in (tmp_path / "arguments").iterdir()]
+    assert all(call[call.index("-vf") + 1] == "fps=1" and "-nostdin" in call for call in calls) and len(calls) == 4
 
     for name in ("broken", "empty"):
         write(raw / "videos" / f"{name}.mp4", b"1\n")
-    (tmp_path / "arguments").unlink()
+    shutil.rmtree(tmp_path / "arguments")
     done = extract(tmp_path, str(raw))
     assert (done.returncode, done.stderr) == (0, f"{raw}/frames: 4 of 4 videos have frames\n")
-    assert (tmp_path / "arguments").read_text().count("-i\n") == 2, "only what was left"
+    assert len(list((tmp_path / "arguments").iterdir())) == 2, "only what was left"
 
 
 def test_extraction_without_ffmpeg_or_videos(tmp_path):

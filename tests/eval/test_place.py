@@ -89,13 +89,18 @@ def test_a_file_of_boxes_counts_by_its_content(shop, tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_embeddings_of_texts_count_by_their_content(shop, tmp_path):
-    found = []
+def test_embeddings_of_texts_may_come_and_go_but_not_change(shop, workdir, tmp_path_factory):
+    directory, configs = tmp_path_factory.mktemp("texts"), []
     for number, vectors in enumerate([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]]]):
-        write_embeddings(tmp_path / str(number) / "titles.parquet", vectors)
-        texts = {"model__text": "embeddings", "model__text_dim": 2, "data__texts": str(tmp_path / str(number))}
-        found.append(describe(config_of(shop, loss__pmd_weight=1.0, **texts)))
-    assert found[0] == found[1] != found[2]
+        write_embeddings(directory / str(number) / "titles.parquet", vectors)
+        texts = {"model__text": "embeddings", "model__text_dim": 2, "data__texts": str(directory / str(number))}
+        configs.append(config_of(shop, loss__pmd_weight=1.0, **texts))
+    place = find_place(configs[0], workdir, workdir)
+    assert place.is_own, "a ranking by pictures is the same"
+    write_results(place.results, {Row(6): evaluation()[1]}, {"step": 6, "evaluation": place.evaluation})
+    assert find_place(configs[1], workdir, workdir).is_own and not find_place(configs[2], workdir, workdir).is_own
+    without = find_place(config_of(shop), workdir, workdir)
+    assert without.is_own and without.evaluation == place.evaluation, "the file still has rows with texts"
 
 
 def test_weights_of_elsewhere_have_a_name(shop, tmp_path):
