@@ -1,7 +1,6 @@
 """The command `rice`; each subcommand imports only what it needs."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,7 +79,7 @@ rice {command} CLIPS.csv --help describes it.
 """
 CLIPS = {"eval": "", "train": " --out=RUN"}
 ALIASES = {"evaluate": "eval"}
-INTERRUPTED, PIPE_CLOSED = 130, 141  # exit codes, as shells number them
+INTERRUPTED = 130  # exit code, as shells number it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,8 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes once more
-        sys.exit(PIPE_CLOSED)
+        from rice_jax.logs import end_unread
+
+        end_unread()
 
 
 def _run_command(arguments: Sequence[str]) -> None:

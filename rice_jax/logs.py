@@ -1,11 +1,14 @@
-"""The program's log on stderr."""
+"""The program's log on stderr, and its end when nobody reads stdout."""
 
 import contextlib
 import datetime
 import json
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
+from typing import NoReturn
 
 from absl import logging as absl_logging
 from PIL import Image
@@ -27,6 +30,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+PIPE_CLOSED = 141  # exit code, as shells number it
 TIMED = logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
 
 
@@ -51,6 +55,12 @@ def log_to_stderr(verbose: bool = False) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # Every Orbax thread that a checkpoint's failure passes logs it before it is raised; once is enough.
     absl_logging.get_absl_logger().addFilter(lambda record: record.exc_info is None or "orbax" not in record.pathname)
+
+
+def end_unread() -> NoReturn:
+    """Ends the program quietly after a BrokenPipeError: whoever read stdout has left, such as `head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains when it flushes once more
+    sys.exit(PIPE_CLOSED)
 
 
 @contextlib.contextmanager

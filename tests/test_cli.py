@@ -8,6 +8,7 @@ import pytest
 
 import rice_jax
 from rice_jax import cli
+from rice_jax.commands.errors import errors_in_one_line
 from tests.fixtures import LIGHT, ROOT, command, run
 
 CONFIG = """
@@ -53,10 +54,17 @@ def test_the_end_without_a_traceback(error, code, monkeypatch):
         raise error
 
     monkeypatch.setitem(cli.COMMANDS, "search", fail)
-    monkeypatch.setattr(cli.os, "dup2", lambda *_: None)  # stdout is pytest's
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # stdout is pytest's
     with pytest.raises(SystemExit) as stop:
         cli.main(["search"])
     assert stop.value.code == code
+
+
+def test_a_module_whose_reader_has_left(monkeypatch, capsys):
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    with pytest.raises(SystemExit) as stop, errors_in_one_line():
+        raise BrokenPipeError
+    assert stop.value.code == 141 and capsys.readouterr().err == ""
 
 
 def test_a_reader_of_the_help_that_has_left():

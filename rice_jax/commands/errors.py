@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from rice_jax.config import ConfigError
+from rice_jax.logs import end_unread
 from rice_jax.models.weights import CheckpointError
 from rice_jax.types import DataError
 
@@ -15,12 +16,14 @@ EXPECTED = CheckpointError, ConfigError, DataError, OSError
 def errors_in_one_line(*further: type[Exception]) -> Iterator[None]:
     """Ends the program with one line on stderr and code 1 if the block raises an expected error.
 
+    If whoever read stdout has left, it ends without a line.
+
     Args:
         further: expected errors besides `EXPECTED`.
     """
     try:
         yield
-    except BrokenPipeError:  # whoever read stdout has left, so `cli.main` ends quietly
-        raise
+    except BrokenPipeError:
+        end_unread()
     except EXPECTED + further as error:
         sys.exit(f"{type(error).__name__}: {error}")
