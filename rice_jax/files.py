@@ -60,6 +60,14 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+def absolute(path: str | os.PathLike) -> str:
+    """The absolute path without "..", by which a place always has the same name; symbolic links stay."""
+    plain = os.path.abspath(path)
+    if ".." in Path(path).parts and os.path.realpath(plain) != os.path.realpath(path):
+        return str(Path(path).absolute())  # behind a symbolic link ".." leads elsewhere
+    return plain
+
+
 def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
     """Replaces a UTF-8 text file by these lines; each gets a newline at its end.
 
@@ -153,10 +161,10 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
             raise
         file.close()
     with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         try:
+            with contextlib.suppress(OSError):  # a full disk: it is for messages only
+                os.truncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
         finally:
             path.unlink(missing_ok=True)  # before the lock is free

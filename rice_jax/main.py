@@ -67,7 +67,7 @@ MODE = flags.DEFINE_enum(
     "whose workdirs are the arguments; needs no --config.",
 )
 EXPORT = flags.DEFINE_enum("export", None, ["faiss"], "With --mode=index: also write the index in this form.")
-KIND = flags.DEFINE_enum("kind", "flat", KINDS, "With --export: exact (flat), or approximate with the recall told.")
+KIND = flags.DEFINE_enum("kind", "flat", KINDS, "With --export: exact (flat), or approximate; the recall is logged.")
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     None,

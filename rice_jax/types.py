@@ -9,6 +9,7 @@ D width, E embedding, H heads, K candidates, G gallery images, Q queries. Of a d
 of a frame, P layers of its decoder.
 """
 
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
@@ -31,6 +32,11 @@ def counted(number: int, noun: str) -> str:
     """A number of things, such as "1 query" and "1,200 clips"."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def normal_form(text: str) -> str:
+    """A text in the form in which texts are compared: keyboards, spreadsheets, and macOS write accents differently."""
+    return unicodedata.normalize("NFC", text)
 
 
 class Decoded(NamedTuple):

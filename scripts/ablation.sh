@@ -46,6 +46,7 @@ detect() { # with the detector of the current seed, in the queries of $test
     [ -e "$detector/complete" ] && return
     rm -rf "$detector"
     cp -r "runs/detectors/clip-$seed" "$detector"
+    rm -r "$detector"/detections-*/lpr4m-query* # those of other queries
     python -m rice_jax.main --config=configs/sample_detector.py:clip --workdir="$detector" --mode=detect \
         --config.seed="$seed" --config.model.init_from="$encoder" --config.data.data_dir="$test"
     touch "$detector/complete"

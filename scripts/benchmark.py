@@ -25,9 +25,10 @@ elsewhere in bfloat16 and at several sizes. FLOP are the fewest with which any p
   the same sizes in PyTorch on as many cores, if PyTorch is installed.
 - `attention` computes the attention of one block of the encoder, and its gradients, by the compiler, as our encoders
   do, and by cuDNN where that can.
-- `rank` ranks random embeddings, by default with LPR4M's numbers of queries, images and galleries and with one gallery
-  of a million images, and compares this with plain numpy, which holds all scores of a gallery, and with faiss, if it is
-  installed, which finds only the first ten. Memory is the peak of the process. It needs Linux.
+- `rank` ranks random embeddings, by default with LPR4M's numbers of queries, images and galleries, also by ten frames a
+  query, and with one gallery of a million images, and compares this with plain numpy, which holds all scores of a
+  gallery, and with faiss, if it is installed, which finds only the first ten, and not by frames. Memory is the peak of
+  the process. It needs Linux.
 - `live` measures the time from pushing a frame, a JPEG of 720 × 1280, to a `Recognizer` until its ranking of an index
   of random images, with and without re-ranking, while the window is full and nothing else runs: with the sample shop's
   model and with ViT-B/32, or with the model of the given settings.
@@ -69,7 +70,7 @@ from scripts.benchmarks.naive import NaiveRice
 from scripts.benchmarks.timing import on_cores, print_rows
 
 ENCODER = Path(__file__).resolve().parents[1] / "data/sample/encoder"
-SIZES = "20079x66358x110,200x1000000x1"  # LPR4M's, and one gallery of a million images
+SIZES = "20079x66358x110,20079x66358x110x10,200x1000000x1"  # LPR4M's, also by frames; and a million images
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -85,24 +86,27 @@ def main(arguments: list[str] | None = None) -> None:
         subparser.set_defaults(command=command)
     positive, add = _positive(int), {name: subparser.add_argument for name, subparser in commands.choices.items()}
     for name in ("step", "encode", "attention", "rank", "live", "data"):
-        add[name]("--cores", type=positive, help="use so many (default: all)")
+        add[name]("--cores", type=positive, help="number of cores (default: all)")
     for name in ("step", "encode", "attention", "rank", "data"):
-        add[name]("--rounds", type=positive, default=5, help="measure each so often (default: 5)")
+        add[name]("--rounds", type=positive, default=5, help="measurements of each (default: 5)")
     for name, seconds in (("step", 2.0), ("encode", 2.0), ("attention", 2.0), ("data", 5.0)):
-        text = f"measure each so long in a round (default: {seconds:.0f})"
+        text = f"duration of a measurement (default: {seconds:.0f})"
         add[name]("--seconds", type=_positive(float), default=seconds, help=text)
     for name in ("step", "encode", "attention"):
-        add[name]("--batch", type=_several(positive), help="sizes of a batch, with commas between")
+        add[name]("--batch", type=_several(positive), help="batch sizes, separated by commas")
     for name in ("step", "encode"):
         add[name]("--profile", type=Path, help="directory for traces, which TensorBoard and Perfetto show")
     add["step"]("--alone", action="store_true", help="measure our step only")
     add["step"]("--config", default="", metavar="NAME", help="settings that are not the defaults, such as cope")
     add["rank"](
-        "--sizes", type=_several(_size), default=SIZES, help="queries x images x galleries, with commas between"
+        "--sizes",
+        type=_several(_size),
+        default=SIZES,
+        help="queries x images x galleries, x frames to rank by frames, separated by commas",
     )
-    add["live"]("--images", type=positive, default=1000, help="in the index (default: 1000)")
-    add["live"]("--rerank", type=positive, default=50, help="match so many in every second row (default: 50)")
-    add["live"]("--frames", type=positive, default=300, help="measure so many (default: 300)")
+    add["live"]("--images", type=positive, default=1000, help="size of the index (default: 1000)")
+    add["live"]("--rerank", type=positive, default=50, help="candidates to re-rank, in every second row (default: 50)")
+    add["live"]("--frames", type=positive, default=300, help="number of frames (default: 300)")
     add["data"]("--clips", type=positive, default=1500, help="simulated clips (default: 1500)")
     add["memory"]("--chunk", type=positive, default=64, help="pairs (default: 64)")
     args, rest = parser.parse_known_args(arguments)
@@ -178,7 +182,7 @@ def attention(overrides: Mapping, *, batch: list[int] | None, cores: int | None,
         print_rows(attention_speed.COLUMNS, rows, **about(config, used))
 
 
-def rank(overrides: Mapping, *, sizes: list[tuple[int, int, int]], cores: int | None, rounds: int) -> None:
+def rank(overrides: Mapping, *, sizes: list[tuple[int, ...]], cores: int | None, rounds: int) -> None:
     """Measures the speed and memory of ranking galleries, here and with numpy and faiss."""
     from scripts.benchmarks import rank_speed
 
@@ -318,7 +322,7 @@ def _several(kind: Callable[[str], object]) -> Callable[[str], list]:
 
 
 def _size(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", text):
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,3}", text):
         raise argparse.ArgumentTypeError(f"found {text}, expected queries x images x galleries like 20x50x2")
     return tuple(map(int, text.split("x")))
 

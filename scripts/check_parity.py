@@ -11,8 +11,8 @@ a `class` is of an encoder (`scripts/parity_encoders.py`), one whose JSON lists 
 (`scripts/parity_xclip.py`), of COPE (`scripts/parity_cope.py`) or of its losses (`scripts/parity_losses.py`), all
 others are of the reference's RICE.
 
-Of the latter, losses, gradients and updates are computed as in training, by `retrieval_loss` and `create_optimizer`;
-intermediate values that these do not return are computed from the model's parts.
+For cases of the reference's RICE, losses, gradients and updates are computed as in training, by `retrieval_loss` and
+`create_optimizer`; intermediate values that these do not return are computed from the model's parts.
 """
 
 import argparse

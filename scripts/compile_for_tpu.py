@@ -11,7 +11,8 @@ that fits. The exit code is 1 if a program does not fit. Compiling a program tak
 Memory, operations and bytes are the compiler's, per chip. It counts a loop's body once: set
 `--config.model.unroll=True` to count every block of the encoder. Collectives are read from the compiled program, and
 those in loops count as often as they run. "Sent" is what leaves a chip when data goes around a ring of n chips:
-(n - 1) / n of an array for a gather or a scatter, twice that for an all-reduce.
+(n - 1) / n of an array for a gather or a scatter, twice that for an all-reduce. By the schedule a collective goes on
+"meanwhile", beside computation, or "alone". The least time that sending takes is that of all links of a chip at once.
 
 The lower bound on a step's time is the fewest operations that it needs (`scripts/benchmark.py flops`) at the chip's
 peak.
@@ -88,15 +89,17 @@ NUM_COLLECTIVES = 12
 class Chip(NamedTuple):
     memory: float  # GiB that programs may use, as the compiler refuses more
     peak: float  # bfloat16 operations per second
+    link: float  # bytes that it can send per second, over all links to other chips
     options: dict[str, str] = {}  # of its topologies
 
 
-# Source: Google Cloud's system architecture pages; `memory` is what remains of 16, 32, 95 and 32 GB.
+# Source: Google Cloud's system architecture pages; `memory` is what remains of 16, 32, 95 and 32 GB, and `link` half of
+# the bandwidth in both directions, of a v4 the all-reduce bandwidth of a pod over its chips.
 CHIPS = {
-    "v4": Chip(30.75, 275e12, {"chip_config_name": "megacore"}),
-    "v5e": Chip(15.75, 197e12),
-    "v5p": Chip(95.74, 459e12),
-    "v6e": Chip(31.25, 918e12),
+    "v4": Chip(30.75, 275e12, 269e9, {"chip_config_name": "megacore"}),
+    "v5e": Chip(15.75, 197e12, 200e9),
+    "v5p": Chip(95.74, 459e12, 600e9),
+    "v6e": Chip(31.25, 918e12, 400e9),
 }
 
 
@@ -179,10 +182,13 @@ def print_program(program: Program, chip: Chip) -> None:
     print(f"  {'operations, loops once':34}{program.operations / 1e9:10.1f} · 10⁹")
     print(f"  {'bytes accessed, loops once':34}{program.bytes_accessed / 2**30:10.3f} GiB")
     sent = sum(one.sent for one in program.collectives)
-    print(f"  {'collectives':34}{sent / 2**20:10.3f} MiB sent by a chip")
+    alone = sum(one.sent for one in program.collectives if not one.overlaps)
+    print(f"  {'collectives':34}{sent / 2**20:10.3f} MiB sent by a chip, {1e3 * sent / chip.link:.2f} ms or more")
+    print(f"  {'… while it computes nothing':34}{alone / 2**20:10.3f} MiB, {1e3 * alone / chip.link:.2f} ms or more")
     for one in program.collectives[:NUM_COLLECTIVES]:
         shape = one.shape if len(one.shape) < 60 else f"{one.shape[:50]} … ({one.shape.count('[')} arrays)"
-        print(f"    {one.sent / 2**20:12.3f} MiB  {one.kind} × {one.runs} among {one.group or '?'}, {shape}")
+        how = "meanwhile" if one.overlaps else "alone"
+        print(f"    {one.sent / 2**20:12.3f} MiB  {how}  {one.kind} × {one.runs} among {one.group or '?'}, {shape}")
     if rest := program.collectives[NUM_COLLECTIVES:]:
         print(f"    {sum(one.sent for one in rest) / 2**20:12.3f} MiB  {sum(one.runs for one in rest)} smaller ones")
 

@@ -21,7 +21,7 @@ import numpy as np
 from rice_jax.recognition import follow
 from rice_jax.recognition.changes import LOST_SECONDS, changes
 from rice_jax.recognition.engine import Engine
-from rice_jax.recognition.source import Source, SourceLost
+from rice_jax.recognition.source import LiveSource, SourceLost
 from rice_jax.recognition.video import read_video
 
 STATM = Path("/proc/self/statm")  # of Linux
@@ -55,8 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
     right = [(run, own) for run in true for own in found if own[0] == run[0] and own[1] < run[2] and own[2] > run[1]]
     told, known = {own for _, own in right}, {run for run, _ in right}
     print(f"{stream.now:.0f} seconds in {time.time() - begin:.0f}; {len(stream.shown)} frames, {stream.cuts} cuts")
-    print(f"{len(known)} of {len(true)} products told, {len(found) - len(told)} that are not shown")
-    print("not told, and for how many seconds each is seen:", [(run[0], run[2] - run[1]) for run in set(true) - known])
+    print(f"{len(known)} of {len(true)} products reported, {len(found) - len(told)} that are not shown")
+    print(
+        "not reported, and for how many seconds each is seen:", [(run[0], run[2] - run[1]) for run in set(true) - known]
+    )
     print(f"begin off by {statistics.median(abs(run[1] - own[1]) for run, own in right):.2f} seconds in the median")
     print(f"memory in MiB: {memory[len(memory) // 10]:.1f} after a tenth, {memory[-1]:.1f} at the end")
 
@@ -84,7 +86,7 @@ class Stream:
 
     def batches(self) -> Iterator[list[follow.LiveFrame]]:
         """Each frame is taken before the next one comes."""
-        source = Source("rtmp://localhost/film")
+        source = LiveSource("rtmp://localhost/film")
         followed = follow.follow(source, lambda own: own, self._stop, connect=self._connect, now=lambda: self.now)
         for batch in followed:
             yield batch

@@ -23,7 +23,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from flax import nnx
 
 from rice_jax.eval.calibration import Calibration, fit_calibration
 from rice_jax.eval.pooling import SHARPNESS
@@ -294,6 +296,13 @@ def unit(features: np.ndarray) -> np.ndarray:
     return features / np.linalg.norm(features, axis=-1, keepdims=True)
 
 
+def embed_clips(engine: Engine, clips: Sequence[Frames]) -> np.ndarray:
+    """The embeddings of clips [Q, E], into which the model aggregates their frames as the engine does."""
+    model = nnx.merge(engine.model.graphdef, engine.model.params)
+    whole = [model.aggregate(clip.features[None], np.ones((1, len(clip.features)), bool)) for clip in clips]
+    return np.concatenate(jax.device_get(whole))
+
+
 def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], galleries: set[str]) -> Calibration:
     """A calibration fitted on the clips of these galleries' products, each scored by all its pictures.
 
@@ -311,7 +320,7 @@ def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], 
         sys.exit(f"error: no clip shows a product of {sorted(galleries)}: do clips and films share a --split_seed?")
     products = [list(clips.values())[place] for place in chosen]
     queries = Queries(
-        embeddings=unit(np.stack([encoded[place].features.mean(axis=0) for place in chosen])),
+        embeddings=embed_clips(engine, [encoded[place] for place in chosen]),
         ids=[list(clips)[place] for place in chosen],
         gallery_ids=[gallery_of[product] for product in products],
         truths=[[product] for product in products],

@@ -5,7 +5,7 @@
 CLIPS and PHOTOS are what data/sample/simulate.py wrote, with the same test products. A product's photos are the
 catalog's picture and, from each clip of PHOTOS, the frame that shows the product largest, cut to its box and a
 quarter of its size more on each side: photos in rooms, from other sides. Each clip of CLIPS is ranked in its gallery by
-the score by frames (`rice_jax.eval.scores`), and "none" is told by a calibration fitted on the clips of all other
+the score by frames (`rice_jax.eval.scores`), and "none" is decided by a calibration fitted on the clips of all other
 galleries: with one photo a product, as an evaluation with the catalog fits it, and with these photos, as `rice eval
 CLIPS.csv --index=SHOP` does. Intervals are 95 %, over the products; those of differences are paired.
 """
@@ -32,7 +32,7 @@ from rice_jax.index.update import build_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.products import Products, by_gallery
 from rice_jax.recognition.recognizer import encode_video
-from scripts.long_videos import BATCH_SIZE, calibrate, frames_of, read_clips, unit
+from scripts.long_videos import BATCH_SIZE, calibrate, embed_clips, frames_of, read_clips, unit
 
 MARGIN = 0.25  # around a product's box, of its size
 DRAWS = 4000
@@ -121,9 +121,10 @@ def encode(engine: Engine, raws: Sequence[pathlib.Path]) -> tuple[list[Clip], di
             fitted = calibrate(engine, known, encoded, set(whole.gallery_ids) - {gallery})
             thresholds.setdefault(name, {})[gallery] = fitted.threshold
     engine.index = whole
+    embeddings = embed_clips(engine, encoded)
     clips = [
-        Clip(product, unit(own.features.mean(axis=0)), unit(own.features))
-        for product, own in zip(known.values(), encoded, strict=True)
+        Clip(product, embedding, unit(own.features))
+        for product, embedding, own in zip(known.values(), embeddings, encoded, strict=True)
     ]
     return clips, thresholds
 

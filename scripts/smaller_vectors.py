@@ -28,7 +28,7 @@ from rice_jax.index.store import Index
 from rice_jax.index.update import build_index
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.recognizer import encode_video
-from scripts.long_videos import BATCH_SIZE, frames_of, read_clips, unit
+from scripts.long_videos import BATCH_SIZE, embed_clips, frames_of, read_clips, unit
 from scripts.several_photos import Clip, paired
 
 CUTOFFS = (1, 10)
@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         index = build_index(shop, model=flags.run, out=pathlib.Path(directory) / "index")
         engine = Engine(pathlib.Path(directory) / "index", batch_sizes=(BATCH_SIZE,))
     known = read_clips(flags.clips)
-    encoded = (encode_video(engine, pictures, BATCH_SIZE)[1] for pictures in frames_of(flags.clips, known, engine))
+    encoded = [encode_video(engine, pictures, BATCH_SIZE)[1] for pictures in frames_of(flags.clips, known, engine)]
     clips = [
-        Clip(product, unit(own.features.mean(axis=0)), unit(own.features))
-        for product, own in zip(known.values(), encoded, strict=True)
+        Clip(product, embedding, unit(own.features))
+        for product, embedding, own in zip(known.values(), embed_clips(engine, encoded), encoded, strict=True)
     ]
     print(*tables(index, clips), sep="\n")
 

@@ -106,6 +106,17 @@ def test_rooms_import_only_what_the_table_allows():
     assert rooms <= {COMMANDS, *ROOMS}, "a package that is not in the table"
 
 
+def test_builders_and_the_package_share_files_alone():
+    builders = {path for path in (ROOT / "data").rglob("*.py") if imports(path.read_text(encoding="utf-8"))}
+    assert builders == {ROOT / "data" / "sample" / "start.py"}
+    others = {
+        module
+        for module, path in MODULES.items()
+        if re.search(r"^\s*(from|import) (rice_)?data\b", path.read_text(), re.M)
+    }
+    assert others == {"cli"}
+
+
 def documented(page: str) -> dict[str, set[str]]:
     """What each package may import by the second table of docs/design.md; "all above" is spelled out."""
     _, _, table = page.partition("| in `rice_jax/` |")

@@ -83,12 +83,12 @@ ENTRY %main (a: f32[4,6], b: bf16[2,3]) -> f32[4,6] {
 
 def test_collectives_of_a_program():
     assert set(collectives(PROGRAM)) == {
-        Collective("all-reduce", "f32[4,6]", 4, 96, 12),
-        Collective("all-reduce", "f32[4,6] f32[]", 8, 100, 1),
-        Collective("all-gather", "bf16[16,3]", 8, 96, 2),
-        Collective("reduce-scatter", "f32[4,6]", 4, 96, 1),
-        Collective("reduce-scatter", "bf16[8,5]", 2, 80, 1),
-        Collective("collective-permute", "f32[4,6]", 0, 96, 1),
+        Collective("all-reduce", "f32[4,6]", 4, 96, False, 12),
+        Collective("all-reduce", "f32[4,6] f32[]", 8, 100, False, 1),
+        Collective("all-gather", "bf16[16,3]", 8, 96, True, 2),
+        Collective("reduce-scatter", "f32[4,6]", 4, 96, False, 1),
+        Collective("reduce-scatter", "bf16[8,5]", 2, 80, False, 1),
+        Collective("collective-permute", "f32[4,6]", 0, 96, True, 1),
     }
 
 
@@ -125,10 +125,10 @@ def test_the_largest_batch(monkeypatch, limit, compiled):
 
 def test_a_program_that_the_compiler_takes_but_that_needs_more_than_there_is():
     lower = lambda: jax.jit(lambda x: x + 1).lower(jax.ShapeDtypeStruct((2**18,), "float32"))  # noqa: E731
-    needed = compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=1.0, peak=1.0)).needed
+    needed = compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=1.0, peak=1.0, link=1.0)).needed
     assert needed >= 2 * 2**20
     with pytest.raises(compile_for_tpu.TooLarge, match=r"It needs 0\.00G of 0\.001G"):
-        compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=0.001, peak=1.0))
+        compile_for_tpu.compile_program(lower, compile_for_tpu.Chip(memory=0.001, peak=1.0, link=1.0))
 
 
 def test_batches_and_the_number_of_devices():
@@ -187,7 +187,7 @@ def test_cope_is_compiled_and_no_chip_gets_all_centers_or_their_logits(monkeypat
     config = cope_config(data__batch_size=16, model__cope__num_classes=5000, mesh__fsdp=4, mesh__data=-1)
     mesh = create_mesh(config.mesh)
     program = compile_for_tpu.compile_program(
-        compile_for_tpu.steps(config, mesh)["training"], compile_for_tpu.Chip(memory=1.0, peak=1.0)
+        compile_for_tpu.steps(config, mesh)["training"], compile_for_tpu.Chip(memory=1.0, peak=1.0, link=1.0)
     )
     rows = model_of(config).num_classes
     assert rows == 5120 and program.collectives

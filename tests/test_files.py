@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from rice_jax.files import ABANDONED_SECONDS, LockedError, leaving_no_trace, locked, replacing, write_lines
+from rice_jax.files import ABANDONED_SECONDS, LockedError, absolute, leaving_no_trace, locked, replacing, write_lines
 from tests.programs import ROOT
 
 HOLD = "import sys, time, rice_jax.files as f\nwith f.locked(f.Path(sys.argv[1])): print(flush=True); time.sleep(60)"
@@ -107,6 +107,25 @@ def test_a_killed_process_frees_its_lock(tmp_path):
     process.communicate()
     with locked(path):
         assert path.read_text().startswith(f"process {os.getpid()} ")
+
+
+def test_a_full_disk_keeps_nobody_from_a_lock(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", refuse)
+    with locked(tmp_path / ".lock"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_absolute_paths_have_no_dots_unless_a_link_leads_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "inner")
+    monkeypatch.chdir(tmp_path / "real")
+    assert absolute("../real/x") == absolute("inner/../x") == str(tmp_path / "real" / "x")
+    assert absolute(tmp_path / "link" / ".." / "x") == str(tmp_path / "link" / ".." / "x")
+    assert absolute(tmp_path / "link" / "x") == str(tmp_path / "link" / "x")
 
 
 def test_a_file_system_without_locks_breaks_nothing(tmp_path, monkeypatch, caplog):

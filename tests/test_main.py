@@ -160,8 +160,8 @@ def test_continues_after_sigkill(light_reference, shop, tmp_path):
     [
         ((), {"model__widht": 3}, "config.model.widht: unknown setting, did you mean config.model.width?"),
         ((), {"modle__heads": 3}, "config.modle.heads: unknown setting, did you mean config.model.heads?"),
-        ((), {"model": 3}, "config.model: unknown setting"),
-        ((), {"data__batch_size": "many"}, "--config.data.batch_size=many: invalid literal for int()"),
+        ((), {"model": 3}, "config.model: found a group of settings, expected one of them, such as config.model."),
+        ((), {"data__batch_size": "many"}, "ConfigError: config.data.batch_size: found 'many', expected int"),
         ((), {"data__batch_size": 0}, "ConfigError: config.data.batch_size: found 0, expected 1 or more"),
         ((), {"task": "rope"}, "config.task: found 'rope', expected one of 'retrieval', 'domains', 'detection'"),
         ((), {"data__domains": "a,b"}, "config.data.domains: found 'a,b' with config.task='retrieval'"),

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from rice_jax.config import ConfigError, TextConfig, TextTowerConfig, TextTowerSettings
+from rice_jax.config import ConfigError, TextConfig, TextTowerConfig, TextTowerSettings, load_config
+from rice_jax.config.command_line import override
 from rice_jax.models.text_weights import start_text
 from rice_jax.models.weights import CheckpointError, save_weights
+from rice_jax.tasks import resolve
 from tests.settings import model_of, small_config
 
 EMBEDDINGS = {"model__text": "embeddings", "data__texts": "texts"}
@@ -82,8 +84,16 @@ def test_the_towers_settings_are_those_of_its_weights(tmp_path):
     save_weights(tmp_path / "text", {"text": {"x": np.ones(2)}}, {"text": vars(saved)})
     tower = TOWER | {"model__text_init_from": str(tmp_path / "text")}
     assert small_config(**tower).model.text_tower == saved
-    with pytest.raises(ConfigError, match="config.model.text_tower: found .*, expected the settings of .*; leave the"):
+    with pytest.raises(ConfigError, match="config.model.text_tower.width: found 48, expected 24 as in .*; leave it"):
         small_config(**tower, model__text_tower__width=48)
+
+
+def test_cope_starts_from_a_bert_of_three_layers(tmp_path):
+    """A plain BERT reads texts of any length; the config names the other settings."""
+    saved = TextTowerSettings(layers=3, head="pooler", embed_dim=768, context=512)
+    save_weights(tmp_path / "rbt3", {"text": {"x": np.ones(2)}}, {"text": vars(saved)})
+    values = override(load_config("cope").to_dict(), [f"--config.model.text_init_from={tmp_path / 'rbt3'}"])
+    assert resolve(values).model.text_tower == saved
 
 
 def test_the_towers_settings_are_those_of_the_run_that_trained_it(tmp_path):
@@ -93,7 +103,7 @@ def test_the_towers_settings_are_those_of_the_run_that_trained_it(tmp_path):
         save_weights(tmp_path / "checkpoints" / str(step), {"text": {"x": np.ones(2)}}, {"model": model})
     tower = TOWER | {"model__text_init_from": str(tmp_path)}
     assert small_config(**tower).model.text_tower == TextTowerSettings(**saved)
-    with pytest.raises(ConfigError, match="config.model.text_tower: found .*, expected the settings of .*; leave the"):
+    with pytest.raises(ConfigError, match="config.model.text_tower.width: found 48, expected 24 as in .*; leave it"):
         small_config(**tower, model__text_tower__width=48)
 
 

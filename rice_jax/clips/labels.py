@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rice_jax.index.spreadsheet import read_lines
-from rice_jax.types import NUM_LISTED, DataError, listed
+from rice_jax.types import NUM_LISTED, DataError, listed, normal_form
 
 REQUIRED, OPTIONAL = ("clip", "product"), ("start", "end", "film")
 COLUMNS = f"{' and '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)}"
@@ -68,7 +68,7 @@ def read_clips(
         place = f"{path}:{line}"
         try:
             row = _row(columns, values)
-            shown.append((place, row["product"]))
+            shown.append((place, normal_form(row["product"])))
             clip = _clip(path, place, row, files)
             other = places.setdefault(clip._replace(film="", place=""), place)
             if other != place:
@@ -215,7 +215,7 @@ def _clip(path: Path, place: str, row: dict[str, str], files: dict[str, str]) ->
         raise ValueError(f"found the end {row['end']!r}, expected one after the start {row.get('start') or '0'!r}")
     written = files.setdefault(os.path.realpath(path.parent / row["clip"]), row["clip"])
     # As it is written, so that the division of films is the same wherever the labels lie.
-    return Clip(path.parent / written, row["product"], start, end, row.get("film") or written, place)
+    return Clip(path.parent / written, normal_form(row["product"]), start, end, row.get("film") or written, place)
 
 
 def _columns(path: Path, line: int, names: Sequence[str]) -> list[str]:

@@ -23,6 +23,7 @@ SHARE, MOST = 0.2, 1 / 3  # of the clips that are held out, at least and at most
 EPOCHS, MIN_STEPS = 20, 100
 BATCH_SIZE = 32  # unless the model was trained with another
 NUM_FRAMES = 4  # likewise
+NO_TEACHER = {"distill_weight": 0.0, "distill_direct_weight": 0.0}  # whose embeddings are those of other pictures
 
 # Clips are few, so pictures vary more than in a large data set, and rates are those of fine-tuning.
 RECIPE: dict[str, dict[str, Any]] = {
@@ -102,7 +103,7 @@ def run_settings(about: About, data_dir: Path, num_pairs: int, num_devices: int)
     """
     source = Path(about.checkpoint)
     saved = saved_settings(source)
-    data, model, loss = saved.get("data", {}), dict(saved["model"]), dict(saved.get("loss", {}))
+    data, model, loss = saved.get("data", {}), dict(saved["model"]), dict(saved.get("loss", {})) | NO_TEACHER
     if about.ipd != "off":
         raise ConfigError(
             f"{source}: was trained with config.model.ipd={about.ipd!r}, which needs boxes; clips have none"

@@ -2,8 +2,9 @@
 
     rice eval CLIPS.csv --index=DIR [--max_wrong=0.1] [--report=out.html] [--json=out.json]
 
-Prints rank-k by product, what is named rightly, wrongly, or not at all, and the least confidence that a wanted share of
-wrong names takes. The index gets a calibration of these clips, which `rice recognize` and `rice serve` use.
+Prints rank-k by product, what is named rightly, wrongly, or not at all, and the least confidence that keeps the share
+of wrong names below --max_wrong. The index gets a calibration of these clips, which `rice recognize` and `rice serve`
+use.
 """
 
 import argparse
@@ -30,9 +31,9 @@ from rice_jax.types import counted
 
 DESCRIPTION = """\
 Evaluates recognition on labeled clips: ranks by product, what is named
-rightly, wrongly, or not at all, and which --min_confidence a wanted share of
-wrong names takes. The index gets a calibration of these clips, which rice
-recognize and rice serve use.
+rightly, wrongly, or not at all, and which --min_confidence keeps the share of
+wrong names below --max_wrong. The index gets a calibration of these clips,
+which rice recognize and rice serve use.
 
 CLIPS.csv has the columns clip (a video, or a directory of frames), product
 (its id; empty if none of the shop's is shown), and optionally start and end
@@ -99,20 +100,22 @@ def evaluate(options: argparse.Namespace) -> None:
     found = document(measured, judged, about, options.max_wrong)
     print(clip_tables(found))
     found["unusable"] = [str(entry) for entry in unusable]
-    if own:
-        calibrate_index(options.index, own)
-        print(f"{options.index}: calibrated on {own.num_clips:,} clips that show a product")
-    elif not options.keep_calibration:
-        num = int(measured.shows.sum())
-        show = "shows" if num == 1 else "show"
-        print(
-            f"{options.index}: keeps its calibration, as only {counted(num, 'clip')} {show} a product; {MIN_CLIPS} or "
-            "more are needed for another"
-        )
-    if options.json:
-        write_lines(options.json, [json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)])
-    if options.report:
-        write_clips_page(options.report, found, pictures_of(engine.index))
+    try:
+        if own:
+            calibrate_index(options.index, own)
+            print(f"{options.index}: calibrated on {own.num_clips:,} clips that show a product")
+        elif not options.keep_calibration:
+            num = int(measured.shows.sum())
+            show = "shows" if num == 1 else "show"
+            print(
+                f"{options.index}: keeps its calibration, as only {counted(num, 'clip')} {show} a product; {MIN_CLIPS} "
+                "or more are needed for another"
+            )
+    finally:  # an index that cannot be written costs no results
+        if options.json:
+            write_lines(options.json, [json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False)])
+        if options.report:
+            write_clips_page(options.report, found, pictures_of(engine.index))
     refuse([str(entry) for entry in unusable], f"{title[:-1]}; all others have been evaluated:")
 
 

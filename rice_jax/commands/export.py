@@ -41,7 +41,7 @@ from rice_jax.models.weights import (
     newest_step,
     read_config,
 )
-from rice_jax.pages.card import Card, Evaluation, model_card
+from rice_jax.pages.card import Card, KeptEvaluation, model_card
 
 PRIVATE = "data_dir", "weights"  # of what results say about themselves: paths of the machine that made them
 
@@ -146,7 +146,7 @@ def _read_run(run: Path) -> tuple[Path, int | None, Config | None]:
     return checkpoint.parent.parent, int(checkpoint.name), build(Config, upgrade(read_config(checkpoint)))
 
 
-def _read_evaluations(workdir: Path, step: int) -> list[Evaluation]:
+def _read_evaluations(workdir: Path, step: int) -> list[KeptEvaluation]:
     """The results of a run's own weights at one step, with the baselines and the start beside them."""
     found = []
     for path in [workdir / FILE, *sorted(workdir.glob(f"{PREFIX}*/{FILE}"))]:
@@ -156,11 +156,11 @@ def _read_evaluations(workdir: Path, step: int) -> list[Evaluation]:
         results: dict[Row, Any] = read_results(path, DomainResult if "domains" in about else Result)
         kept = {row: result for row, result in results.items() if not row.source and row.step in (None, 0, step)}
         if any(row.step == step for row in kept):
-            found.append(Evaluation(about, kept))
+            found.append(KeptEvaluation(about, kept))
     return found
 
 
-def _public(evaluation: Evaluation, step: int | None) -> dict[str, Any]:
+def _public(evaluation: KeptEvaluation, step: int | None) -> dict[str, Any]:
     """An evaluation of the exported weights, as `rice.json` holds it."""
     about = {name: value for name, value in evaluation.about.items() if name not in PRIVATE}
     if "evaluation" in about:

@@ -14,7 +14,7 @@ from rice_jax.recognition.changes import changes
 from rice_jax.recognition.engine import Engine
 from rice_jax.recognition.follow import follow
 from rice_jax.recognition.lines import event_line
-from rice_jax.recognition.source import Source
+from rice_jax.recognition.source import LiveSource
 from rice_jax.recognition.webhook import Webhook
 from rice_jax.types import DataError
 
@@ -30,7 +30,7 @@ def follow_live(options: argparse.Namespace, load: Callable[[], Engine]) -> None
     """
     if Path(options.follow or "-").is_dir():
         raise DataError(f"{options.follow!r}: found a directory, expected a URL, a file that grows, or a camera")
-    source = Source(options.follow, options.listen, options.max_delay)
+    source = LiveSource(options.follow, options.listen, options.max_delay)
     webhook = Webhook(options.webhook) if options.webhook else None
     engine, stop = load(), threading.Event()
     batches = follow(source, engine.prepare, stop, interval_seconds=options.interval_seconds)

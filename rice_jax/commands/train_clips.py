@@ -54,9 +54,9 @@ from rice_jax.train.trackers import require_installed
 from rice_jax.types import DataError, counted
 
 DESCRIPTION = """\
-Trains the model of an index on labeled clips, and tells what it gives on films
-that are held out: before and after. Writes the run and, in RUN/index, the shop
-indexed with the new model.
+Trains the model of an index on labeled clips, and reports its scores on
+held-out films before and after the training. Writes the run and, in RUN/index,
+the shop indexed with the new model.
 
 CLIPS.csv is described by rice eval CLIPS.csv --help. A run can be stopped at
 any moment; the same command continues it.

@@ -1,9 +1,13 @@
 """Command lines with `--config`, which ml_collections reads."""
 
+import ast
+import contextlib
 import copy
 import difflib
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags
@@ -43,24 +47,40 @@ def override(values: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, A
         group = changed
         for each in groups:
             group = group[each]
-        kind = type(group[setting])
-        try:
-            group[setting] = PARSERS[kind].parse(text if equals or kind is not bool else "true")
-        except ValueError as error:
-            raise ConfigError(f"{name}: found {text!r}, expected {kind.__name__} ({error})") from None
+        group[setting] = _parse(name, type(group[setting]), text if equals else None)
     return changed
 
 
 def _require_known(arguments: Sequence[str]) -> None:
+    """Refuses settings that do not exist, and values of other types."""
     settings = list_settings(Config)
     for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and name.startswith("config.") and name not in settings:
-            similar = difflib.get_close_matches(name, settings, n=1)
-            raise ConfigError(
-                f"{name}: unknown setting{f', did you mean {similar[0]}?' if similar else ''}; all settings: "
-                "docs/settings.md"
-            )
+        name, equals, text = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or not name.startswith("config."):
+            continue
+        if name in settings:
+            if equals:
+                _parse(name, type(settings[name].default), text)
+            continue
+        if own := [setting for setting in settings if setting.startswith(f"{name}.")]:
+            raise ConfigError(f"{name}: found a group of settings, expected one of them, such as {own[0]}")
+        similar = difflib.get_close_matches(name, settings, n=1)
+        raise ConfigError(
+            f"{name}: unknown setting{f', did you mean {similar[0]}?' if similar else ''}; all settings: "
+            "docs/settings.md"
+        )
+
+
+def _parse(name: str, kind: type, text: str | None) -> Any:
+    """The value of a flag; a flag without one, None, turns a setting on.
+
+    Raises:
+        ConfigError: it has another type.
+    """
+    try:
+        return PARSERS[kind].parse("true" if text is None and kind is bool else text or "")
+    except ValueError as error:
+        raise ConfigError(f"{name}: found {text!r}, expected {kind.__name__} ({error})") from None
 
 
 def with_config_path(arguments: list[str]) -> list[str]:
@@ -82,6 +102,18 @@ def with_config_path(arguments: list[str]) -> list[str]:
             found[i] = f"{flag}{equals}{find_config(name)}{colon}{rest}"
             try:
                 load_config(name, *([rest] if colon else []))
-            except (ValueError, TypeError) as error:  # absl would show it with its traceback
-                raise ConfigError(f"--config={value}: {error}") from error
+            except ConfigError:
+                raise
+            except (ValueError, TypeError, AttributeError, KeyError) as error:  # absl would show it with its traceback
+                raise ConfigError(f"--config={value}: {_in_one_line(error, find_config(name))}") from error
     return found
+
+
+def _in_one_line(error: Exception, path: Path) -> str:
+    """What a config file has raised, and in which of its lines."""
+    text = str(error)
+    with contextlib.suppress(ValueError, SyntaxError):  # that of an unknown setting is a string in quotation marks
+        text = str(ast.literal_eval(text))
+    text = ": ".join(text.splitlines())
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    return f"line {lines[-1]}: {text}" if lines else text

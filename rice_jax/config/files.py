@@ -39,10 +39,21 @@ def find_config(name: str) -> Path:
 
 
 def load_config(name: str, *arguments: str) -> ConfigDict:
-    """The settings of a config file (`find_config`); `arguments` go to its `get_config`."""
+    """The settings of a config file (`find_config`); `arguments` go to its `get_config`.
+
+    Raises:
+        ConfigError: there is no such file, or it has no `get_config` that returns settings.
+    """
     path = find_config(name)
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert spec and spec.loader, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config(*arguments)
+    if not callable(getattr(module, "get_config", None)):
+        raise ConfigError(
+            f"{path}: found no get_config, expected a function that returns default_config() with changes"
+        )
+    config = module.get_config(*arguments)
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config has returned {type(config).__name__}, expected that of default_config()")
+    return config

@@ -180,7 +180,7 @@ class TextEvalSettings:
             task: `config.task`.
         """
         if not 0 <= self.fixed_text_weight < math.inf:
-            yield f"config.eval.text_weight: found {self.text_weight!r}, expected 'off', 'fit', or a number from 0 on"
+            yield f"config.eval.text_weight: found {self.text_weight!r}, expected 'off', 'fit', or at least 0"
         elif self.fuses and (text == "off" or task != "retrieval"):
             yield (
                 f"config.eval.text_weight: found {self.text_weight!r} with config.model.text={text!r} and config.task="

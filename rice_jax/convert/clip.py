@@ -5,14 +5,14 @@ r"""Converts a vision encoder to a checkpoint, or back to a Hugging Face model.
     rice convert clip --export CHECKPOINT OUT
 
 SOURCE is
-    a folder of Hugging Face's with `config.json` and `model.safetensors`, or
+    a Hugging Face folder with `config.json` and `model.safetensors`, or
     that `model.safetensors` itself, of a CLIP, Chinese-CLIP, SigLIP (also
     SigLIP 2 of a fixed resolution), DINOv2 (also with registers), DINOv3, Swin,
     TimeSformer or X-CLIP;
-    a folder of open_clip's with `open_clip_config.json` and its weights;
+    an open_clip folder with `open_clip_config.json` and its weights;
     OpenAI's `ViT-*.pt`, or another `.pt`, `.pth` or `.safetensors` file with
     these names.
-Its files say which of them it is. No code in SOURCE is run. OUT is a new
+The family is detected from its files. No code in SOURCE is run. OUT is a new
 directory, from which training starts with `--config.model.init_from=OUT`; it
 holds the encoder's settings too. `--export` writes `model.safetensors`
 (float16) and `config.json`, as read by transformers'
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m rice_jax.con
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("out", metavar="OUT", type=Path)
     parser.add_argument(
-        "--export", action="store_true", help="SOURCE is a checkpoint of ours, OUT a Hugging Face model"
+        "--export", action="store_true", help="SOURCE is a rice_jax checkpoint, OUT a Hugging Face model"
     )
     parser.add_argument(
         "--activation",

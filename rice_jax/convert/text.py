@@ -3,11 +3,11 @@ r"""Converts the text tower of another program's model, with its tokenizer.
     rice convert text SOURCE OUT
 
 SOURCE is one of
-    a folder of Hugging Face's with `config.json` and `model.safetensors` of a
+    a Hugging Face folder with `config.json` and `model.safetensors` of a
         Chinese-CLIP, CLIP or BERT;
-    a folder of open_clip's with `open_clip_config.json` and the weights of a
+    an open_clip folder with `open_clip_config.json` and the weights of a
         CLIP;
-    a file of Chinese-CLIP's or OpenAI's own programs, or another `.pt`, `.pth`
+    a file of Chinese-CLIP's or OpenAI's own code, or another `.pt`, `.pth`
         or `.safetensors` file with their names.
 No code in SOURCE is run. OUT is a new directory with the weights and, in
 `tokenizer`, the files of the tokenizer: `tokenizer.json`, `vocab.txt`,

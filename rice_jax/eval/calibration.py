@@ -14,8 +14,8 @@ there are several); slope and threshold over every clip twice, once with its gal
 its truths removed from the gallery. The estimate thus assumes that clips of products outside the shop are as frequent
 as clips of the shop's products.
 
-By frames (`eval.scores`), the shares are exp(scale by frames · score) instead. Whether any product is shown is told by
-the largest cosine, which tells it better than the largest score by frames (docs/results.md).
+By frames (`eval.scores`), the shares are exp(scale by frames · score) instead. Whether any product is shown is
+decided by the largest cosine, which is better evidence of it than the largest score by frames (docs/results.md).
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ from rice_jax.eval.weight import cross_fit, fit
 
 
 @dataclasses.dataclass(frozen=True)
-class PairedTexts:
+class TextVectors:
     """The embeddings of texts, unit length; 0 = there is none."""
 
     titles: Float32[np.ndarray, "G D"]
@@ -27,7 +27,7 @@ class PairedTexts:
 
 
 def fuse(
-    queries: Queries, images: GalleryImages, texts: PairedTexts, weight: float | Float[np.ndarray, " Q"]
+    queries: Queries, images: GalleryImages, texts: TextVectors, weight: float | Float[np.ndarray, " Q"]
 ) -> tuple[Queries, GalleryImages]:
     """Queries and images with their texts.
 
@@ -52,7 +52,7 @@ def fuse(
 def fit_weight(
     queries: Queries,
     images: GalleryImages,
-    texts: PairedTexts,
+    texts: TextVectors,
     *,
     among: Bool[np.ndarray, " Q"] | None = None,
     max_scores: int = 2**22,
@@ -83,7 +83,7 @@ def fit_weight(
     return fit(pairs, [truth for _, truth in found])
 
 
-def cross_fitted(queries: Queries, images: GalleryImages, texts: PairedTexts) -> Float[np.ndarray, " Q"]:
+def cross_fitted(queries: Queries, images: GalleryImages, texts: TextVectors) -> Float[np.ndarray, " Q"]:
     """For each query the weight that is fitted to the queries of the other half of the products.
 
     Args:

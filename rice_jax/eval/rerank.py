@@ -32,10 +32,8 @@ from rice_jax.input.pipeline import eval_batches
 from rice_jax.models.contract import SupportsMatching, require
 from rice_jax.types import DataError
 
-OF_IMAGES = "image", "title"  # how the names of what a batch has of images start
 
-
-class Matches(NamedTuple):
+class Matched(NamedTuple):
     """What the decoder says of the first products of every query.
 
     Attributes:
@@ -87,9 +85,8 @@ def match_batches(
         kept: the images' side of a match, from the gallery pass; None = read the candidates' pictures again.
 
     Returns:
-        Iterator over the batches of `eval_batches`, with `queries` bfloat16 [b, K, R, D], or `image` uint8
-        [b, K, S, S, 3] and what else the gallery has of the candidates, [b, K, ...]. Padding candidates and queries
-        have no meaning.
+        Iterator over the batches of `eval_batches`, with `queries` bfloat16 [b, K, R, D], or with `images`, a dict of
+        what the gallery's batches have of the candidates, [b, K, ...]. Padding candidates and queries have no meaning.
 
     Raises:
         FileNotFoundError, DataError: as `eval_batches`.
@@ -103,8 +100,7 @@ def match_batches(
         num = rows.shape[1]
         pictures = eval_batches(data, "gallery", batch_size * num, *processes, rows=rows.ravel().tolist())
         for batch, images in zip(videos, pictures, strict=True):
-            own = {name: value for name, value in images.items() if name not in batch}  # not `index` and `mask`
-            yield batch | jax.tree.map(lambda x: x.reshape(-1, num, *x.shape[1:]), own)
+            yield batch | {"images": jax.tree.map(lambda x: x.reshape(-1, num, *x.shape[1:]), dict(images))}
 
 
 @functools.cache
@@ -120,9 +116,8 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
             model = nnx.merge(graphdef, params)  # its own: a module does not go from one trace into another
             return model.encode_images(images).queries
 
-        if "image" in batch:  # one candidate of each query at a time, as the encoder needs memory for its pictures
-            images = {name: x for name, x in batch.items() if name.startswith(OF_IMAGES)}
-            first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), images)
+        if "images" in batch:  # one candidate of each query at a time, as the encoder needs memory for its pictures
+            first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), batch["images"])
             queries = jnp.moveaxis(jax.lax.map(image_queries, first), 0, 1)
         else:
             queries = batch["queries"]
@@ -132,7 +127,7 @@ def matcher(graphdef: nnx.GraphDef) -> Callable[[PyTree, dict], jax.Array]:
 
 
 def fit_weight(
-    matches: Matches, queries: Queries, images: GalleryImages, *, among: Bool[np.ndarray, " Q"] | None = None
+    matches: Matched, queries: Queries, images: GalleryImages, *, among: Bool[np.ndarray, " Q"] | None = None
 ) -> float:
     """The weight of the decoder's cosines that explains the queries best; 0 if none of them tells anything.
 
@@ -155,7 +150,7 @@ def fit_weight(
     return fit(pairs, is_truth)
 
 
-def add_matches(matches: Matches, weights: Float[np.ndarray, " Q"]) -> Float64[np.ndarray, "Q K"]:
+def add_matches(matches: Matched, weights: Float[np.ndarray, " Q"]) -> Float64[np.ndarray, "Q K"]:
     """score + weight · match of the first K products of every query, as `reorder` takes them."""
     sums = weights[:, None] * matches.cosines.astype(np.float64)
     for own, top in zip(sums, matches.ranked.top, strict=True):
@@ -171,8 +166,8 @@ def reorder(ranked: Ranking, scores: Float[np.ndarray, "Q K"]) -> Ranking:
     so that a tie never helps; then the order before.
 
     Args:
-        ranked: as in `Matches`.
-        scores: of the first K products, as in `Matches`: the decoder's cosines, or sums with them (`add_matches`).
+        ranked: as in `Matched`.
+        scores: of the first K products, as in `Matched`: the decoder's cosines, or sums with them (`add_matches`).
 
     Raises:
         DataError: naming the query, for a cosine that is not finite.

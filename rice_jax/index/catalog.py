@@ -2,13 +2,14 @@
 
 import logging
 import os
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from rice_jax.index.spreadsheet import read_rows
 from rice_jax.input.pictures import is_hidden, read_file
-from rice_jax.types import DataError, counted, listed
+from rice_jax.types import DataError, counted, listed, normal_form
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -79,7 +80,7 @@ def read_shop(path: str | os.PathLike) -> list[Picture]:
                 "`product`"
             )
     if wrong:
-        some = f"{path}: {len(wrong)} of {counted(len(pictures), 'picture')} cannot be told from others or named:"
+        some = f"{path}: {len(wrong)} of {counted(len(pictures), 'picture')} have no usable id of their own:"
         raise DataError(wrong[0] if len(wrong) == 1 else listed(some, wrong))
     return sorted(pictures)
 
@@ -145,8 +146,9 @@ def _require_some(path: Path, pictures: Collection) -> None:
 def _read_directory(directory: Path) -> Iterator[Picture]:
     others = []
     for file in _files(directory, 2):
-        gallery, product = [*file.relative_to(directory).parts[:-1], "", ""][:2]
-        name = f"{product}/{file.stem}" if product else file.stem
+        names = [*file.relative_to(directory).parts[:-1], "", ""][:2] + [file.stem]
+        gallery, product, stem = (normal_form(name.strip()) for name in names)
+        name = f"{product}/{stem}" if product else stem
         if file.suffix.lower() in SUFFIXES:
             yield Picture(gallery, name, product or name, file, "", str(file))
         else:
@@ -174,6 +176,16 @@ def _files(directory: Path, depth: int) -> Iterator[Path]:
             )
 
 
+def _find(directory: Path, name: str) -> Path:
+    """The file that a cell names, also if the CSV was written on another system, with other accents or backslashes."""
+    path = directory / name
+    if name.isascii() and "\\" not in name:
+        return path
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    others = [directory / one for form in forms for one in (form, form.replace("\\", "/"))]
+    return next((other for other in (path, *others) if other.exists()), path)
+
+
 def _read_csv(path: Path) -> Iterator[Picture]:
     paths: dict[tuple[str, str], list[Path]] = {}  # of each id
     for row in read_rows(path):
@@ -182,7 +194,7 @@ def _read_csv(path: Path) -> Iterator[Picture]:
         name = cells.get("id", product)
         if not cells["path"]:
             raise DataError(f"{place}: found no path of {name!r}, expected one for each picture")
-        file_path = path.parent / cells["path"]
+        file_path = _find(path.parent, cells["path"])
         earlier = paths.setdefault((gallery, name), [])
         if not {"id", "product"} <= cells.keys():
             product = name

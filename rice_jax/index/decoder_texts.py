@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from rice_jax.config import TEXT_MODEL
+from rice_jax.files import absolute
 from rice_jax.index.about import About
 from rice_jax.index.model import Model
 from rice_jax.index.text import BATCH_SIZE, Texts
@@ -74,7 +75,7 @@ def load_decoder_texts(
 def _find(about: About, old: About | None, text_model: str | os.PathLike | None) -> str:
     """Where the tower is that embedded the texts of training; "" = unknown."""
     if text_model is not None:
-        return str(Path(text_model).absolute())
+        return absolute(text_model)
     if old is None:
         data = read_config(find_weights(Path(about.checkpoint))).get("data", {})
         made = known_model(data["texts"]) if data.get("texts") else ""

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Float32, PyTree, UInt8
 
 from rice_jax.eval.embed import Images, compile_rows, compute_rows, model_embedder, padded_batch_size
+from rice_jax.files import absolute
 from rice_jax.index.catalog import Picture
 from rice_jax.index.model import Model
 from rice_jax.index.store import About, Index
@@ -60,7 +61,7 @@ def embed_pictures(
         image_ids=[picture.id for picture, _ in pictures],
         product_ids=[picture.product for picture, _ in pictures],
         titles=[picture.title for picture, _ in pictures],
-        paths=[str(picture.path.absolute()) for picture, _ in pictures],
+        paths=[absolute(picture.path) for picture, _ in pictures],
         digests=[digest for _, digest in pictures],
         fields=[dict(picture.fields) for picture, _ in pictures],
         vectors=images.embedding,

@@ -30,9 +30,9 @@ from jaxtyping import Float32
 
 from rice_jax.config import ConfigError
 from rice_jax.index.export import EFFORT
-from rice_jax.index.store import TEXTS, About, Index, normal_form
+from rice_jax.index.store import TEXTS, About, Index
 from rice_jax.index.text import IndexText
-from rice_jax.types import DataError
+from rice_jax.types import DataError, normal_form
 
 NAME = "rice"  # of the collection
 TOKEN = "MILVUS_TOKEN"  # environment variable with the token, or USER:PASSWORD, of a server

@@ -37,8 +37,8 @@ from rice_jax.index.milvus import (
     read_rows,
     row_name,
 )
-from rice_jax.index.store import Index, fields_of, normal_form
-from rice_jax.types import DataError
+from rice_jax.index.store import Index, fields_of
+from rice_jax.types import DataError, normal_form
 
 MAX_CONDITIONS = 4096  # of a product
 TYPES = {"flat": "FLAT", "hnsw": "HNSW", "ivf": "IVF_FLAT"}

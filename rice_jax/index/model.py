@@ -16,6 +16,7 @@ from rice_jax.config import Config, ConfigError, MeshConfig
 from rice_jax.config.fields import build
 from rice_jax.config.upgrade import upgrade
 from rice_jax.eval.calibration import read_calibration
+from rice_jax.files import absolute
 from rice_jax.index.store import About
 from rice_jax.models.contract import SupportsStreaming
 from rice_jax.models.cope import PAGE, CopeConfig
@@ -69,7 +70,7 @@ class ModelSettings:
         cope = CopeConfig.of(model)
         if PAGE not in cope.text_domains:
             return cls(cope, resize, num_frames)
-        tokenizer = str(Path(config.input.tokenizer).absolute())
+        tokenizer = absolute(config.input.tokenizer)
         return cls(cope, resize, num_frames, tokenizer=tokenizer, text_context=config.input.text_context)
 
     @classmethod
@@ -191,7 +192,7 @@ def place_model(
         resize=settings.resize,
         num_frames=settings.num_frames,
         fingerprint=fingerprint,
-        checkpoint=str(source.absolute()),
+        checkpoint=absolute(source),
         calibration=calibration if calibration and calibration.fingerprint == fingerprint else None,
         ipd=settings.ipd,
         match_fingerprint=match_fingerprint(params, config),
@@ -227,7 +228,7 @@ def read_settings(source: Path) -> ModelSettings:
     settings = dataclasses.replace(ModelSettings.of(config), resize=resize, num_frames=num_frames)
     if not settings.tokenizer:
         return settings
-    return dataclasses.replace(settings, tokenizer=str(tokenizer_folder(source).absolute()))
+    return dataclasses.replace(settings, tokenizer=absolute(tokenizer_folder(source)))
 
 
 def saved_settings(source: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
-from rice_jax.files import locked, write_lines
+from rice_jax.files import absolute, locked, write_lines
 from rice_jax.index.catalog import Picture, read_shop
 from rice_jax.index.decoder_texts import load_decoder_texts
 from rice_jax.index.embedding import digest_of, embed_pictures, problem
@@ -125,7 +125,7 @@ def build_shards(
             problems = found.problems + [problem(model.about, *pair) for pair in broken]
             known = titles if titles and embedder and read is embedder[0] else {}
             text = embed_titles(*embedder, index.titles, known) if embedder else None
-            index = dataclasses.replace(index, sources=(str(Path(images).absolute()),), text=text)
+            index = dataclasses.replace(index, sources=(absolute(images),), text=text)
             index = make_smaller(index, None, store_as)
             shard = Shard(number, len(pieces), piece.made_of, len(problems), found.num_missing)
             listed = directory / Path(shard.file).with_suffix(".txt")
@@ -175,7 +175,7 @@ def merge_shards(
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / LOCK, wait=True):
         old = read_of_same_model(directory, index.about)
-        if old and old.sources and set(old.sources) != set(index.sources):
+        if old and old.sources and set(map(absolute, old.sources)) != set(index.sources):
             raise DataError(
                 f"{directory}: holds an index of {', '.join(old.sources)}, and the shards are of "
                 f"{', '.join(index.sources)}; choose another directory for the index, or remove it"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rice_jax.types import DataError
+from rice_jax.types import DataError, normal_form
 
 # {column: other names for it}. The first column that a name fits gets it, unless one has the column's own name: a SKU
 # is the product, or, beside a column `product`, the id.
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 class Row(NamedTuple):
     """A row that is not empty; cells without the spaces around them."""
 
-    cells: dict[str, str]  # of the file's columns that are among `COLUMNS`
+    cells: dict[str, str]  # of the file's columns that are among `COLUMNS`; names in `types.normal_form`
     fields: dict[str, str]  # of all others, by the names in the file
     line: int  # where the row ends
 
@@ -138,4 +138,5 @@ def _row(place: str, names: Sequence[str], columns: dict[str, int], cells: Seque
             raise DataError(f"{place}: found {value!r} in a column without a name, expected one in the first line")
         if name and number not in columns.values():
             fields[name] = value
-    return Row({column: cells[number] for column, number in columns.items()}, fields, line)
+    own = {column: cells[number] for column, number in columns.items()}
+    return Row(own | {name: normal_form(own[name]) for name in own.keys() & {"gallery", "id", "product"}}, fields, line)

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rice_jax.files import replacing
 from rice_jax.index.about import About
 from rice_jax.index.columns import DTYPES, from_column, from_int8, to_column, to_int8
 from rice_jax.index.text import IndexText
-from rice_jax.types import DataError
+from rice_jax.types import DataError, normal_form
 
 FILE = "index.parquet"
 SETTINGS = b"rice_jax"  # key of the file's metadata that holds `About` as JSON
@@ -154,11 +153,6 @@ def fields_of(index: Index, images: Sequence[int]) -> dict[str, str]:
     return fields
 
 
-def normal_form(text: str) -> str:
-    """The text in the form in which conditions on further columns compare it."""
-    return unicodedata.normalize("NFC", text)
-
-
 def read_index(directory: str | os.PathLike) -> Index:
     """Reads an index.
 
@@ -236,6 +230,8 @@ def read_file(path: Path) -> Index:
             "index the shop again"
         ) from error
     texts.setdefault("product_ids", list(texts["image_ids"]))
+    for name in ("gallery_ids", "image_ids", "product_ids"):  # earlier versions kept the accents as files have them
+        texts[name] = list(map(normal_form, texts[name]))
     texts.setdefault("fields", [{} for _ in texts["image_ids"]])
     index = Index(
         **texts,

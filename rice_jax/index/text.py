@@ -23,6 +23,7 @@ from jaxtyping import Float32, Int
 from rice_jax.config import ConfigError, MeshConfig
 from rice_jax.eval.calibration import Calibration
 from rice_jax.eval.texts import TextEmbedder, load_text_model
+from rice_jax.files import absolute
 from rice_jax.index.about import About
 from rice_jax.index.columns import from_int8, to_int8
 from rice_jax.input.texts import clean
@@ -189,7 +190,7 @@ class Texts:
                 f"{model.fingerprint[:12]}, expected {fingerprint[:12]}), and texts of different towers cannot be "
                 "compared. Use that tower, or make another index with this one"
             )
-        self.source = str(Path(source).absolute())
+        self.source = absolute(source)
         self.fingerprint, self.dimensions = model.fingerprint, model.config.embed_dim
         self.is_clip = model.config.head == "projection"  # its texts have a place among its CLIP's pictures
         self._embedder = TextEmbedder(model, batch_size, create_mesh(MeshConfig(1, 1), jax.local_devices()[:1]))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rice_jax.files import leaving_no_trace, locked
+from rice_jax.files import absolute, leaving_no_trace, locked
 from rice_jax.index.catalog import Names, Picture, of_gallery, read_names, read_shop, require_shop
 from rice_jax.index.decoder_texts import load_decoder_texts
 from rice_jax.index.embedding import NUM_NAMED, content, digest_of, embed_pictures, problem
@@ -264,14 +264,10 @@ def _remove(directory: Path, images: str | os.PathLike) -> Index:
         )
     left = index.take(kept)
     write_index(directory, left)
-    logger.info(
-        "%s: removed %d of %s; in %s but not in the index: %d",
-        directory,
-        num_removed,
-        counted(len(found), "picture"),
-        images,
-        len(everything.difference(found)),
-    )
+    logger.info("%s: removed %d of %s", directory, num_removed, counted(len(found), "picture"))
+    if unknown := sorted(everything.difference(found)):
+        some = ", ".join(of_gallery(*name) for name in unknown[:3]) + (", …" if len(unknown) > 3 else "")
+        logger.warning("%s: %d not in %s, and so not removed: %s", images, len(unknown), directory, some)
     return left
 
 
@@ -312,22 +308,23 @@ def _sources(directory: Path, old: Index | None, images: str | os.PathLike, sett
     Raises:
         DataError: two shops would be mixed, and nobody has asked for it.
     """
-    own = str(Path(images).absolute())
+    own = absolute(images)
     if old is None or not old.image_ids or settings.change == "mirror":
         return (own,)
-    if old.sources and own not in old.sources and not settings.mix:
+    sources = list(map(absolute, old.sources))
+    if sources and own not in sources and not settings.mix:
         raise DataError(
-            f"{directory}: holds pictures of {', '.join(old.sources)}, and {own} is another source. If they are of one "
+            f"{directory}: holds pictures of {', '.join(sources)}, and {own} is another source. If they are of one "
             "shop, add them with --mix (mix=True, config.index.mix=True); otherwise choose another directory for the "
             "index"
         )
-    return tuple(dict.fromkeys([*old.sources, own]))
+    return tuple(dict.fromkeys([*sources, own]))
 
 
 def _report_replaced(images: str | os.PathLike, old: Index, fresh: Sequence[Picture]) -> None:
     """Names pictures of one source that take the place of those of another one."""
     paths = dict(zip(_keys(old), old.paths, strict=True))
-    pairs = [(paths[_key(picture)], str(picture.path.absolute())) for picture in fresh if _key(picture) in paths]
+    pairs = [(absolute(paths[_key(picture)]), absolute(picture.path)) for picture in fresh if _key(picture) in paths]
     if replaced := [pair for pair in pairs if len(set(pair)) == 2]:
         found = "1 picture replaces one" if len(replaced) == 1 else f"{len(replaced)} pictures replace those"
         logger.warning("%s: %s of another source with the same id, such as %s by %s", images, found, *replaced[0])
@@ -351,7 +348,7 @@ def _merge(indexes: Sequence[Index], pictures: Sequence[Picture], about: About, 
     merged = both.take([rows[key] for key in kept])
     for place, picture in enumerate(map(named.get, kept)):
         if picture:
-            merged.titles[place], merged.paths[place] = picture.title, str(picture.path.absolute())
+            merged.titles[place], merged.paths[place] = picture.title, absolute(picture.path)
             merged.product_ids[place], merged.fields[place] = picture.product, dict(picture.fields)
     return merged
 

@@ -90,8 +90,10 @@ def start_text(source: Path, params: PyTree) -> PyTree:
 def with_saved_tower(model: ModelConfig) -> ModelConfig:
     """Settings of the model, those of its text tower as in the weights that it starts from.
 
+    A setting at its default takes the weights' value.
+
     Raises:
-        ConfigError: they are set to other values than the weights'.
+        ConfigError: a setting is not at its default and not the weights' value.
     """
     if model.text != "tower" or not model.text_init_from:
         return model
@@ -103,11 +105,13 @@ def with_saved_tower(model: ModelConfig) -> ModelConfig:
     if saved is None and run_model.get("text") == "tower":
         saved = run_model["text_tower"]
     own = TextTowerSettings(**saved) if saved else model.text_tower
-    if model.text_tower not in (TextTowerSettings(), own):
-        raise ConfigError(
-            f"config.model.text_tower: found {model.text_tower}, expected the settings of "
-            f"{model.text_init_from} ({own}); leave the group out"
-        )
+    for field in dataclasses.fields(TextTowerSettings):
+        found, expected = getattr(model.text_tower, field.name), getattr(own, field.name)
+        if found not in (field.default, expected):
+            raise ConfigError(
+                f"config.model.text_tower.{field.name}: found {found!r}, expected {expected!r} as in "
+                f"{model.text_init_from}; leave it out"
+            )
     return dataclasses.replace(model, text_tower=own)
 
 

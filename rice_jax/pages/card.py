@@ -24,7 +24,7 @@ TERMS = {
 }
 
 
-class Evaluation(NamedTuple):
+class KeptEvaluation(NamedTuple):
     """The results in one `results.json`, as `eval.results` reads them."""
 
     about: Mapping[str, Any]
@@ -53,7 +53,7 @@ class Card:
     num_parameters: int
     embed_dim: int
     config: Config | None
-    evaluations: list[Evaluation]
+    evaluations: list[KeptEvaluation]
 
 
 class Line(NamedTuple):
@@ -112,7 +112,7 @@ def _title(about: Mapping[str, Any]) -> str:
     return f"Clips of {about['query']} among the images of their own gallery in {about['gallery']}"
 
 
-def _is_by_frames(evaluation: Evaluation) -> bool:
+def _is_by_frames(evaluation: KeptEvaluation) -> bool:
     return evaluation.about.get("score") == "frames"
 
 

@@ -237,12 +237,14 @@ def _leads(
     measured: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray], run: EvaluatedRun
 ) -> dict[str, dict[str, Any]]:
     """The lead of a run over the first one in each mean that both have."""
-    galleries = [line["gallery"] for line in run.rankings]
+    groups, drawn_groups = [line["gallery"] for line in run.rankings], "livestreams"
+    if len(set(groups)) < MIN_GALLERIES:
+        groups, drawn_groups = [line["truths"][0] for line in run.rankings], "products"
     # Queries that were not ranked are misses in both runs.
-    ranked = len(galleries) / run.results[run.row].score.num_queries
+    ranked = len(groups) / run.results[run.row].score.num_queries
     leads = {}
     for name in measured.keys() & first.keys():
         lead = measured[name] - first[name]
-        ends, drawn = confidence_intervals(lead[:, None], galleries)
+        ends, drawn = confidence_intervals(lead[:, None], groups, drawn_groups)
         leads[name] = {"mean": lead.mean() * ranked, "ends": (ends[0] * ranked).tolist(), "over": drawn}
     return leads

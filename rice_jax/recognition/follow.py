@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from rice_jax.index.pictures import AnyPicture
-from rice_jax.recognition.source import Seen, Source, SourceEnded, SourceLost, live_pictures
+from rice_jax.recognition.source import LiveSource, Seen, SourceEnded, SourceLost, live_pictures
 from rice_jax.types import DataError
 
 BACK_OFF = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the next try
@@ -23,7 +23,7 @@ DRIFT = 1e-4  # seconds per second by which a sender's clock may be slow
 logger = logging.getLogger(__name__)
 
 Prepare = Callable[[AnyPicture], Any]
-Connect = Callable[[Source, Fraction, threading.Event, Seen], Iterator[tuple[float, AnyPicture]]]
+Connect = Callable[[LiveSource, Fraction, threading.Event, Seen], Iterator[tuple[float, AnyPicture]]]
 Clock = Callable[[], float]
 
 
@@ -37,7 +37,7 @@ class LiveFrame(NamedTuple):
 
 
 def follow(
-    source: Source,
+    source: LiveSource,
     prepare: Prepare,
     stop: threading.Event,
     *,
@@ -89,7 +89,13 @@ class _Receiver:
     """
 
     def __init__(
-        self, source: Source, prepare: Prepare, stop: threading.Event, interval: Fraction, connect: Connect, now: Clock
+        self,
+        source: LiveSource,
+        prepare: Prepare,
+        stop: threading.Event,
+        interval: Fraction,
+        connect: Connect,
+        now: Clock,
     ):
         """See `follow`."""
         self._source, self._prepare, self._stop, self._now = source, prepare, stop, now

@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from rice_jax.eval.products import Products, group_products
-from rice_jax.index.store import Index, fields_of, normal_form
-from rice_jax.types import DataError
+from rice_jax.index.store import Index, fields_of
+from rice_jax.types import DataError, normal_form
 
 # {column of the shop's CSV, in any case: a value, or several of which a product has one}; all columns must agree. Texts
-# that differ only in Unicode's normal form are equal: keyboards, spreadsheets, and macOS write accents differently.
+# that differ only in Unicode's normal form are equal.
 Where = Mapping[str, str | Collection[str]]
 NUM_NAMED = 10  # values of a column in a message
 
@@ -21,8 +21,9 @@ def in_gallery(of_galleries: Mapping[str | None, Products], gallery: str | None)
     Raises:
         DataError: there is no such gallery.
     """
-    if gallery in of_galleries:
-        return of_galleries[gallery]
+    known = gallery if gallery is None else normal_form(gallery)
+    if known in of_galleries:
+        return of_galleries[known]
     names = [name for name in of_galleries if name is not None]
     if names == [""]:
         raise DataError(f"found no gallery {gallery!r}: the index is not divided into galleries; leave the gallery out")
@@ -77,7 +78,7 @@ def select(
     Raises:
         DataError: the index has no such column, or no product meets the conditions.
     """
-    products, names = of_galleries[gallery], dict[str, str]()
+    products, names = in_gallery(of_galleries, gallery), dict[str, str]()
     for fields in index.fields:
         for name in fields:
             names.setdefault(normal_form(name.casefold()), name)

@@ -11,7 +11,7 @@ from jaxtyping import Array, BFloat16, Bool, Float, Int, PyTree, Shaped, UInt8
 
 from rice_jax.index.model import Model
 from rice_jax.index.store import Index
-from rice_jax.models.rice import embed
+from rice_jax.models.aggregation.mean import embed
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

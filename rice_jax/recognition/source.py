@@ -53,7 +53,7 @@ class SourceEnded(DataError):
 
 
 @dataclass(frozen=True)
-class Source:
+class LiveSource:
     """Where a live stream comes from.
 
     Attributes:
@@ -186,7 +186,7 @@ class Seen:
 
 
 def live_pictures(
-    source: Source, interval: Fraction, stop: threading.Event, seen: Seen
+    source: LiveSource, interval: Fraction, stop: threading.Event, seen: Seen
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
     """Connects to a source, and looks at its pictures as they come (`clock.look`).
 
@@ -234,7 +234,7 @@ def live_pictures(
         raise SourceEnded(f"{source}: {COMPLETE}")
 
 
-def _open_file(source: Source, stop: threading.Event) -> GrowingFile:
+def _open_file(source: LiveSource, stop: threading.Event) -> GrowingFile:
     path = Path(source.address)
     if has_index_at_end(path):
         if is_complete(path):
@@ -246,11 +246,11 @@ def _open_file(source: Source, stop: threading.Event) -> GrowingFile:
     return GrowingFile(path, stop)
 
 
-def _is_camera(source: Source) -> bool:
+def _is_camera(source: LiveSource) -> bool:
     return Path(source.address).is_char_device()
 
 
-def _open(source: Source, file: GrowingFile | None) -> av.container.InputContainer:
+def _open(source: LiveSource, file: GrowingFile | None) -> av.container.InputContainer:
     # The first two keep FFmpeg from waiting for a rate or for sound; the others are of RTSP and HLS.
     options = {"fpsprobesize": "0", "analyzeduration": ANALYZED, "rtsp_transport": "tcp", "live_start_index": "-1"}
     device = DEVICE if _is_camera(source) else None
@@ -271,7 +271,7 @@ def _open(source: Source, file: GrowingFile | None) -> av.container.InputContain
 
 
 def _look_at(
-    container: av.container.InputContainer, file: GrowingFile | None, source: Source, interval: Fraction, seen: Seen
+    container: av.container.InputContainer, file: GrowingFile | None, source: LiveSource, interval: Fraction, seen: Seen
 ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
     stream = choose_stream(container)
     if stream is None or stream.codec_context is None:
@@ -304,7 +304,7 @@ def _decode(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     file: GrowingFile | None,
-    source: Source,
+    source: LiveSource,
     seen: Seen | None,
 ) -> Iterator[Stamped]:
     """Decodes what is not late."""

@@ -1,4 +1,4 @@
-"""Streams whose events are told: followed ones, and those whose pictures are pushed while somebody listens."""
+"""Streams whose events are sent: followed ones, and those whose pictures are pushed while somebody listens."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from rice_jax.pages.album import thumbnail
 from rice_jax.recognition.changes import Changes, Event, Search, lost_after
 from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.follow import LiveFrame, follow
-from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
+from rice_jax.recognition.source import LiveSource, Seen, SourceLost, live_pictures
 from rice_jax.recognition.stream import Window
 from rice_jax.serving.events import EventLog
 from rice_jax.serving.stills import Still, Stills
@@ -37,15 +37,15 @@ class Encode(Protocol):
     def __call__(self, engine: Engine, pictures: list[UInt8[np.ndarray, "S S 3"]]) -> Frames: ...
 
 
-class Told(NamedTuple):
-    """An event that has been told."""
+class Sent(NamedTuple):
+    """An event that has been sent."""
 
     event: Event
     frame: Still | None  # by which it is seen
 
 
-class Teller:
-    """Tells the events of a stream, in one thread at a time.
+class EventSender:
+    """Sends the events of a stream, in one thread at a time.
 
     Attributes:
         log: the events.
@@ -55,7 +55,7 @@ class Teller:
     def __init__(self, write: Write):
         """Starts without events, in the thread of the event loop; `write` writes an event as JSON."""
         self.log = EventLog()
-        self.shown: Told | None = None
+        self.shown: Sent | None = None
         self._write, self._loop = write, asyncio.get_running_loop()
         self._stills = Stills()
 
@@ -69,15 +69,15 @@ class Teller:
         """
         self._stills.add(engine, [Still(*own) for own in batch], encoded)
 
-    def tell(self, events: Iterable[Event], close: bool = False) -> None:
-        """Tells events to listeners; `close` ends them."""
+    def send(self, events: Iterable[Event], close: bool = False) -> None:
+        """Sends events to listeners; `close` ends them."""
         try:
             for event in events:
-                told = Told(event, self._stills.of(event))
+                sent = Sent(event, self._stills.of(event))
                 shows = event.event == "shown"
-                self.shown = told if shows else None
-                text = json.dumps(self._write(*told), ensure_ascii=False, allow_nan=False)
-                self._loop.call_soon_threadsafe(self.log.add, text, shows, told.frame)
+                self.shown = sent if shows else None
+                text = json.dumps(self._write(*sent), ensure_ascii=False, allow_nan=False)
+                self._loop.call_soon_threadsafe(self.log.add, text, shows, sent.frame)
         finally:
             if close:
                 self._stills = Stills()  # frees them
@@ -103,7 +103,7 @@ class Pushed:
             interval: distance in seconds between the pictures.
             now: the clock, in seconds.
         """
-        self._teller, self._lock, self._now = Teller(write), threading.Lock(), now
+        self._sender, self._lock, self._now = EventSender(write), threading.Lock(), now
         self._changes = Changes(interval_seconds=interval, now=now)
         self._last: LiveFrame | None = None
         self._window: Window | None = None  # of the latest picture
@@ -112,12 +112,12 @@ class Pushed:
     @property
     def log(self) -> EventLog:
         """The events."""
-        return self._teller.log
+        return self._sender.log
 
     @property
-    def shown(self) -> Told | None:
+    def shown(self) -> Sent | None:
         """The event since which a product is shown."""
-        return self._teller.shown
+        return self._sender.shown
 
     def push(self, engine: Engine, picture: PushedPicture, window: Window, search: Search) -> None:
         """Adds a picture; one that is late is left out.
@@ -137,18 +137,18 @@ class Pushed:
             if last is None or second > last.second:
                 self._last = LiveFrame(second, now, now, None)
                 self._changes.search = search
-                self._teller.look(engine, [(second, picture.small)], picture.frame)
-                self._teller.tell(self._changes.add(engine, [self._last], picture.frame))
+                self._sender.look(engine, [(second, picture.small)], picture.frame)
+                self._sender.send(self._changes.add(engine, [self._last], picture.frame))
 
     def wait(self) -> None:
         """Tells that the product is gone if no picture has come for too long."""
         with self._lock:
-            self._teller.tell(self._changes.wait())
+            self._sender.send(self._changes.wait())
 
     def end(self) -> None:
         """Tells the last event, and ends the listeners."""
         with self._lock:
-            self._teller.tell(self._changes.end(), close=True)
+            self._sender.send(self._changes.end(), close=True)
 
 
 class Looked(NamedTuple):
@@ -176,7 +176,7 @@ class Followed:
     def __init__(
         self,
         name: str,
-        source: Source,
+        source: LiveSource,
         engine: Callable[[], Engine],
         encode: Encode,
         write: Write,
@@ -195,7 +195,7 @@ class Followed:
             search: which products are searched.
         """
         self.source = source
-        self._teller, self._stop = Teller(write), threading.Event()
+        self._sender, self._stop = EventSender(write), threading.Event()
         self._connection, self._latest = State("connecting"), time.monotonic()
         self._final: State | None = None
         self._trouble: str | None = None  # why the latest pictures could not be recognized
@@ -208,12 +208,12 @@ class Followed:
     @property
     def log(self) -> EventLog:
         """The events."""
-        return self._teller.log
+        return self._sender.log
 
     @property
-    def shown(self) -> Told | None:
+    def shown(self) -> Sent | None:
         """The event since which a product is shown."""
-        return self._teller.shown
+        return self._sender.shown
 
     @property
     def state(self) -> State:
@@ -233,7 +233,7 @@ class Followed:
         self._stop.set()
 
     def join(self) -> None:
-        """Waits until the last event has been told."""
+        """Waits until the last event has been sent."""
         self._thread.join()
 
     def _run(self) -> None:
@@ -244,7 +244,7 @@ class Followed:
                     self._recognize(batch)
                 except Exception as error:  # the next picture or index may be better
                     self._report(error)
-                    self._teller.tell(self._changes.lose())
+                    self._sender.send(self._changes.lose())
             reason = "it was stopped" if self._stop.is_set() else "it is complete"
         except Exception as error:
             expected = isinstance(error, DataError)
@@ -254,14 +254,14 @@ class Followed:
             self._stop.set()
         self._final, changes = State(state, reason, self._connection.pictures), self._changes
         del self._engine, self._changes  # it may be remembered for long, and would keep an index and a model in memory
-        self._teller.tell(changes.end(), close=True)
+        self._sender.send(changes.end(), close=True)
 
     def _recognize(self, batch: Sequence[LiveFrame]) -> None:
         if not batch:
-            return self._teller.tell(self._changes.wait())
+            return self._sender.send(self._changes.wait())
         frames = self._encode(self._engine, [frame.picture.prepared for frame in batch])
-        self._teller.look(self._engine, [(own.second, own.picture.small) for own in batch], frames)
-        self._teller.tell(self._changes.add(self._engine, batch, frames))
+        self._sender.look(self._engine, [(own.second, own.picture.small) for own in batch], frames)
+        self._sender.send(self._changes.add(self._engine, batch, frames))
         self._trouble = None
 
     def _report(self, error: Exception) -> None:
@@ -291,7 +291,7 @@ class Followed:
         return Looked(self._engine.prepare(picture), thumbnail(picture)[0])
 
     def _connect(
-        self, source: Source, interval: Fraction, stop: threading.Event, seen: Seen
+        self, source: LiveSource, interval: Fraction, stop: threading.Event, seen: Seen
     ) -> Iterator[tuple[float, UInt8[np.ndarray, "H W 3"]]]:
         with self._connected:
             self._connection = self._connection._replace(state="connecting")

@@ -18,7 +18,7 @@ from rice_jax.recognition.container import Reading
 from rice_jax.recognition.engine import Frames, join_frames
 from rice_jax.recognition.products import parse_where
 from rice_jax.recognition.recognizer import products_over_time
-from rice_jax.recognition.source import Source
+from rice_jax.recognition.source import LiveSource
 from rice_jax.recognition.stream import Stream
 from rice_jax.recognition.subtitles import Sentence, join_sentences, said_between
 from rice_jax.serving import uploads
@@ -60,7 +60,7 @@ class Service:
     Attributes:
         scratch: holds the bodies of requests; exists while the service runs.
         streams: whose frames are pushed.
-        lives: streams whose events are told.
+        lives: streams whose events are sent.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Service:
         def new() -> Followed:
             return Followed(
                 stream_id,
-                Source(query.url, max_delay=query.max_delay, allowed=self._allowed),
+                LiveSource(query.url, max_delay=query.max_delay, allowed=self._allowed),
                 lambda: self._shops[name.shop].engine,
                 self._batcher.encode_and_wait,
                 self._writes(name),
@@ -249,7 +249,7 @@ class Service:
         return StreamStateResponse(id=stream_id, source=source, shown=written, speech=speech)
 
     def events(self, shop: Shop, stream_id: str) -> EventLog:
-        """The events of a stream; those of pushed pictures are told from now on.
+        """The events of a stream; those of pushed pictures are sent from now on.
 
         Raises:
             HTTPException: there is no such stream (404).

@@ -86,7 +86,7 @@ class Streams:
 
 
 class Lives:
-    """The streams whose events are told."""
+    """The streams whose events are sent."""
 
     def __init__(self, limits: Limits):
         """Starts without streams."""
@@ -142,11 +142,11 @@ class Lives:
     async def wait(self, streams: Streams, pool: ThreadPoolExecutor) -> None:
         """Tells that the product of a stream is gone if no picture comes any more, and ends streams that are forgotten.
 
-        A stream whose event cannot be told is ended, and the log says why; the others go on.
+        A stream whose event cannot be sent is ended, and the log says why; the others go on.
 
         Args:
             streams: whose pictures are pushed.
-            pool: of the threads that tell events.
+            pool: of the threads that send events.
         """
         for name, pushed in list(self.pushed.items()):
             if name not in streams:
@@ -155,7 +155,7 @@ class Lives:
             try:
                 await asyncio.get_running_loop().run_in_executor(pool, pushed.wait)
             except Exception:
-                logger.exception("stream %r: an event cannot be told, so its listeners are ended", name.id)
+                logger.exception("stream %r: an event cannot be sent, so its listeners are ended", name.id)
                 await self._end_pushed(name, pushed, pool)
 
     async def end(self, name: StreamName, pool: ThreadPoolExecutor) -> bool:
@@ -163,7 +163,7 @@ class Lives:
 
         Args:
             name: of the stream.
-            pool: of the threads that tell events.
+            pool: of the threads that send events.
         """
         followed, pushed = self._followed.pop(name, None), self.pushed.get(name)
         if followed:
@@ -179,7 +179,7 @@ class Lives:
         try:  # in a thread, as it waits while a picture of the stream is ranked
             await asyncio.get_running_loop().run_in_executor(pool, pushed.end)
         except Exception:  # its listeners are ended all the same
-            logger.exception("stream %r: its last event cannot be told", name.id)
+            logger.exception("stream %r: its last event cannot be sent", name.id)
 
     async def end_all(self, pool: ThreadPoolExecutor) -> Iterable[Followed]:
         """Ends all streams, as `end`; returns those whose threads are to be waited for."""

@@ -202,15 +202,15 @@ class RetrievalEvaluator:
         fused = fusion.fuse(queries, gallery, texts, weights)
         return ranking.rank(*fused, num_top=max(NUM_TOP, self._num_matched)), weights
 
-    def match(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> rerank.Matches:
+    def match(self, ranked: ranking.Ranking, images: Images, params: PyTree) -> rerank.Matched:
         """Lets the decoder match every query with its first products."""
         rows = rerank.candidates(ranked, self._num_matched, self._gallery.gallery_ids, self._gallery.image_ids)
         kept = None if images.queries is None else np.asarray(images.queries)
         batches = rerank.match_batches(self._data, self._batch_size, rows, kept)
-        return rerank.Matches(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
+        return rerank.Matched(ranked, self._compute(self._matcher, params, batches, len(self._queries)))
 
     def reorder(
-        self, matches: rerank.Matches, videos: VideoEmbeddings, images: Images, sharpness: float
+        self, matches: rerank.Matched, videos: VideoEmbeddings, images: Images, sharpness: float
     ) -> tuple[ranking.Ranking, Float[np.ndarray, " Q"]]:
         """Re-orders the first products by score + weight · match, each query with a weight that is not fitted to it.
 
@@ -230,7 +230,7 @@ class RetrievalEvaluator:
         return rerank.reorder(matches.ranked, rerank.add_matches(matches, weights)), weights
 
     def calibrate(
-        self, videos: VideoEmbeddings, images: Images, sharpness: float, params: PyTree, matches: rerank.Matches | None
+        self, videos: VideoEmbeddings, images: Images, sharpness: float, params: PyTree, matches: rerank.Matched | None
     ) -> None:
         """Fits and writes `calibration.json`, unless no query has a truth in its gallery.
 
@@ -307,8 +307,8 @@ class RetrievalEvaluator:
             frame_mask=np.asarray(videos.frame_mask) if by_frames else None,
         )
 
-    def _texts(self, videos: VideoEmbeddings, images: Images) -> fusion.PairedTexts:
-        return fusion.PairedTexts(np.asarray(images.title), np.asarray(videos.speech))
+    def _texts(self, videos: VideoEmbeddings, images: Images) -> fusion.TextVectors:
+        return fusion.TextVectors(np.asarray(images.title), np.asarray(videos.speech))
 
     def _text_model(self, params: PyTree) -> tuple[str, str]:
         """Fingerprint and directory of what embeds the texts; "" = unknown, or the run itself."""

@@ -24,6 +24,7 @@ class Collective(NamedTuple):
     shape: str  # of the whole array, as every device has it before or after
     group: int  # devices among which it is; 0 = the text does not say
     bytes: int  # of one such array
+    overlaps: bool  # whether the device computes meanwhile: it is started and finished, or done in pieces
     runs: int  # in one run of the program
 
     @property
@@ -56,7 +57,8 @@ def collectives(text: str) -> list[Collective]:
                     kind = "reduce-scatter"  # as TPUs do it: of the sum each keeps its part
                 piece = _PIECE.search(rest)
                 key = (kind, piece[1]) if piece else (name, instruction)
-                one = Collective(kind, _describe(arrays), _group(rest), _size(arrays), runs[name])
+                overlaps = bool(piece) or opcode.endswith("-start")
+                one = Collective(kind, _describe(arrays), _group(rest), _size(arrays), overlaps, runs[name])
                 found[key] = min(found.get(key, one), one, key=lambda one: one.runs)
     total = Counter()
     for one in found.values():

@@ -19,10 +19,12 @@ from rice_jax.eval import ranking
 
 WIDTH = 512  # of an embedding
 FIRST = 10  # images that are kept of each ranking
+FAISS = "faiss"
 COLUMNS = {
     "queries": ",",
     "images": ",",
     "galleries": ",",
+    "frames": ",",
     "by": "12",
     "seconds": ".2f",
     "core_seconds": ".2f",
@@ -34,18 +36,22 @@ COLUMNS = {
 
 
 class Size(NamedTuple):
-    """Numbers of queries, images and galleries; queries and images are spread evenly over the galleries."""
+    """Numbers of queries, images and galleries; queries and images are spread evenly over the galleries.
+
+    With frames, each query is ranked by the embeddings of so many (`rice_jax.eval.scores`) instead of by one.
+    """
 
     queries: int
     images: int
     galleries: int
+    frames: int = 0
 
 
 class Data(NamedTuple):
     """Random embeddings of unit length, and the ids that our ranking needs."""
 
     size: Size
-    queries: np.ndarray  # float32 [Q, E]; query q looks in gallery q % galleries
+    queries: np.ndarray  # float32 [Q, E], or [Q, T, E] of frames; query q looks in gallery q % galleries
     images: np.ndarray  # float32 [G, E]; image i is in gallery i % galleries
     truths: np.ndarray  # int64 [Q], one image a query
     query_ids: list[str]
@@ -96,7 +102,7 @@ def measure(sizes: list[Size], rounds: int) -> Iterator[dict]:
 def methods() -> dict[str, Callable[[Data], object]]:
     """The installed methods, by name."""
     installed = {"ours": rank, "numpy": rank_with_numpy, "numpy, named": name_with_numpy}
-    return installed | ({"faiss": find_with_faiss} if importlib.util.find_spec("faiss") else {})
+    return installed | ({FAISS: find_with_faiss} if importlib.util.find_spec("faiss") else {})
 
 
 def make_data(size: Size, seed: int = 0) -> Data:
@@ -105,9 +111,10 @@ def make_data(size: Size, seed: int = 0) -> Data:
     truths = np.arange(size.queries) % size.galleries
     truths += size.galleries * rng.integers(size.images // size.galleries, size=size.queries)
     galleries = [f"g{number}" for number in range(size.galleries)]
+    queries = _unit_vectors(rng, size.queries * (size.frames or 1))
     return Data(
         size,
-        _unit_vectors(rng, size.queries),
+        queries.reshape(size.queries, size.frames, WIDTH) if size.frames else queries,
         _unit_vectors(rng, size.images),
         truths,
         query_ids=[f"q{number}" for number in range(size.queries)],
@@ -120,7 +127,8 @@ def make_data(size: Size, seed: int = 0) -> Data:
 
 def rank(data: Data) -> ranking.Ranking:
     """With `rice_jax.eval.ranking`."""
-    queries = ranking.Queries(data.queries, data.query_ids, data.query_gallery_ids, data.truth_ids)
+    mask = np.ones(data.queries.shape[:2], bool) if data.size.frames else None
+    queries = ranking.Queries(data.queries, data.query_ids, data.query_gallery_ids, data.truth_ids, mask)
     return ranking.rank(queries, ranking.GalleryImages(data.images, data.gallery_ids, data.image_ids), num_top=FIRST)
 
 
@@ -134,7 +142,12 @@ def rank_with_numpy(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     first_scores = np.zeros(first.shape, np.float32)
     for gallery in range(data.size.galleries):
         own = slice(gallery, None, data.size.galleries)
-        scores = data.queries[own] @ data.images[own].T
+        images = data.images[own]
+        if data.size.frames:
+            scores = data.queries[own].reshape(-1, WIDTH) @ (images - images.mean(axis=0)).T
+            scores = scores.reshape(-1, data.size.frames, len(images)).max(axis=1)
+        else:
+            scores = data.queries[own] @ images.T
         truth_scores = np.take_along_axis(scores, data.truths[own, None] // data.size.galleries, axis=1)
         found[own] = np.count_nonzero(scores >= truth_scores, axis=1)
         best = np.argpartition(scores, -FIRST, axis=1)[:, -FIRST:]
@@ -184,12 +197,13 @@ def _unit_vectors(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def _costs(size: Size, rounds: int) -> dict[str, Cost]:
     data = make_data(size)
-    few = make_data(Size(2 * FIRST, 2 * FIRST, 1))
-    costs = {name: Cost([], [], [], []) for name in methods()}
-    for method in methods().values():
+    few = make_data(Size(2 * FIRST, 2 * FIRST, 1, size.frames))
+    able = {name: method for name, method in methods().items() if name != FAISS or not size.frames}
+    costs = {name: Cost([], [], [], []) for name in able}
+    for method in able.values():
         method(few)  # imports, and starts the threads
     for _ in range(rounds):
-        for name, method in methods().items():
+        for name, method in able.items():
             cost = costs[name]
             Path("/proc/self/clear_refs").write_text("5")  # forgets the highest memory so far
             held, start, core_start = _memory("VmRSS"), time.perf_counter(), time.process_time()

@@ -2,6 +2,7 @@
 
 import random
 import re
+import unicodedata
 
 import pytest
 
@@ -218,6 +219,11 @@ def test_malformed_lines_and_unknown_products_are_listed_together(tmp_path):
     ]  # fmt: skip
     with pytest.raises(DataError, match="^1 clip shows a product that the index does not have; .*\n.*:2: .*'mugg'"):
         read_clips(write(tmp_path, "clip,product\na,mugg\nb,mug\n"), {"mug"}, "shop")
+
+
+def test_accents_are_the_indexs(tmp_path):
+    (clip,) = read_clips(write(tmp_path, f"clip,product\na,{unicodedata.normalize('NFD', 'café')}\n"), {"café"})
+    assert clip.product == "café"
 
 
 def test_products_that_the_index_lacks(tmp_path):

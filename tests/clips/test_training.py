@@ -116,6 +116,13 @@ def test_what_clips_cannot_train(live_shop, tmp_path, changes, num_pairs, num_de
         run_settings(dataclasses.replace(live_shop.index.about, **changes), tmp_path, num_pairs, num_devices)
 
 
+def test_a_student_is_trained_without_its_teacher(live_shop, tmp_path, monkeypatch):
+    saved = saved_settings(Path(live_shop.index.about.checkpoint))
+    student = saved | {"loss": dict(saved["loss"]) | {"distill_weight": 1.0, "distill_direct_weight": 2.0}}
+    monkeypatch.setattr("rice_jax.clips.training.saved_settings", lambda _: student)
+    assert not run_settings(live_shop.index.about, tmp_path, 8, 1).loss.distills
+
+
 def test_a_decoder_that_reads_texts_cannot_be_trained_on_clips(live_shop, tmp_path, monkeypatch):
     saved = saved_settings(Path(live_shop.index.about.checkpoint))
     reads = saved | {"model": dict(saved["model"]) | {"text": "tower"}}

@@ -208,6 +208,17 @@ def test_a_page_that_cannot_be_written_costs_no_calibration(films, index, tmp_pa
     assert read_index(index).about.calibration.num_clips == 24
 
 
+def test_an_index_that_cannot_be_written_costs_no_results(films, index, tmp_path, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system", str(index))
+
+    monkeypatch.setattr(evaluate, "calibrate_index", refuse)
+    found, page = tmp_path / "found.json", tmp_path / "page.html"
+    with pytest.raises(SystemExit, match="Read-only file system"):
+        run(capsys, films / "clips.csv", f"--index={index}", f"--json={found}", f"--report={page}")
+    assert json.loads(found.read_text())["clips"] and page.stat().st_size
+
+
 def test_both_names_and_both_forms_of_the_command(capsys):
     for arguments in (["eval", "x.csv", "--help"], ["evaluate", "x.csv", "--help"], ["eval", "--index=x", "--help"]):
         with pytest.raises(SystemExit) as stop:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rice_jax.eval.fusion import PairedTexts, cross_fitted, fit_weight, fuse
+from rice_jax.eval.fusion import TextVectors, cross_fitted, fit_weight, fuse
 from rice_jax.eval.ranking import GalleryImages, Queries, rank
 from rice_jax.eval.weight import half_of
 
@@ -36,7 +36,7 @@ def world(picture_noise=2.0, text_noise=2.0, seed=0, frames=0, without_speech=0.
         [[names[number]] for number in truth],
         np.ones((QUERIES, frames), bool) if frames else None,
     )
-    return queries, images, PairedTexts(titles, speech), truth
+    return queries, images, TextVectors(titles, speech), truth
 
 
 @pytest.mark.parametrize("frames", [0, 3])

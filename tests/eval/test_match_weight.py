@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rice_jax.eval.ranking import GalleryImages, Queries, rank
-from rice_jax.eval.rerank import Matches, add_matches, fit_weight, reorder
+from rice_jax.eval.rerank import Matched, add_matches, fit_weight, reorder
 from rice_jax.eval.weight import cross_fit, half_of
 
 PRODUCTS, QUERIES, K, SIZE = 30, 600, 8, 24
@@ -39,7 +39,7 @@ def decode(ranked, signal, noise, seed=1):
     rng = np.random.default_rng(seed)
     of_queries = zip(ranked.top, ranked.truths, strict=True)
     is_truth = np.array([[name in truths for name, _ in top[:K]] for top, truths in of_queries])
-    return Matches(ranked, (signal * is_truth + noise * rng.normal(size=is_truth.shape)).astype(np.float32))
+    return Matched(ranked, (signal * is_truth + noise * rng.normal(size=is_truth.shape)).astype(np.float32))
 
 
 def first(ranked):
@@ -121,7 +121,7 @@ def test_scores_are_added_by_hand():
     cosines = rng.uniform(-1, 1, (4, 3)).astype(np.float32)
     cosines[[1, 3], 2] = np.nan  # beyond the end of the gallery
     weights = np.array([0.5, 2.0, 0.0, 0.25])
-    found = reorder(ranked, add_matches(Matches(ranked, cosines), weights))
+    found = reorder(ranked, add_matches(Matched(ranked, cosines), weights))
     for query, (before, after) in enumerate(zip(ranked.top, found.top, strict=True)):
         num = min(3, len(before))
         sums = {
@@ -167,7 +167,7 @@ def test_what_the_ranking_was_by_does_not_matter_to_a_fit_by_frames():
 def test_nothing_to_fit():
     queries, images = world()
     ranked = rank(queries, images)
-    assert fit_weight(Matches(ranked, np.ones((QUERIES, 1), np.float32)), queries, images) == 0, (
+    assert fit_weight(Matched(ranked, np.ones((QUERIES, 1), np.float32)), queries, images) == 0, (
         "a truth alone, or none"
     )
     matches = decode(ranked, signal=0.2, noise=0.1)

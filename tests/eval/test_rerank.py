@@ -122,16 +122,11 @@ def _pictures(num_queries, num_images, seed=0):
 
 def _batches(size, **arrays):
     """As `eval_batches` yields them."""
-    num = len(next(iter(arrays.values())))
+    num = len(jax.tree.leaves(arrays)[0])
+    filled = jax.tree.map(lambda x: np.concatenate([x, np.zeros((-num % size, *x.shape[1:]), x.dtype)]), arrays)
     for first in range(0, num, size):
         index = np.arange(first, first + size)
-        rows = {
-            name: np.concatenate(
-                [array[first : first + size], np.zeros((max(0, first + size - num), *array.shape[1:]))]
-            )
-            for name, array in arrays.items()
-        }
-        yield {name: row.astype(arrays[name].dtype) for name, row in rows.items()} | {
+        yield jax.tree.map(lambda x, rows=index: x[rows], filled) | {
             "index": index.astype(np.int32),
             "mask": index < num,
         }
@@ -177,15 +172,15 @@ def test_sharded_batches_match_as_pmd_does_pair_by_pair(num_pairs):
 
     match = compile_rows(rerank.matcher(graphdef), params, mesh)
     found = {}
-    for name, candidates in {"queries": kept[rows], "image": images[rows]}.items():
+    for name, candidates in {"queries": kept[rows], "images": {"image": images[rows]}}.items():
         batches = _batches(8, video=video, frame_mask=frame_mask, **{name: candidates})
         found[name] = compute_rows(match, params, batches, 11, mesh)
         assert found[name].shape == (11, 3) and found[name].dtype == np.float32
         expected = _pair_by_pair(nnx.merge(alone, params), video, frame_mask, images, rows, kept=name == "queries")
         np.testing.assert_allclose(found[name], expected, atol=1e-5)
     assert match._cache_size() == 2, "one compilation serves all batches"
-    rounding = np.abs(found["queries"] - found["image"]).max()
-    assert 0 < rounding < 0.01 < np.ptp(found["image"])
+    rounding = np.abs(found["queries"] - found["images"]).max()
+    assert 0 < rounding < 0.01 < np.ptp(found["images"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A shop's pictures, as a directory and as a CSV."""
 
+import unicodedata
+
 import pytest
 
 from rice_jax.index.catalog import read_names, read_shop
@@ -26,6 +28,27 @@ def test_a_directory_with_and_without_galleries(tmp_path, caplog):
     assert pictures[2].path == tmp_path / "live 1" / "b.webp" and pictures[2].place == str(pictures[2].path)
     assert {picture.title for picture in pictures} == {""}
     assert f"{tmp_path}: left out 1 file whose names do not end in .jpg, .jpeg, .png, .webp: notes.txt" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_with_accents_and_spaces_are_those_of_a_csv(tmp_path, form):
+    """macOS decomposes accents in the names of files, and cells of a CSV have no spaces around them."""
+    mug = unicodedata.normalize(form, "Becher grün")
+    touch(tmp_path, f"{mug}.jpg", "café /vase /front .JPG")
+    csv = tmp_path / "shop.csv"
+    csv.write_text("id,path,gallery\n" + f"{mug}, {unicodedata.normalize('NFC', mug)}.jpg,\n")
+    vase, own = sorted(read_shop(tmp_path), key=lambda picture: picture.id, reverse=True)
+    assert (vase.gallery, vase.id, vase.product) == ("café", "vase/front", "vase") and vase.path.exists()
+    (listed,) = read_shop(csv)
+    assert own.id == own.product == listed.id == "Becher grün" and listed.path.exists()
+    assert read_names(csv).pictures == {("", "Becher grün")}
+
+
+def test_paths_with_backslashes_are_found(tmp_path):
+    touch(tmp_path, "small/vase.jpg")
+    (tmp_path / "shop.csv").write_text("id,path\nvase,small\\vase.jpg\ncup,small\\cup.jpg\n")
+    cup, vase = read_shop(tmp_path / "shop.csv")
+    assert vase.path == tmp_path / "small" / "vase.jpg" and cup.path.name == "small\\cup.jpg", "as it is written"
 
 
 def test_what_systems_put_beside_pictures_is_left_out(tmp_path):
@@ -223,7 +246,9 @@ def test_a_bad_directory(tmp_path):
         read_shop(touch(tmp_path / "empty", "notes.txt"))
     with pytest.raises(DataError, match="a.png: found the id 'a', which .*a.jpg has too"):
         read_shop(touch(tmp_path / "twice", "a.jpg", "a.png"))
-    with pytest.raises(DataError, match="2 of 5 pictures cannot .*:\n  .*a.png: found the id 'a', .*\n  .*b.png: fou"):
+    with pytest.raises(
+        DataError, match="2 of 5 pictures have no usable id .*:\n  .*a.png: found the id 'a', .*\n  .*b.png: fou"
+    ):
         read_shop(touch(tmp_path / "more", "a.jpg", "a.png", "b.jpg", "b.png", "c.jpg"))
     for name in ("shop/caf\udce9.jpg", "shop\udce9/cafe.jpg", "shop/gallery\udce9/cafe.jpg"):
         with pytest.raises(DataError, match=r"\\udce9.*found a name that is not UTF-8, .*rename it"):

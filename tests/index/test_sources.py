@@ -1,10 +1,12 @@
 """An index remembers where its pictures are from, so that two shops are not mixed by mistake."""
 
+import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
-from rice_jax.index.store import read_index
+from rice_jax.index.store import read_index, write_index
 from rice_jax.index.update import remove_pictures
 from rice_jax.types import DataError
 from tests.input.tiny_shop import picture
@@ -30,6 +32,15 @@ def test_pictures_of_another_source_are_not_added_unasked(made, embedded):
     assert made.update(mix=False).sources == both
     assert remove_pictures(made.directory, third).sources == both, "what is removed may be listed anywhere"
     assert made.update(third, change="mirror", mix=False).sources == (str(third),), "nothing else is left"
+
+
+def test_a_place_that_is_written_with_dots_is_no_other_source(made, monkeypatch):
+    (made.pictures.parent / "sub").mkdir()
+    monkeypatch.chdir(made.pictures.parent / "sub")
+    before = made.update(Path("..") / made.pictures.name, mix=False)
+    assert before.sources == (str(made.pictures),) and before.paths[0] == str(made.pictures / "a.jpg")
+    write_index(made.directory, dataclasses.replace(before, sources=(f"{Path.cwd()}/../{made.pictures.name}",)))
+    assert made.update(mix=False).sources == before.sources, "earlier versions kept the dots"
 
 
 def test_pictures_that_replace_those_of_another_source_are_counted(made, caplog):

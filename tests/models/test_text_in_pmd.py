@@ -124,7 +124,7 @@ def test_pictures_that_are_encoded_again_bring_their_titles():
     kept = {name: value for name, value in rows.items() if not name.startswith(("image", "title"))}
     images = {name: rows[name][candidates] for name in ("image", "title", "title_mask")}
     expected = jax.jit(matcher(graphdef))(params, kept | {"queries": queries[candidates]})
-    found = jax.jit(matcher(graphdef))(params, kept | images)
+    found = jax.jit(matcher(graphdef))(params, kept | {"images": images})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 

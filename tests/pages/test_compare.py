@@ -21,7 +21,7 @@ ABOUT = {
 }
 
 
-def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
+def write_run(workdir, ranks, *, data_dir=None, shop=None, log=(), products=None):
     """A workdir with a ranking of those ranks, of a shop's queries or of two galleries that do not exist."""
     num = len(ranks)
     ranked = ranking.Ranking(
@@ -29,7 +29,7 @@ def write_run(workdir, ranks, *, data_dir=None, shop=None, log=()):
         gallery_ids=tuple(f"g{i % 2}" for i in range(num)),
         truth_ranks=tuple((rank,) if rank else () for rank in ranks),
         gallery_size=np.full(num, 9),
-        truths=(("a",),) * num,
+        truths=tuple((product,) for product in products or "a" * num),
         top=tuple((("a", 0.5), ("b", 0.25)) if rank == 1 else (("b", 0.5), ("a", 0.25)) for rank in ranks),
         images=tuple(("a", "b") if rank == 1 else ("b", "a") for rank in ranks),
     )
@@ -73,12 +73,23 @@ def test_rankings_of_version_0_2_have_no_map(tmp_path):
 
 
 def test_differences_over_livestreams(tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics, "MIN_GALLERIES", 2)
+    for module in (metrics, compare):
+        monkeypatch.setattr(module, "MIN_GALLERIES", 2)
     first = write_run(tmp_path / "first", [1, 1, 1, 2, 0, 3, 1, 1])
     second = write_run(tmp_path / "second", [1, 1, 2, 1, 1, 3, 1, 1])
     compare.write_comparison(tmp_path / "compare.html", [first, second])
     # Of gallery g0 one more of four is lost, one gained; of g1 one gained. Of ten queries, as two were not ranked.
     assert "+10.0<small>+0.0 to +20.0</small>" in (tmp_path / "compare.html").read_text()
+
+
+def test_differences_over_products_of_few_livestreams(tmp_path, monkeypatch):
+    for module in (metrics, compare):
+        monkeypatch.setattr(module, "MIN_GALLERIES", 4)
+    first = write_run(tmp_path / "first", [1, 1, 1, 2, 0, 3, 1, 1], products="aabbccdd")
+    second = write_run(tmp_path / "second", [1, 1, 2, 1, 1, 3, 1, 1], products="aabbccdd")
+    compare.write_comparison(tmp_path / "compare.html", [first, second])
+    # Of product b one of two is lost and one gained, of c one is gained. Of ten queries, as two were not ranked.
+    assert "+10.0<small>+0.0 to +30.0</small>" in (tmp_path / "compare.html").read_text()
 
 
 def test_pictures_are_shown_if_the_data_set_is_there(evil_shop, tmp_path):

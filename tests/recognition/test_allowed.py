@@ -9,7 +9,7 @@ import pytest
 
 from rice_jax.recognition import source as source_module
 from rice_jax.recognition.allowed import Allowed, SourceRefused, Web, parse_allowed
-from rice_jax.recognition.source import Seen, Source, SourceLost, live_pictures
+from rice_jax.recognition.source import LiveSource, Seen, SourceLost, live_pictures
 from rice_jax.types import DataError
 from tests.recognition.streams import free_port, number, sender, serve, write
 
@@ -74,7 +74,7 @@ def web(tmp_path):
 
     def follow(path):
         allowed = parse_allowed([f"127.0.0.1:{first.server_port}"])
-        source = Source(f"http://127.0.0.1:{first.server_port}/{path}", allowed=allowed)
+        source = LiveSource(f"http://127.0.0.1:{first.server_port}/{path}", allowed=allowed)
         return [number(picture) for _, picture in live_pictures(source, HALF, threading.Event(), Seen())]
 
     yield follow, redirects, f"http://127.0.0.1:{other.server_port}", asked, own
@@ -137,10 +137,10 @@ def test_a_file_refers_to_nothing(tmp_path, web, monkeypatch):
     path.write_text(PLAYLIST + SEGMENT.format(f"{other}/0.ts"))
     threading.Timer(1.0, stop.set).start()
     with pytest.raises(SourceLost):
-        list(live_pictures(Source(str(path), allowed=parse_allowed([str(tmp_path)])), HALF, stop, Seen()))
+        list(live_pictures(LiveSource(str(path), allowed=parse_allowed([str(tmp_path)])), HALF, stop, Seen()))
     assert not asked
     with pytest.raises(SourceLost, match=r"is no source of this server"):
-        list(live_pictures(Source("/etc/hostname", allowed=Allowed()), HALF, stop, Seen()))
+        list(live_pictures(LiveSource("/etc/hostname", allowed=Allowed()), HALF, stop, Seen()))
 
 
 def test_the_web_gets_credentials_and_ranges(tmp_path, web):
@@ -160,7 +160,7 @@ def test_the_web_gets_credentials_and_ranges(tmp_path, web):
 def test_what_is_allowed_is_enough(tmp_path, scheme, form):
     port = free_port()
     allowed = parse_allowed([f"127.0.0.1:{port}"])
-    source = Source(f"{scheme}://127.0.0.1:{port}/live/x", listen=True, max_delay=1000.0, allowed=allowed)
+    source = LiveSource(f"{scheme}://127.0.0.1:{port}/live/x", listen=True, max_delay=1000.0, allowed=allowed)
     film = write(Path(tmp_path) / "film.mp4", [1], 3, form="mp4")
     with sender(film, source.address, form):
         found = []

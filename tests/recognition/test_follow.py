@@ -7,7 +7,7 @@ import pytest
 
 from rice_jax.recognition import follow as follow_module
 from rice_jax.recognition.follow import BACK_OFF, MAX_QUEUED, MAX_TAKEN, follow
-from rice_jax.recognition.source import Source, SourceEnded, SourceLost
+from rice_jax.recognition.source import LiveSource, SourceEnded, SourceLost
 from rice_jax.types import DataError
 
 ADDRESS = "rtmp://example.com/live"
@@ -49,7 +49,7 @@ def received(connections, *, listen=False, prepare=lambda picture: picture, stop
                 yield float(step[1]), PICTURE
 
     batches = []
-    source = Source(ADDRESS, listen=listen, max_delay=1000.0)
+    source = LiveSource(ADDRESS, listen=listen, max_delay=1000.0)
     for batch in follow(source, prepare, stop, connect=connect, now=lambda: now[0]):
         batches.append(batch)
         if not batch:
@@ -135,7 +135,9 @@ def test_frames_are_dropped_rather_than_late(monkeypatch, caplog, waited, kept):
         filled.set()
         stop.wait(SECONDS)
 
-    batches = follow(Source(ADDRESS, max_delay=3.0), lambda picture: picture, stop, connect=connect, now=lambda: now[0])
+    batches = follow(
+        LiveSource(ADDRESS, max_delay=3.0), lambda picture: picture, stop, connect=connect, now=lambda: now[0]
+    )
     assert next(batches) == []
     begin.set()
     assert filled.wait(SECONDS)
@@ -157,5 +159,5 @@ def test_nothing_is_received_after_the_stop():
         yield 1.0, PICTURE
         raise AssertionError("it goes on")
 
-    assert len(joined(follow(Source(ADDRESS), lambda picture: picture, stop, connect=connect))) <= 1
+    assert len(joined(follow(LiveSource(ADDRESS), lambda picture: picture, stop, connect=connect))) <= 1
     assert not any(thread.name == "follow" and not thread.daemon for thread in threading.enumerate())

@@ -12,7 +12,7 @@ import pytest
 from rice_jax import recognize
 from rice_jax.recognition import source as source_module
 from rice_jax.recognition.allowed import parse_allowed
-from rice_jax.recognition.source import Backlog, Seen, Source, SourceEnded, SourceLost, live_pictures
+from rice_jax.recognition.source import Backlog, LiveSource, Seen, SourceEnded, SourceLost, live_pictures
 from rice_jax.types import DataError
 from tests.recognition.streams import free_port, number, sender, serve, serve_rtsp, write, write_sound
 
@@ -61,7 +61,7 @@ def test_a_file_that_does_not_grow_is_named(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(source_module, "SILENT_SECONDS", 0.5)
     path = tmp_path / "live.ts"
     path.touch()
-    assert list(until_lost(Source(str(path)), stop=Recorder(path, []))) == []
+    assert list(until_lost(LiveSource(str(path)), stop=Recorder(path, []))) == []
     assert caplog.messages == [f"{path}: has not grown for 0 seconds"], "once"
 
 
@@ -75,7 +75,7 @@ def test_a_complete_file_is_not_followed(tmp_path, form, options):
     path = write(tmp_path / "film", [0, 1], form=form, **options)
     fragmented = "frag_keyframe" in options.values()
     recorder = Recorder(path, [b""] * 10)
-    pictures = live_pictures(Source(str(path)), HALF, recorder, Seen())
+    pictures = live_pictures(LiveSource(str(path)), HALF, recorder, Seen())
     if fragmented:
         assert list(pictures) == [] and recorder.is_set(), "it may grow"
     else:
@@ -93,7 +93,7 @@ def test_a_file_that_grows_until_it_is_complete_ends(tmp_path):
     pieces = [whole[start:end] for start, end in pairwise(edges)]
     recorder = Recorder(path, [*pieces, lambda: path.open("r+b").write(whole), *[b""] * 8])
     with pytest.raises(SourceEnded):
-        for _, picture in live_pictures(Source(str(path)), HALF, recorder, Seen()):
+        for _, picture in live_pictures(LiveSource(str(path)), HALF, recorder, Seen()):
             last = picture
     assert number(last) == 6 and not recorder.is_set()
 
@@ -102,7 +102,7 @@ def test_an_mp4_that_cannot_be_read_yet_is_refused(tmp_path):
     path = write(tmp_path / "film.mp4", [0], form=MP4)
     path.write_bytes(path.read_bytes().partition(b"moov")[0][:-4])
     with pytest.raises(DataError, match="film.mp4: is an MP4 whose index is written at its end, expected one that can"):
-        list(live_pictures(Source(str(path)), HALF, threading.Event(), Seen()))
+        list(live_pictures(LiveSource(str(path)), HALF, threading.Event(), Seen()))
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_file_that_grows_is_followed_from_its_end(tmp_path, pieces, caplog):
     caplog.set_level("INFO")
     path = tmp_path / "live.ts"
     path.write_bytes(pieces[0])
-    found = list(live_pictures(Source(str(path)), HALF, Recorder(path, pieces[1:]), Seen()))
+    found = list(live_pictures(LiveSource(str(path)), HALF, Recorder(path, pieces[1:]), Seen()))
     assert numbers(found) == [(1, 64), (2, 64), (3, 96), (4, 96)], "what it held before is left out"
     times = [time for time, _ in found]
     assert times == sorted(times) and 6 < times[-1] < 9, "no time is made up, and none is lost"
@@ -133,7 +133,7 @@ def test_a_file_that_grows_rarely_is_not_lost(tmp_path, pieces, monkeypatch):
     monkeypatch.setattr(source_module, "SILENT_SECONDS", 0.5)  # half of the time between two pieces
     elapsed = SimpleNamespace(monotonic=lambda: recorder.waits * source_module.LOOK_SECONDS)
     monkeypatch.setattr(source_module, "time", elapsed)
-    found = numbers(live_pictures(Source(str(path)), HALF, recorder, Seen()))
+    found = numbers(live_pictures(LiveSource(str(path)), HALF, recorder, Seen()))
     assert found == [(1, 64), (2, 64), (3, 96), (4, 96)]
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_a_new_one_replaces_ends(tmp_path, pieces, change):
     new.write_bytes(pieces[3])
     changes = {"replaced": lambda: new.replace(path), "cut": lambda: path.write_bytes(b""), "removed": path.unlink}
     recorder = Recorder(path, [pieces[1], changes[change]])
-    assert numbers(live_pictures(Source(str(path)), HALF, recorder, Seen()))[0] == (1, 64)
+    assert numbers(live_pictures(LiveSource(str(path)), HALF, recorder, Seen()))[0] == (1, 64)
     assert not recorder.is_set() and not recorder.pieces
 
 
@@ -175,12 +175,12 @@ def served(directory, **options):
 def test_hls_is_followed_from_its_newest_segment(tmp_path, playlist, caplog):
     playlist(2)
     with served(tmp_path, asked=lambda path: path == "/1.ts" and playlist(4, end=True)) as address:
-        source = Source(f"{address}/live.m3u8?token=1")
+        source = LiveSource(f"{address}/live.m3u8?token=1")
         assert numbers(until_lost(source)) == [(1, 64), (2, 64), (3, 96)]
         assert "token" not in caplog.text and "its clock has jumped by -" in caplog.text
         with pytest.raises(SourceLost, match="live.m3u8: has ended, and is a recording now"):
             list(live_pictures(source, HALF, threading.Event(), Seen()))
-        missing = Source(f"{address}/none.m3u8?token=1")
+        missing = LiveSource(f"{address}/none.m3u8?token=1")
         with pytest.raises(SourceLost, match="127.0.0.1:[0-9]+/none.m3u8: Server returned 404 Not Found$"):
             list(live_pictures(missing, HALF, threading.Event(), Seen()))
 
@@ -190,15 +190,15 @@ def test_a_new_connection_to_hls_shows_nothing_again(tmp_path, playlist):
     playlist(4)
     with served(tmp_path, asked=lambda path: path == "/3.ts" and playlist(num, end=True)) as address:
         num = 4
-        assert numbers(until_lost(Source(f"{address}/live.m3u8"), seen)) == [(3, 96)]
+        assert numbers(until_lost(LiveSource(f"{address}/live.m3u8"), seen)) == [(3, 96)]
         playlist(4)
         num = 5
-        assert numbers(until_lost(Source(f"{address}/live.m3u8"), seen)) == [(4, 96)]
+        assert numbers(until_lost(LiveSource(f"{address}/live.m3u8"), seen)) == [(4, 96)]
 
 
 @pytest.mark.parametrize(("scheme", "form"), [("rtmp", "flv"), ("rtsp", "rtsp")])
 def test_who_listens_gets_what_is_sent_time_and_again(tmp_path, scheme, form):
-    source = Source(f"{scheme}://127.0.0.1:{free_port()}/live/x", listen=True, max_delay=1000.0)
+    source = LiveSource(f"{scheme}://127.0.0.1:{free_port()}/live/x", listen=True, max_delay=1000.0)
     for shown in ([1, 2], [3, 4]):
         film = write(tmp_path / f"{shown[0]}.mp4", shown, 3, form="mp4")
         with sender(film, source.address, form):
@@ -210,7 +210,7 @@ def test_a_server_that_is_asked_sends_time_and_again(tmp_path, checked):
     film = write(tmp_path / "film.ts", [1, 2], 3)
     with serve_rtsp(film) as port:
         allowed = parse_allowed([f"127.0.0.1:{port}"]) if checked else None
-        source = Source(f"rtsp://user:secret@127.0.0.1:{port}/live", max_delay=1000.0, allowed=allowed)
+        source = LiveSource(f"rtsp://user:secret@127.0.0.1:{port}/live", max_delay=1000.0, allowed=allowed)
         for _ in range(2):
             assert numbers(until_lost(source)) == [(1, 64), (2, 64)]
 
@@ -231,7 +231,7 @@ def test_an_rtmp_server_is_asked(checked):
         with pytest.raises(SourceLost, match=f"rtmp://127.0.0.1:{port}/live/x: "):
             list(
                 live_pictures(
-                    Source(f"rtmp://127.0.0.1:{port}/live/x", allowed=allowed), HALF, threading.Event(), Seen()
+                    LiveSource(f"rtmp://127.0.0.1:{port}/live/x", allowed=allowed), HALF, threading.Event(), Seen()
                 )
             )
         thread.join()
@@ -246,12 +246,14 @@ def test_what_does_not_answer_is_lost(tmp_path, monkeypatch):
              str(tmp_path): "Is a directory"}  # fmt: skip
     for address, message in cases.items():
         with pytest.raises(SourceLost, match=message) as lost:
-            list(live_pictures(Source(address), HALF, threading.Event(), Seen()))
+            list(live_pictures(LiveSource(address), HALF, threading.Event(), Seen()))
         assert "secret" not in str(lost.value)
     monkeypatch.setattr(source_module, "LISTEN_SECONDS", 1.0)
     with pytest.raises(SourceLost, match="does not answer"):
         list(
-            live_pictures(Source(f"rtmp://127.0.0.1:{free_port()}/live", listen=True), HALF, threading.Event(), Seen())
+            live_pictures(
+                LiveSource(f"rtmp://127.0.0.1:{free_port()}/live", listen=True), HALF, threading.Event(), Seen()
+            )
         )
 
 
@@ -260,7 +262,9 @@ def test_sound_alone_is_lost(tmp_path):
     server = serve(tmp_path)
     with pytest.raises(SourceLost, match="sound.ts: has no video"):
         list(
-            live_pictures(Source(f"http://127.0.0.1:{server.server_port}/{path.name}"), HALF, threading.Event(), Seen())
+            live_pictures(
+                LiveSource(f"http://127.0.0.1:{server.server_port}/{path.name}"), HALF, threading.Event(), Seen()
+            )
         )
     server.shutdown()
     server.server_close()
@@ -268,32 +272,32 @@ def test_sound_alone_is_lost(tmp_path):
 
 def test_what_can_never_be_followed_is_an_error(tmp_path):
     with pytest.raises(DataError, match="rtpm://example.com: cannot be followed: Protocol not found") as error:
-        list(live_pictures(Source("rtpm://example.com"), HALF, threading.Event(), Seen()))
+        list(live_pictures(LiveSource("rtpm://example.com"), HALF, threading.Event(), Seen()))
     assert not isinstance(error.value, SourceLost)
     with pytest.raises(DataError, match="expected an rtmp:// or rtsp:// address to listen at"):
-        Source("https://example.com/live.m3u8", listen=True)
+        LiveSource("https://example.com/live.m3u8", listen=True)
     with pytest.raises(DataError, match="'': found no address, expected a URL, a file that grows, or a camera"):
-        Source("")
+        LiveSource("")
     with pytest.raises(SystemExit, match="found a directory, expected a URL, a file that grows, or a camera"):
         recognize.main([f"--follow={tmp_path}", "--index=x"])
     with pytest.raises(DataError, match="Invalid IPv6 URL"):
-        Source("rtsp://[::1/live")
+        LiveSource("rtsp://[::1/live")
     for delay in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(DataError, match="max_delay"):
-            Source("rtmp://example.com", max_delay=delay)
+            LiveSource("rtmp://example.com", max_delay=delay)
 
 
 def test_a_camera_is_opened_as_one(monkeypatch):
     opened = []
     monkeypatch.setattr(source_module.av, "open", lambda *given, **options: opened.append((given, options)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(live_pictures(Source("/dev/null"), HALF, threading.Event(), Seen()))
+        list(live_pictures(LiveSource("/dev/null"), HALF, threading.Event(), Seen()))
     assert opened[0][0][0] == "/dev/null" and opened[0][1]["format"] == "v4l2"
 
 
 def test_names_hold_no_secrets():
-    assert str(Source("rtsp://user:pass@example.com:554/a?token=1#b")) == "rtsp://example.com:554/a"
-    assert str(Source("films/live?.ts")) == "films/live?.ts"
+    assert str(LiveSource("rtsp://user:pass@example.com:554/a?token=1#b")) == "rtsp://example.com:554/a"
+    assert str(LiveSource("films/live?.ts")) == "films/live?.ts"
 
 
 def test_a_backlog_is_noticed_and_worked_off():

@@ -20,7 +20,7 @@ from rice_jax.recognition import follow as follow_module
 from rice_jax.recognition.allowed import parse_allowed
 from rice_jax.recognition.changes import Search
 from rice_jax.recognition.lines import event_line
-from rice_jax.recognition.source import Source
+from rice_jax.recognition.source import LiveSource
 from rice_jax.serving import events as events_module
 from rice_jax.serving import live as live_module
 from rice_jax.serving import service as service_module
@@ -228,7 +228,7 @@ def test_another_model_takes_over(engine, shop, monkeypatch):
         return lines[-1]
 
     async def follow():
-        followed = Followed("s", Source("rtmp://localhost"), lambda: engines[0], encode, write, 1.0, Search())
+        followed = Followed("s", LiveSource("rtmp://localhost"), lambda: engines[0], encode, write, 1.0, Search())
         await asyncio.to_thread(until, lambda: followed.state.pictures == 40)
         followed.end()
         await asyncio.to_thread(followed.join)
@@ -315,8 +315,8 @@ def test_a_stream_whose_events_fail_is_ended_and_others_go_on(engine, shop, monk
         monkeypatch.setattr(changes_module, "LOST_SECONDS", 0.2)
         assert listen["bad"]() is None and listen["good"]()[0]["reason"] == "lost"
         assert caplog.messages == [
-            "stream 'bad': an event cannot be told, so its listeners are ended",
-            "stream 'bad': its last event cannot be told",
+            "stream 'bad': an event cannot be sent, so its listeners are ended",
+            "stream 'bad': its last event cannot be sent",
         ]
         push(client, shop, 1, 111, stream="bad")
         with listening(client, "/streams/bad/events") as again:
@@ -372,7 +372,7 @@ def test_a_source_that_falls_silent_is_not_live(engine, shop, monkeypatch):
     async def follow():
         encode = lambda engine, pictures: engine.encode(np.stack(pictures))  # noqa: E731
         write = lambda event, frame: event_line(event)  # noqa: E731
-        followed = Followed("s", Source("film.ts"), lambda: engine, encode, write, 0.05, Search())
+        followed = Followed("s", LiveSource("film.ts"), lambda: engine, encode, write, 0.05, Search())
         await asyncio.to_thread(until, lambda: followed.state.state == "waiting")
         state = followed.state
         followed.end()

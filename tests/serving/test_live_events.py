@@ -11,7 +11,7 @@ from rice_jax.recognition import changes as changes_module
 from rice_jax.recognition import follow as follow_module
 from rice_jax.recognition.changes import Search
 from rice_jax.recognition.lines import event_line
-from rice_jax.recognition.source import Source
+from rice_jax.recognition.source import LiveSource
 from rice_jax.recognition.stream import Stream
 from rice_jax.serving import live as live_module
 from rice_jax.serving.live import Followed, Pushed, PushedPicture
@@ -84,7 +84,9 @@ def follow(monkeypatch):
             return lines[-1]
 
         async def run():
-            followed.append(Followed("s", Source("rtmp://localhost"), lambda: engine, watched, write, 1.0, Search()))
+            followed.append(
+                Followed("s", LiveSource("rtmp://localhost"), lambda: engine, watched, write, 1.0, Search())
+            )
             await asyncio.to_thread(followed[0].join)
 
         monkeypatch.setattr(live_module, "live_pictures", pictures)
@@ -138,7 +140,7 @@ def test_a_silent_source_frees_what_is_replaced(monkeypatch):
         engines, lines = [new()], []
         write = lambda event, frame: lines.append(event_line(event))  # noqa: E731
         encode = lambda engine, pictures: engine.encode(pictures)  # noqa: E731
-        followed = Followed("s", Source("rtmp://localhost"), lambda: engines[0], encode, write, 1.0, Search())
+        followed = Followed("s", LiveSource("rtmp://localhost"), lambda: engines[0], encode, write, 1.0, Search())
         await asyncio.to_thread(until, lambda: lines)
         former = weakref.ref(engines[0]), weakref.ref(engines[0].model)
         engines[0] = new()
