@@ -18,7 +18,7 @@ from rice_jax.clips.evaluation import MIN_CLIPS, calibrate, document, judge, mea
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import read_clips, refuse
 from rice_jax.commands.errors import errors_in_one_line
-from rice_jax.commands.naming_flags import add_naming_flags, naming_of, share
+from rice_jax.commands.naming_flags import add_max_wrong, add_naming_flags, naming_of
 from rice_jax.files import write_lines
 from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.store import Index, read_index, require_one_file
@@ -138,12 +138,22 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing")
     add("--text_model", type=Path, metavar="DIR", help="new location of the text tower, if it has moved")
     add("--gallery", metavar="ID", help="search only this gallery (default: all products)")
-    add("--interval_seconds", type=float, default=1.0, metavar="S", help="look at one frame every S seconds")
-    add("--max_wrong", type=share, default=0.1, metavar="P", help="largest share of wrong names (default: 0.1)")
-    add("--keep_calibration", action="store_true", help="leave the index as it is")
-    add("--report", type=Path, metavar="FILE", help="also write an HTML page with the curve and the mistakes")
-    add("--json", type=Path, metavar="FILE", help="also write all numbers as JSON")
-    add_naming_flags(parser)
+    add(
+        "--interval_seconds",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="look at one frame every S seconds (default: 1)",
+    )
+    naming = parser.add_argument_group("naming")
+    add_max_wrong(naming)
+    naming.add_argument("--keep_calibration", action="store_true", help="leave the index as it is")
+    add_naming_flags(naming)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--report", type=Path, metavar="FILE", help="also write an HTML page with the curve and mistakes"
+    )
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write all numbers as JSON")
     return parser
 
 

@@ -18,15 +18,14 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
         prog="rice index",
         usage="rice index PICTURES --out=DIR [options]",
         description="Embeds a shop's pictures into an index, which rice recognize and rice serve search.",
-        epilog="Pictures that cannot be read are listed at the end, after all others are in the index; the same "
-        "command then embeds only what is missing. rice index merge SHARDS --out=DIR makes one index of shards.",
+        epilog="Pictures that cannot be read are listed at the end; the same command then embeds only what is missing. "
+        "rice index merge SHARDS --out=DIR makes one index of shards.",
     )
     parser.add_argument(
         "pictures",
         metavar="PICTURES",
-        help="directory with ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg (also .jpeg, .png, .webp), or a "
-        "CSV with the columns path, and id or product or both, and optionally gallery and title; further columns are "
-        "returned with every match",
+        help="directory with ID.jpg, GALLERY/ID.jpg, or GALLERY/PRODUCT/PICTURE.jpg, or a CSV with the columns path, "
+        "and id or product or both, and optionally gallery and title",
     )
     parser.add_argument(
         "--model",
@@ -38,8 +37,8 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
         "--change",
         choices=("add", "mirror", "remove"),
         default="add",
-        help="add: add new and changed pictures (default); mirror: also remove those that are not in PICTURES; "
-        "remove: remove those in PICTURES",
+        help="add: new and changed pictures (default); mirror: also remove those not in PICTURES; remove: those in "
+        "PICTURES",
     )
     parser.add_argument("--mix", action="store_true", help="add pictures of another directory or CSV, too")
     parser.add_argument(
@@ -48,14 +47,12 @@ def job_of(arguments: list[str]) -> Callable[[], None]:
         metavar="I/N",
         help="embed share I of N, from 0, of a large catalog, and write shards; PICTURES may also be tars",
     )
-    parser.add_argument(
-        "--text_model", type=Path, metavar="DIR", help="text tower, or run, that embeds titles (default: the index's)"
+    titles = parser.add_argument_group("titles")
+    titles.add_argument(
+        "--text_model", type=Path, metavar="DIR", help="text tower that embeds them (default: the index's)"
     )
-    parser.add_argument(
-        "--text_weight",
-        type=float,
-        metavar="W",
-        help="weight of titles and speech in the scores; 0: none (default: the index's, else the calibration's)",
+    titles.add_argument(
+        "--text_weight", type=float, metavar="W", help="their weight (default: the index's, or as fitted)"
     )
     _add_form(parser)
     options = parser.parse_args(arguments)
@@ -89,26 +86,16 @@ def _merge(arguments: list[str]) -> Callable[[], None]:
 
 def _add_form(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say in which form an index is written."""
-    parser.add_argument(
-        "--dimensions",
-        type=int,
-        metavar="N",
-        help="project the vectors onto N dimensions, by a projection fitted on this index (default: no projection)",
-    )
-    parser.add_argument(
-        "--store_as", choices=("float32", "int8"), help="int8: a quarter of the bytes (default: float32)"
-    )
-    parser.add_argument("--export", choices=("faiss",), help="also write the index in this form")
-    parser.add_argument(
-        "--store", choices=("milvus",), help="also copy the index to this database, which rice recognize can search"
-    )
-    parser.add_argument(
+    form = parser.add_argument_group("large indexes")
+    form.add_argument("--dimensions", type=int, metavar="N", help="project the vectors onto N dimensions")
+    form.add_argument("--store_as", choices=("float32", "int8"), help="int8: a quarter of the bytes (default: float32)")
+    form.add_argument("--export", choices=("faiss",), help="also write the index in this form")
+    form.add_argument("--store", choices=("milvus",), help="also copy it to this database, for rice recognize")
+    form.add_argument(
         "--uri", help="the database: a file that ends in .db (Milvus Lite), or an address (http://localhost:19530)"
     )
-    parser.add_argument(
-        "--collection", default="rice", metavar="NAME", help="collection in the database (default: rice)"
-    )
-    parser.add_argument(
+    form.add_argument("--collection", default="rice", metavar="NAME", help="collection in the database (default: rice)")
+    form.add_argument(
         "--kind",
         choices=("flat", "hnsw", "ivf"),
         default="flat",

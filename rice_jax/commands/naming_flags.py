@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 
+from rice_jax.eval.calibration import NONE_PRIOR
 from rice_jax.recognition.naming import SCORES, Naming
 
 
@@ -13,9 +14,15 @@ def add_naming_flags(parser: argparse._ActionsContainer) -> None:
         "--min_confidence", type=share, metavar="P", help="name only products at least this likely, 0 to 1"
     )
     least.add_argument("--name_always", action="store_true", help="always name the most similar product")
-    prior = "assumed share of clips with no product (default: 0.5)"
-    parser.add_argument("--none_prior", type=share, default=0.5, metavar="P", help=prior)
+    prior = "assumed share of clips with no product (default: %(default)s)"
+    parser.add_argument("--none_prior", type=share, default=NONE_PRIOR, metavar="P", help=prior)
     parser.add_argument("--score", choices=SCORES, help="rank by mean or best frame (default: as calibrated)")
+
+
+def add_max_wrong(parser: argparse._ActionsContainer) -> None:
+    """Adds the flag for which a least confidence is suggested."""
+    wrong = "largest share of wrong names (default: %(default)s)"
+    parser.add_argument("--max_wrong", type=share, default=0.1, metavar="P", help=wrong)
 
 
 def naming_of(options: argparse.Namespace) -> Naming:

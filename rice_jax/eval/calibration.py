@@ -35,6 +35,7 @@ from rice_jax.types import DataError
 FILE = "calibration.json"
 FAR = 1000.0  # from the threshold to a score that no clip has, also with texts of some weight
 CERTAIN = 1e6  # log-odds
+NONE_PRIOR = 0.5  # probability of "none" before a clip is seen, unless a user knows better
 MAX_SCALE = 1000.0  # of scale and slope, which would grow without bound if all of a few clips are ranked correctly
 
 
@@ -79,7 +80,7 @@ class Calibration:
         self,
         cosines: Float[np.ndarray, "*B G"],
         by_frames: Float[np.ndarray, "*B G"] | None = None,
-        none_prior: float = 0.5,
+        none_prior: float = NONE_PRIOR,
     ) -> Float[np.ndarray, "*B C"]:
         """The probability of each product of a gallery and, in the last place, of none of them; C = G + 1.
 
@@ -104,7 +105,7 @@ class Calibration:
         names = "match_weight", "match_weight_by_frames", "match_fingerprint"
         return dataclasses.replace(self, **{name: getattr(other, name) for name in names})
 
-    def cosine_at(self, confidence: float = 0.5, none_prior: float = 0.5) -> float:
+    def cosine_at(self, confidence: float = 0.5, none_prior: float = NONE_PRIOR) -> float:
         """The cosine at which any product is shown with probability `confidence`, at most `FAR` from the threshold."""
         shift = _logit(confidence) + _logit(none_prior)
         if not shift:

@@ -3,7 +3,7 @@
 import dataclasses
 import shlex
 
-from rice_jax.eval.calibration import Calibration
+from rice_jax.eval.calibration import NONE_PRIOR, Calibration
 from rice_jax.types import DataError
 
 SCORES = ("mean", "frames")
@@ -23,7 +23,7 @@ class Naming:
     """
 
     min_confidence: float | None = None
-    none_prior: float = 0.5
+    none_prior: float = NONE_PRIOR
     score: str | None = None
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class Naming:
             DataError: it has no calibration, or none for ranking by frames.
         """
         advice = f"label some clips and run rice eval CLIPS.csv --index={shlex.quote(str(index))}"
-        if calibration is None and (self.min_confidence or self.none_prior != 0.5):
+        if calibration is None and (self.min_confidence or self.none_prior != NONE_PRIOR):
             raise DataError(
                 f"{index}: has no calibration, so there are no confidences, which min_confidence and none_prior need; "
                 f"{advice}"
