@@ -55,7 +55,6 @@ SETTINGS = (
     "--config.data.num_frames=2",
     "--config.eval.num_frames=5",
 )
-NEGATIVES = {"3 hardest": (3, True), "3 random": (3, False), "15 hardest": (15, True), "15 random": (15, False)}
 TOGETHER = 16  # clips that are matched with a gallery at a time
 
 
@@ -118,17 +117,18 @@ class Study:
         products = [rows[query.gallery_id, query.image_ids[0]] for query in queries]
         return Encoded(*_real(images), *_real(clips), np.array(products))
 
-    def train(self, pairs: Encoded, num_negatives: int, hardest: bool, num_steps: int, seed: int) -> Iterator[PyTree]:
+    def train(self, pairs: Encoded, negatives: str, num_steps: int, seed: int) -> Iterator[PyTree]:
         """Yields a decoder's parameters after each step of training."""
+        number, which = negatives.split()
         optimizer = create_optimizer(self.config.optimizer, num_steps, (), self._mesh)
 
         def loss(params: PyTree, rows: Encoded, key: Array) -> Float[Array, ""]:
             order = similarity(rows.images, rows.clips)
-            order = order if hardest else jax.random.uniform(key, order.shape)
-            negatives, kept = hardest_negatives(order, num_negatives, negative_mask(rows.products, self.config.loss))
+            order = order if which == "hardest" else jax.random.uniform(key, order.shape)
+            others, kept = hardest_negatives(order, int(number), negative_mask(rows.products, self.config.loss))
             tokens = Tokens(*(x.astype(jnp.float32) for x in (rows.image_tokens, rows.clip_tokens)))
             model = nnx.merge(self._graphdef, self._params | params)
-            matches = model.match_batch({"frame_mask": rows.frame_mask}, tokens, negatives, dropout_key=key)
+            matches = model.match_batch({"frame_mask": rows.frame_mask}, tokens, others, dropout_key=key)
             return matching_loss(matches.cosine, self.config.loss.match_scale, kept)
 
         @jax.jit
@@ -162,14 +162,15 @@ class Study:
         return features, tokens.astype(jnp.float16)
 
     def _images(self, batch: dict) -> tuple[np.ndarray, np.ndarray]:
-        features, tokens = jax.device_get(self._encode(self._params, batch["image"]))
-        return np.asarray(embed(features)), tokens
+        features, tokens = self._encode(self._params, batch["image"])
+        return jax.device_get((embed(features), tokens))
 
     def _clips(self, batch: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         video, mask = batch["video"], batch["frame_mask"].copy()
-        found = jax.device_get(self._encode(self._params, video.reshape(-1, *video.shape[2:])))
+        found = self._encode(self._params, video.reshape(-1, *video.shape[2:]))
         features, tokens = (x.reshape(*mask.shape, *x.shape[1:]) for x in found)
-        return np.asarray(nnx.merge(self._graphdef, self._params).aggregate(features, mask)), tokens, mask
+        model = nnx.merge(self._graphdef, self._params)
+        return *jax.device_get((model.aggregate(features, jnp.asarray(mask)), tokens)), mask
 
     def _match_gallery(self, params: PyTree, image_tokens: Array, clip_tokens: Array, frame_mask: Array) -> Array:
         model = nnx.merge(self._graphdef, self._params | params)
@@ -183,6 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--validation", required=True, help="directory of data sets with one gallery of other products")
     parser.add_argument("--products", default="60,240,491", help="numbers of training products")
+    parser.add_argument(
+        "--negatives",
+        default="3 hardest,3 random,15 hardest,15 random",
+        help="numbers of an image's negatives, and which of the batch they are (default: %(default)s)",
+    )
     parser.add_argument("--steps", type=int, default=1000, help="of training")
     parser.add_argument("--every", type=int, default=200, help="steps between evaluations")
     parser.add_argument("--epochs", type=int, default=4, help="of training pairs to encode")
@@ -196,21 +202,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(test.products)} clips of {len(test.images)} products; {len(order)} training products")
     print(_line("products", "negatives", "rank-1 of", *steps, "both"), _line(*["---"] * (len(steps) + 4)), sep="\n")
     leads = []
-    for number, (name, kind) in itertools.product(map(int, flags.products.split(",")), NEGATIVES.items()):
+    for number, negatives in itertools.product(map(int, flags.products.split(",")), flags.negatives.split(",")):
         own = _take(pairs, np.isin(pairs.products, order[:number]))
         known, curves, ends = gallery_of(own, len(test.images)), [], []
         for seed in map(int, flags.seeds.split(",")):
-            trained = itertools.islice(study.train(own, *kind, flags.steps, seed), flags.every - 1, None, flags.every)
+            trained = itertools.islice(
+                study.train(own, negatives, flags.steps, seed), flags.every - 1, None, flags.every
+            )
             found = [[study.rank(params, some) for some in (known, test)] for params in trained]
             curves.append([[ranked.hits(ranked.cosines).mean() for ranked in pair] for pair in found])
             ends.append(found[-1][1])
         of_known, of_test = 100 * np.mean(curves, axis=0).T
         both = [ranked.hits(ranked.both()) for ranked in ends]
-        print(_line(number, name, "training", *map(_percent, of_known), ""))
-        print(_line(number, name, "validation", *map(_percent, of_test), _percent(100 * np.mean(both))), flush=True)
+        print(_line(number, negatives, "training", *map(_percent, of_known), ""))
+        print(
+            _line(number, negatives, "validation", *map(_percent, of_test), _percent(100 * np.mean(both))), flush=True
+        )
         base = ends[0].hits(ends[0].scores)
         hits = np.mean([ranked.hits(ranked.cosines) for ranked in ends], axis=0), np.mean(both, axis=0)
-        leads.append(_line(number, name, *differences(np.stack(hits, axis=1) - base[:, None], names)))
+        leads.append(_line(number, negatives, *differences(np.stack(hits, axis=1) - base[:, None], names)))
     print(f"\nrank-1 by the embedding: {_percent(100 * base.mean())}; chance: {_percent(100 / len(test.images))}\n")
     print(_line("products", "negatives", "decoder − embedding", "both − embedding"), _line(*["---"] * 4), sep="\n")
     print(*leads, sep="\n")

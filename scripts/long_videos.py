@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -299,8 +300,8 @@ def unit(features: np.ndarray) -> np.ndarray:
 def embed_clips(engine: Engine, clips: Sequence[Frames]) -> np.ndarray:
     """The embeddings of clips [Q, E], into which the model aggregates their frames as the engine does."""
     model = nnx.merge(engine.model.graphdef, engine.model.params)
-    whole = [model.aggregate(clip.features[None], np.ones((1, len(clip.features)), bool)) for clip in clips]
-    return np.concatenate(jax.device_get(whole))
+    each = [jnp.asarray(clip.features)[None] for clip in clips]
+    return np.concatenate(jax.device_get([model.aggregate(own, jnp.ones(own.shape[:2], bool)) for own in each]))
 
 
 def calibrate(engine: Engine, clips: dict[str, str], encoded: Sequence[Frames], galleries: set[str]) -> Calibration:

@@ -5,14 +5,19 @@ import json
 import shutil
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rice_jax.index.store import write_index
+from rice_jax.models.create import create_model, create_params
 from rice_jax.recognition.engine import Engine, Frames
+from rice_jax.recognition.programs import comparing
 from rice_jax.recognition.recognizer import encode_video
 from rice_jax.recognition.video import Frame
 from scripts import long_videos
+from tests.settings import model_of, small_config
 from tests.shop import draw, make_shop
 
 A, B = {"product": "a"}, {"product": "b"}
@@ -92,6 +97,20 @@ def test_the_least_confidence_is_the_lowest_that_names_in_few_gaps(engine):
     least = long_videos.least_confidences(engine, [film], {"a": engine.calibration}, 0)
     assert 0.05 < found.confidence < least["known"] < found.confidence + 0.05 < 1
     assert set(long_videos.least_confidences(engine, [film], {"a": engine.calibration}, 100).values()) == {0.05}
+
+
+def test_clips_are_embedded_as_the_engine_compares_them(engine):
+    parts = model_of(small_config(model__aggregation__kind="attention"))
+    mesh, rng = engine.model.mesh, np.random.default_rng(0)
+    params = create_params(parts, mesh, seed=0)
+    params |= {"aggregation": jax.tree.map(lambda x: x + rng.normal(size=x.shape), params["aggregation"])}
+    model = dataclasses.replace(engine.model, config=parts, graphdef=create_model(parts, mesh), params=params)
+    similar, _ = comparing(model, engine.index)
+    features = rng.normal(size=(3, parts.embed_dim)).astype(np.float32)
+    (found,) = long_videos.embed_clips(types.SimpleNamespace(model=model), [Frames(features, None)])
+    identity = jnp.eye(parts.embed_dim)
+    np.testing.assert_allclose(found, similar(params, identity, jnp.asarray(features), jnp.ones(3, bool)), atol=1e-6)
+    assert np.abs(found - long_videos.unit(features.mean(axis=0))).max() > 0.01
 
 
 def test_calibrates_with_the_other_shops_clips_alone(engine):
