@@ -241,7 +241,7 @@ def test_ranking_is_measured(capsys):
     result, cells = run(capsys, "rank", "--sizes=1000x5000x1", "--rounds=1", "--cores=1")
     rows = {row["by"]: row for row in result["rows"]}
     assert rows.keys() == rank_speed.methods().keys()
-    assert result["cores"] == 1 and cells[0].split()[:4] == ["1,000", "5,000", "1", "ours"]
+    assert result["cores"] == 1 and cells[0].split()[:5] == ["1,000", "5,000", "1", "0", "ours"]
     assert rows["numpy"]["GiB_beside_data"] > 1000 * 5000 * 4 / 2**30, "all scores"
     assert all(0 < row["GiB_in_all"] < 2 and row["seconds"] > 0 for row in rows.values())
     assert rows["ours"]["of_our_seconds"] == rows["ours"]["of_our_core_seconds"] == 1

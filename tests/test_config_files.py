@@ -15,7 +15,7 @@ START = "from rice_jax.config import default_config\n\ndef get_config():\n    co
         ("def get_config():\n    return {}\n", "get_config has returned dict, expected that of default_config"),
         (f"{START}    config.modle.width = 3\n", r"line 5: 'modle': Did you mean \"model\" instead of \"modle\""),
         (f"{START}    config.seed = 'a'\n", "line 5: Could not override field 'seed'"),
-        (f"{START}    raise ValueError('no such \"stage\"')\n", 'line 5: no such "stage"$'),
+        (f"{START}    raise ValueError('no such \"stage\"')\n", 'mine.py: no such "stage"$'),
     ],
 )
 def test_what_a_config_file_does_wrong_is_one_line(tmp_path, text, message):

@@ -110,10 +110,10 @@ def with_config_path(arguments: list[str]) -> list[str]:
 
 
 def _in_one_line(error: Exception, path: Path) -> str:
-    """What a config file has raised, and in which of its lines."""
+    """What a config file has raised; in which of its lines, unless it refuses its argument."""
     text = str(error)
     with contextlib.suppress(ValueError, SyntaxError):  # that of an unknown setting is a string in quotation marks
         text = str(ast.literal_eval(text))
     text = ": ".join(text.splitlines())
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
-    return f"line {lines[-1]}: {text}" if lines else text
+    return f"line {lines[-1]}: {text}" if lines and not isinstance(error, ValueError) else text

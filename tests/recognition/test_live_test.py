@@ -20,6 +20,6 @@ def test_an_hour_is_summed_up(live_shop, tmp_path, monkeypatch, capsys):
     times, told, missed, *_ = capsys.readouterr().out.splitlines()
     assert (
         times.endswith("71 frames, 0 cuts")
-        and told == "5 of 5 products told, 0 that are not shown"
+        and told == "5 of 5 products reported, 0 that are not shown"
         and missed.endswith("[]")
     )
