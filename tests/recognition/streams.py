@@ -154,6 +154,7 @@ def _send(path: str, url: str, form: str) -> None:
                     if packet.size:
                         packet.stream = stream
                         sent.mux(packet)
+                time.sleep(0.5)  # what a receiver has not read yet may be lost with the connection
             return
         time.sleep(0.1)
 
