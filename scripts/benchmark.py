@@ -4,7 +4,7 @@
                                      [--config=lpr4m] [--config.…]
     python scripts/benchmark.py encode [--batch=8] [--cores=N] [--rounds=5] [--seconds=2] [--profile=DIR] [--config.…]
     python scripts/benchmark.py attention [--batch=8] [--cores=N] [--rounds=5] [--seconds=2] [--config.…]
-    python scripts/benchmark.py rank [--sizes=20079x66358x110,200x1000000x1] [--cores=N] [--rounds=5]
+    python scripts/benchmark.py rank [--sizes=20079x66358x110,20079x66358x110x10] [--cores=N] [--rounds=5]
     python scripts/benchmark.py live [--images=1000] [--rerank=50] [--frames=300] [--cores=N] [--config.…]
     python scripts/benchmark.py flops [--config.data.batch_size=16 …]
     python scripts/benchmark.py memory [--chunk=64] [--config.data.batch_size=1024 …]
@@ -323,7 +323,8 @@ def _several(kind: Callable[[str], object]) -> Callable[[str], list]:
 
 def _size(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2,3}", text):
-        raise argparse.ArgumentTypeError(f"found {text}, expected queries x images x galleries like 20x50x2")
+        expected = "queries x images x galleries like 20x50x2, or with x frames behind"
+        raise argparse.ArgumentTypeError(f"found {text}, expected {expected}")
     return tuple(map(int, text.split("x")))
 
 

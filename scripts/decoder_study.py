@@ -1,5 +1,6 @@
 """Trains the decoder alone, on the tokens of a frozen encoder, and measures what it tells of products it has not seen.
 
+    scripts/demo.sh --seed=0   # makes weights/sample_encoder and data/built/sample-0
     python data/sample/simulate.py --products data/sample --galleries validation --train_products 1 \
         --test_clips_per_product 12 --seed 7 --out data/raw/validation
     python data/build.py lpr4m --raw_dir data/raw/validation --data_dir data/built/validation --configs query,gallery

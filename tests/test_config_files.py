@@ -18,9 +18,10 @@ START = "from rice_jax.config import default_config\n\ndef get_config():\n    co
         (f"{START}    raise ValueError('no such \"stage\"')\n", 'mine.py: no such "stage"$'),
     ],
 )
-def test_what_a_config_file_does_wrong_is_one_line(tmp_path, text, message):
-    path = tmp_path / "mine.py"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message) as caught:
-        with_config_path([f"--config={path}"])
-    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+def test_what_a_config_file_does_wrong_is_one_line(tmp_path, monkeypatch, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "mine.py", "mine.py"):
+        with pytest.raises(ConfigError, match=message) as caught:
+            with_config_path([f"--config={path}"])
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ def add_naming_flags(parser: argparse._ActionsContainer) -> None:
 
 def add_max_wrong(parser: argparse._ActionsContainer) -> None:
     """Adds the flag for which a least confidence is suggested."""
-    wrong = "largest share of wrong names (default: %(default)s)"
+    wrong = "share of wrong names below which to suggest a --min_confidence (default: %(default)s)"
     parser.add_argument("--max_wrong", type=share, default=0.1, metavar="P", help=wrong)
 
 

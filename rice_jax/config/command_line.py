@@ -4,6 +4,7 @@ import ast
 import contextlib
 import copy
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,8 @@ def _parse(name: str, kind: type, text: str | None) -> Any:
     try:
         return PARSERS[kind].parse("true" if text is None and kind is bool else text or "")
     except ValueError as error:
-        raise ConfigError(f"{name}: found {text!r}, expected {kind.__name__} ({error})") from None
+        found = "no value" if text is None else repr(text)
+        raise ConfigError(f"{name}: found {found}, expected {kind.__name__} ({error})") from None
 
 
 def with_config_path(arguments: list[str]) -> list[str]:
@@ -115,5 +117,6 @@ def _in_one_line(error: Exception, path: Path) -> str:
     with contextlib.suppress(ValueError, SyntaxError):  # that of an unknown setting is a string in quotation marks
         text = str(ast.literal_eval(text))
     text = ": ".join(text.splitlines())
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == os.path.abspath(path)]
     return f"line {lines[-1]}: {text}" if lines and not isinstance(error, ValueError) else text

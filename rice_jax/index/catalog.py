@@ -183,7 +183,7 @@ def _find(directory: Path, name: str) -> Path:
         return path
     forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
     others = [directory / one for form in forms for one in (form, form.replace("\\", "/"))]
-    return next((other for other in (path, *others) if other.exists()), path)
+    return next((other for other in (path, *others) if os.path.exists(other)), path)
 
 
 def _read_csv(path: Path) -> Iterator[Picture]:

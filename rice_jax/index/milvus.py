@@ -22,6 +22,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -184,7 +185,9 @@ class MilvusIndex:
                 if name != "fields"
             }
             galleries: dict[str, str | None] = {ALL: None}
-            galleries |= {key_of(gallery): gallery for gallery in texts["gallery_ids"]}
+            galleries |= {key_of(gallery): normal_form(gallery) for gallery in texts["gallery_ids"]}
+            for name in ("gallery_ids", "image_ids", "product_ids"):  # as `store.read_file` does
+                texts[name] = list(map(normal_form, texts[name]))
             centers: dict[str | None, np.ndarray] = {}
             for keys in batches(list(galleries)):
                 for row in self._client.get(galleries_of(self._name), ids=keys, output_fields=["key", "vector"]):
@@ -214,9 +217,12 @@ class MilvusIndex:
         """What Milvus calls a boolean expression; "" = everything."""
         conditions = []
         if gallery is not None:
-            if not self._client.get(galleries_of(self._name), ids=[key_of(gallery)], output_fields=["key"]):
+            # Earlier versions kept the accents as files have them.
+            keys_of_forms = [key_of(unicodedata.normalize(form, gallery)) for form in ("NFC", "NFD")]
+            found = self._client.get(galleries_of(self._name), ids=keys_of_forms, output_fields=["key"])
+            if not found:
                 raise DataError(f"{self._uri}: found no gallery {gallery!r}")
-            conditions.append(f'gallery == "{key_of(gallery)}"')
+            conditions.append(f'gallery == "{found[0]["key"]}"')
         known = {normal_form(column.casefold()) for column in self._columns}
         keys: dict[str, list[str]] = {}
         for column, values in (where or {}).items():

@@ -172,6 +172,7 @@ def merge_shards(
     if directory.exists() and directory.samefile(shards):
         raise DataError(f"{directory}: holds the shards, expected another directory for the index")
     index = make_smaller(read_index(shards), dimensions, store_as)
+    index = dataclasses.replace(index, sources=tuple(dict.fromkeys(map(absolute, index.sources))))
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / LOCK, wait=True):
         old = read_of_same_model(directory, index.about)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rice_jax.index.catalog import SUFFIXES, Picture
 from rice_jax.input.pictures import MAX_BYTES, is_hidden
+from rice_jax.types import normal_form
 
 # What img2dataset says about the download rather than about the product.
 TECHNICAL = {
@@ -77,12 +78,12 @@ def _picture(place: Path, stem: str, files: dict[str, tuple[str, bytes]], conten
     told = {_utf_8(name): _text(value) for name, value in told.items() if value is not None}
     cells = {name.casefold(): value for name, value in told.items()}
     caption = files[".txt"][1].decode(errors="replace").strip() if ".txt" in files else ""
-    name = cells.get("id") or stem
+    name = _name(cells.get("id") or stem)
     known = {"id", "product", "gallery", "title", "caption", *TECHNICAL}
     packed = Packed(
-        cells.get("gallery", ""),
+        _name(cells.get("gallery", "")),
         name,
-        cells.get("product") or name,
+        _name(cells.get("product") or name),
         place,
         cells.get("title") or cells.get("caption") or caption,
         str(place),
@@ -90,6 +91,11 @@ def _picture(place: Path, stem: str, files: dict[str, tuple[str, bytes]], conten
     )
     packed.content = content
     return packed
+
+
+def _name(text: str) -> str:
+    """As a CSV has it."""
+    return normal_form(text.strip())
 
 
 def _text(value: object) -> str:

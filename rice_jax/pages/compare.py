@@ -239,7 +239,7 @@ def _leads(
     """The lead of a run over the first one in each mean that both have."""
     groups, drawn_groups = [line["gallery"] for line in run.rankings], "livestreams"
     if len(set(groups)) < MIN_GALLERIES:
-        groups, drawn_groups = [line["truths"][0] for line in run.rankings], "products"
+        groups, drawn_groups = [f"{line['gallery']}/{line['truths'][0]}" for line in run.rankings], "products"
     # Queries that were not ranked are misses in both runs.
     ranked = len(groups) / run.results[run.row].score.num_queries
     leads = {}

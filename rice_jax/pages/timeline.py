@@ -13,6 +13,7 @@ from rice_jax.pages.album import Pictures, Thumbnail, thumbnail
 from rice_jax.pages.report import MAX_CHARACTERS, render
 from rice_jax.recognition.engine import Match
 from rice_jax.recognition.recognizer import Segment
+from rice_jax.types import normal_form
 
 NUM_FRAMES = 6  # of a part, shown at most, spread evenly
 MAX_PRODUCTS = 5000  # to choose from; the ids of others can be typed
@@ -105,7 +106,7 @@ def _titles(index: Index, gallery: str | None) -> Mapping[tuple[str, str], str]:
     """{(gallery, product): title} of the products that were searched."""
     titles: dict[tuple[str, str], str] = {}
     for own, product, title in zip(index.gallery_ids, index.product_ids, index.titles, strict=True):
-        if gallery in (None, own):
+        if gallery is None or normal_form(gallery) == own:
             titles[own, product] = titles.get((own, product)) or title
     return titles
 

@@ -22,7 +22,16 @@ from rice_jax.models.contract import SupportsDomains, SupportsStreaming, require
 from rice_jax.recognition.frames import Frames, fill, join_frames
 from rice_jax.recognition.matches import Match, Recognition, Scores
 from rice_jax.recognition.naming import Naming
-from rice_jax.recognition.products import Products, Where, by_gallery, first_places, freeze, in_gallery, select
+from rice_jax.recognition.products import (
+    Products,
+    Where,
+    by_gallery,
+    first_places,
+    freeze,
+    in_gallery,
+    known_as,
+    select,
+)
 from rice_jax.recognition.programs import comparing, compile_encoders, compiled
 from rice_jax.recognition.reranking import Reranker, load_speech, require_queries
 from rice_jax.recognition.titles import Titles, load_titles
@@ -226,7 +235,7 @@ class Engine:
             DataError: there is no such gallery, column, or product, there is no frame, `top` is below 1, or a cosine is
                 not finite.
         """
-        products = self.products(gallery, where)
+        products, gallery = self.products(gallery, where), known_as(gallery)
         if not len(frames.features) or top < 1:
             raise DataError(f"found {len(frames.features)} frames and top={top}, expected at least one of both")
         frames = frames.take(sample_frames(len(frames.features), self.num_frames))

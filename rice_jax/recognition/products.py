@@ -15,15 +15,19 @@ Where = Mapping[str, str | Collection[str]]
 NUM_NAMED = 10  # values of a column in a message
 
 
+def known_as(gallery: str | None) -> str | None:
+    """A gallery's name as an index has it; None stays None."""
+    return gallery if gallery is None else normal_form(gallery)
+
+
 def in_gallery(of_galleries: Mapping[str | None, Products], gallery: str | None) -> Products:
     """The products of a gallery; None = of all galleries.
 
     Raises:
         DataError: there is no such gallery.
     """
-    known = gallery if gallery is None else normal_form(gallery)
-    if known in of_galleries:
-        return of_galleries[known]
+    if known_as(gallery) in of_galleries:
+        return of_galleries[known_as(gallery)]
     names = [name for name in of_galleries if name is not None]
     if names == [""]:
         raise DataError(f"found no gallery {gallery!r}: the index is not divided into galleries; leave the gallery out")

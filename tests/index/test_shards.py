@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tarfile
+import unicodedata
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -57,6 +58,14 @@ def tars(tmp_path):
     write_tar(directory / "00002.tar", sample(5) | sample(6, id="a", title="Mug") | {"000000007.txt": b"no picture"})
     (directory / "00001_stats.json").write_text('{"count": 3, "successes": 2}')
     return directory
+
+
+def test_ids_that_differ_in_their_accents_encoding_are_one(tmp_path):
+    one, two = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write_tar(tmp_path / "0.tar", sample(1, id=one) | sample(2, id=two))
+    found = read_pack(tmp_path / "0.tar")
+    assert [picture.id for picture in found.pictures] == [one]
+    assert [problem.endswith("a second time, expected every id once") for problem in found.problems] == [True]
 
 
 def build(made, images, out, worker=(0, 1), **changes):

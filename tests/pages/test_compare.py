@@ -85,11 +85,16 @@ def test_differences_over_livestreams(tmp_path, monkeypatch):
 def test_differences_over_products_of_few_livestreams(tmp_path, monkeypatch):
     for module in (metrics, compare):
         monkeypatch.setattr(module, "MIN_GALLERIES", 4)
-    first = write_run(tmp_path / "first", [1, 1, 1, 2, 0, 3, 1, 1], products="aabbccdd")
-    second = write_run(tmp_path / "second", [1, 1, 2, 1, 1, 3, 1, 1], products="aabbccdd")
+    first = write_run(tmp_path / "first", [1, 1, 1, 2, 0, 3, 1, 1], products="abcdabcd")
+    second = write_run(tmp_path / "second", [1, 1, 2, 1, 1, 3, 1, 1], products="abcdabcd")
     compare.write_comparison(tmp_path / "compare.html", [first, second])
-    # Of product b one of two is lost and one gained, of c one is gained. Of ten queries, as two were not ranked.
-    assert "+10.0<small>+0.0 to +30.0</small>" in (tmp_path / "compare.html").read_text()
+    # Products a and d gain one of their two queries, c loses one. Of ten queries, as two were not ranked. Four products
+    # that are drawn lose two queries or more in 5 percent of the draws, and gain four in 6.
+    assert "+10.0<small>-20.0 to +40.0</small>" in (tmp_path / "compare.html").read_text()
+    for path, ranks in ((first, [1, 1, 1, 2, 0, 3, 1, 1]), (second, [1, 1, 2, 1, 1, 3, 1, 1])):
+        write_run(path, ranks, products="aabbccdd")  # each in both galleries: eight products, and not four
+    compare.write_comparison(tmp_path / "compare.html", [first, second])
+    assert "+10.0<small>-20.0 to +40.0</small>" in (tmp_path / "compare.html").read_text()
 
 
 def test_pictures_are_shown_if_the_data_set_is_there(evil_shop, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from rice_jax.eval.products import group_products
 from rice_jax.index.store import read_index, write_index
-from rice_jax.recognition.engine import Engine
+from rice_jax.recognition.engine import Engine, Frames
 from rice_jax.recognition.products import freeze, in_gallery, parse_where
 from rice_jax.recognition.recognizer import Recognizer, products_over_time
 from rice_jax.types import DataError
@@ -130,6 +130,15 @@ def test_texts_in_either_normal_form_are_equal(directory, tmp_path):
         assert [engine.index.product_ids[row] for row in found.rows] == ["p0", "p1"]
     with pytest.raises(DataError, match="no product with café=tea among 8"):
         engine.products(None, {two: "tea"})
+
+
+def test_a_gallery_in_either_normal_form_is_ranked(directory, tmp_path):
+    index = dataclasses.replace(read_index(directory), gallery_ids=["Café"] * 4 + ["b"] * 4)
+    write_index(tmp_path / "index", index)
+    engine = Engine(tmp_path / "index")
+    frames = Frames(index.vectors[[1]], None)
+    one, two = (engine.rank(frames, unicodedata.normalize(form, "Café"), top=4) for form in ("NFC", "NFD"))
+    assert engine.by_frames and one == two and one.products[0].gallery == "Café"
 
 
 def test_an_index_without_further_columns(live_shop):
