@@ -218,8 +218,8 @@ class MilvusIndex:
         conditions = []
         if gallery is not None:
             # Earlier versions kept the accents as files have them.
-            keys_of_forms = [key_of(unicodedata.normalize(form, gallery)) for form in ("NFC", "NFD")]
-            found = self._client.get(galleries_of(self._name), ids=keys_of_forms, output_fields=["key"])
+            forms = {key_of(unicodedata.normalize(form, gallery)) for form in ("NFC", "NFD")}
+            found = self._client.get(galleries_of(self._name), ids=sorted(forms), output_fields=["key"])
             if not found:
                 raise DataError(f"{self._uri}: found no gallery {gallery!r}")
             conditions.append(f'gallery == "{found[0]["key"]}"')
