@@ -31,6 +31,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float16, Float32, Int, PyTree
 
+from rice_jax.commands.errors import errors_in_one_line
 from rice_jax.config import Config, MeshConfig, load_config
 from rice_jax.config.command_line import override
 from rice_jax.eval.weight import cross_fit, fit
@@ -118,9 +119,10 @@ class Study:
         products = [rows[query.gallery_id, query.image_ids[0]] for query in queries]
         return Encoded(*_real(images), *_real(clips), np.array(products))
 
-    def train(self, pairs: Encoded, negatives: str, num_steps: int, seed: int) -> Iterator[PyTree]:
+    def train(self, pairs: Encoded, negatives: str, seed: int) -> Iterator[PyTree]:
         """Yields a decoder's parameters after each step of training."""
         number, which = negatives.split()
+        num_steps = self.config.train.total_steps
         optimizer = create_optimizer(self.config.optimizer, num_steps, (), self._mesh)
 
         def loss(params: PyTree, rows: Encoded, key: Array) -> Float[Array, ""]:
@@ -195,8 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=4, help="of training pairs to encode")
     parser.add_argument("--seeds", default="0,1")
     flags, overrides = parser.parse_known_args(arguments)
-    study = Study(resolve(override(load_config("sample_icl").to_dict(), [*SETTINGS, *overrides])))
-    pairs, test = study.encode_pairs(flags.epochs), study.encode_gallery(flags.validation)
+    settings = [*SETTINGS, f"--config.train.total_steps={flags.steps}", *overrides]
+    with errors_in_one_line():
+        study = Study(resolve(override(load_config("sample_icl").to_dict(), settings)))
+        pairs, test = study.encode_pairs(flags.epochs), study.encode_gallery(flags.validation)
     order = np.random.default_rng(0).permutation(np.unique(pairs.products))
     names = [*map(str, test.products)]
     steps = range(flags.every, flags.steps + 1, flags.every)
@@ -207,9 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         own = _take(pairs, np.isin(pairs.products, order[:number]))
         known, curves, ends = gallery_of(own, len(test.images)), [], []
         for seed in map(int, flags.seeds.split(",")):
-            trained = itertools.islice(
-                study.train(own, negatives, flags.steps, seed), flags.every - 1, None, flags.every
-            )
+            trained = itertools.islice(study.train(own, negatives, seed), flags.every - 1, None, flags.every)
             found = [[study.rank(params, some) for some in (known, test)] for params in trained]
             curves.append([[ranked.hits(ranked.cosines).mean() for ranked in pair] for pair in found])
             ends.append(found[-1][1])

@@ -12,7 +12,7 @@ START = "from rice_jax.config import default_config\n\ndef get_config():\n    co
     ("text", "message"),
     [
         ("", "found no get_config, expected a function"),
-        ("def get_config():\n    return {}\n", "get_config has returned dict, expected that of default_config"),
+        ("def get_config():\n    return {}\n", "get_config returns a dict, expected the result of default_config"),
         (f"{START}    config.modle.width = 3\n", r"line 5: 'modle': Did you mean \"model\" instead of \"modle\""),
         (f"{START}    config.seed = 'a'\n", "line 5: Could not override field 'seed'"),
         (f"{START}    raise ValueError('no such \"stage\"')\n", 'mine.py: no such "stage"$'),

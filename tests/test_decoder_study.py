@@ -45,7 +45,7 @@ def test_a_study(reference, shop, capsys):
             "--every=2",
             "--epochs=3",
             "--seeds=0,1",
-            *settings,
+            *(own for own in settings if "total_steps" not in own),
             "--config.data.num_frames=2",
             "--config.optimizer.warmup_steps=1",
             f"--config.data.data_dir={shop}",

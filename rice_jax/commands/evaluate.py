@@ -18,7 +18,7 @@ from rice_jax.clips.evaluation import MIN_CLIPS, calibrate, document, judge, mea
 from rice_jax.clips.frames import BATCH_SIZE, encode_clips
 from rice_jax.clips.labels import read_clips, refuse
 from rice_jax.commands.errors import errors_in_one_line
-from rice_jax.commands.naming_flags import add_max_wrong, add_naming_flags, naming_of
+from rice_jax.commands.naming_flags import add_interval, add_max_wrong, add_naming_flags, naming_of
 from rice_jax.files import write_lines
 from rice_jax.index.calibrate import calibrate_index
 from rice_jax.index.store import Index, read_index, require_one_file
@@ -138,13 +138,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, metavar="RUN", help="new location of the model, if it has moved since indexing")
     add("--text_model", type=Path, metavar="DIR", help="new location of the text tower, if it has moved")
     add("--gallery", metavar="ID", help="search only this gallery (default: all products)")
-    add(
-        "--interval_seconds",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="look at one frame every S seconds (default: 1)",
-    )
+    add_interval(parser)
     naming = parser.add_argument_group("naming")
     add_max_wrong(naming)
     naming.add_argument("--keep_calibration", action="store_true", help="leave the index as it is")

@@ -1,4 +1,4 @@
-"""The flags for when a product is named, which several commands share."""
+"""The flags for when a product is named, and for labeled clips, which several commands share."""
 
 import argparse
 import contextlib
@@ -19,8 +19,14 @@ def add_naming_flags(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--score", choices=SCORES, help="rank by mean or best frame (default: as calibrated)")
 
 
+def add_interval(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag for how many frames of a clip are read."""
+    interval = "look at one frame every S seconds (default: %(default)g)"
+    parser.add_argument("--interval_seconds", type=float, default=1.0, metavar="S", help=interval)
+
+
 def add_max_wrong(parser: argparse._ActionsContainer) -> None:
-    """Adds the flag for which a least confidence is suggested."""
+    """Adds the flag for the share of wrong names at which a least confidence is suggested."""
     wrong = "share of wrong names below which to suggest a --min_confidence (default: %(default)s)"
     parser.add_argument("--max_wrong", type=share, default=0.1, metavar="P", help=wrong)
 

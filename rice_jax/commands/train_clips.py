@@ -29,7 +29,7 @@ from rice_jax.clips.labels import Clip, read_clips, refuse, require_products
 from rice_jax.clips.training import SHARE, config_file, hold_out, run_settings
 from rice_jax.commands.errors import errors_in_one_line
 from rice_jax.commands.evaluate import pictures_of
-from rice_jax.commands.naming_flags import add_max_wrong, share
+from rice_jax.commands.naming_flags import add_interval, add_max_wrong, share
 from rice_jax.config import Config, ConfigError
 from rice_jax.config.command_line import override
 from rice_jax.config.files import load_config
@@ -343,13 +343,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help=f"share of the clips, by film, held out (default: {SHARE:g}, up to a third for {MIN_CLIPS} clips)",
     )
     add("--config", metavar="FILE", help="settings of the run (default: those of the model, for few clips)")
-    add(
-        "--interval_seconds",
-        type=float,
-        default=1.0,
-        metavar="S",
-        help="look at one frame every S seconds (default: 1)",
-    )
+    add_interval(parser)
     add_max_wrong(parser)
     return parser
 

@@ -55,5 +55,7 @@ def load_config(name: str, *arguments: str) -> ConfigDict:
         )
     config = module.get_config(*arguments)
     if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{path}: get_config has returned {type(config).__name__}, expected that of default_config()")
+        raise ConfigError(
+            f"{path}: get_config returns a {type(config).__name__}, expected the result of default_config()"
+        )
     return config

@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--interval_seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds: found {options.rounds}, expected 1 or more")
     try:
         about = describe(options.video)
     except (OSError, DataError) as error:
