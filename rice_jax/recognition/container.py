@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from rice_jax.recognition.clock import Clock, Shown, Stamped, look
@@ -167,7 +168,7 @@ def _look_at(
     context.thread_type = "SLICE" if context.name.startswith(("vp8", "vp9", "libvpx")) else "AUTO"
     context.thread_count = 1 if context.thread_type.name == "SLICE" else THREADS
     packets, clock, budget = _Packets(), _clock(container, stream), _Budget(path, interval, limits)
-    announced = _announced_end(container, stream)
+    announced, reformatter = _announced_end(container, stream), VideoReformatter()
 
     def to_the_end() -> Iterator[Shown]:
         yield from clock.play(_decode(container, stream, packets, clock, budget))
@@ -178,7 +179,7 @@ def _look_at(
     for second, frame in look(to_the_end(), interval, Fraction(stream.time_base or 0), clock):
         if decoded is None or decoded[0] is not frame:
             require_size(path, frame.width, frame.height, limits)
-            decoded = frame, display(frame, int(context.color_trc), int(context.color_primaries))
+            decoded = frame, display(frame, int(context.color_trc), int(context.color_primaries), reformatter)
         yield float(second), decoded[1]
         budget.renew()
     if decoded is None:

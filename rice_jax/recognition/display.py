@@ -6,6 +6,7 @@ from typing import cast
 import av
 import numpy as np
 from av.filter import Graph
+from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Float32, UInt8, UInt16
 
 # Values of H.273: transfer characteristics and primaries.
@@ -21,13 +22,16 @@ TO_BT709 = np.array(
 )  # linear, from BT.2020 (BT.2087)
 
 
-def display(frame: av.VideoFrame, transfer: int, primaries: int) -> UInt8[np.ndarray, "H W 3"]:
+def display(
+    frame: av.VideoFrame, transfer: int, primaries: int, reformatter: VideoReformatter
+) -> UInt8[np.ndarray, "H W 3"]:
     """Converts a picture to what a player shows.
 
     Args:
         frame: a decoded picture.
         transfer: its transfer characteristics as H.273 numbers them.
         primaries: its primaries as H.273 numbers them.
+        reformatter: of the video; a new one takes longer to set up than to convert a small picture.
 
     Returns:
         sRGB; smaller than the picture if its dynamic range is high and it is large.
@@ -37,10 +41,11 @@ def display(frame: av.VideoFrame, transfer: int, primaries: int) -> UInt8[np.nda
     if transfer in (PQ, HLG) or primaries == BT2020:
         scale = min(1, LARGEST / min(frame.width, frame.height))
         width, height = max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
-        small = frame.reformat(width, height, "rgb48le", interpolation="AREA" if scale < 1 else None)
+        area = "AREA" if scale < 1 else None
+        small = reformatter.reformat(frame, width, height, "rgb48le", interpolation=area, threads=1)
         picture = _to_srgb(small.to_ndarray(), transfer)
     else:
-        picture = frame.to_ndarray(format="rgb24")
+        picture = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     return _oriented(picture, _matrix(frame))
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from rice_jax.recognition.allowed import CONTAINERS, FORMATS, PROTOCOLS, WEB, Allowed, SourceRefused, Web
@@ -286,6 +287,7 @@ def _look_at(
     clock = Clock(None, LONGEST_ON_AIR, None, min(1 / Fraction(stream.average_rate or USUAL_RATE), Fraction(1)))
     shown = clock.play(_decode(container, stream, file, source, seen if container.format.name == HLS else None))
     decoded: av.VideoFrame | None = None
+    reformatter = VideoReformatter()
     picture, size = np.zeros((0, 0, 3), np.uint8), (0, 0)
     for second, frame in look(shown, interval, Fraction(stream.time_base or 0), clock):
         if clock.restarts:
@@ -296,7 +298,7 @@ def _look_at(
             if decoded and size != (frame.width, frame.height):
                 logger.info("%s: now %d × %d pixels", source, frame.width, frame.height)
             decoded, size = frame, (frame.width, frame.height)
-            picture = display(frame, int(context.color_trc), int(context.color_primaries))
+            picture = display(frame, int(context.color_trc), int(context.color_primaries), reformatter)
         yield float(second), picture
 
 

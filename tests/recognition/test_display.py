@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
 from PIL import ExifTags, Image, ImageOps
 
 from rice_jax.recognition.display import BT2020, HLG, PQ, display
@@ -88,7 +89,7 @@ def hlg(nits):
 
 def shown(signal, transfer, primaries=BT2020):
     values = np.full((16, 16, 3), np.round(np.asarray(signal) * 65535), np.uint16)
-    return display(av.VideoFrame.from_ndarray(values, format="rgb48le"), transfer, primaries)[8, 8]
+    return display(av.VideoFrame.from_ndarray(values, format="rgb48le"), transfer, primaries, VideoReformatter())[8, 8]
 
 
 @pytest.mark.parametrize("color", [(200, 50, 50), (120, 120, 120), (30, 90, 180), (0, 0, 0), (210, 200, 40)])
@@ -112,13 +113,25 @@ def test_highlights_are_compressed_and_keep_their_hue():
 
 def test_large_pictures_of_high_dynamic_range_become_smaller():
     values = np.full((1080, 1920, 3), round(pq(203 * light(120)) * 65535), np.uint16)
-    picture = display(av.VideoFrame.from_ndarray(values, format="rgb48le"), PQ, BT2020)
+    picture = display(av.VideoFrame.from_ndarray(values, format="rgb48le"), PQ, BT2020, VideoReformatter())
     assert picture.shape == (540, 960, 3) and np.abs(picture.astype(int) - 120).max() <= 2
 
 
 def test_other_pictures_stay_as_they_are():
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    np.testing.assert_array_equal(display(av.VideoFrame.from_ndarray(picture, format="rgb24"), 2, 2), picture)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    np.testing.assert_array_equal(display(frame, 2, 2, VideoReformatter()), picture)
+
+
+def test_pictures_of_a_video_that_changes_its_size_are_those_of_new_videos():
+    reformatter, rng = VideoReformatter(), np.random.default_rng(0)
+    frames = [
+        av.VideoFrame.from_ndarray(rng.integers(0, 256, (height * 3 // 2, width), np.uint8), format="yuv420p")
+        for height, width in ((16, 32), (16, 32), (64, 48), (16, 32))
+    ]
+    found = [display(frame, BT709, BT709, reformatter) for frame in frames]
+    for frame, picture in zip(frames, found, strict=True):
+        np.testing.assert_array_equal(picture, frame.to_ndarray(format="rgb24"))
 
 
 def test_an_interlaced_picture_shows_no_combs(tmp_path):
