@@ -22,7 +22,7 @@ elsewhere in bfloat16 and at several sizes. FLOP are the fewest with which any p
   reference does, and with one that matches pair by pair. None has dropout. With `--alone`, and where there is no
   decoder (`--config.loss.pmd_weight=0`, `--config=cope`), our step is measured alone.
 - `encode` encodes pictures, and computes the gradients of the weights, and compares this with transformers' encoder of
-  the same sizes in PyTorch on as many cores, if PyTorch is installed.
+  the same sizes in PyTorch on as many cores, if PyTorch is installed; in bfloat16, too, where a CPU has AVX-512.
 - `attention` computes the attention of one block of the encoder, and its gradients, by the compiler, as our encoders
   do, and by cuDNN where that can.
 - `rank` ranks random embeddings, by default with LPR4M's numbers of queries, images and galleries, also by ten frames a

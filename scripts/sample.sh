@@ -2,6 +2,8 @@
 # continues where it stopped.
 
 encoder=weights/sample_encoder
+# Each step allocates its buffers anew; huge pages save most of the page faults (docs/performance.md).
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1
 
 # prepare_sample SEED: builds data sets in $built and converts the shipped encoder to a checkpoint in $encoder.
 # Two training clips show each of the 491 training products, four queries each of the 100 test products.

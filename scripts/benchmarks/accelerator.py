@@ -1,6 +1,6 @@
 """Measures what an accelerator does in training, encoding and recognition, within ten minutes.
 
-    python scripts/benchmarks/accelerator.py --out=DIR [--minutes=9] [--batch=2] [--pictures=4] [--config.…]
+    python scripts/benchmarks/accelerator.py --out=DIR [--minutes=9] [--batch=4] [--pictures=4] [--config.…]
 
 It runs `scripts/benchmark.py` for ViT-B/32, B/16 and L/14 in bfloat16: the training step of RICE's ICL, of all of RICE,
 and of COPE, encoding, attention by the compiler and by cuDNN, the time from a frame to its ranking, and the input of

@@ -56,7 +56,7 @@ def measure(
     """
     encoders = {f"ours {config.dtype}": our_encoder(config)}
     if missing_torch(jax.devices()[0]) is None:
-        encoders |= {f"torch {dtype}": torch_encoder(config, dtype, cores) for dtype in TORCH_DTYPES}
+        encoders |= {f"torch {dtype}": torch_encoder(config, dtype, cores) for dtype in torch_dtypes()}
     for batch in batches:
         shape = (batch, config.image_size, config.image_size, 3)
         pictures = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -104,6 +104,14 @@ def missing_torch(device: jax.Device) -> str | None:
     if device.platform != "cpu" and not torch.cuda.is_available():
         return f"PyTorch finds no device like {device.device_kind}"
     return None
+
+
+def torch_dtypes() -> tuple[str, ...]:
+    """The dtypes in which PyTorch is measured: without AVX-512, a CPU takes minutes for a batch in bfloat16."""
+    import torch
+
+    slow = not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return TORCH_DTYPES[:1] if slow else TORCH_DTYPES
 
 
 def our_encoder(config: VitConfig) -> Callable[[np.ndarray, str], Callable[[int], None]]:
