@@ -312,11 +312,6 @@ def test_encoding_is_measured(capsys, monkeypatch, tmp_path):
     assert len(list(tmp_path.glob("*/plugins/profile/*/*.xplane.pb"))) == 4
 
 
-def test_says_that_there_is_nothing_to_compare_with(monkeypatch):
-    monkeypatch.setattr(encode_speed.importlib.util, "find_spec", lambda name: None)
-    assert encode_speed.missing_torch(jax.devices()[0]) == "PyTorch is not installed"
-
-
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="PyTorch is not installed")
 class TestWithTorch:
     def test_both_encoders_are_of_one_size(self):
@@ -330,7 +325,7 @@ class TestWithTorch:
     def test_encoding_is_measured(self, capsys):
         result, _ = run(capsys, "encode", "--batch=2", "--rounds=2", "--seconds=0.01", "--cores=1", *arguments())
         rows = {(row["work"], row["by"]): row for row in result["rows"]}
-        names = ["ours float32", "torch float32", "torch bfloat16"]
+        names = ["ours float32", *(f"torch {dtype}" for dtype in encode_speed.torch_dtypes())]
         assert list(rows) == [(work, name) for work in encode_speed.WORKS for name in names]
         for (_, name), row in rows.items():
             assert row["pictures_per_second"] > 0 and row["utilization"] is None
