@@ -8,8 +8,8 @@ for every recorded array, and PASS or FAIL last; the exit code is 1 if anything 
 compared. Arrays of parts that rice_jax leaves out are named with the reason, and do not count. A case whose JSON names
 a `class` is of an encoder (`scripts/parity_encoders.py`), one whose JSON lists `cases` is of aggregations or losses
 (`scripts/parity_parts.py`), one whose JSON names a `case` is of a text tower (`scripts/parity_text.py`), of X-CLIP
-(`scripts/parity_xclip.py`), of COPE (`scripts/parity_cope.py`) or of its losses (`scripts/parity_losses.py`), all
-others are of the reference's RICE.
+(`scripts/parity_xclip.py`), of COPE (`scripts/parity_cope.py`) or of its losses (`scripts/parity_losses.py`), one with
+`in/key_value` is of the decoder's layers (`scripts/parity_decoder.py`), all others are of the reference's RICE.
 
 For cases of the reference's RICE, losses, gradients and updates are computed as in training, by `retrieval_loss` and
 `create_optimizer`; intermediate values that these do not return are computed from the model's parts.
@@ -35,8 +35,6 @@ from rice_jax.convert.names import REFERENCE_IGNORED
 from rice_jax.convert.reference import from_reference, to_reference
 from rice_jax.convert.vit import config_of
 from rice_jax.losses.matching import hardest_negatives
-from rice_jax.models.layers import unstack
-from rice_jax.models.pmd import Pmd
 from rice_jax.models.rice import Rice, RiceConfig
 from rice_jax.tasks.retrieval import retrieval_loss
 from rice_jax.train.optimizer import create_optimizer
@@ -53,6 +51,7 @@ from scripts.parity import (
     relative_l2,
 )
 from scripts.parity_cope import UNUSED, compare_cope
+from scripts.parity_decoder import MASK_AS_GIVEN, compare_layers, decode
 from scripts.parity_encoders import compare_encoder
 from scripts.parity_losses import NOT_USED, compare_losses
 from scripts.parity_parts import NOT_BUILT, compare_parts
@@ -107,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
 def check(paths: Sequence[Path]) -> bool:
     """Compares recordings and prints the lines; returns whether anything differs or is not compared."""
     compared = beyond = missed = skipped = 0
-    left_out = NOT_BUILT | NOT_USED | UNUSED
+    left_out = NOT_BUILT | NOT_USED | UNUSED | MASK_AS_GIVEN
     for path in paths:
         print(path)
         case = Case(path)
@@ -150,6 +149,8 @@ def comparison(case: Case) -> Callable[[Case], Iterator[Line]]:
         return compare_parts
     if case.facts.get("case") in NAMED:
         return NAMED[case.facts["case"]]
+    if "in/key_value" in case.recorded:
+        return compare_layers
     return compare if set(INPUTS) <= case.arrays.keys() else lambda case: iter(())
 
 
@@ -250,23 +251,6 @@ def forward(graphdef, params, batch) -> dict[str, jax.Array]:
         "rec_pad_mass": jnp.where(token_mask[:, None], 0, weights).sum(axis=-1).mean(axis=-1),
         "reconstruction": model.reconstruct(batch, tokens, matches),
     }
-
-
-def decode(pmd: Pmd, image_tokens, video_tokens, token_mask) -> tuple[jax.Array, jax.Array]:
-    """Runs the decoder without its optimizations.
-
-    Returns:
-        All tokens' last hidden state [B, L, D], and the self attention's mean over heads [B, pairs, L, L].
-    """
-    x, maps = image_tokens, []
-    video_tokens = video_tokens.reshape(*token_mask.shape, -1)
-    for pair in range(pmd.config.num_pairs):
-        block, cross_block = unstack(pmd.self_blocks, pair), unstack(pmd.cross_blocks, pair)
-        queries, keys = (block.split_heads(block.project(block.ln_1(x), part)) for part in (0, 1))
-        scores = jnp.einsum("blhc,bmhc->bhlm", queries, keys) * keys.shape[-1] ** -0.5
-        maps.append(jax.nn.softmax(scores).mean(axis=1))
-        x, _ = cross_block(block(x), *cross_block.keys_values(video_tokens), token_mask)
-    return x, jnp.stack(maps, axis=1)
 
 
 def compare_outputs(case: Case, outputs: Mapping) -> Iterator[Line]:
