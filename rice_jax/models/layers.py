@@ -1,18 +1,33 @@
 """Layers that the encoder and the decoder share: the transformer block, as `VitConfig` describes it, and its parts."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import VitConfig
+from rice_jax.ops.products import product
 
 # Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
 MASKED_SCORE = -1e9
+# By this name rematerialization knows the products of linear layers.
+PRODUCT = "product"
 # Cosines and sines by which queries and keys are rotated, of every token and half of a head's channels; float32.
 Rotary = tuple[Float[Array, "L C2"], Float[Array, "L C2"]]
+
+
+class Linear(nnx.Linear):
+    """A linear layer with float32 parameters that computes in `dtype` (`ops.products`)."""
+
+    def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:  # type: ignore[override]
+        """Multiplies by the weights, and adds the bias if there is one."""
+        assert self.kernel is not None
+        y = checkpoint_name(product(x.astype(self.dtype), self.kernel[...]), PRODUCT)
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
 class AttentionLayers(nnx.Module):
@@ -39,9 +54,8 @@ class AttentionLayers(nnx.Module):
     def project(self, x: Float[Array, "B L D"], part: int) -> Float[Array, "B L D"]:
         """One third of the fused projection: 0 queries, 1 keys, 2 values."""
         assert self.qkv.kernel is not None
-        kernel = split3(self.qkv.kernel[...])[part].astype(self.qkv.dtype)
         bias = self._biases()[part]
-        projected = x.astype(self.qkv.dtype) @ kernel
+        projected = product(x.astype(self.qkv.dtype), split3(self.qkv.kernel[...])[part])
         return projected if bias is None else projected + bias.astype(self.qkv.dtype)
 
     def project_all(self, x: Float[Array, "B L D"]) -> list[Array]:
@@ -149,7 +163,7 @@ def video_token_mask(
 
 def split3(x: Float[Array, "*B D3"]) -> list[Array]:
     """Queries, keys and values of a fused projection."""
-    return [x[..., i * x.shape[-1] // 3 : (i + 1) * x.shape[-1] // 3] for i in range(3)]
+    return jnp.split(x, 3, axis=-1)
 
 
 def quick_gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
@@ -157,11 +171,16 @@ def quick_gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
+def _recomputed(activation: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Keeps only the input for the backward pass; by default each step of an activation is kept."""
+    return jax.checkpoint(activation, prevent_cse=False)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "silu": jax.nn.silu,
+    "quick_gelu": _recomputed(quick_gelu),
+    "gelu": _recomputed(functools.partial(jax.nn.gelu, approximate=False)),
+    "gelu_tanh": _recomputed(functools.partial(jax.nn.gelu, approximate=True)),
+    "silu": _recomputed(jax.nn.silu),
 }
 
 
@@ -175,9 +194,9 @@ def layer_norm(config: VitConfig, rngs: nnx.Rngs, epsilon: float | None = None) 
 
 def linear(
     config: VitConfig, inputs: int, outputs: int, kernel_init, rngs: nnx.Rngs, *, use_bias: bool = True
-) -> nnx.Linear:
-    """A fresh linear layer with float32 parameters that computes in the config's dtype."""
-    return nnx.Linear(inputs, outputs, use_bias=use_bias, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
+) -> Linear:
+    """A fresh linear layer that computes in the config's dtype."""
+    return Linear(inputs, outputs, use_bias=use_bias, dtype=config.dtype, kernel_init=kernel_init, rngs=rngs)
 
 
 def residual_init(config: VitConfig):

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import PmdConfig, VitConfig
-from rice_jax.models.layers import MASKED_SCORE, BlockLayers, layer_norm, stack, unstack, video_token_mask
+from rice_jax.models.layers import MASKED_SCORE, BlockLayers, Linear, layer_norm, stack, unstack, video_token_mask
 from rice_jax.models.text_tokens import TextTokens
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 from rice_jax.types import EmbeddedTexts, Matches
@@ -47,7 +47,7 @@ class Pmd(nnx.Module):
         )
         self.ln_pool = layer_norm(encoder, rngs)
         normal = nnx.initializers.normal
-        self.pool = nnx.Linear(width, width, use_bias=False, dtype=encoder.dtype, kernel_init=normal(0.02), rngs=rngs)
+        self.pool = Linear(width, width, use_bias=False, dtype=encoder.dtype, kernel_init=normal(0.02), rngs=rngs)
         self.match_vector = nnx.Param(normal(width**-0.5)(rngs.params(), (width,)))
 
     def read_texts(self, embed_dim: int, encoder: VitConfig, *, rngs: nnx.Rngs) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import ConfigError, SwinConfig, VitConfig
 from rice_jax.models.encoders.vit import REMAT_POLICIES, patchify
-from rice_jax.models.layers import BlockLayers, layer_norm, linear, stack
+from rice_jax.models.layers import BlockLayers, Linear, layer_norm, linear, stack
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
 
@@ -30,7 +30,7 @@ class Swin(nnx.Module):
         """
         self.config = config
         self.placement = placement
-        self.patch_embedding = nnx.Linear(3 * config.patch_size**2, config.width, dtype=config.dtype, rngs=rngs)
+        self.patch_embedding = Linear(3 * config.patch_size**2, config.width, dtype=config.dtype, rngs=rngs)
         self.ln_pre = layer_norm(_sizes(config, 0), rngs)
         for number in range(len(config.stages)):
             setattr(self, f"stage_{number}", Stage(config, number, placement, rngs))

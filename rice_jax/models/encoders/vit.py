@@ -17,12 +17,23 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from rice_jax.config import VitConfig
 from rice_jax.models.encoders.mobilenet import LAST, Mobilenet
-from rice_jax.models.layers import ACTIVATIONS, Block, Rotary, layer_norm, linear, split3, stack, with_cls
+from rice_jax.models.layers import (
+    ACTIVATIONS,
+    PRODUCT,
+    Block,
+    Linear,
+    Rotary,
+    layer_norm,
+    linear,
+    split3,
+    stack,
+    with_cls,
+)
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
-# What is kept for the backward pass, by `VitConfig.remat`. The products within attention have batch dimensions.
+# What is kept for the backward pass, by `VitConfig.remat`.
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 ROTARY_BASE = 100.0  # DINOv3's; the ratio of the longest to the shortest wave
@@ -51,7 +62,7 @@ class VitLayers(nnx.Module):
         self.placement = placement
         width = config.width
         inputs = LAST if config.stem == "mobilenet" else 3 * config.patch_size**2
-        self.patch_embedding = nnx.Linear(inputs, width, use_bias=config.patch_bias, dtype=config.dtype, rngs=rngs)
+        self.patch_embedding = Linear(inputs, width, use_bias=config.patch_bias, dtype=config.dtype, rngs=rngs)
         if config.stem == "mobilenet":
             self.stem = Mobilenet(config, rngs)
         # 0.02 lets the content of a patch outweigh its position; CLIP's own width**-0.5 is for a long training.

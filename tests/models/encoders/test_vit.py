@@ -47,6 +47,16 @@ def test_rematerialization_and_unrolling_change_no_number():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), output, outputs[0])
 
 
+def test_rematerialization_keeps_the_products_of_linear_layers_or_none():
+    def products(**changes):
+        vit = Vit(dataclasses.replace(CONFIG, **changes), rngs=nnx.Rngs(0))
+        loss = lambda vit: (vit(pictures())[1] ** 2).sum()  # noqa: E731
+        return nnx.jit(nnx.grad(loss)).lower(vit).as_text().count("dot_general")
+
+    assert products(remat="dots") == products() + 2, "those of attention are computed again"
+    assert products(remat="full") == products() + 5, "and those of qkv, out and up, but for down, which is not needed"
+
+
 def test_pictures_of_a_batch_do_not_see_each_other():
     vit = Vit(CONFIG, rngs=nnx.Rngs(0))
     apply = nnx.jit(Vit.__call__)

@@ -1,0 +1,77 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rice_jax.config import MeshConfig
+from rice_jax.ops import products
+from rice_jax.ops.products import product
+from rice_jax.parallel.mesh import create_mesh
+
+BOTH_KINDS = pytest.mark.parametrize("in_hardware", [False, True])
+
+
+def operands(dtype):
+    """Small integers: float32 sums them exactly, and bfloat16 cannot hold the sums."""
+    rng = np.random.default_rng(0)
+    x, kernel, gradient = (rng.integers(-9, 10, shape) for shape in ((3, 20, 64), (64, 48), (3, 20, 48)))
+    return jnp.asarray(x, dtype), jnp.asarray(kernel, jnp.float32), jnp.asarray(gradient, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def product_and_gradients(x, kernel, gradient, in_hardware):
+    del in_hardware  # compiles once for each
+    found, pull_back = jax.vjp(product, x, kernel)
+    return found, *pull_back(gradient)
+
+
+@BOTH_KINDS
+def test_bfloat16_products_are_rounded_once(monkeypatch, in_hardware):
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: in_hardware)
+    x, kernel, gradient = operands(jnp.bfloat16)
+    found, of_x, of_kernel = product_and_gradients(x, kernel, gradient, in_hardware)
+
+    exact = [np.asarray(each, np.float64) for each in (x, kernel, gradient)]
+    sums = exact[0] @ exact[1]
+    assert (np.asarray(jnp.asarray(sums, jnp.bfloat16), np.float64) != sums).any()
+    np.testing.assert_array_equal(found, jnp.asarray(sums, jnp.bfloat16))
+    np.testing.assert_array_equal(of_x, jnp.asarray(exact[2] @ exact[1].T, jnp.bfloat16))
+    of_weights = np.einsum("bli,blo->io", exact[0], exact[2])
+    np.testing.assert_array_equal(of_kernel, jnp.asarray(of_weights, jnp.float32 if in_hardware else jnp.bfloat16))
+    assert (found.dtype, of_x.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
+
+
+def test_float32_products_are_those_of_jax():
+    x, kernel, gradient = operands(jnp.float32)
+    found = product_and_gradients(x, kernel, gradient, False)
+    expected, pull_back = jax.vjp(jnp.matmul, x, kernel)
+    for own, other in zip(found, (expected, *pull_back(gradient)), strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+@BOTH_KINDS
+def test_the_backward_pass_keeps_the_parameters_and_no_copy_of_them(monkeypatch, in_hardware):
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: in_hardware)
+    x, kernel, _ = operands(jnp.bfloat16)
+    _, pull_back = jax.vjp(product, x, kernel)
+    kept = {(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(pull_back)}
+    assert kept == {(x.shape, "bfloat16"), (kernel.shape, "float32")}
+
+
+def test_products_are_split_over_devices(monkeypatch):
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: True)
+    mesh = create_mesh(MeshConfig(fsdp=2), jax.devices()[:4])
+    x, kernel, gradient = operands(jnp.bfloat16)
+    x, gradient = (jnp.concatenate([each, each[:1]]) for each in (x, gradient))
+    expected = product_and_gradients(x, kernel, gradient, True)
+
+    def place(array, *axes):
+        return jax.device_put(array, jax.NamedSharding(mesh, jax.P(*axes)))
+
+    rows = ("data", "fsdp")
+    found = product_and_gradients(place(x, rows), place(kernel, None, "fsdp"), place(gradient, rows), True)
+    assert found[0].sharding.num_devices == 4
+    for own, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(own, other)
