@@ -37,6 +37,14 @@ class Rows(NamedTuple):
         return len(self.edges) - 1
 
 
+class Block(NamedTuple):
+    """Approximate scores of some queries for a range of products."""
+
+    start: int  # position of the first product
+    scores: Float32[np.ndarray, "q n"]
+    cosines: Float32[np.ndarray, "r i"]  # of the queries' rows and the products' images
+
+
 class Entries(NamedTuple):
     """Products of queries with their scores."""
 
@@ -73,6 +81,8 @@ class Gallery:
         self._vectors, self._pooling, self._by_frames = vectors, pooling, by_frames
         self._center = center(vectors, products.rows) if by_frames else None
         self._length = float(lengths[products.rows].max())
+        if self._center is not None:
+            self._length += float(np.linalg.norm(self._center))  # of a vector from the center, at most
         self._sizes = np.diff(products.edges)
         self._pools = len(products.rows) > len(self)
 
@@ -82,8 +92,9 @@ class Gallery:
     def error(self, rows: Rows) -> Float64[np.ndarray, " q"]:
         """Bounds how far a product's score by `approximate` and a float32 limit near it can be off, for each query.
 
-        Besides that of the float32 product, it has 16 roundings to float32: of the score, of what is subtracted, and of
-        the limit, for both scores. Numbers so small that they have few bits, or are taken for 0, add the second term.
+        Besides that of the float32 product, it has 16 roundings to float32: of the score, of the center and what it is
+        subtracted from, and of the limit, for both scores. Numbers so small that they have few bits, or are taken for
+        0, add the second term.
         Pooling changes a score by no more than its images' scores, and rounds in float64 and to float32.
         """
         num = rows.vectors.shape[1] + 16
@@ -95,29 +106,40 @@ class Gallery:
             error += (self._sizes.max() + 16) * 2.0**-51 / sharpness + 4 * UNIT * np.abs(self._pooling.inflation).max()
         return error
 
-    def approximate(self, rows: Rows, products: range) -> Float32[np.ndarray, "q n"]:
-        """The scores of some products, each at most `error` off."""
+    def approximate(self, rows: Rows, products: range) -> Block:
+        """The scores of some products, each at most `error` off; with frames, so are the cosines of each frame."""
         edges = self.products.edges[products.start : products.stop + 1]
         images = self.products.rows[edges[0] : edges[-1]]
         follow = images[-1] - images[0] == len(images) - 1 and (np.diff(images) == 1).all()
         vectors = self._vectors[images[0] : images[-1] + 1] if follow else self._vectors[images]
-        if rows.lengths.max() * self._length < LARGEST:
-            cosines = rows.vectors @ vectors.T
-        else:
-            cosines = (rows.vectors.astype(np.float64) @ vectors.T.astype(np.float64)).astype(np.float32)
+        exponents_fit = max(1, rows.lengths.max()) * self._length < LARGEST
+        computed = np.float32 if exponents_fit else np.float64
         if self._center is not None:
-            cosines -= (rows.vectors.astype(np.float64) @ self._center).astype(np.float32)[:, None]
-            cosines = np.maximum.reduceat(cosines, rows.edges[:-1])
-        return self._pool(cosines, edges - edges[0], self._pooling.inflation[products.start : products.stop])
+            vectors = vectors - self._center.astype(computed)
+        cosines = (rows.vectors.astype(computed, copy=False) @ vectors.astype(computed, copy=False).T).astype(
+            np.float32, copy=False
+        )
+        of_images = cosines
+        if self._by_frames:
+            of_images = np.stack([of_query.max(axis=0) for of_query in np.split(cosines, rows.edges[1:-1])])
+        inflation = self._pooling.inflation[products.start : products.stop]
+        return Block(products.start, self._pool(of_images, edges - edges[0], inflation), cosines)
 
     def exact(
-        self, rows: Rows, queries: Int64[np.ndarray, " n"], products: Int64[np.ndarray, " n"]
+        self,
+        rows: Rows,
+        queries: Int64[np.ndarray, " n"],
+        products: Int64[np.ndarray, " n"],
+        block: Block | None = None,
     ) -> Float32[np.ndarray, " n"]:
-        """The scores of some pairs of a query and a product; they depend on nothing but the pair."""
+        """The scores of some pairs of a query and a product; they depend on nothing but the pair.
+
+        With frames and the block of these products, only frames that may be the most similar ones are summed.
+        """
         if not self._pools:
-            return self._of_images(rows, queries, self.products.rows[products])
-        images, edges = self._images(products)
-        of_images = self._of_images(rows, np.repeat(queries, np.diff(edges)), images)
+            return self._of_images(rows, queries, products, block)
+        places, edges = self._images(products)
+        of_images = self._of_images(rows, np.repeat(queries, np.diff(edges)), places, block)
         return self._pool(of_images, edges, self._pooling.inflation[products])
 
     def best_images(
@@ -126,11 +148,11 @@ class Gallery:
         """The row of the image that is most similar to the query, of each pair of a query and a product."""
         if not self._pools or not len(products):
             return self.products.rows[products]
-        images, edges = self._images(products)
-        scores = self._of_images(rows, np.repeat(queries, np.diff(edges)), images)
+        places, edges = self._images(products)
+        scores = self._of_images(rows, np.repeat(queries, np.diff(edges)), places)
         best = np.repeat(np.maximum.reduceat(scores, edges[:-1]), np.diff(edges))
         are_best = np.flatnonzero(scores == best)
-        return images[are_best[np.searchsorted(are_best, edges[:-1])]]
+        return self.products.rows[places[are_best[np.searchsorted(are_best, edges[:-1])]]]
 
     def _pool(
         self, scores: Float32[np.ndarray, "*B i"], edges: Int[np.ndarray, " n1"], inflation: Float32[np.ndarray, " n"]
@@ -141,14 +163,26 @@ class Gallery:
         return pooling.scores(scores) if self._by_frames else pooling.cosines(scores)
 
     def _of_images(
-        self, rows: Rows, queries: Int64[np.ndarray, " n"], images: Int64[np.ndarray, " n"]
+        self,
+        rows: Rows,
+        queries: Int64[np.ndarray, " n"],
+        places: Int64[np.ndarray, " n"],
+        block: Block | None = None,
     ) -> Float32[np.ndarray, " n"]:
-        """The scores of pairs of a query and an image."""
-        if self._center is None:
+        """The scores of pairs of a query and an image, given by its place among those of the products."""
+        images = self.products.rows[places]
+        if self._center is None or not len(places):
             return self._sums(rows.vectors, queries, images).astype(np.float32)
         own, starts = _ranges(rows.edges[queries], np.diff(rows.edges)[queries])
-        sums = self._sums(rows.vectors, own, np.repeat(images, np.diff(starts)))
-        return (np.maximum.reduceat(sums, starts[:-1]) if len(sums) else sums).astype(np.float32)
+        pairs = np.repeat(np.arange(len(places)), np.diff(starts))
+        if block is not None:
+            cosines = block.cosines[own, (places - self.products.edges[block.start])[pairs]]
+            least = np.maximum.reduceat(cosines, starts[:-1]) - 2 * self.error(rows)[queries]
+            may_be_best = cosines >= _round(least)[pairs]
+            own, pairs = own[may_be_best], pairs[may_be_best]
+            starts = np.searchsorted(pairs, np.arange(len(places) + 1))
+        sums = self._sums(rows.vectors, own, images[pairs])
+        return np.maximum.reduceat(sums, starts[:-1]).astype(np.float32)
 
     def _sums(
         self, vectors: Float32[np.ndarray, "r E"], rows: Int64[np.ndarray, " n"], images: Int64[np.ndarray, " n"]
@@ -164,9 +198,8 @@ class Gallery:
         return sums
 
     def _images(self, products: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " i"], Int64[np.ndarray, " n1"]]:
-        """The rows of the products' images, and where those of each begin among them."""
-        places, edges = _ranges(self.products.edges[products], self._sizes[products])
-        return self.products.rows[places], edges
+        """The places of the products' images, and where those of each begin among them."""
+        return _ranges(self.products.edges[products], self._sizes[products])
 
 
 def rank_rows(
@@ -193,20 +226,22 @@ def rank_rows(
     others_before = np.zeros(len(own.queries), np.int64)  # products that are no truth and stand before each truth
     error, top = gallery.error(rows), own
     last_of_top = np.full(len(rows), np.finfo(np.float32).min)
-    for start, block in _score_blocks(rows, gallery, max_scores):
-        here = (own.products >= start) & (own.products < start + block.shape[1])
-        block[own.queries[here], own.products[here] - start] = -np.inf  # only others are counted
+    for block in _score_blocks(rows, gallery, max_scores):
+        start, scores = block.start, block.scores
+        here = (own.products >= start) & (own.products < start + scores.shape[1])
+        scores[own.queries[here], own.products[here] - start] = -np.inf  # only others are counted
         for of_place in by_place:
             nth = own.take(of_place)
             high, low = (_round(nth.scores + sign * error[nth.queries]) for sign in (1, -1))
-            scores = block if len(high) == len(block) else block[nth.queries]
-            are_before = scores >= high[:, None]
-            row, column = _pairs((scores < low[:, None]) == are_before)
-            unsure = row[gallery.exact(rows, nth.queries[row], column + start) >= nth.scores[row]]
+            own_scores = scores if len(high) == len(scores) else scores[nth.queries]
+            are_before = own_scores >= high[:, None]
+            row, column = _pairs((own_scores < low[:, None]) == are_before)
+            unsure = row[gallery.exact(rows, nth.queries[row], column + start, block) >= nth.scores[row]]
             others_before[of_place] += are_before.sum(axis=1) + np.bincount(unsure, minlength=len(high))
-        row, column = _pairs(_candidates(block, last_of_top, error, num_top))
+        row, column = _pairs(_candidates(scores, last_of_top, error, num_top))
         column += start
-        top = _first(top, Entries(row, column, gallery.exact(rows, row, column), np.zeros(len(row), bool)), num_top)
+        exact = gallery.exact(rows, row, column, block)
+        top = _first(top, Entries(row, column, exact, np.zeros(len(row), bool)), num_top)
         last = top.take(_places(top.queries) == num_top - 1)
         last_of_top[last.queries] = _round(last.scores - error[last.queries])
     return Found(own.queries, 1 + places + others_before, top)
@@ -245,13 +280,13 @@ def _first(some: Entries, others: Entries, num: int) -> Entries:
     return joined.take(kept)
 
 
-def _score_blocks(rows: Rows, gallery: Gallery, max_scores: int) -> Iterator[tuple[int, Float32[np.ndarray, "q n"]]]:
-    """Yields (position of the first product, approximate scores of the queries and a block of products)."""
+def _score_blocks(rows: Rows, gallery: Gallery, max_scores: int) -> Iterator[Block]:
+    """Yields the approximate scores of the queries and all products, some products at a time."""
     num_columns = max(1, max_scores // max(rows.vectors.shape))  # bounds the scores, and the embeddings that make them
     edges, start = gallery.products.edges, 0
     while start < len(gallery):
         end = max(start + 1, int(np.searchsorted(edges, edges[start] + num_columns, side="right")) - 1)
-        yield start, gallery.approximate(rows, range(start, end))
+        yield gallery.approximate(rows, range(start, end))
         start = end
 
 

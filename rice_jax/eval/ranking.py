@@ -231,7 +231,10 @@ def _rows(queries: Queries, lengths: Float64[np.ndarray, "Q *T"], chunk: Sequenc
     if queries.frame_mask is None:
         return Rows(own, of_own, np.arange(len(chunk) + 1))
     mask = queries.frame_mask[chunk]
-    return Rows(own[mask], of_own[mask], np.concatenate([[0], np.cumsum(mask.sum(axis=1))]))
+    edges = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
+    if mask.all():  # no copy
+        return Rows(own.reshape(-1, own.shape[-1]), of_own.reshape(-1), edges)
+    return Rows(own[mask], of_own[mask], edges)
 
 
 def _slices(queries: Int64[np.ndarray, " n"], num: int) -> list[slice]:

@@ -158,12 +158,13 @@ def test_a_million_comparisons(kind, width):
     assert num > 1e5
 
 
-def test_few_pairs_are_computed_again(monkeypatch):
-    counts, inner = [], nearest.Gallery.exact
+@pytest.mark.parametrize("frames", [0, 8], ids=["clips", "frames"])
+def test_few_pairs_are_computed_again(monkeypatch, frames):
+    counts, inner = [], nearest.Gallery._sums
     monkeypatch.setattr(
-        nearest.Gallery, "exact", lambda self, rows, q, p: (counts.append(len(q)), inner(self, rows, q, p))[1]
+        nearest.Gallery, "_sums", lambda self, vectors, q, i: (counts.append(len(q)), inner(self, vectors, q, i))[1]
     )
-    queries, images = _data(_random, 0, queries=100, images=5000, width=64, galleries=1)
+    queries, images = _data(_random, 0, queries=100, images=5000, width=64, galleries=1, frames=frames)
     ranking.rank(queries, images)
     assert sum(counts) < 0.01 * 100 * 5000
 
@@ -178,6 +179,6 @@ def test_approximate_scores_are_within_the_bound(kind, frames):
     own = [queries.rows(query) for query in range(len(queries.ids))]
     vectors = np.concatenate(own)
     rows = nearest.Rows(vectors, nearest.lengths_of(vectors), np.cumsum([0, *map(len, own)]))
-    approximate = gallery.approximate(rows, range(len(gallery))).astype(np.float64)
+    approximate = gallery.approximate(rows, range(len(gallery))).scores.astype(np.float64)
     exact = [_scores(queries, images, query, products)[0] for query in range(len(rows))]
     assert (np.abs(approximate - np.array(exact, np.float64)) <= gallery.error(rows)[:, None]).all()

@@ -96,9 +96,9 @@ def test_scores_exist_in_bounded_blocks(monkeypatch):
     sizes = []
 
     def score_blocks(*args):
-        for start, scores in inner(*args):
-            sizes.append(scores.size)
-            yield start, scores
+        for block in inner(*args):
+            sizes.append(block.scores.size)
+            yield block
 
     inner = nearest._score_blocks
     monkeypatch.setattr(nearest, "_score_blocks", score_blocks)
