@@ -171,16 +171,12 @@ def quick_gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-def _recomputed(activation: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Keeps only the input for the backward pass; by default each step of an activation is kept."""
-    return jax.checkpoint(activation, prevent_cse=False)
-
-
+# Only the input is kept for the backward pass; by default each step of an activation is.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "quick_gelu": _recomputed(quick_gelu),
-    "gelu": _recomputed(functools.partial(jax.nn.gelu, approximate=False)),
-    "gelu_tanh": _recomputed(functools.partial(jax.nn.gelu, approximate=True)),
-    "silu": _recomputed(jax.nn.silu),
+    "quick_gelu": jax.checkpoint(quick_gelu),
+    "gelu": jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False)),
+    "gelu_tanh": jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True)),
+    "silu": jax.checkpoint(jax.nn.silu),
 }
 
 
