@@ -112,13 +112,12 @@ class Gallery:
         images = self.products.rows[edges[0] : edges[-1]]
         follow = images[-1] - images[0] == len(images) - 1 and (np.diff(images) == 1).all()
         vectors = self._vectors[images[0] : images[-1] + 1] if follow else self._vectors[images]
-        exponents_fit = max(1, rows.lengths.max()) * self._length < LARGEST
-        computed = np.float32 if exponents_fit else np.float64
+        own = rows.vectors
+        if max(1, rows.lengths.max()) * self._length >= LARGEST:
+            own, vectors = own.astype(np.float64), vectors.astype(np.float64)
         if self._center is not None:
-            vectors = vectors - self._center.astype(computed)
-        cosines = (rows.vectors.astype(computed, copy=False) @ vectors.astype(computed, copy=False).T).astype(
-            np.float32, copy=False
-        )
+            vectors = vectors - self._center.astype(vectors.dtype)
+        cosines = (own @ vectors.T).astype(np.float32, copy=False)
         of_images = cosines
         if self._by_frames:
             of_images = np.stack([of_query.max(axis=0) for of_query in np.split(cosines, rows.edges[1:-1])])
