@@ -39,8 +39,8 @@ class VitConfig:
     )
     remat: str = setting(
         "none",
-        'Activations that are recomputed in the backward pass, to save memory. "none": none. "dots": all but the '
-        'outputs of linear layers. "full": all, for about a third more compute.',
+        'What is recomputed in the backward pass, to save memory. "none": activation functions. "dots": all but the '
+        'outputs of linear layers. "full": all activations, for about a third more compute.',
         choices=("none", "dots", "full"),
         free=True,
     )

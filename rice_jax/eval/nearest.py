@@ -38,11 +38,14 @@ class Rows(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Approximate scores of some queries for a range of products."""
+    """Approximate scores of some queries for a range of products.
+
+    Without frames, `scores` and `cosines` may be one array.
+    """
 
     start: int  # position of the first product
     scores: Float32[np.ndarray, "q n"]
-    cosines: Float32[np.ndarray, "r i"]  # of the queries' rows and the products' images
+    cosines: Float32[np.ndarray, "r i"]  # of rows and images; with frames, minus the center's
 
 
 class Entries(NamedTuple):
@@ -82,7 +85,7 @@ class Gallery:
         self._center = center(vectors, products.rows) if by_frames else None
         self._length = float(lengths[products.rows].max())
         if self._center is not None:
-            self._length += float(np.linalg.norm(self._center))  # of a vector from the center, at most
+            self._length += float(np.linalg.norm(self._center))  # bounds that of a vector minus the center
         self._sizes = np.diff(products.edges)
         self._pools = len(products.rows) > len(self)
 
@@ -92,10 +95,9 @@ class Gallery:
     def error(self, rows: Rows) -> Float64[np.ndarray, " q"]:
         """Bounds how far a product's score by `approximate` and a float32 limit near it can be off, for each query.
 
-        Besides that of the float32 product, it has 16 roundings to float32: of the score, of the center and what it is
-        subtracted from, and of the limit, for both scores. Numbers so small that they have few bits, or are taken for
-        0, add the second term.
-        Pooling changes a score by no more than its images' scores, and rounds in float64 and to float32.
+        Beyond the float32 product's own error, it allows for 16 roundings to float32: of both scores, of the center, of
+        the difference from it, and of the limits. The second term covers numbers so small that they lose bits or are
+        taken for 0. Pooling changes a score by no more than its images' scores, and rounds in float64 and to float32.
         """
         num = rows.vectors.shape[1] + 16
         of_rows = np.maximum.reduceat(rows.lengths, rows.edges[:-1])
@@ -103,11 +105,13 @@ class Gallery:
         error += 4 * num * SMALLEST * (1 + of_rows + self._length)
         if self._pools:
             sharpness = max(self._pooling.sharpness, LEAST_SHARPNESS)
-            error += (self._sizes.max() + 16) * 2.0**-51 / sharpness + 4 * UNIT * np.abs(self._pooling.inflation).max()
+            error += (self._sizes.max() + 16) * 2.0**-51 / sharpness
+            if not self._by_frames:
+                error += 4 * UNIT * np.abs(self._pooling.inflation).max()
         return error
 
     def approximate(self, rows: Rows, products: range) -> Block:
-        """The scores of some products, each at most `error` off; with frames, so are the cosines of each frame."""
+        """The scores of some products, each at most `error` off. With frames, so is each frame's cosine."""
         edges = self.products.edges[products.start : products.stop + 1]
         images = self.products.rows[edges[0] : edges[-1]]
         follow = images[-1] - images[0] == len(images) - 1 and (np.diff(images) == 1).all()
@@ -133,7 +137,8 @@ class Gallery:
     ) -> Float32[np.ndarray, " n"]:
         """The scores of some pairs of a query and a product; they depend on nothing but the pair.
 
-        With frames and the block of these products, only frames that may be the most similar ones are summed.
+        Given the block of these products, only frames whose approximate cosine is near the largest are summed; the
+        result is the same.
         """
         if not self._pools:
             return self._of_images(rows, queries, products, block)
@@ -168,7 +173,7 @@ class Gallery:
         places: Int64[np.ndarray, " n"],
         block: Block | None = None,
     ) -> Float32[np.ndarray, " n"]:
-        """The scores of pairs of a query and an image, given by its place among those of the products."""
+        """The scores of pairs of a query and an image, which is given by its place in `products.rows`."""
         images = self.products.rows[places]
         if self._center is None or not len(places):
             return self._sums(rows.vectors, queries, images).astype(np.float32)
@@ -176,8 +181,9 @@ class Gallery:
         pairs = np.repeat(np.arange(len(places)), np.diff(starts))
         if block is not None:
             cosines = block.cosines[own, (places - self.products.edges[block.start])[pairs]]
+            # Twice: the largest may be too large by the error, and the best too small.
             least = np.maximum.reduceat(cosines, starts[:-1]) - 2 * self.error(rows)[queries]
-            may_be_best = cosines >= _round(least)[pairs]
+            may_be_best = ~(cosines < _round(least)[pairs])  # all, if the error is not a number
             own, pairs = own[may_be_best], pairs[may_be_best]
             starts = np.searchsorted(pairs, np.arange(len(places) + 1))
         sums = self._sums(rows.vectors, own, images[pairs])

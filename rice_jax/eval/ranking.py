@@ -232,7 +232,7 @@ def _rows(queries: Queries, lengths: Float64[np.ndarray, "Q *T"], chunk: Sequenc
         return Rows(own, of_own, np.arange(len(chunk) + 1))
     mask = queries.frame_mask[chunk]
     edges = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
-    if mask.all():  # no copy
+    if mask.all():  # no second copy
         return Rows(own.reshape(-1, own.shape[-1]), of_own.reshape(-1), edges)
     return Rows(own[mask], of_own[mask], edges)
 

@@ -1,6 +1,5 @@
 """Layers that the encoder and the decoder share: the transformer block, as `VitConfig` describes it, and its parts."""
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -14,7 +13,7 @@ from rice_jax.ops.products import product
 
 # Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
 MASKED_SCORE = -1e9
-# By this name rematerialization knows the products of linear layers.
+# The name by which rematerialization finds the products of linear layers.
 PRODUCT = "product"
 # Cosines and sines by which queries and keys are rotated, of every token and half of a head's channels; float32.
 Rotary = tuple[Float[Array, "L C2"], Float[Array, "L C2"]]
@@ -84,6 +83,7 @@ class BlockLayers(AttentionLayers):
         super().__init__(config, rngs, heads=heads, epsilon=epsilon)
         width, hidden = config.width, config.mlp_width
         self.activation, self.gated = config.activation, config.gated_mlp
+        self.recomputes_activation = config.remat == "none"  # otherwise rematerialization does
         self.ln_2 = layer_norm(config, rngs, epsilon)
         init = nnx.initializers.normal((2 * width) ** -0.5)
         self.up = linear(config, width, hidden * (1 + self.gated), init, rngs)
@@ -97,10 +97,15 @@ class BlockLayers(AttentionLayers):
         hidden = self.up(self.ln_2(x))
         if self.gated:
             gate, hidden = jnp.split(hidden, 2, axis=-1)
-            hidden = ACTIVATIONS[self.activation](gate) * hidden
+            hidden = self.activate(gate) * hidden
         else:
-            hidden = ACTIVATIONS[self.activation](hidden)
+            hidden = self.activate(hidden)
         return x + self._scaled(self.down(hidden), "scale_2")
+
+    def activate(self, x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+        """The MLP's activation function; for the backward pass, its input is kept and not each of its steps."""
+        activation = ACTIVATIONS[self.activation]
+        return jax.checkpoint(activation)(x) if self.recomputes_activation else activation(x)
 
     def _scaled(self, x: Float[Array, "B L D"], name: str) -> Float[Array, "B L D"]:
         return x * getattr(self, name)[...].astype(x.dtype) if hasattr(self, name) else x
@@ -171,12 +176,11 @@ def quick_gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-# Only the input is kept for the backward pass; by default each step of an activation is.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "quick_gelu": jax.checkpoint(quick_gelu),
-    "gelu": jax.checkpoint(functools.partial(jax.nn.gelu, approximate=False)),
-    "gelu_tanh": jax.checkpoint(functools.partial(jax.nn.gelu, approximate=True)),
-    "silu": jax.checkpoint(jax.nn.silu),
+    "quick_gelu": quick_gelu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
 }
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rice_jax.config import TextTowerConfig, VitConfig
 from rice_jax.models.encoders.vit import REMAT_POLICIES
-from rice_jax.models.layers import ACTIVATIONS, BlockLayers, layer_norm, linear, stack
+from rice_jax.models.layers import BlockLayers, layer_norm, linear, stack
 from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
 
@@ -119,7 +119,7 @@ class BertBlock(BlockLayers):
 
     def __call__(self, x: Float[Array, "B L D"], mask: Bool[Array, "#B 1 #L L"]) -> Float[Array, "B L D"]:
         x = self.ln_1(x + self.out(_attend(self, x, mask).reshape(x.shape)))
-        return self.ln_2(x + self.down(ACTIVATIONS[self.activation](self.up(x))))
+        return self.ln_2(x + self.down(self.activate(self.up(x))))
 
 
 class PreNormBlock(BlockLayers):

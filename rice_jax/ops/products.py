@@ -11,14 +11,19 @@ from jaxtyping import Array, Float, Float32
 def product(x: Float[Array, "*B I"], kernel: Float32[Array, "I O"]) -> Float[Array, "*B O"]:
     """Multiplies by weights in the dtype of `x`.
 
-    Products of bfloat16 numbers are summed in float32 and rounded once; the gradient of `x` likewise. On a CPU that
-    multiplies bfloat16 numbers itself, the gradient of `kernel` is not rounded to bfloat16.
+    Products of bfloat16 numbers are summed in float32 and rounded once. So are their gradients; on a CPU, that of
+    `kernel` is not rounded.
 
     Args:
         x: activations, bfloat16 or float32.
         kernel: parameters; rounded to the dtype of `x`.
     """
     return _bfloat16_product(x, kernel) if x.dtype == jnp.bfloat16 else x @ kernel.astype(x.dtype)
+
+
+def platform() -> str:
+    """The platform that programs are traced for."""
+    return jax.default_backend()
 
 
 @functools.cache
@@ -30,7 +35,7 @@ def multiplies_bfloat16() -> bool:
         return False
 
 
-# Differentiated by hand, since otherwise the loop over blocks keeps the rounded weights of each one.
+# Differentiated by hand: otherwise the loop over blocks would keep a bfloat16 copy of every block's weights.
 @jax.custom_vjp
 def _bfloat16_product(x: Array, kernel: Array) -> Array:
     return _multiply(x, kernel.astype(x.dtype), ((x.ndim - 1,), (0,)), x.dtype)
@@ -51,15 +56,10 @@ _bfloat16_product.defvjp(_forward, _backward)
 
 
 def _multiply(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]], dtype: jnp.dtype) -> Array:
-    """Sums over axes of both; of bfloat16 numbers."""
-
-    def multiply(a: Array, b: Array) -> Array:
+    """The product of two bfloat16 arrays, summed over the given axes of each."""
+    if platform() != "cpu":
         return jax.lax.dot_general(a, b, (axes, ((), ()))).astype(dtype)
-
-    def multiply_to_float32(a: Array, b: Array) -> Array:
-        return jax.lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=jnp.float32).astype(dtype)
-
+    # Asked for a bfloat16 result, XLA would convert both to float32 even where the processor need not.
     if not multiplies_bfloat16():
-        return multiply(a, b)
-    # On a CPU, XLA makes both float32 first unless the product is to be float32, which takes twice as long.
-    return jax.lax.platform_dependent(a, b, cpu=multiply_to_float32, default=multiply)
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return jax.lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=jnp.float32).astype(dtype)

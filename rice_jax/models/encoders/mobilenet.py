@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rice_jax.config import VitConfig
+from rice_jax.ops.products import product
 
 FIRST, LAST = 32, 1280  # channels after the first and the last convolution
 
@@ -138,13 +139,14 @@ class Convolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(shape[-1]))
 
     def __call__(self, x: Float[Array, "B G G I"]) -> Float[Array, "B K K O"]:
-        kernel, scale, bias = (part[...].astype(self.dtype) for part in (self.kernel, self.scale, self.bias))
+        kernel = self.kernel[...]
+        scale, bias = (part[...].astype(self.dtype) for part in (self.scale, self.bias))
         if kernel.ndim == 2:
-            x = x @ kernel
+            x = product(x, kernel)
         elif kernel.ndim == 4:
-            x = convolve(x, kernel, self.stride)
+            x = convolve(x, kernel.astype(self.dtype), self.stride)
         else:
-            x = filter_channels(x, kernel, self.stride, self.dilation)
+            x = filter_channels(x, kernel.astype(self.dtype), self.stride, self.dilation)
         x = x * scale + bias
         return jnp.clip(x, 0, 6) if self.activate else x
 
