@@ -48,9 +48,8 @@ def test_bfloat16_products_are_rounded_once(program):
     np.testing.assert_array_equal(found, jnp.asarray(sums, jnp.bfloat16))
     np.testing.assert_array_equal(of_x, jnp.asarray(exact[2] @ exact[1].T, jnp.bfloat16))
     of_weights = np.einsum("bli,blo->io", exact[0], exact[2])
-    np.testing.assert_array_equal(
-        of_kernel, jnp.asarray(of_weights, jnp.float32 if program[0] == "cpu" else jnp.bfloat16)
-    )
+    rounded = jnp.float32 if program[0] == "cpu" else jnp.bfloat16
+    np.testing.assert_array_equal(of_kernel, jnp.asarray(of_weights, rounded))
     assert (found.dtype, of_x.dtype, of_kernel.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
 
 
