@@ -5,10 +5,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32
 
 
-def product(x: Float[Array, "*B I"], kernel: Float32[Array, "I O"]) -> Float[Array, "*B O"]:
+def product(x: Float[Array, "*B I"], kernel: Float32[Array | np.ndarray, "I O"]) -> Float[Array, "*B O"]:
     """Multiplies by weights in the dtype of `x`.
 
     Products of bfloat16 numbers are summed in float32 and rounded once. So are their gradients; on a CPU, that of
