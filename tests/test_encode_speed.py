@@ -11,7 +11,7 @@ from scripts.benchmarks import encode_speed
 
 def test_says_that_there_is_nothing_to_compare_with(monkeypatch):
     monkeypatch.setattr(encode_speed.importlib.util, "find_spec", lambda name: None)
-    assert encode_speed.missing_torch(jax.devices()[0]) == "PyTorch is not installed"
+    assert encode_speed.missing_torch(jax.devices()[0]) == "PyTorch or transformers is not installed"
 
 
 @pytest.mark.parametrize(

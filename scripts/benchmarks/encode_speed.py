@@ -97,8 +97,8 @@ def _figures(name: str, results: dict[str, list[Speed]], operations: float) -> d
 
 def missing_torch(device: jax.Device) -> str | None:
     """Why PyTorch cannot be compared; None = it can."""
-    if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed"
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        return "PyTorch or transformers is not installed"
     import torch
 
     if device.platform != "cpu" and not torch.cuda.is_available():
