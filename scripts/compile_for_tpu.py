@@ -65,7 +65,7 @@ from rice_jax.config.cope import DOMAINS
 from rice_jax.eval.embed import compile_embedder, model_embedder, padded_batch_size
 from rice_jax.models.cope import CopeConfig
 from rice_jax.models.create import create_model, create_params
-from rice_jax.ops import products
+from rice_jax.ops import matmul
 from rice_jax.parallel.mesh import create_mesh, require_even_batch
 from rice_jax.tasks import TASKS, resolve
 from rice_jax.tasks.start import run_optimizer
@@ -129,7 +129,7 @@ class TooLarge(Exception):
 
 
 def main(_) -> None:
-    products.platform = lambda: "tpu"  # and not that of this machine
+    matmul.platform = lambda: "tpu"  # and not that of this machine
     try:
         config, chip = resolve(CONFIG.value.to_dict()), chip_of(TOPOLOGY.value)
         devices = devices_of(TOPOLOGY.value)

@@ -9,23 +9,23 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from rice_jax.config import VitConfig
-from rice_jax.ops.products import product
+from rice_jax.ops.matmul import matmul
 
 # Large enough to vanish in a softmax, finite so that no gradient becomes NaN.
 MASKED_SCORE = -1e9
 # The name by which rematerialization finds the products of linear layers.
-PRODUCT = "product"
+LINEAR = "linear"
 # Cosines and sines by which queries and keys are rotated, of every token and half of a head's channels; float32.
 Rotary = tuple[Float[Array, "L C2"], Float[Array, "L C2"]]
 
 
 class Linear(nnx.Linear):
-    """A linear layer with float32 parameters that computes in `dtype` (`ops.products`)."""
+    """A linear layer with float32 parameters that computes in `dtype` (`ops.matmul`)."""
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:  # type: ignore[override]
         """Multiplies by the weights, and adds the bias if there is one."""
         assert self.kernel is not None
-        y = checkpoint_name(product(x.astype(self.dtype), self.kernel[...]), PRODUCT)
+        y = checkpoint_name(matmul(x.astype(self.dtype), self.kernel[...]), LINEAR)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 
@@ -54,7 +54,7 @@ class AttentionLayers(nnx.Module):
         """One third of the fused projection: 0 queries, 1 keys, 2 values."""
         assert self.qkv.kernel is not None
         bias = self._biases()[part]
-        projected = product(x.astype(self.qkv.dtype), split3(self.qkv.kernel[...])[part])
+        projected = matmul(x.astype(self.qkv.dtype), split3(self.qkv.kernel[...])[part])
         return projected if bias is None else projected + bias.astype(self.qkv.dtype)
 
     def project_all(self, x: Float[Array, "B L D"]) -> list[Array]:

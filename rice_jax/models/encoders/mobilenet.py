@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from rice_jax.config import VitConfig
-from rice_jax.ops.products import product
+from rice_jax.ops.matmul import matmul
 
 FIRST, LAST = 32, 1280  # channels after the first and the last convolution
 
@@ -142,7 +142,7 @@ class Convolution(nnx.Module):
         kernel = self.kernel[...]
         scale, bias = (part[...].astype(self.dtype) for part in (self.scale, self.bias))
         if kernel.ndim == 2:
-            x = product(x, kernel)
+            x = matmul(x, kernel)
         elif kernel.ndim == 4:
             x = convolve(x, kernel.astype(self.dtype), self.stride)
         else:

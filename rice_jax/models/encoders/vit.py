@@ -19,7 +19,7 @@ from rice_jax.config import VitConfig
 from rice_jax.models.encoders.mobilenet import LAST, Mobilenet
 from rice_jax.models.layers import (
     ACTIVATIONS,
-    PRODUCT,
+    LINEAR,
     Block,
     Linear,
     Rotary,
@@ -33,7 +33,7 @@ from rice_jax.parallel.mesh import ONE_PLACE, Placement
 
 # What is kept for the backward pass, by `VitConfig.remat`.
 REMAT_POLICIES = {
-    "dots": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+    "dots": jax.checkpoint_policies.save_only_these_names(LINEAR),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 ROTARY_BASE = 100.0  # DINOv3's; the ratio of the longest to the shortest wave

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 
-def product(x: Float[Array, "*B I"], kernel: Float32[Array | np.ndarray, "I O"]) -> Float[Array, "*B O"]:
+def matmul(x: Float[Array, "*B I"], kernel: Float32[Array | np.ndarray, "I O"]) -> Float[Array, "*B O"]:
     """Multiplies by weights in the dtype of `x`.
 
     Products of bfloat16 numbers are summed in float32 and rounded once. So are their gradients; on a CPU, that of
@@ -19,7 +19,7 @@ def product(x: Float[Array, "*B I"], kernel: Float32[Array | np.ndarray, "I O"])
         x: activations, bfloat16 or float32.
         kernel: parameters; rounded to the dtype of `x`.
     """
-    return _bfloat16_product(x, kernel) if x.dtype == jnp.bfloat16 else x @ kernel.astype(x.dtype)
+    return _bfloat16_matmul(x, kernel) if x.dtype == jnp.bfloat16 else x @ kernel.astype(x.dtype)
 
 
 def platform() -> str:
@@ -38,12 +38,12 @@ def multiplies_bfloat16() -> bool:
 
 # Differentiated by hand: otherwise the loop over blocks would keep a bfloat16 copy of every block's weights.
 @jax.custom_vjp
-def _bfloat16_product(x: Array, kernel: Array) -> Array:
+def _bfloat16_matmul(x: Array, kernel: Array) -> Array:
     return _multiply(x, kernel.astype(x.dtype), ((x.ndim - 1,), (0,)), x.dtype)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _bfloat16_product(x, kernel), (x, kernel)
+    return _bfloat16_matmul(x, kernel), (x, kernel)
 
 
 def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -53,7 +53,7 @@ def _backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]
     return of_x, _multiply(x, gradient, (leading, leading), kernel.dtype)
 
 
-_bfloat16_product.defvjp(_forward, _backward)
+_bfloat16_matmul.defvjp(_forward, _backward)
 
 
 def _multiply(a: Array, b: Array, axes: tuple[tuple[int, ...], tuple[int, ...]], dtype: jnp.dtype) -> Array:

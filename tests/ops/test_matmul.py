@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rice_jax import ops
 from rice_jax.config import MeshConfig
-from rice_jax.ops import products
-from rice_jax.ops.products import product
+from rice_jax.ops.matmul import matmul
 from rice_jax.parallel.mesh import create_mesh
 
 KINDS = pytest.mark.parametrize(
@@ -18,8 +18,8 @@ KINDS = pytest.mark.parametrize(
 @pytest.fixture
 def program(monkeypatch, platform, in_hardware):
     """Traces for another platform or processor; its programs run here, too."""
-    monkeypatch.setattr(products, "platform", lambda: platform)
-    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: in_hardware)
+    monkeypatch.setattr(ops.matmul, "platform", lambda: platform)
+    monkeypatch.setattr(ops.matmul, "multiplies_bfloat16", lambda: in_hardware)
     return platform, in_hardware
 
 
@@ -33,7 +33,7 @@ def operands(dtype):
 @functools.partial(jax.jit, static_argnums=3)
 def product_and_gradients(x, kernel, gradient, program):
     del program  # each is compiled
-    found, pull_back = jax.vjp(product, x, kernel)
+    found, pull_back = jax.vjp(matmul, x, kernel)
     return found, *pull_back(gradient)
 
 
@@ -65,7 +65,7 @@ def test_float32_products_are_those_of_jax():
 @pytest.mark.usefixtures("program")
 def test_the_backward_pass_keeps_the_parameters_and_no_copy_of_them():
     x, kernel, _ = operands(jnp.bfloat16)
-    _, pull_back = jax.vjp(product, x, kernel)
+    _, pull_back = jax.vjp(matmul, x, kernel)
     kept = {(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(pull_back)}
     assert kept == {(x.shape, "bfloat16"), (kernel.shape, "float32")}
 
