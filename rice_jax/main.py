@@ -88,7 +88,6 @@ logger = logging.getLogger("rice_jax")
 
 def main(arguments: list[str]) -> None:
     log_to_stderr(verbose=bool(flags.FLAGS["verbosity"].present))
-    keep_compiled()
     directory = Path(WORKDIR.value or "").absolute()
     try:
         if MODE.value == "compare":
@@ -98,6 +97,7 @@ def main(arguments: list[str]) -> None:
         if arguments[1:]:
             raise ConfigError(f"{MODE.value}: found {' '.join(arguments[1:])!r}, expected only flags")
         join(DISTRIBUTED.value, COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, TIMEOUT.value)
+        keep_compiled()
         config = resolve(CONFIG.value.to_dict(), directory)
         require_same({"--mode": MODE.value} | common_facts(config))
         with leaving_no_trace(directory, CHECKPOINTS, file=PRODUCTS):

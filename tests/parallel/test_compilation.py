@@ -6,7 +6,11 @@ from rice_jax.parallel.compilation import keep_compiled
 
 @pytest.fixture(autouse=True)
 def no_directory(monkeypatch):
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    names = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_enable_compilation_cache",
+    )
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     jax.config.update(names[0], None)
@@ -39,3 +43,12 @@ def test_nothing_is_kept_where_no_directory_can_be_made(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     keep_compiled()
     assert jax.config.jax_compilation_cache_dir is None
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_several_processes_on_cpus_keep_nothing(backend, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    keep_compiled()
+    assert jax.config.jax_enable_compilation_cache == (backend != "cpu")
