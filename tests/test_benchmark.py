@@ -187,10 +187,13 @@ def test_tasks_take_turns(monkeypatch):
     clock, fast, slow = Clock(), [], []
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.seconds)
     monkeypatch.setattr(timing.time, "process_time", lambda: 2 * clock.seconds)
-    durations = {"fast": iter([9.0, 0.5, 0.5, 1.0]), "slow": iter([9.0, 3.0, 2.0, 8.0])}  # compiles; 1 to tell; rounds
+    durations = {  # compiles; tells how often; in each round, not measured and measured
+        "fast": iter([9.0, 0.5, 9.0, 0.5, 9.0, 1.0]),
+        "slow": iter([9.0, 3.0, 9.0, 2.0, 9.0, 8.0]),
+    }
     tasks = {"fast": clock.task(durations["fast"], fast), "slow": clock.task(durations["slow"], slow)}
     results = timing.take_turns(tasks, units=4, rounds=2, seconds=2.0)
-    assert (fast, slow) == ([1, 1, 4, 4], [1, 1, 1, 1])
+    assert (fast, slow) == ([1, 1, 1, 4, 1, 4], [1] * 6)
     assert results == {"fast": [(8, 4), (4, 2)], "slow": [(2, 1), (0.5, 0.25)]}
     assert timing.median(results["fast"]) == (6, 3)
     assert timing.ratio(results["fast"], results["slow"]) == (6, 6), "of 4 and 8"

@@ -1,5 +1,6 @@
 """Measures tasks in turns, so that the ratios of their speeds are robust to other load on the machine."""
 
+import collections
 import contextlib
 import json
 import os
@@ -23,7 +24,10 @@ class Speed(NamedTuple):
 def take_turns(
     tasks: Mapping[str, Callable[[int], None]], units: int, rounds: int, seconds: float
 ) -> dict[str, list[Speed]]:
-    """Measures each task once a round.
+    """Measures each task once a round, each time after a repetition that is not measured.
+
+    Memory that a task has freed goes back to the system during the turns of others, and from a virtual machine to its
+    host, so that the first repetition of a turn takes longer than those of a program that runs alone.
 
     Args:
         tasks: functions of a number of repetitions, which return when the work is done.
@@ -43,6 +47,7 @@ def take_turns(
     results = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
+            task(1)
             start, core_start = time.perf_counter(), time.process_time()
             task(times[name])
             count = units * times[name]
@@ -53,13 +58,20 @@ def take_turns(
 
 
 def repeat(call: Callable[[], jax.Array | dict]) -> Callable[[int], None]:
-    """A task that repeats a call; the device has at most one further call queued."""
+    """A task that repeats a call; an accelerator has at most one further call queued.
+
+    A CPU would compute the queued call at the same time, unlike steps of training, each of which needs the last one's
+    result, and both would take longer.
+    """
+    num_queued = 0 if jax.default_backend() == "cpu" else 1
 
     def task(times: int) -> None:
-        last = None
+        running = collections.deque()
         for _ in range(times):
-            last, _ = call(), jax.block_until_ready(last)
-        jax.block_until_ready(last)
+            running.append(call())
+            if len(running) > num_queued:
+                jax.block_until_ready(running.popleft())
+        jax.block_until_ready(list(running))
 
     return task
 

@@ -16,6 +16,8 @@ from tests.serving.serving import serving, until
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 PUSH = POST.replace(b"POST /", b"POST /streams/x/frames?time=1")
+# Its client is told by "100 Continue" that the body is being read.
+WAITING = POST.replace(b"POST /", b"POST /?length").replace(b"Host", b"Expect: 100-continue\r\nHost")
 CHUNK = b"400\r\n" + b"x" * 1024 + b"\r\n"
 
 
@@ -123,11 +125,11 @@ def test_connections_that_wait_make_room():
 @pytest.mark.parametrize("limit", ["client_connections", "connections"])
 def test_connections_with_requests_make_no_room(limit):
     with clients(**{limit: 2}) as server:
-        busy = [server.open(POST.replace(b"POST /", b"POST /?length")) for _ in range(2)]
-        status, reason = "", ""
-        until(lambda: server.ask()[0] == "HTTP/1.1 503 Service Unavailable")
+        busy = [server.open(WAITING) for _ in range(2)]
+        for opened in busy:
+            read_to(opened, b"\r\n\r\n")
         status, reason = server.ask()
-        assert "2 connections are open" in reason, status
+        assert status == "HTTP/1.1 503 Service Unavailable" and "2 connections are open" in reason
         for opened in busy:
             opened.sendall(CHUNK + b"0\r\n\r\n")
             read_to(opened, b"1024")
