@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Goes from a bare clone to a table of results in 4 to 7 minutes on two cores: simulates a shop's livestreams,
-# builds the data sets, trains RICE from the shipped encoder, and evaluates on products that it has not seen.
+# Goes from a bare clone to a table of results: simulates a shop's livestreams, builds the data sets, trains RICE from
+# the shipped encoder, and evaluates on products that it has not seen.
 #
 #   scripts/demo.sh [--seed=0] [--config.x.y=z …]      the seed is used for the simulation and for the training
 set -euo pipefail

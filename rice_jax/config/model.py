@@ -110,7 +110,7 @@ class VitConfig:
     projection: bool = setting(True, "A linear layer maps the pooled token to `embed_dim`; without it they are equal.")
     unroll: bool = setting(
         False,
-        "Unroll the loop over the blocks: compiles longer, may run faster.",
+        "Unroll the loop over the blocks: compiles longer; slower on CPUs, may be faster elsewhere.",
         free=True,
     )
 

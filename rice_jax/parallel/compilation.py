@@ -12,11 +12,11 @@ def keep_compiled() -> None:
     JAX's key of a program covers the versions of JAX and its compiler, the flags, and the kind of device. Small
     programs are kept too: a start compiles many of them. JAX_ENABLE_COMPILATION_CACHE=0 turns the cache off.
 
-    Nothing is kept by, or read for, several processes on CPUs. They call this after they have joined.
+    Several processes on CPUs keep and read nothing. They call this after `processes.join`.
     """
-    if jax.distributed.is_initialized() and jax.default_backend() == "cpu":
-        # Of a program that was read, XLA (jaxlib 0.10) no longer orders the collectives inside of a loop and those
-        # outside of it: processes that begin with different ones wait for each other for ever.
+    if jax.distributed.is_initialized() and jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # XLA (jaxlib 0.10) does not order the collectives inside of a loop and those outside of it once a program has
+        # been read from the cache. Processes that begin with different ones wait for each other forever.
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # JAX adds settings at import

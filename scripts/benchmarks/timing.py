@@ -60,8 +60,8 @@ def take_turns(
 def repeat(call: Callable[[], jax.Array | dict]) -> Callable[[int], None]:
     """A task that repeats a call; an accelerator has at most one further call queued.
 
-    A CPU would compute the queued call at the same time, unlike steps of training, each of which needs the last one's
-    result, and both would take longer.
+    A CPU would compute a queued call at the same time, and both would take longer. Steps of training do not overlap,
+    since each needs the result of the one before.
     """
     num_queued = 0 if jax.default_backend() == "cpu" else 1
 

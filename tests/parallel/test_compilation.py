@@ -14,6 +14,7 @@ def no_directory(monkeypatch):
     before = {name: getattr(jax.config, name) for name in names}
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     jax.config.update(names[0], None)
+    jax.config.update(names[2], True)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
@@ -45,10 +46,11 @@ def test_nothing_is_kept_where_no_directory_can_be_made(tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir is None
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_several_processes_on_cpus_keep_nothing(backend, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("processes", "backend", "kept"), [(1, "cpu", True), (2, "cpu", False), (2, "gpu", True)])
+def test_several_processes_on_cpus_keep_nothing(processes, backend, kept, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     keep_compiled()
-    assert jax.config.jax_enable_compilation_cache == (backend != "cpu")
+    assert jax.config.jax_enable_compilation_cache == kept
