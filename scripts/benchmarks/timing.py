@@ -61,7 +61,7 @@ def repeat(call: Callable[[], jax.Array | dict]) -> Callable[[int], None]:
     """A task that repeats a call; an accelerator has at most one further call queued.
 
     A CPU would compute a queued call at the same time, and both would take longer. Steps of training do not overlap,
-    since each needs the result of the one before.
+    since each needs the result of the one before. Nor is a result kept during the next call: a step frees its state.
     """
     num_queued = 0 if jax.default_backend() == "cpu" else 1
 
